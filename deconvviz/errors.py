@@ -1,0 +1,41 @@
+"""What goes wrong, told to the person who can mend it: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeconvvizError(Exception):
+    """Base of every error that the user can act on; the command line prints its message and exits with 2."""
+
+
+class CaptureError(DeconvvizError):
+    """The model cannot be turned into a graph, or does not accept the given input."""
+
+
+class LayerNotFound(DeconvvizError):
+    """No layer of that name; the message lists the nearest names."""
+
+
+class ProjectionError(DeconvvizError):
+    """A unit that does not exist, or an op on its path that has no transpose."""
+
+
+class DataError(DeconvvizError):
+    """An image, an image store or a result file that is missing, foreign, truncated or of the wrong kind."""
+
+
+class ModelError(DeconvvizError):
+    """A model or its weights cannot be found, read or matched."""
+
+
+class MismatchError(DeconvvizError):
+    """Two things that do not belong together: a result file and another model, dataset or configuration."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
+    """Return a phrase that names the known names closest to `name`, for an error message."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
+    return ("nearest: " + ", ".join(close)) if close else "none are known"

@@ -1,0 +1,159 @@
+"""The layer table: which node of the graph each module call returned, its shape, reach and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, fx
+
+from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, receptive_interval, shape_of
+
+
+class ReceptiveField(NamedTuple):
+    """What one unit can see, in input pixels, each as (rows, columns).
+
+    The unit at map position a sees the pixels `offset + a * stride` to `offset + a * stride + size - 1`, cut to
+    the image. A stride of 0 means that every unit sees the same pixels.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    offset: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer: a module call, or a functional op under the graph's own name.
+
+    Attributes:
+        name: module path; `name@1` for the second call of the same module.
+        kind: the module's class, or the op.
+        shape: of its value, without the batch axis.
+        receptive_field: what one of its units can see.
+        stride: input pixels between neighbouring units, (rows, columns).
+        parameters: number of parameters of the module.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    receptive_field: ReceptiveField
+    stride: tuple[int, int]
+    parameters: int
+    node: fx.Node = field(repr=False, compare=False)
+
+    @property
+    def functional(self) -> bool:
+        """True for an op that no module call returned."""
+        return not any(call == self.name for call, *_ in self.node.meta["modules"])
+
+    @property
+    def units(self) -> tuple[int, int, int]:
+        """Channels, rows and columns: how its units are addressed."""
+        shape, axis = shape_of(self.node), channel_axis(self.node)
+        rest = [n for i, n in enumerate(shape) if i not in (0, axis)]
+        rows, columns = [*rest, 1, 1][:2]
+        return shape[axis], rows, columns
+
+
+def annotate(graph: fx.Graph, image: fx.Node) -> None:
+    """Note on each node whether it depends on the image, and its geometry."""
+    for node in graph.nodes:
+        node.meta["data"] = node is image or any(n.meta["data"] for n in node.all_input_nodes)
+        if node is image:
+            node.meta["geometry"] = Geometry((2, 3) if len(shape_of(node)) == 4 else None, ())
+        elif node.meta["data"] and node.op == "call_function":
+            node.meta["geometry"] = op_of(node).reach(node)
+
+
+def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mapping[str, int]) -> dict[str, Layer]:
+    """Return every layer by name, in the order in which their values are computed."""
+    image = (input_shape[-2], input_shape[-1]) if len(input_shape) == 3 else (1, 1)
+    returned = _returned(graph)
+    below: dict[fx.Node, Reach] = {}
+    layers: dict[str, Layer] = {}
+    for node in graph.nodes:
+        if not node.meta["data"] or node.op == "output":
+            continue
+        if node.op == "placeholder":
+            below[node] = (Interval(1, 0, 1), Interval(1, 0, 1))
+            continue
+        below[node] = receptive_interval(node, below, image)
+        if not node.meta.get("batched") or -1 in shape_of(node)[1:] or len(shape_of(node)) < 2:
+            continue
+        calls = returned.get(node) or [(_unused(node.name, parameters), "", op_name(node))]
+        for name, path, kind in calls:
+            layers[name] = _layer(name, kind.rsplit(".", 1)[-1], node, below[node], parameters.get(path, 0) if path else 0)
+    return layers
+
+
+def _layer(name: str, kind: str, node: fx.Node, reach: Reach, parameters: int) -> Layer:
+    rows, columns = reach
+    seen = ReceptiveField((rows.size, columns.size), (rows.jump, columns.jump), (rows.low, columns.low))
+    return Layer(name, kind, shape_of(node)[1:], seen, seen.stride, parameters, node)
+
+
+def _unused(name: str, parameters: Mapping[str, int]) -> str:
+    return f"{name}_op" if name in parameters else name
+
+
+def _returned(graph: fx.Graph) -> dict[fx.Node, list[tuple[str, str, str]]]:
+    """Map a node to the module calls whose value it is, innermost first.
+
+    A call returned the value that is used outside of it; where several are (a tuple), the last.
+    """
+    members: dict[tuple[str, str, str], list[fx.Node]] = {}
+    for node in graph.nodes:
+        for call in node.meta.get("modules", ()):
+            if node.op == "call_function" and call[0]:
+                members.setdefault(call, []).append(node)
+    found: dict[fx.Node, list[tuple[str, str, str]]] = {}
+    for call, nodes in members.items():
+        inside = set(nodes)
+        used_outside = [n for n in nodes if any(user not in inside for user in n.users)]
+        found.setdefault((used_outside or nodes)[-1], []).append(call)
+    return {node: sorted(calls, key=lambda call: -len(call[0])) for node, calls in found.items()}
+
+
+def channel_axis(node: fx.Node) -> int:
+    """Return the dimension of a value that counts its channels: 1, or the last one of tokens and of N, H, W, C."""
+    axes = axes_of(node)
+    if axes is not None and len(shape_of(node)) == 4:
+        return ({1, 2, 3} - set(axes)).pop()
+    return 2 if len(shape_of(node)) == 3 else 1
+
+
+def as_maps(node: fx.Node, value: Tensor) -> Tensor:
+    """View a value [N, ...] of `node` as [N, channels, rows, columns]; raises nothing, copies nothing."""
+    value = value.movedim(channel_axis(node), 1)
+    while value.dim() < 4:
+        value = value.unsqueeze(-1)
+    return value
+
+
+def as_value(node: fx.Node, maps: Tensor) -> Tensor:
+    """The inverse of `as_maps`."""
+    for _ in range(4 - len(shape_of(node))):
+        maps = maps.squeeze(-1)
+    return maps.movedim(1, channel_axis(node))
+
+
+def text_table(layers: Mapping[str, Layer], modules_only: bool) -> str:
+    """Return the layers as aligned columns of text."""
+    head = ("layer", "kind", "shape", "sees (px)", "stride", "offset", "parameters")
+    rows = [head]
+    for layer in layers.values():
+        if modules_only and layer.functional:
+            continue
+        seen = layer.receptive_field
+        cells = (_by(layer.shape), _by(seen.size), _by(seen.stride), f"{seen.offset[0]},{seen.offset[1]}")
+        rows.append((layer.name, layer.kind, *cells, f"{layer.parameters:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _by(sizes: tuple[int, ...]) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 and len(sizes) == 2 and sizes[0] == 0 else "x".join(map(str, sizes))

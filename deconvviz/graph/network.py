@@ -1,0 +1,275 @@
+"""Network: a captured graph that runs to a layer and no further, or from a layer on."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from deconvviz.errors import CaptureError, LayerNotFound, nearest
+from deconvviz.graph import layers as tables
+from deconvviz.graph.layers import Layer
+from deconvviz.graph.reach import axes_of, shape_of
+
+Values = dict[fx.Node, Any]
+
+
+class Plan(NamedTuple):
+    """Which nodes to run, and after which of them which values are not needed any more."""
+
+    steps: tuple[fx.Node, ...]
+    release: dict[fx.Node, tuple[fx.Node, ...]]
+
+
+class Network:
+    """What a model computes, as a graph of ops. Made by `capture`.
+
+    Attributes:
+        graph: the torch.fx graph in plain form.
+        tensors: weights, buffers and constants by name, shared with the captured model.
+        input_shape: shape of one image, (channels, height, width).
+        layers: ordered mapping from a layer's name to its `Layer`.
+    """
+
+    def __init__(
+        self, graph: fx.Graph, tensors: dict[str, Tensor], input_shape: tuple[int, ...],
+        parameters: Mapping[str, int], out_spec: Any, name: str,
+    ) -> None:
+        self.graph, self.tensors, self.input_shape, self.name = graph, tensors, input_shape, name
+        self.parameters, self.out_spec = dict(parameters), out_spec
+        self.batch_size, self.image, *_ = [n for n in graph.nodes if n.op == "placeholder"]
+        self.output = next(n for n in graph.nodes if n.op == "output")
+        self.memory_format = torch.preserve_format
+        self.precision = "as captured"
+        self.folded: dict[str, str] = {}
+        tables.annotate(graph, self.image)
+        self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
+        self._plans: dict[Any, Plan] = {}
+
+    # --- running ---
+
+    def __call__(self, x: Tensor) -> Any:
+        """Return what the model returns for images x [N, *input_shape]."""
+        outputs = self._outputs()
+        values = self.run({self.image: self._checked(x)}, outputs, x.shape[0])
+        return self._packed(values)
+
+    def activations(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return the values of `layers` for images x; no op past the deepest of them runs.
+
+        Args:
+            x: [N, *input_shape], on the network's device and of its dtype.
+            layers: names from `self.layers`.
+
+        Returns:
+            name -> Tensor [N, *layer.shape]: what the module returned, before any later in-place op.
+
+        Raises:
+            LayerNotFound: a name that is not a layer; the message lists the nearest ones.
+            CaptureError: x has another shape, dtype or device than the network.
+        """
+        nodes = {name: self.layer(name).node for name in layers}
+        values = self.run({self.image: self._checked(x)}, list(nodes.values()), x.shape[0])
+        return {name: values[node] for name, node in nodes.items()}
+
+    def after(self, layer: str, x: Tensor | None = None) -> Callable[[Tensor], Any]:
+        """Return a function from this layer's value A [M, *layer.shape] to the model's output.
+
+        Nothing before the layer runs again. Values that pass the layer by (a skip connection around it) are
+        computed once, from `x`, and kept; M may then be a multiple of len(x): each image's M / N changed
+        values stand together.
+
+        Raises:
+            LayerNotFound: no such layer.
+            CaptureError: values pass the layer by and x was not given, or M is no multiple of len(x).
+        """
+        node = self.layer(layer).node
+        outputs = self._outputs()
+        crossing = self._crossing(node, outputs)
+        kept: Values = {}
+        if crossing:
+            if x is None:
+                names = ", ".join(n.name for n in crossing[:3])
+                raise CaptureError(
+                    f"the output does not follow from {layer!r} alone: {names} pass it by; give the images too: "
+                    f"after({layer!r}, x)"
+                )
+            with torch.no_grad():
+                kept = self.run({self.image: self._checked(x)}, crossing, x.shape[0])
+
+        def tail(value: Tensor) -> Any:
+            expected = self.layers[layer].shape
+            if tuple(value.shape[1:]) != expected:
+                raise CaptureError(f"value of shape {tuple(value.shape)} given for {layer!r}; expected [N, {expected}]")
+            known = {n: _repeated(v, value.shape[0]) for n, v in kept.items()} | {node: value}
+            return self._packed(self.run(known, outputs, value.shape[0]))
+
+        return tail
+
+    def run(self, known: Values, wanted: Sequence[fx.Node], batch_size: int) -> Values:
+        """Compute the values of `wanted` from the `known` ones, each op once, forgetting what is not needed."""
+        plan = self._plan(frozenset(known), tuple(wanted))
+        values: Values = {**known, self.batch_size: batch_size}
+        for node in plan.steps:
+            values[node] = self.value(node, values)
+            for spent in plan.release.get(node, ()):
+                del values[spent]
+        return values
+
+    def value(self, node: fx.Node, values: Values) -> Any:
+        """Compute one node from the values of its inputs."""
+        if node.op == "get_attr":
+            return self.tensors[str(node.target)]
+        args, kwargs = self.arguments(node, values)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def arguments(self, node: fx.Node, values: Values) -> tuple[Any, Any]:
+        """Return a node's arguments with values in the place of nodes."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+        if "device" in kwargs:  # the export wrote down the device that the model was on
+            kwargs = {**kwargs, "device": self.device}
+        return args, kwargs
+
+    # --- looking ---
+
+    def layer(self, name: str) -> Layer:
+        """Return a layer by name; raises LayerNotFound with the nearest names."""
+        if name in self.layers:
+            return self.layers[name]
+        if name in self.folded:
+            raise LayerNotFound(f"layer {name!r} was folded into {self.folded[name]!r}; use fast(keep=[{name!r}])")
+        raise LayerNotFound(f"no layer {name!r} in {self.name}; {nearest(name, self.layers)}")
+
+    def maps(self, layer: str, value: Tensor) -> Tensor:
+        """View a layer's value as maps [N, channels, rows, columns]; a vector has one position, tokens one column."""
+        return tables.as_maps(self.layer(layer).node, value)
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next((t.dtype for t in self.tensors.values() if t.is_floating_point()), torch.float32)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the graph and every weight: equal networks have equal fingerprints, on any device."""
+        digest = hashlib.sha256(repr([(n.op, str(n.target)) for n in self.graph.nodes]).encode())
+        digest.update(repr(self.input_shape).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def table(self, modules_only: bool = False) -> str:
+        """Return the layers as a text table: name, kind, shape, receptive field, stride, parameters."""
+        return tables.text_table(self.layers, modules_only)
+
+    def __repr__(self) -> str:
+        count = self.parameters.get("", 0)
+        shape = " x ".join(map(str, self.input_shape))
+        return f"Network({self.name}, input {shape}, {len(self.layers)} layers, {count:,} parameters, {self.precision})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p><pre>{html.escape(self.table(modules_only=True))}</pre>"
+
+    # --- other forms ---
+
+    def to(self, target: torch.device | torch.dtype | str) -> Network:
+        """Return the same network with its tensors on another device or of another float dtype."""
+        moved = {
+            name: t.to(target) if not isinstance(target, torch.dtype) or t.is_floating_point() else t
+            for name, t in self.tensors.items()
+        }
+        return self.replaced(self.graph, moved)
+
+    def replaced(self, graph: fx.Graph, tensors: dict[str, Tensor]) -> Network:
+        """Return a network with another graph or other tensors and everything else alike."""
+        copy, mapping = fx.Graph(), {}
+        copy.output(copy.graph_copy(graph, mapping))
+        for node, twin in mapping.items():
+            twin.meta = dict(node.meta)
+        out = Network(copy, tensors, self.input_shape, self.parameters, self.out_spec, self.name)
+        out.memory_format, out.precision, out.folded = self.memory_format, self.precision, dict(self.folded)
+        return out
+
+    def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
+        """Return an equal network for forward-only jobs: BatchNorm folded, channels-last, fp32 or bf16.
+
+        A convolution that was folded with its BatchNorm is no layer any more, unless it is in `keep`.
+        """
+        from deconvviz.graph.fast import accelerated
+
+        return accelerated(self, precision, keep)
+
+    # --- inside ---
+
+    def _outputs(self) -> list[fx.Node]:
+        return [n for n in pytree.tree_leaves(self.output.args[0]) if isinstance(n, fx.Node)]
+
+    def _packed(self, values: Values) -> Any:
+        leaves = [values[n] if isinstance(n, fx.Node) else n for n in pytree.tree_leaves(self.output.args[0])]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
+            raise CaptureError(
+                f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, {', '.join(map(str, self.input_shape))})"
+                "; resize them, or capture the model with their shape"
+            )
+        if x.device != self.device:
+            raise CaptureError(f"images on {x.device} given, {self.name} is on {self.device}; move one with .to(...)")
+        if self.precision != "as captured":
+            return x.to(self.dtype).contiguous(memory_format=self.memory_format)
+        if x.dtype != self.dtype:
+            raise CaptureError(f"images of {x.dtype} given, {self.name} computes in {self.dtype}; use x.to({self.dtype})")
+        return x
+
+    def _crossing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
+        """The values that the output needs and that do not follow from `node`."""
+        after = {node}
+        for n in self.graph.nodes:
+            if any(i in after for i in n.all_input_nodes):
+                after.add(n)
+        steps = self._plan(frozenset({node, self.image}), tuple(outputs)).steps
+        needed = {i for n in steps if n in after for i in n.all_input_nodes} | set(outputs)
+        return [n for n in self.graph.nodes if n in needed and n not in after and n.meta["data"]]
+
+    def _plan(self, known: frozenset[fx.Node], wanted: tuple[fx.Node, ...]) -> Plan:
+        key = (known, wanted)
+        if key not in self._plans:
+            self._plans[key] = _make_plan(self.graph, known | {self.batch_size}, wanted)
+        return self._plans[key]
+
+
+def _make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.Node]) -> Plan:
+    needed: set[fx.Node] = set()
+    stack = [node for node in wanted if node not in known]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack += [i for i in node.all_input_nodes if i not in known]
+    steps = tuple(node for node in graph.nodes if node in needed)
+    last = {source: node for node in steps for source in node.all_input_nodes}
+    release: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    for source, node in last.items():
+        if source not in wanted:
+            release[node] = (*release.get(node, ()), source)
+    return Plan(steps, release)
+
+
+def _repeated(value: Tensor, count: int) -> Tensor:
+    """Repeat each image's value so that `count` of them stand beside the changed ones."""
+    if count % value.shape[0]:
+        raise CaptureError(f"{count} values given for {value.shape[0]} images; expected a multiple")
+    return value if value.shape[0] == count else value.repeat_interleave(count // value.shape[0], 0)
+
+
+__all__ = ["Layer", "Network", "axes_of", "shape_of"]

@@ -1,0 +1,228 @@
+"""Receptive-field intervals: which rows (or columns) of an op's input one position of its output reads.
+
+Everything is one affine map. `Interval(jump, low, size)` says: output position `a` reads the input positions
+`low + a * jump` up to `low + a * jump + size - 1`. A convolution of kernel k, stride s, padding p and dilation d
+is `Interval(s, -p, d * (k - 1) + 1)`, an element-wise op `Interval(1, 0, 1)`, and two ops in a row are `then`.
+`jump == 0` means that every output position reads the same interval: the whole map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+Axes = tuple[int, int]  # which two dimensions of a value are rows and columns
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The input positions `low + a * jump .. low + a * jump + size - 1` that output position `a` reads."""
+
+    jump: int
+    low: int
+    size: int
+
+    def then(self, inner: Interval) -> Interval:
+        """Return what this interval's positions read through one more op: `inner` is that op's own interval."""
+        return Interval(self.jump * inner.jump, self.low * inner.jump + inner.low, (self.size - 1) * inner.jump + inner.size)
+
+    def union(self, other: Interval, length: int) -> Interval:
+        """Return the smallest interval that holds both, the whole map of `length` where no affine one does."""
+        if self.jump != other.jump:
+            return whole(length)
+        low = min(self.low, other.low)
+        return Interval(self.jump, low, max(self.low + self.size, other.low + other.size) - low)
+
+
+SAME = Interval(1, 0, 1)
+ONE = Interval(0, 0, 1)
+Reach = tuple[Interval, Interval]  # rows, columns
+
+
+def whole(length: int) -> Interval:
+    """Return the interval of an op whose every output position reads all `length` positions."""
+    return Interval(0, 0, length)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the rows and columns of a node's value lie, and what it reads of each of its data inputs.
+
+    `reach` is aligned with `data_inputs(node)`; an entry is None where that input must be there as a whole.
+    """
+
+    axes: Axes | None
+    reach: tuple[Reach | None, ...]
+
+    @property
+    def local(self) -> bool:
+        """True where the op can be computed on windows of its inputs."""
+        return self.axes is not None and all(entry is not None for entry in self.reach)
+
+
+def data_inputs(node: fx.Node) -> list[fx.Node]:
+    """Return the node's inputs that depend on the image, in argument order, repeated where used twice."""
+    found: list[fx.Node] = []
+
+    def visit(arg: fx.Node) -> fx.Node:
+        if arg.meta["data"]:
+            found.append(arg)
+        return arg
+
+    fx.node.map_arg((node.args, node.kwargs), visit)
+    return found
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """Return an op's `int` or `[int]` or `[int, int]` argument as two integers."""
+    values = [value] if isinstance(value, int) else list(value)
+    return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's value; -1 stands for a dimension that grows with the batch."""
+    shape: tuple[int, ...] = node.meta["shape"]
+    return shape
+
+
+def axes_of(node: fx.Node) -> Axes | None:
+    """Return the dimensions that hold rows and columns in this node's value, None where it has no map."""
+    geometry: Geometry = node.meta["geometry"]
+    return geometry.axes
+
+
+def lengths(node: fx.Node) -> tuple[int, int]:
+    """Return the number of rows and columns of a node that has axes."""
+    axes = axes_of(node)
+    assert axes is not None
+    shape = shape_of(node)
+    return shape[axes[0]], shape[axes[1]]
+
+
+def whole_map(node: fx.Node) -> Geometry:
+    """The fallback: every output position may depend on every input position."""
+    shape = node.meta.get("shape", ())
+    return Geometry((2, 3) if len(shape) == 4 else None, (None,) * len(data_inputs(node)))
+
+
+def sliding(node: fx.Node, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:
+    """A window that slides over rows and columns: convolution and pooling."""
+    inputs = data_inputs(node)
+    if len(inputs) != 1 or axes_of(inputs[0]) != (2, 3):
+        return whole_map(node)
+    rows, columns = (
+        Interval(s, -p, d * (k - 1) + 1)
+        for k, s, p, d in zip(kernel, pair(stride), pair(padding), pair(dilation), strict=True)
+    )
+    return Geometry((2, 3), ((rows, columns),))
+
+
+def _pointwise_reach(source: fx.Node, node: fx.Node, axes: Axes) -> Reach | None:
+    shift = len(shape_of(node)) - len(shape_of(source))
+    own = axes_of(source)
+    if own != (axes[0] - shift, axes[1] - shift):
+        return None
+    inner, outer = lengths(source), [shape_of(node)[axis] for axis in axes]
+    rows, columns = (SAME if a == b else ONE for a, b in zip(inner, outer, strict=True))
+    return rows, columns
+
+
+def pointwise(node: fx.Node, blocked: Sequence[int] = ()) -> Geometry:
+    """An op that mixes no rows and columns; `blocked` are dimensions that it does mix (softmax, layer norm)."""
+    inputs, shape = data_inputs(node), shape_of(node)
+    candidates = [axes_of(i) for i in inputs if len(shape_of(i)) == len(shape)]
+    axes = next((a for a in candidates if a is not None), None)
+    if axes is None or any(b % len(shape) in axes for b in blocked):
+        return whole_map(node)
+    reach = tuple(_pointwise_reach(source, node, axes) for source in inputs)
+    return Geometry(axes, reach) if all(r is not None for r in reach) else whole_map(node)
+
+
+def elementwise(node: fx.Node, blocked: Sequence[int] = ()) -> Geometry:
+    """A point-wise op of several operands, any of which may be a constant."""
+    geometry = pointwise(node, blocked)
+    if geometry.axes is not None and not _constants_broadcast(node, geometry.axes):
+        return whole_map(node)
+    return geometry
+
+
+def _constants_broadcast(node: fx.Node, axes: Axes) -> bool:
+    """A constant with rows and columns of its own would have to be cropped with the window: not local then."""
+    for arg in node.all_input_nodes:
+        if arg.meta["data"] or "shape" not in arg.meta:
+            continue
+        shift = len(shape_of(node)) - len(shape_of(arg))
+        if any(axis >= shift and shape_of(arg)[axis - shift] != 1 for axis in axes):
+            return False
+    return True
+
+
+def moved(node: fx.Node, order: Sequence[int]) -> Geometry:
+    """Permuted dimensions: output dimension i is input dimension `order[i]`."""
+    axes = axes_of(data_inputs(node)[0])
+    if axes is None:
+        return whole_map(node)
+    order = [dim % len(order) for dim in order]
+    return Geometry((order.index(axes[0]), order.index(axes[1])), ((SAME, SAME),))
+
+
+def reshaped(node: fx.Node) -> Geometry:
+    """A view that leaves trailing rows and columns alone (channel shuffle); any other mixes the whole map."""
+    source = data_inputs(node)[0]
+    before, after, axes = shape_of(source), shape_of(node), axes_of(source)
+    trailing = axes == (len(before) - 2, len(before) - 1)
+    if trailing and len(after) > 2 and before[-2:] == after[-2:]:
+        return Geometry((len(after) - 2, len(after) - 1), ((SAME, SAME),))
+    return whole_map(node)
+
+
+def shifted(node: fx.Node, low: tuple[int, int]) -> Geometry:
+    """Padding or slicing: output row a is input row `a + low[0]`, columns alike."""
+    axes = axes_of(data_inputs(node)[0])
+    return Geometry(axes, ((Interval(1, low[0], 1), Interval(1, low[1], 1)),))
+
+
+def receptive_interval(node: fx.Node, below: dict[fx.Node, Reach], image: tuple[int, int]) -> Reach:
+    """Return the image rows and columns that one position of `node` reads, from those of its inputs.
+
+    Args:
+        node: a node that depends on the image.
+        below: the same for every node before it.
+        image: height and width of the image, in pixels.
+
+    Source: Zeiler and Fergus 2013, section 2 (the patch of a projection); intervals as in the module's docstring.
+    """
+    geometry: Geometry = node.meta["geometry"]
+    result: Reach | None = None
+    for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+        if reach is None or not axes_of(source):
+            own = tuple(_anywhere(interval, source, axis, image[axis]) for axis, interval in enumerate(below[source]))
+        else:
+            own = tuple(
+                outer.then(inner) if outer.jump else _cut(outer.then(inner), image[axis])
+                for axis, (outer, inner) in enumerate(zip(reach, below[source], strict=True))
+            )
+        joined = own if result is None else tuple(a.union(b, n) for a, b, n in zip(result, own, image, strict=True))
+        result = (joined[0], joined[1])
+    assert result is not None
+    return result
+
+
+def _anywhere(interval: Interval, source: fx.Node, axis: int, image: int) -> Interval:
+    """The union of an input's intervals over all its positions, cut to the image."""
+    count = lengths(source)[axis] if axes_of(source) else 1
+    return _cut(Interval(0, interval.low, (count - 1) * interval.jump + interval.size), image)
+
+
+def _cut(interval: Interval, image: int) -> Interval:
+    low, high = max(interval.low, 0), min(interval.low + interval.size, image)
+    return Interval(0, low, high - low)
+
+
+def clipped(interval: Interval, position: int, length: int) -> tuple[int, int]:
+    """Return the first and the one-past-last index that `position` reads, cut to `0 .. length`."""
+    low = interval.low + position * interval.jump
+    return min(max(low, 0), length), max(min(low + interval.size, length), 0)

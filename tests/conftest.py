@@ -1,0 +1,61 @@
+"""What the tests share: the real data where it is present, and the networks, captured once."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import deconvviz as dv
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def data_folder() -> pathlib.Path:
+    """The folder of real data: $DECONVVIZ_DATA, or ../shared/data beside the checkout."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    return pathlib.Path(os.environ.get("DECONVVIZ_DATA", root.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data() -> pathlib.Path:
+    """The real data; absent, the test is skipped, or fails where DECONVVIZ_REQUIRE_DATA=1."""
+    folder = data_folder()
+    if not (folder / "imagenet-sample").is_dir():
+        reason = f"no real data at {folder}; set DECONVVIZ_DATA to the folder that holds imagenet-sample"
+        if os.environ.get("DECONVVIZ_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+def build(name: str) -> nn.Module:
+    """A torchvision network with seeded random weights and lively BatchNorm statistics, in eval mode, float64."""
+    torch.manual_seed(0)
+    quiet = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision.models.get_model(name, weights=None, **quiet)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # the fresh statistics (0, 1) would hide a wrong BatchNorm
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return model.double().eval()
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[[str, int], tuple[nn.Module, dv.Network]]:
+    """`network(name, size)` -> (float64 model in eval mode, its captured Network), each made once a session."""
+
+    @cache
+    def made(name: str, size: int) -> tuple[nn.Module, dv.Network]:
+        model = build(name)
+        return model, dv.capture(model, (3, size, size))
+
+    return made
