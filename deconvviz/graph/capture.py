@@ -214,6 +214,8 @@ def _complete(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
 
 def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Give an op that torch decomposed its plain name back, so that one entry serves both."""
+    if target is aten.conv2d.padding:
+        return _plain_padding(args)
     if index is None:
         return target, args
     name = getattr(target, "_opname", "")
@@ -223,6 +225,17 @@ def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[A
     if name == "max_pool2d_with_indices" and index == 0:
         return aten.max_pool2d.default, args
     return Pick(target, index), args
+
+
+def _plain_padding(args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Write "valid" and "same" padding as numbers, but for an even kernel's, which is not symmetric."""
+    x, weight, bias, stride, padding, dilation, groups = args
+    totals = [d * (k - 1) for k, d in zip(weight.meta["shape"][2:], dilation * (2 // len(dilation)), strict=True)]
+    if padding == "valid":
+        totals = [0, 0]
+    if any(total % 2 for total in totals):
+        return aten.conv2d.padding, args
+    return aten.conv2d.default, (x, weight, bias, stride, [total // 2 for total in totals], dilation, groups)
 
 
 def _describe(ours: fx.Node, node: fx.Node, symbol: str) -> None:

@@ -38,6 +38,7 @@ class Call:
 
 
 Transpose = Callable[[Call, Tensor], Sequence[Tensor | None]]
+OnWindow = Callable[[fx.Node, tuple[Any, ...], tuple[int, int]], tuple[Any, ...]]
 
 
 def whole_reach(node: fx.Node) -> Geometry:
@@ -51,7 +52,7 @@ class Op:
     Attributes:
         kind: which policy of a projection rule it takes; "other" is not linear and is named when it is linearised.
         reach: its geometry, from a node of the graph.
-        unpad: its arguments, changed for a window that brings its own padding along; None: as they are.
+        on_window: its arguments (node, arguments, output rows and columns) for a window that brings its own padding.
         fill: what padding means for it.
         counts: for a mean, how many values each output row and each output column is the mean of.
         transpose: the signal for each data input, from the signal at its output; None: vector-Jacobian product.
@@ -60,7 +61,7 @@ class Op:
     name: str
     kind: Kind = "linear"
     reach: Callable[[fx.Node], Geometry] = whole_reach
-    unpad: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
+    on_window: OnWindow | None = None
     transpose: Transpose | None = None
     fill: float = 0.0
     counts: Callable[[fx.Node], tuple[list[int], list[int]]] | None = None
@@ -120,19 +121,9 @@ def _replace(call: Call, supply: Callable[[], Tensor]) -> tuple[Any, Any]:
 def _conv_reach(node: fx.Node) -> Geometry:
     _, weight, _, stride, padding, dilation, *_ = node.args
     kernel = reach.shape_of(weight)[2:]  # type: ignore[arg-type]
-    if len(kernel) != 2:
+    if padding == "same":  # of an even kernel: one more behind than before
         return reach.whole_map(node)
-    return reach.sliding(node, kernel, stride, _same_padding(padding, kernel, dilation), dilation)
-
-
-def _same_padding(padding: Any, kernel: Sequence[int], dilation: Any) -> tuple[int, int]:
-    """Return the padding before the first row and column; 'same' puts the odd one behind the last."""
-    if padding == "valid":
-        return 0, 0
-    if padding == "same":
-        first, second = (d * (k - 1) // 2 for k, d in zip(kernel, reach.pair(dilation), strict=True))
-        return first, second
-    return reach.pair(padding)
+    return reach.sliding(node, kernel, stride, padding, dilation)
 
 
 def _max_pool_reach(node: fx.Node) -> Geometry:
@@ -254,10 +245,9 @@ def _transpose_reach(node: fx.Node) -> Geometry:
 def _conv_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
     """The same filters, flipped, over the signal; the bias takes no part (paper, section 2.1, "Filtering")."""
     x, weight, _, stride, padding, dilation, groups = call.args
-    if padding == "same":  # an odd total is padded behind: only autograd knows how
+    if padding == "same":
         return vector_jacobian(call, signal)
-    padding = (0, 0) if padding == "valid" else reach.pair(padding)
-    arguments = (list(reach.pair(stride)), list(padding), list(reach.pair(dilation)), False, [0, 0], groups)
+    arguments = (list(reach.pair(stride)), list(reach.pair(padding)), list(reach.pair(dilation)), False, [0, 0], groups)
     return [aten.convolution_backward(signal, x, weight, None, *arguments, [True, False, False])[0]]
 
 
@@ -310,34 +300,55 @@ def _entries(names: str, **options: Any) -> None:
         OPS.add(name, Op(name, **options))
 
 
-def _unpad(index: int, value: Any = 0, **others: Any) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """Return a function that sets an argument, counted from the front, and any further ones given as `_8=False`."""
-    changes = {index: value} | {int(key[1:]): item for key, item in others.items()}
-    return lambda args: tuple(changes.get(i, arg) for i, arg in enumerate(args))
+def _setting(**changes: Any) -> OnWindow:
+    """Return an `on_window` that sets single arguments, by position: `_4=0` sets the fifth to 0."""
+    wanted = {int(key[1:]): value for key, value in changes.items()}
+    return lambda node, args, size: tuple(wanted.get(i, arg) for i, arg in enumerate(args))
 
 
-_entries("conv2d", reach=_conv_reach, unpad=_unpad(4), transpose=_conv_transpose)
+def _window_view(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], [*args[1][:-2], *size]
+
+
+def _window_slice(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    """The window of a slice of rows is that slice already; channels are still to be cut."""
+    axes = reach.axes_of(node)
+    assert axes is not None
+    inside = args[1] % len(reach.shape_of(node)) in axes
+    return (args[0], args[1], 0, None, 1) if inside else args
+
+
+def _window_pad(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], [0] * len(args[1]), *args[2:]
+
+
+def _window_adaptive(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], list(size)
+
+
+_entries("conv2d", reach=_conv_reach, on_window=_setting(_4=[0, 0]), transpose=_conv_transpose)
 _entries("linear", reach=_linear_reach, transpose=_linear_transpose)
 _entries("batch_norm", reach=reach.pointwise, transpose=_batch_norm_transpose)
-_entries("max_pool2d", kind="max_pool", reach=_max_pool_reach, unpad=_unpad(3, 0, _5=False), fill=-torch.inf)
-_entries("avg_pool2d", reach=_avg_pool_reach, unpad=_unpad(3, 0, _4=False, _6=1), counts=_avg_pool_counts)
-_entries("adaptive_avg_pool2d", reach=_adaptive_reach)
+_entries("max_pool2d", kind="max_pool", reach=_max_pool_reach, on_window=_setting(_3=[0, 0], _5=False), fill=-torch.inf)
+_entries("avg_pool2d", reach=_avg_pool_reach, on_window=_setting(_3=[0, 0], _4=False, _6=1), counts=_avg_pool_counts)
+_entries("adaptive_avg_pool2d", reach=_adaptive_reach, on_window=_window_adaptive)
 _entries("add sub", reach=reach.elementwise, transpose=_add_transpose)
 _entries("cat", reach=_along(1), transpose=_cat_transpose)
 _entries("dropout feature_dropout alpha_dropout clone contiguous detach alias lift_fresh_copy",
          reach=reach.pointwise, transpose=_identity_transpose)
 _entries("mul div", kind="other", reach=reach.elementwise)
 _entries("neg _to_copy to type_as", reach=reach.pointwise)
-_entries("view reshape _unsafe_view flatten unflatten", reach=reach.reshaped)
+_entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view)
+_entries("flatten unflatten", reach=reach.reshaped)
 _entries("permute", reach=_permute_reach)
 _entries("transpose", reach=_transpose_reach)
-_entries("slice", reach=_slice_reach)
-_entries("pad constant_pad_nd", reach=_pad_reach)
+_entries("slice", reach=_slice_reach, on_window=_window_slice)
+_entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad)
 _entries("split chunk split_with_sizes", reach=_split_reach)
 _entries("mean sum squeeze unsqueeze expand select rsub pixel_shuffle pixel_unshuffle channel_shuffle roll stack "
          "conv_transpose2d conv1d conv3d convolution avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
          "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d im2col col2im unbind "
-         "index flip repeat adaptive_max_pool2d")
+         "index flip repeat")
 _entries("relu relu6 hardtanh leaky_relu elu celu selu silu gelu hardswish mish softplus clamp_min rrelu prelu",
          kind="rectifier", reach=reach.pointwise)
 _entries("sigmoid hardsigmoid tanh exp sqrt rsqrt pow clamp abs log square", kind="other", reach=reach.elementwise)

@@ -1,0 +1,123 @@
+"""An encoded image -> upright 8-bit RGB pixels, the same everywhere."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from deconvviz.data.files import one_line
+from deconvviz.errors import DataError
+
+# Named, because Pillow would otherwise also try what nobody means by an image: EPS, for one, starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image file: its first frame, turned upright as its EXIF orientation says, transparency on white.
+
+    data: the bytes of a JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file.
+    Returns uint8 [H,W,3], writable. 16-bit gray is scaled to 8 bit over its whole range, not clipped.
+    Raises DataError, with the reason alone as its message, for what cannot be read: an empty, foreign, corrupt or
+    truncated file; more pixels than PIL.Image.MAX_IMAGE_PIXELS (89 million unless changed; a decompression bomb);
+    pixels without a known range (floating point, 32-bit integers).
+    """
+    if not data:
+        raise DataError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_bomb(image)
+            return pixels(image)
+    except DataError:
+        raise
+    except UnidentifiedImageError:  # its own message holds a memory address
+        raise DataError(f"not an image of a known kind ({', '.join(FORMATS)})") from None
+    except Exception as error:  # a corrupt file makes Pillow raise almost anything
+        raise DataError(one_line(error)) from error
+
+
+def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a PIL image as `decode` does: uint8 [H,W,3]; raises DataError for an unknown range."""
+    image.load()  # first: a TIFF turns itself upright in loading, and the EXIF block of a PNG may stand at its end
+    orientation = _orientation(image)
+    image = _rgb(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    return np.array(image)
+
+
+def encode(picture: NDArray[np.uint8]) -> bytes:
+    """Return uint8 [H,W,3] as the bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def as_image(values: Any) -> Image.Image:
+    """Return what a dataset gives as a PIL image.
+
+    values: a PIL image, a uint8 tensor [C,H,W] or [H,W], or a uint8 array [H,W,C] or [H,W]; C is 1, 3 or 4.
+    Raises DataError for anything else.
+    """
+    if isinstance(values, Image.Image):
+        return values
+    given, kind = values, type(values).__name__
+    if hasattr(values, "movedim") and values.ndim == 3:  # a torch tensor, without importing torch
+        values = values.movedim(0, -1)
+    values = np.asarray(values)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.dtype != np.uint8 or (values.ndim != 2 and values.shape[2:] not in ((3,), (4,))) or values.size == 0:
+        found = f"{values.dtype} {list(np.shape(given))} from a {kind}"
+        raise DataError(f"expected a PIL image or uint8, a tensor [C,H,W] or an array [H,W,C], got {found}")
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    # Pillow itself only warns up to twice the limit.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise DataError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise DataError("floating-point pixels have no known range; convert the image to 8 bit first")
+    if image.mode.startswith("I"):
+        return _from_wide(image).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_wide(image: Image.Image) -> Image.Image:
+    """Scale gray of more than 8 bits; Pillow's own conversion would clip it at 255."""
+    values = np.asarray(image).astype(np.int64)
+    tags = getattr(image, "tag_v2", {})
+    peak = 2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
+    if image.mode == "I" and (image.format not in ("PNG", "PPM") or values.min() < 0 or values.max() > peak):
+        raise DataError("32-bit integer pixels have no known range; convert the image to 8 bit first")
+    gray = ((values * 255 + peak // 2) // peak).astype(np.uint8)
+    return Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray)

@@ -1,0 +1,135 @@
+"""Files that are either written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+from types import TracebackType
+
+from deconvviz.errors import DataError
+
+Pathlike = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it is removed.
+
+    The temporary file exists already, so a place that cannot be written to is found out before the work begins.
+    A link is written through. What stood at `path` before stays as it was until the new file is safely on the disk.
+    HDF5 should write through a `Sink` on the temporary path.
+    Raises DataError where the file cannot be written (no such folder, no permission, disk full).
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+    try:
+        _refuse_unusable(target, path)
+        # 0o666 less the umask, as open() would: mkstemp's 0o600 would hide a finished result from its readers.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        _sync(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {one_line(error)}; {_advice(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):  # also after success, when there is nothing left to remove
+            temporary.unlink()
+    with contextlib.suppress(OSError):  # not every file system can sync a folder, and the file itself is safe
+        _sync(target.parent)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an exception says, on one line of at most 200 characters."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+class Sink:
+    """A file for HDF5 to write to, as a Python file object, that remembers the first failed write.
+
+    HDF5 cannot close a file whose writes fail: the handle stays open, and the process may crash when it ends. A sink
+    takes all writes after the first failed one as done, so that HDF5 closes in peace, and raises the OSError then:
+
+        with atomic(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file: ...
+
+    `check()` raises it earlier, for a long job that should not run to its end in vain.
+    """
+
+    def __init__(self, path: Pathlike) -> None:
+        self._file = pathlib.Path(path).open("w+b", buffering=0)  # noqa: SIM115, __exit__ closes it
+        self._failure: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the OSError of the first write that failed, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`, or remember why not; return its length."""
+        left = memoryview(data)
+        try:
+            while self._failure is None and len(left):  # a raw file may take a part only
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._failure = error
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """Set the length of the file, or remember why not; return `size`."""
+        try:
+            if self._failure is None:
+                self._file.truncate(size)
+        except OSError as error:
+            self._failure = error
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        """Read back at most `size` bytes."""
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to `offset` and return the position."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing is buffered here; `atomic` syncs the finished file."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if error is None:
+            self.check()
+
+
+def _refuse_unusable(target: pathlib.Path, given: Pathlike) -> None:
+    if not target.parent.is_dir():
+        raise DataError(f"cannot write {given}: there is no folder {target.parent}; create it first")
+    if target.is_dir():
+        raise DataError(f"cannot write {given}: it is a folder; give the name of a file in it")
+    if target.exists() and not target.is_file():  # replacing /dev/null would be no favour
+        raise DataError(f"cannot write {given}: it is neither a file nor free; choose another name")
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space or choose another place"
+    return "choose another place or change its permissions"

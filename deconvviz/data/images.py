@@ -1,0 +1,297 @@
+"""ImageStore: many images in one HDF5 file, read in any order by any number of processes.
+
+The file (schema 1). Attributes: format = "deconvviz-images", schema, kind = "encoded" | "raw", fingerprint,
+configuration (JSON: what made it). Datasets: names [N] text, labels [N] int64 (-1 where unknown), sizes [N,2] int64
+(height, width), classes [K] text, skipped [M,2] text (name, reason), and the images:
+  encoded   bytes [B] uint8, the image files one after the other, and offsets [N+1] int64 where each begins
+  raw       images [N,S,S,3] uint8, one image a chunk
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import operator
+import os
+import pathlib
+import struct
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvviz.data.decode import decode, encode
+from deconvviz.data.files import Pathlike, Sink, one_line
+from deconvviz.errors import DataError
+
+FORMAT = "deconvviz-images"
+SCHEMA = 1
+_CHUNK = 1 << 18  # bytes: the most that a small file wastes at its end, and few enough chunks for 150 GB
+_BATCH = 1 << 22  # bytes written at once: a call of HDF5 costs more than a small image
+_TEXT = h5py.string_dtype()
+
+# Held only while a handle is opened or closed: h5py itself makes the reads of several threads take turns. Held also
+# across a fork, lest a child inherit a lock that a thread it does not have would have to release.
+_OPENING = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_OPENING.release)
+
+
+class ImageStore:
+    """A file of images as a sequence of (uint8 [H,W,3], label); `store[i]` decodes image i.
+
+    Usable as a torch Dataset with any number of workers, forked or spawned, and in threads: each process opens its own
+    handle when it first reads. The lists below are read once, when the store is opened.
+
+    path: the absolute path of the file.
+    names: N paths relative to the folder that was packed; classes: the class names, empty where none were given.
+    labels: int64 [N], an index into the classes, -1 where unknown; sizes: int64 [N,2], height and width of each image.
+    skipped: (name, reason) of each image that could not be read when the file was packed.
+    configuration: the command line, the source and the settings that made the file.
+    fingerprint: sha256 over names, labels and image bytes; equal content has an equal fingerprint.
+    """
+
+    def __init__(self, path: Pathlike) -> None:
+        """Read the lists of `path`; raises DataError where it is not a whole image store of a known schema."""
+        self.path = pathlib.Path(os.path.abspath(path))  # noqa: PTH100, workers may start in another folder
+        self._handle: tuple[int, h5py.Dataset] | None = None
+        with _reading(self.path), _open(self.path) as file:
+            self.kind = str(file.attrs["kind"])
+            self.fingerprint = str(file.attrs["fingerprint"])
+            self.configuration: dict[str, Any] = json.loads(file.attrs["configuration"])
+            self.names: tuple[str, ...] = tuple(file["names"].asstr()[:])
+            self.classes: tuple[str, ...] = tuple(file["classes"].asstr()[:])
+            self.skipped: tuple[tuple[str, str], ...] = tuple((n, r) for n, r in file["skipped"].asstr()[:])
+            self.labels = _constant(file["labels"])
+            self.sizes = _constant(file["sizes"])
+            self._offsets = _constant(file["offsets"]) if self.kind == "encoded" else None
+            self._refuse_inconsistent(file)
+
+    @classmethod
+    def open(cls, path: Pathlike) -> ImageStore:
+        """Open the image store at `path`; raises DataError where it is missing, truncated, foreign or too new."""
+        return cls(path)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        """Return image `index` as uint8 [H,W,3] and its label; raises IndexError, or DataError for damaged bytes."""
+        index = self._checked(index)
+        try:
+            picture = self._raw(index) if self._offsets is None else decode(self._bytes(index))
+        except DataError as error:
+            raise DataError(f"cannot read image {index} ({self.names[index]}) of {self.path}: {error}") from error
+        return picture, int(self.labels[index])
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        return (self[index] for index in range(len(self)))
+
+    def encoded(self, index: int) -> bytes:
+        """Return image `index` as the bytes of an image file: as it was packed, or of a raw store as PNG."""
+        index = self._checked(index)
+        return encode(self._raw(index)) if self._offsets is None else self._bytes(index)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the file holds and how it was made, ready for JSON."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            "schema": SCHEMA,
+            "images": len(self),
+            "classes": len(self.classes),
+            "skipped": len(self.skipped),
+            "bytes": self.path.stat().st_size,
+            "fingerprint": self.fingerprint,
+            "configuration": self.configuration,
+        }
+
+    def close(self) -> None:
+        """Give the file handle back; a later read opens it again."""
+        with _OPENING:
+            if self._handle is not None:
+                self._handle[1].file.close()
+                self._handle = None
+
+    def __enter__(self) -> ImageStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (str(self.path), self.fingerprint)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"<ImageStore {self.path}: {len(self)} {self.kind} images{classes}{skipped}>"
+
+    def _repr_html_(self) -> str:
+        row = "<tr><th>{}</th><td>{}</td></tr>"
+        rows = (row.format(html.escape(key), html.escape(str(value))) for key, value in self.info.items())
+        return f"<table><caption>ImageStore</caption>{''.join(rows)}</table>"
+
+    def _checked(self, index: int) -> int:
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"image {index} of {len(self)} in {self.path}")
+        return position % len(self)
+
+    def _bytes(self, index: int) -> bytes:
+        assert self._offsets is not None
+        start, stop = self._offsets[index : index + 2]
+        with _reading(self.path):
+            return bytes(self._data()[start:stop].data)
+
+    def _raw(self, index: int) -> NDArray[np.uint8]:
+        with _reading(self.path):
+            return np.asarray(self._data()[index])
+
+    def _data(self) -> h5py.Dataset:
+        """Return the images through this process's handle; one inherited through a fork is closed, never shared."""
+        handle = self._handle
+        if handle is None or handle[0] != os.getpid():
+            with _OPENING:
+                handle = self._handle
+                if handle is None or handle[0] != os.getpid():
+                    self.close()
+                    handle = self._handle = (os.getpid(), self._opened())
+        return handle[1]
+
+    def _opened(self) -> h5py.Dataset:
+        file = _open(self.path)
+        if file.attrs["fingerprint"] != self.fingerprint:
+            file.close()
+            raise DataError(f"{self.path} has been replaced by other images since it was opened; open it again")
+        return file["bytes" if self.kind == "encoded" else "images"]
+
+    def _refuse_inconsistent(self, file: h5py.File) -> None:
+        if self._offsets is None:
+            count, whole = len(file["images"]), True
+        else:
+            count, whole = len(self._offsets) - 1, int(self._offsets[-1]) == len(file["bytes"])
+        if not whole or not count == len(self) == len(self.labels) == len(self.sizes):
+            raise DataError(f"{self.path} is damaged: its lists are not of one length; pack it again")
+
+
+class StoreWriter:
+    """Writes an image store, image by image; `finish` completes it. A failed write raises OSError."""
+
+    def __init__(self, path: Pathlike, size: int | None) -> None:
+        """Begin a file at `path`; size: None for encoded images, S for raw ones of [S,S,3]."""
+        self._exits = contextlib.ExitStack()
+        self._sink = self._exits.enter_context(Sink(path))
+        self._file = self._exits.enter_context(h5py.File(self._sink, "w"))
+        shape, chunks = ((0,), (_CHUNK,)) if size is None else ((0, size, size, 3), (1, size, size, 3))
+        self._data = self._file.create_dataset(
+            "bytes" if size is None else "images", shape, np.uint8, chunks=chunks, maxshape=(None, *shape[1:])
+        )
+        self._encoded = size is None
+        self._names: list[str] = []
+        self._labels: list[int] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._offsets = [0]
+        self._waiting: list[NDArray[np.uint8]] = []
+        self._held = 0
+        self._digest = sha256()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, label: int, data: NDArray[np.uint8], size: tuple[int, int]) -> None:
+        """Append one image. data: uint8 [B], an image file, or uint8 [S,S,3], its pixels; size: (height, width)."""
+        rows = data if self._encoded else data[None]
+        self._waiting.append(rows)
+        self._offsets.append(self._offsets[-1] + len(rows))
+        text = name.encode()
+        self._digest.update(struct.pack("<qqq", len(text), label, data.size) + text)
+        self._digest.update(data.data)
+        self._names.append(name)
+        self._labels.append(label)
+        self._sizes.append(size)
+        self._held += data.size
+        if self._held > _BATCH:
+            self._write()
+
+    def finish(self, classes: list[str], skipped: list[tuple[str, str]], configuration: dict[str, Any]) -> str:
+        """Write the lists and return the fingerprint."""
+        self._write()
+        fingerprint = self._digest.hexdigest()
+        self._file["names"] = np.array(self._names, _TEXT)
+        self._file["classes"] = np.array(classes, _TEXT)
+        self._file["skipped"] = np.array(skipped, _TEXT).reshape(-1, 2)
+        self._file["labels"] = np.array(self._labels, np.int64)
+        self._file["sizes"] = np.array(self._sizes, np.int64).reshape(-1, 2)
+        if self._encoded:
+            self._file["offsets"] = np.array(self._offsets, np.int64)
+        self._file.attrs.update(
+            format=FORMAT,
+            schema=SCHEMA,
+            kind="encoded" if self._encoded else "raw",
+            fingerprint=fingerprint,
+            configuration=json.dumps(configuration, sort_keys=True),
+        )
+        return fingerprint
+
+    def _write(self) -> None:
+        if self._waiting:
+            start, stop = len(self._data), self._offsets[-1]
+            self._data.resize(stop, axis=0)
+            self._data[start:] = np.concatenate(self._waiting)
+            self._sink.check()
+            self._waiting, self._held = [], 0
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._exits.__exit__(*error)
+
+
+def _reopened(path: str, fingerprint: str) -> ImageStore:
+    store = ImageStore.open(path)
+    if store.fingerprint != fingerprint:
+        raise DataError(f"{path} has been replaced by other images since the store was pickled; open it again")
+    return store
+
+
+def _open(path: pathlib.Path) -> h5py.File:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; expected an image store, as `deconvviz pack` writes it")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path} may not be read; change its permissions")
+    if not h5py.is_hdf5(path):
+        raise DataError(f"{path} is not an HDF5 file; expected an image store: pack the images with `deconvviz pack`")
+    # Without a chunk cache: it would read whole chunks where an image is a part of one.
+    file = h5py.File(path, "r", rdcc_nbytes=0)
+    found, schema = file.attrs.get("format"), file.attrs.get("schema", 0)
+    if found != FORMAT:
+        file.close()
+        raise DataError(f"{path} is HDF5 but no image store; expected a file that `deconvviz pack` wrote")
+    if schema > SCHEMA:
+        file.close()
+        raise DataError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; update deconvviz or pack anew")
+    return file
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Turn what h5py raises for a truncated or damaged file into a DataError."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged or truncated ({one_line(error)}); pack it again") from error
+
+
+def _constant(dataset: h5py.Dataset) -> NDArray[np.int64]:
+    values: NDArray[np.int64] = dataset[:].astype(np.int64)
+    values.setflags(write=False)
+    return values

@@ -1,0 +1,140 @@
+"""From a photo to what a network is given, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from deconvviz.errors import DataError
+
+_INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601-2 as Pillow rounds it
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop and normalise, equal to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images.
+
+    resize: pixels of the shorter side, or None to leave the size as it is.
+    crop: pixels of the central square or (height, width) that is kept, zeros where the image is smaller; None for all.
+    mean, std: per channel, of values in 0..1; of length 1 for a network that takes gray images (luma).
+    interpolation: "nearest", "bilinear" or "bicubic", the last two antialiased.
+    Raises DataError for a setting that makes no sense.
+    """
+
+    resize: int | None = 256
+    crop: int | tuple[int, int] | None = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "mean", "std"):  # lists, as JSON gives them, would not compare equal
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        lengths = [side for side in (self.resize, *(self._crop or ())) if side is not None]
+        if not all(isinstance(side, int) and side > 0 for side in lengths) or len(self._crop or (1, 1)) != 2:
+            raise DataError(f"resize {self.resize} and crop {self.crop} are lengths in pixels: positive, or None")
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise DataError(f"mean {self.mean} and std {self.std} have 1 or 3 values each, and std is positive")
+        if self.interpolation not in _INTERPOLATION:
+            raise DataError(f"interpolation {self.interpolation!r} is not one of {', '.join(_INTERPOLATION)}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the network is given; raises DataError where no crop settles it."""
+        if self._crop is None:
+            raise DataError("without a crop the shape differs from image to image; give crop=SIZE")
+        return len(self.mean), *self._crop
+
+    def __call__(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """Turn an image, uint8 [H,W,3], into what the network is given, float32 [C,h,w]."""
+        return self.tensor(self.picture(image)[None])[0]
+
+    def picture(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop: uint8 [H,W,3] -> uint8 [h,w,3], what the network sees; raises DataError for another kind."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise DataError(f"expected an image as uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
+        height, width = image.shape[:2]
+        if self.resize is not None and min(height, width) != self.resize:
+            short, long = self.resize, int(self.resize * max(height, width) / min(height, width))
+            if short * long > (Image.MAX_IMAGE_PIXELS or short * long):
+                raise DataError(f"{width} x {height} resized to {short} x {long} exceeds PIL.Image.MAX_IMAGE_PIXELS")
+            size = (short, long) if width <= height else (long, short)
+            # The whole image: resizing just the box that the crop keeps differs by 1 in some pixels.
+            image = np.array(Image.fromarray(image).resize(size, _INTERPOLATION[self.interpolation]))
+        return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop))
+
+    def tensor(
+        self,
+        pictures: NDArray[np.uint8] | torch.Tensor,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        """Normalise a batch of pictures for the network.
+
+        pictures: uint8 [N,H,W,3]; they go to the device before they become floats, a quarter of the bytes.
+        Returns `dtype` [N,C,H,W], channels_last in memory. Raises DataError for another kind of pictures.
+        """
+        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype not in (np.uint8, torch.uint8):
+            raise DataError(f"expected pictures as uint8 [N,H,W,3], got {pictures.dtype} {list(pictures.shape)}")
+        if isinstance(pictures, np.ndarray):
+            pictures = torch.from_numpy(np.require(pictures, requirements=["C", "W"]))
+        pictures = pictures.to(device).contiguous()
+        if len(self.mean) == 1:
+            luma = pictures.new_tensor(_LUMA, dtype=torch.int32)
+            pictures = (((pictures * luma).sum(3, keepdim=True) + 0x8000) >> 16).to(torch.uint8)
+        exact = torch.promote_types(dtype, torch.float32)  # normalising in half precision would round thrice
+        values = pictures.to(exact).div_(255)
+        return values.sub_(values.new_tensor(self.mean)).div_(values.new_tensor(self.std)).to(dtype).permute(0, 3, 1, 2)
+
+    def inverse(self, values: torch.Tensor) -> NDArray[np.uint8]:
+        """Undo `tensor`: [C,H,W] -> uint8 [H,W,3], or [N,C,H,W] -> uint8 [N,H,W,3], rounded and clipped to 0..255.
+
+        Raises DataError where the number of channels is not that of the mean.
+        """
+        if values.ndim not in (3, 4) or values.shape[-3] != len(self.mean):
+            raise DataError(f"expected [{len(self.mean)},H,W], with or without N, got {list(values.shape)}")
+        values = values.detach().movedim(-3, -1)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
+        picture: NDArray[np.uint8] = (values * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings, ready for JSON; `from_dict` reads them back."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
+        """Make a Preprocess of what `as_dict` returned; raises DataError for a setting that is none."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise DataError(f"no setting named {', '.join(unknown)}; the settings are {', '.join(known)}")
+        return cls(**settings)
+
+    @property
+    def _crop(self) -> tuple[int, int] | None:
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+
+def _centre(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Cut the centre out of an image [H,W,3], rounding as torchvision's CenterCrop does; zeros where it is smaller."""
+    down, across = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
+    if down or across:
+        image = np.pad(image, ((down // 2, (down + 1) // 2), (across // 2, (across + 1) // 2), (0, 0)))
+    top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
+    return image[top : top + height, left : left + width]

@@ -1,0 +1,104 @@
+"""The rules of a projection: what each kind of op does to the signal on its way down.
+
+The three rules differ at rectifiers only. With g the signal from above and x the rectifier's input:
+
+    gradient   g * f'(x)                    Simonyan et al. 2013
+    deconvnet  max(g, 0)                    Zeiler and Fergus 2013, section 2.1, "Rectification"
+    guided     max(g, 0) * [0 < x < cap]    Springenberg et al. 2014, section 3
+
+Papers define the last two for ReLU. For the rectifiers that came later (SiLU, GELU, hard swish, leaky ReLU, ...)
+they are taken as written: the signal is clamped, and guided masks where the input was not positive; `cap` is 6 for
+ReLU6 and infinite for the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from deconvviz.deconv.switches import OVERLAPS, unpool
+from deconvviz.errors import ProjectionError
+from deconvviz.graph.ops import Call, is_linear, op_name, op_of, vector_jacobian
+from deconvviz.registry import Registry
+
+Rectify = Callable[[Call, Tensor], Tensor]
+RULES: Registry[Rectify] = Registry("rule")
+LRN_POLICIES = ("identity", "gradient")
+
+
+def _gradient(call: Call, signal: Tensor) -> Tensor:
+    if op_name(call.node) == "relu":
+        return signal * (call.inputs[0] > 0)
+    product = vector_jacobian(call, signal)[0]
+    assert product is not None
+    return product
+
+
+def _deconvnet(call: Call, signal: Tensor) -> Tensor:
+    return signal.clamp(min=0)
+
+
+def _guided(call: Call, signal: Tensor) -> Tensor:
+    x = call.inputs[0]
+    passed = x > 0
+    cap = _cap(call)
+    if cap < math.inf:
+        passed = passed & (x < cap)
+    return signal.clamp(min=0) * passed
+
+
+def _cap(call: Call) -> float:
+    """Where the rectifier stops rising."""
+    name = op_name(call.node)
+    return 6.0 if name == "relu6" else float(call.args[2]) if name == "hardtanh" else math.inf
+
+
+for _name, _rule in {"deconvnet": _deconvnet, "guided": _guided, "gradient": _gradient}.items():
+    RULES.add(_name, _rule)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a signal goes down: the rule at rectifiers, at overlapping switches, and at contrast normalisation.
+
+    Attributes:
+        rule: "deconvnet", "guided" or "gradient".
+        overlap: "sum" or "last"; see `switches.unpool`.
+        lrn: "identity" hands the signal through; "gradient" takes the vector-Jacobian product. The paper is silent.
+
+    Raises:
+        ProjectionError: a value that is none of these.
+    """
+
+    rule: str = "deconvnet"
+    overlap: str = "sum"
+    lrn: str = "identity"
+
+    def __post_init__(self) -> None:
+        for what, given, known in (
+            ("rule", self.rule, tuple(RULES)), ("overlap", self.overlap, OVERLAPS), ("lrn", self.lrn, LRN_POLICIES)
+        ):
+            if given not in known:
+                raise ProjectionError(f"{what} {given!r} given; expected one of {', '.join(known)}")
+
+    def reads_values(self, node: fx.Node) -> bool:
+        """True where the signal's way through this op depends on the values that ran through it."""
+        kind = op_of(node).kind
+        if kind == "rectifier":
+            return self.rule != "deconvnet"
+        return self.lrn == "gradient" if kind == "lrn" else not is_linear(node)
+
+    def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+        """Return the signal for each data input of one call from the signal at its output."""
+        op = op_of(call.node)
+        if op.kind == "rectifier":
+            return [RULES[self.rule](call, signal)]
+        if op.kind == "max_pool":
+            height, width = call.inputs[0].shape[2:]
+            return [unpool(signal, call.extra["switches"], height, width, self.overlap)]
+        if op.kind == "lrn" and self.lrn == "identity":
+            return [signal]
+        return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)

@@ -1,0 +1,52 @@
+"""Max pooling that records its switches, and the unpooling that puts a signal back where the maxima were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deconvviz.errors import ProjectionError
+
+OVERLAPS = ("sum", "last")
+
+
+def pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> tuple[Tensor, Tensor]:
+    """Max-pool x [N, C, H, W] and return (maxima, switches).
+
+    The switches, int64 and of the maxima's shape, are the flat positions `row * W + column` of each maximum;
+    the first one in reading order where several are equal.
+
+    Source: Zeiler and Fergus 2013, section 2.1, "Unpooling".
+    """
+    maxima, switches = torch.nn.functional.max_pool2d(
+        x, kernel, stride or None, padding, dilation, ceil_mode=ceil_mode, return_indices=True
+    )
+    return maxima, switches
+
+
+def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: str = "sum") -> Tensor:
+    """Put each value of a signal [N, C, h, w] back at its switch, in a map [N, C, height, width] of zeros.
+
+    Args:
+        signal: what comes down to the pooled map.
+        switches: int64, of the signal's shape, from `pool`.
+        height, width: size of the map that was pooled.
+        overlap: where windows overlap, one position may be the maximum of several. "sum" adds their signals
+            (the transpose of pooling; nothing is lost); "last" keeps that of the last window in reading order,
+            as unpooling by assignment does.
+
+    Raises:
+        ProjectionError: an overlap policy other than these two.
+    """
+    if overlap not in OVERLAPS:
+        raise ProjectionError(f"overlap {overlap!r} given; expected one of {', '.join(OVERLAPS)}")
+    values, places = signal.flatten(2), switches.flatten(2)
+    if overlap == "last":
+        order = torch.arange(places.shape[-1], device=places.device).expand_as(places)
+        winner = torch.full((*places.shape[:2], height * width), -1, dtype=order.dtype, device=order.device)
+        winner = winner.scatter_reduce(2, places, order, "amax")
+        values = values * (winner.gather(2, places) == order)
+    flat = values.new_zeros(*values.shape[:2], height * width).scatter_add_(2, places, values)
+    return flat.unflatten(2, (height, width))

@@ -1,0 +1,328 @@
+"""Running a network on just the part of each value that one unit can see, and sending a signal back through it.
+
+`make_plan` walks the graph backwards from a layer and notes for every value the interval of rows and columns that a
+unit at position (y, x) sees. Units of one layer have windows of one size, so they batch. A value is kept either
+whole, one a distinct image, or as windows, one a unit. A window may hang over the border of its map: positions
+outside hold zero there, which is what a convolution's padding would be; max-pooling reads minus infinity instead,
+and average pooling divides by its own count. So a unit's value, switches and projection come out exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from deconvviz.deconv import switches
+from deconvviz.deconv.rules import Policy
+from deconvviz.errors import ProjectionError
+from deconvviz.graph.network import Network
+from deconvviz.graph.ops import Call, is_linear, op_name, op_of
+from deconvviz.graph.reach import SAME, Geometry, Interval, Reach, axes_of, data_inputs, lengths, shape_of
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """What to run for the units of one layer.
+
+    Attributes:
+        steps: the nodes that depend on the image, from the image to the layer.
+        windows: rows and columns of each value that a unit sees; a value that is not in it is needed whole.
+    """
+
+    steps: tuple[fx.Node, ...]
+    windows: dict[fx.Node, Reach]
+
+    def elements(self) -> int:
+        """The number of values that one unit keeps in memory."""
+        total = 0
+        for node in self.steps:
+            shape = shape_of(node)
+            count = 1
+            for size in shape[1:]:
+                count *= max(size, 1)
+            if node in self.windows:
+                rows, columns = lengths(node)
+                count = count * self.windows[node][0].size * self.windows[node][1].size // (rows * columns)
+            total += count
+        return total
+
+
+def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan:
+    """Return the plan for the units of `layer`; `windowed=False` keeps every value whole."""
+    target = network.layer(layer).node
+    steps = [n for n in _ancestors(target) if n.meta["data"]]
+    needed: dict[fx.Node, Reach | None] = {target: (SAME, SAME) if windowed and axes_of(target) else None}
+    for node in reversed(steps):
+        geometry: Geometry = node.meta["geometry"]
+        window = needed[node]
+        if window is not None and (not geometry.local or _covers(window, lengths(node))):
+            window = needed[node] = None
+        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+            step = None if window is None or reach is None else _then(window, reach)
+            needed[source] = _union(needed[source], step, source) if source in needed else step
+    return WindowPlan(tuple(steps), {node: window for node, window in needed.items() if window is not None})
+
+
+def _ancestors(target: fx.Node) -> list[fx.Node]:
+    found = {target}
+    for node in reversed(target.graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return [node for node in target.graph.nodes if node in found]
+
+
+def _covers(window: Reach, sizes: tuple[int, int]) -> bool:
+    """True where the window is the whole map, or so large that the whole map costs no more."""
+    return any(i.jump == 0 or i.size >= length for i, length in zip(window, sizes, strict=True))
+
+
+def _then(window: Reach, reach: Reach) -> Reach:
+    return window[0].then(reach[0]), window[1].then(reach[1])
+
+
+def _union(first: Reach | None, second: Reach | None, node: fx.Node) -> Reach | None:
+    if first is None or second is None:
+        return None
+    rows, columns = lengths(node)
+    return first[0].union(second[0], rows), first[1].union(second[1], columns)
+
+
+@dataclass
+class Sweep:
+    """One batch of units: forward over their windows, then a signal back to the image.
+
+    Args:
+        network, plan: what to run.
+        images: [M, C, H, W], the distinct images.
+        index: int64 [N], the image of each unit.
+        rows, columns: int64 [N], the position of each unit on the layer's map.
+    """
+
+    network: Network
+    plan: WindowPlan
+    images: Tensor
+    index: Tensor
+    rows: Tensor
+    columns: Tensor
+    values: dict[fx.Node, Tensor] = field(default_factory=dict)
+    calls: dict[fx.Node, Call] = field(default_factory=dict)
+    linearised: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.shared = not torch.equal(self.index, torch.arange(len(self.images), device=self.index.device))
+        constants = {n for step in self.plan.steps for n in step.all_input_nodes if not n.meta["data"]}
+        ordered = [n for n in self.network.graph.nodes if n in constants and n is not self.network.batch_size]
+        self.constants = {
+            count: {**self.network.run({}, ordered, count), self.network.batch_size: count}
+            for count in {len(self.images), len(self.index)}
+        }
+
+    # --- forward ---
+
+    def forward(self) -> Tensor:
+        """Compute every value on the way and return the layer's: [N, ...] at the units, or [M, ...] whole."""
+        for node in self.plan.steps:
+            if node is self.network.image:
+                windowed = node in self.plan.windows
+                self.values[node] = self._cut(self.images, node, self.plan.windows[node]) if windowed else self.images
+            elif node in self.plan.windows:
+                self.values[node] = self._run_window(node)
+            else:
+                call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
+                self.values[node] = _execute(call)
+                self.calls[node] = call
+        return self.values[self.plan.steps[-1]]
+
+    def _call(self, node: fx.Node, inputs: Sequence[Tensor], batch: int, size: tuple[int, int] | None = None) -> Call:
+        """Bind a node's arguments; `size` is its output window's, and then padding comes with the inputs."""
+        supply = iter(inputs)
+        constants = self.constants[batch]
+
+        def bound(source: fx.Node) -> Any:
+            return next(supply) if source.meta["data"] else constants[source]
+
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), bound)
+        on_window = op_of(node).on_window
+        if size and on_window:
+            args = on_window(node, args, size)
+        return Call(node.target, args, kwargs, list(inputs), node)  # type: ignore[arg-type]
+
+    def _run_window(self, node: fx.Node) -> Tensor:
+        op, window = op_of(node), self.plan.windows[node]
+        geometry: Geometry = node.meta["geometry"]
+        inputs = []
+        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+            assert reach is not None
+            value = self._fetch(source, _then(window, reach))
+            if op.fill:
+                value = self._filled(value, source, _then(window, reach), op.fill)
+            inputs.append(value)
+        call = self._call(node, inputs, len(self.index), (window[0].size, window[1].size))
+        out = _execute(call)
+        if op.counts:
+            call.extra["counts"] = self._counts(node)
+            out = out / call.extra["counts"]
+        self.calls[node] = call
+        return self._filled(out, node, window, 0.0)
+
+    def _fetch(self, source: fx.Node, window: Reach) -> Tensor:
+        """Return one input on the window that its reader asks for, [N, ...]."""
+        stored = self.plan.windows.get(source)
+        if stored is None:
+            return self._cut(self.values[source], source, window)
+        value, axes = self.values[source], axes_of(source)
+        assert axes is not None
+        for axis, own, asked in zip(axes, stored, window, strict=True):
+            value = value.narrow(axis, asked.low - own.low, asked.size)
+        return value
+
+    def _places(self, node: fx.Node, window: Reach) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """For each unit, the index of its window in the whole map, and of that part in the window."""
+        axes, sizes = axes_of(node), lengths(node)
+        assert axes is not None
+        places = []
+        for position in zip(self.rows.tolist(), self.columns.tolist(), strict=True):
+            outer: list[Any] = [slice(None)] * (len(shape_of(node)) - 1)
+            inner = list(outer)
+            for axis, interval, at, length in zip(axes, window, position, sizes, strict=True):
+                low = interval.low + at * interval.jump
+                first, last = min(max(low, 0), length), max(min(low + interval.size, length), 0)
+                outer[axis - 1], inner[axis - 1] = slice(first, last), slice(first - low, last - low)
+            places.append((tuple(outer), tuple(inner)))
+        return places
+
+    def _cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
+        """Cut each unit's window out of whole maps [M, ...]; outside the map stands zero."""
+        axes = axes_of(node)
+        assert axes is not None
+        shape = [len(self.index), *value.shape[1:]]
+        if all(interval.jump == 0 for interval in window):  # a broadcast operand: the same single position for all
+            return value[self.index] if self.shared else value
+        shape[axes[0]], shape[axes[1]] = window[0].size, window[1].size
+        out = value.new_zeros(shape)
+        for n, (outer, inner) in enumerate(self._places(node, window)):
+            out[(n, *inner)] = value[(int(self.index[n]), *outer)]
+        return out
+
+    def _outside(self, node: fx.Node, window: Reach) -> Tensor | None:
+        """Return a mask, true outside the map, that broadcasts over the window; None where nothing is outside."""
+        axes, masks = axes_of(node), []
+        assert axes is not None
+        for axis, interval, at, length in zip(axes, window, (self.rows, self.columns), lengths(node), strict=True):
+            index = _indices(interval, at)
+            outside = (index < 0) | (index >= length)
+            if outside.any():
+                shape = [1] * len(shape_of(node))
+                shape[0], shape[axis] = outside.shape
+                masks.append(outside.reshape(shape))
+        return None if not masks else masks[0] if len(masks) == 1 else masks[0] | masks[1]
+
+    def _filled(self, value: Tensor, node: fx.Node, window: Reach, fill: float) -> Tensor:
+        outside = self._outside(node, window)
+        return value if outside is None else value.masked_fill(outside, fill)
+
+    def _counts(self, node: fx.Node) -> Tensor:
+        """The divisor of average pooling at each position of each unit's window, [N, 1, h, w]."""
+        counts = op_of(node).counts
+        assert counts is not None
+        factors = []
+        for numbers, interval, at in zip(counts(node), self.plan.windows[node], (self.rows, self.columns), strict=True):
+            table = torch.tensor(numbers, dtype=self.images.dtype, device=self.images.device).clamp(min=1)
+            factors.append(table[_indices(interval, at).clamp(0, len(numbers) - 1)])
+        return (factors[0][:, :, None] * factors[1][:, None, :])[:, None]
+
+    # --- back ---
+
+    def back(self, seed: Tensor, policy: Policy) -> Tensor:
+        """Send a signal [N, ...] from the layer back; return it at the image, [N, C, h, w] on its window or whole."""
+        target = self.plan.steps[-1]
+        signals = {target: seed}
+        for node in reversed(self.plan.steps[1:]):
+            signal = signals.pop(node, None)
+            if signal is None:
+                continue
+            window = self.plan.windows.get(node)
+            call = self.calls[node] if window else self._expanded(node, policy)
+            if window:
+                signal = self._filled(signal, node, window, 0.0)
+                if "counts" in call.extra:
+                    signal = signal / call.extra["counts"]
+            if not is_linear(node):
+                self.linearised.add(op_name(node))
+            for (source, reach), part in zip(_edges(node), self._transposed(call, signal, policy), strict=True):
+                if part is not None:
+                    placed = self._placed(part, source, _then(window, reach) if window and reach else None)
+                    signals[source] = signals[source] + placed if source in signals else placed
+        image = self.network.image
+        if image not in signals:
+            return self.images.new_zeros(len(self.index), *self.images.shape[1:])
+        window = self.plan.windows.get(image)
+        return self._filled(signals[image], image, window, 0.0) if window else signals[image]
+
+    def _transposed(self, call: Call, signal: Tensor, policy: Policy) -> Sequence[Tensor | None]:
+        try:
+            return policy.transpose(call, signal)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            modules = call.node.meta["modules"]
+            where = f"in layer {modules[-1][0]!r}" if modules and modules[-1][0] else f"({call.node.name})"
+            raise ProjectionError(
+                f"op {op_name(call.node)!r} {where} has no transpose: {str(error).splitlines()[0]}; "
+                "choose a layer before it"
+            ) from error
+
+    def _expanded(self, node: fx.Node, policy: Policy) -> Call:
+        """A call on whole maps, one a unit: several units may share an image's forward pass."""
+        call = self.calls[node]
+        if not self.shared:
+            return call
+        if policy.reads_values(node):
+            inputs = [value[self.index] for value in call.inputs]
+        else:  # only their shapes count
+            inputs = [value[:1].expand(len(self.index), *value.shape[1:]) for value in call.inputs]
+        twin = self._call(node, inputs, len(self.index))
+        twin.extra = {key: value[self.index] for key, value in call.extra.items()}
+        return twin
+
+    def _placed(self, part: Tensor, source: fx.Node, window: Reach | None) -> Tensor:
+        """Put a signal on the part of a value that its reader fetched into the shape in which the value is kept."""
+        stored, axes = self.plan.windows.get(source), axes_of(source)
+        if window is None or axes is None or (stored is None and all(i.jump == 0 for i in window)):
+            return part
+        if stored is None:
+            out = part.new_zeros(len(self.index), *self.values[source].shape[1:])
+            for n, (outer, inner) in enumerate(self._places(source, window)):
+                out[(n, *outer)] = part[(n, *inner)]
+            return out
+        if stored == window:
+            return part
+        out = part.new_zeros(len(self.index), *self.values[source].shape[1:])
+        view = out
+        for axis, own, asked in zip(axes, stored, window, strict=True):
+            view = view.narrow(axis, asked.low - own.low, asked.size)
+        view.copy_(part)
+        return out
+
+
+def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
+    geometry: Geometry = node.meta["geometry"]
+    return list(zip(data_inputs(node), geometry.reach, strict=True))
+
+
+def _execute(call: Call) -> Tensor:
+    """Run a call; max-pooling notes its switches."""
+    if op_of(call.node).kind == "max_pool":
+        out, call.extra["switches"] = switches.pool(*call.args)
+        return out
+    result: Tensor = call.run()
+    return result
+
+
+def _indices(interval: Interval, at: Tensor) -> Tensor:
+    """The map positions that each unit's interval covers, [N, size]; some may lie outside the map."""
+    return interval.low + at[:, None] * interval.jump + torch.arange(interval.size, device=at.device)
