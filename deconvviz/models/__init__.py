@@ -1,0 +1,1 @@
+"""Networks: found by name, loaded from files."""
