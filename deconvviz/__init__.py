@@ -1,8 +1,55 @@
 """deconvviz: what a CNN has learned, and why it decides as it does."""
 
-from deconvviz.deconv.project import Box, Projection, project, project_units
-from deconvviz.graph.capture import capture
-from deconvviz.graph.network import Layer, Network
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deconvviz.data.images import ImageStore
+    from deconvviz.data.pack import pack
+    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.deconv.project import Box, Projection, parse_unit, project, project_units
+    from deconvviz.errors import DeconvvizError
+    from deconvviz.graph.capture import capture
+    from deconvviz.graph.layers import Layer, ReceptiveField
+    from deconvviz.graph.network import Network
+    from deconvviz.models.load import load_model
+    from deconvviz.studies.mining import Mined, load_mined, merge, mine
+    from deconvviz.studies.panels import layer_panels
 
 __version__ = "0.1.0"
-__all__ = ["Box", "Layer", "Network", "Projection", "capture", "project", "project_units"]
+
+_HOMES = {
+    "data.images": ("ImageStore",),
+    "data.pack": ("pack",),
+    "data.preprocess": ("Preprocess",),
+    "deconv.project": ("Box", "Projection", "parse_unit", "project", "project_units"),
+    "errors": ("DeconvvizError",),
+    "graph.capture": ("capture",),
+    "graph.layers": ("Layer", "ReceptiveField"),
+    "graph.network": ("Network",),
+    "models.load": ("load_model",),
+    "studies.mining": ("Mined", "load_mined", "merge", "mine"),
+    "studies.panels": ("layer_panels",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Box", "DeconvvizError", "ImageStore", "Layer", "Mined", "Network", "Preprocess", "Projection", "ReceptiveField",
+    "capture", "layer_panels", "load_mined", "load_model", "merge", "mine", "pack", "parse_unit", "project",
+    "project_units",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: torch takes seconds, and `deconvviz --help` does not need it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'deconvviz' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"deconvviz.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

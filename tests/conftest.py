@@ -14,7 +14,7 @@ from torch import nn
 
 import deconvviz as dv
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # the tests run in two processes
 
 
 def data_folder() -> pathlib.Path:

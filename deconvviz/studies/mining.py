@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from deconvviz.data.files import Pathlike
+from deconvviz.data.files import Pathlike, one_line
 from deconvviz.data.images import ImageStore
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
@@ -115,8 +115,8 @@ def load_mined(path: Pathlike) -> Mined:
     try:
         layers = {name: _layer_from(result, name) for name in result.config["layers"]}
         done, total = result.state["done"], result.state["total"]
-    except KeyError as error:
-        raise DataError(f"{path} lacks {error}; mine again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is no complete mined file ({one_line(error)}); mine again") from error
     extra = {name: array for name, array in result.arrays.items() if not name.startswith("layers/")}
     return Mined(layers, result.config, result.sources, done, total, pathlib.Path(path), extra)
 

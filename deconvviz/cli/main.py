@@ -1,0 +1,75 @@
+"""The `deconvviz` command: finds its sub-commands by name, and turns errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from deconvviz import __version__
+from deconvviz.errors import DeconvvizError
+
+COMMANDS = ("layers", "pack", "mine", "merge", "grid", "project")
+
+INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
+
+\b
+A first picture, from a trained network and a folder of photos:
+  deconvviz layers torchvision:squeezenet1_0
+  deconvviz pack photos/ photos.h5
+  deconvviz mine torchvision:squeezenet1_0 photos.h5 -l features.7 -o mined.h5
+  deconvviz grid mined.h5 -l features.7 -o features.7.png
+
+\b
+MODEL is torchvision:NAME, timm:NAME or path/to/file.py:FACTORY, a function that returns a torch.nn.Module.
+A layer is named by its module path; `deconvviz layers MODEL` lists them.
+"""
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is asked for: `--help` should not wait for torch."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"deconvviz.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            from deconvviz.errors import nearest
+
+            context.fail(f"no command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_Commands, help=INTRO, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="deconvviz")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; exits 0, or 2 for what the user can mend, with one line on standard error."""
+    # Either place is natural: `deconvviz --debug grid` and `deconvviz grid --debug`.
+    debug = "--debug" in sys.argv
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        cli(prog_name="deconvviz")
+    except DeconvvizError as error:
+        if debug:
+            raise
+        click.echo(f"deconvviz: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        sys.exit(0)

@@ -1,0 +1,119 @@
+"""Options that several commands share, and how a command loads a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from deconvviz.errors import CaptureError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.graph.network import Network
+    from deconvviz.models.load import Loaded
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PROJECTION_NOTE = (
+    "A deconvnet or guided projection shows which pixels reached the unit, and changes little when the network's "
+    "weights are randomised: it is no evidence for what the network decides."
+)
+
+
+def model_options(command: F) -> F:
+    """Add --weights, --resize, --crop-to, --mean, --std and --device."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."),
+        click.option("--std", help="Channel standard deviations of the normalisation, as 0.229,0.224,0.225."),
+        click.option("--mean", help="Channel means of the normalisation, as 0.485,0.456,0.406."),
+        click.option("--input", "crop", type=click.IntRange(1), help="Side of the network's square input (centre crop). [default: the model's own]"),
+        click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop. [default: the model's own]"),
+        click.option("--weights", default="DEFAULT", show_default=True, metavar="DEFAULT|FILE|none",
+                     help="DEFAULT downloads the model's own; FILE is a state dict; none is random."),
+    ):
+        command = option(command)
+    return command
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read comma-separated numbers; raises DataError for other text."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"{text!r} given; expected numbers such as 0.485,0.456,0.406") from None
+
+
+def load(
+    model: str, weights: str, resize: int | None, crop: int | None, mean: str | None, std: str | None
+) -> tuple[Loaded, Preprocess]:
+    """Load a model and how its images are prepared, with the command line's changes to that."""
+    from deconvviz.models.load import load_model
+
+    loaded = load_model(model, weights)
+    changes: dict[str, Any] = {"resize": resize, "crop": crop, "mean": mean and numbers(mean), "std": std and numbers(std)}
+    if crop and not resize and loaded.preprocess.resize and loaded.preprocess.resize < crop:
+        changes["resize"] = crop
+    given = {key: value for key, value in changes.items() if value}
+    return loaded, dataclasses.replace(loaded.preprocess, **given)
+
+
+def captured(loaded: Loaded, preprocess: Preprocess, device: str) -> Network:
+    """Capture a loaded model on a device."""
+    import torch
+
+    from deconvviz.graph.capture import capture
+
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        network = capture(loaded.model, preprocess.shape)
+        return network if name == "cpu" else network.to(torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        raise CaptureError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try --device cpu") from error
+
+
+def sources(loaded: Loaded) -> dict[str, str]:
+    """Where a result's model and weights were, and the command."""
+    weights = loaded.weights
+    if weights not in ("DEFAULT", "none"):
+        weights = str(pathlib.Path(weights).resolve())
+    spec = loaded.spec
+    if ".py:" in spec:
+        file, _, factory = spec.rpartition(":")
+        spec = f"{pathlib.Path(file).resolve()}:{factory}"
+    return {"model": spec, "weights": weights, "command": command_line()}
+
+
+def command_line() -> str:
+    """The command that is running, as the user could type it again."""
+    return shlex.join(["deconvviz", *sys.argv[1:]])
+
+
+def save_figure(figure: Figure, out: str, caption: str) -> None:
+    """Write a figure atomically, with its caption and command in its metadata."""
+    from deconvviz.data.files import atomic
+    from deconvviz.figures.tiles import format_of, rendered
+
+    content = rendered(figure, format_of(out), f"{caption}\n{command_line()}")
+    with atomic(out) as temporary:
+        temporary.write_bytes(content)
+    click.echo(f"wrote {out}")
+
+
+def check_figure(out: str) -> None:
+    """Refuse a figure's name before the work, not after it."""
+    from deconvviz.data.files import atomic
+    from deconvviz.figures.tiles import format_of
+
+    format_of(out)
+    folder = pathlib.Path(out).resolve().parent
+    if not folder.is_dir() or pathlib.Path(out).is_dir():
+        with atomic(out):
+            pass

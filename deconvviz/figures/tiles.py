@@ -1,0 +1,63 @@
+"""Tiles and mosaics: the small arrays that figures are made of, and how a figure is saved."""
+
+from __future__ import annotations
+
+import io
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deconvviz.errors import DataError
+
+FORMATS = ("png", "pdf", "svg")
+GREY = 0.5
+Floats = NDArray[np.floating[Any]]
+
+
+def stretched(projection: Floats, share: float = 99.8) -> Floats:
+    """Stretch a signed projection [h, w, C] around grey to 0..1, by itself, as the paper's figures are.
+
+    The `share` percentile of its absolute values becomes full contrast; what is beyond is clipped.
+    """
+    size = np.abs(projection)
+    peak = np.percentile(size, share) if size.size else 0.0
+    peak = peak or (size.max() if size.size else 0.0) or 1.0
+    return np.clip(GREY + GREY * projection / peak, 0, 1)
+
+
+def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: float) -> Floats:
+    """Lay tiles [h, w, C] in 0..1 out row by row, with gaps; missing ones at the end stay background."""
+    rows = math.ceil(len(tiles) / columns) if tiles else 1
+    height, width = tiles[0].shape[:2] if tiles else (1, 1)
+    out = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), background)
+    for index, tile in enumerate(tiles):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        out[top : top + height, left : left + width] = tile  # one channel broadcasts to grey
+    return out
+
+
+def format_of(path: str | pathlib.Path) -> str:
+    """Return a figure's format from its file name; raises DataError for one that is not drawn."""
+    suffix = pathlib.Path(path).suffix.lower().lstrip(".")
+    if suffix not in FORMATS:
+        raise DataError(f"{path} given; expected a name that ends in {', '.join('.' + f for f in FORMATS)}")
+    return suffix
+
+
+def rendered(figure: Figure, kind: str, description: str) -> bytes:
+    """Return a figure as a file's content; `description` (how it was made) goes into its metadata."""
+    keys: dict[str, dict[str, Any]] = {
+        "png": {"Description": description, "Software": "deconvviz"},
+        "pdf": {"Subject": description, "Creator": "deconvviz", "CreationDate": None},
+        "svg": {"Description": description, "Creator": "deconvviz", "Date": None},
+    }
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "deconvviz"}):
+        figure.savefig(buffer, format=kind, metadata=keys[kind], facecolor="white")
+    return buffer.getvalue()

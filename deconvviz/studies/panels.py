@@ -1,0 +1,303 @@
+"""The parts of a layer figure: per filter its strongest patches and their projections, cut to what they show.
+
+Projections are computed for what is shown only, and kept in the mined file: as float16 in units of each one's
+largest absolute value, on the pixels that its unit sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from deconvviz.data.images import ImageStore
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.deconv.project import Box, Unit, project_units
+from deconvviz.errors import DataError, MismatchError
+from deconvviz.graph.network import Network
+from deconvviz.graph.ops import op_name
+from deconvviz.graph.reach import data_inputs
+from deconvviz.studies.mining import Mined
+
+ENERGY = 0.98  # share of a projection's energy that the default crop holds
+SAMPLE = 64  # projections that decide a layer's crop
+AT_ONCE = 16  # filters whose images are in memory together
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FilterPanel:
+    """One filter of a layer figure.
+
+    Attributes:
+        channel: its index.
+        patches: uint8 [k, h, w, 3], what the network saw there, strongest first.
+        projections: float32 [k, h, w, C], each in units of its largest absolute value.
+        values: float32 [k], the activations.
+        images: the k images' names.
+    """
+
+    channel: int
+    patches: Pixels
+    projections: NDArray[np.float32]
+    values: NDArray[np.float32]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerPanels:
+    """What a layer figure shows: `panels`, the size in pixels of their crop, and how that was chosen.
+
+    `weights` are the plain filters, float32 [filters, h, w, 3], where the layer reads the image directly.
+    """
+
+    layer: str
+    panels: tuple[FilterPanel, ...]
+    crop: tuple[int, int]
+    crop_rule: str
+    rule: str
+    weights: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One projection as the mined file keeps it."""
+
+    pixels: NDArray[np.float16]  # [C, h, w]
+    box: Box
+
+    def energy(self) -> NDArray[np.float64]:
+        squared: NDArray[np.float64] = (self.pixels.astype(np.float64) ** 2).sum(0)
+        return squared
+
+    def centre(self) -> tuple[int, int]:
+        """The centre of the projection's energy, in pixels of the image."""
+        energy = self.energy()
+        if energy.sum() == 0:
+            return (self.box.top + self.box.bottom) // 2, (self.box.left + self.box.right) // 2
+        rows, columns = (energy.sum(1 - axis) for axis in (0, 1))
+        y, x = ((weights * np.arange(len(weights))).sum() / weights.sum() for weights in (rows, columns))
+        return self.box.top + round(float(y)), self.box.left + round(float(x))
+
+    def extent(self) -> int:
+        """Side of the smallest square around its centre that holds ENERGY of its energy."""
+        energy, (y, x) = self.energy(), self.centre()
+        rows = np.abs(np.arange(self.box.top, self.box.bottom) - y)
+        columns = np.abs(np.arange(self.box.left, self.box.right) - x)
+        radius = np.maximum(rows[:, None], columns[None, :])
+        held = np.bincount(radius.ravel(), energy.ravel()).cumsum()
+        return 2 * int(np.searchsorted(held, ENERGY * held[-1])) + 1
+
+    def cut(self, window: Box) -> NDArray[np.float32]:
+        """Return the projection on a window of the image, [h, w, C]; zero outside its box."""
+        out = np.zeros((window.bottom - window.top, window.right - window.left, len(self.pixels)), np.float32)
+        top, left = max(window.top, self.box.top), max(window.left, self.box.left)
+        bottom, right = min(window.bottom, self.box.bottom), min(window.right, self.box.right)
+        if top < bottom and left < right:
+            part = self.pixels[:, top - self.box.top : bottom - self.box.top, left - self.box.left : right - self.box.left]
+            out[top - window.top : bottom - window.top, left - window.left : right - window.left] = part.transpose(1, 2, 0)
+        return out
+
+
+def choose_channels(mined: Mined, layer: str, how: str | Sequence[int], count: int = 16) -> list[int]:
+    """Return the channels to show: "active" the ones with the highest mean, "random" (seeded), "first", or a list.
+
+    Raises:
+        DataError: a channel that the layer does not have, or another word.
+    """
+    found = mined[layer]
+    channels = len(found.values)
+    live = [int(c) for c in np.flatnonzero(~found.activity.dead)]
+    if how == "active":
+        order = np.argsort(-found.activity.mean, kind="stable")
+        return sorted(int(c) for c in order[:count])
+    if how == "random":
+        return sorted(int(c) for c in np.random.default_rng(0).permutation(live)[:count])
+    if how == "first":
+        return list(range(min(count, channels)))
+    if isinstance(how, str):
+        raise DataError(f"channels {how!r} given; expected active, random, first or numbers")
+    wrong = [c for c in how if not 0 <= c < channels]
+    if wrong:
+        raise DataError(f"channel {wrong[0]} of layer {layer!r} given; expected 0 to {channels - 1}")
+    return list(how)
+
+
+def layer_panels(
+    mined: Mined, store: ImageStore, network: Callable[[], Network], layer: str, channels: Sequence[int],
+    crop: str | int = "energy", rule: str = "deconvnet", progress: bool = True,
+) -> tuple[LayerPanels, Mined]:
+    """Return what the figure of a layer shows, and the mined result with the projections that were computed for it.
+
+    Args:
+        mined: from `mine` or `load_mined`.
+        store: the images that were mined.
+        network: gives the captured network, and is called only where a projection is not in the file yet.
+        layer, channels: what to show.
+        crop: "energy" is one square for the layer, the smallest that holds 98 % of a projection's energy (the median
+            over 64 filters), centred on each one's energy; "receptive-field" is all that a unit can see; or pixels.
+        rule: of the projections.
+
+    Raises:
+        MismatchError: network or store are not the ones that were mined.
+        DataError: the layer was not mined.
+    """
+    found = mined[layer]
+    if store.fingerprint != mined.config["store_fingerprint"]:
+        raise MismatchError(f"{store.path} is not the store that was mined ({mined.config['store_fingerprint'][:12]}); give the right one with --images")
+    maker = _Maker(mined, store, network, layer, rule, progress)
+    size, crop_rule, mined = _crop(maker, crop)
+    stored = maker.projections([(c, r) for c in channels for r in range(found.top.k) if found.images[c, r] >= 0])
+    weights = maker.first_filters(channels)
+    panels = []
+    for channel in channels:
+        ranks = [r for r in range(found.top.k) if found.images[channel, r] >= 0]
+        windows = [_window(stored[channel, r], size, mined.config["preprocess"]) for r in ranks]
+        pictures = [maker.picture(int(found.images[channel, r])) for r in ranks]
+        cut = [p[w.top : w.bottom, w.left : w.right] for p, w in zip(pictures, windows, strict=True)]
+        shown = [stored[channel, r].cut(w) for r, w in zip(ranks, windows, strict=True)]
+        names = tuple(store.names[int(found.images[channel, r])] for r in ranks)
+        panels.append(FilterPanel(channel, _stack(cut, size, 3), _stack(shown, size, 3), found.values[channel, ranks], names))
+    height, width = maker.shape
+    cut_size = (min(size[0], height), min(size[1], width))
+    return LayerPanels(layer, tuple(panels), cut_size, crop_rule, rule, weights), maker.mined
+
+
+def _stack(parts: Sequence[NDArray[Any]], size: tuple[int, int], channels: int) -> NDArray[Any]:
+    return np.stack(parts) if parts else np.zeros((0, *size, channels), np.float32)
+
+
+def _window(projection: _Stored, size: tuple[int, int], preprocess: dict[str, Any]) -> Box:
+    """A box of `size` around the projection's centre, moved inside the image."""
+    _, height, width = Preprocess.from_dict(preprocess).shape
+    (y, x), h, w = projection.centre(), min(size[0], height), min(size[1], width)
+    top, left = min(max(y - h // 2, 0), height - h), min(max(x - w // 2, 0), width - w)
+    return Box(top, left, top + h, left + w)
+
+
+def _crop(maker: _Maker, crop: str | int) -> tuple[tuple[int, int], str, Mined]:
+    """Return the size of the layer's windows, in words how it was chosen, and the result that remembers it."""
+    if isinstance(crop, int) or crop.isdigit():
+        if int(crop) < 1:
+            raise DataError(f"crop {crop} given; expected a number of pixels")
+        return (int(crop), int(crop)), f"{crop} px, as asked", maker.mined
+    if crop == "receptive-field":
+        size = maker.remembered("receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size))
+        return (int(size[0]), int(size[1])), "the theoretical receptive field", maker.mined
+    if crop != "energy":
+        raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
+    side = int(maker.remembered(f"crop_{maker.rule}", lambda: [maker.typical_extent()])[0])
+    return (side, side), f"{ENERGY:.0%} of the projections' energy, median of the layer", maker.mined
+
+
+class _Maker:
+    """Computes projections of one layer, in groups, and keeps them in the mined result."""
+
+    def __init__(
+        self, mined: Mined, store: ImageStore, network: Callable[[], Network], layer: str, rule: str, progress: bool
+    ) -> None:
+        self.mined, self.store, self.layer, self.rule, self.progress = mined, store, layer, rule, progress
+        self.preprocess = Preprocess.from_dict(mined.config["preprocess"])
+        self.shape = self.preprocess.shape[1:]
+        self._make, self._network = network, None
+
+    def network(self) -> Network:
+        """The captured network, checked against the one that was mined."""
+        if self._network is None:
+            made = self._make()
+            if made.fingerprint != self.mined.config["model_fingerprint"]:
+                raise MismatchError(
+                    f"the model's fingerprint is {made.fingerprint}, mined was {self.mined.config['model_fingerprint']}: "
+                    "another network or other weights; give the right ones with --model and --weights"
+                )
+            self._network = made
+        return self._network
+
+    def picture(self, image: int) -> Pixels:
+        return self.preprocess.picture(self.store[image][0])
+
+    def remembered(self, name: str, compute: Callable[[], list[int]]) -> NDArray[Any]:
+        """Return a small fact about the layer from the file, computed once."""
+        key = f"figures/{self.layer}/{name}"
+        if key not in self.mined.extra:
+            self.mined = replace(self.mined, extra={**self.mined.extra, key: np.asarray(compute())})
+        return self.mined.extra[key]
+
+    def typical_extent(self) -> int:
+        """Return the median extent of the strongest projections of SAMPLE filters, evenly chosen."""
+        found = self.mined[self.layer]
+        live = np.flatnonzero(~found.activity.dead & (found.images[:, 0] >= 0))
+        if not len(live):
+            raise DataError(f"every filter of {self.layer!r} is dead on these images: there is nothing to show")
+        chosen = live[np.linspace(0, len(live) - 1, min(SAMPLE, len(live))).round().astype(int)]
+        stored = self.projections([(int(c), 0) for c in chosen], keep=False)
+        return int(np.median([projection.extent() for projection in stored.values()])) | 1
+
+    def projections(self, wanted: Sequence[tuple[int, int]], keep: bool = True) -> dict[tuple[int, int], _Stored]:
+        """Return the projections of (channel, rank) each, from the file where it has them."""
+        extra, found = dict(self.mined.extra), {}
+        missing = []
+        for channel, rank in wanted:
+            key = self._key(channel, rank)
+            if key in extra:
+                found[channel, rank] = _Stored(extra[key], Box(*extra[f"{key}_box"].tolist()))
+            else:
+                missing.append((channel, rank))
+        step = AT_ONCE * self.mined[self.layer].top.k
+        bar = tqdm(total=len(missing), unit="projection", desc=self.layer, disable=not self.progress or not missing)
+        with bar:
+            for start in range(0, len(missing), step):
+                for (channel, rank), projection in self._computed(missing[start : start + step]).items():
+                    found[channel, rank] = projection
+                    if keep:
+                        extra[self._key(channel, rank)] = projection.pixels
+                        extra[f"{self._key(channel, rank)}_box"] = np.asarray(projection.box)
+                    bar.update()
+        self.mined = replace(self.mined, extra=extra)
+        return found
+
+    def _key(self, channel: int, rank: int) -> str:
+        return f"projections/{self.layer}/{self.rule}/{channel}/{rank}"
+
+    def _computed(self, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], _Stored]:
+        found, network = self.mined[self.layer], self.network()
+        images = sorted({int(found.images[c, r]) for c, r in wanted})
+        x = self.preprocess.tensor(np.stack([self.picture(i) for i in images]), network.device, network.dtype)
+        units: list[Unit] = []
+        for c, r in wanted:
+            y, column = (int(n) for n in found.positions[c, r])
+            units.append((images.index(int(found.images[c, r])), self.layer, c, (y, column)))
+        out = {}
+        for unit, projection in zip(wanted, project_units(network, x, units, self.rule), strict=True):
+            peak = projection.pixels.abs().max().clamp(min=1e-30)
+            out[unit] = _Stored((projection.pixels / peak).cpu().numpy().astype(np.float16), projection.window)
+        return out
+
+    def first_filters(self, channels: Sequence[int]) -> NDArray[np.float32] | None:
+        """The filters themselves, where the layer reads the image directly: nothing shows a first layer better."""
+        key = f"figures/{self.layer}/filters"
+        if key not in self.mined.extra:
+            weights = np.zeros(0, np.float32) if self._network is None else _first_weights(self._network, self.layer)
+            if self._network is not None:
+                self.mined = replace(self.mined, extra={**self.mined.extra, key: weights})
+        weights = self.mined.extra.get(key, np.zeros(0))
+        return weights[list(channels)] if weights.size else None
+
+
+def _first_weights(network: Network, layer: str) -> NDArray[np.float32]:
+    """Return the filters [C, h, w, 3] of the convolution of the image that `layer` is, through its ReLU and BatchNorm."""
+    node = network.layer(layer).node
+    while op_name(node) in ("relu", "batch_norm", "dropout", "relu6", "silu", "hardswish", "gelu"):
+        node = data_inputs(node)[0]
+    if op_name(node) != "conv2d" or data_inputs(node) != [network.image]:
+        return np.zeros(0, np.float32)
+    weight = network.tensors[str(node.args[1].target)]  # type: ignore[union-attr]
+    if weight.shape[1] != 3:
+        return np.zeros(0, np.float32)
+    filters: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).permute(0, 2, 3, 1).numpy().copy()
+    return filters
