@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from deconvviz.graph.layers import Layer, ReceptiveField
     from deconvviz.graph.network import Network
     from deconvviz.models.load import load_model
-    from deconvviz.studies.mining import Mined, load_mined, merge, mine
+    from deconvviz.studies.mined import Mined, load_mined
+    from deconvviz.studies.mining import merge, mine
     from deconvviz.studies.panels import layer_panels
 
 __version__ = "0.1.0"
@@ -30,14 +31,31 @@ _HOMES = {
     "graph.layers": ("Layer", "ReceptiveField"),
     "graph.network": ("Network",),
     "models.load": ("load_model",),
-    "studies.mining": ("Mined", "load_mined", "merge", "mine"),
+    "studies.mined": ("Mined", "load_mined"),
+    "studies.mining": ("merge", "mine"),
     "studies.panels": ("layer_panels",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Box", "DeconvvizError", "ImageStore", "Layer", "Mined", "Network", "Preprocess", "Projection", "ReceptiveField",
-    "capture", "layer_panels", "load_mined", "load_model", "merge", "mine", "pack", "parse_unit", "project",
+    "Box",
+    "DeconvvizError",
+    "ImageStore",
+    "Layer",
+    "Mined",
+    "Network",
+    "Preprocess",
+    "Projection",
+    "ReceptiveField",
+    "capture",
+    "layer_panels",
+    "load_mined",
+    "load_model",
+    "merge",
+    "mine",
+    "pack",
+    "parse_unit",
+    "project",
     "project_units",
 ]
 

@@ -12,7 +12,7 @@ from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
-    from deconvviz.studies.mining import Mined
+    from deconvviz.studies.mined import Mined
     from deconvviz.studies.panels import LayerPanels
 
 
@@ -20,11 +20,28 @@ if TYPE_CHECKING:
 @click.argument("mined")
 @click.option("-l", "--layer", required=True, help="A layer that was mined.")
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg.")
-@click.option("-c", "--channels", default="active", show_default=True,
-              help="active (highest mean), random, first, or numbers such as 5,40,100-110.")
-@click.option("-n", "--count", default=16, show_default=True, type=click.IntRange(1, 100), help="Filters to show of active, random, first.")
-@click.option("--crop", default="energy", show_default=True, metavar="energy|receptive-field|PIXELS",
-              help="energy: the smallest square that holds 98 % of a projection's energy, one size for the layer.")
+@click.option(
+    "-c",
+    "--channels",
+    default="active",
+    show_default=True,
+    help="active (highest mean), random, first, or numbers such as 5,40,100-110.",
+)
+@click.option(
+    "-n",
+    "--count",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Filters to show of active, random, first.",
+)
+@click.option(
+    "--crop",
+    default="energy",
+    show_default=True,
+    metavar="energy|receptive-field|PIXELS",
+    help="energy: the smallest square that holds 98 % of a projection's energy, one size for the layer.",
+)
 @click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(["deconvnet", "guided", "gradient"]))
 @click.option("--model", help="The model, where it is not the one that the file names.")
 @click.option("--weights", help="Its weights, where they have moved.")
@@ -32,8 +49,18 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, ...")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def grid(
-    mined: str, layer: str, out: str, channels: str, count: int, crop: str, rule: str, model: str | None,
-    weights: str | None, images: str | None, device: str, quiet: bool,
+    mined: str,
+    layer: str,
+    out: str,
+    channels: str,
+    count: int,
+    crop: str,
+    rule: str,
+    model: str | None,
+    weights: str | None,
+    images: str | None,
+    device: str,
+    quiet: bool,
 ) -> None:
     """Draw a layer: for each filter its top projections beside the image patches they came from.
 
@@ -46,7 +73,7 @@ def grid(
     """
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.grid import draw_grid
-    from deconvviz.studies.mining import load_mined
+    from deconvviz.studies.mined import load_mined
     from deconvviz.studies.panels import choose_channels, layer_panels
 
     check_figure(out)
@@ -93,10 +120,10 @@ def _caption(found: Mined, shown: LayerPanels, path: str | pathlib.Path) -> str:
     seen = found[shown.layer].activity.images
     k = found.config["k"]
     unfinished = "" if found.complete else f" (unfinished: {found.done} of {found.total})"
-    size = f"{shown.crop[0]}x{shown.crop[1]}" if shown.crop[0] != shown.crop[1] else f"{shown.crop[0]}"
-    filters = "filters, then " if shown.weights is not None else ""
+    size, image = ("x".join(map(str, sorted({*sides}))) for sides in (shown.crop, shown.image))
+    filters = "filter, then " if shown.weights is not None else ""
     return (
-        f"Per channel: {filters}{shown.rule} projections of its {k} strongest images (contrast stretched one by one) beside their "
-        f"patches, strongest first.\nCrop {size} px of {'x'.join(map(str, found.config['preprocess']['crop'])) if isinstance(found.config['preprocess']['crop'], list) else found.config['preprocess']['crop']}: "
-        f"{shown.crop_rule}. {seen} images of {pathlib.Path(path).name}{unfinished}; model {found.config['model_fingerprint']}."
+        f"Per channel: {filters}{shown.rule} projections of its {k} strongest images (contrast stretched one by one) "
+        f"beside their patches, strongest first.\nCrop {size} px of {image}: {shown.crop_rule}. "
+        f"{seen} images of {pathlib.Path(path).name}{unfinished}; model {found.config['model_fingerprint']}."
     )

@@ -12,7 +12,14 @@ from deconvviz.cli.options import captured, load, model_options
 @click.option("--all", "every", is_flag=True, help="Also the functional ops, under the graph's names.")
 @model_options
 def layers(
-    model: str, every: bool, weights: str, resize: int | None, crop: int | None, mean: str | None, std: str | None, device: str
+    model: str,
+    every: bool,
+    weights: str,
+    resize: int | None,
+    crop: int | None,
+    mean: str | None,
+    std: str | None,
+    device: str,
 ) -> None:
     """List a network's layers: name, kind, shape, receptive field, stride, parameters.
 

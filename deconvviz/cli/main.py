@@ -51,7 +51,9 @@ class _Commands(click.Group):
         return super().resolve_command(context, args)
 
 
-@click.group(cls=_Commands, help=INTRO, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands, help=INTRO, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="deconvviz")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:

@@ -16,18 +16,37 @@ from deconvviz.errors import DataError
 @click.option("-l", "--layer", "layers", multiple=True, required=True, help="A layer's name; give as many as you like.")
 @click.option("-o", "--out", required=True, help="The mined file; an unfinished one is continued.")
 @click.option("-k", default=9, show_default=True, type=click.IntRange(1), help="Images a channel.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Halved when it does not fit in memory.")
+@click.option(
+    "--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Halved when it does not fit in memory."
+)
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
 @click.option("--limit", type=click.IntRange(1), help="The first images only.")
-@click.option("--shard", metavar="i/n", help="Every n-th image from the i-th on; join the n files with `deconvviz merge`.")
+@click.option(
+    "--shard", metavar="i/n", help="Every n-th image from the i-th on; join the n files with `deconvviz merge`."
+)
 @click.option("--commit-every", default=20, show_default=True, type=click.IntRange(1), help="Batches between commits.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @model_options
 def mine(
-    model: str, images: str, layers: tuple[str, ...], out: str, k: int, batch_size: int, precision: str, workers: int,
-    limit: int | None, shard: str | None, commit_every: int, quiet: bool, weights: str, resize: int | None,
-    crop: int | None, mean: str | None, std: str | None, device: str,
+    model: str,
+    images: str,
+    layers: tuple[str, ...],
+    out: str,
+    k: int,
+    batch_size: int,
+    precision: str,
+    workers: int,
+    limit: int | None,
+    shard: str | None,
+    commit_every: int,
+    quiet: bool,
+    weights: str,
+    resize: int | None,
+    crop: int | None,
+    mean: str | None,
+    std: str | None,
+    device: str,
 ) -> None:
     """Find the k images that activate each channel most, in one pass over a packed store.
 
@@ -45,8 +64,19 @@ def mine(
         loaded, preprocess = load(model, weights, resize, crop, mean, std)
         network = captured(loaded, preprocess, device)
         mined = mine_images(
-            network, store, layers, k, out, preprocess=preprocess, batch_size=batch_size, precision=precision,
-            workers=workers, limit=limit, shard=part, commit_every=commit_every, progress=not quiet,
+            network,
+            store,
+            layers,
+            k,
+            out,
+            preprocess=preprocess,
+            batch_size=batch_size,
+            precision=precision,
+            workers=workers,
+            limit=limit,
+            shard=part,
+            commit_every=commit_every,
+            progress=not quiet,
             sources=sources(loaded),
         )
     click.echo(repr(mined))
@@ -54,7 +84,10 @@ def mine(
         broken = int(layer.activity.broken.sum())
         if broken:
             worst = [int(c) for c in layer.activity.broken.nonzero()[0][:5]]
-            click.echo(f"warning: {name} gave {broken} NaN or infinite values (channels {worst} ...); they were left out", err=True)
+            click.echo(
+                f"warning: {name} gave {broken} NaN or infinite values (channels {worst} ...); they were left out",
+                err=True,
+            )
     click.echo(f"wrote {out}; next: deconvviz grid {out} -l {layers[-1]} -o {layers[-1]}.png")
 
 

@@ -31,13 +31,30 @@ PROJECTION_NOTE = (
 def model_options(command: F) -> F:
     """Add --weights, --resize, --crop-to, --mean, --std and --device."""
     for option in (
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.",
+        ),
         click.option("--std", help="Channel standard deviations of the normalisation, as 0.229,0.224,0.225."),
         click.option("--mean", help="Channel means of the normalisation, as 0.485,0.456,0.406."),
-        click.option("--input", "crop", type=click.IntRange(1), help="Side of the network's square input (centre crop). [default: the model's own]"),
-        click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop. [default: the model's own]"),
-        click.option("--weights", default="DEFAULT", show_default=True, metavar="DEFAULT|FILE|none",
-                     help="DEFAULT downloads the model's own; FILE is a state dict; none is random."),
+        click.option(
+            "--input",
+            "crop",
+            type=click.IntRange(1),
+            help="Side of the network's square input (centre crop). [default: the model's own]",
+        ),
+        click.option(
+            "--resize", type=click.IntRange(1), help="Shorter side before the crop. [default: the model's own]"
+        ),
+        click.option(
+            "--weights",
+            default="DEFAULT",
+            show_default=True,
+            metavar="DEFAULT|FILE|none",
+            help="DEFAULT downloads the model's own; FILE is a state dict; none is random.",
+        ),
     ):
         command = option(command)
     return command
@@ -58,7 +75,12 @@ def load(
     from deconvviz.models.load import load_model
 
     loaded = load_model(model, weights)
-    changes: dict[str, Any] = {"resize": resize, "crop": crop, "mean": mean and numbers(mean), "std": std and numbers(std)}
+    changes: dict[str, Any] = {
+        "resize": resize,
+        "crop": crop,
+        "mean": mean and numbers(mean),
+        "std": std and numbers(std),
+    }
     if crop and not resize and loaded.preprocess.resize and loaded.preprocess.resize < crop:
         changes["resize"] = crop
     given = {key: value for key, value in changes.items() if value}

@@ -18,14 +18,37 @@ from deconvviz.errors import DataError
 @click.option("-p", "--position", metavar="y,x", help="A position on its map. [default: the strongest]")
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg.")
 @click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(["deconvnet", "guided", "gradient"]))
-@click.option("--overlap", default="sum", show_default=True, type=click.Choice(["sum", "last"]),
-              help="Where pooling windows overlap: add the signals, or keep the last.")
-@click.option("--lrn", default="identity", show_default=True, type=click.Choice(["identity", "gradient"]),
-              help="Contrast normalisation on the way back.")
+@click.option(
+    "--overlap",
+    default="sum",
+    show_default=True,
+    type=click.Choice(["sum", "last"]),
+    help="Where pooling windows overlap: add the signals, or keep the last.",
+)
+@click.option(
+    "--lrn",
+    default="identity",
+    show_default=True,
+    type=click.Choice(["identity", "gradient"]),
+    help="Contrast normalisation on the way back.",
+)
 @model_options
 def project(
-    model: str, image: str, layer: str, channel: int, position: str | None, out: str, rule: str, overlap: str, lrn: str,
-    weights: str, resize: int | None, crop: int | None, mean: str | None, std: str | None, device: str,
+    model: str,
+    image: str,
+    layer: str,
+    channel: int,
+    position: str | None,
+    out: str,
+    rule: str,
+    overlap: str,
+    lrn: str,
+    weights: str,
+    resize: int | None,
+    crop: int | None,
+    mean: str | None,
+    std: str | None,
+    device: str,
 ) -> None:
     """Project one unit's activation back to the pixels of an image: image, projection, overlay.
 
@@ -52,7 +75,10 @@ def project(
     y, column = found.position
     title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {found.value:.4g}"
     named = f" Linearised on the way: {', '.join(found.linearised)}." if found.linearised else ""
-    caption = f"{rule} projection; {pathlib.Path(image).name}.{named} The rectangle is the theoretical receptive field, cut to the image.\n{PROJECTION_NOTE}"
+    caption = (
+        f"{rule} projection; {pathlib.Path(image).name}.{named} "
+        f"The rectangle is the theoretical receptive field, cut to the image.\n{PROJECTION_NOTE}"
+    )
     canvas = found.full().detach().float().cpu().permute(1, 2, 0).numpy()
     save_figure(draw_projection(picture, canvas, found.window, title, caption), out, caption)
     if found.value <= 0:

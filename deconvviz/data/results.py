@@ -53,7 +53,9 @@ class Result:
                 file.attrs[name] = json.dumps(getattr(self, name), sort_keys=True)
             for name, array in sorted(self.arrays.items()):
                 large = array.nbytes > 1 << 16
-                file.create_dataset(name, data=array, compression="gzip" if large else None, compression_opts=1 if large else None)
+                file.create_dataset(
+                    name, data=array, compression="gzip" if large else None, compression_opts=1 if large else None
+                )
 
     @classmethod
     def load(cls, path: Pathlike, kind: str, schema: int) -> Result:
@@ -71,7 +73,9 @@ class Result:
                     what = f"a deconvviz {found} file" if found else "an HDF5 file of some other program"
                     raise DataError(f"{path} is {what}; expected a {kind} file")
                 if int(file.attrs["schema"]) > schema:
-                    raise DataError(f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it")
+                    raise DataError(
+                        f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it"
+                    )
                 config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
                 arrays: dict[str, Array] = {}
                 file.visititems(lambda name, item: _read(arrays, name, item))
@@ -101,6 +105,8 @@ def versions() -> dict[str, str]:
     import deconvviz
 
     return {
-        "deconvviz": deconvviz.__version__, "torch": torch.__version__, "numpy": np.__version__,
+        "deconvviz": deconvviz.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
         "python": platform.python_version(),
     }

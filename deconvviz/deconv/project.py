@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deconvviz.deconv.plan import WindowPlan, make_plan
 from deconvviz.deconv.rules import Policy
-from deconvviz.deconv.windows import Sweep, WindowPlan, make_plan
+from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.layers import as_maps, as_value
 from deconvviz.graph.network import Network
@@ -66,7 +67,8 @@ class Projection:
     def __repr__(self) -> str:
         unit = f"{self.layer}:{self.channel}@{self.position[0]},{self.position[1]}"
         size = f"{self.window.bottom - self.window.top}x{self.window.right - self.window.left} px"
-        return f"Projection({unit} of image {self.image}, {self.rule}, value {self.value:.4g}, {size} at {tuple(self.window)[:2]})"
+        place = f"{size} at {tuple(self.window)[:2]}"
+        return f"Projection({unit} of image {self.image}, {self.rule}, value {self.value:.4g}, {place})"
 
     def _repr_png_(self) -> bytes:
         from PIL import Image
@@ -87,14 +89,25 @@ def parse_unit(text: str) -> tuple[str, int, tuple[int, int] | None]:
     """
     match = re.fullmatch(r"(.+):(\d+)(?:@(\d+),(\d+))?", text.strip())
     if not match:
-        raise ProjectionError(f"unit {text!r} given; expected layer:channel or layer:channel@y,x, as in features.5:12@3,4")
+        raise ProjectionError(
+            f"unit {text!r} given; expected layer:channel or layer:channel@y,x, as in features.5:12@3,4"
+        )
     layer, channel, y, x = match.groups()
     return layer, int(channel), None if y is None else (int(y), int(x))
 
 
 def project(
-    network: Network, x: Tensor, layer: str, channel: int, position: tuple[int, int] | None = None,
-    rule: str = "deconvnet", *, overlap: str = "sum", lrn: str = "identity", seed: str = "one", windowed: bool = True,
+    network: Network,
+    x: Tensor,
+    layer: str,
+    channel: int,
+    position: tuple[int, int] | None = None,
+    rule: str = "deconvnet",
+    *,
+    overlap: str = "sum",
+    lrn: str = "identity",
+    seed: str = "one",
+    windowed: bool = True,
 ) -> Projection:
     """Project one unit of one image back to its pixels.
 
@@ -128,8 +141,15 @@ def project(
 
 
 def project_units(
-    network: Network, images: Tensor, units: Sequence[Unit], rule: str = "deconvnet", *,
-    overlap: str = "sum", lrn: str = "identity", seed: str = "one", windowed: bool = True,
+    network: Network,
+    images: Tensor,
+    units: Sequence[Unit],
+    rule: str = "deconvnet",
+    *,
+    overlap: str = "sum",
+    lrn: str = "identity",
+    seed: str = "one",
+    windowed: bool = True,
 ) -> list[Projection]:
     """Project many units of many images, batched by layer, each on its own window.
 
@@ -223,4 +243,4 @@ def _projection(
         box = Box(outer[1].start, outer[2].start, outer[1].stop, outer[2].stop)
         pixels = signal[inner]
     shape, named = (channels, height, width), tuple(sorted(sweep.linearised))
-    return Projection(image, layer, channel, tuple(position or (0, 0)), rule, value, box, pixels.clone(), shape, named)
+    return Projection(image, layer, channel, position or (0, 0), rule, value, box, pixels.clone(), shape, named)

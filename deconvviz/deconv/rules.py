@@ -79,7 +79,9 @@ class Policy:
 
     def __post_init__(self) -> None:
         for what, given, known in (
-            ("rule", self.rule, tuple(RULES)), ("overlap", self.overlap, OVERLAPS), ("lrn", self.lrn, LRN_POLICIES)
+            ("rule", self.rule, tuple(RULES)),
+            ("overlap", self.overlap, OVERLAPS),
+            ("lrn", self.lrn, LRN_POLICIES),
         ):
             if given not in known:
                 raise ProjectionError(f"{what} {given!r} given; expected one of {', '.join(known)}")

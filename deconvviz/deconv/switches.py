@@ -49,4 +49,4 @@ def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: s
         winner = winner.scatter_reduce(2, places, order, "amax")
         values = values * (winner.gather(2, places) == order)
     flat = values.new_zeros(*values.shape[:2], height * width).scatter_add_(2, places, values)
-    return flat.unflatten(2, (height, width))
+    return flat.reshape(*values.shape[:2], height, width)

@@ -1,7 +1,7 @@
 """Running a network on just the part of each value that one unit can see, and sending a signal back through it.
 
-`make_plan` walks the graph backwards from a layer and notes for every value the interval of rows and columns that a
-unit at position (y, x) sees. Units of one layer have windows of one size, so they batch. A value is kept either
+`plan.make_plan` walks the graph backwards from a layer and notes for every value the interval of rows and columns
+that a unit at position (y, x) sees. Units of one layer have windows of one size, so they batch. A value is kept either
 whole, one a distinct image, or as windows, one a unit. A window may hang over the border of its map: positions
 outside hold zero there, which is what a convolution's padding would be; max-pooling reads minus infinity instead,
 and average pooling divides by its own count. So a unit's value, switches and projection come out exactly.
@@ -17,78 +17,12 @@ import torch
 from torch import Tensor, fx
 
 from deconvviz.deconv import switches
+from deconvviz.deconv.plan import WindowPlan, then
 from deconvviz.deconv.rules import Policy
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
-from deconvviz.graph.reach import SAME, Geometry, Interval, Reach, axes_of, data_inputs, lengths, shape_of
-
-
-@dataclass(frozen=True)
-class WindowPlan:
-    """What to run for the units of one layer.
-
-    Attributes:
-        steps: the nodes that depend on the image, from the image to the layer.
-        windows: rows and columns of each value that a unit sees; a value that is not in it is needed whole.
-    """
-
-    steps: tuple[fx.Node, ...]
-    windows: dict[fx.Node, Reach]
-
-    def elements(self) -> int:
-        """The number of values that one unit keeps in memory."""
-        total = 0
-        for node in self.steps:
-            shape = shape_of(node)
-            count = 1
-            for size in shape[1:]:
-                count *= max(size, 1)
-            if node in self.windows:
-                rows, columns = lengths(node)
-                count = count * self.windows[node][0].size * self.windows[node][1].size // (rows * columns)
-            total += count
-        return total
-
-
-def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan:
-    """Return the plan for the units of `layer`; `windowed=False` keeps every value whole."""
-    target = network.layer(layer).node
-    steps = [n for n in _ancestors(target) if n.meta["data"]]
-    needed: dict[fx.Node, Reach | None] = {target: (SAME, SAME) if windowed and axes_of(target) else None}
-    for node in reversed(steps):
-        geometry: Geometry = node.meta["geometry"]
-        window = needed[node]
-        if window is not None and (not geometry.local or _covers(window, lengths(node))):
-            window = needed[node] = None
-        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
-            step = None if window is None or reach is None else _then(window, reach)
-            needed[source] = _union(needed[source], step, source) if source in needed else step
-    return WindowPlan(tuple(steps), {node: window for node, window in needed.items() if window is not None})
-
-
-def _ancestors(target: fx.Node) -> list[fx.Node]:
-    found = {target}
-    for node in reversed(target.graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return [node for node in target.graph.nodes if node in found]
-
-
-def _covers(window: Reach, sizes: tuple[int, int]) -> bool:
-    """True where the window is the whole map, or so large that the whole map costs no more."""
-    return any(i.jump == 0 or i.size >= length for i, length in zip(window, sizes, strict=True))
-
-
-def _then(window: Reach, reach: Reach) -> Reach:
-    return window[0].then(reach[0]), window[1].then(reach[1])
-
-
-def _union(first: Reach | None, second: Reach | None, node: fx.Node) -> Reach | None:
-    if first is None or second is None:
-        return None
-    rows, columns = lengths(node)
-    return first[0].union(second[0], rows), first[1].union(second[1], columns)
+from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, lengths, shape_of
 
 
 @dataclass
@@ -157,9 +91,9 @@ class Sweep:
         inputs = []
         for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
             assert reach is not None
-            value = self._fetch(source, _then(window, reach))
+            value = self._fetch(source, then(window, reach))
             if op.fill:
-                value = self._filled(value, source, _then(window, reach), op.fill)
+                value = self._filled(value, source, then(window, reach), op.fill)
             inputs.append(value)
         call = self._call(node, inputs, len(self.index), (window[0].size, window[1].size))
         out = _execute(call)
@@ -205,7 +139,7 @@ class Sweep:
         shape[axes[0]], shape[axes[1]] = window[0].size, window[1].size
         out = value.new_zeros(shape)
         for n, (outer, inner) in enumerate(self._places(node, window)):
-            out[(n, *inner)] = value[(int(self.index[n]), *outer)]
+            out[n][inner] = value[int(self.index[n])][outer]
         return out
 
     def _outside(self, node: fx.Node, window: Reach) -> Tensor | None:
@@ -255,7 +189,7 @@ class Sweep:
                 self.linearised.add(op_name(node))
             for (source, reach), part in zip(_edges(node), self._transposed(call, signal, policy), strict=True):
                 if part is not None:
-                    placed = self._placed(part, source, _then(window, reach) if window and reach else None)
+                    placed = self._placed(part, source, then(window, reach) if window and reach else None)
                     signals[source] = signals[source] + placed if source in signals else placed
         image = self.network.image
         if image not in signals:
@@ -297,7 +231,7 @@ class Sweep:
         if stored is None:
             out = part.new_zeros(len(self.index), *self.values[source].shape[1:])
             for n, (outer, inner) in enumerate(self._places(source, window)):
-                out[(n, *outer)] = part[(n, *inner)]
+                out[n][outer] = part[n][inner]
             return out
         if stored == window:
             return part

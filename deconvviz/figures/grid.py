@@ -54,29 +54,37 @@ def _caption_height(caption: str, width: float) -> float:
     return 0.2 + 0.125 * lines
 
 
-def _draw_filter(
-    figure: Figure, panel: FilterPanel, weight: NDArray[np.float32] | None, x: float, y: float
-) -> None:
+def _draw_filter(figure: Figure, panel: FilterPanel, weight: NDArray[np.float32] | None, x: float, y: float) -> None:
     side = max(1, math.ceil(math.sqrt(len(panel.values))))
     gap = max(1, panel.patches.shape[1] // 40) if len(panel.values) else 1
-    figure.text(*_at(figure, x - 0.06, y + BLOCK / 2), str(panel.channel), rotation=90, ha="right", va="center", fontsize=7)
+    figure.text(
+        *_at(figure, x - 0.06, y + BLOCK / 2), str(panel.channel), rotation=90, ha="right", va="center", fontsize=7
+    )
     if weight is not None:
         _place(figure, [stretched(weight, 100)], 1, 0, GREY, (x, y + 0.25 * BLOCK, 0.5 * BLOCK))
         x += 0.55 * BLOCK
     if not len(panel.values):
-        figure.text(*_at(figure, x + BLOCK, y + BLOCK / 2), "dead: no image activates it", ha="center", va="center", fontsize=6)
+        figure.text(
+            *_at(figure, x + BLOCK, y + BLOCK / 2), "dead: no image activates it", ha="center", va="center", fontsize=6
+        )
         return
     _place(figure, [stretched(p) for p in panel.projections], side, gap, GREY, (x, y, BLOCK))
     _place(figure, list(panel.patches / 255.0), side, gap, 1.0, (x + BLOCK + 0.05, y, BLOCK))
 
 
 def _place(
-    figure: Figure, tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: float,
+    figure: Figure,
+    tiles: Sequence[NDArray[Any]],
+    columns: int,
+    gap: int,
+    background: float,
     where: tuple[float, float, float],
 ) -> None:
     x, y, size = where
     axes = figure.add_axes((*_at(figure, x, y), *_at(figure, size, size)))
-    axes.imshow(mosaic(tiles, columns, gap, background), interpolation="nearest", aspect="auto" if len(tiles) > 1 else "equal")
+    axes.imshow(
+        mosaic(tiles, columns, gap, background), interpolation="nearest", aspect="auto" if len(tiles) > 1 else "equal"
+    )
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(linewidth=0.4, color="0.4")

@@ -18,10 +18,20 @@ from torch import Tensor, fx, nn
 
 from deconvviz.errors import CaptureError
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import local_response_norm, op_name
+from deconvviz.graph.ops import op_name
+from deconvviz.graph.table import local_response_norm
 
 aten = torch.ops.aten
-ALIASES = {"dropout", "contiguous", "reshape", "flatten", "to", "detach", "view_as", "unflatten"}  # may return the input
+ALIASES = {
+    "dropout",
+    "contiguous",
+    "reshape",
+    "flatten",
+    "to",
+    "detach",
+    "view_as",
+    "unflatten",
+}  # may return the input
 
 
 def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
@@ -167,7 +177,7 @@ def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, T
                 _copy(graph, node, names)
         elif node.op == "output":
             graph.output(fx.node.map_arg(node.args[0], lambda n: names[n]))
-        if node in names and names[node].op != "placeholder" or node.op == "placeholder":
+        if (node in names and names[node].op != "placeholder") or node.op == "placeholder":
             _describe(names[node], node, symbol)
     _fuse_response_norm(graph)
     graph.eliminate_dead_code()
@@ -184,9 +194,11 @@ def _copy(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, fx.Node]) -> None
     """Copy one op, out of place, complete, and with a single result."""
     if isinstance(node.meta["val"], list | tuple):
         return  # its outputs are copied where they are picked
-    source, index, target = node, None, node.target
+    source: Any = node
+    index: Any = None
+    target: Any = node.target
     if target is operator.getitem:
-        source, index = node.args  # type: ignore[assignment]
+        source, index = node.args
         target = source.target
     written = _written(node)
     if written is not None:
@@ -206,7 +218,7 @@ def _complete(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
         return tuple(args), dict(kwargs)
     rest = dict(kwargs)
     full = list(args)
-    for argument in target._schema.arguments[len(args):]:
+    for argument in target._schema.arguments[len(args) :]:
         if not argument.kwarg_only:
             full.append(rest.pop(argument.name, argument.default_value))
     return tuple(full), rest
@@ -247,7 +259,8 @@ def _describe(ours: fx.Node, node: fx.Node, symbol: str) -> None:
     stack = node.meta.get("nn_module_stack") or {}
     ours.meta["modules"] = [
         (key.removeprefix("L__self__"), path, kind if isinstance(kind, str) else kind.__name__)
-        for key, (path, kind) in stack.items() if key.startswith("L__self__")
+        for key, (path, kind) in stack.items()
+        if key.startswith("L__self__")
     ]
 
 
@@ -255,7 +268,7 @@ def _describe(ours: fx.Node, node: fx.Node, symbol: str) -> None:
 
 
 def _fuse_response_norm(graph: fx.Graph) -> None:
-    """Find `x / (k + alpha * avg_pool(x * x)) ** beta`, which local_response_norm decomposes into, and make it one op."""
+    """Make one op of `x / (k + alpha * avg_pool(x * x)) ** beta`, which local_response_norm decomposes into."""
     signature = inspect.signature(local_response_norm)
     for node in list(graph.nodes):
         found = _response_norm(node)
@@ -272,7 +285,8 @@ def _response_norm(node: fx.Node) -> tuple[Any, ...] | None:
     """Return local_response_norm's arguments where `node` is the division that ends it."""
     if node.op != "call_function" or op_name(node) != "div" or not isinstance(node.args[1], fx.Node):
         return None
-    x, chain, found = node.args[0], node.args[1], {}
+    x, found = node.args[0], dict[str, Any]()
+    chain: Any = node.args[1]
     while isinstance(chain, fx.Node) and chain.op == "call_function" and len(chain.users) == 1:
         name = op_name(chain)
         if name == "mul" and chain.args[0] is chain.args[1]:
@@ -281,7 +295,7 @@ def _response_norm(node: fx.Node) -> tuple[Any, ...] | None:
         if name in ("pow", "add", "mul"):
             found[name] = chain.args[1]
         elif name in ("avg_pool2d", "avg_pool3d"):
-            found["pool"] = chain.args[1][0]  # type: ignore[index]
+            found["pool"] = chain.args[1][0]
         elif name not in ("view", "reshape", "squeeze", "unsqueeze", "pad", "constant_pad_nd"):
             return None
         chain = chain.args[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -50,8 +51,11 @@ def _foldable(node: fx.Node, keep: set[str]) -> bool:
         return False
     conv = node.args[0]
     return (
-        isinstance(conv, fx.Node) and conv.op == "call_function" and op_name(conv) == "conv2d"
-        and len(conv.users) == 1 and conv.name not in keep
+        isinstance(conv, fx.Node)
+        and conv.op == "call_function"
+        and op_name(conv) == "conv2d"
+        and len(conv.users) == 1
+        and conv.name not in keep
     )
 
 
@@ -64,7 +68,7 @@ def _fold(network: Network, norm: fx.Node) -> None:
         return network.tensors[str(node.target)].double() if isinstance(node, fx.Node) else None
 
     weight, bias = tensor(conv.args[1]), tensor(conv.args[2])
-    arguments = [tensor(a) if isinstance(a, fx.Node) else a for a in norm.args[1:]]
+    arguments: list[Any] = [tensor(a) if isinstance(a, fx.Node) else a for a in norm.args[1:]]
     shift, mean, dtype = arguments[1], arguments[2], network.dtype
     scale = batch_norm_scale([None, *arguments])
     assert weight is not None and isinstance(mean, Tensor)
@@ -78,7 +82,11 @@ def _fold(network: Network, norm: fx.Node) -> None:
         node.meta = {"shape": tuple(network.tensors[name].shape), "modules": [], "data": False}
     with network.graph.inserting_before(norm):
         fused = network.graph.create_node(
-            "call_function", conv.target, (conv.args[0], *nodes, *conv.args[3:]), conv.kwargs, name=f"{norm.name}_folded"
+            "call_function",
+            conv.target,
+            (conv.args[0], *nodes, *conv.args[3:]),
+            conv.kwargs,
+            name=f"{norm.name}_folded",
         )
     fused.meta = dict(norm.meta)
     norm.replace_all_uses_with(fused)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, fx
 
+from deconvviz.graph import table  # noqa: F401, an import that fills the table
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, receptive_interval, shape_of
 
@@ -86,7 +87,9 @@ def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mappi
             continue
         calls = returned.get(node) or [(_unused(node.name, parameters), "", op_name(node))]
         for name, path, kind in calls:
-            layers[name] = _layer(name, kind.rsplit(".", 1)[-1], node, below[node], parameters.get(path, 0) if path else 0)
+            layers[name] = _layer(
+                name, kind.rsplit(".", 1)[-1], node, below[node], parameters.get(path, 0) if path else 0
+            )
     return layers
 
 

@@ -37,8 +37,13 @@ class Network:
     """
 
     def __init__(
-        self, graph: fx.Graph, tensors: dict[str, Tensor], input_shape: tuple[int, ...],
-        parameters: Mapping[str, int], out_spec: Any, name: str,
+        self,
+        graph: fx.Graph,
+        tensors: dict[str, Tensor],
+        input_shape: tuple[int, ...],
+        parameters: Mapping[str, int],
+        out_spec: Any,
+        name: str,
     ) -> None:
         self.graph, self.tensors, self.input_shape, self.name = graph, tensors, input_shape, name
         self.parameters, self.out_spec = dict(parameters), out_spec
@@ -191,7 +196,7 @@ class Network:
 
     def replaced(self, graph: fx.Graph, tensors: dict[str, Tensor]) -> Network:
         """Return a network with another graph or other tensors and everything else alike."""
-        copy, mapping = fx.Graph(), {}
+        copy, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
         copy.output(copy.graph_copy(graph, mapping))
         for node, twin in mapping.items():
             twin.meta = dict(node.meta)
@@ -220,7 +225,7 @@ class Network:
     def _checked(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
             raise CaptureError(
-                f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, {', '.join(map(str, self.input_shape))})"
+                f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, *{self.input_shape})"
                 "; resize them, or capture the model with their shape"
             )
         if x.device != self.device:
@@ -228,7 +233,9 @@ class Network:
         if self.precision != "as captured":
             return x.to(self.dtype).contiguous(memory_format=self.memory_format)
         if x.dtype != self.dtype:
-            raise CaptureError(f"images of {x.dtype} given, {self.name} computes in {self.dtype}; use x.to({self.dtype})")
+            raise CaptureError(
+                f"images of {x.dtype} given, {self.name} computes in {self.dtype}; use x.to({self.dtype})"
+            )
         return x
 
     def _crossing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:

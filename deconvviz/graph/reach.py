@@ -27,7 +27,9 @@ class Interval:
 
     def then(self, inner: Interval) -> Interval:
         """Return what this interval's positions read through one more op: `inner` is that op's own interval."""
-        return Interval(self.jump * inner.jump, self.low * inner.jump + inner.low, (self.size - 1) * inner.jump + inner.size)
+        return Interval(
+            self.jump * inner.jump, self.low * inner.jump + inner.low, (self.size - 1) * inner.jump + inner.size
+        )
 
     def union(self, other: Interval, length: int) -> Interval:
         """Return the smallest interval that holds both, the whole map of `length` where no affine one does."""

@@ -49,7 +49,7 @@ def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
     source, _, name = spec.rpartition(":")
     if not source or not name:
         raise ModelError(f"model {spec!r} given; expected {FORMS}")
-    loader = _file if source.endswith(".py") else SOURCES[source] if source in SOURCES else None
+    loader = _file if source.endswith(".py") else SOURCES.get(source)
     if loader is None:
         raise ModelError(f"model source {source!r} given; expected {FORMS}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -72,11 +72,19 @@ def load_weights(model: nn.Module, path: str | pathlib.Path) -> None:
     missing, unexpected = [n for n in own if n not in given], [n for n in given if n not in own]
     shapes = [n for n in own if n in given and own[n].shape != given[n].shape]
     if missing or unexpected or shapes:
-        parts = [f"{len(names)} {what}, first {names[0]}" for names, what in ((missing, "missing"), (unexpected, "unexpected")) if names]
+        parts = [
+            f"{len(names)} {what}, first {names[0]}"
+            for names, what in ((missing, "missing"), (unexpected, "unexpected"))
+            if names
+        ]
         if shapes:
             n = shapes[0]
-            parts.append(f"{len(shapes)} of another shape, first {n}: {tuple(given[n].shape)} in the file, {tuple(own[n].shape)} expected")
-        raise ModelError(f"weights {path} do not fit {type(model).__name__} ({'; '.join(parts)}); choose the model they were trained for")
+            parts.append(
+                f"{len(shapes)} of another shape, first {n}: {tuple(given[n].shape)}, expected {tuple(own[n].shape)}"
+            )
+        raise ModelError(
+            f"weights {path} do not fit {type(model).__name__} ({'; '.join(parts)}); choose the model they belong to"
+        )
     model.load_state_dict(given)
 
 
@@ -86,13 +94,21 @@ def _state_dict(path: pathlib.Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = "it holds Python objects, and only tensors are loaded" if "weights_only" in str(error) else "it cannot be read"
-        raise ModelError(f"{path} is no plain state dict: {reason}; save one with torch.save(model.state_dict(), path)") from error
+        reason = (
+            "it holds Python objects, and only tensors are loaded"
+            if "weights_only" in str(error)
+            else "it cannot be read"
+        )
+        raise ModelError(
+            f"{path} is no plain state dict: {reason}; save one with torch.save(model.state_dict(), path)"
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):  # checkpoints of training loops
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(f"{path} holds no state dict (name -> tensor); save one with torch.save(model.state_dict(), path)")
+        raise ModelError(
+            f"{path} holds no state dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
+        )
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
@@ -107,7 +123,9 @@ def _torchvision(name: str, trained: bool) -> tuple[nn.Module, Preprocess]:
     try:
         model = models.get_model(name, weights=best if trained else None, **extra)
     except OSError as error:
-        raise ModelError(f"cannot download the weights of {name}: {error}; give a file with --weights, or none") from error
+        raise ModelError(
+            f"cannot download the weights of {name}: {error}; give a file with --weights, or none"
+        ) from error
     return model, _torchvision_preprocess(best.transforms())
 
 
@@ -118,7 +136,10 @@ def _torchvision_preprocess(preset: Any) -> Preprocess:
     modes = {"nearest", "bilinear", "bicubic"}
     mode = str(preset.interpolation.value)
     return Preprocess(
-        int(preset.resize_size[0]), int(preset.crop_size[0]), tuple(preset.mean), tuple(preset.std),
+        int(preset.resize_size[0]),
+        int(preset.crop_size[0]),
+        tuple(preset.mean),
+        tuple(preset.std),
         mode if mode in modes else "bilinear",
     )
 
@@ -133,8 +154,10 @@ def _timm(name: str, trained: bool) -> tuple[nn.Module, Preprocess]:
     try:
         model: nn.Module = timm.create_model(name, pretrained=trained)
     except (OSError, RuntimeError) as error:
-        raise ModelError(f"cannot get the weights of {name}: {str(error).splitlines()[0]}; give a file with --weights, or none") from error
-    data = timm.data.resolve_model_data_config(model)
+        raise ModelError(
+            f"cannot get the weights of {name}: {str(error).splitlines()[0]}; give a file with --weights, or none"
+        ) from error
+    data: dict[str, Any] = timm.data.resolve_model_data_config(model)  # type: ignore[attr-defined, no-untyped-call]
     size = int(data["input_size"][1])
     mode = data["interpolation"] if data["interpolation"] in ("bilinear", "bicubic") else "bilinear"
     return model, Preprocess(round(size / data["crop_pct"]), size, tuple(data["mean"]), tuple(data["std"]), mode)
@@ -154,7 +177,9 @@ def _file(spec: str, trained: bool) -> tuple[nn.Module, Preprocess]:
         module_spec.loader.exec_module(module)
         factory = getattr(module, name, None)
         if not callable(factory):
-            raise ModelError(f"{path} has no function {name!r}; {nearest(name, [n for n in dir(module) if not n.startswith('_')])}")
+            raise ModelError(
+                f"{path} has no function {name!r}; {nearest(name, [n for n in dir(module) if not n.startswith('_')])}"
+            )
         made = factory()
     except ModelError:
         raise

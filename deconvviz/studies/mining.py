@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -16,121 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from deconvviz.data.files import Pathlike, one_line
+from deconvviz.data.files import Pathlike
 from deconvviz.data.images import ImageStore
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.results import Result, require_same, versions
+from deconvviz.data.results import require_same, versions
 from deconvviz.errors import CaptureError, DataError, MismatchError
 from deconvviz.graph.network import Network
+from deconvviz.studies.mined import Mined, MinedLayer, load_mined
 from deconvviz.studies.topk import Activity, TopK
-
-KIND, SCHEMA = "mined", 1
-TABLES = ("values", "images", "positions")
-COUNTS = ("fired", "total", "maximum", "broken")
-
-
-@dataclass(frozen=True)
-class MinedLayer:
-    """What mining found in one layer: `top` the table, `activity` the channels' behaviour over all images."""
-
-    name: str
-    top: TopK
-    activity: Activity
-
-    @property
-    def values(self) -> NDArray[np.float32]:
-        """float32 [C, k], strongest first."""
-        return self.top.values
-
-    @property
-    def images(self) -> NDArray[np.int64]:
-        """int64 [C, k], index into the store; -1 where the store had fewer than k images."""
-        return self.top.images
-
-    @property
-    def positions(self) -> NDArray[np.int64]:
-        """int64 [C, k, 2], (y, x) on the layer's map."""
-        return self.top.positions
-
-    def merge(self, other: MinedLayer) -> MinedLayer:
-        """Return what both found, over disjoint images."""
-        return MinedLayer(self.name, self.top.merge(other.top), self.activity.merge(other.activity))
-
-    def __repr__(self) -> str:
-        channels, k = self.values.shape
-        dead = int(self.activity.dead.sum())
-        return f"MinedLayer({self.name}: {channels} channels x top {k} of {self.activity.images} images, {dead} dead)"
-
-
-@dataclass(frozen=True)
-class Mined(Mapping[str, MinedLayer]):
-    """A mined file: layer name -> `MinedLayer`, with the configuration and sources that made it."""
-
-    layers: dict[str, MinedLayer]
-    config: dict[str, Any]
-    sources: dict[str, Any]
-    done: int
-    total: int
-    path: pathlib.Path | None = None
-    extra: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> MinedLayer:
-        if name not in self.layers:
-            raise DataError(f"layer {name!r} was not mined; {self.path or 'this result'} holds {', '.join(self.layers)}")
-        return self.layers[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    @property
-    def complete(self) -> bool:
-        """True where every image has been seen."""
-        return self.done == self.total
-
-    def save(self, path: Pathlike) -> None:
-        """Write the file atomically; raises DataError where that cannot be done."""
-        arrays = dict(self.extra)
-        for name, layer in self.layers.items():
-            arrays |= {f"layers/{name}/{key}": getattr(layer.top, key) for key in TABLES}
-            arrays |= {f"layers/{name}/{key}": getattr(layer.activity, key) for key in COUNTS}
-            arrays[f"layers/{name}/seen"] = np.array(layer.activity.images)
-        state = {"done": self.done, "total": self.total}
-        Result(KIND, SCHEMA, self.config, self.sources, arrays, state).save(path)
-
-    def __repr__(self) -> str:
-        progress = "" if self.complete else f", unfinished: {self.done} of {self.total} images"
-        return f"Mined({self.config['model']}{progress})\n" + "\n".join(f"  {layer!r}" for layer in self.layers.values())
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
-
-
-def load_mined(path: Pathlike) -> Mined:
-    """Read a mined file; raises DataError where it is missing, truncated or something else."""
-    result = Result.load(path, KIND, SCHEMA)
-    try:
-        layers = {name: _layer_from(result, name) for name in result.config["layers"]}
-        done, total = result.state["done"], result.state["total"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is no complete mined file ({one_line(error)}); mine again") from error
-    extra = {name: array for name, array in result.arrays.items() if not name.startswith("layers/")}
-    return Mined(layers, result.config, result.sources, done, total, pathlib.Path(path), extra)
-
-
-def _layer_from(result: Result, name: str) -> MinedLayer:
-    get = {key: result.arrays[f"layers/{name}/{key}"] for key in (*TABLES, *COUNTS, "seen")}
-    activity = Activity(int(get["seen"]), **{key: get[key] for key in COUNTS})
-    return MinedLayer(name, TopK(**{key: get[key] for key in TABLES}), activity)
 
 
 def mine(
-    network: Network, store: ImageStore, layers: Sequence[str], k: int = 9, out: Pathlike | None = None, *,
-    preprocess: Preprocess | None = None, batch_size: int = 32, precision: str = "fp32", workers: int = 2,
-    limit: int | None = None, shard: tuple[int, int] | None = None, commit_every: int = 20, progress: bool = True,
+    network: Network,
+    store: ImageStore,
+    layers: Sequence[str],
+    k: int = 9,
+    out: Pathlike | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    batch_size: int = 32,
+    precision: str = "fp32",
+    workers: int = 2,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+    commit_every: int = 20,
+    progress: bool = True,
     sources: Mapping[str, Any] | None = None,
 ) -> Mined:
     """Find, for every channel of `layers`, the k images of the store that activate it most, and where.
@@ -160,14 +70,22 @@ def mine(
     """
     preprocess = preprocess or Preprocess(resize=max(network.input_shape[-2:]), crop=network.input_shape[-2:])  # type: ignore[arg-type]
     if preprocess.shape != network.input_shape:
-        raise CaptureError(f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}: set crop")
+        raise CaptureError(
+            f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}: set crop"
+        )
     layers = list(dict.fromkeys(layers))
     if not layers or k < 1 or batch_size < 1:
         raise DataError(f"layers {layers}, k {k}, batch size {batch_size} given; expected at least one of each")
     chosen = _chosen(len(store), limit, shard)
     config = {
-        "model": network.name, "model_fingerprint": network.fingerprint, "store_fingerprint": store.fingerprint,
-        "layers": layers, "k": k, "preprocess": preprocess.as_dict(), "precision": precision, "limit": limit,
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "store_fingerprint": store.fingerprint,
+        "layers": layers,
+        "k": k,
+        "preprocess": preprocess.as_dict(),
+        "precision": precision,
+        "limit": limit,
         "shard": list(shard) if shard else None,
     }
     sources = {"images": str(pathlib.Path(store.path).resolve()), "versions": versions(), **(sources or {})}
@@ -188,7 +106,12 @@ def _chosen(count: int, limit: int | None, shard: tuple[int, int] | None) -> ran
 
 
 def _start(
-    network: Network, layers: list[str], k: int, config: dict[str, Any], sources: dict[str, Any], total: int,
+    network: Network,
+    layers: list[str],
+    k: int,
+    config: dict[str, Any],
+    sources: dict[str, Any],
+    total: int,
     out: Pathlike | None,
 ) -> Mined:
     """Return the unfinished result to continue, or an empty one; the file must be writable before the work starts."""
@@ -235,7 +158,9 @@ class _Miner:
     def _picture(self, index: int) -> NDArray[np.uint8]:
         return self.preprocess.picture(self.store[index][0])
 
-    def _add(self, layers: dict[str, MinedLayer], pictures: NDArray[np.uint8], images: NDArray[np.int64]) -> dict[str, MinedLayer]:
+    def _add(
+        self, layers: dict[str, MinedLayer], pictures: NDArray[np.uint8], images: NDArray[np.int64]
+    ) -> dict[str, MinedLayer]:
         """Add one batch to every layer; a batch that does not fit in memory goes in halves, and so do later ones."""
         start = 0
         while start < len(pictures):
@@ -262,7 +187,11 @@ class _Miner:
 
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "can't allocate memory" in text
+        or "out of memory" in text
+    )
 
 
 def _reduced(so_far: MinedLayer, maps: Tensor, images: NDArray[np.int64]) -> MinedLayer:
@@ -291,7 +220,10 @@ def _reduced(so_far: MinedLayer, maps: Tensor, images: NDArray[np.int64]) -> Min
     candidates[rows, columns] = values[rows, columns]
     table = TopK.of(candidates, np.broadcast_to(images, values.shape), positions, k)
     activity = Activity(
-        len(images), (maximum > 0).sum(0).cpu().numpy(), mean.double().sum(0).cpu().numpy(), values.max(1),
+        len(images),
+        (maximum > 0).sum(0).cpu().numpy(),
+        mean.double().sum(0).cpu().numpy(),
+        values.max(1),
         broken.sum(0).cpu().numpy(),
     )
     return MinedLayer(so_far.name, table, activity)
@@ -311,7 +243,9 @@ def merge(paths: Sequence[Pathlike], out: Pathlike) -> Mined:
         expected = files[0].config | {"shard": file.config["shard"]}
         require_same(path, file.config, expected, "merge shards of one job only")
         if not file.complete:
-            raise MismatchError(f"{path} is unfinished: {file.done} of {file.total} images; run its command again first")
+            raise MismatchError(
+                f"{path} is unfinished: {file.done} of {file.total} images; run its command again first"
+            )
     shards = sorted(tuple(file.config["shard"] or (0, 1)) for file in files)
     parts = shards[0][1]
     if shards != [(i, parts) for i in range(parts)]:

@@ -22,9 +22,9 @@ from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import data_inputs
-from deconvviz.studies.mining import Mined
+from deconvviz.studies.kept import ENERGY, KeptProjection
+from deconvviz.studies.mined import Mined
 
-ENERGY = 0.98  # share of a projection's energy that the default crop holds
 SAMPLE = 64  # projections that decide a layer's crop
 AT_ONCE = 16  # filters whose images are in memory together
 Pixels = NDArray[np.uint8]
@@ -51,7 +51,7 @@ class FilterPanel:
 
 @dataclass(frozen=True)
 class LayerPanels:
-    """What a layer figure shows: `panels`, the size in pixels of their crop, and how that was chosen.
+    """What a layer figure shows: `panels`, height and width of their crop and of the image, and how it was chosen.
 
     `weights` are the plain filters, float32 [filters, h, w, 3], where the layer reads the image directly.
     """
@@ -59,49 +59,10 @@ class LayerPanels:
     layer: str
     panels: tuple[FilterPanel, ...]
     crop: tuple[int, int]
+    image: tuple[int, int]
     crop_rule: str
     rule: str
     weights: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """One projection as the mined file keeps it."""
-
-    pixels: NDArray[np.float16]  # [C, h, w]
-    box: Box
-
-    def energy(self) -> NDArray[np.float64]:
-        squared: NDArray[np.float64] = (self.pixels.astype(np.float64) ** 2).sum(0)
-        return squared
-
-    def centre(self) -> tuple[int, int]:
-        """The centre of the projection's energy, in pixels of the image."""
-        energy = self.energy()
-        if energy.sum() == 0:
-            return (self.box.top + self.box.bottom) // 2, (self.box.left + self.box.right) // 2
-        rows, columns = (energy.sum(1 - axis) for axis in (0, 1))
-        y, x = ((weights * np.arange(len(weights))).sum() / weights.sum() for weights in (rows, columns))
-        return self.box.top + round(float(y)), self.box.left + round(float(x))
-
-    def extent(self) -> int:
-        """Side of the smallest square around its centre that holds ENERGY of its energy."""
-        energy, (y, x) = self.energy(), self.centre()
-        rows = np.abs(np.arange(self.box.top, self.box.bottom) - y)
-        columns = np.abs(np.arange(self.box.left, self.box.right) - x)
-        radius = np.maximum(rows[:, None], columns[None, :])
-        held = np.bincount(radius.ravel(), energy.ravel()).cumsum()
-        return 2 * int(np.searchsorted(held, ENERGY * held[-1])) + 1
-
-    def cut(self, window: Box) -> NDArray[np.float32]:
-        """Return the projection on a window of the image, [h, w, C]; zero outside its box."""
-        out = np.zeros((window.bottom - window.top, window.right - window.left, len(self.pixels)), np.float32)
-        top, left = max(window.top, self.box.top), max(window.left, self.box.left)
-        bottom, right = min(window.bottom, self.box.bottom), min(window.right, self.box.right)
-        if top < bottom and left < right:
-            part = self.pixels[:, top - self.box.top : bottom - self.box.top, left - self.box.left : right - self.box.left]
-            out[top - window.top : bottom - window.top, left - window.left : right - window.left] = part.transpose(1, 2, 0)
-        return out
 
 
 def choose_channels(mined: Mined, layer: str, how: str | Sequence[int], count: int = 16) -> list[int]:
@@ -129,8 +90,14 @@ def choose_channels(mined: Mined, layer: str, how: str | Sequence[int], count: i
 
 
 def layer_panels(
-    mined: Mined, store: ImageStore, network: Callable[[], Network], layer: str, channels: Sequence[int],
-    crop: str | int = "energy", rule: str = "deconvnet", progress: bool = True,
+    mined: Mined,
+    store: ImageStore,
+    network: Callable[[], Network],
+    layer: str,
+    channels: Sequence[int],
+    crop: str | int = "energy",
+    rule: str = "deconvnet",
+    progress: bool = True,
 ) -> tuple[LayerPanels, Mined]:
     """Return what the figure of a layer shows, and the mined result with the projections that were computed for it.
 
@@ -149,7 +116,10 @@ def layer_panels(
     """
     found = mined[layer]
     if store.fingerprint != mined.config["store_fingerprint"]:
-        raise MismatchError(f"{store.path} is not the store that was mined ({mined.config['store_fingerprint'][:12]}); give the right one with --images")
+        raise MismatchError(
+            f"{store.path} is not the store that was mined ({mined.config['store_fingerprint'][:12]}); "
+            "give the right one with --images"
+        )
     maker = _Maker(mined, store, network, layer, rule, progress)
     size, crop_rule, mined = _crop(maker, crop)
     stored = maker.projections([(c, r) for c in channels for r in range(found.top.k) if found.images[c, r] >= 0])
@@ -162,17 +132,19 @@ def layer_panels(
         cut = [p[w.top : w.bottom, w.left : w.right] for p, w in zip(pictures, windows, strict=True)]
         shown = [stored[channel, r].cut(w) for r, w in zip(ranks, windows, strict=True)]
         names = tuple(store.names[int(found.images[channel, r])] for r in ranks)
-        panels.append(FilterPanel(channel, _stack(cut, size, 3), _stack(shown, size, 3), found.values[channel, ranks], names))
+        panels.append(
+            FilterPanel(channel, _stack(cut, size, 3), _stack(shown, size, 3), found.values[channel, ranks], names)
+        )
     height, width = maker.shape
     cut_size = (min(size[0], height), min(size[1], width))
-    return LayerPanels(layer, tuple(panels), cut_size, crop_rule, rule, weights), maker.mined
+    return LayerPanels(layer, tuple(panels), cut_size, (height, width), crop_rule, rule, weights), maker.mined
 
 
 def _stack(parts: Sequence[NDArray[Any]], size: tuple[int, int], channels: int) -> NDArray[Any]:
     return np.stack(parts) if parts else np.zeros((0, *size, channels), np.float32)
 
 
-def _window(projection: _Stored, size: tuple[int, int], preprocess: dict[str, Any]) -> Box:
+def _window(projection: KeptProjection, size: tuple[int, int], preprocess: dict[str, Any]) -> Box:
     """A box of `size` around the projection's centre, moved inside the image."""
     _, height, width = Preprocess.from_dict(preprocess).shape
     (y, x), h, w = projection.centre(), min(size[0], height), min(size[1], width)
@@ -187,8 +159,8 @@ def _crop(maker: _Maker, crop: str | int) -> tuple[tuple[int, int], str, Mined]:
             raise DataError(f"crop {crop} given; expected a number of pixels")
         return (int(crop), int(crop)), f"{crop} px, as asked", maker.mined
     if crop == "receptive-field":
-        size = maker.remembered("receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size))
-        return (int(size[0]), int(size[1])), "the theoretical receptive field", maker.mined
+        maker.remembered("receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size))
+        return (int(seen[0]), int(seen[1])), "the theoretical receptive field", maker.mined
     if crop != "energy":
         raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
     side = int(maker.remembered(f"crop_{maker.rule}", lambda: [maker.typical_extent()])[0])
@@ -204,7 +176,8 @@ class _Maker:
         self.mined, self.store, self.layer, self.rule, self.progress = mined, store, layer, rule, progress
         self.preprocess = Preprocess.from_dict(mined.config["preprocess"])
         self.shape = self.preprocess.shape[1:]
-        self._make, self._network = network, None
+        self._make = network
+        self._network: Network | None = None
 
     def network(self) -> Network:
         """The captured network, checked against the one that was mined."""
@@ -212,8 +185,8 @@ class _Maker:
             made = self._make()
             if made.fingerprint != self.mined.config["model_fingerprint"]:
                 raise MismatchError(
-                    f"the model's fingerprint is {made.fingerprint}, mined was {self.mined.config['model_fingerprint']}: "
-                    "another network or other weights; give the right ones with --model and --weights"
+                    f"the model's fingerprint is {made.fingerprint}, mined was {self.mined.config['model_fingerprint']}"
+                    ": another network or other weights; give the right ones with --model and --weights"
                 )
             self._network = made
         return self._network
@@ -238,14 +211,16 @@ class _Maker:
         stored = self.projections([(int(c), 0) for c in chosen], keep=False)
         return int(np.median([projection.extent() for projection in stored.values()])) | 1
 
-    def projections(self, wanted: Sequence[tuple[int, int]], keep: bool = True) -> dict[tuple[int, int], _Stored]:
+    def projections(
+        self, wanted: Sequence[tuple[int, int]], keep: bool = True
+    ) -> dict[tuple[int, int], KeptProjection]:
         """Return the projections of (channel, rank) each, from the file where it has them."""
         extra, found = dict(self.mined.extra), {}
         missing = []
         for channel, rank in wanted:
             key = self._key(channel, rank)
             if key in extra:
-                found[channel, rank] = _Stored(extra[key], Box(*extra[f"{key}_box"].tolist()))
+                found[channel, rank] = KeptProjection(extra[key], Box(*extra[f"{key}_box"].tolist()))
             else:
                 missing.append((channel, rank))
         step = AT_ONCE * self.mined[self.layer].top.k
@@ -264,7 +239,7 @@ class _Maker:
     def _key(self, channel: int, rank: int) -> str:
         return f"projections/{self.layer}/{self.rule}/{channel}/{rank}"
 
-    def _computed(self, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], _Stored]:
+    def _computed(self, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], KeptProjection]:
         found, network = self.mined[self.layer], self.network()
         images = sorted({int(found.images[c, r]) for c, r in wanted})
         x = self.preprocess.tensor(np.stack([self.picture(i) for i in images]), network.device, network.dtype)
@@ -275,7 +250,7 @@ class _Maker:
         out = {}
         for unit, projection in zip(wanted, project_units(network, x, units, self.rule), strict=True):
             peak = projection.pixels.abs().max().clamp(min=1e-30)
-            out[unit] = _Stored((projection.pixels / peak).cpu().numpy().astype(np.float16), projection.window)
+            out[unit] = KeptProjection((projection.pixels / peak).cpu().numpy().astype(np.float16), projection.window)
         return out
 
     def first_filters(self, channels: Sequence[int]) -> NDArray[np.float32] | None:
@@ -290,7 +265,7 @@ class _Maker:
 
 
 def _first_weights(network: Network, layer: str) -> NDArray[np.float32]:
-    """Return the filters [C, h, w, 3] of the convolution of the image that `layer` is, through its ReLU and BatchNorm."""
+    """Return the filters [C, h, w, 3] where `layer` is a convolution of the image, or its ReLU or BatchNorm."""
     node = network.layer(layer).node
     while op_name(node) in ("relu", "batch_norm", "dropout", "relu6", "silu", "hardswish", "gelu"):
         node = data_inputs(node)[0]

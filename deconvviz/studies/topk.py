@@ -54,10 +54,11 @@ class TopK:
         """Return the table of both tables' images; raises ValueError where k or the channels differ."""
         if self.values.shape != other.values.shape:
             raise ValueError(f"tables of shape {self.values.shape} and {other.values.shape} do not merge")
-        joined = (np.concatenate(pair, axis=1) for pair in (
-            (self.values, other.values), (self.images, other.images), (self.positions, other.positions)
-        ))
-        return TopK(*joined)._ranked(self.k)
+        return TopK(
+            np.concatenate([self.values, other.values], 1),
+            np.concatenate([self.images, other.images], 1),
+            np.concatenate([self.positions, other.positions], 1),
+        )._ranked(self.k)
 
     def _ranked(self, k: int) -> TopK:
         """Sort each channel by (strongest, image, y, x), keep an image's first entry only, and cut to k."""
@@ -75,14 +76,16 @@ class TopK:
         if missing:
             empty = TopK.empty(len(table.values), missing)
             return TopK(
-                np.concatenate([table.values, empty.values], 1), np.concatenate([table.images, empty.images], 1),
+                np.concatenate([table.values, empty.values], 1),
+                np.concatenate([table.images, empty.images], 1),
                 np.concatenate([table.positions, empty.positions], 1),
             )
         return table._taken(np.broadcast_to(np.arange(k), (len(table.values), k)))
 
     def _taken(self, order: NDArray[np.int64]) -> TopK:
         return TopK(
-            np.take_along_axis(self.values, order, 1), np.take_along_axis(self.images, order, 1),
+            np.take_along_axis(self.values, order, 1),
+            np.take_along_axis(self.images, order, 1),
             np.take_along_axis(self.positions, order[..., None], 1),
         )
 
@@ -114,14 +117,17 @@ class Activity:
     def merge(self, other: Activity) -> Activity:
         """Return the record of both records' images, which must not overlap."""
         return Activity(
-            self.images + other.images, self.fired + other.fired, self.total + other.total,
-            np.maximum(self.maximum, other.maximum), self.broken + other.broken,
+            self.images + other.images,
+            self.fired + other.fired,
+            self.total + other.total,
+            np.maximum(self.maximum, other.maximum),
+            self.broken + other.broken,
         )
 
     @property
     def dead(self) -> NDArray[np.bool_]:
         """[C], true where a channel was never above zero."""
-        return self.fired == 0
+        return np.equal(self.fired, 0)
 
     @property
     def frequency(self) -> NDArray[np.float64]:

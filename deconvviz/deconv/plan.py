@@ -1,0 +1,77 @@
+"""Which part of every value a unit of a layer sees: the plan that its projection runs by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from deconvviz.graph.network import Network
+from deconvviz.graph.reach import SAME, Geometry, Reach, axes_of, data_inputs, lengths, shape_of
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """What to run for the units of one layer.
+
+    Attributes:
+        steps: the nodes that depend on the image, from the image to the layer.
+        windows: rows and columns of each value that a unit sees; a value that is not in it is needed whole.
+    """
+
+    steps: tuple[fx.Node, ...]
+    windows: dict[fx.Node, Reach]
+
+    def elements(self) -> int:
+        """The number of values that one unit keeps in memory."""
+        total = 0
+        for node in self.steps:
+            shape = shape_of(node)
+            count = 1
+            for size in shape[1:]:
+                count *= max(size, 1)
+            if node in self.windows:
+                rows, columns = lengths(node)
+                count = count * self.windows[node][0].size * self.windows[node][1].size // (rows * columns)
+            total += count
+        return total
+
+
+def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan:
+    """Return the plan for the units of `layer`; `windowed=False` keeps every value whole."""
+    target = network.layer(layer).node
+    steps = [n for n in _ancestors(target) if n.meta["data"]]
+    needed: dict[fx.Node, Reach | None] = {target: (SAME, SAME) if windowed and axes_of(target) else None}
+    for node in reversed(steps):
+        geometry: Geometry = node.meta["geometry"]
+        window = needed[node]
+        if window is not None and (not geometry.local or _covers(window, lengths(node))):
+            window = needed[node] = None
+        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+            step = None if window is None or reach is None else then(window, reach)
+            needed[source] = _union(needed[source], step, source) if source in needed else step
+    return WindowPlan(tuple(steps), {node: window for node, window in needed.items() if window is not None})
+
+
+def _ancestors(target: fx.Node) -> list[fx.Node]:
+    found = {target}
+    for node in reversed(target.graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return [node for node in target.graph.nodes if node in found]
+
+
+def _covers(window: Reach, sizes: tuple[int, int]) -> bool:
+    """True where the window is the whole map, or so large that the whole map costs no more."""
+    return any(i.jump == 0 or i.size >= length for i, length in zip(window, sizes, strict=True))
+
+
+def then(window: Reach, reach: Reach) -> Reach:
+    return window[0].then(reach[0]), window[1].then(reach[1])
+
+
+def _union(first: Reach | None, second: Reach | None, node: fx.Node) -> Reach | None:
+    if first is None or second is None:
+        return None
+    rows, columns = lengths(node)
+    return first[0].union(second[0], rows), first[1].union(second[1], columns)

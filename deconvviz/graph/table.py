@@ -1,0 +1,265 @@
+"""The table of ops, one entry each: how far it reaches, how it runs on a window, how it transposes (the deconvnet step).
+
+An entry is found by the ATen op's name, whatever its overload. Arguments are complete and positional
+(capture fills in the defaults), so an entry unpacks them like a signature. An op without an entry still
+runs, reaches the whole map, and transposes as its vector-Jacobian product, named in `Projection.linearised`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from deconvviz.graph import reach
+from deconvviz.graph.ops import OPS, Call, OnWindow, Op, batch_norm_scale, op_name, vector_jacobian
+from deconvviz.graph.reach import Geometry
+
+aten = torch.ops.aten
+
+# --- how far an op reaches -------------------------------------------------------------------------------------------
+
+
+def _conv_reach(node: fx.Node) -> Geometry:
+    _, weight, _, stride, padding, dilation, *_ = node.args
+    kernel = reach.shape_of(weight)[2:]  # type: ignore[arg-type]
+    if padding == "same":  # of an even kernel: one more behind than before
+        return reach.whole_map(node)
+    return reach.sliding(node, kernel, stride, padding, dilation)
+
+
+def _max_pool_reach(node: fx.Node) -> Geometry:
+    _, kernel, stride, padding, dilation, _ = node.args
+    return reach.sliding(node, reach.pair(kernel), stride or kernel, padding, dilation)
+
+
+def _avg_pool_reach(node: fx.Node) -> Geometry:
+    _, kernel, stride, padding, *_ = node.args
+    return reach.sliding(node, reach.pair(kernel), stride or kernel, padding, 1)
+
+
+def _avg_pool_counts(node: fx.Node) -> tuple[list[int], list[int]]:
+    """Return the divisor of average pooling as a factor per output row and one per output column."""
+    arguments: Any = node.args
+    _, kernel, stride, padding, _, include_pad, override = arguments
+    kernels, pads = reach.pair(kernel), reach.pair(padding)
+    strides = reach.pair(stride or kernel)
+    factors: list[list[int]] = []
+    lengths = zip(reach.lengths(reach.data_inputs(node)[0]), reach.lengths(node), strict=True)
+    for (length, positions), k, s, p in zip(lengths, kernels, strides, pads, strict=True):
+        starts = [a * s - p for a in range(positions)]
+        inside = [(start, min(start + k, length + p)) for start in starts]  # ceil_mode may run past the padding
+        if not include_pad:
+            inside = [(max(start, 0), min(end, length)) for start, end in inside]
+        factors.append([end - start for start, end in inside])
+    if override:
+        factors = [[override] * len(factors[0]), [1] * len(factors[1])]
+    return factors[0], factors[1]
+
+
+def _adaptive_reach(node: fx.Node) -> Geometry:
+    """Adaptive pooling slides where its output divides its input; to one position it reads the whole map."""
+    source = reach.data_inputs(node)[0]
+    if reach.axes_of(source) != (2, 3):
+        return reach.whole_map(node)
+    intervals = []
+    for length, parts in zip(reach.shape_of(source)[2:], reach.shape_of(node)[2:], strict=True):
+        step = length // parts
+        if length % parts:
+            return reach.whole_map(node)
+        intervals.append(reach.whole(length) if parts == 1 else reach.Interval(step, 0, step))
+    return Geometry((2, 3), ((intervals[0], intervals[1]),))
+
+
+def _along(*positions: int) -> Callable[[fx.Node], Geometry]:
+    """Point-wise but for the dimensions that stand in the arguments at `positions`."""
+
+    def geometry(node: fx.Node) -> Geometry:
+        dims: list[int] = []
+        for position in positions:
+            value: Any = node.args[position]
+            dims += [value] if isinstance(value, int) else list(value)
+        return reach.elementwise(node, dims)
+
+    return geometry
+
+
+def _layer_norm_reach(node: fx.Node) -> Geometry:
+    normalised: Any = node.args[1]
+    return reach.pointwise(node, range(-len(normalised), 0))
+
+
+def _linear_reach(node: fx.Node) -> Geometry:
+    return reach.pointwise(node, [-1])
+
+
+def _pad_reach(node: fx.Node) -> Geometry:
+    """Constant zero padding of trailing rows and columns shifts them; reflection reads where it likes."""
+    _, amounts, *rest = node.args
+    pads: Any = amounts
+    source = reach.data_inputs(node)[0]
+    constant = op_name(node) == "constant_pad_nd" or rest[0] == "constant"
+    if not constant or (rest[-1] or 0) != 0 or len(pads) > 4 or reach.axes_of(source) != (2, 3):
+        return reach.whole_map(node)
+    left, top = pads[0], (pads[2] if len(pads) > 2 else 0)
+    return reach.shifted(node, (-top, -left))
+
+
+def _slice_reach(node: fx.Node) -> Geometry:
+    """A slice of channels keeps rows and columns as they are; of rows or columns it shifts them."""
+    arguments: Any = node.args
+    source, dim, start, _, step = arguments
+    shape, axes = reach.shape_of(source), reach.axes_of(source)
+    axis = dim % len(shape)
+    if axes is None or axis == 0:
+        return reach.whole_map(node)
+    if axis not in axes:
+        return reach.shifted(node, (0, 0))
+    if step != 1:
+        return reach.whole_map(node)
+    low = start or 0
+    low = low + shape[axis] if low < 0 else min(low, shape[axis])
+    return reach.shifted(node, (low, 0) if axis == axes[0] else (0, low))
+
+
+def _split_reach(node: fx.Node) -> Geometry:
+    """One part of a split: of channels, it keeps rows and columns as they are."""
+    axes, arguments = reach.axes_of(reach.data_inputs(node)[0]), tuple[Any, ...](node.args)
+    if axes is None or arguments[2] % len(reach.shape_of(node)) in (0, *axes):
+        return reach.whole_map(node)
+    return reach.shifted(node, (0, 0))
+
+
+def _permute_reach(node: fx.Node) -> Geometry:
+    order: Any = node.args[1]
+    return reach.moved(node, order)
+
+
+def _transpose_reach(node: fx.Node) -> Geometry:
+    count = len(reach.shape_of(node))
+    order = list(range(count))
+    dims: Any = node.args[1:3]
+    first, second = (dim % count for dim in dims)
+    order[first], order[second] = order[second], order[first]
+    return reach.moved(node, order)
+
+
+# --- how an op transposes --------------------------------------------------------------------------------------------
+
+
+def _conv_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    """The same filters, flipped, over the signal; the bias takes no part (paper, section 2.1, "Filtering")."""
+    x, weight, _, stride, padding, dilation, groups = call.args
+    if padding == "same":
+        return vector_jacobian(call, signal)
+    arguments = (list(reach.pair(stride)), list(reach.pair(padding)), list(reach.pair(dilation)), False, [0, 0], groups)
+    return [aten.convolution_backward(signal, x, weight, None, *arguments, [True, False, False])[0]]
+
+
+def _linear_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    return [signal @ call.args[1]]
+
+
+def _batch_norm_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    scale = batch_norm_scale(call.args)
+    return [signal * scale.reshape(1, -1, *[1] * (signal.dim() - 2))]
+
+
+def _add_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    """Addition hands the signal to each branch, summed where the branch was broadcast."""
+    first, second = call.args[:2]
+    factors = (1, call.kwargs.get("alpha", 1) * (-1 if op_name(call.node) == "sub" else 1))
+    data = {id(value) for value in call.inputs}
+    pairs = [(v, f) for v, f in zip((first, second), factors, strict=True) if id(v) in data]
+    return [(signal if factor == 1 else signal * factor).sum_to_size(value.shape) for value, factor in pairs]
+
+
+def _cat_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    tensors, dim = call.args
+    parts = torch.split(signal, [value.shape[dim] for value in tensors], dim)
+    data = {id(value) for value in call.inputs}
+    return [part for part, value in zip(parts, tensors, strict=True) if id(value) in data]
+
+
+def _identity_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    return [signal]
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """Contrast normalisation across maps, one op in the graph: capture finds it among the ops it decomposes into."""
+    return torch.nn.functional.local_response_norm(x, size, alpha, beta, k)
+
+
+def _entries(names: str, **options: Any) -> None:
+    for name in names.split():
+        OPS.add(name, Op(name, **options))
+
+
+def _setting(**changes: Any) -> OnWindow:
+    """Return an `on_window` that sets single arguments, by position: `_4=0` sets the fifth to 0."""
+    wanted = {int(key[1:]): value for key, value in changes.items()}
+    return lambda node, args, size: tuple(wanted.get(i, arg) for i, arg in enumerate(args))
+
+
+def _window_view(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], [*args[1][:-2], *size]
+
+
+def _window_slice(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    """The window of a slice of rows is that slice already; channels are still to be cut."""
+    axes = reach.axes_of(node)
+    assert axes is not None
+    inside = args[1] % len(reach.shape_of(node)) in axes
+    return (args[0], args[1], 0, None, 1) if inside else args
+
+
+def _window_pad(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], [0] * len(args[1]), *args[2:]
+
+
+def _window_adaptive(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], list(size)
+
+
+_entries("conv2d", reach=_conv_reach, on_window=_setting(_4=[0, 0]), transpose=_conv_transpose)
+_entries("linear", reach=_linear_reach, transpose=_linear_transpose)
+_entries("batch_norm", reach=reach.pointwise, transpose=_batch_norm_transpose)
+_entries("max_pool2d", kind="max_pool", reach=_max_pool_reach, on_window=_setting(_3=[0, 0], _5=False), fill=-torch.inf)
+_entries("avg_pool2d", reach=_avg_pool_reach, on_window=_setting(_3=[0, 0], _4=False, _6=1), counts=_avg_pool_counts)
+_entries("adaptive_avg_pool2d", reach=_adaptive_reach, on_window=_window_adaptive)
+_entries("add sub", reach=reach.elementwise, transpose=_add_transpose)
+_entries("cat", reach=_along(1), transpose=_cat_transpose)
+_entries(
+    "dropout feature_dropout alpha_dropout clone contiguous detach alias lift_fresh_copy",
+    reach=reach.pointwise,
+    transpose=_identity_transpose,
+)
+_entries("mul div", kind="other", reach=reach.elementwise)
+_entries("neg _to_copy to type_as", reach=reach.pointwise)
+_entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view)
+_entries("flatten unflatten", reach=reach.reshaped)
+_entries("permute", reach=_permute_reach)
+_entries("transpose", reach=_transpose_reach)
+_entries("slice", reach=_slice_reach, on_window=_window_slice)
+_entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad)
+_entries("split chunk split_with_sizes", reach=_split_reach)
+_entries(
+    "mean sum squeeze unsqueeze expand select rsub pixel_shuffle pixel_unshuffle channel_shuffle roll stack "
+    "conv_transpose2d conv1d conv3d convolution avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
+    "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d im2col col2im unbind "
+    "index flip repeat"
+)
+_entries(
+    "relu relu6 hardtanh leaky_relu elu celu selu silu gelu hardswish mish softplus clamp_min rrelu prelu",
+    kind="rectifier",
+    reach=reach.pointwise,
+)
+_entries("sigmoid hardsigmoid tanh exp sqrt rsqrt pow clamp abs log square", kind="other", reach=reach.elementwise)
+_entries("softmax _softmax log_softmax", kind="other", reach=_along(1))
+_entries("layer_norm", kind="other", reach=_layer_norm_reach)
+_entries("local_response_norm", kind="lrn", reach=reach.pointwise)
