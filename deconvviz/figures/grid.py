@@ -32,7 +32,7 @@ def draw_grid(shown: LayerPanels, title: str, caption: str) -> Figure:
     unit = 2 * BLOCK + 0.55 * extra * BLOCK + 0.45
     width, top, bottom = max(across * unit + 0.2, 4.6), 0.5, _caption_height(caption, max(across * unit + 0.2, 4.6))
     height = down * (BLOCK + 0.14) + top + bottom
-    figure = Figure(figsize=(width, height), dpi=150)
+    figure = Figure(figsize=(width, height), dpi=220)
     figure.text(0.5, 1 - 0.22 / height, title, ha="center", va="center", fontsize=10, weight="bold")
     figure.text(0.5, 0.1 / height, caption, ha="center", va="bottom", fontsize=6.5, color="0.25", wrap=True)
     left = (width - across * unit) / 2
@@ -82,9 +82,7 @@ def _place(
 ) -> None:
     x, y, size = where
     axes = figure.add_axes((*_at(figure, x, y), *_at(figure, size, size)))
-    axes.imshow(
-        mosaic(tiles, columns, gap, background), interpolation="nearest", aspect="auto" if len(tiles) > 1 else "equal"
-    )
+    axes.imshow(mosaic(tiles, columns, gap, background), aspect="auto" if len(tiles) > 1 else "equal")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(linewidth=0.4, color="0.4")

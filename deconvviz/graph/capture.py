@@ -295,7 +295,8 @@ def _response_norm(node: fx.Node) -> tuple[Any, ...] | None:
         if name in ("pow", "add", "mul"):
             found[name] = chain.args[1]
         elif name in ("avg_pool2d", "avg_pool3d"):
-            found["pool"] = chain.args[1][0]
+            kernel: Any = chain.args[1]
+            found["pool"] = kernel[0]
         elif name not in ("view", "reshape", "squeeze", "unsqueeze", "pad", "constant_pad_nd"):
             return None
         chain = chain.args[0]

@@ -1,4 +1,4 @@
-"""The table of ops, one entry each: how far it reaches, how it runs on a window, how it transposes (the deconvnet step).
+"""The table of ops, one entry each: its reach, its form on a window, its transpose (the deconvnet step).
 
 An entry is found by the ATen op's name, whatever its overload. Arguments are complete and positional
 (capture fills in the defaults), so an entry unpacks them like a signature. An op without an entry still

@@ -28,6 +28,7 @@ from deconvviz.studies.mined import Mined
 SAMPLE = 64  # projections that decide a layer's crop
 AT_ONCE = 16  # filters whose images are in memory together
 Pixels = NDArray[np.uint8]
+Place = tuple[int, int]  # channel, rank
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def _crop(maker: _Maker, crop: str | int) -> tuple[tuple[int, int], str, Mined]:
             raise DataError(f"crop {crop} given; expected a number of pixels")
         return (int(crop), int(crop)), f"{crop} px, as asked", maker.mined
     if crop == "receptive-field":
-        maker.remembered("receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size))
+        seen = maker.remembered(
+            "receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size)
+        )
         return (int(seen[0]), int(seen[1])), "the theoretical receptive field", maker.mined
     if crop != "energy":
         raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
@@ -239,7 +242,7 @@ class _Maker:
     def _key(self, channel: int, rank: int) -> str:
         return f"projections/{self.layer}/{self.rule}/{channel}/{rank}"
 
-    def _computed(self, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], KeptProjection]:
+    def _computed(self, wanted: Sequence[Place]) -> dict[Place, KeptProjection]:
         found, network = self.mined[self.layer], self.network()
         images = sorted({int(found.images[c, r]) for c, r in wanted})
         x = self.preprocess.tensor(np.stack([self.picture(i) for i in images]), network.device, network.dtype)
