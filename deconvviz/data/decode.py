@@ -117,7 +117,7 @@ def _from_wide(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     peak = 2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
-    if image.mode == "I" and (image.format not in ("PNG", "PPM") or values.min() < 0 or values.max() > peak):
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
         raise DataError("32-bit integer pixels have no known range; convert the image to 8 bit first")
     gray = ((values * 255 + peak // 2) // peak).astype(np.uint8)
     return Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray)

@@ -10,9 +10,7 @@ import os
 import pathlib
 import re
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,6 +21,7 @@ from tqdm import tqdm
 from deconvviz.data.decode import as_image, decode, encode, pixels
 from deconvviz.data.files import Pathlike, atomic, one_line
 from deconvviz.data.images import StoreWriter
+from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 
@@ -110,7 +109,7 @@ def pack(
             found = dataclasses.replace(found, count=min(limit, found.count), entries=islice(found.entries, limit))
         skipped: list[tuple[str, str]] = []
         with StoreWriter(temporary, size if raw else None) as writer:
-            results = _in_order(work, found.entries, workers)
+            results = in_order(work, found.entries, workers)
             for entry, result in tqdm(results, total=found.count, unit="image", disable=not progress, file=sys.stderr):
                 if isinstance(result, str):
                     skipped.append((entry.name, result))
@@ -142,18 +141,6 @@ class _Work:
             return bare, one_line(error)
         height, width = picture.shape[:2]
         return bare, (np.frombuffer(data, np.uint8) if self.raw is None else picture, (height, width))
-
-
-def _in_order(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """Map in threads, results in the order of the items, at most a few items for each worker under way."""
-    waiting: deque[Future[B]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _content(content: Any) -> bytes:

@@ -105,7 +105,7 @@ class Preprocess:
         """
         if values.ndim not in (3, 4) or values.shape[-3] != len(self.mean):
             raise DataError(f"expected [{len(self.mean)},H,W], with or without N, got {list(values.shape)}")
-        values = values.detach().movedim(-3, -1)
+        values = values.movedim(-3, -1)
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
         picture: NDArray[np.uint8] = (values * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()

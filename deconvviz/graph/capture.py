@@ -53,7 +53,8 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     example = torch.zeros(2, *shape, dtype=first.dtype, device=first.device)
     with _eval_mode(model), torch.no_grad():
         program = _export(model, example)
-    if _aliased_writes(program.graph):
+    state = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target}
+    if _aliased_writes(program.graph, state):
         program = program.run_decompositions({})
     graph, tensors = _plain(program)
     parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
@@ -113,8 +114,8 @@ def _may_alias(node: fx.Node) -> bool:
     return schema is not None and any(r.alias_info and not r.alias_info.is_write for r in schema.returns)
 
 
-def _aliased_writes(graph: fx.Graph) -> bool:
-    """True where an in-place op changes a value that is read later under another name.
+def _aliased_writes(graph: fx.Graph, state: set[str]) -> bool:
+    """True where an in-place op changes a value that is read later under another name, or a weight or buffer.
 
     Only then must torch's own functionalisation rewrite the graph; the plain case (relu_ after a convolution)
     is a renaming, and keeps the ops as the model wrote them.
@@ -130,7 +131,7 @@ def _aliased_writes(graph: fx.Graph) -> bool:
             continue
         if not hasattr(aten, op_name(node).rstrip("_")):
             return True
-        if target.op == "placeholder" and not str(target.name).startswith("x"):
+        if target.name in state:
             return True
         relatives = [n for n in order if root[n] is root[target] and n is not target]
         if any(order[user] > order[node] for n in relatives for user in n.users):
@@ -176,7 +177,9 @@ def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, T
             elif node.meta.get("val") is not None:
                 _copy(graph, node, names)
         elif node.op == "output":
-            graph.output(fx.node.map_arg(node.args[0], lambda n: names[n]))
+            specs = program.graph_signature.output_specs  # functionalised writes come first, as further outputs
+            kept = [v for v, o in zip(node.args[0], specs, strict=True) if o.kind.name == "USER_OUTPUT"]
+            graph.output(fx.node.map_arg(kept, lambda n: names[n]))
         if (node in names and names[node].op != "placeholder") or node.op == "placeholder":
             _describe(names[node], node, symbol)
     _fuse_response_norm(graph)

@@ -105,7 +105,8 @@ class Network:
                     f"after({layer!r}, x)"
                 )
             with torch.no_grad():
-                kept = self.run({self.image: self._checked(x)}, crossing, x.shape[0])
+                values = self.run({self.image: self._checked(x)}, crossing, x.shape[0])
+            kept = {n: values[n] for n in crossing}
 
         def tail(value: Tensor) -> Any:
             expected = self.layers[layer].shape

@@ -68,7 +68,7 @@ UNKNOWN = Op("unknown", kind="other")
 def op_of(node: fx.Node) -> Op:
     """Return the entry of the node's op; one without an entry is `UNKNOWN`."""
     name = op_name(node)
-    return OPS.get(name, UNKNOWN)
+    return OPS[name] if name in OPS else UNKNOWN
 
 
 def op_name(node: fx.Node) -> str:

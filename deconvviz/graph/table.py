@@ -110,16 +110,16 @@ def _pad_reach(node: fx.Node) -> Geometry:
 def _slice_reach(node: fx.Node) -> Geometry:
     """A slice of channels keeps rows and columns as they are; of rows or columns it shifts them."""
     arguments: Any = node.args
-    source, dim, start, _, step = arguments
+    source, dim, start, end, step = arguments
     shape, axes = reach.shape_of(source), reach.axes_of(source)
-    axis = dim % len(shape)
-    if axes is None or axis == 0:
+    axis, low = dim % len(shape), start or 0
+    everything = low == 0 and step == 1 and end in (None, 2**63 - 1)
+    if axes is None or (axis == 0 and not everything):
         return reach.whole_map(node)
-    if axis not in axes:
+    if everything or axis not in axes:
         return reach.shifted(node, (0, 0))
     if step != 1:
         return reach.whole_map(node)
-    low = start or 0
     low = low + shape[axis] if low < 0 else min(low, shape[axis])
     return reach.shifted(node, (low, 0) if axis == axes[0] else (0, low))
 

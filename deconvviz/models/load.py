@@ -49,7 +49,7 @@ def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
     source, _, name = spec.rpartition(":")
     if not source or not name:
         raise ModelError(f"model {spec!r} given; expected {FORMS}")
-    loader = _file if source.endswith(".py") else SOURCES.get(source)
+    loader = _file if source.endswith(".py") else SOURCES[source] if source in SOURCES else None
     if loader is None:
         raise ModelError(f"model source {source!r} given; expected {FORMS}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

@@ -1,0 +1,115 @@
+"""A projection computed on the unit's own window equals the one computed on the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import build
+from torch import Tensor, nn
+
+import deconvviz as dv
+from deconvviz.deconv.plan import make_plan
+
+Made = Callable[[str, int], tuple[nn.Module, dv.Network]]
+
+
+def check(net: dv.Network, layer: str, images: Tensor, rule: str) -> None:
+    """Compare corners, edges and the interior of one layer, several units an image, some of them sharing it."""
+    channels, rows, columns = net.layers[layer].units
+    positions = [(0, 0), (rows - 1, columns - 1), (0, columns // 2), (rows // 2, columns // 2)]
+    units = [(n % 2, layer, (7 * n + 3) % channels, at) for n, at in enumerate(dict.fromkeys(positions))]
+    windowed = dv.project_units(net, images, units, rule)
+    whole = dv.project_units(net, images, units, rule, windowed=False)
+    value = net.maps(layer, net.activations(images, [layer])[layer])
+    for a, b, (image, _, channel, (y, x)) in zip(windowed, whole, units, strict=True):
+        scale = b.full().abs().max().clamp(min=1e-300)
+        assert (a.full() - b.full()).abs().max() <= 1e-10 * scale, (layer, a)
+        assert abs(a.value - float(value[image, channel, y, x])) <= 1e-10 * value.abs().max(), (layer, a)
+
+
+@pytest.mark.parametrize(
+    "name", ["alexnet", "vgg11", "squeezenet1_0", "resnet18", "googlenet", "mobilenet_v2", "shufflenet_v2_x1_0", "convnext_tiny"]
+)
+def test_windowed_equals_whole_in_every_spatial_layer(name: str) -> None:
+    size = (3, 64, 80)
+    net = dv.capture(build(name), size)
+    images = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    by_node = {layer.node: name for name, layer in net.layers.items() if len(layer.shape) == 3}  # containers share one
+    windows = 0
+    for number, layer in enumerate(by_node.values()):
+        check(net, layer, images, "guided" if number % 5 == 0 else "deconvnet")
+        windows += net.image in make_plan(net, layer).windows
+    assert windows >= 5  # else nothing was compared
+
+
+class Odd(nn.Module):
+    """What windows can get wrong: padding of every kind, ceil mode, dilation, slices of rows, gates, several reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3, padding="same", dilation=2)
+        self.b = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=3)
+        self.even = nn.Conv2d(6, 6, 4, padding="same")
+        self.gate = nn.Conv2d(6, 6, 1)
+        self.norm = nn.LayerNorm(6)
+        self.last = nn.Conv2d(12, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = nn.functional
+        y = f.silu(self.a(x))
+        y = f.max_pool2d(y, 3, 2, 1, 1, True) + f.avg_pool2d(y, 3, 2, 1, True, False)
+        y = y + f.avg_pool2d(f.pad(y, (1, 1, 1, 1)), 3, 1, ceil_mode=True) + f.avg_pool2d(y, 3, 1, 1, divisor_override=5)
+        y = f.max_pool2d(f.relu(y), 2, 1, 0, 2)[:, :, 1:]
+        y = y * torch.sigmoid(self.gate(y))
+        z = self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.last(torch.cat([z, y], 1))
+
+
+class Whole(Odd):
+    """The same behind ops that need the whole map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(nn.functional.pad(self.b(self.a(x)), (1, 1, 1, 1), mode="reflect")[:, :3])
+        y = y * self.gate(self.even(y[:, :6])).mean((2, 3), keepdim=True).mean(1, keepdim=True)
+        return nn.functional.interpolate(y, scale_factor=2, mode="bilinear")
+
+
+@pytest.mark.parametrize("kind", [Odd, Whole])
+@pytest.mark.parametrize("rule", ["deconvnet", "guided", "gradient"])
+def test_every_position_of_odd_networks(kind: type[nn.Module], rule: str) -> None:
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    net = dv.capture(model, (3, 41, 38))
+    images = torch.randn(2, 3, 41, 38, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(net(images), model(images))
+    for name, layer in net.layers.items():
+        if len(layer.shape) == 3 and layer.shape[1] > 1:
+            check(net, name, images, rule)
+
+
+def test_the_value_of_a_unit_needs_only_its_window() -> None:
+    """Change every pixel outside the window: value and projection stay to the last bit."""
+    net = dv.capture(build("vgg11"), (3, 96, 96))
+    x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    found = dv.project(net, x, "features.8", 5, (11, 3))
+    box = found.window
+    assert (box.bottom - box.top, box.right - box.left) != (96, 96)
+    other = torch.randn_like(x) * 100
+    other[..., box.top : box.bottom, box.left : box.right] = x[..., box.top : box.bottom, box.left : box.right]
+    again = dv.project(net, other, "features.8", 5, (11, 3))
+    assert again.value == found.value and torch.equal(again.pixels, found.pixels)
+
+
+def test_units_of_many_layers_and_images_come_back_in_order(network: Made) -> None:
+    _, net = network("squeezenet1_0", 64)
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    units = [(2, "features.3", 4, (1, 2)), (0, "features.0", 1, (0, 0)), (1, "features.3", 9, (5, 5)), (2, "features.3", 4, (1, 2))]
+    found = dv.project_units(net, images, units)
+    assert [(p.image, p.layer, p.channel, p.position) for p in found] == units
+    assert torch.equal(found[0].full(), found[3].full())
+    for projection, unit in zip(found, units, strict=True):
+        alone = dv.project(net, images[unit[0] : unit[0] + 1], unit[1], unit[2], unit[3])
+        assert torch.allclose(projection.full(), alone.full(), rtol=1e-12, atol=0)
