@@ -136,7 +136,9 @@ def test_activations_run_no_op_past_the_deepest_layer(monkeypatch: pytest.Monkey
     _, net = small()
     ran: list[fx.Node] = []
     value = dv.Network.value
-    monkeypatch.setattr(dv.Network, "value", lambda self, node, values: (ran.append(node), value(self, node, values))[1])
+    monkeypatch.setattr(
+        dv.Network, "value", lambda self, node, values: (ran.append(node), value(self, node, values))[1]
+    )
     net.activations(torch.randn(1, 3, 17, 15), ["stem", "block.norm"])
     kinds = [str(node.target) for node in ran if node.op == "call_function"]
     assert kinds == ["aten.conv2d.default", "aten.conv2d.default", "aten.batch_norm.default"]
@@ -152,7 +154,9 @@ def test_after_computes_the_output_from_a_layer_and_runs_nothing_before_it(monke
         assert torch.allclose(tail(torch.zeros_like(value))["map"], model.block(torch.zeros_like(value)))
     ran: list[str] = []
     run = dv.Network.value
-    monkeypatch.setattr(dv.Network, "value", lambda self, node, values: (ran.append(node.name), run(self, node, values))[1])
+    monkeypatch.setattr(
+        dv.Network, "value", lambda self, node, values: (ran.append(node.name), run(self, node, values))[1]
+    )
     tail(value)
     assert "conv2d" not in ran  # the stem
 

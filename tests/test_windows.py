@@ -30,7 +30,17 @@ def check(net: dv.Network, layer: str, images: Tensor, rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["alexnet", "vgg11", "squeezenet1_0", "resnet18", "googlenet", "mobilenet_v2", "shufflenet_v2_x1_0", "convnext_tiny"]
+    "name",
+    [
+        "alexnet",
+        "vgg11",
+        "squeezenet1_0",
+        "resnet18",
+        "googlenet",
+        "mobilenet_v2",
+        "shufflenet_v2_x1_0",
+        "convnext_tiny",
+    ],
 )
 def test_windowed_equals_whole_in_every_spatial_layer(name: str) -> None:
     size = (3, 64, 80)
@@ -45,7 +55,7 @@ def test_windowed_equals_whole_in_every_spatial_layer(name: str) -> None:
 
 
 class Odd(nn.Module):
-    """What windows can get wrong: padding of every kind, ceil mode, dilation, slices of rows, gates, several reaches."""
+    """What windows can get wrong: padding of every kind, ceil mode, dilation, slices, gates, several reaches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +70,11 @@ class Odd(nn.Module):
         f = nn.functional
         y = f.silu(self.a(x))
         y = f.max_pool2d(y, 3, 2, 1, 1, True) + f.avg_pool2d(y, 3, 2, 1, True, False)
-        y = y + f.avg_pool2d(f.pad(y, (1, 1, 1, 1)), 3, 1, ceil_mode=True) + f.avg_pool2d(y, 3, 1, 1, divisor_override=5)
+        y = (
+            y
+            + f.avg_pool2d(f.pad(y, (1, 1, 1, 1)), 3, 1, ceil_mode=True)
+            + f.avg_pool2d(y, 3, 1, 1, divisor_override=5)
+        )
         y = f.max_pool2d(f.relu(y), 2, 1, 0, 2)[:, :, 1:]
         y = y * torch.sigmoid(self.gate(y))
         z = self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -106,7 +120,12 @@ def test_the_value_of_a_unit_needs_only_its_window() -> None:
 def test_units_of_many_layers_and_images_come_back_in_order(network: Made) -> None:
     _, net = network("squeezenet1_0", 64)
     images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
-    units = [(2, "features.3", 4, (1, 2)), (0, "features.0", 1, (0, 0)), (1, "features.3", 9, (5, 5)), (2, "features.3", 4, (1, 2))]
+    units = [
+        (2, "features.3", 4, (1, 2)),
+        (0, "features.0", 1, (0, 0)),
+        (1, "features.3", 9, (5, 5)),
+        (2, "features.3", 4, (1, 2)),
+    ]
     found = dv.project_units(net, images, units)
     assert [(p.image, p.layer, p.channel, p.position) for p in found] == units
     assert torch.equal(found[0].full(), found[3].full())

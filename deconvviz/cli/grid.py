@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import PROJECTION_NOTE, captured, check_figure, load, save_figure
+from deconvviz.cli.options import PROJECTION_NOTE, captured, check_figure, save_figure
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -104,16 +104,14 @@ def _channels(text: str) -> str | list[int]:
 
 
 def _network(found: Mined, model: str | None, weights: str | None, device: str) -> Network:
-    import dataclasses
-
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.models.load import load_model
 
     spec = model or found.sources.get("model")
     if not spec:
         raise ModelError("the file does not name its model: it was mined from Python; give --model and --weights")
-    settings = Preprocess.from_dict(found.config["preprocess"])
-    loaded, preprocess = load(spec, weights or found.sources.get("weights", "DEFAULT"), None, None, None, None)
-    return captured(loaded, dataclasses.replace(preprocess, **dataclasses.asdict(settings)), device)
+    loaded = load_model(spec, weights or found.sources.get("weights", "DEFAULT"))
+    return captured(loaded, Preprocess.from_dict(found.config["preprocess"]), device)
 
 
 def _caption(found: Mined, shown: LayerPanels, path: str | pathlib.Path) -> str:

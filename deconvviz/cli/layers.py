@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
-from deconvviz.cli.options import captured, load, model_options
+from deconvviz.cli.options import ModelOptions, captured, load, model_options
 
 
 @click.command()
@@ -14,12 +16,7 @@ from deconvviz.cli.options import captured, load, model_options
 def layers(
     model: str,
     every: bool,
-    weights: str,
-    resize: int | None,
-    crop: int | None,
-    mean: str | None,
-    std: str | None,
-    device: str,
+    options: ModelOptions,
 ) -> None:
     """List a network's layers: name, kind, shape, receptive field, stride, parameters.
 
@@ -30,7 +27,9 @@ def layers(
     Example:
       deconvviz layers torchvision:squeezenet1_0
     """
-    loaded, preprocess = load(model, "none" if weights == "DEFAULT" else weights, resize, crop, mean, std)
-    network = captured(loaded, preprocess, "cpu" if device == "auto" else device)
+    if options.weights == "DEFAULT":  # a table needs no trained weights, and no download
+        options = dataclasses.replace(options, weights="none")
+    loaded, preprocess = load(model, options)
+    network = captured(loaded, preprocess, "cpu" if options.device == "auto" else options.device)
     click.echo(network.table(modules_only=not every))
     click.echo(f"\n{network!r}")

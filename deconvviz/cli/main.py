@@ -57,7 +57,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="deconvviz")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    pass
+    """The group of commands; `main` reads --debug."""
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import re
 
 import click
 
-from deconvviz.cli.options import captured, load, model_options, sources
+from deconvviz.cli.options import ModelOptions, captured, load, model_options, sources
 from deconvviz.errors import DataError
 
 
@@ -41,12 +41,7 @@ def mine(
     shard: str | None,
     commit_every: int,
     quiet: bool,
-    weights: str,
-    resize: int | None,
-    crop: int | None,
-    mean: str | None,
-    std: str | None,
-    device: str,
+    options: ModelOptions,
 ) -> None:
     """Find the k images that activate each channel most, in one pass over a packed store.
 
@@ -61,8 +56,8 @@ def mine(
 
     part = _shard(shard)
     with ImageStore.open(images) as store:
-        loaded, preprocess = load(model, weights, resize, crop, mean, std)
-        network = captured(loaded, preprocess, device)
+        loaded, preprocess = load(model, options)
+        network = captured(loaded, preprocess, options.device)
         mined = mine_images(
             network,
             store,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import shlex
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,16 +21,33 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.models.load import Loaded
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 PROJECTION_NOTE = (
     "A deconvnet or guided projection shows which pixels reached the unit, and changes little when the network's "
     "weights are randomised: it is no evidence for what the network decides."
 )
 
 
-def model_options(command: F) -> F:
-    """Add --weights, --resize, --crop-to, --mean, --std and --device."""
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """What the shared options say of the model and of how images reach it."""
+
+    weights: str
+    resize: int | None
+    crop: int | None
+    mean: str | None
+    std: str | None
+    device: str
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --weights, --resize, --input, --mean, --std and --device, handed to the command as one `options`."""
+    fields = [field.name for field in dataclasses.fields(ModelOptions)]
+
+    @functools.wraps(command)
+    def gathered(**arguments: Any) -> None:
+        command(options=ModelOptions(**{name: arguments.pop(name) for name in fields}), **arguments)
+
+    wrapped: Callable[..., None] = gathered
     for option in (
         click.option(
             "--device",
@@ -56,8 +74,8 @@ def model_options(command: F) -> F:
             help="DEFAULT downloads the model's own; FILE is a state dict; none is random.",
         ),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -68,23 +86,19 @@ def numbers(text: str) -> tuple[float, ...]:
         raise DataError(f"{text!r} given; expected numbers such as 0.485,0.456,0.406") from None
 
 
-def load(
-    model: str, weights: str, resize: int | None, crop: int | None, mean: str | None, std: str | None
-) -> tuple[Loaded, Preprocess]:
+def load(model: str, options: ModelOptions) -> tuple[Loaded, Preprocess]:
     """Load a model and how its images are prepared, with the command line's changes to that."""
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.models.load import load_model
 
-    loaded = load_model(model, weights)
-    changes: dict[str, Any] = {
-        "resize": resize,
-        "crop": crop,
-        "mean": mean and numbers(mean),
-        "std": std and numbers(std),
-    }
-    if crop and not resize and loaded.preprocess.resize and loaded.preprocess.resize < crop:
-        changes["resize"] = crop
-    given = {key: value for key, value in changes.items() if value}
-    return loaded, dataclasses.replace(loaded.preprocess, **given)
+    loaded = load_model(model, options.weights)
+    preprocess = Preprocess.from_dict(loaded.settings)
+    resize = options.resize
+    if options.crop and not resize and preprocess.resize and preprocess.resize < options.crop:
+        resize = options.crop
+    mean, std = (text and numbers(text) for text in (options.mean, options.std))
+    changes: dict[str, Any] = {"resize": resize, "crop": options.crop, "mean": mean, "std": std}
+    return loaded, dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
 
 
 def captured(loaded: Loaded, preprocess: Preprocess, device: str) -> Network:

@@ -6,7 +6,15 @@ import pathlib
 
 import click
 
-from deconvviz.cli.options import PROJECTION_NOTE, captured, check_figure, load, model_options, save_figure
+from deconvviz.cli.options import (
+    PROJECTION_NOTE,
+    ModelOptions,
+    captured,
+    check_figure,
+    load,
+    model_options,
+    save_figure,
+)
 from deconvviz.errors import DataError
 
 
@@ -43,12 +51,7 @@ def project(
     rule: str,
     overlap: str,
     lrn: str,
-    weights: str,
-    resize: int | None,
-    crop: int | None,
-    mean: str | None,
-    std: str | None,
-    device: str,
+    options: ModelOptions,
 ) -> None:
     """Project one unit's activation back to the pixels of an image: image, projection, overlay.
 
@@ -66,8 +69,8 @@ def project(
     if not pathlib.Path(image).is_file():
         raise DataError(f"no image {image}; give the path of a photo")
     pixels = decode(pathlib.Path(image).read_bytes())
-    loaded, preprocess = load(model, weights, resize, crop, mean, std)
-    network = captured(loaded, preprocess, device)
+    loaded, preprocess = load(model, options)
+    network = captured(loaded, preprocess, options.device)
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
     with torch.no_grad():

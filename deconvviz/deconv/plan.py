@@ -67,6 +67,7 @@ def _covers(window: Reach, sizes: tuple[int, int]) -> bool:
 
 
 def then(window: Reach, reach: Reach) -> Reach:
+    """Return what a window reads of an input, rows and columns."""
     return window[0].then(reach[0]), window[1].then(reach[1])
 
 

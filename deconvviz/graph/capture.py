@@ -7,7 +7,6 @@ contrast normalisation as one op, and the batch size a value of its own.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from deconvviz.errors import CaptureError
+from deconvviz.graph.fuse import fuse_response_norm
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
-from deconvviz.graph.table import local_response_norm
 
 aten = torch.ops.aten
 ALIASES = {
@@ -182,7 +181,7 @@ def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, T
             graph.output(fx.node.map_arg(kept, lambda n: names[n]))
         if (node in names and names[node].op != "placeholder") or node.op == "placeholder":
             _describe(names[node], node, symbol)
-    _fuse_response_norm(graph)
+    fuse_response_norm(graph)
     graph.eliminate_dead_code()
     return graph, tensors
 
@@ -265,42 +264,3 @@ def _describe(ours: fx.Node, node: fx.Node, symbol: str) -> None:
         for key, (path, kind) in stack.items()
         if key.startswith("L__self__")
     ]
-
-
-# --- contrast normalisation ------------------------------------------------------------------------------------------
-
-
-def _fuse_response_norm(graph: fx.Graph) -> None:
-    """Make one op of `x / (k + alpha * avg_pool(x * x)) ** beta`, which local_response_norm decomposes into."""
-    signature = inspect.signature(local_response_norm)
-    for node in list(graph.nodes):
-        found = _response_norm(node)
-        if found is None:
-            continue
-        with graph.inserting_before(node):
-            fused = graph.create_node("call_function", local_response_norm, found, name=f"{node.name}_lrn")
-        assert len(found) == len(signature.parameters)
-        fused.meta = dict(node.meta)
-        node.replace_all_uses_with(fused)
-
-
-def _response_norm(node: fx.Node) -> tuple[Any, ...] | None:
-    """Return local_response_norm's arguments where `node` is the division that ends it."""
-    if node.op != "call_function" or op_name(node) != "div" or not isinstance(node.args[1], fx.Node):
-        return None
-    x, found = node.args[0], dict[str, Any]()
-    chain: Any = node.args[1]
-    while isinstance(chain, fx.Node) and chain.op == "call_function" and len(chain.users) == 1:
-        name = op_name(chain)
-        if name == "mul" and chain.args[0] is chain.args[1]:
-            complete = {"pow", "add", "mul", "pool"} <= found.keys() and chain.args[0] is x
-            return (x, found["pool"], found["mul"], found["pow"], found["add"]) if complete else None
-        if name in ("pow", "add", "mul"):
-            found[name] = chain.args[1]
-        elif name in ("avg_pool2d", "avg_pool3d"):
-            kernel: Any = chain.args[1]
-            found["pool"] = kernel[0]
-        elif name not in ("view", "reshape", "squeeze", "unsqueeze", "pad", "constant_pad_nd"):
-            return None
-        chain = chain.args[0]
-    return None

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from deconvviz.graph import reach
-from deconvviz.graph.reach import Geometry
+from deconvviz.graph.reach import Geometry, data_inputs, whole_map
 from deconvviz.registry import Registry
 
 Kind = Literal["linear", "rectifier", "max_pool", "lrn", "other"]
@@ -35,10 +34,6 @@ Transpose = Callable[[Call, Tensor], Sequence[Tensor | None]]
 OnWindow = Callable[[fx.Node, tuple[Any, ...], tuple[int, int]], tuple[Any, ...]]
 
 
-def whole_reach(node: fx.Node) -> Geometry:
-    return reach.whole_map(node)
-
-
 @dataclass(frozen=True)
 class Op:
     """One op.
@@ -54,7 +49,7 @@ class Op:
 
     name: str
     kind: Kind = "linear"
-    reach: Callable[[fx.Node], Geometry] = whole_reach
+    reach: Callable[[fx.Node], Geometry] = whole_map
     on_window: OnWindow | None = None
     transpose: Transpose | None = None
     fill: float = 0.0
@@ -81,7 +76,7 @@ def is_linear(node: fx.Node) -> bool:
     """True where the op's vector-Jacobian product is its transpose, whatever the values."""
     name = op_name(node)
     if name in ("mul", "div"):  # by a constant
-        return len(reach.data_inputs(node)) == 1 and (name == "mul" or reach.data_inputs(node)[0] is node.args[0])
+        return len(data_inputs(node)) == 1 and (name == "mul" or data_inputs(node)[0] is node.args[0])
     return op_of(node).kind != "other"
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import ModelError, nearest
 from deconvviz.registry import Registry
 
@@ -23,15 +22,19 @@ FORMS = "torchvision:NAME, timm:NAME or path/to/file.py:FACTORY"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode, how its images are prepared, and where it came from."""
+    """A model in eval mode, how its images are prepared, and where it came from.
+
+    `settings` are the arguments of `Preprocess` that the weights were trained with; absent ones have its defaults.
+    """
 
     model: nn.Module
-    preprocess: Preprocess
+    settings: dict[str, Any]
     spec: str
     weights: str
 
 
-Loader = Callable[[str, bool], tuple[nn.Module, Preprocess]]
+Made = tuple[nn.Module, dict[str, Any]]
+Loader = Callable[[str, bool], Made]
 SOURCES: Registry[Loader] = Registry("model source")
 
 
@@ -55,10 +58,10 @@ def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(0)
-        model, preprocess = loader(spec if loader is _file else name, weights == "DEFAULT")
+        model, settings = loader(spec if loader is _file else name, weights == "DEFAULT")
     if weights not in ("DEFAULT", "none"):
         load_weights(model, weights)
-    return Loaded(model.eval(), preprocess, spec, weights)
+    return Loaded(model.eval(), settings, spec, weights)
 
 
 def load_weights(model: nn.Module, path: str | pathlib.Path) -> None:
@@ -112,7 +115,7 @@ def _state_dict(path: pathlib.Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def _torchvision(name: str, trained: bool) -> tuple[nn.Module, Preprocess]:
+def _torchvision(name: str, trained: bool) -> Made:
     from torchvision import models
 
     known = models.list_models()
@@ -126,25 +129,25 @@ def _torchvision(name: str, trained: bool) -> tuple[nn.Module, Preprocess]:
         raise ModelError(
             f"cannot download the weights of {name}: {error}; give a file with --weights, or none"
         ) from error
-    return model, _torchvision_preprocess(best.transforms())
+    return model, _torchvision_settings(best.transforms())
 
 
-def _torchvision_preprocess(preset: Any) -> Preprocess:
+def _torchvision_settings(preset: Any) -> dict[str, Any]:
     """Read the preset that the weights were evaluated with; a model without one gets ImageNet's usual one."""
     if not hasattr(preset, "crop_size"):
-        return Preprocess()
+        return {}
     modes = {"nearest", "bilinear", "bicubic"}
     mode = str(preset.interpolation.value)
-    return Preprocess(
-        int(preset.resize_size[0]),
-        int(preset.crop_size[0]),
-        tuple(preset.mean),
-        tuple(preset.std),
-        mode if mode in modes else "bilinear",
-    )
+    return {
+        "resize": int(preset.resize_size[0]),
+        "crop": int(preset.crop_size[0]),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "interpolation": mode if mode in modes else "bilinear",
+    }
 
 
-def _timm(name: str, trained: bool) -> tuple[nn.Module, Preprocess]:
+def _timm(name: str, trained: bool) -> Made:
     try:
         import timm
     except ImportError:
@@ -160,11 +163,17 @@ def _timm(name: str, trained: bool) -> tuple[nn.Module, Preprocess]:
     data: dict[str, Any] = timm.data.resolve_model_data_config(model)  # type: ignore[attr-defined, no-untyped-call]
     size = int(data["input_size"][1])
     mode = data["interpolation"] if data["interpolation"] in ("bilinear", "bicubic") else "bilinear"
-    return model, Preprocess(round(size / data["crop_pct"]), size, tuple(data["mean"]), tuple(data["std"]), mode)
+    return model, {
+        "resize": round(size / data["crop_pct"]),
+        "crop": size,
+        "mean": tuple(data["mean"]),
+        "std": tuple(data["std"]),
+        "interpolation": mode,
+    }
 
 
-def _file(spec: str, trained: bool) -> tuple[nn.Module, Preprocess]:
-    """Call a factory in a Python file; it returns the module, or (module, Preprocess)."""
+def _file(spec: str, trained: bool) -> Made:
+    """Call a factory in a Python file; it returns the module, or (module, settings of its preprocessing)."""
     file, _, name = spec.rpartition(":")
     path = pathlib.Path(file)
     if not path.is_file():
@@ -187,10 +196,11 @@ def _file(spec: str, trained: bool) -> tuple[nn.Module, Preprocess]:
         raise ModelError(f"{spec} raised {type(error).__name__}: {error}; run it with --debug to see where") from error
     finally:
         sys.path.pop(0)
-    model, preprocess = made if isinstance(made, tuple) else (made, Preprocess())
+    model, settings = made if isinstance(made, tuple) else (made, {})
+    settings = settings.as_dict() if hasattr(settings, "as_dict") else settings
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{spec} returned {type(model).__name__}; expected a torch.nn.Module or (module, Preprocess)")
-    return model, preprocess
+        raise ModelError(f"{spec} returned {type(model).__name__}; expected a torch.nn.Module or (module, settings)")
+    return model, dict(settings)
 
 
 SOURCES.add("torchvision", _torchvision)
