@@ -1,0 +1,50 @@
+"""Every example runs, is short, and writes what it says."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(*args: object) -> str:
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_examples_are_short() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        lines = [line for line in path.read_text().split('"""', 2)[2].splitlines() if line.strip()]
+        assert len(lines) <= 25, path.name
+
+
+def test_project_unit(tmp_path: pathlib.Path) -> None:
+    assert "features.7:150" in run(EXAMPLES / "project_unit.py", tmp_path / "p.png")
+    assert Image.open(tmp_path / "p.png").size == (224, 224)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("tiles")
+    assert "wrote 180 tiles" in run(EXAMPLES / "skimage_tiles.py", folder / "tiles")
+    run("-m", "deconvviz", "pack", folder / "tiles", folder / "tiles.h5", "--limit", 40, "--quiet")
+    return folder
+
+
+def test_mine_and_compute(tiles: pathlib.Path) -> None:
+    out = run(EXAMPLES / "mine_and_compute.py", tiles / "tiles.h5", tiles / "mined.h5")
+    assert "features.7: " in out and "strongest: channel" in out
+
+
+def test_own_model(tiles: pathlib.Path) -> None:
+    model = f"{EXAMPLES / 'own_model.py'}:make"
+    assert "16x32x32" in run("-m", "deconvviz", "layers", model, "--weights", "none")
+    mined = tiles / "own.h5"
+    run("-m", "deconvviz", "mine", model, tiles / "tiles.h5", "--weights", "none", "-l", "1", "-o", mined, "--quiet")
+    run("-m", "deconvviz", "grid", mined, "-l", "1", "-o", tiles / "own.png", "--quiet")
+    assert Image.open(tiles / "own.png").size[0] > 500
