@@ -168,7 +168,7 @@ def project_units(
     policy = Policy(rule, overlap, lrn)
     if seed not in SEEDS:
         raise ProjectionError(f"seed {seed!r} given; expected one of {', '.join(SEEDS)}")
-    images = network._checked(images)
+    images = network.checked(images)
     layers: dict[str, list[int]] = {}
     for number, (image, layer, channel, position) in enumerate(units):
         if not 0 <= image < len(images):
@@ -226,21 +226,13 @@ def _project_batch(
     start = maps.new_zeros(len(units), *maps.shape[1:])
     start[every, channels, y, x] = values if seed == "activation" else torch.ones_like(values)
     signal = sweep.back(as_value(node, start), policy)
-    return [
-        _projection(network, sweep, n, unit, float(values[n]), signal[n], policy.rule) for n, unit in enumerate(units)
-    ]
-
-
-def _projection(
-    network: Network, sweep: Sweep, n: int, unit: Unit, value: float, signal: Tensor, rule: str
-) -> Projection:
-    channels, height, width = network.input_shape
-    image, layer, channel, position = unit
-    window = sweep.plan.windows.get(network.image)
-    box, pixels = Box(0, 0, height, width), signal
-    if window:
-        ((outer, inner),) = sweep._places(network.image, window)[n : n + 1]
-        box = Box(outer[1].start, outer[2].start, outer[1].stop, outer[2].stop)
-        pixels = signal[inner]
-    shape, named = (channels, height, width), tuple(sorted(sweep.linearised))
-    return Projection(image, layer, channel, position or (0, 0), rule, value, box, pixels.clone(), shape, named)
+    places, named = sweep.image_places(), tuple(sorted(sweep.linearised))
+    depth, height, width = network.input_shape
+    found = []
+    for (image, layer, channel, position), value, (box, inside), pixels in zip(
+        units, values.tolist(), places, signal, strict=True
+    ):
+        cut, shape = pixels[inside].clone(), (depth, height, width)
+        unit = (image, layer, channel, position or (0, 0))
+        found.append(Projection(*unit, policy.rule, value, Box(*box), cut, shape, named))
+    return found

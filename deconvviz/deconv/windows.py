@@ -138,8 +138,8 @@ class Sweep:
             return value[self.index] if self.shared else value
         shape[axes[0]], shape[axes[1]] = window[0].size, window[1].size
         out = value.new_zeros(shape)
-        for n, (outer, inner) in enumerate(self._places(node, window)):
-            out[n][inner] = value[int(self.index[n])][outer]
+        for n, (image, (outer, inner)) in enumerate(zip(self.index.tolist(), self._places(node, window), strict=True)):
+            out[n][inner] = value[image][outer]
         return out
 
     def _outside(self, node: fx.Node, window: Reach) -> Tensor | None:
@@ -196,6 +196,18 @@ class Sweep:
             return self.images.new_zeros(len(self.index), *self.images.shape[1:])
         window = self.plan.windows.get(image)
         return self._filled(signals[image], image, window, 0.0) if window else signals[image]
+
+    def image_places(self) -> list[tuple[tuple[int, int, int, int], tuple[Any, ...]]]:
+        """For each unit, the pixels (top, left, bottom, right) that it sees, and where they lie in its signal."""
+        image = self.network.image
+        window = self.plan.windows.get(image)
+        if window is None:
+            height, width = lengths(image)
+            return [((0, 0, height, width), ())] * len(self.index)
+        return [
+            ((rows.start, columns.start, rows.stop, columns.stop), inner)
+            for (_, rows, columns), inner in self._places(image, window)
+        ]
 
     def _transposed(self, call: Call, signal: Tensor, policy: Policy) -> Sequence[Tensor | None]:
         try:

@@ -175,6 +175,8 @@ def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, T
                 names[node] = batch
             elif node.meta.get("val") is not None:
                 _copy(graph, node, names)
+        elif node.op == "get_attr":  # a sub-graph: torch.cond, map, ...
+            raise CaptureError(f"the model branches or loops inside its graph ({node.target}); capture a part without")
         elif node.op == "output":
             specs = program.graph_signature.output_specs  # functionalised writes come first, as further outputs
             kept = [v for v, o in zip(node.args[0], specs, strict=True) if o.kind.name == "USER_OUTPUT"]

@@ -61,7 +61,7 @@ class Network:
     def __call__(self, x: Tensor) -> Any:
         """Return what the model returns for images x [N, *input_shape]."""
         outputs = self._outputs()
-        values = self.run({self.image: self._checked(x)}, outputs, x.shape[0])
+        values = self.run({self.image: self.checked(x)}, outputs, x.shape[0])
         return self._packed(values)
 
     def activations(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Network:
             CaptureError: x has another shape, dtype or device than the network.
         """
         nodes = {name: self.layer(name).node for name in layers}
-        values = self.run({self.image: self._checked(x)}, list(nodes.values()), x.shape[0])
+        values = self.run({self.image: self.checked(x)}, list(nodes.values()), x.shape[0])
         return {name: values[node] for name, node in nodes.items()}
 
     def after(self, layer: str, x: Tensor | None = None) -> Callable[[Tensor], Any]:
@@ -105,7 +105,7 @@ class Network:
                     f"after({layer!r}, x)"
                 )
             with torch.no_grad():
-                values = self.run({self.image: self._checked(x)}, crossing, x.shape[0])
+                values = self.run({self.image: self.checked(x)}, crossing, x.shape[0])
             kept = {n: values[n] for n in crossing}
 
         def tail(value: Tensor) -> Any:
@@ -140,6 +140,23 @@ class Network:
         if "device" in kwargs:  # the export wrote down the device that the model was on
             kwargs = {**kwargs, "device": self.device}
         return args, kwargs
+
+    def checked(self, x: Tensor) -> Tensor:
+        """Return images ready for this network; raises CaptureError for another shape, dtype or device."""
+        if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
+            raise CaptureError(
+                f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, *{self.input_shape})"
+                "; resize them, or capture the model with their shape"
+            )
+        if x.device != self.device:
+            raise CaptureError(f"images on {x.device} given, {self.name} is on {self.device}; move one with .to(...)")
+        if self.precision != "as captured":
+            return x.to(self.dtype).contiguous(memory_format=self.memory_format)
+        if x.dtype != self.dtype:
+            raise CaptureError(
+                f"images of {x.dtype} given, {self.name} computes in {self.dtype}; use x.to({self.dtype})"
+            )
+        return x
 
     # --- looking ---
 
@@ -222,22 +239,6 @@ class Network:
     def _packed(self, values: Values) -> Any:
         leaves = [values[n] if isinstance(n, fx.Node) else n for n in pytree.tree_leaves(self.output.args[0])]
         return pytree.tree_unflatten(leaves, self.out_spec)
-
-    def _checked(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
-            raise CaptureError(
-                f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, *{self.input_shape})"
-                "; resize them, or capture the model with their shape"
-            )
-        if x.device != self.device:
-            raise CaptureError(f"images on {x.device} given, {self.name} is on {self.device}; move one with .to(...)")
-        if self.precision != "as captured":
-            return x.to(self.dtype).contiguous(memory_format=self.memory_format)
-        if x.dtype != self.dtype:
-            raise CaptureError(
-                f"images of {x.dtype} given, {self.name} computes in {self.dtype}; use x.to({self.dtype})"
-            )
-        return x
 
     def _crossing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
         """The values that the output needs and that do not follow from `node`."""
