@@ -158,14 +158,16 @@ def program(root: pathlib.Path) -> None:
     capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch.export imports half of torch when it is first used
     assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1  # other threads would not survive a fork
     startup, commit = uninterrupted(root / "straight")
-    rng, kills = random.Random(0), list[Kill]()
+    rng, kills, late = random.Random(0), list[Kill](), 0
     out = root / "killed" / OUT
     while len(kills) < KILLS:
         moment = ("mining", "writing", "writing", "starting")[len(kills) % 4]
         if killed(root / "killed", moment, rng, startup, commit):
             others = sorted(path.name for path in out.parent.iterdir() if path != out)
             kills.append(Kill(moment, load_mined(out).done if out.exists() else None, others))
-        else:  # too late: it has finished
+        else:  # it has finished: begin again
+            late += 1
+            assert late < KILLS, f"most processes ended before they could be killed while {moment}"
             out.unlink()
     print(json.dumps([asdict(kill) for kill in kills]))
 
@@ -183,7 +185,8 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.py").write_text(MODEL)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    done = subprocess.run([sys.executable, __file__, tmp_path], env=environment, capture_output=True, text=True)
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     kills = [Kill(**kill) for kill in json.loads(done.stdout)]
     halves = [kill.done for kill in kills if kill.done is not None and 0 < kill.done < IMAGES]
@@ -194,7 +197,7 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
 
     command = [sys.executable, "-m", "deconvviz", *ARGUMENTS]
     out, straight = tmp_path / "killed" / OUT, tmp_path / "straight" / OUT
-    last = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True)
+    last = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stderr
     assert load_mined(out).complete and out.read_bytes() == straight.read_bytes()
     assert {path.name for path in out.parent.iterdir()} <= {OUT, *leftovers}  # the last process left nothing

@@ -183,8 +183,8 @@ class Network:
     @property
     def fingerprint(self) -> str:
         """A digest of the graph and every weight: equal networks have equal fingerprints, on any device."""
-        digest = hashlib.sha256(repr([(n.op, str(n.target)) for n in self.graph.nodes]).encode())
-        digest.update(repr(self.input_shape).encode())
+        steps = [(n.op, _target(n), fx.node.map_arg((n.args, n.kwargs), str)) for n in self.graph.nodes]
+        digest = hashlib.sha256(repr((self.input_shape, steps)).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -255,6 +255,11 @@ class Network:
         if key not in self._plans:
             self._plans[key] = _make_plan(self.graph, known | {self.batch_size}, wanted)
         return self._plans[key]
+
+
+def _target(node: fx.Node) -> str:
+    """A target's name without the address that a plain function's text holds."""
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.Node]) -> Plan:
