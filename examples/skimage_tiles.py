@@ -8,26 +8,8 @@ import sys
 
 from skimage import color, data, io
 
-PHOTOS = [
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "rocket",
-    "camera",
-    "coins",
-    "page",
-    "text",
-    "brick",
-    "grass",
-    "gravel",
-    "clock",
-    "moon",
-    "horse",
-    "colorwheel",
-    "retina",
-    "hubble_deep_field",
-    "immunohistochemistry",
-]
+FIRST = "astronaut chelsea coffee rocket camera coins page text brick grass gravel clock moon horse colorwheel"
+PHOTOS = [*FIRST.split(), "retina", "hubble_deep_field", "immunohistochemistry"]
 SIDE = 170
 out = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tiles")
 for name in PHOTOS:
