@@ -276,7 +276,7 @@ def test_exit_codes_and_debug(tmp_path: pathlib.Path) -> None:
     ]
     plain = subprocess.run(command, capture_output=True, text=True, check=False)
     assert plain.returncode == 2 and plain.stdout == ""
-    assert plain.stderr.count("\n") == 1 and plain.stderr.startswith("deconvviz: no file")
+    assert plain.stderr.count("\n") == 1 and plain.stderr.startswith("deconvviz: ") and "does not exist" in plain.stderr
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
     assert debug.returncode not in (0, 2) and "Traceback" in debug.stderr
     unknown = subprocess.run([sys.executable, "-m", "deconvviz", "mien"], capture_output=True, text=True, check=False)

@@ -100,15 +100,14 @@ class Job:
                 raise RuntimeError(f"mining ended with status {status}:\n{(self.folder / '../log.txt').read_text()}")
         return self.alive
 
-    def commits(self) -> bool:
-        """Wait for a commit; false where it ends before one."""
+    def commits(self) -> None:
+        """Wait for a commit, or its end."""
         last = self._version()
         while self.runs() and self._version() == last:
             time.sleep(0.0005)
-        return self.alive
 
     def writes(self) -> None:
-        """Wait until it is writing a file."""
+        """Wait until it is writing a file, or its end."""
         known = self._parts()
         while self.runs() and self._parts() <= known:
             pass
@@ -120,8 +119,11 @@ class Job:
         os.kill(self.process, signal.SIGKILL)
         return os.WIFSIGNALED(os.waitpid(self.process, 0)[1])
 
-    def _version(self) -> int:
-        return self.out.stat().st_mtime_ns if self.out.exists() else 0
+    def _version(self) -> tuple[int, int]:
+        if not self.out.exists():
+            return 0, 0
+        status = self.out.stat()
+        return status.st_ino, status.st_mtime_ns
 
     def _parts(self) -> set[str]:
         return {path.name for path in self.folder.iterdir() if path.name.endswith(".part")}
@@ -161,7 +163,7 @@ def program(root: pathlib.Path) -> None:
     rng, kills, late = random.Random(0), list[Kill](), 0
     out = root / "killed" / OUT
     while len(kills) < KILLS:
-        moment = ("mining", "writing", "writing", "starting")[len(kills) % 4]
+        moment = ("starting", "mining", "writing", "writing")[len(kills) % 4]
         if killed(root / "killed", moment, rng, startup, commit):
             others = sorted(path.name for path in out.parent.iterdir() if path != out)
             kills.append(Kill(moment, load_mined(out).done if out.exists() else None, others))

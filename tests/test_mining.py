@@ -48,8 +48,8 @@ class Exact(nn.Module):
         generator = torch.Generator().manual_seed(0)
         for parameter in self.parameters():
             parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator) / 4
-        self.conv1.weight.data[0], self.conv1.bias.data[0] = 0, 1  # type: ignore[index]
-        self.conv2.bias.data[0] = -1000  # type: ignore[index]
+        self.conv1.weight.data[0], self.conv1.bias.data[0] = 0, 1  # type: ignore[union-attr]
+        self.conv2.bias.data[0] = -1000  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu2(self.conv2(self.pool(self.relu1(self.conv1(x)))))
@@ -241,7 +241,7 @@ def test_shards_merge_to_the_whole(parts: int, run: Run, whole: Mined, tmp_path:
         assert set(shard["conv2"].images.flatten() % parts) == {i}
     for seed in range(3):
         random.Random(seed).shuffle(files)
-        same(merge(files, tmp_path / "merged.h5"), whole)
+        same(merge(files, tmp_path / "merged.h5", overwrite=True), whole)
         same(load_mined(tmp_path / "merged.h5"), whole)
     same(run(out=tmp_path / "merged.h5"), whole)  # the merged file is that of the whole job
 
@@ -268,7 +268,7 @@ def test_k_above_the_number_of_images(run: Run, exact: Network, store: ImageStor
 @pytest.mark.parametrize("batch_size", [5, 32])
 def test_nan_and_infinite_values(batch_size: int, run: Run, store: ImageStore) -> None:
     conv = Exact().conv1
-    conv.bias.data[0] = 100  # type: ignore[index]
+    conv.bias.data[0] = 100  # type: ignore[union-attr]
     network = dv.capture(nn.Sequential(conv, Odd()), SHAPE)
     maps = activations(network, store, "1")
     assert np.isnan(maps[:, 0]).all() and np.isnan(maps[:, 1:]).any()
@@ -348,7 +348,8 @@ def test_out_of_memory_at_batch_1(
     def none(self: Network, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         raise RuntimeError(NO_MEMORY)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="can't allocate memory"):
+    told = r"one image does not fit in memory.*fewer layers"
+    with monkeypatch.context() as patch, pytest.raises(CaptureError, match=told):
         patch.setattr(Network, "activations", none)
         run(out=tmp_path / "m.h5")
     assert load_mined(tmp_path / "m.h5").done == 0
@@ -438,14 +439,15 @@ def changed(name: str, exact: Network, folder: pathlib.Path) -> dict[str, Any]:
         return {"network": exact.replaced(exact.graph, exact.tensors | {"fc.bias": weight})}
     if name == "store_fingerprint":
         return {"images": packed(folder / "other", black_and_white(1)[:5])}
-    return {
-        "layers": {"layers": LAYERS[:2]},
-        "k": {"k": 8},
-        "preprocess": {"preprocess": Preprocess(32, (16, 32))},
-        "precision": {"precision": "bf16"},
-        "limit": {"limit": 40},
-        "shard": {"shard": (0, 2)},
-    }[name]
+    others: dict[str, Any] = {
+        "layers": LAYERS[:2],
+        "k": 8,
+        "preprocess": Preprocess(32, (16, 32)),
+        "precision": "bf16",
+        "limit": 40,
+        "shard": (0, 2),
+    }
+    return {name: others[name]}
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -521,7 +523,9 @@ def test_a_foreign_or_damaged_file_is_refused(
     foreign(kind, (tmp_path / "whole.h5").read_bytes(), out)
     before = out.read_bytes() if out.is_file() else None
     no_images(monkeypatch)
-    for attempt in (lambda: run(out=out, limit=9), lambda: load_mined(out), lambda: merge([out], tmp_path / "n.h5")):
+    attempts: list[Callable[[], Mined]] = [lambda: run(out=out, limit=9), lambda: load_mined(out)]
+    attempts.append(lambda: merge([out], tmp_path / "n.h5"))
+    for attempt in attempts:
         with pytest.raises(DataError) as caught:
             attempt()
         assert str(out) in str(caught.value) and "\n" not in str(caught.value)
@@ -548,7 +552,7 @@ def test_output_in_a_missing_folder(run: Run, monkeypatch: pytest.MonkeyPatch, t
     ("settings", "error", "message"),
     [
         ({"layers": ["relu3"]}, LayerNotFound, "relu1"),
-        ({"layers": []}, DataError, "at least one"),
+        ({"layers": []}, DataError, "layers 0 given; expected at least 1"),
         ({"k": 0}, DataError, "k 0"),
         ({"batch_size": 0}, DataError, "batch size 0"),
         ({"limit": 0}, DataError, "limit 0"),
@@ -594,15 +598,15 @@ def test_merge_refuses_what_is_not_one_whole_job(run: Run, tmp_path: pathlib.Pat
     refused([parts[0], parts[0], parts[2]], "0/3, 0/3, 2/3 given")
     refused([], "no files")
 
-    for name, settings in {"k": {"k": 3}, "limit": {"limit": 30}, "layers": {"layers": ["conv1"]}}.items():
-        other = tmp_path / f"other-{name}.h5"
-        run(out=other, shard=(2, 3), **{"limit": 20, **settings})
+    for name, value in [("k", 3), ("limit", 30), ("layers", ["conv1"])]:
+        other, settings = tmp_path / f"other-{name}.h5", {"limit": 20, name: value}
+        run(out=other, shard=(2, 3), **settings)
         refused([*parts[:2], other], rf"\({name}: ")
 
     run(out=tmp_path / "half.h5", shard=(1, 2), limit=20)
     refused([parts[0], tmp_path / "half.h5"], "0/3, 1/2 given|1/2, 0/3 given")
     run(out=tmp_path / "whole.h5", limit=20)
-    refused([tmp_path / "whole.h5", *parts[1:]], "given; expected")
+    refused([tmp_path / "whole.h5", *parts[1:]], "whole.h5 is no shard")
 
     interrupted(run, 15, out=tmp_path / "unfinished.h5", shard=(2, 3), limit=20, batch_size=2, commit_every=1)
     refused([*parts[:2], tmp_path / "unfinished.h5"], "unfinished.h5 is unfinished: 4 of 6 images")
@@ -611,8 +615,10 @@ def test_merge_refuses_what_is_not_one_whole_job(run: Run, tmp_path: pathlib.Pat
 
 
 def test_merge_into_a_missing_folder(run: Run, tmp_path: pathlib.Path) -> None:
-    run(out=tmp_path / "0.h5", limit=5)
+    run(out=tmp_path / "0.h5", limit=5, shard=(0, 1))
     with pytest.raises(DataError, match="there is no folder"):
         merge([tmp_path / "0.h5"], tmp_path / "missing" / "m.h5")
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="does not exist"):
         merge([tmp_path / "1.h5"], tmp_path / "m.h5")
+    with pytest.raises(DataError, match="exists already"):
+        merge([tmp_path / "0.h5"], tmp_path / "0.h5")

@@ -8,7 +8,8 @@ import click
 @click.command()
 @click.argument("files", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="The mined file of all shards.")
-def merge(files: tuple[str, ...], out: str) -> None:
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+def merge(files: tuple[str, ...], out: str, force: bool) -> None:
     """Join the mined files of all shards of one job.
 
     \b
@@ -17,5 +18,5 @@ def merge(files: tuple[str, ...], out: str) -> None:
     """
     from deconvviz.studies.mining import merge as merge_files
 
-    click.echo(repr(merge_files(files, out)))
+    click.echo(repr(merge_files(files, out, force)))
     click.echo(f"wrote {out}")

@@ -65,12 +65,13 @@ class Result:
             DataError: it is missing, no HDF5, truncated, of another kind, or of a newer schema.
         """
         if not pathlib.Path(path).is_file():
-            raise DataError(f"no file {path}; expected a {kind} file")
+            what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
+            raise DataError(f"{path} {what}; expected a {kind} file")
         try:
             with h5py.File(path, "r") as file:
-                found = str(file.attrs.get("deconvviz", ""))
+                found = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
                 if found != kind:
-                    what = f"a deconvviz {found} file" if found else "an HDF5 file of some other program"
+                    what = f"a file of kind {found!r}" if found else "an HDF5 file of some other program"
                     raise DataError(f"{path} is {what}; expected a {kind} file")
                 if int(file.attrs["schema"]) > schema:
                     raise DataError(
@@ -79,8 +80,10 @@ class Result:
                 config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
                 arrays: dict[str, Array] = {}
                 file.visititems(lambda name, item: _read(arrays, name, item))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"{path} is no readable {kind} file ({one_line(error)}); make it again") from error
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DataError(
+                f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
+            ) from error
         return cls(kind, schema, config, sources, arrays, state)
 
 

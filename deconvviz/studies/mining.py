@@ -73,9 +73,10 @@ def mine(
         raise CaptureError(
             f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}: set crop"
         )
-    layers = list(dict.fromkeys(layers))
-    if not layers or k < 1 or batch_size < 1:
-        raise DataError(f"layers {layers}, k {k}, batch size {batch_size} given; expected at least one of each")
+    layers = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
+    for what, given in (("layers", len(layers)), ("k", k), ("batch size", batch_size)):
+        if given < 1:
+            raise DataError(f"{what} {given} given; expected at least 1")
     chosen = _chosen(len(store), limit, shard)
     config = {
         "model": network.name,
@@ -118,6 +119,8 @@ def _start(
     if out is not None and pathlib.Path(out).exists():
         found = load_mined(out)
         require_same(out, found.config, config, "remove it or choose another output")
+        if not found.complete:
+            found.save(out)  # the same bytes: a place that cannot be written to any more is found out now
         return found
     tables = {}
     for name in layers:
@@ -174,8 +177,13 @@ class _Miner:
                 }
                 start += self.batch_size
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self.batch_size == 1:
+                if not _out_of_memory(error):
                     raise
+                if self.batch_size == 1:
+                    raise CaptureError(
+                        f"one image does not fit in memory with layers {', '.join(layers)}; "
+                        "ask for fewer layers at once, or use another --device"
+                    ) from error
                 self.batch_size = (self.batch_size + 1) // 2
             else:
                 continue
@@ -229,13 +237,15 @@ def _reduced(so_far: MinedLayer, maps: Tensor, images: NDArray[np.int64]) -> Min
     return MinedLayer(so_far.name, table, activity)
 
 
-def merge(paths: Sequence[Pathlike], out: Pathlike) -> Mined:
+def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> Mined:
     """Join the files of all shards of one mining job into the file that a single run would have made.
 
     Raises:
         MismatchError: the files are not the complete shards 0 .. n - 1 of one job.
-        DataError: a file cannot be read, or `out` cannot be written.
+        DataError: a file cannot be read, or `out` exists (unless `overwrite`) or cannot be written.
     """
+    if pathlib.Path(out).exists() and not overwrite:
+        raise DataError(f"{out} exists already; choose another output, or --force to replace it")
     files = [load_mined(path) for path in paths]
     if not files:
         raise MismatchError("no files to merge; give the n files of shards 0/n to n-1/n")
@@ -246,7 +256,11 @@ def merge(paths: Sequence[Pathlike], out: Pathlike) -> Mined:
             raise MismatchError(
                 f"{path} is unfinished: {file.done} of {file.total} images; run its command again first"
             )
-    shards = sorted(tuple(file.config["shard"] or (0, 1)) for file in files)
+    whole = [path for path, file in zip(paths, files, strict=True) if file.config["shard"] is None]
+    if whole:
+        raise MismatchError(f"{whole[0]} is no shard: it was mined without --shard; there is nothing to merge it with")
+    files.sort(key=lambda file: tuple(file.config["shard"]))  # the result does not depend on the order they came in
+    shards = [tuple(file.config["shard"]) for file in files]
     parts = shards[0][1]
     if shards != [(i, parts) for i in range(parts)]:
         given = ", ".join(f"{i}/{n}" for i, n in shards)

@@ -62,16 +62,11 @@ class TopK:
 
     def _ranked(self, k: int) -> TopK:
         """Sort each channel by (strongest, image, y, x), keep an image's first entry only, and cut to k."""
-        table = self
-        for _ in range(2):  # a repeated image, once found, becomes no entry and is sorted to the end
-            keys = (table.positions[..., 1], table.positions[..., 0], table.images, -table.values)
-            table = table._taken(np.lexsort(keys, axis=1))
-            earlier = np.tril(np.ones((table.k, table.k), bool), -1)
-            same = (table.images[:, :, None] == table.images[:, None, :]) & (table.images[:, :, None] >= 0)
-            repeated = (same & earlier).any(axis=2)
-            if not repeated.any():
-                break
+        table = self._sorted()
+        repeated = table._repeated()
+        if repeated.any():  # a repeated image becomes no entry and is sorted to the end
             table.values[repeated], table.images[repeated], table.positions[repeated] = -np.inf, -1, -1
+            table = table._sorted()
         missing = max(k - table.k, 0)
         if missing:
             empty = TopK.empty(len(table.values), missing)
@@ -81,6 +76,20 @@ class TopK:
                 np.concatenate([table.positions, empty.positions], 1),
             )
         return table._taken(np.broadcast_to(np.arange(k), (len(table.values), k)))
+
+    def _sorted(self) -> TopK:
+        keys = (self.positions[..., 1], self.positions[..., 0], self.images, -self.values)
+        return self._taken(np.lexsort(keys, axis=1))
+
+    def _repeated(self) -> NDArray[np.bool_]:
+        """[C, n], true for an entry whose image stands further up in its channel."""
+        order = np.argsort(self.images, axis=1, kind="stable")
+        images = np.take_along_axis(self.images, order, 1)
+        again = np.zeros(images.shape, bool)
+        again[:, 1:] = (images[:, 1:] == images[:, :-1]) & (images[:, 1:] >= 0)
+        found = np.zeros_like(again)
+        np.put_along_axis(found, order, again, 1)
+        return found
 
     def _taken(self, order: NDArray[np.int64]) -> TopK:
         return TopK(
