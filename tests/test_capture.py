@@ -211,6 +211,22 @@ def test_fast_is_equal(precision: str, tolerance: float) -> None:
     assert (kept["bn1"].float() - net.activations(x, ["bn1"])["bn1"]).abs().max() < tolerance * 10
 
 
+def test_fast_overwrites_nothing_that_is_asked_for() -> None:
+    """ReLU runs in place there: not on a value that is returned, read again, or given by the user."""
+    _, net = small()
+    x, fast = torch.randn(2, 3, 17, 15), net.fast(keep=["stem", "block.first", "block.first@1"])
+    with torch.inference_mode():
+        for wanted in (["stem", "block.first", "block.norm", "block.relu", "block"], ["block.norm"], ["block"]):
+            for name, value in fast.activations(x, wanted).items():
+                assert torch.allclose(value, net.activations(x, [name])[name], atol=1e-5), name
+        given = net.activations(x, ["block.norm"])["block.norm"]
+        before = given.clone()
+        fast.after("block.norm", x)(given)
+        assert torch.equal(given, before) and (given < 0).any()
+    plan = fast._plan(frozenset({fast.image}), (fast.layer("block").node,))
+    assert plan.overwriting
+
+
 def test_the_model_stays_as_it_was() -> None:
     model = Small().train()
     model.block.norm.eval()  # a mixed mode, as when fine-tuning

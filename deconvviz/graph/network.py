@@ -14,16 +14,19 @@ from torch.utils import _pytree as pytree
 from deconvviz.errors import CaptureError, LayerNotFound, nearest
 from deconvviz.graph import layers as tables
 from deconvviz.graph.layers import Layer
+from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import axes_of, shape_of
 
 Values = dict[fx.Node, Any]
+FRESH = {"conv2d", "batch_norm", "add", "cat", "linear"}  # ops whose result shares no memory with any other value
 
 
 class Plan(NamedTuple):
-    """Which nodes to run, and after which of them which values are not needed any more."""
+    """Which nodes to run, after which of them which values are not needed any more, and which may overwrite theirs."""
 
     steps: tuple[fx.Node, ...]
     release: dict[fx.Node, tuple[fx.Node, ...]]
+    overwriting: frozenset[fx.Node]
 
 
 class Network:
@@ -121,8 +124,12 @@ class Network:
         """Compute the values of `wanted` from the `known` ones, each op once, forgetting what is not needed."""
         plan = self._plan(frozenset(known), tuple(wanted))
         values: Values = {**known, self.batch_size: batch_size}
+        overwriting = plan.overwriting if self.precision != "as captured" and not torch.is_grad_enabled() else ()
         for node in plan.steps:
-            values[node] = self.value(node, values)
+            if node in overwriting:  # a forward-only job saves a copy of every map
+                values[node] = torch.relu_(values[node.all_input_nodes[0]])
+            else:
+                values[node] = self.value(node, values)
             for spent in plan.release.get(node, ()):
                 del values[spent]
         return values
@@ -276,7 +283,9 @@ def _make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.N
     for source, node in last.items():
         if source not in wanted:
             release[node] = (*release.get(node, ()), source)
-    return Plan(steps, release)
+    fresh = {node for node in steps if node.op == "call_function" and op_name(node) in FRESH}
+    overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
+    return Plan(steps, release, frozenset(overwriting))
 
 
 def _repeated(value: Tensor, count: int) -> Tensor:

@@ -205,7 +205,8 @@ def _out_of_memory(error: BaseException) -> bool:
 def _reduced(so_far: MinedLayer, maps: Tensor, images: NDArray[np.int64]) -> MinedLayer:
     """Reduce maps [N, C, H, W] to a table and a record of activity.
 
-    Only a map whose maximum reaches the weakest entry of the table so far is searched for its position.
+    Only a map whose maximum exceeds the weakest entry of the table so far is searched for its position: images come
+    in ascending order, so one that ties with that entry would stand behind it.
     """
     threshold, k = so_far.values[:, -1], so_far.top.k
     maximum = maps.amax((2, 3)).float()
@@ -218,7 +219,7 @@ def _reduced(so_far: MinedLayer, maps: Tensor, images: NDArray[np.int64]) -> Min
         mean = maps.masked_fill(bad, 0).sum((2, 3)).float() / maps[0, 0].numel()
         maps = maps.masked_fill(bad, -torch.inf)
     values = maximum.cpu().numpy().T
-    rows, columns = np.nonzero((values >= threshold[:, None]) & (values > -np.inf))
+    rows, columns = np.nonzero(values > threshold[:, None])
     positions = np.full((*values.shape, 2), -1, np.int64)
     if len(rows):
         picked = maps[torch.from_numpy(columns).to(maps.device), torch.from_numpy(rows).to(maps.device)]
