@@ -17,7 +17,7 @@ from deconvviz.errors import DataError
 @click.option("-o", "--out", required=True, help="The mined file; an unfinished one is continued.")
 @click.option("-k", default=9, show_default=True, type=click.IntRange(1), help="Images a channel.")
 @click.option(
-    "--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Halved when it does not fit in memory."
+    "--batch-size", type=click.IntRange(1), help="Halved when it does not fit in memory. [default: 16; 64 on a GPU]"
 )
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
@@ -34,7 +34,7 @@ def mine(
     layers: tuple[str, ...],
     out: str,
     k: int,
-    batch_size: int,
+    batch_size: int | None,
     precision: str,
     workers: int,
     limit: int | None,
