@@ -118,7 +118,7 @@ def _caption(found: Mined, shown: LayerPanels, path: str | pathlib.Path) -> str:
     seen = found[shown.layer].activity.images
     k = found.config["k"]
     unfinished = "" if found.complete else f" (unfinished: {found.done} of {found.total})"
-    size, image = ("x".join(map(str, sorted({*sides}))) for sides in (shown.crop, shown.image))
+    size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (shown.crop, shown.image))  # 27, or 27x40
     filters = "filter, then " if shown.weights is not None else ""
     return (
         f"Per channel: {filters}{shown.rule} projections of its {k} strongest images (contrast stretched one by one) "

@@ -122,52 +122,50 @@ def layer_panels(
             "give the right one with --images"
         )
     maker = _Maker(mined, store, network, layer, rule, progress)
-    size, crop_rule, mined = _crop(maker, crop)
+    size, crop_rule = _crop(maker, crop)
     stored = maker.projections([(c, r) for c in channels for r in range(found.top.k) if found.images[c, r] >= 0])
     weights = maker.first_filters(channels)
     panels = []
     for channel in channels:
         ranks = [r for r in range(found.top.k) if found.images[channel, r] >= 0]
-        windows = [_window(stored[channel, r], size, mined.config["preprocess"]) for r in ranks]
+        windows = [_window(stored[channel, r], size, maker.shape) for r in ranks]
         pictures = [maker.picture(int(found.images[channel, r])) for r in ranks]
         cut = [p[w.top : w.bottom, w.left : w.right] for p, w in zip(pictures, windows, strict=True)]
         shown = [stored[channel, r].cut(w) for r, w in zip(ranks, windows, strict=True)]
         names = tuple(store.names[int(found.images[channel, r])] for r in ranks)
-        panels.append(
-            FilterPanel(channel, _stack(cut, size, 3), _stack(shown, size, 3), found.values[channel, ranks], names)
-        )
+        panels.append(FilterPanel(channel, _stack(cut, size), _stack(shown, size), found.values[channel, ranks], names))
     height, width = maker.shape
     cut_size = (min(size[0], height), min(size[1], width))
     return LayerPanels(layer, tuple(panels), cut_size, (height, width), crop_rule, rule, weights), maker.mined
 
 
-def _stack(parts: Sequence[NDArray[Any]], size: tuple[int, int], channels: int) -> NDArray[Any]:
-    return np.stack(parts) if parts else np.zeros((0, *size, channels), np.float32)
+def _stack(parts: Sequence[NDArray[Any]], size: tuple[int, int]) -> NDArray[Any]:
+    return np.stack(parts) if parts else np.zeros((0, *size, 3), np.float32)
 
 
-def _window(projection: KeptProjection, size: tuple[int, int], preprocess: dict[str, Any]) -> Box:
+def _window(projection: KeptProjection, size: tuple[int, int], image: tuple[int, int]) -> Box:
     """A box of `size` around the projection's centre, moved inside the image."""
-    _, height, width = Preprocess.from_dict(preprocess).shape
+    height, width = image
     (y, x), h, w = projection.centre(), min(size[0], height), min(size[1], width)
     top, left = min(max(y - h // 2, 0), height - h), min(max(x - w // 2, 0), width - w)
     return Box(top, left, top + h, left + w)
 
 
-def _crop(maker: _Maker, crop: str | int) -> tuple[tuple[int, int], str, Mined]:
-    """Return the size of the layer's windows, in words how it was chosen, and the result that remembers it."""
+def _crop(maker: _Maker, crop: str | int) -> tuple[tuple[int, int], str]:
+    """Return the size of the layer's windows, and in words how it was chosen."""
     if isinstance(crop, int) or crop.isdigit():
         if int(crop) < 1:
             raise DataError(f"crop {crop} given; expected a number of pixels")
-        return (int(crop), int(crop)), f"{crop} px, as asked", maker.mined
+        return (int(crop), int(crop)), f"{crop} px, as asked"
     if crop == "receptive-field":
         seen = maker.remembered(
             "receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size)
         )
-        return (int(seen[0]), int(seen[1])), "the theoretical receptive field", maker.mined
+        return (int(seen[0]), int(seen[1])), "the theoretical receptive field"
     if crop != "energy":
         raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
     side = int(maker.remembered(f"crop_{maker.rule}", lambda: [maker.typical_extent()])[0])
-    return (side, side), f"{ENERGY:.0%} of the projections' energy, median of the layer", maker.mined
+    return (side, side), f"{ENERGY:.0%} of the projections' energy, median of the layer"
 
 
 class _Maker:
@@ -214,9 +212,7 @@ class _Maker:
         stored = self.projections([(int(c), 0) for c in chosen], keep=False)
         return int(np.median([projection.extent() for projection in stored.values()])) | 1
 
-    def projections(
-        self, wanted: Sequence[tuple[int, int]], keep: bool = True
-    ) -> dict[tuple[int, int], KeptProjection]:
+    def projections(self, wanted: Sequence[Place], keep: bool = True) -> dict[Place, KeptProjection]:
         """Return the projections of (channel, rank) each, from the file where it has them."""
         extra, found = dict(self.mined.extra), {}
         missing = []
