@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
-import pickle
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deconvviz.errors import ModelError, nearest
+from deconvviz.models.weights import load_weights, read_weights
 from deconvviz.registry import Registry
 
-FORMS = "torchvision:NAME, timm:NAME or path/to/file.py:FACTORY"
+FORMS = "torchvision:NAME, timm:NAME, zfnet, demo or path/to/file.py:FACTORY"
 
 
 @dataclass(frozen=True)
@@ -36,83 +36,67 @@ class Loaded:
 Made = tuple[nn.Module, dict[str, Any]]
 Loader = Callable[[str, bool], Made]
 SOURCES: Registry[Loader] = Registry("model source")
+DEMO = pathlib.Path(__file__).parent / "demo.pth"
 
 
 def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
     """Build the model that `spec` names.
 
     Args:
-        spec: `torchvision:NAME`, `timm:NAME` or `path/to/file.py:FACTORY`, a function that returns the module.
+        spec: `torchvision:NAME`, `timm:NAME`, `zfnet`, `demo` (a small ZFNet that comes with the package, trained on
+            generated scenes), or `path/to/file.py:FACTORY`, a function that returns the module.
         weights: "DEFAULT" for the source's own trained weights (downloaded where they are not there yet), "none" for
-            seeded random ones, or the path of a file with a state dict; it is loaded with weights_only=True.
+            seeded random ones, or the path of a file with a state dict; it is loaded with weights_only=True. A file
+            that `deconvviz train` wrote also tells a zfnet's size, and how its images were prepared.
 
     Raises:
         ModelError: no such model, no such file, not a plain state dict, or weights of another network.
     """
+    trained = weights == "DEFAULT"
+    if spec == "zfnet" and trained:
+        raise ModelError(
+            "zfnet has no published weights; give --weights FILE, as `deconvviz train zfnet IMAGES --out FILE` writes "
+            "it, or --weights none for random ones"
+        )
+    named = weights not in ("DEFAULT", "none")
+    found = read_weights(weights) if named else read_weights(DEMO) if spec == "demo" else None
+    model, settings = build_model(spec, found.arguments if found else {}, trained)
+    if found and weights != "none":
+        load_weights(model, found)
+    return Loaded(model.eval(), {**settings, **(found.settings if found else {})}, spec, weights)
+
+
+def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False) -> Made:
+    """Return a new model of the kind that `spec` names and the settings of its preprocessing.
+
+    arguments: of a ZFNet, as in `ZFNet.arguments`. trained: with the source's own weights, else seeded random ones.
+    Raises ModelError as `load_model`.
+    """
     source, _, name = spec.rpartition(":")
-    if not source or not name:
-        raise ModelError(f"model {spec!r} given; expected {FORMS}")
-    loader = _file if source.endswith(".py") else SOURCES[source] if source in SOURCES else None
+    loader: Loader | None
+    if spec in ("zfnet", "demo"):
+        loader, name = lambda _name, _trained: _zfnet(arguments), spec
+    elif source.endswith(".py"):
+        loader, name = _file, spec
+    else:
+        loader = SOURCES[source] if source in SOURCES and name else None
     if loader is None:
-        raise ModelError(f"model source {source!r} given; expected {FORMS}")
+        raise ModelError(f"model {spec!r} given; expected {FORMS}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(0)
-        model, settings = loader(spec if loader is _file else name, weights == "DEFAULT")
-    if weights not in ("DEFAULT", "none"):
-        load_weights(model, weights)
-    return Loaded(model.eval(), settings, spec, weights)
+        return loader(name, trained)
 
 
-def load_weights(model: nn.Module, path: str | pathlib.Path) -> None:
-    """Load a state dict from a file into the model, in place; half-precision weights become the model's own dtype.
+def _zfnet(arguments: Mapping[str, Any]) -> Made:
+    from deconvviz.models.zfnet import zfnet
 
-    Raises:
-        ModelError: as `load_model`; the model is unchanged then.
-    """
-    given = _state_dict(pathlib.Path(path))
-    own = model.state_dict()
-    missing, unexpected = [n for n in own if n not in given], [n for n in given if n not in own]
-    shapes = [n for n in own if n in given and own[n].shape != given[n].shape]
-    if missing or unexpected or shapes:
-        parts = [
-            f"{len(names)} {what}, first {names[0]}"
-            for names, what in ((missing, "missing"), (unexpected, "unexpected"))
-            if names
-        ]
-        if shapes:
-            n = shapes[0]
-            parts.append(
-                f"{len(shapes)} of another shape, first {n}: {tuple(given[n].shape)}, expected {tuple(own[n].shape)}"
-            )
-        raise ModelError(
-            f"weights {path} do not fit {type(model).__name__} ({'; '.join(parts)}); choose the model they belong to"
-        )
-    model.load_state_dict(given)
-
-
-def _state_dict(path: pathlib.Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"no weights file {path}; give the path of a state dict, DEFAULT or none")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (
-            "it holds Python objects, and only tensors are loaded"
-            if "weights_only" in str(error)
-            else "it cannot be read"
-        )
-        raise ModelError(
-            f"{path} is no plain state dict: {reason}; save one with torch.save(model.state_dict(), path)"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):  # checkpoints of training loops
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(
-            f"{path} holds no state dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
-        )
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+        model = zfnet(**arguments)
+    except TypeError as error:
+        raise ModelError(f"no ZFNet with these arguments: {error}; train the network anew") from error
+    size = model.arguments["input_size"]
+    return model, {"resize": round(size * 8 / 7), "crop": size}  # 224 of 256, as in the paper
 
 
 def _torchvision(name: str, trained: bool) -> Made:
