@@ -34,6 +34,10 @@ class MismatchError(DeconvvizError):
     """Two things that do not belong together: a result file and another model, dataset or configuration."""
 
 
+class TrainingError(DeconvvizError):
+    """A training that cannot begin, or that diverged."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
     """Return a phrase that names the known names closest to `name`, for an error message."""
     names = list(known)

@@ -55,7 +55,7 @@ class PackReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One image before it is read: where it is, or what a dataset gave."""
 
     name: str
@@ -64,10 +64,10 @@ class _Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
+class Source:
     description: str
     count: int
-    entries: Iterable[_Entry]
+    entries: Iterable[Entry]
     classes: list[str]
     ignored: int = 0
 
@@ -130,7 +130,7 @@ class _Work:
 
     raw: Preprocess | None
 
-    def __call__(self, entry: _Entry) -> tuple[_Entry, tuple[NDArray[np.uint8], tuple[int, int]] | str]:
+    def __call__(self, entry: Entry) -> tuple[Entry, tuple[NDArray[np.uint8], tuple[int, int]] | str]:
         bare = dataclasses.replace(entry, content=None)  # lets go of what a dataset gave
         try:
             data = _content(entry.content)
@@ -157,7 +157,7 @@ def _content(content: Any) -> bytes:
         raise DataError(one_line(error)) from error
 
 
-def _find(source: Any) -> _Source:
+def _find(source: Any) -> Source:
     if not isinstance(source, str | os.PathLike):
         if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
             return _dataset(source)
@@ -165,7 +165,7 @@ def _find(source: Any) -> _Source:
     path = pathlib.Path(source)
     try:
         if path.is_dir():
-            return _folder(path)
+            return folder_source(path)
         if not path.exists():
             raise DataError(f"{path} does not exist; expected a folder of images, or a list of them as .txt or .csv")
     except OSError as error:  # not left to `atomic`, which would blame the output
@@ -175,7 +175,7 @@ def _find(source: Any) -> _Source:
     return _list(path)
 
 
-def _folder(folder: pathlib.Path) -> _Source:
+def folder_source(folder: pathlib.Path) -> Source:
     """Find the images below a folder, in the order of their names. What is hidden is passed over."""
     names: list[str] = []
     classes: list[str] = []
@@ -194,18 +194,18 @@ def _folder(folder: pathlib.Path) -> _Source:
         names += [(inside / name).as_posix() for name in images]
         ignored += len(files) - len(images)
     labels = {name: label for label, name in enumerate(classes)}
-    entries = [_Entry(_text(n), labels[n.split("/")[0]] if "/" in n else -1, folder / n) for n in sorted(names)]
-    return _Source(str(folder), len(entries), entries, [_text(name) for name in classes], ignored)
+    entries = [Entry(_text(n), labels[n.split("/")[0]] if "/" in n else -1, folder / n) for n in sorted(names)]
+    return Source(str(folder), len(entries), entries, [_text(name) for name in classes], ignored)
 
 
-def _list(path: pathlib.Path) -> _Source:
+def _list(path: pathlib.Path) -> Source:
     rows = _rows(path)
     given = {label for _, label in rows if label}
     numbers = all(re.fullmatch("-?[0-9]+", label) for label in given)
     classes = [] if numbers else sorted(given)
     labels = {label: _label(int(label)) if numbers else classes.index(label) for label in given}
-    entries = [_Entry(_text(name), labels.get(label, -1), path.parent / name) for name, label in rows]
-    return _Source(str(path), len(entries), entries, classes)
+    entries = [Entry(_text(name), labels.get(label, -1), path.parent / name) for name, label in rows]
+    return Source(str(path), len(entries), entries, classes)
 
 
 def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
@@ -223,18 +223,18 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
     return [(name, label) for name, label, *_ in named if name and not name.startswith("#")]
 
 
-def _dataset(dataset: Any) -> _Source:
-    def entries() -> Iterator[_Entry]:
+def _dataset(dataset: Any) -> Source:
+    def entries() -> Iterator[Entry]:
         for index in range(len(dataset)):
             name = f"{index:08d}.png"
             try:
                 content, label = dataset[index]
-                yield _Entry(name, -1 if label is None else _label(operator.index(label)), content)
+                yield Entry(name, -1 if label is None else _label(operator.index(label)), content)
             except Exception as error:  # whatever a dataset raises for one image, the others can be packed
-                yield _Entry(name, -1, DataError(one_line(error)))
+                yield Entry(name, -1, DataError(one_line(error)))
 
     classes = [str(name) for name in getattr(dataset, "classes", None) or ()]
-    return _Source(type(dataset).__name__, len(dataset), entries(), classes)
+    return Source(type(dataset).__name__, len(dataset), entries(), classes)
 
 
 def _label(label: int) -> int:
@@ -253,7 +253,7 @@ def _refuse_output(out: pathlib.Path, source: Any, overwrite: bool) -> None:
         raise DataError(f"{out} exists; choose another name, or overwrite it with overwrite=True (--force)")
 
 
-def _nothing(found: _Source, skipped: list[tuple[str, str]]) -> str:
+def _nothing(found: Source, skipped: list[tuple[str, str]]) -> str:
     if skipped:
         name, reason = skipped[0]
         return f"no readable image in {found.description}: {len(skipped)} skipped, the first {name}: {reason}"

@@ -7,10 +7,11 @@ sources (paths, the command, versions) only help to find things again and may di
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,32 +65,49 @@ class Result:
         Raises:
             DataError: it is missing, no HDF5, truncated, of another kind, or of a newer schema.
         """
-        if not pathlib.Path(path).is_file():
-            what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
-            raise DataError(f"{path} {what}; expected a {kind} file")
-        try:
-            with h5py.File(path, "r") as file:
-                found = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
-                if found != kind:
-                    what = f"a file of kind {found!r}" if found else "an HDF5 file of some other program"
-                    raise DataError(f"{path} is {what}; expected a {kind} file")
-                if int(file.attrs["schema"]) > schema:
-                    raise DataError(
-                        f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it"
-                    )
-                config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
-                arrays: dict[str, Array] = {}
-                file.visititems(lambda name, item: _read(arrays, name, item))
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise DataError(
-                f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
-            ) from error
+        with reading(path, kind, schema) as file:
+            config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
+            arrays = arrays_below(file)
         return cls(kind, schema, config, sources, arrays, state)
 
 
-def _read(arrays: dict[str, Array], name: str, item: Any) -> None:
-    if isinstance(item, h5py.Dataset):
-        arrays[name] = np.asarray(item[()])
+@contextlib.contextmanager
+def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
+    """Open a file of this kind to read it; what h5py raises meanwhile becomes a DataError.
+
+    Raises:
+        DataError: it is missing, no HDF5, truncated, of another kind, or of a newer schema.
+    """
+    if not pathlib.Path(path).is_file():
+        what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; expected a {kind} file")
+    try:
+        with h5py.File(path, "r") as file:
+            found = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
+            if found != kind:
+                what = f"a file of kind {found!r}" if found else "an HDF5 file of some other program"
+                raise DataError(f"{path} is {what}; expected a {kind} file")
+            if int(file.attrs["schema"]) > schema:
+                raise DataError(
+                    f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it"
+                )
+            yield file
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(
+            f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
+        ) from error
+
+
+def arrays_below(group: h5py.Group) -> dict[str, Array]:
+    """Read every dataset below a group: its name within the group -> its array."""
+    found: dict[str, Array] = {}
+
+    def read(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.asarray(item[()])
+
+    group.visititems(read)
+    return found
 
 
 def require_same(path: Pathlike, found: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:

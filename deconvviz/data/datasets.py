@@ -1,0 +1,104 @@
+"""Labelled images from wherever they are: a packed store, a folder of classes, or generated scenes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvviz.data.decode import decode
+from deconvviz.data.files import Pathlike, one_line
+from deconvviz.data.images import ImageStore
+from deconvviz.data.pack import folder_source
+from deconvviz.data.scenes import Scenes
+from deconvviz.errors import DataError
+
+SCENES = 8000
+
+
+class Images(Protocol):
+    """Labelled images in a fixed order: an `ImageStore`, a `Folder` or `Scenes`."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The class names; empty where none were given."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [N], an index into the classes, -1 where unknown."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal content."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray[np.uint8], int]: ...
+
+
+class Folder:
+    """The images below a folder, its sub-folders being the classes, read as they are needed.
+
+    The fingerprint covers names, labels and file sizes, not the pixels: to read a large folder for it would take as
+    long as to pack it.
+    """
+
+    def __init__(self, path: Pathlike) -> None:
+        """List the folder; raises DataError where it cannot be read or holds no image."""
+        found = folder_source(pathlib.Path(path))
+        entries = list(found.entries)
+        if not entries:
+            raise DataError(f"no image in {path}; expected a folder for each class, with images in it")
+        self.path = pathlib.Path(path).resolve()
+        self.classes = tuple(found.classes)
+        self.names = tuple(entry.name for entry in entries)
+        self.labels = np.array([entry.label for entry in entries], np.int64)
+        self._files: list[pathlib.Path] = [entry.content for entry in entries]
+        digest = sha256()
+        for entry, file in zip(entries, self._files, strict=True):
+            digest.update(f"{entry.name}\0{entry.label}\0{file.stat().st_size}\0".encode())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        """Return image `index` as uint8 [H,W,3] and its label; raises DataError where the file cannot be read."""
+        try:
+            return decode(self._files[index].read_bytes()), int(self.labels[index])
+        except (OSError, DataError) as error:
+            raise DataError(
+                f"cannot read {self._files[index]}: {one_line(error)}; remove it, or `deconvviz pack` the folder, "
+                "which leaves out what cannot be read"
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<Folder {self.path}: {len(self)} images, {len(self.classes)} classes>"
+
+
+def open_images(source: Any) -> Images:
+    """Open labelled images.
+
+    source: the path of a packed store or of a folder with a sub-folder for each class, "scenes" or "scenes:COUNT" for
+    generated ones, or something that has what `Images` has. Raises DataError for anything else.
+    """
+    if not isinstance(source, str | pathlib.Path):
+        return source  # type: ignore[no-any-return]
+    scenes = parse_scenes(str(source))
+    if scenes is not None:
+        return scenes
+    return Folder(source) if pathlib.Path(source).is_dir() else ImageStore.open(source)
+
+
+def parse_scenes(text: str) -> Scenes | None:
+    """Return the generated scenes that "scenes" or "scenes:COUNT" names, else None; DataError for a bad COUNT."""
+    name, colon, count = text.partition(":")
+    if name != "scenes":
+        return None
+    if colon and not count.isdigit():
+        raise DataError(f"{text!r} given; expected scenes or scenes:COUNT, such as scenes:2000")
+    return Scenes(int(count) if colon else SCENES)
