@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import PROJECTION_NOTE, captured, check_figure, save_figure
+from deconvviz.cli.options import PROJECTION_NOTE, captured, channels_of, check_figure, save_figure
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def grid(
 
     check_figure(out)
     found = load_mined(mined)
-    chosen = choose_channels(found, layer, _channels(channels), count)
+    chosen = choose_channels(found, layer, channels_of(channels), count)
     if not 1 <= len(chosen) <= 100:
         raise DataError(f"{len(chosen)} filters given; a page holds 1 to 100")
     with ImageStore.open(images or found.sources["images"]) as store:
@@ -89,18 +89,6 @@ def grid(
     save_figure(draw_grid(shown, f"{layer} of {found.config['model']}", caption), out, caption)
     if kept.extra.keys() != found.extra.keys():
         kept.save(mined)
-
-
-def _channels(text: str) -> str | list[int]:
-    if text in ("active", "random", "first"):
-        return text
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise DataError(f"channels {text!r} given; expected active, random, first or numbers such as 5,40,100-110")
-        chosen += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(chosen))
 
 
 def _network(found: Mined, model: str | None, weights: str | None, device: str) -> Network:

@@ -15,6 +15,7 @@ import click
 from deconvviz.errors import CaptureError, DataError
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
     from deconvviz.data.preprocess import Preprocess
@@ -49,12 +50,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
     wrapped: Callable[..., None] = gathered
     for option in (
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.",
-        ),
+        device_option,
         click.option("--std", help="Channel standard deviations of the normalisation, as 0.229,0.224,0.225."),
         click.option("--mean", help="Channel means of the normalisation, as 0.485,0.456,0.406."),
         click.option(
@@ -103,16 +99,49 @@ def load(model: str, options: ModelOptions) -> tuple[Loaded, Preprocess]:
 
 def captured(loaded: Loaded, preprocess: Preprocess, device: str) -> Network:
     """Capture a loaded model on a device."""
-    import torch
-
     from deconvviz.graph.capture import capture
 
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = found_device(device)
+    network = capture(loaded.model, preprocess.shape)
+    return network if place.type == "cpu" else network.to(place)
+
+
+def found_device(name: str) -> torch.device:
+    """Return the device of that name, "auto" being a GPU if there is one; raises CaptureError for an unusable one."""
+    import torch
+
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        network = capture(loaded.model, preprocess.shape)
-        return network if name == "cpu" else network.to(torch.device(name))
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise CaptureError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try --device cpu") from error
+
+
+def device_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --device."""
+    explained = "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."
+    return click.option("--device", default="auto", show_default=True, help=explained)(command)
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read comma-separated whole numbers; raises DataError for other text."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"{text!r} given; expected whole numbers such as 1,2,5") from None
+
+
+def channels_of(text: str) -> str | list[int]:
+    """Read which channels to show: a word, or numbers and ranges; raises DataError for other text."""
+    if text in ("active", "random", "first"):
+        return text
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise DataError(f"channels {text!r} given; expected active, random, first or numbers such as 5,40,100-110")
+        chosen += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(chosen))
 
 
 def sources(loaded: Loaded) -> dict[str, str]:

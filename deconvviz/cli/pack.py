@@ -25,17 +25,20 @@ def pack(
 ) -> None:
     """Pack images into one HDF5 file.
 
-    SOURCE is a folder (its sub-folders are the classes) or a list file (a path a line, then perhaps a tab and a label).
+    SOURCE is a folder (its sub-folders are the classes), a list file (a path a line, then perhaps a tab and a label),
+    or scenes:COUNT[:SEED], generated pictures of ten kinds of objects.
     Every image is decoded once; those that cannot be are skipped, listed at the end and in the file.
 
     \b
     Example:
       deconvviz pack photos/ photos.h5
     """
+    from deconvviz.data.datasets import parse_scenes
     from deconvviz.data.pack import pack as pack_images
 
+    scenes = parse_scenes(source)
     report = pack_images(
-        source,
+        source if scenes is None else scenes,
         out,
         raw=raw,
         size=size,

@@ -83,7 +83,7 @@ class Folder:
 def open_images(source: Any) -> Images:
     """Open labelled images.
 
-    source: the path of a packed store or of a folder with a sub-folder for each class, "scenes" or "scenes:COUNT" for
+    source: the path of a packed store or of a folder with a sub-folder for each class, "scenes[:COUNT[:SEED]]" for
     generated ones, or something that has what `Images` has. Raises DataError for anything else.
     """
     if not isinstance(source, str | pathlib.Path):
@@ -95,10 +95,11 @@ def open_images(source: Any) -> Images:
 
 
 def parse_scenes(text: str) -> Scenes | None:
-    """Return the generated scenes that "scenes" or "scenes:COUNT" names, else None; DataError for a bad COUNT."""
-    name, colon, count = text.partition(":")
+    """Return the scenes that "scenes[:COUNT[:SEED]]" names, None for another text; raises DataError for bad numbers."""
+    name, *numbers = text.split(":")
     if name != "scenes":
         return None
-    if colon and not count.isdigit():
-        raise DataError(f"{text!r} given; expected scenes or scenes:COUNT, such as scenes:2000")
-    return Scenes(int(count) if colon else SCENES)
+    if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
+        raise DataError(f"{text!r} given; expected scenes, scenes:COUNT or scenes:COUNT:SEED, such as scenes:2000")
+    count, seed = (int(number) for number in (*numbers, *(str(SCENES), "0")[len(numbers) :]))
+    return Scenes(count, seed=seed)

@@ -90,7 +90,7 @@ def pack(
         images directly in it have label -1; in the order of their names. Or a list, .txt (a path a line, and after a
         tab its label, if any) or .csv (path,label), in its own order; paths are relative to the list; labels are
         integers, or class names if any of them is not an integer. Or a dataset with len() whose items are (PIL image
-        or uint8 tensor [C,H,W] or array [H,W,C], label), and its `.classes` if it has them; packed as PNG.
+        or uint8 tensor [C,H,W] or array [H,W,C], label), and its `.classes` and `.names` if it has them; packed as PNG.
     raw: store pixels, uint8 [size,size,3] (shorter side resized to `size`, bilinear, and the centre cropped), instead
         of the image files as they are: faster to read, larger.
     workers: threads that decode. progress: show a bar on stderr. limit: take only the first `limit` images.
@@ -224,9 +224,11 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def _dataset(dataset: Any) -> Source:
+    names = getattr(dataset, "names", None)
+
     def entries() -> Iterator[Entry]:
         for index in range(len(dataset)):
-            name = f"{index:08d}.png"
+            name = f"{index:08d}.png" if names is None else str(names[index])
             try:
                 content, label = dataset[index]
                 yield Entry(name, -1 if label is None else _label(operator.index(label)), content)

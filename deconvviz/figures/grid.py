@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deconvviz.figures.tiles import GREY, mosaic, stretched
+from deconvviz.figures.tiles import GREY, mosaic, place, stretched
 
 if TYPE_CHECKING:
     from deconvviz.studies.panels import FilterPanel, LayerPanels
@@ -61,31 +60,16 @@ def _draw_filter(figure: Figure, panel: FilterPanel, weight: NDArray[np.float32]
         *_at(figure, x - 0.06, y + BLOCK / 2), str(panel.channel), rotation=90, ha="right", va="center", fontsize=7
     )
     if weight is not None:
-        _place(figure, [stretched(weight, 100)], 1, 0, GREY, (x, y + 0.25 * BLOCK, 0.5 * BLOCK))
+        place(figure, stretched(weight, 100), (x, y + 0.25 * BLOCK, 0.5 * BLOCK, 0.5 * BLOCK))
         x += 0.55 * BLOCK
     if not len(panel.values):
         figure.text(
             *_at(figure, x + BLOCK, y + BLOCK / 2), "dead: no image activates it", ha="center", va="center", fontsize=6
         )
         return
-    _place(figure, [stretched(p) for p in panel.projections], side, gap, GREY, (x, y, BLOCK))
-    _place(figure, list(panel.patches / 255.0), side, gap, 1.0, (x + BLOCK + 0.05, y, BLOCK))
-
-
-def _place(
-    figure: Figure,
-    tiles: Sequence[NDArray[Any]],
-    columns: int,
-    gap: int,
-    background: float,
-    where: tuple[float, float, float],
-) -> None:
-    x, y, size = where
-    axes = figure.add_axes((*_at(figure, x, y), *_at(figure, size, size)))
-    axes.imshow(mosaic(tiles, columns, gap, background), aspect="auto" if len(tiles) > 1 else "equal")
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(linewidth=0.4, color="0.4")
+    projections, patches = [stretched(p) for p in panel.projections], list(panel.patches / 255.0)
+    place(figure, mosaic(projections, side, gap, GREY), (x, y, BLOCK, BLOCK))
+    place(figure, mosaic(patches, side, gap, 1.0), (x + BLOCK + 0.05, y, BLOCK, BLOCK))
 
 
 def _at(figure: Figure, x: float, y: float) -> tuple[float, float]:

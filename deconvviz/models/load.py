@@ -37,6 +37,7 @@ Made = tuple[nn.Module, dict[str, Any]]
 Loader = Callable[[str, bool], Made]
 SOURCES: Registry[Loader] = Registry("model source")
 DEMO = pathlib.Path(__file__).parent / "demo.pth"
+DEMO_SNAPSHOTS = DEMO.with_name("demo-snapshots.h5")
 
 
 def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
@@ -66,10 +67,10 @@ def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
     return Loaded(model.eval(), {**settings, **(found.settings if found else {})}, spec, weights)
 
 
-def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False) -> Made:
+def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False, seed: int = 0) -> Made:
     """Return a new model of the kind that `spec` names and the settings of its preprocessing.
 
-    arguments: of a ZFNet, as in `ZFNet.arguments`. trained: with the source's own weights, else seeded random ones.
+    arguments: of a ZFNet, as in `ZFNet.arguments`. trained: with the source's own weights, else random ones of `seed`.
     Raises ModelError as `load_model`.
     """
     source, _, name = spec.rpartition(":")
@@ -84,7 +85,7 @@ def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False) 
         raise ModelError(f"model {spec!r} given; expected {FORMS}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return loader(name, trained)
 
 

@@ -1,9 +1,10 @@
-"""The paper's recipe: what a training does, apart from doing it."""
+"""The paper's recipe: what a training does and leaves, apart from doing it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import pathlib
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -59,6 +60,28 @@ class Recipe:
 
 
 PAPER = Recipe()
+
+
+@dataclass
+class Trained:
+    """A training: its history, one record an epoch, and the file that holds it.
+
+    `history` has epoch, lr, loss, accuracy (training, as it went), validation_loss, validation_accuracy,
+    validation_top5, seconds.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess
+    path: pathlib.Path
+    classes: tuple[str, ...]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        if not self.history:
+            return f"Trained({self.path}, no epoch yet)"
+        last = self.history[-1]
+        shown = f"validation accuracy {last['validation_accuracy']:.1%}" if "validation_accuracy" in last else ""
+        return f"Trained({self.path}, {len(self.history)} epochs, accuracy {last['accuracy']:.1%}, {shown})"
 
 
 def renormalise(model: nn.Module, radius: float) -> None:

@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -28,32 +28,10 @@ from deconvviz.data.results import require_same, versions
 from deconvviz.errors import DataError, TrainingError
 from deconvviz.models.weights import TRAINING, read_file
 from deconvviz.studies.batches import Pictures, Pixels, crops, mean_of, split
-from deconvviz.studies.recipe import PAPER, Recipe, paper_preprocess, renormalise
+from deconvviz.studies.recipe import PAPER, Recipe, Trained, paper_preprocess, renormalise
 from deconvviz.studies.snapshots import SnapshotRecorder
 
 SCHEMA = 1
-
-
-@dataclass
-class Trained:
-    """A training: its history, one record an epoch, and the file that holds it.
-
-    `history` has epoch, lr, loss, accuracy (training, as it went), validation_loss, validation_accuracy,
-    validation_top5, seconds.
-    """
-
-    model: nn.Module
-    preprocess: Preprocess
-    path: pathlib.Path
-    classes: tuple[str, ...]
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        if not self.history:
-            return f"Trained({self.path}, no epoch yet)"
-        last = self.history[-1]
-        shown = f"validation accuracy {last['validation_accuracy']:.1%}" if "validation_accuracy" in last else ""
-        return f"Trained({self.path}, {len(self.history)} epochs, accuracy {last['accuracy']:.1%}, {shown})"
 
 
 def train(
@@ -63,6 +41,7 @@ def train(
     recipe: Recipe = PAPER,
     *,
     preprocess: Preprocess | None = None,
+    resize: int | None = None,
     validation: Images | None = None,
     name: str = "",
     arguments: Mapping[str, Any] | None = None,
@@ -81,6 +60,7 @@ def train(
         out: the file: weights, optimiser state, history. `deconvviz ... zfnet --weights OUT` reads it at any time.
         preprocess: how images are prepared; by default as the paper does for the size the model tells. Training takes
             random crops out of the resized images, validation the central one.
+        resize: shorter side of the images before the crop, if not that of `preprocess`.
         validation: other images to validate on, instead of a part of `images`.
         name, arguments: the model on the command line, and of what its factory made it.
         recorder: called after each epoch.
@@ -93,7 +73,7 @@ def train(
         DataError: images without classes, a file that cannot be read or written.
     """
     runner = _Trainer(model, recipe, pathlib.Path(out), torch.device(device), workers, commit_every, progress, recorder)
-    runner.feed(images, validation, preprocess)
+    runner.feed(images, validation, preprocess, resize)
     runner.identity = {
         "model": name or type(model).__name__,
         "arguments": dict(arguments or {}),
@@ -103,6 +83,8 @@ def train(
         "recipe": {key: value for key, value in asdict(recipe).items() if key != "epochs"},
     }
     runner.sources = {**(sources or {}), "versions": versions()}
+    if recorder is not None:  # what the snapshots are of, so that `evolve` can make the network again
+        recorder.config |= runner.identity
     runner.restore()
     return runner.run()
 
@@ -133,13 +115,18 @@ class _Trainer:
         self.epoch, self.step, self.sums = 1, 0, [0.0, 0.0, 0.0]  # where it stands; sums of loss, correct, images
         self.seconds = 0.0
 
-    def feed(self, images: Images, validation: Images | None, preprocess: Preprocess | None) -> None:
+    def feed(
+        self, images: Images, validation: Images | None, preprocess: Preprocess | None, resize: int | None
+    ) -> None:
         """Split the images and settle how they are prepared."""
         seed = self.recipe.seed
         training, held = split(images.labels, 0 if validation is not None else self.recipe.validation, seed)
         if validation is not None:
+            if validation.fingerprint == images.fingerprint:
+                raise DataError("the validation images are the training images; give others, or a share of them")
             held = np.flatnonzero(validation.labels >= 0)
         settings = preprocess or paper_preprocess(self.model)
+        settings = replace(settings, resize=resize or settings.resize)
         _, height, width = settings.shape
         room = max(settings.resize or height, height)
         if height != width:
