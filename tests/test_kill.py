@@ -10,19 +10,17 @@ import json
 import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import time
-import traceback
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
+from killing import Job
 from torch import nn
 
 import deconvviz.cli.mine  # noqa: F401, what the command would import when it runs
-from deconvviz.cli.main import main
 from deconvviz.data.decode import encode
 from deconvviz.data.pack import pack
 from deconvviz.graph.capture import capture
@@ -38,6 +36,7 @@ ARGUMENTS = [*JOB.split(), "--commit-every", "1", "--batch-size", str(BATCH), "-
 # The contrast normalisation is a Python function in the graph: its address must not be part of the model's identity.
 MODEL = """
 import torch
+from killing import Job
 from torch import nn
 
 class Net(nn.Module):
@@ -67,71 +66,9 @@ class Kill:
 # --- the program: one that has imported everything, and its forks
 
 
-class Job:
-    """A process that mines in a folder as the command line does."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.out, self.folder, self.alive = folder / OUT, folder, True
-        self.process = os.fork()
-        if not self.process:
-            os._exit(self._work())
-
-    def _work(self) -> int:
-        try:
-            os.chdir(self.folder)
-            log = os.open("../log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.argv = ["deconvviz", *ARGUMENTS]
-            main()
-        except SystemExit as error:
-            return int(error.code or 0)
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
-            return 70
-        return 0
-
-    def runs(self) -> bool:
-        """Whether it has not ended yet; raises where it ended with an error."""
-        if self.alive:
-            found, status = os.waitpid(self.process, os.WNOHANG)
-            self.alive = not found
-            if status:
-                raise RuntimeError(f"mining ended with status {status}:\n{(self.folder / '../log.txt').read_text()}")
-        return self.alive
-
-    def commits(self) -> None:
-        """Wait for a commit, or its end."""
-        last = self._version()
-        while self.runs() and self._version() == last:
-            time.sleep(0.0005)
-
-    def writes(self) -> None:
-        """Wait until it is writing a file, or its end."""
-        known = self._parts()
-        while self.runs() and self._parts() <= known:
-            pass
-
-    def kill(self) -> bool:
-        """Kill it; false where it had ended by itself."""
-        if not self.runs():
-            return False
-        os.kill(self.process, signal.SIGKILL)
-        return os.WIFSIGNALED(os.waitpid(self.process, 0)[1])
-
-    def _version(self) -> tuple[int, int]:
-        if not self.out.exists():
-            return 0, 0
-        status = self.out.stat()
-        return status.st_ino, status.st_mtime_ns
-
-    def _parts(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir() if path.name.endswith(".part")}
-
-
 def uninterrupted(folder: pathlib.Path) -> tuple[float, float]:
     """Run the whole job; return the seconds until its first commit, and between commits."""
-    begin, job = time.monotonic(), Job(folder)
+    begin, job = time.monotonic(), Job(folder, ARGUMENTS, OUT)
     job.commits()
     first = time.monotonic()
     while job.runs():
@@ -141,7 +78,7 @@ def uninterrupted(folder: pathlib.Path) -> tuple[float, float]:
 
 def killed(folder: pathlib.Path, moment: str, rng: random.Random, startup: float, commit: float) -> bool:
     """Start or continue the job and kill it at some moment; false where it came to its end before that."""
-    job = Job(folder)
+    job = Job(folder, ARGUMENTS, OUT)
     if moment == "starting":
         time.sleep(rng.uniform(0, startup))
         return job.kill()
