@@ -55,10 +55,10 @@ class Job:
         while self.runs() and self._version() == last:
             time.sleep(0.0005)
 
-    def writes(self) -> None:
-        """Wait until it is writing a file, or its end."""
+    def writes(self, name: str = "") -> None:
+        """Wait until it is writing a file, or the file of that name, or its end."""
         known = self._parts()
-        while self.runs() and self._parts() <= known:
+        while self.runs() and not any(part.startswith(f".{name}") for part in self._parts() - known):
             pass
 
     def kill(self) -> bool:

@@ -36,7 +36,6 @@ ARGUMENTS = [*JOB.split(), "--commit-every", "1", "--batch-size", str(BATCH), "-
 # The contrast normalisation is a Python function in the graph: its address must not be part of the model's identity.
 MODEL = """
 import torch
-from killing import Job
 from torch import nn
 
 class Net(nn.Module):

@@ -299,7 +299,7 @@ def command(*arguments: object) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("source", ["photos.h5", "photos", "scenes:20"])
+@pytest.mark.parametrize("source", ["photos.h5", "photos", "scenes:30"])
 def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path, source: str) -> None:
     """Train on each kind of images; the file is a model for the other commands, with its own preprocessing."""
     images = source if source.startswith("scenes") else folder / source
@@ -324,7 +324,8 @@ def test_another_model_trains_with_its_own_preprocessing(folder: pathlib.Path, t
     (tmp_path / "m.py").write_text(
         "from torch import nn\n"
         "def make():\n"
-        "    net = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(16, 2))\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveMaxPool2d(2), "
+        "nn.Flatten(), nn.Linear(16, 2))\n"
         "    return net, {'resize': 40, 'crop': 36, 'mean': (0.5,) * 3, 'std': (0.5,) * 3}\n"
     )
     out, spec = tmp_path / "o.pth", f"{tmp_path / 'm.py'}:make"

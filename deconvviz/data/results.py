@@ -127,7 +127,7 @@ def versions() -> dict[str, str]:
 
     return {
         "deconvviz": deconvviz.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a plain string, which weights_only loading takes
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

@@ -110,7 +110,7 @@ class _Trainer:
             model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimiser, factor=recipe.factor, patience=recipe.patience
+            self.optimiser, factor=recipe.factor, patience=recipe.patience, eps=0
         )
         self.epoch, self.step, self.sums = 1, 0, [0.0, 0.0, 0.0]  # where it stands; sums of loss, correct, images
         self.seconds = 0.0
