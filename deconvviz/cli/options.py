@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -156,9 +158,22 @@ def sources(loaded: Loaded) -> dict[str, str]:
     return {"model": spec, "weights": weights, "command": command_line()}
 
 
+_RUNNING: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("running")
+
+
 def command_line() -> str:
     """The command that is running, as the user could type it again."""
-    return shlex.join(["deconvviz", *sys.argv[1:]])
+    return shlex.join(["deconvviz", *_RUNNING.get(tuple(sys.argv[1:]))])
+
+
+@contextlib.contextmanager
+def running(arguments: Sequence[str]) -> Iterator[None]:
+    """Say that this command is running: one that another command runs, and could as well be typed."""
+    token = _RUNNING.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
 
 
 def save_figure(figure: Figure, out: str, caption: str) -> None:

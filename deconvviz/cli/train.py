@@ -80,6 +80,7 @@ def train(
     out: str,
     snapshots: str | None,
     snapshot_epochs: str,
+    snapshot_half: bool,
     weights: str,
     resize: int | None,
     workers: int,
@@ -100,6 +101,8 @@ def train(
       deconvviz train zfnet scenes:2000 --input 64 --width 0.2 --epochs 10 --snapshots evolution.h5 -o zfnet.pth
       deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
     """
+    import torch
+
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.recipe import Recipe
     from deconvviz.studies.snapshots import SnapshotRecorder
@@ -113,8 +116,8 @@ def train(
     network, preprocess = _network(model, weights, arguments, recipe.seed, side)
     recorder = None
     if snapshots is not None:
-        origin = {"command": command_line()}
-        recorder = SnapshotRecorder(snapshots, integers(snapshot_epochs), sources=origin, resume=True)
+        origin, half = {"command": command_line()}, torch.float16 if snapshot_half else None
+        recorder = SnapshotRecorder(snapshots, integers(snapshot_epochs), sources=origin, dtype=half, resume=True)
     trained = train_network(
         network, found, out, recipe, preprocess=preprocess, resize=resize,
         validation=open_images(others) if others else None,

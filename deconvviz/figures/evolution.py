@@ -15,7 +15,7 @@ from deconvviz.figures.tiles import place, stretched
 if TYPE_CHECKING:
     from deconvviz.studies.evolved import Evolution, LayerEvolution
 
-TILE, GAP, LEFT, TOP, CURVES = 0.72, 0.05, 0.75, 0.75, 2.3  # inches
+TILE, GAP, LEFT, TOP, CURVES = 0.72, 0.05, 0.75, 0.75, 2.1  # inches
 CHANGED = "#d55e00"  # vermilion: told apart from grey by every eye
 METRICS = {"accuracy": "training", "validation_accuracy": "validation"}
 
@@ -29,7 +29,7 @@ def draw_evolution(found: Evolution, title: str, caption: str) -> Figure:
     rows = sum(len(layer.channels) for layer in found.layers)
     width = max(LEFT + step * (len(found.epochs) + 1) + 0.3, 6.4)
     bottom = 0.35 + 0.13 * (1 + caption.count("\n") + len(caption) // int(19 * width))
-    height = TOP + rows * step + 0.22 * len(found.layers) + CURVES + 0.5 + bottom
+    height = TOP + rows * step + 0.22 * len(found.layers) + CURVES + 0.3 + bottom
     figure = Figure(figsize=(width, height), dpi=200)
     figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=10, weight="bold")
     figure.text(0.5, 0.1 / height, caption, ha="center", va="bottom", fontsize=6.5, color="0.25", wrap=True)
@@ -92,12 +92,21 @@ def _draw_curves(figure: Figure, found: Evolution, bottom: float) -> None:
     for axes, name in zip(panels, titles, strict=True):
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("epoch", fontsize=7)
-        axes.set(ylim=(-0.03, 1.05), xscale="symlog", xticks=found.epochs, xticklabels=map(str, found.epochs))
+        axes.set(ylim=(-0.03, 1.05), xscale="symlog", xticks=found.epochs, xticklabels=_tick_labels(found.epochs))
         axes.minorticks_off()
         axes.tick_params(labelsize=6)
         axes.grid(color="0.9", linewidth=0.5)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=6, frameon=False)
+
+
+def _tick_labels(epochs: tuple[int, ...]) -> list[str]:
+    """Label the epochs, but those too near to the one labelled before; the last one always."""
+    shown = [epochs[-1]]
+    for epoch in reversed(epochs[:-1]):
+        if (epoch + 1) * 1.45 < shown[-1] + 1:
+            shown.append(epoch)
+    return [str(epoch) if epoch in shown else "" for epoch in epochs]
 
 
 def _curve(axes: Axes, epochs: tuple[int, ...], values: NDArray[np.float64], colour: object, label: str) -> None:

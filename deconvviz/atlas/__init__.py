@@ -1,0 +1,1 @@
+"""Result files -> static HTML. Nothing here imports torch."""

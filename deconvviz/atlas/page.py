@@ -1,0 +1,35 @@
+"""Static pages: a template, values, and pictures written into the page itself."""
+
+from __future__ import annotations
+
+import base64
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from deconvviz.data.files import Pathlike, atomic
+
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def write_page(path: Pathlike, template: str, values: Mapping[str, Any]) -> None:
+    """Fill a template of this package and write the page atomically.
+
+    All text is escaped. Raises DataError where the page cannot be written; a value that the template asks for and that
+    is not given is a defect of the caller and raises jinja2.UndefinedError.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("deconvviz.atlas"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    text = environment.get_template(template).render(values)
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def embedded(path: Pathlike) -> str:
+    """Return a picture as a data: address, so that the page is whole without other files."""
+    path = pathlib.Path(path)
+    return f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
