@@ -129,7 +129,8 @@ def _values(
     last, mined = recorded.history[-1], load_mined(folder / "mined.h5")
     sections = [
         {"id": layer, "title": f"Layer {layer[-1]}", "text": TEXTS[layer],
-         "command": f"{typed['mine']}\n{typed[layer]}", "picture": embedded(folder / f"{layer}.png"), "alt": f"Filters of {layer}: projections beside their patches"}
+         "command": f"{typed['mine']}\n{typed[layer]}", "picture": embedded(folder / f"{layer}.png"),
+         "alt": f"Filters of {layer}: projections beside their patches"}
         for layer in LAYERS
     ]  # fmt: skip
     evolution = {

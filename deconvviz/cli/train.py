@@ -66,6 +66,7 @@ def _recipe_options(command: Any) -> Any:
 @click.option("-o", "--out", required=True, help="The trained network; an unfinished one is continued.")
 @click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`.")
 @click.option("--snapshot-epochs", default=EPOCHS, show_default=True, help="The epochs whose weights are kept.")
+@click.option("--snapshot-half", is_flag=True, help="Keep them in half precision: half the size.")
 @click.option("--weights", default="none", show_default=True, metavar="DEFAULT|FILE|none", help="Where to start from.")
 @click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
