@@ -9,15 +9,23 @@ if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
     from deconvviz.data.pack import pack
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.data.scenes import Scene, Scenes
+    from deconvviz.data.snapshots import Snapshots
     from deconvviz.deconv.project import Box, Projection, parse_unit, project, project_units
     from deconvviz.errors import DeconvvizError
     from deconvviz.graph.capture import capture
     from deconvviz.graph.layers import Layer, ReceptiveField
     from deconvviz.graph.network import Network
     from deconvviz.models.load import load_model
+    from deconvviz.models.zfnet import ZFNet, zfnet
+    from deconvviz.studies.evolution import evolve
+    from deconvviz.studies.evolved import Evolution
     from deconvviz.studies.mined import Mined, load_mined
     from deconvviz.studies.mining import merge, mine
     from deconvviz.studies.panels import layer_panels
+    from deconvviz.studies.recipe import Recipe, Trained
+    from deconvviz.studies.snapshots import SnapshotRecorder
+    from deconvviz.studies.training import train
 
 __version__ = "0.1.0"
 
@@ -25,21 +33,30 @@ _HOMES = {
     "data.images": ("ImageStore",),
     "data.pack": ("pack",),
     "data.preprocess": ("Preprocess",),
+    "data.scenes": ("Scene", "Scenes"),
+    "data.snapshots": ("Snapshots",),
     "deconv.project": ("Box", "Projection", "parse_unit", "project", "project_units"),
     "errors": ("DeconvvizError",),
     "graph.capture": ("capture",),
     "graph.layers": ("Layer", "ReceptiveField"),
     "graph.network": ("Network",),
     "models.load": ("load_model",),
+    "models.zfnet": ("ZFNet", "zfnet"),
+    "studies.evolution": ("evolve",),
+    "studies.evolved": ("Evolution",),
     "studies.mined": ("Mined", "load_mined"),
     "studies.mining": ("merge", "mine"),
     "studies.panels": ("layer_panels",),
+    "studies.recipe": ("Recipe", "Trained"),
+    "studies.snapshots": ("SnapshotRecorder",),
+    "studies.training": ("train",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Box",
     "DeconvvizError",
+    "Evolution",
     "ImageStore",
     "Layer",
     "Mined",
@@ -47,7 +64,16 @@ __all__ = [
     "Preprocess",
     "Projection",
     "ReceptiveField",
+    "Recipe",
+    "Scene",
+    "Scenes",
+    "SnapshotRecorder",
+    "Snapshots",
+    "Trained",
+    "ZFNet",
     "capture",
+    "errors",
+    "evolve",
     "layer_panels",
     "load_mined",
     "load_model",
@@ -57,6 +83,8 @@ __all__ = [
     "parse_unit",
     "project",
     "project_units",
+    "train",
+    "zfnet",
 ]
 
 
