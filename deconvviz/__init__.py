@@ -72,7 +72,6 @@ __all__ = [
     "Trained",
     "ZFNet",
     "capture",
-    "errors",
     "evolve",
     "layer_panels",
     "load_mined",

@@ -16,6 +16,10 @@ COMMANDS = ("demo", "layers", "pack", "mine", "merge", "grid", "project", "train
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
 
 \b
+Everything at once, on a small network that comes with the package:
+  deconvviz demo
+
+\b
 A first picture, from a trained network and a folder of photos:
   deconvviz layers torchvision:squeezenet1_0
   deconvviz pack photos/ photos.h5
@@ -23,7 +27,13 @@ A first picture, from a trained network and a folder of photos:
   deconvviz grid mined.h5 -l features.7 -o features.7.png
 
 \b
-MODEL is torchvision:NAME, timm:NAME or path/to/file.py:FACTORY, a function that returns a torch.nn.Module.
+How the features of a network of your own come to be:
+  deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
+  deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 -o evolution.png
+
+\b
+MODEL is torchvision:NAME, timm:NAME, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a function that
+returns a torch.nn.Module.
 A layer is named by its module path; `deconvviz layers MODEL` lists them.
 """
 
