@@ -21,7 +21,9 @@ from deconvviz.errors import DataError
 from deconvviz.models.load import DEMO, DEMO_SNAPSHOTS, load_model
 from deconvviz.studies.snapshots import PAPER_EPOCHS
 
-BAND = 0.1  # how far the accuracy of a retrained epoch may be from the packaged one's: other threads, other sums
+# How far accuracy and loss of a retrained epoch may be from the packaged ones: another number of threads adds in another
+# order, which moved them by up to 0.023 and 0.06.
+BAND = 0.06
 
 
 def test_the_packaged_network_recognises_unseen_scenes() -> None:
@@ -53,7 +55,7 @@ def test_trained_again_it_learns_alike(tmp_path: pathlib.Path) -> None:
     assert ours.epochs == (1, 2)
     for one, other in zip(ours.history, packaged.history[:3], strict=True):
         assert abs(one["validation_accuracy"] - other["validation_accuracy"]) <= BAND
-        assert abs(one["loss"] - other["loss"]) <= 0.1
+        assert abs(one["loss"] - other["loss"]) <= BAND
     for name, tensor in packaged.weights(1).items():
         other = ours.weights(1)[name].astype(np.float64)
         assert np.corrcoef(tensor.ravel().astype(np.float64), other.ravel())[0, 1] > 0.98 or tensor.ndim == 1
@@ -93,7 +95,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_the_page_is_whole(made: pathlib.Path) -> None:
     text = (made / "index.html").read_text("utf-8")
     page = Page(text)
-    assert all(source.startswith(("data:image/png;base64,", "#")) for source in page.sources)  # nothing from elsewhere
+    assert all(source.startswith(("data:image/webp;base64,", "#")) for source in page.sources)  # nothing from elsewhere
     assert "@import" not in text and "url(" not in text and "<script" not in text
     assert len(page.images) == 1 + 5 + 1 and all(image["alt"] for image in page.images)
     assert {anchor[1:] for anchor in page.anchors} <= page.ids

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import pathlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
+from PIL import Image
 
 from deconvviz.data.files import Pathlike, atomic
-
-_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def write_page(path: Pathlike, template: str, values: Mapping[str, Any]) -> None:
@@ -30,6 +29,11 @@ def write_page(path: Pathlike, template: str, values: Mapping[str, Any]) -> None
 
 
 def embedded(path: Pathlike) -> str:
-    """Return a picture as a data: address, so that the page is whole without other files."""
-    path = pathlib.Path(path)
-    return f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """Return a picture as a data: address, so that the page is whole without other files.
+
+    It becomes WebP, a tenth of the size of a PNG; the file itself stays as it is for print.
+    """
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(buffer, "WEBP", quality=90, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

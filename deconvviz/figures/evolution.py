@@ -92,7 +92,8 @@ def _draw_curves(figure: Figure, found: Evolution, bottom: float) -> None:
     for axes, name in zip(panels, titles, strict=True):
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("epoch", fontsize=7)
-        axes.set(ylim=(-0.03, 1.05), xscale="symlog", xticks=found.epochs, xticklabels=_tick_labels(found.epochs))
+        axes.set(ylim=(-0.03, 1.05), xscale="log" if found.epochs[0] > 0 else "symlog")
+        axes.set(xticks=found.epochs, xticklabels=_tick_labels(found.epochs))
         axes.minorticks_off()
         axes.tick_params(labelsize=6)
         axes.grid(color="0.9", linewidth=0.5)
@@ -104,7 +105,7 @@ def _tick_labels(epochs: tuple[int, ...]) -> list[str]:
     """Label the epochs, but those too near to the one labelled before; the last one always."""
     shown = [epochs[-1]]
     for epoch in reversed(epochs[:-1]):
-        if (epoch + 1) * 1.45 < shown[-1] + 1:
+        if epoch * 1.7 < shown[-1]:
             shown.append(epoch)
     return [str(epoch) if epoch in shown else "" for epoch in epochs]
 

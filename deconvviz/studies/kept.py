@@ -33,13 +33,13 @@ class KeptProjection:
         return self.box.top + round(float(y)), self.box.left + round(float(x))
 
     def extent(self) -> int:
-        """Side of the smallest square around its centre that holds ENERGY of its energy."""
+        """Side of the smallest square around its centre that holds ENERGY of its energy, at most that of its box."""
         energy, (y, x) = self.energy(), self.centre()
         rows = np.abs(np.arange(self.box.top, self.box.bottom) - y)
         columns = np.abs(np.arange(self.box.left, self.box.right) - x)
         radius = np.maximum(rows[:, None], columns[None, :])
         held = np.bincount(radius.ravel(), energy.ravel()).cumsum()
-        return 2 * int(np.searchsorted(held, ENERGY * held[-1])) + 1
+        return min(2 * int(np.searchsorted(held, ENERGY * held[-1])) + 1, int(max(energy.shape)))
 
     def cut(self, window: Box) -> NDArray[np.float32]:
         """Return the projection on a window of the image, [h, w, C]; zero outside its box."""

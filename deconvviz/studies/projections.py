@@ -31,11 +31,14 @@ Place = tuple[int, int]  # channel, rank
 
 
 def window_around(projection: KeptProjection, size: tuple[int, int], image: tuple[int, int]) -> Box:
-    """A box of `size` around the projection's centre, moved inside the image."""
-    height, width = image
-    (y, x), h, w = projection.centre(), min(size[0], height), min(size[1], width)
-    top, left = min(max(y - h // 2, 0), height - h), min(max(x - w // 2, 0), width - w)
-    return Box(top, left, top + h, left + w)
+    """A box of `size` around the projection, or around its centre where it is larger, moved inside the image."""
+    box, starts = projection.box, []
+    for centre, first, last, wanted, room in zip(projection.centre(), box[:2], box[2:], size, image, strict=True):
+        side = min(wanted, room)
+        start = centre - side // 2 if side < last - first else (first + last - side) // 2
+        starts.append((min(max(start, 0), room - side), side))
+    (top, height), (left, width) = starts
+    return Box(top, left, top + height, left + width)
 
 
 def crop_size(maker: ProjectionMaker, crop: str | int) -> tuple[tuple[int, int], str]:
