@@ -21,8 +21,8 @@ from deconvviz.errors import DataError
 from deconvviz.models.load import DEMO, DEMO_SNAPSHOTS, load_model
 from deconvviz.studies.snapshots import PAPER_EPOCHS
 
-# How far accuracy and loss of a retrained epoch may be from the packaged ones: another number of threads adds in another
-# order, which moved them by up to 0.023 and 0.06.
+# How far accuracy and loss of a retrained epoch may be from the packaged ones: with another number of threads the sums
+# have another order, which moved them by up to 0.023.
 BAND = 0.06
 
 

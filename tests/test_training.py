@@ -126,6 +126,37 @@ def test_the_rate_falls_on_a_plateau(tmp_path: pathlib.Path) -> None:
     assert np.allclose(rates, [1e-12] * 4 + [5e-13] * 3 + [2.5e-13] * 2, rtol=1e-9, atol=0)
 
 
+def test_the_rate_follows_the_validation_error(tmp_path: pathlib.Path) -> None:
+    """Replay the rule on the reported accuracies: the rate falls after more than `patience` epochs without a better one."""
+    recipe = Recipe(epochs=14, batch_size=16, patience=1, factor=0.3, validation=0.3)
+    history = run(network(), tmp_path / "t.pth", recipe, Squares(120)).history
+    rate, best, bad = recipe.lr, 9.0, 0
+    for row in history:
+        assert row["lr"] == pytest.approx(rate)
+        error = 1 - row["validation_accuracy"]
+        best, bad = (error, 0) if error < best * (1 - 1e-4) else (best, bad + 1)
+        if bad > 1:
+            rate, bad = rate * 0.3, 0
+    assert recipe.lr * 1e-4 < rate < recipe.lr  # it fell, and improvements held it up
+
+
+def test_every_epoch_has_its_own_order_and_crops(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deconvviz.studies import training
+
+    seen: list[NDArray[np.uint8]] = []
+
+    def noted(pictures: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        seen.append(pictures)
+        return crops(pictures, size, rng)
+
+    monkeypatch.setattr(training, "crops", noted)
+    run(network(), tmp_path / "t.pth", Recipe(epochs=2, batch_size=13, validation=0), preprocess=Preprocess(16, 12))
+    first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
+    assert first.shape == (39, 16, 16, 3) and not np.array_equal(first, second)
+    assert {image.tobytes() for image in first} == {image.tobytes() for image in second}  # each image once an epoch
+    assert len({image.tobytes() for image in first}) == 39
+
+
 class Stop(Exception):
     pass
 
