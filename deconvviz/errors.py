@@ -34,6 +34,14 @@ class MismatchError(DeconvvizError):
     """Two things that do not belong together: a result file and another model, dataset or configuration."""
 
 
+class CamError(DeconvvizError):
+    """A layer or a network without what an explanation method needs."""
+
+
+class TargetError(DeconvvizError):
+    """A class that does not exist, or another number of targets than of images."""
+
+
 class TrainingError(DeconvvizError):
     """A training that cannot begin, or that diverged."""
 

@@ -136,11 +136,11 @@ def test_a_network_that_never_changes_is_settled_at_once(folder: pathlib.Path, t
 def test_settled_is_the_start_of_the_last_run(folder: pathlib.Path) -> None:
     """A curve that falls below the share again has not settled before that."""
     nothing = np.zeros((0, 4))
-    curve = np.array([0.7, 0.4, 0.6, 1.0])
+    curve = np.array([0.3, 0.6, 0.4, 1.0])
     arrays = [np.zeros(0), nothing, nothing, nothing, nothing, nothing]
     layer = evolution.LayerEvolution("a", *arrays, top_final=curve, similarity=np.array([0.6, 0.7, 0.8, 1]))
     whole = evolution.Evolution((layer,), (1, 2, 5, 10), (), (), 3, 9)
-    assert whole.settled(layer) == (5, 1)
+    assert whole.settled(layer) == (10, 1)
 
 
 Command = Callable[..., str]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, fx
 
@@ -58,6 +59,16 @@ def _cap(call: Call) -> float:
 
 for _name, _rule in {"deconvnet": _deconvnet, "guided": _guided, "gradient": _gradient}.items():
     RULES.add(_name, _rule)
+
+
+class Way(Protocol):
+    """How a signal goes down through the ops of a graph: a `Policy`, or relevance propagation."""
+
+    def reads_values(self, node: fx.Node) -> bool:
+        """True where the signal's way through this op depends on the values that ran through it."""
+
+    def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+        """Return the signal for each data input of one call from the signal at its output."""
 
 
 @dataclass(frozen=True)

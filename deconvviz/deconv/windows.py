@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from deconvviz.deconv import switches
 from deconvviz.deconv.plan import WindowPlan, then
-from deconvviz.deconv.rules import Policy
+from deconvviz.deconv.rules import Way
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
@@ -171,7 +171,7 @@ class Sweep:
 
     # --- back ---
 
-    def back(self, seed: Tensor, policy: Policy) -> Tensor:
+    def back(self, seed: Tensor, policy: Way) -> Tensor:
         """Send a signal [N, ...] from the layer back; return it at the image, [N, C, h, w] on its window or whole."""
         target = self.plan.steps[-1]
         signals = {target: seed}
@@ -209,7 +209,7 @@ class Sweep:
             for (_, rows, columns), inner in self._places(image, window)
         ]
 
-    def _transposed(self, call: Call, signal: Tensor, policy: Policy) -> Sequence[Tensor | None]:
+    def _transposed(self, call: Call, signal: Tensor, policy: Way) -> Sequence[Tensor | None]:
         try:
             return policy.transpose(call, signal)
         except RuntimeError as error:
@@ -222,7 +222,7 @@ class Sweep:
                 "choose a layer before it"
             ) from error
 
-    def _expanded(self, node: fx.Node, policy: Policy) -> Call:
+    def _expanded(self, node: fx.Node, policy: Way) -> Call:
         """A call on whole maps, one a unit: several units may share an image's forward pass."""
         call = self.calls[node]
         if not self.shared:

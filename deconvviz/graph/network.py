@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -14,19 +14,10 @@ from torch.utils import _pytree as pytree
 from deconvviz.errors import CaptureError, LayerNotFound, nearest
 from deconvviz.graph import layers as tables
 from deconvviz.graph.layers import Layer
-from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import axes_of, shape_of
+from deconvviz.graph.steps import Plan, make_plan
 
 Values = dict[fx.Node, Any]
-FRESH = {"conv2d", "batch_norm", "add", "cat", "linear"}  # ops whose result shares no memory with any other value
-
-
-class Plan(NamedTuple):
-    """Which nodes to run, after which of them which values are not needed any more, and which may overwrite theirs."""
-
-    steps: tuple[fx.Node, ...]
-    release: dict[fx.Node, tuple[fx.Node, ...]]
-    overwriting: frozenset[fx.Node]
 
 
 class Network:
@@ -96,29 +87,39 @@ class Network:
             LayerNotFound: no such layer.
             CaptureError: values pass the layer by and x was not given, or M is no multiple of len(x).
         """
+        crossing = self._crossing(self.layer(layer).node, self._outputs())
+        if not crossing:
+            return self._tail(layer, {})
+        if x is None:
+            names = ", ".join(n.name for n in crossing[:3])
+            raise CaptureError(
+                f"the output does not follow from {layer!r} alone: {names} pass it by; give the images too: "
+                f"after({layer!r}, x)"
+            )
+        (_, tail), count = self.split(layer, x), x.shape[0]
+
+        def each(value: Tensor) -> Any:
+            many = value.shape[0]
+            if many % count:
+                raise CaptureError(f"{many} values given for {count} images; expected a multiple")
+            return tail(value, torch.arange(count, device=value.device).repeat_interleave(many // count))
+
+        return each
+
+    def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[..., Any]]:
+        """Return a layer's value for images x, and a function `tail(value, images=None)` from such values on.
+
+        All that comes before the layer, and what passes it by, runs once. tail takes values [M, *layer.shape] and
+        int64 [M], the image of x that each belongs to; None means one for each image, in order.
+
+        Raises:
+            LayerNotFound, CaptureError: no such layer; x has another shape, dtype or device than the network.
+        """
         node = self.layer(layer).node
-        outputs = self._outputs()
-        crossing = self._crossing(node, outputs)
-        kept: Values = {}
-        if crossing:
-            if x is None:
-                names = ", ".join(n.name for n in crossing[:3])
-                raise CaptureError(
-                    f"the output does not follow from {layer!r} alone: {names} pass it by; give the images too: "
-                    f"after({layer!r}, x)"
-                )
-            with torch.no_grad():
-                values = self.run({self.image: self.checked(x)}, crossing, x.shape[0])
-            kept = {n: values[n] for n in crossing}
-
-        def tail(value: Tensor) -> Any:
-            expected = self.layers[layer].shape
-            if tuple(value.shape[1:]) != expected:
-                raise CaptureError(f"value of shape {tuple(value.shape)} given for {layer!r}; expected [N, {expected}]")
-            known = {n: _repeated(v, value.shape[0]) for n, v in kept.items()} | {node: value}
-            return self._packed(self.run(known, outputs, value.shape[0]))
-
-        return tail
+        crossing = self._crossing(node, self._outputs())
+        with torch.no_grad():
+            values = self.run({self.image: self.checked(x)}, [node, *crossing], x.shape[0])
+        return values[node], self._tail(layer, {n: values[n] for n in crossing})
 
     def run(self, known: Values, wanted: Sequence[fx.Node], batch_size: int) -> Values:
         """Compute the values of `wanted` from the `known` ones, each op once, forgetting what is not needed."""
@@ -247,6 +248,19 @@ class Network:
         leaves = [values[n] if isinstance(n, fx.Node) else n for n in pytree.tree_leaves(self.output.args[0])]
         return pytree.tree_unflatten(leaves, self.out_spec)
 
+    def _tail(self, layer: str, kept: Values) -> Callable[..., Any]:
+        """Return the function from a layer's values to the output; `kept` are the values that pass the layer by."""
+        node, outputs = self.layer(layer).node, self._outputs()
+
+        def tail(value: Tensor, images: Tensor | None = None) -> Any:
+            expected = self.layers[layer].shape
+            if tuple(value.shape[1:]) != expected:
+                raise CaptureError(f"value of shape {tuple(value.shape)} given for {layer!r}; expected [N, {expected}]")
+            known = {n: v if images is None or v.shape[0] == 1 else v[images] for n, v in kept.items()} | {node: value}
+            return self._packed(self.run(known, outputs, value.shape[0]))
+
+        return tail
+
     def _crossing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
         """The values that the output needs and that do not follow from `node`."""
         after = {node}
@@ -260,39 +274,13 @@ class Network:
     def _plan(self, known: frozenset[fx.Node], wanted: tuple[fx.Node, ...]) -> Plan:
         key = (known, wanted)
         if key not in self._plans:
-            self._plans[key] = _make_plan(self.graph, known | {self.batch_size}, wanted)
+            self._plans[key] = make_plan(self.graph, known | {self.batch_size}, wanted)
         return self._plans[key]
 
 
 def _target(node: fx.Node) -> str:
     """A target's name without the address that a plain function's text holds."""
     return str(getattr(node.target, "__name__", node.target))
-
-
-def _make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.Node]) -> Plan:
-    needed: set[fx.Node] = set()
-    stack = [node for node in wanted if node not in known]
-    while stack:
-        node = stack.pop()
-        if node not in needed:
-            needed.add(node)
-            stack += [i for i in node.all_input_nodes if i not in known]
-    steps = tuple(node for node in graph.nodes if node in needed)
-    last = {source: node for node in steps for source in node.all_input_nodes}
-    release: dict[fx.Node, tuple[fx.Node, ...]] = {}
-    for source, node in last.items():
-        if source not in wanted:
-            release[node] = (*release.get(node, ()), source)
-    fresh = {node for node in steps if node.op == "call_function" and op_name(node) in FRESH}
-    overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
-    return Plan(steps, release, frozenset(overwriting))
-
-
-def _repeated(value: Tensor, count: int) -> Tensor:
-    """Repeat each image's value so that `count` of them stand beside the changed ones."""
-    if count % value.shape[0]:
-        raise CaptureError(f"{count} values given for {value.shape[0]} images; expected a multiple")
-    return value if value.shape[0] == count else value.repeat_interleave(count // value.shape[0], 0)
 
 
 __all__ = ["Layer", "Network", "axes_of", "shape_of"]
