@@ -107,7 +107,18 @@ def lengths(node: fx.Node) -> tuple[int, int]:
 def whole_map(node: fx.Node) -> Geometry:
     """The fallback: every output position may depend on every input position."""
     shape = node.meta.get("shape", ())
-    return Geometry((2, 3) if len(shape) == 4 else None, (None,) * len(data_inputs(node)))
+    return Geometry(_likely_axes(node) if len(shape) == 4 else None, (None,) * len(data_inputs(node)))
+
+
+def _likely_axes(node: fx.Node) -> Axes:
+    """Rows and columns of a value whose history tells nothing: they keep the image's aspect, and stand last or first.
+
+    Swin's blocks hand on N, H, W, C through rolls and windows.
+    """
+    images = [n for n in node.graph.nodes if n.op == "placeholder" and len(n.meta.get("shape", ())) == 4]
+    height, width = shape_of(images[0])[2:] if images else (1, 1)
+    _, first, second, third = shape_of(node)
+    return (1, 2) if second * width != third * height and first * width == second * height else (2, 3)
 
 
 def sliding(node: fx.Node, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:

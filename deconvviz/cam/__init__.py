@@ -1,0 +1,1 @@
+"""Why a network decides as it does: the CAM family, its perturbation rivals, and maps on pixels."""

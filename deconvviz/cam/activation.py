@@ -1,0 +1,75 @@
+"""CAM itself: what the last linear layer reads off each position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from deconvviz.cam.captured import Captured
+from deconvviz.cam.engine import View
+from deconvviz.cam.methods import method
+from deconvviz.errors import CamError
+from deconvviz.graph.network import Network
+from deconvviz.graph.ops import op_name
+from deconvviz.graph.reach import data_inputs
+
+POOLS = ("adaptive_avg_pool2d", "avg_pool2d", "mean")
+MOVES = ("dropout", "flatten", "view", "reshape", "squeeze", "clone", "contiguous")
+
+
+@method("cam")
+def class_activation(v: View) -> Tensor:
+    """sum_k W[c, k] A_k, signed, of a layer that is averaged over its positions and read by one linear layer.
+
+    Zhou et al. 2016, arXiv 1512.04150, equation 2. Where the classifier is a 1x1 convolution before the average, as in
+    SqueezeNet, it is that convolution's map of the class.
+    """
+    if v.scorer.classes is None or not isinstance(v.backend, Captured):
+        raise CamError("cam explains a class of a captured classifier; take grad-cam for anything else")
+    network = v.backend.network
+    nodes = _head(network, str(v.layer))
+    names = [op_name(node) for node in nodes]
+    tensors = network.tensors
+    if len(names) == 2 and names[0] in POOLS and names[1] == "linear":
+        weight = tensors[_weight(nodes[1])][v.scorer.classes]
+        return torch.einsum("nk,nkhw->nhw", weight.to(v.A.dtype), v.A)
+    plain = [name for name in names if name != "relu"]
+    if len(plain) == 2 and plain[0] == "conv2d" and plain[1] in POOLS:
+        convolution = nodes[names.index("conv2d")]
+        if names[0] == "conv2d" and tensors[_weight(convolution)].shape[2:] == (1, 1):
+            args, kwargs = network.arguments(convolution, _constants(network, convolution, v.A))
+            maps: Tensor = convolution.target(*args, **kwargs)  # type: ignore[operator]
+            return maps[v.everyone, v.scorer.classes]
+    if len(plain) == 1 and plain[0] in POOLS:
+        return v.A[v.everyone, v.scorer.classes]
+    shown = ", ".join(names[:5]) or "nothing"
+    raise CamError(
+        f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {shown}: "
+        "choose the layer that is averaged, or take grad-cam"
+    )
+
+
+def _head(network: Network, layer: str) -> list[fx.Node]:
+    """Return the ops from a layer to the output, without those that only move values; they stand in a row, or the
+    list ends where they do not."""
+    node, found = network.layer(layer).node, list[fx.Node]()
+    while True:
+        users = [user for user in node.users if user.meta.get("data") or user.op == "output"]
+        if len(users) != 1 or users[0].op == "output":
+            return found
+        node = users[0]
+        if len(data_inputs(node)) != 1:
+            return [*found, node]
+        if op_name(node) not in MOVES:
+            found.append(node)
+
+
+def _weight(node: fx.Node) -> str:
+    return str(node.args[1].target)  # type: ignore[union-attr]
+
+
+def _constants(network: Network, node: fx.Node, value: Tensor) -> dict[fx.Node, Tensor]:
+    """Return the values of a node's inputs: `value` for the data, and its weights."""
+    return {
+        source: value if source.meta["data"] else network.tensors[str(source.target)] for source in node.all_input_nodes
+    }

@@ -1,0 +1,79 @@
+"""Networks that cannot be captured, such as detectors: the same questions, answered through module hooks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from deconvviz.cam.tokens import Layout, layout_of
+from deconvviz.deconv.rules import Way
+from deconvviz.errors import CamError, LayerNotFound, nearest
+
+
+class HookedModel:
+    """A module as the engine sees it. Hooks live as long as one call, and the module is left as it was.
+
+    Args:
+        model: the module; it computes in eval mode and is given back in the mode it was in.
+        call: how it takes images [N, C, H, W]; `list` for torchvision's detectors.
+    """
+
+    def __init__(self, model: nn.Module, call: Callable[[Tensor], Any] | None = None) -> None:
+        self.model, self.call = model, call or (lambda x: x)
+        self.name = type(model).__name__
+        self.modules = {name: module for name, module in model.named_modules() if name}
+
+    def __call__(self, x: Tensor) -> Any:
+        """Return the model's output for images x."""
+        with evaluating(self.model):
+            return self.model(self.call(x))
+
+    def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
+        """Return the layer's value, and the output as a function of it; what comes before the layer runs each time."""
+        seen: list[Any] = []
+        with self._hooked(layer, lambda *given: seen.append(given[-1])):
+            self(x)
+        if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(x):
+            what = type(seen[0]).__name__ if len(seen) == 1 else f"{len(seen)} values"
+            raise CamError(
+                f"layer {layer!r} returned {what} for {len(x)} images; choose one that returns a tensor [N, ...] once"
+            )
+
+        def tail(value: Tensor, images: Tensor | None = None) -> Any:
+            with self._hooked(layer, lambda *given: value):
+                return self(x if images is None else x[images])
+
+        return seen[0].detach().clone(), tail
+
+    def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
+        """Return how the layer's value becomes maps; one with rows and columns is taken as [N, K, h, w]."""
+        return layout_of(layer, tuple(value.shape[1:]), 1, image, tokens)
+
+    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: Way) -> Tensor:
+        """Hooks cannot change how an op goes back; raises CamError."""
+        raise CamError(f"{self.name} is not captured, and maps on pixels need its graph; take a method on a layer")
+
+    @contextlib.contextmanager
+    def _hooked(self, layer: str, hook: Callable[..., Any]) -> Iterator[None]:
+        if layer not in self.modules:
+            raise LayerNotFound(f"no layer {layer!r} in {self.name}; {nearest(layer, self.modules)}")
+        handle = self.modules[layer].register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode for a while; each of its parts gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

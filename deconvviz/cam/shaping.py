@@ -1,0 +1,55 @@
+"""From a method's map to the map that is shown: resized to the image and scaled to 0..1.
+
+The order, and what becomes of negative values, differ between libraries and change numbers:
+
+    paper              resize, then min-max; a method's own equation says whether it is rectified
+    pytorch-grad-cam   rectify, min-max, then resize, then min-max again
+    torch-cam          min-max, then resize
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deconvviz.errors import DataError
+
+CONVENTIONS = ("paper", "pytorch-grad-cam", "torch-cam")
+
+
+def resized(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Resize maps [..., h, w] to [..., H, W], bilinear; as many leading axes as there are."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    out = functional.interpolate(flat, size=size, mode="bilinear", align_corners=align_corners)
+    return out.reshape(*maps.shape[:-2], *size)
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scale each map [..., h, w] to 0..1; a constant one becomes zeros."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0)
+
+
+def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: bool) -> Tensor:
+    """Return maps [N, h, w] as they are shown, [N, H, W] in 0..1."""
+    if convention == "paper":
+        return min_max(resized(maps, size, align_corners))
+    if convention == "pytorch-grad-cam":
+        return min_max(resized(min_max(maps.relu()), size, align_corners).relu())
+    if convention == "torch-cam":
+        return resized(min_max(maps), size, align_corners)
+    raise DataError(f"convention {convention!r} given; expected {', '.join(CONVENTIONS)}")
+
+
+def gaussian_blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
+    """Blur images [N, C, H, W]; the kernel is cut to what reflection at the border allows."""
+    from torchvision.transforms.functional import gaussian_blur as blur
+
+    sides = [min(kernel, 2 * side - 1) // 2 * 2 + 1 for side in images.shape[-2:]]
+    sides = [side - 2 if side // 2 >= room else side for side, room in zip(sides, images.shape[-2:], strict=True)]
+    blurred: Tensor = blur(images, sides[::-1], [sigma, sigma])
+    return blurred

@@ -1,0 +1,67 @@
+"""Layers whose value is a row of tokens: where the image's patches stand among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from deconvviz.errors import CamError
+
+EXTRA = (0, 1, 2, 4, 5)  # class, distillation and register tokens that stand before the patches'
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's value becomes maps [N, K, h, w], and back.
+
+    axis: of the channels, for a value with rows and columns; grid, extra: for tokens, their rows and columns and how
+    many stand before them.
+    """
+
+    axis: int = 1
+    grid: tuple[int, int] | None = None
+    extra: int = 0
+
+    def maps(self, value: Tensor) -> Tensor:
+        """View a layer's value as maps."""
+        if self.grid is None:
+            return value.movedim(self.axis, 1)
+        tokens = value[:, self.extra :].transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], *self.grid)
+
+    def value(self, maps: Tensor, original: Tensor) -> Tensor:
+        """The inverse; tokens that are no patches stay those of the original."""
+        if self.grid is None:
+            return maps.movedim(1, self.axis)
+        return torch.cat([original[:, : self.extra], maps.flatten(2).transpose(1, 2)], 1)
+
+
+def layout_of(
+    layer: str, shape: tuple[int, ...], axis: int, image: tuple[int, int], tokens: tuple[int, int] | None
+) -> Layout:
+    """Find how a layer's value becomes maps.
+
+    layer: its name; shape: of its value without the batch; axis: of the channels; image: height and width; tokens: rows
+    and columns of the patches, where they cannot be found. Raises CamError for a layer without positions.
+    """
+    if len(shape) == 3:
+        return Layout(axis)
+    if len(shape) != 2:
+        raise CamError(
+            f"layer {layer!r} has the shape {list(shape)}, without rows and columns; choose one before the pooling"
+        )
+    count = shape[0]
+    if tokens is not None:
+        if not 0 < tokens[0] * tokens[1] <= count:
+            raise CamError(f"tokens {tokens} given; layer {layer!r} has {count} of them")
+        return Layout(2, tokens, count - tokens[0] * tokens[1])
+    for extra in EXTRA:
+        rows = isqrt((count - extra) * image[0] // image[1]) if count > extra else 0
+        if rows and rows * image[1] % image[0] == 0 and rows * (rows * image[1] // image[0]) == count - extra:
+            return Layout(2, (rows, rows * image[1] // image[0]), extra)
+    raise CamError(
+        f"the {count} tokens of layer {layer!r} are no grid of the image's shape; give tokens=(rows, columns)"
+    )
