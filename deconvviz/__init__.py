@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deconvviz.cam.explain import cam
     from deconvviz.data.images import ImageStore
     from deconvviz.data.pack import pack
     from deconvviz.data.preprocess import Preprocess
@@ -71,6 +72,7 @@ __all__ = [
     "Snapshots",
     "Trained",
     "ZFNet",
+    "cam",
     "capture",
     "evolve",
     "layer_panels",
@@ -89,6 +91,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: torch takes seconds, and `deconvviz --help` does not need it."""
+    if name == "cam":  # a package that can be called
+        return importlib.import_module("deconvviz.cam")
     if name not in _HOME:
         raise AttributeError(f"module 'deconvviz' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"deconvviz.{_HOME[name]}"), name)

@@ -84,3 +84,24 @@ def _one_each(scores: Any, count: int) -> Tensor:
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise TargetError(f"the target function returned {shape}; expected one number for each of {count} images, [N]")
     return scores
+
+
+def detection(label: int, box: Sequence[float], overlap: float = 0.5) -> Callable[[Any], Tensor]:
+    """Return a target for torchvision's detectors: the score of the detection of this label that overlaps a box most.
+
+    label: as in the detections; box: left, top, right, bottom in pixels; overlap: the least intersection over union.
+    Where an image has no such detection, its score is zero.
+    """
+
+    def scores(output: Any) -> Tensor:
+        from torchvision.ops import box_iou
+
+        found = []
+        for one in output:
+            shared = box_iou(one["boxes"], one["boxes"].new_tensor([list(box)]))[:, 0]
+            shared = torch.where(one["labels"] == label, shared, -1.0)
+            there = len(shared) > 0 and float(shared.max()) >= overlap
+            found.append(one["scores"][shared.argmax()] if there else one["scores"].sum() * 0)
+        return torch.stack(found)
+
+    return scores

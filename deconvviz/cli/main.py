@@ -11,7 +11,7 @@ import click
 from deconvviz import __version__
 from deconvviz.errors import DeconvvizError
 
-COMMANDS = ("demo", "layers", "pack", "mine", "merge", "grid", "project", "train", "evolve")
+COMMANDS = ("demo", "layers", "pack", "mine", "merge", "grid", "project", "train", "evolve", "cam")
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
 
@@ -30,6 +30,10 @@ A first picture, from a trained network and a folder of photos:
 How the features of a network of your own come to be:
   deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
   deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 -o evolution.png
+
+\b
+Why it decided so:
+  deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
 
 \b
 MODEL is torchvision:NAME, timm:NAME, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a function that
