@@ -92,7 +92,7 @@ def cam(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
-    explainers = [explainer(name, network, layers, **shared, **_own(name, given)) for name in names]
+    explainers = [explainer(name, network, layers, **shared, **own_options(name, given)) for name in names]
     pictures = [preprocess.picture(one) for one in pixels]
     maps, labels = [], []
     for path, picture in zip(images, pictures, strict=True):
@@ -119,7 +119,7 @@ def _decoded(path: str) -> NDArray[np.uint8]:
     return decode(pathlib.Path(path).read_bytes())
 
 
-def _own(name: str, given: tuple[str, ...]) -> dict[str, Any]:
+def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:
     """Return the options among KEY=VALUE that this method has; raises DataError for one without a value."""
     from deconvviz.cam.methods import METHODS
 

@@ -11,7 +11,7 @@ import click
 from deconvviz import __version__
 from deconvviz.errors import DeconvvizError
 
-COMMANDS = ("demo", "layers", "pack", "mine", "merge", "grid", "project", "train", "evolve", "cam")
+COMMANDS = ("demo", "layers", "pack", "mine", "merge", "grid", "project", "train", "evolve", "cam", "evaluate")
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
 
