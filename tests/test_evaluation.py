@@ -117,7 +117,9 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
     asked = ["evaluate", "demo", str(store.path), "-l", "relu5", "-m", "grad-cam", "-m", "rise", "--limit", "4"]
     asked += ["--option", "masks=20", "--steps", "5", "-o", str(table), "--quiet", "--device", "cpu"]
     result = CliRunner().invoke(cli, asked, catch_exceptions=False)
-    assert result.exit_code == 0 and "grad-cam" in result.output
+    assert result.exit_code == 0 and "grad-cam" in result.output and "of 4 labelled images" in result.output
+    assert (tmp_path / "table.wrong.csv").read_text().startswith("image,true,predicted")
+    assert (tmp_path / "table.confusions.csv").read_text().startswith("true,predicted,images")
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["grad-cam", "rise"] and rows[0]["images"] == "4"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deconvviz.cli.cam import CAM_NOTE, own_options
 from deconvviz.cli.options import ModelOptions, captured, load, model_options, save_figure, sources
 from deconvviz.errors import DataError
+
+if TYPE_CHECKING:
+    from deconvviz.data.images import ImageStore
+    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.graph.network import Network
+    from deconvviz.studies.evaluation import Evaluation
+    from deconvviz.studies.mistakes import Mistakes
 
 
 @click.command(epilog=CAM_NOTE)
@@ -51,7 +59,9 @@ def evaluate(
 ) -> None:
     """Measure how far methods' maps tell what a network relies on, over a packed store.
 
-    Each image's own top class is explained. Interrupted, the same command goes on where the .h5 file stands.
+    Each image's own top class is explained. Interrupted, the same command goes on where the .h5 file stands. Where the
+    store's classes are the network's outputs, .wrong.csv lists the images named wrongly, with how alike the first
+    method's maps for the true and the predicted class are, and .confusions.csv the pairs that recur.
 
     \b
     Example:
@@ -78,6 +88,7 @@ def evaluate(
             f"{len(found.names)} images of {store.path.name}; each image's own top class; masked pixels become {fill}. "
             "Bars are means, whiskers their 95 % intervals."
         )
+        told = _mistakes(network, store, methods[0], layers, own_options(methods[0], given), preprocess, found)
     found.save_csv(table)
     better = {c: METRICS[n].higher_is_better for c in found.columns for n in METRICS if c.rsplit("_1", 1)[0] == n}
     better |= {
@@ -88,3 +99,32 @@ def evaluate(
     save_figure(figure, str(table.with_suffix(".png")), caption)
     click.echo(f"wrote {table} and {table.with_suffix('.h5')}")
     click.echo(repr(found))
+    if told is not None:
+        told.save_csv(table.with_suffix(".wrong.csv"), table.with_suffix(".confusions.csv"))
+        click.echo(repr(told))
+
+
+def _mistakes(
+    network: Network,
+    store: ImageStore,
+    method: str,
+    layers: tuple[str, ...],
+    options: dict[str, Any],
+    preprocess: Preprocess,
+    found: Evaluation,
+) -> Mistakes | None:
+    """List what the network gets wrong, explained by the first method, where the store's classes are its outputs."""
+    import numpy as np
+
+    from deconvviz.cam.explain import cam
+    from deconvviz.studies.mistakes import mistakes
+
+    if not (found.labels >= 0).any():
+        return None
+    try:
+        return mistakes(
+            network, store, cam(method, network, layers, **options), preprocess, np.arange(len(found.names))
+        )
+    except DataError as error:
+        click.echo(f"note: {error}", err=True)
+        return None
