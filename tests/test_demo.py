@@ -132,6 +132,26 @@ def test_a_second_demo_takes_the_place_of_the_first(made: pathlib.Path) -> None:
     assert without.sub(b"", before) == without.sub(b"", (made / "index.html").read_bytes())
 
 
+def test_a_network_of_its_own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--train, with a short training: its own weights and snapshots, and the page says so; then the packaged ones."""
+    from deconvviz.cli import demo
+
+    short = "train zfnet scenes:60 --input 64 --resize 72 --width 0.1 --fc 200,200 --batch-size 16 --epochs 2"
+    monkeypatch.setattr(demo, "TRAINING", tuple(short.split()))
+    out = tmp_path / "own"
+    out.mkdir()
+    (out / ".scenes.h5.0123.part").touch()  # what a kill leaves does not hinder the next run
+    arguments = ["demo", "--train", "--out", str(out), "--images", "60", "--quiet"]
+    assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
+    text = (out / "index.html").read_text("utf-8")
+    assert "on this machine, just now" in text and "for 2 epochs" in text and "deconvviz evolve" in text
+    assert load_model("zfnet", str(out / "zfnet.pth")).model.arguments["width"] == 0.1
+    assert Snapshots(out / "evolution.h5").epochs == (1, 2)
+    again = ["demo", "--out", str(out), "--images", "60", "--quiet"]
+    assert CliRunner().invoke(cli, again, catch_exceptions=False).exit_code == 0
+    assert "for 64 epochs" in (out / "index.html").read_text("utf-8")
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: pathlib.Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(DataError, match="holds other files"):

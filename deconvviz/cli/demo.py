@@ -29,6 +29,7 @@ TEXTS = {
     "conv4": "Parts in their surroundings, such as two eyes above a beak.",
     "conv5": "Whole objects: what a filter responds to covers most of the picture, in any colour and pose.",
 }
+OWN = ("scenes.h5", "mined.h5", "mined-trained.h5", "zfnet.pth", "evolution.h5")  # what an interrupted demo leaves
 EVOLUTION = (
     "Rows are filters, columns are epochs of the training. A coloured frame marks that the picture which activates the "
     "filter most is another one than at the epoch before."
@@ -37,7 +38,7 @@ EVOLUTION = (
 
 @click.command()
 @click.option("-o", "--out", default="demo", show_default=True, help="A folder for the page and its figures.")
-@click.option("--train", is_flag=True, help="Train the network anew, which takes about a quarter of an hour.")
+@click.option("--train", is_flag=True, help="Train the network anew, which takes about ten minutes on two cores.")
 @click.option("--images", default=1500, show_default=True, type=click.IntRange(50), help="Pictures to mine.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def demo(out: str, train: bool, images: int, quiet: bool) -> None:
@@ -53,7 +54,8 @@ def demo(out: str, train: bool, images: int, quiet: bool) -> None:
     folder = pathlib.Path(out)
     _make_room(folder)
     more = ["--quiet"] * quiet
-    scenes, mined, snapshots = str(folder / "scenes.h5"), str(folder / "mined.h5"), "demo"
+    scenes, snapshots = str(folder / "scenes.h5"), "demo"
+    mined = str(folder / ("mined-trained.h5" if train else "mined.h5"))
     model = ["demo"]
     commands = {"pack": ["pack", f"scenes:{images}:1", scenes, "--force"]}
     if train:
@@ -77,7 +79,7 @@ def demo(out: str, train: bool, images: int, quiet: bool) -> None:
     ]
     for arguments in commands.values():
         _run([*arguments, *more])
-    values = _values(folder, commands, model, snapshots, train)
+    values = _values(folder, mined, commands, model, snapshots, train)
     from deconvviz.atlas.page import write_page
 
     values["seconds"] = round(time.monotonic() - begin)
@@ -91,10 +93,7 @@ def _make_room(folder: pathlib.Path) -> None:
         raise DataError(f"{folder} is a file; give a folder with --out")
     page = folder / "index.html"
     ours = page.is_file() and "deconvviz demo" in page.read_text("utf-8", "replace")[:1000]
-    unfinished = folder.is_dir() and {path.name for path in folder.iterdir() if path.suffix} <= {
-        "scenes.h5",
-        "mined.h5",
-    }
+    unfinished = folder.is_dir() and all(path.name in OWN or path.suffix == ".part" for path in folder.iterdir())
     if folder.is_dir() and any(folder.iterdir()) and not ours and not unfinished:
         raise DataError(f"{folder} holds other files; give another folder with --out")
     try:
@@ -117,7 +116,12 @@ def _run(arguments: list[str]) -> None:
 
 
 def _values(
-    folder: pathlib.Path, commands: dict[str, list[str]], model: list[str], snapshots: str, trained_here: bool
+    folder: pathlib.Path,
+    mined_file: str,
+    commands: dict[str, list[str]],
+    model: list[str],
+    snapshots: str,
+    trained_here: bool,
 ) -> dict[str, Any]:
     """Return what the page's template asks for."""
     from deconvviz.atlas.page import embedded
@@ -127,7 +131,7 @@ def _values(
 
     typed = {name: shlex.join(["deconvviz", *arguments]) for name, arguments in commands.items()}
     recorded = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
-    last, mined = recorded.history[-1], load_mined(folder / "mined.h5")
+    last, mined = recorded.history[-1], load_mined(mined_file)
     sections = [
         {"id": layer, "title": f"Layer {layer[-1]}", "text": TEXTS[layer],
          "command": f"{typed['mine']}\n{typed[layer]}", "picture": embedded(folder / f"{layer}.png"),
