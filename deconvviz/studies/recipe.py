@@ -43,20 +43,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         expectations = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "lr": 0 < self.lr < math.inf,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "factor": 0 < self.factor < 1,
-            "patience": self.patience >= 0,
-            "radius": self.radius >= 0,
-            "validation": 0 <= self.validation < 1,
-            "precision": self.precision in ("fp32", "bf16"),
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "lr": (0 < self.lr < math.inf, "a positive number"),
+            "momentum": (0 <= self.momentum < 1, "a number from 0 to below 1"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "factor": (0 < self.factor < 1, "a number between 0 and 1"),
+            "patience": (self.patience >= 0, "0 or more"),
+            "radius": (self.radius >= 0, "0, for no limit, or more"),
+            "validation": (0 <= self.validation < 1, "a share from 0 to below 1"),
+            "precision": (self.precision in ("fp32", "bf16"), "fp32 or bf16"),
         }
-        for name, holds in expectations.items():
+        for name, (holds, expected) in expectations.items():
             if not holds:
-                raise TrainingError(f"{name} {getattr(self, name)} given, which is outside what makes sense")
+                raise TrainingError(f"{name} {getattr(self, name)} given; expected {expected}")
 
 
 PAPER = Recipe()
