@@ -37,8 +37,8 @@ def class_activation(v: View) -> Tensor:
     if len(plain) == 2 and plain[0] == "conv2d" and plain[1] in POOLS:
         convolution = nodes[names.index("conv2d")]
         if names[0] == "conv2d" and tensors[_weight(convolution)].shape[2:] == (1, 1):
-            args, kwargs = network.arguments(convolution, _constants(network, convolution, v.A))
-            maps: Tensor = convolution.target(*args, **kwargs)  # type: ignore[operator]
+            known = {network.layer(str(v.layer)).node: v.value}
+            maps: Tensor = network.run(known, [convolution], len(v.x))[convolution]
             return maps[v.everyone, v.scorer.classes]
     if len(plain) == 1 and plain[0] in POOLS:
         return v.A[v.everyone, v.scorer.classes]
@@ -66,10 +66,3 @@ def _head(network: Network, layer: str) -> list[fx.Node]:
 
 def _weight(node: fx.Node) -> str:
     return str(node.args[1].target)  # type: ignore[union-attr]
-
-
-def _constants(network: Network, node: fx.Node, value: Tensor) -> dict[fx.Node, Tensor]:
-    """Return the values of a node's inputs: `value` for the data, and its weights."""
-    return {
-        source: value if source.meta["data"] else network.tensors[str(source.target)] for source in node.all_input_nodes
-    }

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.options import ModelOptions, captured, check_figure, load, model_options, save_figure
+from deconvviz.cli.options import ModelOptions, captured, check_figure, load, model_options, read_image, save_figure
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 CAM_NOTE = (
@@ -88,7 +87,7 @@ def cam(
     names = [name.strip() for name in methods.split(",")]
     if not out.endswith(".npz"):
         check_figure(out)
-    pixels = [_decoded(path) for path in images]
+    pixels = [read_image(path) for path in images]
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
@@ -109,14 +108,6 @@ def cam(
     passes = "; ".join(f"{one.method.name}: {_counted(one.passes)}" for one in explainers)
     caption = f"Each map is scaled to its own range ({convention}). Passes over the last image: {passes}.\n{CAM_NOTE}"
     save_figure(draw_maps(pictures, maps, labels, names, f"{network.name}{where}", caption, colours), out, caption)
-
-
-def _decoded(path: str) -> NDArray[np.uint8]:
-    from deconvviz.data.decode import decode
-
-    if not pathlib.Path(path).is_file():
-        raise DataError(f"no image {path}; give the path of a photo")
-    return decode(pathlib.Path(path).read_bytes())
 
 
 def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ import click
 from deconvviz.errors import CaptureError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
@@ -106,6 +108,15 @@ def captured(loaded: Loaded, preprocess: Preprocess, device: str) -> Network:
     place = found_device(device)
     network = capture(loaded.model, preprocess.shape)
     return network if place.type == "cpu" else network.to(place)
+
+
+def read_image(path: str) -> NDArray[np.uint8]:
+    """Read an image file, uint8 [H, W, 3]; raises DataError where there is none, or it cannot be read."""
+    from deconvviz.data.decode import decode
+
+    if not pathlib.Path(path).is_file():
+        raise DataError(f"no image {path}; give the path of a photo")
+    return decode(pathlib.Path(path).read_bytes())
 
 
 def found_device(name: str) -> torch.device:

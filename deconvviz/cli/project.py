@@ -13,6 +13,7 @@ from deconvviz.cli.options import (
     check_figure,
     load,
     model_options,
+    read_image,
     save_figure,
 )
 from deconvviz.errors import DataError
@@ -61,14 +62,11 @@ def project(
     """
     import torch
 
-    from deconvviz.data.decode import decode
     from deconvviz.deconv.project import project as project_unit
     from deconvviz.figures.projection import draw_projection
 
     check_figure(out)
-    if not pathlib.Path(image).is_file():
-        raise DataError(f"no image {image}; give the path of a photo")
-    pixels = decode(pathlib.Path(image).read_bytes())
+    pixels = read_image(image)
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     picture = preprocess.picture(pixels)

@@ -115,8 +115,9 @@ def _likely_axes(node: fx.Node) -> Axes:
 
     Swin's blocks hand on N, H, W, C through rolls and windows.
     """
-    images = [n for n in node.graph.nodes if n.op == "placeholder" and len(n.meta.get("shape", ())) == 4]
-    height, width = shape_of(images[0])[2:] if images else (1, 1)
+    images = (n for n in node.graph.nodes if n.op == "placeholder" and len(n.meta.get("shape", ())) == 4)
+    image = next(images, None)  # it stands first: no walk over the graph for every op
+    height, width = shape_of(image)[2:] if image is not None else (1, 1)
     _, first, second, third = shape_of(node)
     return (1, 2) if second * width != third * height and first * width == second * height else (2, 3)
 

@@ -22,7 +22,7 @@ from deconvviz.data.results import Result, require_same, versions
 from deconvviz.data.tables import write_csv
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.graph.network import Network
-from deconvviz.metrics import adcc, coherency, complexity, deletion, faithfulness, insertion, kept, road_combined
+from deconvviz.metrics import adcc, coherency, complexity, deletion, faithfulness, insertion, road_combined
 
 KIND, SCHEMA = "evaluation", 1
 SHARES = (100, 50, 15)  # percent of the pixels kept
@@ -267,7 +267,7 @@ class _Evaluator:
                 found[f"average_gain_{share}"] = one.gain
         if "adcc" in self.metrics:
             drop = faithfulness(self._scores, x, maps, classes, 1.0, 0.0, batch).drop  # ADCC masks to the mean
-            again = explainer(x * kept(maps, 1.0)[:, None], classes)
+            again = explainer(x * maps[:, None], classes)
             found |= {"complexity": complexity(maps), "coherency": coherency(maps, again)}
             found["adcc"] = adcc(drop, found["coherency"], found["complexity"])
         if "curves" in self.metrics:
