@@ -32,6 +32,10 @@ class Images(Protocol):
         """int64 [N], an index into the classes, -1 where unknown."""
 
     @property
+    def names(self) -> Sequence[str]:
+        """N names, each another."""
+
+    @property
     def fingerprint(self) -> str:
         """Equal for equal content."""
 

@@ -75,6 +75,15 @@ class Preprocess:
             image = np.array(Image.fromarray(image).resize(size, _INTERPOLATION[self.interpolation]))
         return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop))
 
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Resize and crop a mask, bool [H,W] -> bool [h,w], as `picture` does its image; half covered is covered.
+
+        Raises DataError for another kind of mask.
+        """
+        if mask.dtype != bool or mask.ndim != 2:
+            raise DataError(f"expected a mask as bool [H,W], got {mask.dtype} {list(mask.shape)}")
+        return self.picture(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2))[..., 0] >= 128
+
     def tensor(
         self,
         pictures: NDArray[np.uint8] | torch.Tensor,

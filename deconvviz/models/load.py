@@ -25,12 +25,14 @@ class Loaded:
     """A model in eval mode, how its images are prepared, and where it came from.
 
     `settings` are the arguments of `Preprocess` that the weights were trained with; absent ones have its defaults.
+    `classes` are the names of the outputs, empty where unknown.
     """
 
     model: nn.Module
     settings: dict[str, Any]
     spec: str
     weights: str
+    classes: tuple[str, ...] = ()
 
 
 Made = tuple[nn.Module, dict[str, Any]]
@@ -64,7 +66,8 @@ def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
     model, settings = build_model(spec, found.arguments if found else {}, trained)
     if found and weights != "none":
         load_weights(model, found)
-    return Loaded(model.eval(), {**settings, **(found.settings if found else {})}, spec, weights)
+    classes = () if weights == "none" else (found.classes if found else ()) or _classes(spec)
+    return Loaded(model.eval(), {**settings, **(found.settings if found else {})}, spec, weights, classes)
 
 
 def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False, seed: int = 0) -> Made:
@@ -87,6 +90,16 @@ def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False, 
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         return loader(name, trained)
+
+
+def _classes(spec: str) -> tuple[str, ...]:
+    """Return the names of the outputs of torchvision's models, as their weights tell them."""
+    from torchvision import models
+
+    source, _, name = spec.rpartition(":")
+    if source != "torchvision":
+        return ()
+    return tuple(models.get_model_weights(name).DEFAULT.meta.get("categories", ()))
 
 
 def _zfnet(arguments: Mapping[str, Any]) -> Made:

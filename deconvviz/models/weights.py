@@ -20,13 +20,15 @@ TRAINING = "deconvviz-training"  # marks what `deconvviz train` writes
 class Weights:
     """What a weights file holds: the state dict, and of a file that `deconvviz train` wrote what made it.
 
-    `arguments` are those of the model's factory, `settings` those of the `Preprocess` it was trained with.
+    `arguments` are those of the model's factory, `settings` those of the `Preprocess` it was trained with,
+    `classes` the names of its outputs.
     """
 
     path: pathlib.Path
     state: dict[str, Tensor]
     arguments: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
@@ -65,6 +67,7 @@ def read_weights(path: str | pathlib.Path) -> Weights:
     content = read_file(path)
     made_by_us = isinstance(content, Mapping) and content.get("format") == TRAINING
     found = {key: content[key] for key in ("arguments", "settings")} if made_by_us else {}
+    found |= {"classes": tuple(content.get("classes", ()))} if made_by_us else {}
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
