@@ -14,7 +14,7 @@ from PIL import Image
 import deconvviz as dv
 from deconvviz.cam.methods import METHODS
 from deconvviz.cli.main import cli
-from deconvviz.errors import DataError, DeconvvizError
+from deconvviz.errors import DataError, DeconvvizError, TargetError
 
 
 def run(*arguments: object) -> str:
@@ -48,6 +48,22 @@ def test_a_sheet_and_its_arrays(folder: pathlib.Path, tmp_path: pathlib.Path) ->
         expected = dv.cam("grad-cam", dv.capture(loaded.model, (3, 64, 64)), "relu5")(x)
         assert np.allclose(arrays["grad-cam"], expected.numpy(), atol=1e-4)
         assert arrays["rise"].shape == (2, 64, 64) and arrays["sess"].max() == 1
+
+
+def test_a_class_by_name(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A target's name is its number; another name is told, with the nearest."""
+    asked = ["cam", "grad-cam", "demo", folder / "0.png", "-l", "relu5", "--device", "cpu"]
+    for target in ("owl", 1):
+        run(*asked, "-t", target, "-o", tmp_path / f"{target}.npz")
+    with np.load(tmp_path / "owl.npz") as named, np.load(tmp_path / "1.npz") as numbered:
+        assert np.array_equal(named["grad-cam"], numbered["grad-cam"]) and named["grad-cam"].max() == 1
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefghij"))
+    run(*asked, "-t", "b", "--classes", names, "-o", tmp_path / "b.npz")
+    with np.load(tmp_path / "b.npz") as other, np.load(tmp_path / "1.npz") as numbered:
+        assert np.array_equal(other["grad-cam"], numbered["grad-cam"])
+    with pytest.raises(TargetError, match="no class 'owls'; nearest: owl"):
+        run(*asked, "-t", "owls", "-o", tmp_path / "x.png")
 
 
 def test_the_maps_find_the_object(folder: pathlib.Path) -> None:

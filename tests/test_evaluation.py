@@ -16,8 +16,11 @@ import deconvviz as dv
 from deconvviz.cam.explain import Explainer
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
+from deconvviz.data.truth import OBJECT, Truth, bounds, open_truth
 from deconvviz.errors import CamError, DataError, MismatchError
-from deconvviz.studies.evaluation import Evaluation, evaluate
+from deconvviz.metrics import max_box_accuracy
+from deconvviz.studies.evaluated import Evaluation, directions
+from deconvviz.studies.evaluation import evaluate
 
 METHODS: dict[str, dict[str, Any]] = {"grad-cam": {}, "rise": {"masks": 40}}
 
@@ -48,7 +51,7 @@ def test_the_numbers_by_definition(given: tuple[dv.Network, dv.ImageStore, dv.Pr
         x = preprocess(store[n][0])[None]
         before = network(x).softmax(1)[0]
         c = int(before.argmax())
-        assert found.predicted[n] == c and found.labels[n] == store[n][1]
+        assert found.explained[n] == c and found.labels[n] == store[n][1]
         assert found.probability[n] == pytest.approx(float(before[c]), abs=1e-5)
         map_ = explainer(x, c)[0]
         row = dict(zip(found.columns, found.values["grad-cam"][n], strict=True))
@@ -99,9 +102,70 @@ def test_interrupted_and_continued(
     assert sum(counted) == 12 + 4 and ended.complete  # the first eight images of the first method were kept
     for name in METHODS:
         assert np.allclose(ended.values[name][:, :-1], straight.values[name][:, :-1], atol=1e-6)
-    assert np.array_equal(ended.predicted, straight.predicted)
+        assert np.array_equal(ended.maps[name], straight.maps[name]) and ended.maps[name].max() == 1
+    assert np.array_equal(ended.explained, straight.explained)
     with pytest.raises(MismatchError, match="fill: mean in the file, black now"):
         run(given, metrics=["faithfulness"], out=tmp_path / "e.h5", fill="black")
+
+
+class Half:
+    """What is known of every second scene."""
+
+    fingerprint = "half"
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+
+    def masks(self, index: int) -> Any:
+        return self.truth.masks(index) if index % 2 == 0 else {}
+
+
+def test_where_the_object_is_known(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
+    """Localisation over two batches, the label explained, half of the objects known; the boxes' accuracy over all."""
+    network, store, preprocess = given
+    scenes = dv.Scenes(12, seed=31)
+    known = open_truth(None, scenes)
+    assert known is not None
+    with pytest.raises(DataError, match="needs to know where the object is"):
+        run(given, metrics=["localisation"])
+    outputs = np.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    asked = {"metrics": ["localisation", "curves"], "truth": Half(known), "explain": "label", "outputs": outputs}
+    found = run(given, **asked, steps=4)
+    assert np.array_equal(found.explained, outputs[store.labels])
+    explainer = dv.cam("grad-cam", network, "relu5")
+    x = torch.stack([preprocess(store[n][0]) for n in range(12)])
+    maps = explainer(x, found.explained.tolist())
+    table = {name: found.values["grad-cam"][:, n] for n, name in enumerate(found.columns)}
+    masks = [preprocess.mask(known.masks(n)[OBJECT]) for n in range(12)]
+    for n in range(12):
+        if n % 2:
+            assert all(np.isnan(table[name][n]) for name in ("energy", "pointing_game", "max_box_acc"))
+            continue
+        map_ = maps[n].numpy().astype(float)
+        assert table["energy"][n] == pytest.approx(map_[masks[n]].sum() / map_.sum(), abs=1e-4)
+        y, x_ = np.unravel_index(map_.argmax(), map_.shape)
+        assert table["pointing_game"][n] == masks[n][y, x_]
+        lit = map_ > 0.2
+        assert table["iou"][n] == pytest.approx((lit & masks[n]).sum() / (lit | masks[n]).sum(), abs=0.01)
+    even = max_box_accuracy(maps[::2], [[bounds(masks[n])] for n in range(0, 12, 2)])
+    assert np.array_equal(table["max_box_acc"][::2], even.v1.numpy())
+    assert np.allclose(table["max_box_acc_v2"][::2], even.v2.numpy())
+    curve = found.curves["grad-cam/deletion"]
+    assert curve.shape == (12, 5) and np.allclose(curve[:, 0], found.probability, atol=1e-4)
+    assert np.allclose(table["deletion"], (curve.sum(1) - curve[:, 0] / 2 - curve[:, -1] / 2) / 4)
+    assert np.array_equal(found.pictures[1], preprocess.picture(store[1][0])) and len(found.maps["rise"]) == 4
+    assert np.allclose(found.maps["grad-cam"], maps[:4].numpy(), atol=1e-5)
+    better = directions(found.columns)
+    assert better["energy"] and not better["deletion"] and "seconds" not in better
+    assert directions(("average_drop_15",)) == {"average_drop_15": False}
+
+
+def test_constant_maps_are_counted(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
+    network, store, preprocess = given
+    options = {"occlusion": {"square": 64}}  # one window, the whole picture: a map that is the same everywhere
+    found = evaluate(network, store, options, preprocess=preprocess, metrics=["adcc"], limit=3, progress=False)
+    table = dict(zip(found.columns, found.values["occlusion"].T, strict=True))
+    assert (table["constant"] == 1).all() and (table["adcc"] == 0).all()
 
 
 def test_means_and_intervals() -> None:
@@ -114,8 +178,34 @@ def test_means_and_intervals() -> None:
 def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp_path: pathlib.Path) -> None:
     _, store, _ = given
     table = tmp_path / "table.csv"
+    names = tmp_path / "names.txt"  # in another order, so that most images are named wrongly
+    names.write_text("\n".join((*store.classes[1:], store.classes[0])))
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(f"image,left,top,right,bottom\n{store.names[0]},20,20,50,50\n")
     asked = ["evaluate", "demo", str(store.path), "-l", "relu5", "-m", "grad-cam", "-m", "rise", "--limit", "4"]
-    asked += ["--option", "masks=20", "--steps", "5", "-o", str(table), "--quiet", "--device", "cpu"]
+    asked += [
+        "--option",
+        "masks=20",
+        "--steps",
+        "5",
+        "--truth",
+        str(boxes),
+        "--metrics",
+        "curves,localisation",
+        "--explain",
+        "label",
+        "--classes",
+        str(names),
+        "--sanity",
+        "independent",
+        "--sanity-images",
+        "1",
+        "-o",
+        str(table),
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
     result = CliRunner().invoke(cli, asked, catch_exceptions=False)
     assert result.exit_code == 0 and "grad-cam" in result.output and "of 4 labelled images" in result.output
     assert (tmp_path / "table.wrong.csv").read_text().startswith("image,true,predicted")
@@ -124,8 +214,11 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["grad-cam", "rise"] and rows[0]["images"] == "4"
     assert 0 <= float(rows[1]["deletion"]) <= 1 and float(rows[1]["forward_passes"]) == 21
-    with Image.open(table.with_suffix(".png")) as figure:
-        assert figure.width > 1000
+    assert float(rows[0]["energy"]) > 0 and (tmp_path / "table.wrong.csv").read_text().count("\n") > 2
+    for ending in (".png", ".wrong.png", ".sanity.png"):
+        with Image.open(table.with_suffix(ending)) as figure:
+            assert figure.width > 500 and figure.height > 500
+    assert len((tmp_path / "table.sanity.csv").read_text().splitlines()) == 1 + 2 * 8
     wrong = (
         (["-m", "grad-cam", "--metrics", "ad"], DataError, "'ad' given; expected some of faithfulness"),
         (["-m", "none"], DataError, ""),

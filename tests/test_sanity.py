@@ -14,9 +14,8 @@ from torch import Tensor, nn
 import deconvviz as dv
 from deconvviz.cam.shaping import min_max
 from deconvviz.data.pack import pack
-from deconvviz.errors import DataError
 from deconvviz.studies.mistakes import mistakes
-from deconvviz.studies.sanity import sanity_check
+from deconvviz.studies.sanity import explained_by, sanity_check, save_sanity
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,8 @@ def test_mistakes(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathl
         spoiled.fc8.weight[0], spoiled.fc8.bias[0] = 0, -50  # type: ignore[index, operator]
     network = dv.capture(spoiled, (3, 64, 64))
     explainer = dv.cam("grad-cam", network, "relu5")
-    found = mistakes(network, store, explainer, preprocess, chunk=7)
+    order = np.arange(10)
+    found = mistakes(network, store, explainer, preprocess, order, chunk=7)
     x = torch.stack([preprocess(store[n][0]) for n in range(30)])
     shares = network(x).softmax(1)
     wrong = [n for n in range(30) if int(shares[n].argmax()) != store.labels[n]]
@@ -89,7 +89,24 @@ def test_mistakes(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathl
     )
     found.save_csv(tmp_path / "w.csv", tmp_path / "c.csv")
     assert len((tmp_path / "w.csv").read_text().splitlines()) == 1 + len(wrong)
-    loaded = dv.load_model("zfnet", "none")
-    with pytest.raises(DataError, match="10 classes, ZFNet 1000 outputs"):
-        net = dv.capture(loaded.model, (3, 224, 224))
-        mistakes(net, store, dv.cam("grad-cam", net, "conv5"), dv.Preprocess(resize=224, crop=224), [0, 1])
+    assert found.maps.shape == (min(8, len(wrong)), 2, 64, 64)
+    first = found.found[0]
+    assert np.allclose(found.maps[0], explainer(x[[first.image] * 2], [first.true, first.predicted]).numpy(), atol=1e-5)
+    # The outputs may be in another order than the classes, and have names of their own.
+    shifted = mistakes(network, store, explainer, preprocess, (order + 1) % 10, [f"out {n}" for n in range(10)], [0, 1])
+    assert [m.true for m in shifted.found] == [int(store.labels[m.image] + 1) % 10 for m in shifted.found]
+    assert len(shifted.found) == 2 and shifted.confusions()[0][0].startswith("out ")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_by_the_captured_graph(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathlib.Path) -> None:
+    """The graph with a randomised model's weights explains as that model captured anew."""
+    model, _, x = demo
+    network = dv.capture(model, (3, 64, 64))
+    by_graph = sanity_check(explained_by("grad-cam", network, ["relu5"]), model, x[:3])
+    anew = sanity_check(by("grad-cam", "relu5"), model, x[:3])  # type: ignore[arg-type]
+    for measure, values in by_graph.similarity.items():
+        assert np.allclose(values, anew.similarity[measure], atol=1e-4)
+    save_sanity({"grad-cam": by_graph}, tmp_path / "all.csv")
+    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
+    assert [row["layer"] for row in rows] == list(by_graph.layers) and rows[0]["how"] == "cascading"

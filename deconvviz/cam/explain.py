@@ -180,7 +180,7 @@ def cam(
         layer: its name, or several, whose maps are fused; methods on the image alone need none.
         convention: "paper", "pytorch-grad-cam" or "torch-cam": see `cam.shaping`.
         align_corners: of the resizing of the finished map.
-        batch_size: changed values or masked images at once.
+        batch_size: changed values or masked images at once; of whole images a CPU takes 8, which its cache holds.
         precision: "fp32", or "bf16" for the masked images and changed values; gradients stay as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
         fuse: how several layers' maps become one, "mean" or "max".

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.options import ModelOptions, captured, check_figure, load, model_options, read_image, save_figure
-from deconvviz.errors import DataError
+from deconvviz.cli.options import (
+    ModelOptions,
+    captured,
+    check_figure,
+    classes_option,
+    load,
+    model_options,
+    output_names,
+    read_image,
+    save_figure,
+)
+from deconvviz.errors import DataError, TargetError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +51,7 @@ def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.argument("images", nargs=-1, required=True)
 @click.option("-l", "--layer", "layers", multiple=True, help="The layer to explain; several are fused.")
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; or .npz for the maps themselves.")
-@click.option("-t", "--target", type=click.IntRange(0), help="The class.  [default: each image's own top class]")
+@click.option("-t", "--target", help="The class, its number or its name.  [default: each image's own top class]")
 @click.option(
     "--convention",
     default="paper",
@@ -55,6 +66,7 @@ def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
 )
+@classes_option
 @model_options
 def cam(
     methods: str,
@@ -62,12 +74,13 @@ def cam(
     images: tuple[str, ...],
     layers: tuple[str, ...],
     out: str,
-    target: int | None,
+    target: str | None,
     convention: str,
     given: tuple[str, ...],
     batch_size: int,
     precision: str,
     colours: str,
+    names: str | None,
     options: ModelOptions,
 ) -> None:
     """Show where in an image a network found its class.
@@ -84,30 +97,43 @@ def cam(
     from deconvviz.cam.explain import cam as explainer
     from deconvviz.figures.maps import draw_maps
 
-    names = [name.strip() for name in methods.split(",")]
+    chosen = [name.strip() for name in methods.split(",")]
     if not out.endswith(".npz"):
         check_figure(out)
     pixels = [read_image(path) for path in images]
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
-    explainers = [explainer(name, network, layers, **shared, **own_options(name, given)) for name in names]
+    explainers = [explainer(name, network, layers, **shared, **own_options(name, given)) for name in chosen]
+    called = output_names(loaded, names)
+    wanted = _class(target, called)
     pictures = [preprocess.picture(one) for one in pixels]
     maps, labels = [], []
     for path, picture in zip(images, pictures, strict=True):
         x = preprocess.tensor(picture[None], network.device, network.dtype)
         with torch.no_grad():
             shares = network(x).float().softmax(1)[0]
-        best = int(shares.argmax()) if target is None else target
-        maps.append([one(x, target)[0].float().cpu().numpy() for one in explainers])
-        labels.append(f"{pathlib.Path(path).name[:24]}\nclass {best}, p {float(shares[best]):.2f}")
+        best = int(shares.argmax()) if wanted is None else wanted
+        maps.append([one(x, wanted)[0].float().cpu().numpy() for one in explainers])
+        label = called[best][:22] if len(called) == len(shares) else f"class {best}"
+        labels.append(f"{pathlib.Path(path).name[:24]}\n{label}, p {float(shares[best]):.2f}")
     if out.endswith(".npz"):
-        _save_arrays(out, names, maps)
+        _save_arrays(out, chosen, maps)
         return
     where = f" at {', '.join(layers)}" if layers else ""
     passes = "; ".join(f"{one.method.name}: {_counted(one.passes)}" for one in explainers)
     caption = f"Each map is scaled to its own range ({convention}). Passes over the last image: {passes}.\n{CAM_NOTE}"
-    save_figure(draw_maps(pictures, maps, labels, names, f"{network.name}{where}", caption, colours), out, caption)
+    save_figure(draw_maps(pictures, maps, labels, chosen, f"{network.name}{where}", caption, colours), out, caption)
+
+
+def _class(text: str | None, names: Sequence[str]) -> int | None:
+    """Read a class's number or name; raises TargetError for a name that is none."""
+    if text is None or text.isdigit():
+        return None if text is None else int(text)
+    if text not in names:
+        known = nearest(text, names) if names else "the model's outputs have no names; give a number, or --classes FILE"
+        raise TargetError(f"no class {text!r}; {known}")
+    return names.index(text)
 
 
 def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deconvviz.cli.cam import CAM_NOTE, own_options
-from deconvviz.cli.options import ModelOptions, captured, load, model_options, save_figure, sources
+from deconvviz.cli.options import (
+    ModelOptions,
+    captured,
+    classes_option,
+    load,
+    model_options,
+    output_names,
+    save_figure,
+    sources,
+)
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
-    from deconvviz.data.images import ImageStore
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
-    from deconvviz.studies.evaluation import Evaluation
     from deconvviz.studies.mistakes import Mistakes
+
+SANITY_NOTE = (
+    "A method whose map stays alike when the weights are random does not show what the network has learned. Explained "
+    "is the randomised network's own top class."
+)
 
 
 @click.command(epilog=CAM_NOTE)
@@ -29,102 +47,166 @@ if TYPE_CHECKING:
     "--metrics",
     default="faithfulness,adcc,curves",
     show_default=True,
-    help="Groups of metrics: faithfulness, adcc, curves, road.",
+    help="Groups of metrics: faithfulness, adcc, curves, road, localisation.",
+)
+@click.option(
+    "--truth",
+    metavar="CSV|FOLDER",
+    help="Where the object is, for localisation: boxes (columns image, left, top, right, bottom) or a folder of masks "
+    "(IMAGE.png); scenes know it.",
+)
+@click.option(
+    "--explain",
+    default="top",
+    show_default=True,
+    type=click.Choice(["top", "label"]),
+    help="Own top class, or label's.",
 )
 @click.option("--fill", default="mean", show_default=True, type=click.Choice(["mean", "black"]), help="Masked pixels.")
 @click.option("--steps", default=28, show_default=True, type=click.IntRange(2), help="Of deletion and insertion.")
+@click.option(
+    "--sanity",
+    type=click.Choice(["cascading", "independent"]),
+    help="Also randomise the network's layers, all of them from the last on, or each by itself.",
+)
+@click.option("--sanity-images", default=8, show_default=True, type=click.IntRange(1), help="The first images only.")
 @click.option("--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the methods that have it.")
 @click.option("--limit", type=click.IntRange(1), help="The first images only.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Masked images at once.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--seed", default=0, show_default=True, help="Of methods that draw masks, noise or orders.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@classes_option
 @model_options
 def evaluate(
-    model: str,
-    images: str,
-    methods: tuple[str, ...],
-    layers: tuple[str, ...],
-    out: str,
-    metrics: str,
-    fill: str,
-    steps: int,
-    given: tuple[str, ...],
-    limit: int | None,
-    batch_size: int,
-    precision: str,
-    seed: int,
-    quiet: bool,
-    options: ModelOptions,
-) -> None:
-    """Measure how far methods' maps tell what a network relies on, over a packed store.
+    model: str, images: str, methods: tuple[str, ...], layers: tuple[str, ...], out: str, metrics: str,
+    truth: str | None, explain: str, fill: str, steps: int, sanity: str | None, sanity_images: int,
+    given: tuple[str, ...], limit: int | None, batch_size: int, precision: str, seed: int, quiet: bool,
+    names: str | None, options: ModelOptions,
+) -> None:  # fmt: skip
+    """Measure how far methods' maps tell what a network relies on.
 
-    Each image's own top class is explained. Interrupted, the same command goes on where the .h5 file stands. Where the
-    store's classes are the network's outputs, .wrong.csv lists the images named wrongly, with how alike the first
-    method's maps for the true and the predicted class are, and .confusions.csv the pairs that recur.
+    IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. Interrupted, the same command goes on where
+    the .h5 file stands. Where it is known which output is which class, .wrong.csv lists the images named wrongly, with
+    how alike the first method's maps for the true and the predicted class are, .wrong.png shows them, and
+    .confusions.csv has the pairs that recur.
 
     \b
-    Example:
+    Examples:
       deconvviz evaluate torchvision:resnet18 photos.h5 -l layer4 -m grad-cam -m recipro-cam -o table.csv
+      deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
     """
-    from deconvviz.data.images import ImageStore
+    from deconvviz.data.datasets import open_images
+    from deconvviz.data.truth import open_truth
     from deconvviz.figures.evaluation import draw_evaluation
-    from deconvviz.metrics import METRICS
+    from deconvviz.studies.evaluated import directions
     from deconvviz.studies.evaluation import evaluate as measure
 
     table = pathlib.Path(out)
     if table.suffix != ".csv":
         raise DataError(f"{out} given; expected a name that ends in .csv")
-    with ImageStore.open(images) as store:
-        loaded, preprocess = load(model, options)
-        network = captured(loaded, preprocess, options.device)
-        found = measure(
-            network, store, {name: own_options(name, given) for name in methods}, layers, table.with_suffix(".h5"),
-            preprocess=preprocess, metrics=[name.strip() for name in metrics.split(",")], fill=fill, steps=steps,
-            limit=limit, batch_size=batch_size, precision=precision, seed=seed, progress=not quiet,
-            sources=sources(loaded),
-        )  # fmt: skip
-        caption = (
-            f"{len(found.names)} images of {store.path.name}; each image's own top class; masked pixels become {fill}. "
-            "Bars are means, whiskers their 95 % intervals."
-        )
-        told = _mistakes(network, store, methods[0], layers, own_options(methods[0], given), preprocess, found)
+    found_images = open_images(images)
+    known = open_truth(truth, found_images)
+    loaded, preprocess = load(model, options)
+    network = captured(loaded, preprocess, options.device)
+    outputs, called = _outputs(found_images, network, output_names(loaded, names), explain == "label" or bool(names))
+    chosen = {name: own_options(name, given) for name in methods}
+    groups = [name.strip() for name in metrics.split(",")]
+    found = measure(
+        network, found_images, chosen, layers, table.with_suffix(".h5"), preprocess=preprocess, metrics=groups,
+        truth=known if "localisation" in groups else None, explain=explain, outputs=outputs, fill=fill, steps=steps,
+        limit=limit, batch_size=batch_size, precision=precision, seed=seed, progress=not quiet, sources=sources(loaded),
+    )  # fmt: skip
     found.save_csv(table)
-    better = {c: METRICS[n].higher_is_better for c in found.columns for n in METRICS if c.rsplit("_1", 1)[0] == n}
-    better |= {
-        c: METRICS[c.rsplit("_", 1)[0]].higher_is_better for c in found.columns if c.endswith(("_100", "_50", "_15"))
-    }
+    caption = (
+        f"{len(found.names)} images of {images}; explained is the {'own top class' if explain == 'top' else 'label'}"
+        f"; masked pixels become {fill}. Maps are each scaled to their own range. Curves are means; bars are means, "
+        "whiskers their 95 % intervals."
+    )
     where = f" at {', '.join(layers)}" if layers else ""
-    figure = draw_evaluation(found, better, f"Explanations of {network.name}{where}", caption)
-    save_figure(figure, str(table.with_suffix(".png")), caption)
+    title = f"Explanations of {network.name}{where}"
+    save_figure(draw_evaluation(found, directions(found.columns), title, caption), _beside(table, ".png"), caption)
     click.echo(f"wrote {table} and {table.with_suffix('.h5')}")
     click.echo(repr(found))
-    if told is not None:
-        told.save_csv(table.with_suffix(".wrong.csv"), table.with_suffix(".confusions.csv"))
-        click.echo(repr(told))
+    if outputs is not None:
+        shared = {"batch_size": batch_size, "precision": precision, "seed": seed}
+        _mistakes(table, network, found_images, methods[0], layers, {**shared, **chosen[methods[0]]}, preprocess,
+                  outputs, called, len(found.names))  # fmt: skip
+    if sanity:
+        _sanity(table, network, loaded.model, found_images, chosen, layers, preprocess, sanity, sanity_images, seed)
+
+
+def _beside(table: pathlib.Path, ending: str) -> str:
+    return str(table.with_suffix(ending))
+
+
+def _outputs(
+    images: Images, network: Network, names: Sequence[str], needed: bool
+) -> tuple[NDArray[np.int64] | None, Sequence[str]]:
+    """Return the output of each class, where that can be told, and the outputs' names."""
+    from deconvviz.models.labels import outputs_of
+
+    if not (images.labels >= 0).any() and not needed:
+        return None, names
+    try:
+        return outputs_of(images.classes, network.outputs, names), names
+    except DataError as error:
+        if needed:
+            raise
+        click.echo(f"note: mistakes are not listed: {error}", err=True)
+        return None, names
 
 
 def _mistakes(
-    network: Network,
-    store: ImageStore,
-    method: str,
-    layers: tuple[str, ...],
-    options: dict[str, Any],
-    preprocess: Preprocess,
-    found: Evaluation,
-) -> Mistakes | None:
-    """List what the network gets wrong, explained by the first method, where the store's classes are its outputs."""
-    import numpy as np
-
+    table: pathlib.Path, network: Network, images: Images, method: str, layers: Sequence[str], options: dict[str, Any],
+    preprocess: Preprocess, outputs: NDArray[np.int64], names: Sequence[str], count: int,
+) -> None:  # fmt: skip
+    """List what the network gets wrong, explained by the first method, and show the first few."""
     from deconvviz.cam.explain import cam
+    from deconvviz.figures.maps import draw_maps
     from deconvviz.studies.mistakes import mistakes
 
-    if not (found.labels >= 0).any():
-        return None
-    try:
-        return mistakes(
-            network, store, cam(method, network, layers, **options), preprocess, np.arange(len(found.names))
-        )
-    except DataError as error:
-        click.echo(f"note: {error}", err=True)
-        return None
+    explainer = cam(method, network, layers, **options)
+    told: Mistakes = mistakes(network, images, explainer, preprocess, outputs, names, range(count))
+    told.save_csv(table.with_suffix(".wrong.csv"), table.with_suffix(".confusions.csv"))
+    click.echo(repr(told))
+    if not len(told.maps):
+        return
+    shown = told.found[: len(told.maps)]
+    rows = [
+        f"true {told.names[m.true][:20]} {m.p_true:.2f}\n{told.names[m.predicted][:20]} {m.p_predicted:.2f}\n"
+        f"overlap {m.overlap:.2f}"
+        for m in shown
+    ]
+    pictures = [preprocess.picture(images[m.image][0]) for m in shown]
+    caption = (
+        f"The first {len(shown)} of {len(told.found)} images named wrongly, of {told.count}: {method} for the true "
+        "class and for the predicted one; overlap is the maps' correlation. Each map is scaled to its own range."
+    )
+    figure = draw_maps(pictures, [list(m) for m in told.maps], rows, ["true class", "predicted"], network.name, caption)
+    save_figure(figure, _beside(table, ".wrong.png"), caption)
+
+
+def _sanity(
+    table: pathlib.Path, network: Network, model: nn.Module, images: Images, chosen: dict[str, dict[str, Any]],
+    layers: Sequence[str], preprocess: Preprocess, how: str, count: int, seed: int,
+) -> None:  # fmt: skip
+    """Randomise the network and see which methods' maps follow."""
+    import numpy as np
+
+    from deconvviz.figures.sanity import draw_sanity
+    from deconvviz.studies.sanity import explained_by, sanity_check, save_sanity
+
+    pictures = np.stack([preprocess.picture(images[n][0]) for n in range(min(count, len(images)))])
+    x = preprocess.tensor(pictures, network.device, network.dtype)
+    model = model.to(network.device)
+    found = {}
+    for name, own in chosen.items():
+        explain = explained_by(name, network, layers, seed=seed, **own)
+        found[name] = sanity_check(explain, model, x, how, seed)
+        last = found[name].similarity["spearman"][-1].mean()
+        verdict = "passes" if found[name].passes() else "FAILS"
+        click.echo(f"sanity, {how}: {name} {verdict} (rank correlation {last:.2f} after the last layer)")
+    save_sanity(found, _beside(table, ".sanity.csv"))
+    caption = f"{len(x)} images; {how} randomisation, seed {seed}. {SANITY_NOTE}"
+    save_figure(draw_sanity(found, f"Sanity check of {network.name}", caption), _beside(table, ".sanity.png"), caption)

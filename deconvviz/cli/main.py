@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 import click
 
@@ -74,11 +75,17 @@ def cli(debug: bool) -> None:
     """The group of commands; `main` reads --debug."""
 
 
+def _noted(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as one line: where in the code it was raised is of no use here."""
+    click.echo(f"note: {message}", err=True)
+
+
 def main() -> None:
     """Run the command line; exits 0, or 2 for what the user can mend, with one line on standard error."""
     # Either place is natural: `deconvviz --debug grid` and `deconvviz grid --debug`.
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    warnings.showwarning = _noted
     try:
         cli(prog_name="deconvviz")
     except DeconvvizError as error:

@@ -136,6 +136,19 @@ def device_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--device", default="auto", show_default=True, help=explained)(command)
 
 
+def classes_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --classes, a file with the names of the network's outputs."""
+    told = "Names of the network's outputs, one a line in their order.  [default: the model's own, where it has them]"
+    return click.option("--classes", "names", metavar="FILE", help=told)(command)
+
+
+def output_names(loaded: Loaded, names: str | None) -> tuple[str, ...]:
+    """Return the names of the network's outputs: from the file given, else the model's own; empty where unknown."""
+    from deconvviz.models.labels import read_classes
+
+    return loaded.classes if names is None else read_classes(names)
+
+
 def integers(text: str) -> tuple[int, ...]:
     """Read comma-separated whole numbers; raises DataError for other text."""
     try:

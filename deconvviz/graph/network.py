@@ -181,6 +181,15 @@ class Network:
         return tables.as_maps(self.layer(layer).node, value)
 
     @property
+    def outputs(self) -> int:
+        """How many scores the model returns for an image; raises CaptureError where it returns anything else."""
+        shapes = [shape_of(node) for node in self._outputs()]
+        if len(shapes) != 1 or len(shapes[0]) != 2:
+            shown = ", ".join(str(tuple(shape[1:])) for shape in shapes)
+            raise CaptureError(f"{self.name} returns {shown} for an image; expected one score for each class")
+        return int(shapes[0][1])
+
+    @property
     def device(self) -> torch.device:
         return next((t.device for t in self.tensors.values()), torch.device("cpu"))
 

@@ -4,7 +4,7 @@ Every metric gives one float64 value an image, [N] on the CPU, as a fraction; th
 them with the direction in which they are better. What is wrong with an input is a DataError.
 """
 
-from deconvviz.metrics.boxes import BoxAccuracy, boxes_of, max_box_accuracy
+from deconvviz.metrics.boxes import BoxAccuracy, box_accuracy, box_fits, boxes_of, max_box_accuracy
 from deconvviz.metrics.curves import Curve, deletion, gaussian_blur, insertion
 from deconvviz.metrics.faithfulness import Faithfulness, adcc, coherency, complexity, faithfulness, kept
 from deconvviz.metrics.inputs import Scores
@@ -24,6 +24,8 @@ __all__ = [
     "Scores",
     "adcc",
     "best_iou",
+    "box_accuracy",
+    "box_fits",
     "boxes_of",
     "coherency",
     "complexity",

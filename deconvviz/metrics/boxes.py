@@ -98,15 +98,37 @@ def max_box_accuracy(
 
     Source: Choe et al. 2020, section 3; V2: its extended version.
     """
+    return box_accuracy(*box_fits(maps, boxes, thresholds), deltas, thresholds, delta)
+
+
+def box_fits(
+    maps: Tensor, boxes: Sequence[Sequence[Box]], thresholds: Sequence[float] | Floats = THRESHOLDS
+) -> tuple[Floats, Floats]:
+    """Return the IoUs that `BoxAccuracy` calls largest and best, float64 [N,T] each; arguments as `max_box_accuracy`.
+
+    Images are measured by themselves, so those of several batches may be put together for `box_accuracy`.
+    """
     check_maps(maps)
     cuts, truth = as_thresholds(thresholds), as_boxes(boxes, tuple(maps.shape))
+    rows = [_ious(np.searchsorted(cuts, m), own, len(cuts)) for m, own in zip(as_array(maps), truth, strict=True)]
+    largest, best = (np.stack(column) for column in zip(*rows, strict=True))
+    return largest, best
+
+
+def box_accuracy(
+    largest: Floats,
+    best: Floats,
+    deltas: Sequence[float] = (0.3, 0.5, 0.7),
+    thresholds: Sequence[float] | Floats = THRESHOLDS,
+    delta: float = 0.5,
+) -> BoxAccuracy:
+    """Return the accuracies of a whole dataset's IoUs, as `box_fits` gives them; raises DataError for no deltas."""
+    cuts = as_thresholds(thresholds)
     for value in (*deltas, delta):
         if not 0 < value <= 1:
             raise DataError(f"delta {value:g} given; expected more than 0 and at most 1")
     if not len(deltas):
         raise DataError("no deltas given; expected one or more, such as 0.3, 0.5, 0.7")
-    rows = [_ious(np.searchsorted(cuts, m), own, len(cuts)) for m, own in zip(as_array(maps), truth, strict=True)]
-    largest, best = (np.stack(column) for column in zip(*rows, strict=True))
     one, many = _hits(largest, delta), [_hits(best, value) for value in deltas]
     return BoxAccuracy(
         torch.from_numpy(cuts.copy()),

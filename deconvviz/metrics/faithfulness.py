@@ -70,6 +70,7 @@ def faithfulness(
     share: float = 1.0,
     fill: Tensor | float = 0.0,
     batch_size: int = 32,
+    before: Tensor | None = None,
 ) -> Faithfulness:
     """Compare each image with the image masked by its map, x * m + fill * (1 - m).
 
@@ -82,6 +83,7 @@ def faithfulness(
         fill: what masked pixels become, a number or [C] in normalised space: 0 is the dataset's mean (ADCC, RISE),
             (0 - mean) / std is black (L-CAM).
         batch_size: images scored at once.
+        before: float64 [N], the classes' probabilities on the images where they are known; else these are scored too.
 
     A map that is 1 everywhere changes nothing: its image is scored once, o = p exactly.
 
@@ -98,7 +100,9 @@ def faithfulness(
         mask = kept(maps[at.to(maps.device)], share).to(images)[:, None]
         return images[at.to(images.device)] * mask + blank * (1 - mask)
 
-    before = scored(scores, lambda at: images[at.to(images.device)], classes, batch_size)
+    if before is None:
+        before = scored(scores, lambda at: images[at.to(images.device)], classes, batch_size)
+    before = before.to("cpu", torch.float64)
     after = before.clone()
     some = round(share * maps[0].numel()) < maps[0].numel()
     changed = torch.arange(len(maps)) if some else (maps < 1).flatten(1).any(1).nonzero()[:, 0].cpu()

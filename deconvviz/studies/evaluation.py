@@ -1,11 +1,12 @@
-"""Methods by metrics over a store: how far each method's maps tell what the network relies on."""
+"""Methods by metrics over images: how far each method's maps tell what the network relies on."""
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,112 +15,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from deconvviz.cam.explain import Explainer, cam
+from deconvviz.cam.explain import ConstantMapWarning, Explainer, cam
+from deconvviz.data.datasets import Images
 from deconvviz.data.files import Pathlike
-from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.results import Result, require_same, versions
-from deconvviz.data.tables import write_csv
+from deconvviz.data.results import require_same, versions
+from deconvviz.data.truth import OBJECT, Truth
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.graph.network import Network
-from deconvviz.metrics import adcc, coherency, complexity, deletion, faithfulness, insertion, road_combined
+from deconvviz.metrics.localisation import THRESHOLDS
+from deconvviz.studies.evaluated import COSTS, Evaluation
+from deconvviz.studies.measures import GROUPS, Measured, Measures, columns_of
 
-KIND, SCHEMA = "evaluation", 1
-SHARES = (100, 50, 15)  # percent of the pixels kept
-GROUPS = ("faithfulness", "adcc", "curves", "road")
 FILLS = ("mean", "black")
-COSTS = ("forward_passes", "seconds")
-Values = dict[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found.
-
-    Attributes:
-        config: what was asked; sources: where it came from.
-        values: method -> float64 [N, columns]; NaN in rows that are not done yet.
-        columns: names of the metrics, in fractions, then the costs of one image: forward passes and seconds.
-        predicted, labels: int64 [N], the class explained, and the true one (-1 unknown); probability: float64 [N] of
-            the class explained.
-        names: of the images; classes: of the store.
-    """
-
-    config: dict[str, Any]
-    sources: dict[str, Any]
-    values: Values
-    columns: tuple[str, ...]
-    predicted: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    probability: NDArray[np.float64]
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """True where every method has seen every image."""
-        return not any(np.isnan(rows[:, -1]).any() for rows in self.values.values())
-
-    def mean(self, method: str) -> NDArray[np.float64]:
-        """Return the means over the images, [columns]."""
-        found: NDArray[np.float64] = np.nanmean(self.values[method], 0)
-        return found
-
-    def error(self, method: str) -> NDArray[np.float64]:
-        """Return the half-widths of the means' 95 % intervals, [columns]: 1.96 standard errors."""
-        rows = self.values[method]
-        count = np.maximum((~np.isnan(rows)).sum(0), 1)
-        found: NDArray[np.float64] = 1.96 * np.nanstd(rows, 0, ddof=1 if len(rows) > 1 else 0) / np.sqrt(count)
-        return found
-
-    def save(self, path: Pathlike) -> None:
-        """Write the file atomically."""
-        arrays: dict[str, NDArray[Any]] = {f"values/{method}": rows for method, rows in self.values.items()}
-        arrays |= {"predicted": self.predicted, "probability": self.probability}
-        Result(KIND, SCHEMA, self.config, self.sources, arrays, {"columns": list(self.columns)}).save(path)
-
-    def save_csv(self, path: Pathlike) -> None:
-        """Write the table: a row for each method, means and half-widths of their 95 % intervals."""
-        head = ["method", "images", *(name for column in self.columns for name in (column, f"{column}_95"))]
-        rows = []
-        for method in self.values:
-            pairs = zip(self.mean(method), self.error(method), strict=True)
-            seen = int((~np.isnan(self.values[method][:, -1])).sum())
-            rows.append([method, seen, *(float(value) for pair in pairs for value in pair)])
-        write_csv(path, head, rows)
-
-    def __repr__(self) -> str:
-        shown = [c for c in self.columns if c.endswith("_100") or c in ("adcc", "deletion", "insertion", *COSTS)]
-        lines = ["  ".join(["method".ljust(16), *(name.rjust(15) for name in shown)])]
-        for method in self.values:
-            means = dict(zip(self.columns, self.mean(method), strict=True))
-            lines.append("  ".join([method.ljust(16), *(f"{means[name]:15.3f}" for name in shown)]))
-        return "\n".join(lines)
-
-
-def columns_of(groups: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the metrics of these groups, and of the costs."""
-    names: list[str] = []
-    if "faithfulness" in groups:
-        names += [f"{name}_{share}" for share in SHARES for name in ("average_drop", "increase", "average_gain")]
-    if "adcc" in groups:
-        names += ["complexity", "coherency", "adcc"]
-    if "curves" in groups:
-        names += ["deletion", "insertion"]
-    if "road" in groups:
-        names += ["road_combined"]
-    return (*names, *COSTS)
+EXPLAINED = ("top", "label")
+SHOWN = 4  # images whose maps are kept for the figure
+CHUNK = 8  # images between two commits
 
 
 def evaluate(
     network: Network,
-    store: ImageStore,
+    images: Images,
     methods: Mapping[str, Mapping[str, Any]] | Sequence[str],
     layers: Sequence[str] = (),
     out: Pathlike | None = None,
     *,
     preprocess: Preprocess,
     metrics: Sequence[str] = GROUPS[:3],
+    truth: Truth | None = None,
+    explain: str = "top",
+    outputs: NDArray[np.int64] | None = None,
     fill: str = "mean",
     steps: int = 28,
     limit: int | None = None,
@@ -129,150 +54,203 @@ def evaluate(
     progress: bool = True,
     sources: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Explain each image's own top class by each method, and measure the maps.
+    """Explain images by each method, and measure the maps.
 
     With `out`, what is done is committed there after every few images; the same call again goes on.
 
     Args:
+        images: a store, a folder of classes, scenes.
         methods: names, or name -> options.
         layers: for the methods that explain one.
         metrics: groups of them: "faithfulness" (drop, increase, gain at 100, 50 and 15 % of the pixels), "adcc",
-            "curves" (deletion and insertion), "road".
+            "curves" (deletion and insertion), "road", "localisation" (pointing game, energy, IoU, MaxBoxAcc), which
+            needs `truth`; images without a known object count for the others only.
+        explain: each image's own "top" class, or the class of its "label", for which `outputs` is needed: int64
+            [classes], the output that stands for each class.
         fill: what masked pixels become, the "mean" colour or "black".
         steps: of the curves.
 
     Raises:
-        DataError: an unknown group or fill. MismatchError: `out` belongs to another evaluation.
+        DataError: an unknown group, fill or class. MismatchError: `out` belongs to another evaluation.
         CaptureError: the images do not fit the network.
     """
     chosen: dict[str, Mapping[str, Any]] = (
         dict(methods) if isinstance(methods, Mapping) else {name: {} for name in methods}
     )
-    _check(metrics, fill, chosen, preprocess, network)
+    _check(metrics, fill, explain, chosen, preprocess, network, truth)
+    count = min(len(images), limit or len(images))
+    classes = _classes(images, outputs, count) if explain == "label" else None
     explainers = {
         name: cam(name, network, layers, batch_size=batch_size, precision=precision, seed=seed, **options)
         for name, options in chosen.items()
     }
     config = {
-        "model": network.name, "model_fingerprint": network.fingerprint, "store_fingerprint": store.fingerprint,
+        "model": network.name, "model_fingerprint": network.fingerprint, "store_fingerprint": images.fingerprint,
         "layers": list(layers), "methods": {name: dict(options) for name, options in chosen.items()},
         "metrics": list(metrics), "fill": fill, "steps": steps, "limit": limit, "precision": precision, "seed": seed,
-        "preprocess": preprocess.as_dict(),
+        "preprocess": preprocess.as_dict(), "explain": explain, "truth": None if truth is None else truth.fingerprint,
+        "outputs": None if classes is None else [int(c) for c in np.unique(classes)],
     }  # fmt: skip
-    found = _start(store, config, columns_of(metrics), {"versions": versions(), **(sources or {})}, limit, out)
-    runner = _Evaluator(network, store, preprocess, found, metrics, steps, batch_size, out)
-    runner.fill = torch.zeros(len(preprocess.mean)) if fill == "mean" else _black(preprocess)
-    return runner.run(explainers, progress)
+    found = _start(images, config, {"versions": versions(), **(sources or {})}, count, preprocess.shape[1:], out)
+    black = -torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)
+    scores = _Scores(network)
+    measures = Measures(metrics, scores, torch.zeros_like(black) if fill == "mean" else black, steps, batch_size)
+    runner = _Evaluator(network, images, preprocess, found, measures, truth, classes, scores)
+    return runner.run(explainers, out, progress)
 
 
 def _check(
-    metrics: Sequence[str], fill: str, methods: Mapping[str, Any], preprocess: Preprocess, network: Network
+    metrics: Sequence[str],
+    fill: str,
+    explain: str,
+    methods: Mapping[str, Any],
+    preprocess: Preprocess,
+    network: Network,
+    truth: Truth | None,
 ) -> None:
-    unknown = [name for name in metrics if name not in GROUPS]
-    if unknown or not metrics:
-        raise DataError(f"metrics {unknown[0] if unknown else 'none'!r} given; expected some of {', '.join(GROUPS)}")
-    if fill not in FILLS:
-        raise DataError(f"fill {fill!r} given; expected {' or '.join(FILLS)}")
+    columns_of(metrics)
+    for what, given, known in (("fill", fill, FILLS), ("explain", explain, EXPLAINED)):
+        if given not in known:
+            raise DataError(f"{what} {given!r} given; expected {' or '.join(known)}")
     if not methods:
         raise DataError("no method given; name at least one")
     if preprocess.shape != network.input_shape:
         raise CaptureError(f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}")
+    if "localisation" in metrics and truth is None:
+        raise DataError("localisation needs to know where the object is: give boxes or masks (--truth), or use scenes")
 
 
-def _black(preprocess: Preprocess) -> Tensor:
-    return -torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)
+def _classes(images: Images, outputs: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
+    labels = images.labels[:count]
+    if outputs is None or (labels < 0).any():
+        raise DataError(
+            "to explain the label's class every image needs one that the network has; explain the top class"
+        )
+    found: NDArray[np.int64] = outputs[labels]
+    return found
 
 
 def _start(
-    store: ImageStore, config: dict[str, Any], columns: tuple[str, ...], sources: dict[str, Any], limit: int | None,
+    images: Images, config: dict[str, Any], sources: dict[str, Any], count: int, size: tuple[int, ...],
     out: Pathlike | None,
 ) -> Evaluation:  # fmt: skip
     """Return an evaluation with nothing done, or the one that the file holds."""
-    count = min(len(store), limit or len(store))
-    values = {name: np.full((count, len(columns)), np.nan) for name in config["methods"]}
-    predicted, probability = np.full(count, -1, np.int64), np.zeros(count)
-    labels, names = store.labels[:count], tuple(store.names[:count])
-    empty = Evaluation(config, sources, values, columns, predicted, labels, probability, names, tuple(store.classes))
+    columns, names, shown = (*columns_of(config["metrics"]), *COSTS), list(config["methods"]), min(count, SHOWN)
+
+    def blank(*shape: int) -> NDArray[np.float64]:
+        return np.full((count, *shape), np.nan)
+
+    walks = ("deletion", "insertion") if "curves" in config["metrics"] else ()
+    kinds = ("largest", "best") if "localisation" in config["metrics"] else ()
+    empty = Evaluation(
+        config, sources, {name: blank(len(columns)) for name in names}, columns, np.full(count, -1, np.int64),
+        images.labels[:count], np.zeros(count), tuple(images.names[:count]), tuple(images.classes),
+        {f"{name}/{walk}": blank(config["steps"] + 1) for name in names for walk in walks},
+        {f"{name}/{kind}": blank(len(THRESHOLDS)).astype(np.float32) for name in names for kind in kinds},
+        np.zeros((shown, *size, 3), np.uint8), {name: np.zeros((shown, *size), np.float32) for name in names},
+    )  # fmt: skip
     if out is None:
         return empty
     if not pathlib.Path(out).exists():
         empty.save(out)  # a place that cannot be written to is found out now
         return empty
-    kept_file = Result.load(out, KIND, SCHEMA)
-    require_same(out, kept_file.config, config, "remove it or choose another output")
-    arrays = kept_file.arrays
-    done = {name: arrays[f"values/{name}"] for name in config["methods"]}
-    return replace(empty, values=done, predicted=arrays["predicted"], probability=arrays["probability"])
+    found = Evaluation.load(out)
+    require_same(out, found.config, config, "remove it or choose another output")
+    return found
 
 
-class _Evaluator:
-    fill: Tensor
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Constant maps are counted, not warned of: an image's number within a batch would mislead."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantMapWarning)
+        yield
 
-    def __init__(
-        self,
-        network: Network,
-        store: ImageStore,
-        preprocess: Preprocess,
-        found: Evaluation,
-        metrics: Sequence[str],
-        steps: int,
-        batch_size: int,
-        out: Pathlike | None,
-        chunk: int = 8,
-    ) -> None:
-        self.network, self.store, self.preprocess, self.found = network, store, preprocess, found
-        self.metrics, self.steps, self.batch_size, self.out, self.chunk = metrics, steps, batch_size, out, chunk
 
-    def run(self, explainers: Mapping[str, Explainer], progress: bool) -> Evaluation:
-        """Measure what is not measured yet, a few images at a time, and commit after each of them."""
-        found = self.found
-        left = {name: np.flatnonzero(np.isnan(found.values[name][:, -1])) for name in explainers}
-        bar = tqdm(total=sum(map(len, left.values())), unit="image", desc="evaluating", disable=not progress)
-        with bar:
-            for name, explainer in explainers.items():
-                for start in range(0, len(left[name]), self.chunk):
-                    rows = left[name][start : start + self.chunk]
-                    found.values[name][rows] = self._measured(explainer, rows)
-                    if self.out is not None:
-                        found.save(self.out)
-                    bar.update(len(rows))
-        return found
+class _Scores:
+    """The network's probabilities, by its faster form where that is as exact."""
 
-    def _measured(self, explainer: Explainer, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        pictures = np.stack([self.preprocess.picture(self.store[int(i)][0]) for i in rows])
-        x = self.preprocess.tensor(pictures, self.network.device, self.network.dtype)
-        scores = self._scores(x)
-        best = scores.max(1)
-        self.found.predicted[rows] = best.indices.cpu().numpy()
-        self.found.probability[rows] = best.values.double().cpu().numpy()
-        begin = time.perf_counter()
-        maps = explainer(x, best.indices)
-        seconds = (time.perf_counter() - begin) / len(rows)
-        forward = (explainer.passes["forward"] + explainer.passes["tail"]) / len(rows)
-        measured = self._metrics(explainer, x, maps, best.indices)
-        measured |= {"forward_passes": torch.full((len(rows),), forward), "seconds": torch.full((len(rows),), seconds)}
-        return np.stack([measured[name].double().cpu().numpy() for name in self.found.columns], 1)
+    def __init__(self, network: Network) -> None:
+        self.network = network.fast() if network.dtype == torch.float32 else network
 
-    def _scores(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.softmax(self.network(x).float(), 1)
 
-    def _metrics(self, explainer: Explainer, x: Tensor, maps: Tensor, classes: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        fill, batch = self.fill.to(x), self.batch_size
-        if "faithfulness" in self.metrics:
-            for share in SHARES:
-                one = faithfulness(self._scores, x, maps, classes, share / 100, fill, batch)
-                found |= {f"average_drop_{share}": one.drop, f"increase_{share}": one.increase}
-                found[f"average_gain_{share}"] = one.gain
-        if "adcc" in self.metrics:
-            drop = faithfulness(self._scores, x, maps, classes, 1.0, 0.0, batch).drop  # ADCC masks to the mean
-            again = explainer(x * maps[:, None], classes)
-            found |= {"complexity": complexity(maps), "coherency": coherency(maps, again)}
-            found["adcc"] = adcc(drop, found["coherency"], found["complexity"])
-        if "curves" in self.metrics:
-            found["deletion"] = deletion(self._scores, x, maps, classes, self.steps, fill, batch).auc
-            found["insertion"] = insertion(self._scores, x, maps, classes, self.steps, None, batch).auc
-        if "road" in self.metrics:
-            found["road_combined"] = road_combined(self._scores, x, maps, classes).score
+
+class _Evaluator:
+    def __init__(
+        self,
+        network: Network,
+        images: Images,
+        preprocess: Preprocess,
+        found: Evaluation,
+        measures: Measures,
+        truth: Truth | None,
+        classes: NDArray[np.int64] | None,
+        scores: _Scores,
+    ) -> None:
+        self.network, self.images, self.preprocess, self.found = network, images, preprocess, found
+        self.measures, self.truth, self.classes, self.scores = measures, truth, classes, scores
+
+    def run(self, explainers: Mapping[str, Explainer], out: Pathlike | None, progress: bool) -> Evaluation:
+        """Measure what is not measured yet, a few images at a time, and commit after each of them."""
+        found = self.found
+        left = {name: np.flatnonzero(np.isnan(found.values[name][:, -1])) for name in explainers}
+        with tqdm(total=sum(map(len, left.values())), unit="image", desc="evaluating", disable=not progress) as bar:
+            for name, explainer in explainers.items():
+                for start in range(0, len(left[name]), CHUNK):
+                    rows = left[name][start : start + CHUNK]
+                    self._measure(name, explainer, rows)
+                    if out is not None:
+                        found.save(out)
+                    bar.update(len(rows))
         return found
+
+    def _measure(self, name: str, explainer: Explainer, rows: NDArray[np.int64]) -> None:
+        found = self.found
+        pictures = np.stack([self.preprocess.picture(self.images[int(i)][0]) for i in rows])
+        x = self.preprocess.tensor(pictures, self.network.device, self.network.dtype)
+        scores = self.scores(x)
+        classes = scores.argmax(1) if self.classes is None else torch.from_numpy(self.classes[rows]).to(scores.device)
+        before = scores.gather(1, classes[:, None])[:, 0]
+        begin = time.perf_counter()
+        with _quiet():
+            maps = explainer(x, classes.tolist())
+        seconds = (time.perf_counter() - begin) / len(rows)
+        forward = (explainer.passes["forward"] + explainer.passes["tail"]) / len(rows)
+        found.explained[rows], found.probability[rows] = classes.cpu().numpy(), before.double().cpu().numpy()
+        masks, known = self._masks(rows)
+        with _quiet():
+            self._keep(name, rows, self.measures.measured(explainer, x, maps, classes, before))
+        if len(known):
+            at = torch.from_numpy(known)
+            self._keep(name, rows[known], self.measures.located(maps[at.to(maps.device)], masks))
+        found.values[name][rows, -3] = (maps.amax((1, 2)) == 0).double().cpu().numpy()
+        found.values[name][rows, -2:] = forward, seconds
+        found.fit_boxes(name)
+        for place, row in enumerate(rows):
+            if row < len(found.pictures):
+                found.pictures[row] = pictures[place]
+                found.maps[name][row] = maps[place].float().cpu().numpy()
+
+    def _keep(self, name: str, rows: NDArray[np.int64], measured: Measured) -> None:
+        for column, values in measured.columns.items():
+            self.found.values[name][rows, self.found.columns.index(column)] = values.double().cpu().numpy()
+        for walk, curve in measured.curves.items():
+            self.found.curves[f"{name}/{walk}"][rows] = curve
+        for kind, fits in measured.fits.items():
+            self.found.fits[f"{name}/{kind}"][rows] = fits
+
+    def _masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Return the objects' masks as the network sees them, and which of the rows have one."""
+        masks, known = [], []
+        if self.truth is not None and "localisation" in self.measures.groups:
+            for place, row in enumerate(rows):
+                parts = self.truth.masks(int(row))
+                whole = parts.get(OBJECT, np.logical_or.reduce(list(parts.values())) if parts else None)
+                mask = None if whole is None else self.preprocess.mask(whole)
+                if mask is not None and mask.any():
+                    masks.append(mask)
+                    known.append(place)
+        return np.array(masks, bool), np.array(known, np.int64)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deconvviz.cam.explain import ConstantMapWarning, cam
 from deconvviz.data.files import Pathlike
 from deconvviz.data.tables import write_csv
+from deconvviz.graph.network import Network
 from deconvviz.metrics import hog_similarity, randomised, spearman, ssim
 
 MEASURES = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
@@ -52,12 +56,35 @@ class Sanity:
         return "\n".join(lines)
 
 
+def explained_by(name: str, network: Network, layers: Sequence[str] = (), **options: Any) -> Explain:
+    """Return what `sanity_check` asks for: maps by a method, of a captured network with a model's weights."""
+
+    def explain(model: nn.Module, x: Tensor) -> Tensor:
+        weights = {key: value for key, value in model.state_dict().items() if key in network.tensors}
+        changed = network.replaced(network.graph, {**network.tensors, **weights})
+        with warnings.catch_warnings():  # the maps of a random network may well be constant
+            warnings.simplefilter("ignore", ConstantMapWarning)
+            return cam(name, changed, layers, **options)(x)
+
+    return explain
+
+
+def save_sanity(found: Mapping[str, Sanity], path: Pathlike) -> None:
+    """Write methods' checks as one table: a row for each method and layer, the means over the images."""
+    rows = [
+        (method, one.how, name, *(float(one.similarity[m][n].mean()) for m in MEASURES))
+        for method, one in found.items()
+        for n, name in enumerate(one.layers)
+    ]
+    write_csv(path, ("method", "how", "layer", *MEASURES), rows)
+
+
 def sanity_check(explain: Explain, model: nn.Module, x: Tensor, how: str = "cascading", seed: int = 0) -> Sanity:
     """Randomise a network step by step and compare its maps with those of the trained one.
 
     Args:
-        explain: makes maps [N, H, W] in 0..1 of a model and images, such as
-            lambda m, x: dv.cam("grad-cam", dv.capture(m, x.shape[1:]), "layer4")(x). The randomised network's own top
+        explain: makes maps [N, H, W] in 0..1 of a model and images, such as explained_by("grad-cam", network,
+            ["layer4"]), or any function of your own. The randomised network's own top
             class is what a method then explains, as in the paper's code.
         model: the trained network; it is left as it is.
         x: images [N, C, H, W].
