@@ -419,6 +419,33 @@ def test_transformers(network: Callable[[str, int], tuple[nn.Module, dv.Network]
             cam("hirescam", net, layer, tokens=(20, 20))(x, 5)
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "extra"),
+    [
+        ("vit_tiny_patch16_224", "blocks.10", 1),
+        ("deit_tiny_distilled_patch16_224", "blocks.10", 2),
+        ("swin_tiny_patch4_window7_224", "layers.3", 0),
+    ],
+)
+def test_timms_transformers(name: str, layer: str, extra: int) -> None:
+    """The grid of tokens is found: against the module's own value and gradient, through hooks of the test's own."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=7).eval()
+    x = torch.randn(1, 3, 224, 224)
+    kept: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: kept.append(out))
+    output = model(x)
+    handle.remove()
+    (g,) = torch.autograd.grad(output[0, 5], kept[0])
+    product = (g * kept[0]).sum(-1).detach()
+    side = 7 if extra == 0 else 14
+    expected = product[0, extra:].reshape(side, side) if extra else product[0]
+    found = cam("hirescam", dv.capture(model, (3, 224, 224)), layer)(x, 5, raw=True)[0]
+    assert found.shape == (side, side) and torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_what_bad_input_gets(net: Net, x: Tensor) -> None:
     model, network = net
     wrong: list[tuple[type[Exception], str, Callable[[], Any]]] = [
