@@ -1,4 +1,8 @@
-"""The bench's job on explanations: against pytorch-grad-cam and captum at the same batch, in the same process."""
+"""The bench's job on explanations: against pytorch-grad-cam and captum at the same batch, in the same process.
+
+On a CPU deconvviz runs whole images of a batch 8 at once; the lines on the best batch of 8 and 32 give the peers the
+same advantage.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,12 @@ def network(name: str, device: torch.device) -> tuple[nn.Module, dv.Network]:
     return model, dv.capture(model, (3, 224, 224))
 
 
-def by_pgc(method: Any, model: nn.Module, layer: str, x: Tensor, target: int) -> Callable[[], Tensor]:
+def by_pgc(
+    method: Any, model: nn.Module, layer: str, x: Tensor, target: int, batch: int = BATCH
+) -> Callable[[], Tensor]:
     def run() -> Tensor:
         with method(model=model, target_layers=[model.get_submodule(layer)]) as explainer:
-            explainer.batch_size = BATCH
+            explainer.batch_size = batch
             return torch.from_numpy(explainer(input_tensor=x, targets=[ClassifierOutputTarget(target)]))
 
     return run
@@ -89,8 +95,12 @@ def score_cam(
     theirs, turns = by_pgc(pgc.ScoreCAM, model, layer, x, target), 1 if bench.quick else 2
     exact = dv.cam("score-cam", net, layer, batch_size=BATCH)
     half = dv.cam("score-cam", net, layer, batch_size=BATCH, precision="bf16")
-    once = race(turns, lambda: exact(x, target), lambda: half(x, target), theirs)
+    small = by_pgc(pgc.ScoreCAM, model, layer, x, target, 8)
+    once = race(turns, lambda: exact(x, target), lambda: half(x, target), theirs, small)
     bench.add(f"Score-CAM, {name} {layer}, fp32", "pytorch-grad-cam, same batch", (once[0], once[2]), 1.4)
+    bench.add(
+        f"Score-CAM, {name} {layer}, fp32", "pytorch-grad-cam, its best batch of 8 and 32", (once[0], min(once[2:]))
+    )
     bench.add(f"Score-CAM, {name} {layer}, bf16", "pytorch-grad-cam, same batch", (once[1], once[2]), 4)
     rises: list[float] = []
     for run in (lambda: exact(x, target), theirs):
@@ -113,20 +123,39 @@ def masks(
     """RISE and occlusion against captum's Occlusion; RISE, which captum lacks, by the time of one of its passes."""
     peer, turns = Occlusion(model), 1 if bench.quick else 2
 
-    def theirs() -> Tensor:
+    def theirs(batch: int = BATCH) -> Tensor:
         with torch.no_grad():
             found: Tensor = peer.attribute(
-                x, (3, 32, 32), strides=(3, 16, 16), target=target, perturbations_per_eval=BATCH
+                x, (3, 32, 32), strides=(3, 16, 16), target=target, perturbations_per_eval=batch
             )
             return found
 
     for precision, wanted in (("fp32", 1.4), ("bf16", 4.0)):
         ours = dv.cam("occlusion", net, batch_size=BATCH, precision=precision, square=32, stride=16)
-        sides = race(turns, lambda: ours(x, target), theirs)  # noqa: B023
-        bench.add(f"occlusion, resnet18, 169 windows, {precision}", "captum, same batch", sides, wanted)
+        sides = race(turns, lambda: ours(x, target), theirs, lambda: theirs(8))  # noqa: B023
+        bench.add(f"occlusion, resnet18, 169 windows, {precision}", "captum, same batch", sides[:2], wanted)
+        best = (sides[0], min(sides[1:]))
+        bench.add(f"occlusion, resnet18, 169 windows, {precision}", "captum, its best batch of 8 and 32", best)
         rise = dv.cam("rise", net, batch_size=BATCH, precision=precision, masks=1000)
         (mine,) = race(1, lambda: rise(x, target))  # noqa: B023
         passes = sides[1] / 169 * 1000
         bench.add(
             f"RISE, resnet18, 1000 masks, {precision}", "1000 passes of captum's Occlusion", (mine, passes), wanted
         )
+
+
+def precision_on_photos(bench: Any, net: dv.Network, photos: Tensor) -> None:
+    """Report how alike bf16 and fp32 maps of a trained network are."""
+    for name, options in {"score-cam": {}, "rise": {"masks": 500}, "occlusion": {}}.items():
+        layer = "features.12" if name == "score-cam" else None
+        alike = []
+        for x in photos[: 2 if bench.quick else len(photos)].split(1):
+            exact, half = (dv.cam(name, net, layer, precision=p, **options)(x) for p in ("fp32", "bf16"))
+            alike.append(correlation(exact, half))
+        least, mean = min(alike), sum(alike) / len(alike)
+        bench.failed |= mean < 0.98
+        bench.lines.append(
+            f"| {name}, trained SqueezeNet, {len(alike)} photos: bf16 and fp32 maps' correlation, mean (least) | | 0.98 "
+            f"| {mean:.4f} ({least:.4f}) | | | - | {'reached' if mean >= 0.98 else 'missed'} |"
+        )
+        print(bench.lines[-1], flush=True)
