@@ -12,6 +12,7 @@ from torch.nn import functional
 from deconvviz.cam.engine import Make, View
 from deconvviz.cam.gradient import mean
 from deconvviz.cam.methods import method
+from deconvviz.cam.occluder import Occluder, filling
 from deconvviz.cam.perturbation import channel_masks, significant
 from deconvviz.cam.shaping import min_max
 
@@ -43,35 +44,20 @@ def random_masks(v: View, count: int, cells: int, share: float) -> Make:
     return made
 
 
-def windows(size: tuple[int, int], square: tuple[int, int], stride: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return (top, left) of each window, row by row; the last ones lie flush with the border."""
-    starts = []
-    for room, side, step in zip(size, square, stride, strict=True):
-        regular = list(range(0, max(room - side, 0) + 1, step))
-        starts.append(regular if regular[-1] + side >= room else [*regular, room - side])
-    return [(top, left) for top in starts[0] for left in starts[1]]
-
-
 @method("occlusion", needs="image")
-def occlusion(v: View, square: int = 32, stride: int = 16, fill: float = 0.0) -> Tensor:
+def occlusion(
+    v: View, square: int = 32, stride: int = 16, fill: float | str | Tensor = 0.0, border: str = "flush"
+) -> Tensor:
     """The fall of p under a square at each place, mean over the windows that cover a pixel.
 
     Zeiler and Fergus 2013, section 4.2 (a grey square; its size and stride are not given there).
-    fill: what is put there, in units of the normalised image; 0 is the mean colour.
+    fill: what is put there: a number in units of the normalised image (0 is the mean colour), images, "blur" or
+    "noise"; border: whether the last windows lie "flush" with the image's border or windows reach "beyond" it.
     """
     side = (min(square, v.size[0]), min(square, v.size[1]))
-    places = torch.tensor(windows(v.size, side, (stride, stride)), device=v.x.device)
-    rows, columns = (torch.arange(length, device=v.x.device) for length in v.size)
-
-    def inside(_: Tensor, variants: Tensor) -> Tensor:
-        top, left = places[variants].T[..., None]
-        down, across = ((rows >= top) & (rows < top + side[0])), ((columns >= left) & (columns < left + side[1]))
-        covered: Tensor = (down[:, :, None] & across[:, None, :]).to(v.x.dtype)
-        return covered
-
-    scores = v.masked(len(places), lambda images, variants: 1 - inside(images, variants), fill=fill)
-    drop = significant((v.p[:, None] - scores).to(v.x.dtype), scores)
-    return v.combined(drop, inside) / v.combined(torch.ones_like(drop), inside)
+    occluder = Occluder(v.size, side, (stride, stride), border)
+    scores = occluder.scores(v, filling(v, fill))
+    return occluder.averaged(significant((v.p[:, None] - scores).to(v.x.dtype), scores))
 
 
 @method("sise", needs="layers")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import View
-from deconvviz.cam.images import windows
 from deconvviz.cam.methods import method
+from deconvviz.cam.occluder import starts
 from deconvviz.cam.shaping import gaussian_blur, min_max, resized
 from deconvviz.cam.targets import Target
 
@@ -41,7 +42,7 @@ def _windows(image: Tensor, scales: int, step: int) -> tuple[list[Box], Tensor]:
         factor = 1 + i * step / min(height, width)
         room = (round(height * factor), round(width * factor))
         scaled = resized(image, room)
-        for top, left in windows(room, (height, width), (height, width)):
+        for top, left in product(*(starts(*one) for one in zip(room, (height, width), (height, width), strict=True))):
             boxes.append((*room, top, left))
             parts.append(scaled[..., top : top + height, left : left + width])
     return boxes, torch.cat(parts)

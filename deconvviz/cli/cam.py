@@ -106,7 +106,7 @@ def cam(
     shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
     explainers = [explainer(name, network, layers, **shared, **own_options(name, given)) for name in chosen]
     called = output_names(loaded, names)
-    wanted = _class(target, called)
+    wanted = class_of(target, called)
     pictures = [preprocess.picture(one) for one in pixels]
     maps, labels = [], []
     for path, picture in zip(images, pictures, strict=True):
@@ -126,7 +126,7 @@ def cam(
     save_figure(draw_maps(pictures, maps, labels, chosen, f"{network.name}{where}", caption, colours), out, caption)
 
 
-def _class(text: str | None, names: Sequence[str]) -> int | None:
+def class_of(text: str | None, names: Sequence[str]) -> int | None:
     """Read a class's number or name; raises TargetError for a name that is none."""
     if text is None or text.isdigit():
         return None if text is None else int(text)

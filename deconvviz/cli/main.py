@@ -12,7 +12,20 @@ import click
 from deconvviz import __version__
 from deconvviz.errors import DeconvvizError
 
-COMMANDS = ("demo", "layers", "pack", "mine", "merge", "grid", "project", "train", "evolve", "cam", "evaluate")
+COMMANDS = (
+    "demo",
+    "layers",
+    "pack",
+    "mine",
+    "merge",
+    "grid",
+    "project",
+    "train",
+    "evolve",
+    "cam",
+    "evaluate",
+    "occlude",
+)
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
 

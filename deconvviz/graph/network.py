@@ -15,7 +15,7 @@ from deconvviz.errors import CaptureError, LayerNotFound, nearest
 from deconvviz.graph import layers as tables
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.reach import axes_of, shape_of
-from deconvviz.graph.steps import Plan, make_plan
+from deconvviz.graph.steps import Plan, crossing, make_plan
 
 Values = dict[fx.Node, Any]
 
@@ -76,6 +76,13 @@ class Network:
         values = self.run({self.image: self.checked(x)}, list(nodes.values()), x.shape[0])
         return {name: values[node] for name, node in nodes.items()}
 
+    def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+        """Return the values of `layers` and what the model returns, from one pass; arguments and errors as before."""
+        nodes = {name: self.layer(name).node for name in layers}
+        outputs = self._outputs()
+        values = self.run({self.image: self.checked(x)}, [*nodes.values(), *outputs], x.shape[0])
+        return {name: values[node] for name, node in nodes.items()}, self._packed(values)
+
     def after(self, layer: str, x: Tensor | None = None) -> Callable[[Tensor], Any]:
         """Return a function from this layer's value A [M, *layer.shape] to the model's output.
 
@@ -87,11 +94,11 @@ class Network:
             LayerNotFound: no such layer.
             CaptureError: values pass the layer by and x was not given, or M is no multiple of len(x).
         """
-        crossing = self._crossing(self.layer(layer).node, self._outputs())
-        if not crossing:
+        beside = self._crossing(self.layer(layer).node, self._outputs())
+        if not beside:
             return self._tail(layer, {})
         if x is None:
-            names = ", ".join(n.name for n in crossing[:3])
+            names = ", ".join(n.name for n in beside[:3])
             raise CaptureError(
                 f"the output does not follow from {layer!r} alone: {names} pass it by; give the images too: "
                 f"after({layer!r}, x)"
@@ -116,10 +123,10 @@ class Network:
             LayerNotFound, CaptureError: no such layer; x has another shape, dtype or device than the network.
         """
         node = self.layer(layer).node
-        crossing = self._crossing(node, self._outputs())
+        beside = self._crossing(node, self._outputs())
         with torch.no_grad():
-            values = self.run({self.image: self.checked(x)}, [node, *crossing], x.shape[0])
-        return values[node], self._tail(layer, {n: values[n] for n in crossing})
+            values = self.run({self.image: self.checked(x)}, [node, *beside], x.shape[0])
+        return values[node], self._tail(layer, {n: values[n] for n in beside})
 
     def run(self, known: Values, wanted: Sequence[fx.Node], batch_size: int) -> Values:
         """Compute the values of `wanted` from the `known` ones, each op once, forgetting what is not needed."""
@@ -272,13 +279,7 @@ class Network:
 
     def _crossing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
         """The values that the output needs and that do not follow from `node`."""
-        after = {node}
-        for n in self.graph.nodes:
-            if any(i in after for i in n.all_input_nodes):
-                after.add(n)
-        steps = self._plan(frozenset({node, self.image}), tuple(outputs)).steps
-        needed = {i for n in steps if n in after for i in n.all_input_nodes} | set(outputs)
-        return [n for n in self.graph.nodes if n in needed and n not in after and n.meta["data"]]
+        return crossing(self.graph, node, self._plan(frozenset({node, self.image}), tuple(outputs)), outputs)
 
     def _plan(self, known: frozenset[fx.Node], wanted: tuple[fx.Node, ...]) -> Plan:
         key = (known, wanted)

@@ -39,3 +39,13 @@ def make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.No
     fresh = {node for node in steps if node.op == "call_function" and op_name(node) in FRESH}
     overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
     return Plan(steps, release, frozenset(overwriting))
+
+
+def crossing(graph: fx.Graph, node: fx.Node, plan: Plan, outputs: Sequence[fx.Node]) -> list[fx.Node]:
+    """Return the values that the outputs need and that do not follow from `node`; plan: from it to the outputs."""
+    after = {node}
+    for n in graph.nodes:
+        if any(i in after for i in n.all_input_nodes):
+            after.add(n)
+    needed = {i for n in plan.steps if n in after for i in n.all_input_nodes} | set(outputs)
+    return [n for n in graph.nodes if n in needed and n not in after and n.meta["data"]]
