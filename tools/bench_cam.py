@@ -155,7 +155,8 @@ def precision_on_photos(bench: Any, net: dv.Network, photos: Tensor) -> None:
         least, mean = min(alike), sum(alike) / len(alike)
         bench.failed |= mean < 0.98
         bench.lines.append(
-            f"| {name}, trained SqueezeNet, {len(alike)} photos: bf16 and fp32 maps' correlation, mean (least) | | 0.98 "
+            f"| {name}, trained SqueezeNet, {len(alike)} photos: bf16 and fp32 maps' correlation, mean (least) | | "
+            "0.98 "
             f"| {mean:.4f} ({least:.4f}) | | | - | {'reached' if mean >= 0.98 else 'missed'} |"
         )
         print(bench.lines[-1], flush=True)

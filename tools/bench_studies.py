@@ -1,0 +1,116 @@
+"""The bench's jobs on studies: occlusion against captum, invariance and feature streaming against bare passes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from captum.attr import Occlusion
+from torch import Tensor, nn
+
+import deconvviz as dv
+from deconvviz.studies.features import stream_features
+from deconvviz.studies.invariance import invariance as study
+from deconvviz.studies.occlusion import occlude as run_occlusion
+
+Race = Callable[..., list[float]]
+PLAIN = dv.Preprocess(resize=None, crop=224)
+BATCH = 32
+LAYERS = {"vgg16": ("features.29", "features"), "resnet18": ("layer4", "layer4")}
+
+
+def occlude(bench: Any, race: Race, device: torch.device) -> None:
+    """All panels of figure 7 for one image, 169 windows, against the three runs of captum that give the same."""
+    picture = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    x = PLAIN.tensor(picture, device).contiguous()
+    for name, (layer, _) in LAYERS.items():
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(name, weights=None).eval().to(device).requires_grad_(False)
+        network = dv.capture(model, (3, 224, 224))
+        channel = int(network.activations(x, [layer])[layer][0].amax((1, 2)).argmax())
+        runs = [Occlusion(forward) for forward in panels(model, name, channel)]
+
+        def theirs(runs: list[Occlusion] = runs) -> list[Tensor]:
+            with torch.no_grad():
+                window, step = (3, 32, 32), (3, 16, 16)
+                return [r.attribute(x, window, strides=step, perturbations_per_eval=BATCH) for r in runs]
+
+        def ours(precision: str, network: dv.Network = network, layer: str = layer, channel: int = channel) -> None:
+            run_occlusion(network, picture, layer, preprocess=PLAIN, targets=[3], fill="mean", channel=channel,
+                          batch_size=BATCH, precision=precision, progress=False)  # fmt: skip
+
+        ours("fp32")
+        exact, half, peer = race(1 if bench.quick else 2, lambda: ours("fp32"), lambda: ours("bf16"), theirs)
+        bench.add(
+            f"occlusion, all panels, {name}, 169 windows, fp32", "three captum runs, same batch", (exact, peer), 3
+        )
+        bench.add(f"occlusion, all panels, {name}, 169 windows, bf16", "three captum runs, same batch", (half, peer), 8)
+
+
+def panels(model: nn.Module, name: str, channel: int) -> list[Callable[[Tensor], Tensor]]:
+    """What captum is run on: the sum of a map (no further than its layer), the class's probability, the best class."""
+    if name == "vgg16":
+        features: nn.Module = model.features[:30]  # type: ignore[index]
+    else:
+        features = nn.Sequential(*list(model.children())[:-2])
+    return [
+        lambda x: features(x)[:, channel].sum((1, 2)),
+        lambda x: model(x).softmax(1)[:, 3],
+        lambda x: model(x).argmax(1).float(),
+    ]
+
+
+def invariance(bench: Any, race: Race, model: nn.Module, network: dv.Network, photos: dv.ImageStore) -> None:
+    """5 photos x 60 transforms, features of two layers and the output, against the passes alone."""
+    preprocess = dv.Preprocess(resize=256, crop=network.input_shape[1])
+    kinds = ("translate-y", "scale", "rotation")
+    steps = {"translate-y": np.linspace(-60, 60, 20), "scale": np.linspace(1, 1.8, 20)}
+    steps["rotation"] = np.linspace(0, 342, 20)
+    x = torch.randn(60, *network.input_shape, device=network.device)
+
+    def ours() -> None:
+        study(network, photos, ["features.0", "features.12"], preprocess=preprocess, kinds=list(kinds), steps=steps,
+              which=range(5), progress=False)  # fmt: skip
+
+    def bare(forward: Callable[[Tensor], Tensor], size: int) -> None:
+        with torch.inference_mode():
+            for _ in range(5):
+                for part in x.split(size):
+                    forward(part)
+
+    fast, turns = network.fast(), 1 if bench.quick else 3
+    runs = [lambda n=n, f=f: bare(f, n) for f in (model, fast) for n in (8, 32)]  # type: ignore[misc]
+    mine, *others = race(turns, ours, *runs)
+    title = "invariance, SqueezeNet, 5 photos x 60 transforms"
+    bench.add(title, "the model's bare passes", (mine, min(others[:2])), 1 / 1.2)
+    bench.add(title, "the fast network's bare passes", (mine, min(others[2:])))
+
+
+def stream(
+    bench: Any, race: Race, model: nn.Module, network: dv.Network, photos: dv.ImageStore, folder: pathlib.Path
+) -> None:
+    """Features of four layers of SqueezeNet over the photos to a file, decoding included, against the passes alone."""
+    preprocess = dv.Preprocess(resize=256, crop=network.input_shape[1])
+    layers = ["features.3", "features.5", "features.7", "features.12"]
+    x = torch.randn(64, *network.input_shape, device=network.device)
+
+    def ours() -> None:
+        out = folder / "features.h5"
+        stream_features(network, photos, layers, out, preprocess=preprocess, progress=False)
+        out.unlink()
+
+    def bare(forward: Callable[[Tensor], Tensor], size: int) -> None:
+        with torch.inference_mode():
+            for start in range(0, len(photos), size):
+                forward(x[: min(size, len(photos) - start)])
+
+    fast = network.fast()
+    runs = [lambda n=n, f=f: bare(f, n) for f in (model, fast) for n in (8, 16, 32)]  # type: ignore[misc]
+    mine, *others = race(1 if bench.quick else 3, ours, *runs)
+    title = f"stream 4 layers' features, SqueezeNet, {len(photos)} photos"
+    bench.add(title, "the model's bare passes", (mine, min(others[:3])), 0.85)
+    bench.add(title, "the fast network's bare passes", (mine, min(others[3:])))
