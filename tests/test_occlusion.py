@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,10 +23,12 @@ import deconvviz as dv
 from deconvviz.cam.explain import cam
 from deconvviz.cam.occluder import Occluder, starts
 from deconvviz.cli.main import cli
+from deconvviz.cli.occlude import _others
 from deconvviz.data.pack import pack
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
 from deconvviz.graph.choose import last_maps
 from deconvviz.studies.occlusion import occlude
+from deconvviz.studies.panels import layer_panels
 
 PRE = dv.Preprocess(resize=None, crop=(24, 32))
 
@@ -152,8 +155,28 @@ def test_the_method_is_the_same_code(plain: tuple[Plain, dv.Network, np.ndarray[
     assert one.grid(one.probability).shape == (7, 9) and one.occluder.places[0].tolist() == [-4, -4]
     assert "63 windows" in repr(one)
     half = occlude(network, pictures[:1], preprocess=PRE, precision="bf16", progress=False, square=8)[0]
-    exact = occlude(network, pictures[:1], preprocess=PRE, progress=False, square=8, strongest="sum", channel=2)[0]
-    assert np.abs(half.probability - exact.probability).max() < 0.02 and exact.channel == 2
+    exact = occlude(network, pictures[:1], preprocess=PRE, progress=False, square=8, channel=2)[0]
+    assert 1e-6 < np.abs(half.probability - exact.probability).max() < 0.02 and exact.channel == 2
+    noisy = cam("occlusion", network, square=8, stride=8, fill="noise")
+    two = torch.stack([PRE(picture) for picture in pictures])
+    assert torch.allclose(noisy(two, 1, raw=True)[1], noisy(two[1:], 1, raw=True)[0], atol=1e-6)
+
+
+def test_which_map_is_the_strongest(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
+    """By its maximum or by its sum: pictures with one bright spot tell the two apart."""
+    model, network, _ = plain
+    told_apart = 0
+    for seed in range(8):
+        picture = np.random.default_rng(seed).integers(100, 140, (1, 24, 32, 3), np.uint8)
+        picture[0, 10:13, 10:13] = np.random.default_rng(seed).choice([0, 255], 3)
+        with torch.no_grad():
+            maps = model.features(PRE(picture[0])[None])[0]
+        by = {"max": int(maps.amax((1, 2)).argmax()), "sum": int(maps.sum((1, 2)).argmax())}
+        told_apart += by["max"] != by["sum"]
+        for strongest, channel in by.items():
+            (one,) = occlude(network, picture, preprocess=PRE, square=24, strongest=strongest, progress=False)
+            assert one.channel == channel
+    assert told_apart
 
 
 class Reader(nn.Module):
@@ -184,6 +207,8 @@ def test_the_layer_taken_by_default() -> None:
     for name, layer in (("squeezenet1_0", "features.12"), ("resnet18", "layer4.1"), ("vgg11", "features.19")):
         network = dv.capture(torchvision.models.get_model(name, weights=None).eval(), (3, 96, 96))
         assert last_maps(network) == layer, name
+    late = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 6), nn.ReLU(), nn.Conv2d(5, 2, 1), nn.Flatten())
+    assert last_maps(dv.capture(late.eval(), (3, 8, 8))) == "1"  # what follows has one position only
     with pytest.raises(LayerNotFound, match="name one"):
         last_maps(dv.capture(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval(), (3, 2, 2)))
 
@@ -233,6 +258,15 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     assert float(rows[5]["probability"]) == pytest.approx(found.probability[5], abs=1e-5)
     with Image.open(tmp_path / "o.png") as figure:
         assert figure.width > 1500 and figure.height > 700
+    panels, _ = layer_panels(
+        dv.load_mined(tmp_path / "m.h5"), store, lambda: network, "relu5", [found.channel], progress=False
+    )
+    panel = panels.panels[0]
+    one = replace(found, name=pathlib.PurePath(panel.images[1]).name)  # its own projection is not among the others
+    others = _others(one, network, str(tmp_path / "m.h5"), str(tmp_path / "s.h5"))
+    assert len(others) == 3 and all(
+        np.array_equal(o, panel.projections[n]) for o, n in zip(others, (0, 2, 3), strict=True)
+    )
     run(tmp_path / "a.png", "-t", "owl", "-o", tmp_path / "one.svg")
     with pytest.raises(DataError, match="expected 0 to 11"):
         run(tmp_path / "s.h5", "--images", "12", "-o", tmp_path / "x.png")
