@@ -40,7 +40,7 @@ def _zfnet_options(command: Any) -> Any:
     return command
 
 
-def _recipe_options(command: Any) -> Any:
+def recipe_options(command: Any) -> Any:
     """Options of the recipe; the defaults are the paper's."""
     for option in (
         click.option("--seed", default=0, show_default=True, help="Of weights, order, crops, flips and dropout."),
@@ -72,7 +72,7 @@ def _recipe_options(command: Any) -> Any:
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
 @click.option("--commit-every", default=500, show_default=True, type=click.IntRange(1), help="Steps between commits.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-@_recipe_options
+@recipe_options
 @_zfnet_options
 @device_option
 def train(
@@ -110,7 +110,7 @@ def train(
     from deconvviz.studies.training import train as train_network
 
     names = {field.name for field in dataclasses.fields(Recipe)}
-    share, others = _validation(validation)
+    share, others = validation_of(validation)
     recipe = Recipe(**{key: value for key, value in options.items() if key in names}, validation=share)
     found = open_images(images)
     arguments = _arguments(model, found, side, {k: v for k, v in options.items() if k not in names})
@@ -131,7 +131,7 @@ def train(
     click.echo(f"wrote {out}; next: {given}" + (f", or {more}" if snapshots else ""))
 
 
-def _validation(text: str) -> tuple[float, str | None]:
+def validation_of(text: str) -> tuple[float, str | None]:
     """Read --validation: a share of the images, or other images."""
     try:
         return float(text), None
