@@ -25,6 +25,10 @@ COMMANDS = (
     "cam",
     "evaluate",
     "occlude",
+    "invariance",
+    "correspond",
+    "ablate",
+    "probe",
 )
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
@@ -48,6 +52,14 @@ How the features of a network of your own come to be:
 \b
 Why it decided so:
   deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
+
+\b
+What its features are sensitive to, and what they are good for:
+  deconvviz occlude torchvision:squeezenet1_0 dog.jpg -o occlusion.png
+  deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
+  deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv
+  deconvviz ablate zfnet photos.h5 -o ablation.csv
+  deconvviz probe torchvision:squeezenet1_0 photos.h5 -o probe.csv
 
 \b
 MODEL is torchvision:NAME, timm:NAME, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a function that
