@@ -447,6 +447,7 @@ def test_nothing_to_divide_by() -> None:
         dv.capture(small(), (3, SIZE, SIZE)), Listed(smooth(1)), preprocess=PLAIN, kinds=["scale"], progress=False
     )
     assert all(np.isnan([s.score, s.low, s.high]).all() and s.area > 0 for s in alone.scores("scale"))
+    assert "scale 1 to 1.8: 1 none, 5 none; P " in repr(alone)
 
 
 def test_curves() -> None:

@@ -71,7 +71,7 @@ def draw_depth(scores: Mapping[str, Sequence[Score]], title: str, caption: str) 
     layers = [score.layer for score in next(iter(scores.values()))]
     width = max(6.0, 1.6 + 0.27 * len(layers))
     text = _wrapped(caption, width)
-    bottom = 0.35 + 0.13 * len(text) + 0.055 * max(len(name) for name in layers)
+    bottom = 0.35 + 0.13 * len(text) + 0.045 * max(len(name) for name in layers)
     height = 0.6 + 3.0 + bottom
     figure = Figure(figsize=(width, height), dpi=170)
     figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=10, weight="bold")

@@ -188,7 +188,10 @@ class Invariance:
         for kind, steps in self.steps.items():
             found = self.scores(kind)
             shown = [found[0], found[-1]] if len(found) > 1 else list(found)
-            told = ", ".join(f"{s.layer} {s.score:.2f} ({s.low:.2f} to {s.high:.2f})" for s in shown)
+            told = ", ".join(
+                f"{s.layer} {s.score:.2f} ({s.low:.2f} to {s.high:.2f})" if np.isfinite(s.score) else f"{s.layer} none"
+                for s in shown
+            )
             mean = self.probability[kind][:, moving(kind, steps)].mean()
             range_ = f"{steps[0]:g} to {steps[-1]:g}"
             lines.append(f"  {kind} {range_}: {told}; P {self.untouched.mean():.2f} -> {mean:.2f} on average")
