@@ -514,7 +514,7 @@ def test_the_table(tmp_path: pathlib.Path) -> None:
     ("change", "complaint"),
     [
         ({"per_class": (5, 12)}, "class 'q' has 12 images; 12 to train on and at least 1 to test need 13"),
-        ({"per_class": (2,)}, "2 images a class given; to choose among 4 costs they are split into 3 folds"),
+        ({"per_class": (2,)}, "2 images a class given; to choose among 5 costs they are split into 3 folds"),
         ({"per_class": ()}, r"per_class \(\) given"),
         ({"per_class": (0,)}, r"per_class \(0,\) given"),
         ({"splits": 1}, "splits 1 given; expected 2 or more"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--splits", default=5, show_default=True, type=click.IntRange(2), help="How often images are drawn.")
 @click.option("--test", type=click.IntRange(1), help="At most so many test images a class.  [default: all others]")
 @click.option("--probes", default="svm,softmax", show_default=True, help="svm, softmax or both.")
-@click.option("--costs", default="0.01,0.1,1,10", show_default=True, help="C, of which cross-validation chooses.")
+@click.option("--costs", default="0.01,0.1,1,10,100", show_default=True, help="C, of which cross-validation chooses.")
 @click.option("--random/--no-random", "compare", default=True, show_default=True, help="Compare with random weights.")
 @click.option("--features", metavar="FILE.h5", help="Keep the features here, and go on where they stand.")
 @click.option("--pool", default="max", show_default=True, help="max, mean, all, or with a grid: 'max 6x6'.")

@@ -48,7 +48,7 @@ class ProbeSettings:
     per_class: tuple[int, ...] = (15,)
     splits: int = 5
     test: int | None = None
-    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
