@@ -19,14 +19,23 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.models.load import load_model
     from deconvviz.models.zfnet import ZFNet, zfnet
+    from deconvviz.studies.ablation import ablate_variants
+    from deconvviz.studies.correspondence import correspondence
+    from deconvviz.studies.evaluation import evaluate
     from deconvviz.studies.evolution import evolve
     from deconvviz.studies.evolved import Evolution
+    from deconvviz.studies.features import stream_features
+    from deconvviz.studies.invariance import invariance
+    from deconvviz.studies.lesion import lesion
     from deconvviz.studies.mined import Mined, load_mined
     from deconvviz.studies.mining import merge, mine
+    from deconvviz.studies.occlusion import occlude
     from deconvviz.studies.panels import layer_panels
+    from deconvviz.studies.probing import probe
     from deconvviz.studies.recipe import Recipe, Trained
     from deconvviz.studies.snapshots import SnapshotRecorder
     from deconvviz.studies.training import train
+    from deconvviz.studies.transfer import transfer
 
 __version__ = "0.1.0"
 
@@ -43,14 +52,23 @@ _HOMES = {
     "graph.network": ("Network",),
     "models.load": ("load_model",),
     "models.zfnet": ("ZFNet", "zfnet"),
+    "studies.ablation": ("ablate_variants",),
+    "studies.correspondence": ("correspondence",),
+    "studies.evaluation": ("evaluate",),
     "studies.evolution": ("evolve",),
     "studies.evolved": ("Evolution",),
+    "studies.features": ("stream_features",),
+    "studies.invariance": ("invariance",),
+    "studies.lesion": ("lesion",),
     "studies.mined": ("Mined", "load_mined"),
     "studies.mining": ("merge", "mine"),
+    "studies.occlusion": ("occlude",),
     "studies.panels": ("layer_panels",),
+    "studies.probing": ("probe",),
     "studies.recipe": ("Recipe", "Trained"),
     "studies.snapshots": ("SnapshotRecorder",),
     "studies.training": ("train",),
+    "studies.transfer": ("transfer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -72,19 +90,28 @@ __all__ = [
     "Snapshots",
     "Trained",
     "ZFNet",
+    "ablate_variants",
     "cam",
     "capture",
+    "correspondence",
+    "evaluate",
     "evolve",
+    "invariance",
     "layer_panels",
+    "lesion",
     "load_mined",
     "load_model",
     "merge",
     "mine",
+    "occlude",
     "pack",
     "parse_unit",
+    "probe",
     "project",
     "project_units",
+    "stream_features",
     "train",
+    "transfer",
     "zfnet",
 ]
 
