@@ -119,7 +119,8 @@ def evaluate(
     )  # fmt: skip
     found.save_csv(table)
     caption = (
-        f"{len(found.names)} images of {pathlib.PurePath(images).name}; explained is the {'own top class' if explain == 'top' else 'label'}"
+        f"{len(found.names)} images of {pathlib.PurePath(images).name}; explained is the "
+        f"{'own top class' if explain == 'top' else 'label'}"
         f"; masked pixels become {fill}. Maps are each scaled to their own range. Curves are means; bars are means, "
         "whiskers their 95 % intervals."
     )

@@ -94,7 +94,8 @@ def probe(
     found.save_csv(table)
     first = next(iter(found.found.values()))
     caption = (
-        f"{network.name} on {pathlib.PurePath(images).name}: points are means over {splits} random splits ({first.tested} test images each), "
+        f"{network.name} on {pathlib.PurePath(images).name}: points are means over {splits} random splits "
+        f"({first.tested} test images each), "
         f"whiskers their standard deviations. Features ({pool} pooling) stay fixed; the random network has the same "
         "layers. Features are standardised; C is chosen by cross-validation among the training images."
     )
