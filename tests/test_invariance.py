@@ -513,7 +513,7 @@ def test_layers_by_depth() -> None:
         ({"layers": ["1", "9"]}, LayerNotFound, "no layer '9'"),
         ({"units": ["44"]}, LayerNotFound, "no layer '44'"),
         ({"kinds": ["shear"]}, DataError, "no transform 'shear'"),
-        ({"kinds": ["scale"], "steps": {"rotation": [3]}}, DataError, "no transform 'rotation' among the kinds"),
+        ({"kinds": ["scale"], "steps": {"rotation": [3]}}, DataError, "which is not among the kinds"),
         ({"steps": {"translate-y": [0, 24]}}, DataError, "translate-y by 24 given; expected -23 to 23"),
         ({"steps": {"rotation": [-400]}}, DataError, "rotation by -400 given; expected -360 to 360"),
         ({"steps": {"scale": [20]}}, DataError, "scale 20 given; expected 0.1 to 10"),

@@ -202,14 +202,14 @@ def _lesions(
 ) -> None:
     from deconvviz.figures.ablation import draw_lesions
     from deconvviz.models.labels import outputs_of, read_classes
-    from deconvviz.studies.lesion import lesion, outputs_in
+    from deconvviz.studies.lesion import lesion
 
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     names = read_classes(classes) if classes else loaded.classes
     found = lesion(
         network, images, layers or _modules(network, by), preprocess=preprocess,
-        outputs=outputs_of(images.classes, outputs_in(network), names), by=by, how=how, count=count,
+        outputs=outputs_of(images.classes, network.outputs, names), by=by, how=how, count=count,
         batch_size=batch_size, precision=precision, workers=workers, out=table.with_suffix(".h5"), progress=not quiet,
         sources=sources(loaded),
     )  # fmt: skip

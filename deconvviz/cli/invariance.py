@@ -144,13 +144,13 @@ def _steps(ranges: Sequence[str], sizes: Sequence[str], shape: tuple[int, ...]) 
     found: dict[str, list[float]] = {}
     for text in sizes:
         kind, value = _parted(text, "KIND=SIZE, such as rotation=15")
-        size = numbers(value)
+        size = numbers(value, "10")
         own = default_steps(kind, *shape[-2:])
         first = float(own[0]) if len(size) != 1 or size[0] <= 0 or own[0] >= 0 else -(own[-1] // size[0]) * size[0]
         found[kind] = _range(text, first, float(own[-1]), *size)
     for text in ranges:
         kind, value = _parted(text, "KIND=FROM:TO:STEP or KIND=A,B,..., such as scale=0.5:2:0.1")
-        parts = [numbers(part) for part in value.split(":")]
+        parts = [numbers(part, "-20:20:5 or 0,45,90") for part in value.split(":")]
         if len(parts) == 1:
             found[kind] = list(parts[0])
         elif len(parts) == 3:

@@ -78,12 +78,12 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Read comma-separated numbers; raises DataError for other text."""
+def numbers(text: str, such_as: str = "0.485,0.456,0.406") -> tuple[float, ...]:
+    """Read comma-separated numbers; raises DataError, with an example, for other text."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise DataError(f"{text!r} given; expected numbers such as 0.485,0.456,0.406") from None
+        raise DataError(f"{text!r} given; expected numbers such as {such_as}") from None
 
 
 def load(model: str, options: ModelOptions) -> tuple[Loaded, Preprocess]:

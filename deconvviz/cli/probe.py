@@ -109,4 +109,4 @@ def _settings(probes: str, per_class: str, splits: int, test: int | None, costs:
     from deconvviz.studies.probing import ProbeSettings
 
     names = tuple(name.strip() for name in probes.split(","))
-    return ProbeSettings(names, integers(per_class), splits, test, numbers(costs), seed)
+    return ProbeSettings(names, integers(per_class), splits, test, numbers(costs, "0.01,1,100"), seed)

@@ -107,6 +107,10 @@ class Preprocess:
         values = pictures.to(exact).div_(255)
         return values.sub_(values.new_tensor(self.mean)).div_(values.new_tensor(self.std)).to(dtype).permute(0, 3, 1, 2)
 
+    def level(self, share: float) -> torch.Tensor:
+        """Return a grey level, a share of a pixel's range (0 is black), as the network is given it: float32 [C]."""
+        return (share - torch.tensor(self.mean)) / torch.tensor(self.std)
+
     def inverse(self, values: torch.Tensor) -> NDArray[np.uint8]:
         """Undo `tensor`: [C,H,W] -> uint8 [H,W,3], or [N,C,H,W] -> uint8 [N,H,W,3], rounded and clipped to 0..255.
 

@@ -97,10 +97,10 @@ def checked_steps(
     """Return the steps of each kind, ascending; raises DataError for ones that do not exist or leave the picture."""
     given, (height, width) = dict(steps or {}), shape[-2:]
     for kind in (*kinds, *given):
-        if kind not in KINDS or kind not in kinds:
-            raise DataError(
-                f"no transform {kind!r} among the kinds; {nearest(kind, KINDS if kinds == KINDS else kinds)}"
-            )
+        if kind not in KINDS:
+            raise DataError(f"no transform {kind!r}; there are {', '.join(KINDS)}")
+        if kind not in kinds:
+            raise DataError(f"steps of {kind!r} given, which is not among the kinds; add it to {', '.join(kinds)}")
     every = {}
     for kind in dict.fromkeys(kinds):
         values = np.unique(np.asarray(given.get(kind, default_steps(kind, height, width)), np.float64))

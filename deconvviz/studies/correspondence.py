@@ -131,8 +131,7 @@ class _Study:
     ) -> None:  # fmt: skip
         self.network, self.images, self.truth, self.layers = network, images, truth, layers
         self.preprocess, self.options, self.batch_size = preprocess, options, batch_size
-        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-        value = -mean / std if options["fill"] == "black" else torch.zeros_like(mean)
+        value = preprocess.level(0) if options["fill"] == "black" else torch.zeros(len(preprocess.mean))
         self.fill = value.to(network.device, network.dtype)[:, None, None]
 
     def sets(self, parts: Sequence[str] | None, progress: bool) -> dict[str, NDArray[np.int64]]:

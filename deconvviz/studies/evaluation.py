@@ -92,7 +92,7 @@ def evaluate(
         "outputs": None if classes is None else [int(c) for c in np.unique(classes)],
     }  # fmt: skip
     found = _start(images, config, {"versions": versions(), **(sources or {})}, count, preprocess.shape[1:], out)
-    black = -torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)
+    black = preprocess.level(0)
     scores = _Scores(network)
     measures = Measures(metrics, scores, torch.zeros_like(black) if fill == "mean" else black, steps, batch_size)
     runner = _Evaluator(network, images, preprocess, found, measures, truth, classes, scores)

@@ -64,8 +64,9 @@ def lesion(
         precision: "fp32", or "bf16"; a network that was captured in float64 stays so.
 
     Raises:
-        LayerNotFound: no such layer. CamError: a layer without channels, or a network that returns no [N, classes].
-        DataError: labels or outputs out of range, no image, an option that does not exist. CaptureError: another shape.
+        LayerNotFound: no such layer. CamError: a layer without channels.
+        DataError: labels or outputs out of range, no image, an option that does not exist. CaptureError: another shape,
+            or a network that does not return one score for each class.
         MismatchError: `out` belongs to other lesions.
     """
     layers = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
@@ -84,16 +85,6 @@ def lesion(
     runs = network.fast(precision, keep=layers) if faster else network
     surgeon = _Surgeon(runs, network.dtype, images, chosen, preprocess, torch.from_numpy(outputs), batch_size, workers)
     return surgeon.run(found, out, progress)
-
-
-def outputs_in(network: Network) -> int:
-    """Return how many classes a network tells apart; raises CamError where it does not return [N, classes]."""
-    with torch.inference_mode():
-        given = network(torch.zeros(1, *network.input_shape, dtype=network.dtype, device=network.device))
-    if not isinstance(given, Tensor) or given.dim() != 2:
-        shown = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise CamError(f"{network.name} returns {shown} for an image; lesions need [1, classes]")
-    return int(given.shape[1])
 
 
 def _chosen(
@@ -138,7 +129,7 @@ def _check(
         shape = network.layer(name).shape
         if len(shape) > 3:
             raise CamError(f"layer {name!r} has the shape {list(shape)}, without channels; choose another")
-    most = outputs_in(network)
+    most = network.outputs
     if outputs.min() < 0 or outputs.max() >= most:
         raise DataError(f"outputs {outputs.min()} to {outputs.max()} given; {network.name} has {most}")
 

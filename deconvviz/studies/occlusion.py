@@ -178,10 +178,9 @@ class _Occluding:
         return self.channel
 
     def _filling(self, view: View) -> Tensor | float:
-        mean, std = (view.x.new_tensor(one)[None, :, None, None] for one in (self.preprocess.mean, self.preprocess.std))
         if self.fill in ("grey", "black"):
-            level = GREY if self.fill == "grey" else 0.0
-            return ((level - mean) / std).expand(view.x.shape)
+            level = self.preprocess.level(GREY if self.fill == "grey" else 0)
+            return level.to(view.x)[None, :, None, None].expand(view.x.shape)
         return 0.0 if self.fill == "mean" else filling(view, self.fill)
 
     def _shown(self, x: Tensor, view: View) -> NDArray[np.uint8]:
