@@ -175,7 +175,7 @@ def _mistakes(
         return
     shown = told.found[: len(told.maps)]
     rows = [
-        f"true {told.names[m.true][:20]} {m.p_true:.2f}\n{told.names[m.predicted][:20]} {m.p_predicted:.2f}\n"
+        f"true {told.names[m.true][:20]} {m.p_true:.2f}\n{told.names[m.predicted][:14]} {m.p_predicted:.2f}, "
         f"overlap {m.overlap:.2f}"
         for m in shown
     ]
@@ -184,7 +184,8 @@ def _mistakes(
         f"The first {len(shown)} of {len(told.found)} images named wrongly, of {told.count}: {method} for the true "
         "class and for the predicted one; overlap is the maps' correlation. Each map is scaled to its own range."
     )
-    figure = draw_maps(pictures, [list(m) for m in told.maps], rows, ["true class", "predicted"], network.name, caption)
+    title = f"Images that {network.name} names wrongly"
+    figure = draw_maps(pictures, [list(m) for m in told.maps], rows, ["true class", "predicted"], title, caption)
     save_figure(figure, _beside(table, ".wrong.png"), caption)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,12 +43,12 @@ def draw_maps(
     """
     across, down = 1 + len(columns), len(pictures)
     width = max(across * (TILE + GAP) + 0.55 + 0.75, 4.5)
-    lines = sum(math.ceil(len(line) * 0.05 / (width - 0.4)) for line in caption.splitlines())
-    bottom = 0.25 + 0.125 * lines
+    told = [part for line in caption.splitlines() for part in textwrap.wrap(line, int((width - 0.4) / 0.05))]
+    bottom = 0.25 + 0.125 * len(told)
     height = 0.45 + HEAD + down * (TILE + GAP) + bottom
     figure = Figure(figsize=(width, height), dpi=170)
     figure.text(0.5, 1 - 0.22 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.1 / height, caption, ha="center", va="bottom", fontsize=6.5, color="0.25", wrap=True)
+    figure.text(0.5, 0.1 / height, "\n".join(told), ha="center", va="bottom", fontsize=6.5, color="0.25")
     for n, picture in enumerate(pictures):
         y = bottom + (down - 1 - n) * (TILE + GAP)
         figure.text(0.2 / width, (y + TILE / 2) / height, rows[n], rotation=90, ha="center", va="center", fontsize=7)
