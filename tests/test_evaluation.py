@@ -16,6 +16,7 @@ import deconvviz as dv
 from deconvviz.cam.explain import Explainer
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
+from deconvviz.data.results import Result
 from deconvviz.data.truth import OBJECT, Truth, bounds, open_truth
 from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.metrics import max_box_accuracy
@@ -104,6 +105,10 @@ def test_interrupted_and_continued(
         assert np.allclose(ended.values[name][:, :-1], straight.values[name][:, :-1], atol=1e-6)
         assert np.array_equal(ended.maps[name], straight.maps[name]) and ended.maps[name].max() == 1
     assert np.array_equal(ended.explained, straight.explained)
+    old = Result.load(tmp_path / "e.h5", "evaluation", 2)
+    Result("evaluation", 1, old.config).save(tmp_path / "old.h5")
+    with pytest.raises(DataError, match="older deconvviz; remove it"):
+        run(given, metrics=["faithfulness"], out=tmp_path / "old.h5")
     with pytest.raises(MismatchError, match="fill: mean in the file, black now"):
         run(given, metrics=["faithfulness"], out=tmp_path / "e.h5", fill="black")
 

@@ -67,8 +67,9 @@ class Result:
         """
         with reading(path, kind, schema) as file:
             config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
+            found = int(file.attrs["schema"])
             arrays = arrays_below(file)
-        return cls(kind, schema, config, sources, arrays, state)
+        return cls(kind, found, config, sources, arrays, state)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deconvviz.data.files import Pathlike
 from deconvviz.data.results import Result
 from deconvviz.data.tables import write_csv
+from deconvviz.errors import DataError
 from deconvviz.metrics import METRICS, box_accuracy
 from deconvviz.studies.measures import BOXES, CURVES
 
@@ -94,6 +95,8 @@ class Evaluation:
     def load(cls, path: Pathlike) -> Evaluation:
         """Read what `save` wrote; raises DataError where it is no such file."""
         file = Result.load(path, KIND, SCHEMA)
+        if file.schema < SCHEMA:
+            raise DataError(f"{path} was written by an older deconvviz; remove it and evaluate again")
         lists: dict[str, Any] = {name: tuple(file.state[name]) for name in ("columns", "names", "classes")}
         single: dict[str, Any] = {
             name: file.arrays[name] for name in ("explained", "probability", "labels", "pictures")
