@@ -73,8 +73,10 @@ def test_the_numbers_by_definition(given: tuple[dv.Network, dv.ImageStore, dv.Pr
         parts = (alike, 1 - float(map_.mean()), 1 - max(0, float(before[c]) - masked) / float(before[c]))
         assert row["adcc"] == pytest.approx(3 / sum(1 / part for part in parts), abs=1e-3)
         assert row["forward_passes"] == 2  # one whole pass, and one from the layer on for the gradient
+        assert row["backward_passes"] == 1
     rise = found.values["rise"][:, found.columns.index("forward_passes")]
-    assert (rise == 41).all() and (found.values["rise"][:, -1] > 0).all()
+    backward = found.values["rise"][:, found.columns.index("backward_passes")]
+    assert (rise == 41).all() and (backward == 0).all() and (found.values["rise"][:, -1] > 0).all()
 
 
 def test_interrupted_and_continued(

@@ -19,7 +19,7 @@ from deconvviz.figures.tiles import place
 if TYPE_CHECKING:
     from deconvviz.studies.evaluated import Evaluation
 
-COST = ("forward_passes", "seconds")
+COST = ("forward_passes", "backward_passes", "seconds")
 WIDTH, LEFT, RIGHT = 11.0, 1.35, 0.2  # inches, of the sheet and its margins
 TILE, GAP, PER_BAND = 1.0, 0.06, 8
 CURVE, ACROSS = 2.1, 4
@@ -112,9 +112,10 @@ def _bars(
         panel.set_yticks(places, names if across == 0 else [""] * len(names), fontsize=7)
         panel.tick_params(axis="x", labelsize=6)
         if cost:  # from one pass to thousands: the numbers stand at the bars
-            panel.set_xscale("log")
+            least, most = means[:, n].min(), means[:, n].max()
+            panel.set_xscale("log" if least > 0 else "linear")
             panel.bar_label(bars, [f"{value:.3g}" for value in means[:, n]], fontsize=6, padding=2)
-            panel.set_xlim(means[:, n].min() / 3, means[:, n].max() * 4)
+            panel.set_xlim(least / 3, max(most, 1e-9) * (4 if least > 0 else 1.3))
             panel.xaxis.set_major_locator(NullLocator())
             panel.xaxis.set_minor_locator(NullLocator())
         else:

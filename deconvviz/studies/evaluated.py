@@ -17,7 +17,7 @@ from deconvviz.metrics import METRICS, box_accuracy
 from deconvviz.studies.measures import BOXES, CURVES
 
 KIND, SCHEMA = "evaluation", 2
-COSTS = ("constant", "forward_passes", "seconds")
+COSTS = ("constant", "forward_passes", "backward_passes", "seconds")
 Array = NDArray[np.float64]
 
 
@@ -29,7 +29,7 @@ class Evaluation:
         config: what was asked; sources: where it came from.
         values: method -> float64 [N, columns]; NaN in rows that are not done yet.
         columns: names of the metrics, in fractions; then whether the map is constant, which tells nothing, and the
-            costs of one image: forward passes and seconds.
+            costs of one image: forward and backward passes, seconds.
         explained, labels: int64 [N], the output explained, and the image's class (-1 unknown); probability: float64 [N]
             of what is explained.
         names: of the images; classes: of the images.

@@ -218,7 +218,8 @@ class _Evaluator:
         with _quiet():
             maps = explainer(x, classes.tolist())
         seconds = (time.perf_counter() - begin) / len(rows)
-        forward = (explainer.passes["forward"] + explainer.passes["tail"]) / len(rows)
+        passes = explainer.passes
+        forward, backward = passes["forward"] + passes["tail"], passes["backward"] + passes["tail backward"]
         found.explained[rows], found.probability[rows] = classes.cpu().numpy(), before.double().cpu().numpy()
         masks, known = self._masks(rows)
         with _quiet():
@@ -226,8 +227,8 @@ class _Evaluator:
         if len(known):
             at = torch.from_numpy(known)
             self._keep(name, rows[known], self.measures.located(maps[at.to(maps.device)], masks))
-        found.values[name][rows, -3] = (maps.amax((1, 2)) == 0).double().cpu().numpy()
-        found.values[name][rows, -2:] = forward, seconds
+        found.values[name][rows, -4] = (maps.amax((1, 2)) == 0).double().cpu().numpy()
+        found.values[name][rows, -3:] = forward / len(rows), backward / len(rows), seconds
         found.fit_boxes(name)
         for place, row in enumerate(rows):
             if row < len(found.pictures):
