@@ -14,6 +14,7 @@ from deconvviz.cli.options import (
     captured,
     classes_option,
     load,
+    matched_outputs,
     model_options,
     output_names,
     save_figure,
@@ -109,7 +110,9 @@ def evaluate(
     known = open_truth(truth, found_images)
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
-    outputs, called = _outputs(found_images, network, output_names(loaded, names), explain == "label" or bool(names))
+    called, needed = output_names(loaded, names), explain == "label" or names is not None
+    told = needed or (found_images.labels >= 0).any()
+    outputs = matched_outputs(found_images, network, called, needed, "mistakes are not listed") if told else None
     chosen = {name: own_options(name, given) for name in methods}
     groups = [name.strip() for name in metrics.split(",")]
     found = measure(
@@ -125,8 +128,8 @@ def evaluate(
         "whiskers their 95 % intervals."
     )
     where = f" at {', '.join(layers)}" if layers else ""
-    title = f"Explanations of {network.name}{where}"
-    save_figure(draw_evaluation(found, directions(found.columns), title, caption), _beside(table, ".png"), caption)
+    figure = draw_evaluation(found, directions(found.columns), f"Explanations of {network.name}{where}", caption)
+    save_figure(figure, _beside(table, ".png"), caption)
     click.echo(f"wrote {table} and {table.with_suffix('.h5')}")
     click.echo(repr(found))
     if outputs is not None:
@@ -139,23 +142,6 @@ def evaluate(
 
 def _beside(table: pathlib.Path, ending: str) -> str:
     return str(table.with_suffix(ending))
-
-
-def _outputs(
-    images: Images, network: Network, names: Sequence[str], needed: bool
-) -> tuple[NDArray[np.int64] | None, Sequence[str]]:
-    """Return the output of each class, where that can be told, and the outputs' names."""
-    from deconvviz.models.labels import outputs_of
-
-    if not (images.labels >= 0).any() and not needed:
-        return None, names
-    try:
-        return outputs_of(images.classes, network.outputs, names), names
-    except DataError as error:
-        if needed:
-            raise
-        click.echo(f"note: mistakes are not listed: {error}", err=True)
-        return None, names
 
 
 def _mistakes(

@@ -15,6 +15,7 @@ from deconvviz.cli.options import (
     classes_option,
     integers,
     load,
+    matched_outputs,
     model_options,
     numbers,
     output_names,
@@ -122,17 +123,12 @@ def _outputs(
     images: Images, chosen: Sequence[int], network: Network, names: Sequence[str], needed: bool
 ) -> NDArray[np.int64] | None:
     """Return the output of each class, None where labels and outputs cannot be matched; needed: then complain."""
-    from deconvviz.models.labels import outputs_of
-
-    try:
-        outputs = outputs_of(images.classes, network.outputs, names)
-    except DataError as error:
-        if needed:
-            raise
-        click.echo(f"note: each image's own top class is followed: {error}", err=True)
+    own = "each image's own top class is followed"
+    outputs = matched_outputs(images, network, names, needed, own)
+    if outputs is None:
         return None
     if any(0 <= i < len(images) and images.labels[i] < 0 for i in chosen) and not needed:
-        click.echo("note: each image's own top class is followed: not all images have a label", err=True)
+        click.echo(f"note: {own}: not all images have a label", err=True)
         return None
     return outputs
 

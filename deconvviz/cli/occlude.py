@@ -17,6 +17,7 @@ from deconvviz.cli.options import (
     classes_option,
     integers,
     load,
+    matched_outputs,
     model_options,
     output_names,
     read_image,
@@ -93,7 +94,7 @@ def occlude(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     called = output_names(loaded, names)
-    files, pictures, labels = _pictures(images, picked, preprocess, network, called)
+    files, pictures, labels = _pictures(images, picked, preprocess, network, called, names is not None)
     wanted = class_of(target, called)
     targets = labels if wanted is None else [wanted] * len(files)
     found = run(
@@ -116,13 +117,17 @@ def occlude(
 
 
 def _pictures(
-    images: Sequence[str], picked: str | None, preprocess: Preprocess, network: Network, names: Sequence[str]
+    images: Sequence[str],
+    picked: str | None,
+    preprocess: Preprocess,
+    network: Network,
+    names: Sequence[str],
+    needed: bool,
 ) -> tuple[list[str], NDArray[np.uint8], list[int] | None]:
     """Return names, pictures and, where they can be told, the outputs of the labels."""
     import numpy as np
 
     from deconvviz.data.datasets import open_images
-    from deconvviz.models.labels import outputs_of
 
     several = pathlib.Path(images[0])
     if len(images) > 1 or not (several.suffix == ".h5" or several.is_dir() or images[0].startswith("scenes")):
@@ -138,11 +143,10 @@ def _pictures(
     pixels = [preprocess.picture(found[n][0]) for n in chosen]
     shown = [pathlib.PurePath(found.names[n]).name for n in chosen]
     labels = found.labels[list(chosen)]
-    try:
-        outputs = outputs_of(found.classes, network.outputs, names)
-    except DataError:
-        return shown, np.stack(pixels), None
-    return shown, np.stack(pixels), None if (labels < 0).any() else [int(one) for one in outputs[labels]]
+    outputs = None
+    if (labels >= 0).all():
+        outputs = matched_outputs(found, network, names, needed, "each image's own top class is followed")
+    return shown, np.stack(pixels), None if outputs is None else [int(one) for one in outputs[labels]]
 
 
 def _others(one: Occlusion, network: Network, path: str | None, store: str | None) -> list[NDArray[Any]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.models.load import Loaded
@@ -147,6 +148,24 @@ def output_names(loaded: Loaded, names: str | None) -> tuple[str, ...]:
     from deconvviz.models.labels import read_classes
 
     return loaded.classes if names is None else read_classes(names)
+
+
+def matched_outputs(
+    images: Images, network: Network, names: Sequence[str], needed: bool, otherwise: str
+) -> NDArray[np.int64] | None:
+    """Return the output that stands for each class of the images, int64 [classes], or None where that cannot be told.
+
+    needed: then raise DataError instead; otherwise: what the user is told in that case.
+    """
+    from deconvviz.models.labels import outputs_of
+
+    try:
+        return outputs_of(images.classes, network.outputs, names)
+    except DataError as error:
+        if needed:
+            raise
+        click.echo(f"note: {otherwise}: {error}", err=True)
+        return None
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -157,16 +157,14 @@ class _Probe:
         fast = network.fast("fp32", keep=every) if network.dtype == torch.float32 else network
         self.network = fast if set(every) <= set(fast.layers) else network  # a functional op may have lost its name
         self.preprocess, self.layers = preprocess, layers
-        self.classes, self.output = network.outputs, self.network.output.all_input_nodes[0]
-        self.wanted = list(dict.fromkeys([*(self.network.layer(name).node for name in every), self.output]))
+        self.classes, self.every = network.outputs, tuple(dict.fromkeys(every))
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> _Seen:
         network = self.network
-        x = network.checked(self.preprocess.tensor(np.stack(pictures), network.device, network.dtype))
-        found = network.run({network.image: x}, self.wanted, len(x))
-        values = {name: found[network.layer(name).node] for name in (*self.layers, *self.channels)}
+        x = self.preprocess.tensor(np.stack(pictures), network.device, network.dtype)
+        values, output = network.observed(x, self.every)
         maxima = {name: network.maps(name, values[name]).amax((2, 3)) for name in self.channels}
-        return _Seen([values[name] for name in self.layers], maxima, found[self.output].double().softmax(1).cpu())
+        return _Seen([values[name] for name in self.layers], maxima, output.double().softmax(1).cpu())
 
     def several(self, pictures: Sequence[NDArray[np.uint8]], batch_size: int) -> _Seen:
         """Return the same for more pictures than one pass takes."""

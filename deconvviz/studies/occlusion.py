@@ -133,6 +133,11 @@ class _Occluding:
         self.fill, self.channel, self.strongest, self.rule = fill, channel, strongest, rule
         self.batch_size, self.precision, self.seed = batch_size, precision, seed
         fast = precision == "bf16" or network.dtype == torch.float32
+        self.config = {
+            "model": network.name, "model_fingerprint": network.fingerprint, "layer": layer,
+            "square": list(occluder.square), "stride": list(occluder.stride), "border": occluder.border, "fill": fill,
+            "precision": precision, "rule": rule,
+        }  # fmt: skip
         self.exact = Captured(network)
         self.watched = _Watched(network.fast(precision, keep=[layer]) if fast else network, layer)
 
@@ -152,21 +157,18 @@ class _Occluding:
             total = some[:, channel].float().sum((1, 2))
             return torch.stack([view.scorer.probability(output, images), best.values, total, best.indices], 1)
 
-        under = self.occluder.scores(view, self._filling(view), read)[0].double().cpu().numpy()
+        fill = self._filling(view)
+        under = self.occluder.scores(view, fill, read)[0].double().cpu().numpy()
         assert view.scorer.classes is not None
         followed = int(view.scorer.classes[0])
         projection = project(self.network, x, self.layer, channel, rule=self.rule)
         return Occlusion(
-            config={
-                "model": self.network.name, "model_fingerprint": self.network.fingerprint, "layer": self.layer,
-                "square": list(self.occluder.square), "stride": list(self.occluder.stride),
-                "border": self.occluder.border, "fill": self.fill, "precision": self.precision, "rule": self.rule,
-            },
-            name=name, picture=picture, occluder=self.occluder, target=followed, outputs=outputs, channel=channel,
+            config=self.config, name=name, picture=picture, occluder=self.occluder,
+            target=followed, outputs=outputs, channel=channel,
             whole=Panels(float(base[followed]), float(base.max()), float(maps[channel].sum()), int(base.argmax())),
             probability=under[:, 0], top_probability=under[:, 1], activation=under[:, 2],
             top=under[:, 3].astype(np.int64), projection=projection.full().permute(1, 2, 0).float().cpu().numpy(),
-            shown=self._shown(x, view),
+            shown=self._shown(x, fill),
         )  # fmt: skip
 
     def _channel(self, maps: Tensor) -> int:
@@ -183,12 +185,11 @@ class _Occluding:
             return level.to(view.x)[None, :, None, None].expand(view.x.shape)
         return 0.0 if self.fill == "mean" else filling(view, self.fill)
 
-    def _shown(self, x: Tensor, view: View) -> NDArray[np.uint8]:
+    def _shown(self, x: Tensor, fill: Tensor | float) -> NDArray[np.uint8]:
         """The picture with the occluder in its middle place."""
         rows, columns = (len(one) for one in self.occluder.grid)
         middle = torch.tensor([rows // 2 * columns + columns // 2])
         mask = 1 - self.occluder.covers(middle, x)[:, None]
-        fill = self._filling(view)
         pictures = self.preprocess.inverse(x * mask + fill * (1 - mask))
         found: NDArray[np.uint8] = pictures[0]
         return found
