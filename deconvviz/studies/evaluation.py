@@ -30,7 +30,8 @@ from deconvviz.studies.measures import GROUPS, Measured, Measures, columns_of
 FILLS = ("mean", "black")
 EXPLAINED = ("top", "label")
 SHOWN = 4  # images whose maps are kept for the figure
-CHUNK = 8  # images between two commits
+CHUNK = 8  # images measured together
+PAUSE = 5.0  # seconds between two commits, which write the whole file
 
 
 def evaluate(
@@ -56,7 +57,7 @@ def evaluate(
 ) -> Evaluation:
     """Explain images by each method, and measure the maps.
 
-    With `out`, what is done is committed there after every few images; the same call again goes on.
+    With `out`, what is done is committed there every few seconds; the same call again goes on.
 
     Args:
         images: a store, a folder of classes, scenes.
@@ -194,17 +195,27 @@ class _Evaluator:
         self.measures, self.truth, self.classes, self.scores = measures, truth, classes, scores
 
     def run(self, explainers: Mapping[str, Explainer], out: Pathlike | None, progress: bool) -> Evaluation:
-        """Measure what is not measured yet, a few images at a time, and commit after each of them."""
+        """Measure what is not measured yet, a few images at a time, and commit every few seconds."""
         found = self.found
         left = {name: np.flatnonzero(np.isnan(found.values[name][:, -1])) for name in explainers}
-        with tqdm(total=sum(map(len, left.values())), unit="image", desc="evaluating", disable=not progress) as bar:
-            for name, explainer in explainers.items():
-                for start in range(0, len(left[name]), CHUNK):
-                    rows = left[name][start : start + CHUNK]
-                    self._measure(name, explainer, rows)
-                    if out is not None:
-                        found.save(out)
-                    bar.update(len(rows))
+        saved, cost = time.monotonic(), 0.0
+        try:
+            with tqdm(total=sum(map(len, left.values())), unit="image", desc="evaluating", disable=not progress) as bar:
+                for name, explainer in explainers.items():
+                    for start in range(0, len(left[name]), CHUNK):
+                        rows = left[name][start : start + CHUNK]
+                        self._measure(name, explainer, rows)
+                        bar.update(len(rows))
+                        if out is not None and time.monotonic() - saved > max(PAUSE, 20 * cost):
+                            begin = time.monotonic()
+                            found.save(out)
+                            saved = time.monotonic()
+                            cost = saved - begin
+        finally:  # an interruption keeps what is done
+            for name in explainers:
+                found.fit_boxes(name)
+            if out is not None:
+                found.save(out)
         return found
 
     def _measure(self, name: str, explainer: Explainer, rows: NDArray[np.int64]) -> None:
@@ -229,7 +240,6 @@ class _Evaluator:
             self._keep(name, rows[known], self.measures.located(maps[at.to(maps.device)], masks))
         found.values[name][rows, -4] = (maps.amax((1, 2)) == 0).double().cpu().numpy()
         found.values[name][rows, -3:] = forward / len(rows), backward / len(rows), seconds
-        found.fit_boxes(name)
         for place, row in enumerate(rows):
             if row < len(found.pictures):
                 found.pictures[row] = pictures[place]
