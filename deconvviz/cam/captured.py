@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class Captured:
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
         """Return the layer's value, and the output as a function of it."""
         return self.network.split(layer, x)
+
+    def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+        """Return the layers' values and the output, from one pass."""
+        return self.network.observed(x, layers)
 
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
         """Return how the layer's value becomes maps."""

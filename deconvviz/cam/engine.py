@@ -8,7 +8,7 @@ batches over (image, mask) with masks that are made when they are needed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -39,6 +39,9 @@ class Backend(Protocol):
         The function takes values [M, ...] and int64 [M], the image each belongs to (None: the images in order).
         """
 
+    def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+        """Return the values of layers for images x, and the output, from one pass."""
+
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
         """Return how the layer's value becomes maps."""
 
@@ -51,6 +54,7 @@ class View:
 
     Attributes:
         x: images [N, C, H, W]; value: the layer's, as the model returned it; A: as maps [N, K, h, w];
+        stages: watched layers' maps;
         scorer: reads the target's score off an output; passes: how much was run, in passes over images: "forward" and
             "backward" whole ones, "tail" from the layer on, "tail backward".
     """
@@ -67,9 +71,10 @@ class View:
         seed: int,
         passes: Counter[str],
         lower: bool,
+        watched: Sequence[str] = (),
     ) -> None:
         """backend: for gradients; forward: the same network for masked images, which may be faster; lower: and of lower
-        precision, which then also serves for changed values."""
+        precision, which then also serves for changed values; watched: without a layer, those whose maps are kept."""
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
         self.batch_size, self.seed, self.passes = batch_size, seed, passes
         self.at_once = whole_images(batch_size, x.device)
@@ -77,7 +82,11 @@ class View:
         self.lower = lower
         self._lower_tail: tuple[Tail, torch.dtype] | None = None
         with torch.no_grad():
-            if layer is None:
+            if watched:
+                values, self.output = forward.observed(x, watched)
+                layouts = {name: backend.layout(name, value, self.size, tokens) for name, value in values.items()}
+                self.stages = {name: layouts[name].maps(value) for name, value in values.items()}
+            elif layer is None:
                 self.output = backend(x)
             else:
                 self.value, self.tail = backend.split(layer, x)

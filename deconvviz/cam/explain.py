@@ -14,9 +14,11 @@ from deconvviz.cam import activation, gradient, images, perturbation, pixels, sc
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import Backend, View
 from deconvviz.cam.hooks import HookedModel
+from deconvviz.cam.learned import LearnedExplainer
 from deconvviz.cam.methods import METHODS
 from deconvviz.cam.shaping import CONVENTIONS, min_max, shaped
 from deconvviz.cam.targets import Target
+from deconvviz.cam.trained import fitting
 from deconvviz.errors import CamError, DataError
 from deconvviz.graph.network import Network
 
@@ -49,9 +51,12 @@ class Explainer:
         options: dict[str, Any],
     ) -> None:
         self.method, self.layers = METHODS[name], tuple(layers)
+        if self.method.needs == "trained":
+            options["explainer"] = self._trained(options.get("explainer"), network)
         inner = options.pop("method", "grad-cam") if self.method.needs == "inner" else None
         self.options = self.method.checked(options)
-        self.convention, self.align_corners, self.batch_size = convention, align_corners, batch_size
+        self.convention = convention
+        self.align_corners, self.batch_size = align_corners, batch_size
         self.tokens, self.seed, self.fuse = tokens, seed, fuse or self.method.fuse
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
@@ -71,6 +76,17 @@ class Explainer:
                 self.forward = Captured(network.fast(precision, keep=self.layers))
         elif precision != "fp32":
             raise CamError("a model that is not captured runs in its own precision; move it with .bfloat16() instead")
+
+    def _trained(self, given: Any, network: Network | nn.Module) -> LearnedExplainer:
+        """Return the trained explainer; the layers are those that it was trained on."""
+        explainer = fitting(given, self.method.name, network)
+        if self.layers and self.layers != tuple(explainer.layers):
+            raise CamError(
+                f"the explainer was trained on {', '.join(explainer.layers)}, {', '.join(self.layers)} given; leave "
+                "the layer out, or train one on it"
+            )
+        self.layers = tuple(explainer.layers)
+        return explainer
 
     def _check(self) -> None:
         if self.convention not in CONVENTIONS:
@@ -103,7 +119,8 @@ class Explainer:
         self.passes, self.extras = Counter(), {}
         with torch.no_grad():
             layers = self.layers if self.method.needs in ("layer", "layers") else ()
-            views = [self._view(x, layer, target) for layer in layers or (None,)]
+            watched = self.layers if self.method.needs == "trained" else ()
+            views = [self._view(x, layer, target, watched) for layer in layers or (None,)]
             if self.method.needs == "inner":
                 found = [self.method.formula(views[0], self._inner, **self.options)]
             elif self.method.needs == "layers":
@@ -124,10 +141,10 @@ class Explainer:
         self.passes.update(self._wrapped.passes)
         return maps
 
-    def _view(self, x: Tensor, layer: str | None, target: Target) -> View:
+    def _view(self, x: Tensor, layer: str | None, target: Target, watched: Sequence[str] = ()) -> View:
         forward, batch = self.forward, self.batch_size
         lower = self.precision != "fp32"
-        return View(self.backend, forward, x, layer, target, self.tokens, batch, self.seed, self.passes, lower)
+        return View(self.backend, forward, x, layer, target, self.tokens, batch, self.seed, self.passes, lower, watched)
 
     def _finished(self, found: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         exact = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in found]
@@ -138,7 +155,8 @@ class Explainer:
             warnings.warn(
                 f"{self.method.name} gave a constant map for image {image}; zeros are returned", ConstantMapWarning, 3
             )
-        maps = [shaped(one, size, self.convention, self.align_corners) for one in exact]
+        order = self.method.order if self.convention == "paper" else self.convention
+        maps = [shaped(one, size, order, self.align_corners) for one in exact]
         if len(maps) == 1:
             return maps[0]
         if self.fuse == "max":  # LayerCAM, equation 9: shallow layers are faint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,6 +47,10 @@ class HookedModel:
                 return self(x if images is None else x[images])
 
         return seen[0].detach().clone(), tail
+
+    def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+        """What is trained belongs to a captured network, which has a fingerprint; raises CamError."""
+        raise CamError(f"{self.name} is not captured, and an explainer is trained for a captured network; capture it")
 
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
         """Return how the layer's value becomes maps; one with rows and columns is taken as [N, K, h, w]."""

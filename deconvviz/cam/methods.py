@@ -13,7 +13,7 @@ from deconvviz.cam.engine import View
 from deconvviz.errors import DataError
 from deconvviz.registry import Registry
 
-Needs = Literal["layer", "layers", "image", "inner"]
+Needs = Literal["layer", "layers", "image", "inner", "trained"]
 Formula = Callable[..., Tensor]
 
 
@@ -22,9 +22,11 @@ class Method:
     """One method: `formula(view, **options)` returns maps [N, h, w] at the layer's size or [N, H, W] at the image's.
 
     needs: "layer" where it explains one layer (several are fused by the caller), "layers" where it takes the views of
-    several at once, "image" where it has no layer, "inner" where it wraps another method.
+    several at once, "image" where it has no layer, "inner" where it wraps another method, "trained" where a trained
+    explainer tells its layers.
     fuse: how several layers' maps become one, "mean" or "max".
     source: the paper, and what was settled where sources differ.
+    order: how its map is finished where the user asks for the paper's convention, see `cam.shaping`.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Method:
     needs: Needs
     fuse: str
     source: str
+    order: str = "paper"
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -5,6 +5,9 @@ The order, and what becomes of negative values, differ between libraries and cha
     paper              resize, then min-max; a method's own equation says whether it is rectified
     pytorch-grad-cam   rectify, min-max, then resize, then min-max again
     torch-cam          min-max, then resize
+
+A method may have an order of its own, which "paper" then means: L-CAM's is torch-cam's, and a map that is a mask in
+0..1 already is resized only ("mask").
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: 
         return min_max(resized(min_max(maps.relu()), size, align_corners).relu())
     if convention == "torch-cam":
         return resized(min_max(maps), size, align_corners)
+    if convention == "mask":
+        return resized(maps, size, align_corners).clamp(0, 1)
     raise DataError(f"convention {convention!r} given; expected {', '.join(CONVENTIONS)}")
 
 
@@ -51,5 +56,6 @@ def gaussian_blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
 
     sides = [min(kernel, 2 * side - 1) // 2 * 2 + 1 for side in images.shape[-2:]]
     sides = [side - 2 if side // 2 >= room else side for side, room in zip(sides, images.shape[-2:], strict=True)]
-    blurred: Tensor = blur(images, sides[::-1], [sigma, sigma])
+    down: Tensor = blur(images, [1, sides[0]], [sigma, sigma])  # one axis after the other: k + k instead of k * k
+    blurred: Tensor = blur(down, [sides[1], 1], [sigma, sigma])
     return blurred

@@ -84,6 +84,30 @@ class Folder:
         return f"<Folder {self.path}: {len(self)} images, {len(self.classes)} classes>"
 
 
+class Part:
+    """Some images of a dataset, in the order given.
+
+    images: the whole; chosen: int64 [n], which of them. Raises DataError where there are none.
+    """
+
+    def __init__(self, images: Images, chosen: NDArray[np.int64]) -> None:
+        if not len(chosen):
+            raise DataError("no image left in this part; give more images, or another share")
+        self.images, self.chosen, self.classes = images, np.asarray(chosen, np.int64), images.classes
+        self.labels, self.names = images.labels[self.chosen], tuple(images.names[i] for i in self.chosen.tolist())
+        self.fingerprint = sha256(images.fingerprint.encode() + self.chosen.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        """Return image `index` of the part, uint8 [H,W,3], and its label."""
+        return self.images[int(self.chosen[index])]
+
+    def __repr__(self) -> str:
+        return f"<Part: {len(self)} of {len(self.images)} images>"
+
+
 def open_images(source: Any) -> Images:
     """Open labelled images.
 
