@@ -26,20 +26,16 @@ def class_activation(v: View) -> Tensor:
     """
     if v.scorer.classes is None or not isinstance(v.backend, Captured):
         raise CamError("cam explains a class of a captured classifier; take grad-cam for anything else")
-    network = v.backend.network
-    nodes = _head(network, str(v.layer))
-    names = [op_name(node) for node in nodes]
-    tensors = network.tensors
-    if len(names) == 2 and names[0] in POOLS and names[1] == "linear":
-        weight = tensors[_weight(nodes[1])][v.scorer.classes]
+    network, layer = v.backend.network, str(v.layer)
+    reader = _reader(network, layer)
+    if reader is not None and op_name(reader) == "linear":
+        weight = network.tensors[_weight(reader)][v.scorer.classes]
         return torch.einsum("nk,nkhw->nhw", weight.to(v.A.dtype), v.A)
+    if reader is not None:
+        maps: Tensor = network.run({network.layer(layer).node: v.value}, [reader], len(v.x))[reader]
+        return maps[v.everyone, v.scorer.classes]
+    names = [op_name(node) for node in _head(network, layer)]
     plain = [name for name in names if name != "relu"]
-    if len(plain) == 2 and plain[0] == "conv2d" and plain[1] in POOLS:
-        convolution = nodes[names.index("conv2d")]
-        if names[0] == "conv2d" and tensors[_weight(convolution)].shape[2:] == (1, 1):
-            known = {network.layer(str(v.layer)).node: v.value}
-            maps: Tensor = network.run(known, [convolution], len(v.x))[convolution]
-            return maps[v.everyone, v.scorer.classes]
     if len(plain) == 1 and plain[0] in POOLS:
         return v.A[v.everyone, v.scorer.classes]
     shown = ", ".join(names[:5]) or "nothing"
@@ -47,6 +43,30 @@ def class_activation(v: View) -> Tensor:
         f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {shown}: "
         "choose the layer that is averaged, or take grad-cam"
     )
+
+
+def class_weights(network: Network, layer: str) -> tuple[Tensor, Tensor | None]:
+    """Return the weights [classes, K] and the bias [classes] with which the classifier reads a layer's positions.
+
+    Raises CamError where no single linear layer or 1x1 convolution does, next to an average.
+    """
+    reader = _reader(network, layer)
+    if reader is None:
+        raise CamError(f"after {layer!r} there is no average and one linear layer, whose weights could be taken")
+    weight, bias = (network.tensors[str(n.target)] if isinstance(n, fx.Node) else None for n in reader.args[1:3])
+    assert weight is not None
+    return weight.flatten(1), bias
+
+
+def _reader(network: Network, layer: str) -> fx.Node | None:
+    """Return the linear layer that reads the average of a layer, or the 1x1 convolution that is averaged afterwards."""
+    nodes = _head(network, layer)
+    names = [op_name(node) for node in nodes]
+    if len(names) == 2 and names[0] in POOLS and names[1] == "linear":
+        return nodes[1]
+    plain = [name for name in names if name != "relu"]
+    pointwise = names[:1] == ["conv2d"] and network.tensors[_weight(nodes[0])].shape[2:] == (1, 1)
+    return nodes[0] if pointwise and len(plain) == 2 and plain[1] in POOLS else None
 
 
 def _head(network: Network, layer: str) -> list[fx.Node]:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deconvviz.cam.activation import class_weights
 from deconvviz.cam.learned import Batch, LearnedExplainer, Shape, area, learned, smoothness
 from deconvviz.cam.shaping import resized
 from deconvviz.errors import DataError
+from deconvviz.graph.network import Network
 
 
 class LCam(LearnedExplainer):
@@ -27,20 +29,34 @@ class LCam(LearnedExplainer):
         power: float = 0.3,
         batch_wide: bool = False,
         ce_only: bool = False,
+        start: str = "random",
     ) -> None:
         """smoothness, area, cross_entropy: weights of the terms; power: of the area.
 
         batch_wide: the released form of the first two terms, over the maps of every class of the batch on every image;
         the first then grows with the batch. ce_only: the "A" variants, cross-entropy alone.
+        start: "random", or (ours) "classifier": the weights with which a linear classifier reads the layer, so that an
+        untrained explainer is CAM and a class that the training never shows stays it.
         """
         options = {"smoothness": smoothness, "area": area, "cross_entropy": cross_entropy, "power": power}
-        super().__init__(layers, outputs, **options, batch_wide=batch_wide, ce_only=ce_only)
+        super().__init__(layers, outputs, **options, batch_wide=batch_wide, ce_only=ce_only, start=start)
+        if start not in ("random", "classifier"):
+            raise DataError(f"start {start!r} given; expected random or classifier")
         wrong = [f"{name} {value}" for name, value in options.items() if not value >= 0]
         if wrong:
             raise DataError(f"{wrong[0]} given; expected 0 or more")
         self.weights = (0.0, 0.0, 1.0) if ce_only else (smoothness, area, cross_entropy)
         ((self.layer, shape),) = layers.items()
         self.attention = nn.Conv2d(shape[0], outputs, 1)
+
+    def begin(self, network: Network) -> None:
+        """Start from the classifier where that was asked for; raises CamError where it is not linear in the layer."""
+        if self.options["start"] == "classifier":
+            weight, bias = class_weights(network, self.layer)
+            with torch.no_grad():
+                self.attention.weight.copy_(weight[:, :, None, None])
+                assert self.attention.bias is not None
+                self.attention.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
 
     def forward(self, values: Mapping[str, Tensor], classes: Tensor) -> Tensor:
         """Return c of each image's class, before the sigmoid, [N, h, w]: the other classes' maps are not computed."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deconvviz.cam.engine import View
 from deconvviz.cam.methods import METHODS, Method
 from deconvviz.errors import CamError, DataError
+from deconvviz.graph.network import Network
 from deconvviz.registry import Registry
 
 Shape = tuple[int, ...]
@@ -118,9 +119,13 @@ class LearnedExplainer(nn.Module):
         """Return the weighted terms of the loss, each a number, and bool [N], for which images it went right."""
         raise NotImplementedError
 
-    def phases(self) -> tuple[Phase, ...]:
-        """Return how it is trained."""
-        return (Phase(self.name),)
+    def begin(self, network: Network) -> None:
+        """Take from the network what a new explainer starts with; by default nothing."""
+
+    @classmethod
+    def schedule(cls) -> tuple[Phase, ...]:
+        """Return how it is trained where nothing else is asked for; L-CAM's authors' schedule by default."""
+        return (Phase(cls.name),)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.layers)}; {self.outputs} classes)"

@@ -93,7 +93,8 @@ class RealTimeMasking(LearnedExplainer):
         masks: Tensor = scores[:, 0] / (scores.sum(1) + torch.finfo(scores.dtype).tiny)
         return masks
 
-    def phases(self) -> tuple[Phase, ...]:
+    @classmethod
+    def schedule(cls) -> tuple[Phase, ...]:
         """First the gate learns which classes are there, then everything the masks."""
         adam = {"optimiser": "adam", "lr": 1e-3, "bias_lr": 1.0, "decay": 0.1, "every": 4000, "weight_decay": 1e-4}
         selector = Phase("selector", steps=8500, batch_size=128, fakes=0.5, parameters=("embedding",), **adam)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from deconvviz.cli.options import (
     captured,
     check_figure,
     classes_option,
+    explainer_option,
     load,
     model_options,
     output_names,
@@ -66,6 +67,7 @@ def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
 )
+@explainer_option
 @classes_option
 @model_options
 def cam(
@@ -80,6 +82,7 @@ def cam(
     batch_size: int,
     precision: str,
     colours: str,
+    trained: tuple[str, ...],
     names: str | None,
     options: ModelOptions,
 ) -> None:
@@ -91,6 +94,7 @@ def cam(
     Examples:
       deconvviz cam grad-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
+      deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
     import torch
 
@@ -104,7 +108,8 @@ def cam(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
-    explainers = [explainer(name, network, layers, **shared, **own_options(name, given)) for name in chosen]
+    own = methods_options(chosen, given, trained)
+    explainers = [explainer(name, network, layers_of(name, layers), **shared, **own[name]) for name in chosen]
     called = output_names(loaded, names)
     wanted = class_of(target, called)
     pictures = [preprocess.picture(one) for one in pixels]
@@ -152,6 +157,29 @@ def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:
             except json.JSONDecodeError:
                 found[key] = value
     return found
+
+
+def methods_options(names: Sequence[str], given: tuple[str, ...], trained: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the options of each method, of a trained one its file among them.
+
+    Raises DataError for a file of a method that was not asked for.
+    """
+    from deconvviz.cam.trained import load_explainer
+
+    found = {name: own_options(name, given) for name in names}
+    for path in trained:
+        kind = load_explainer(path).name
+        if kind not in found:
+            raise DataError(f"{path} is an explainer of {kind}, and the methods are {', '.join(names)}; ask for {kind}")
+        found[kind]["explainer"] = path
+    return found
+
+
+def layers_of(method: str, layers: Sequence[str]) -> Sequence[str]:
+    """Return the layers for a method; a trained one has its own."""
+    from deconvviz.cam.methods import METHODS
+
+    return () if METHODS[method].needs == "trained" else layers
 
 
 def _counted(passes: dict[str, int]) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.cam import CAM_NOTE, own_options
+from deconvviz.cli.cam import CAM_NOTE, layers_of, methods_options
 from deconvviz.cli.options import (
     ModelOptions,
     captured,
     classes_option,
+    explainer_option,
     load,
     matched_outputs,
     model_options,
@@ -77,13 +78,14 @@ SANITY_NOTE = (
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--seed", default=0, show_default=True, help="Of methods that draw masks, noise or orders.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@explainer_option
 @classes_option
 @model_options
 def evaluate(
     model: str, images: str, methods: tuple[str, ...], layers: tuple[str, ...], out: str, metrics: str,
     truth: str | None, explain: str, fill: str, steps: int, sanity: str | None, sanity_images: int,
     given: tuple[str, ...], limit: int | None, batch_size: int, precision: str, seed: int, quiet: bool,
-    names: str | None, options: ModelOptions,
+    trained: tuple[str, ...], names: str | None, options: ModelOptions,
 ) -> None:  # fmt: skip
     """Measure how far methods' maps tell what a network relies on.
 
@@ -113,7 +115,7 @@ def evaluate(
     called, needed = output_names(loaded, names), explain == "label" or names is not None
     told = needed or (found_images.labels >= 0).any()
     outputs = matched_outputs(found_images, network, called, needed, "mistakes are not listed") if told else None
-    chosen = {name: own_options(name, given) for name in methods}
+    chosen = methods_options(methods, given, trained)
     groups = [name.strip() for name in metrics.split(",")]
     found = measure(
         network, found_images, chosen, layers, table.with_suffix(".h5"), preprocess=preprocess, metrics=groups,
@@ -153,7 +155,7 @@ def _mistakes(
     from deconvviz.figures.maps import draw_maps
     from deconvviz.studies.mistakes import mistakes
 
-    explainer = cam(method, network, layers, **options)
+    explainer = cam(method, network, layers_of(method, layers), **options)
     told: Mistakes = mistakes(network, images, explainer, preprocess, outputs, names, range(count))
     told.save_csv(table.with_suffix(".wrong.csv"), table.with_suffix(".confusions.csv"))
     click.echo(repr(told))
@@ -190,6 +192,11 @@ def _sanity(
     model = model.to(network.device)
     found = {}
     for name, own in chosen.items():
+        if "explainer" in own:
+            click.echo(
+                f"note: no sanity check of {name}: a trained explainer belongs to one network's weights", err=True
+            )
+            continue
         explain = explained_by(name, network, layers, seed=seed, **own)
         found[name] = sanity_check(explain, model, x, how, seed)
         last = found[name].similarity["spearman"][-1].mean()

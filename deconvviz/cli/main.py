@@ -23,6 +23,7 @@ COMMANDS = (
     "train",
     "evolve",
     "cam",
+    "train-cam",
     "evaluate",
     "occlude",
     "invariance",
@@ -52,6 +53,7 @@ How the features of a network of your own come to be:
 \b
 Why it decided so:
   deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
+  deconvviz train-cam l-cam-img torchvision:squeezenet1_0 photos.h5 -l features.12 -o lcam.pth
 
 \b
 What its features are sensitive to, and what they are good for:
@@ -77,7 +79,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"deconvviz.cli.{name}"), name)
+        command = getattr(importlib.import_module(f"deconvviz.cli.{name.replace('-', '_')}"), name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

@@ -143,6 +143,12 @@ def classes_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--classes", "names", metavar="FILE", help=told)(command)
 
 
+def explainer_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --explainer, what `train-cam` wrote, for methods that are trained."""
+    told = "What `deconvviz train-cam` wrote, for a method that is trained; one for each of them."
+    return click.option("--explainer", "trained", metavar="FILE", multiple=True, help=told)(command)
+
+
 def output_names(loaded: Loaded, names: str | None) -> tuple[str, ...]:
     """Return the names of the network's outputs: from the file given, else the model's own; empty where unknown."""
     from deconvviz.models.labels import read_classes

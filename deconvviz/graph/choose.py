@@ -43,6 +43,22 @@ def last_maps(network: Network) -> str:
     raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
 
 
+def last_of_each_size(network: Network, most: int = 4) -> tuple[str, ...]:
+    """Return the last layer of `by_depth` of each size of maps, of the `most` smallest sizes, in the order of depth.
+
+    Raises LayerNotFound where there are fewer than two.
+    """
+    sizes: dict[tuple[int, ...], str] = {}
+    for name in by_depth(network):
+        shape = network.layer(name).shape
+        if len(shape) == 3 and shape[1] * shape[2] > 1:
+            sizes.pop(shape[1:], None)
+            sizes[shape[1:]] = name
+    if len(sizes) < 2:
+        raise LayerNotFound(f"{network.name} has no maps of several sizes; name the layers with -l")
+    return tuple(sizes.values())[-most:]
+
+
 def by_depth(network: Network) -> tuple[str, ...]:
     """Return every convolution and linear layer in the order of computation, by the name of its final value.
 

@@ -16,6 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deconvviz.cam.explain import ConstantMapWarning, Explainer, cam
+from deconvviz.cam.learned import LearnedExplainer
+from deconvviz.cam.methods import METHODS
+from deconvviz.cam.trained import digest
 from deconvviz.data.datasets import Images
 from deconvviz.data.files import Pathlike
 from deconvviz.data.preprocess import Preprocess
@@ -61,8 +64,8 @@ def evaluate(
 
     Args:
         images: a store, a folder of classes, scenes.
-        methods: names, or name -> options.
-        layers: for the methods that explain one.
+        methods: names, or name -> options; of trained ones "explainer", their file.
+        layers: for the methods that explain one; a trained one has its own.
         metrics: groups of them: "faithfulness" (drop, increase, gain at 100, 50 and 15 % of the pixels), "adcc",
             "curves" (deletion and insertion), "road", "localisation" (pointing game, energy, IoU, MaxBoxAcc), which
             needs `truth`; images without a known object count for the others only.
@@ -82,12 +85,13 @@ def evaluate(
     count = min(len(images), limit or len(images))
     classes = _classes(images, outputs, count) if explain == "label" else None
     explainers = {
-        name: cam(name, network, layers, batch_size=batch_size, precision=precision, seed=seed, **options)
+        name: cam(name, network, layers if METHODS[name].needs != "trained" else (), batch_size=batch_size,
+                  precision=precision, seed=seed, **options)
         for name, options in chosen.items()
-    }
+    }  # fmt: skip
     config = {
         "model": network.name, "model_fingerprint": network.fingerprint, "store_fingerprint": images.fingerprint,
-        "layers": list(layers), "methods": {name: dict(options) for name, options in chosen.items()},
+        "layers": list(layers), "methods": {name: _described(explainers[name], options) for name, options in chosen.items()},
         "metrics": list(metrics), "fill": fill, "steps": steps, "limit": limit, "precision": precision, "seed": seed,
         "preprocess": preprocess.as_dict(), "explain": explain, "truth": None if truth is None else truth.fingerprint,
         "outputs": None if classes is None else [int(c) for c in np.unique(classes)],
@@ -98,6 +102,12 @@ def evaluate(
     measures = Measures(metrics, scores, torch.zeros_like(black) if fill == "mean" else black, steps, batch_size)
     runner = _Evaluator(network, images, preprocess, found, measures, truth, classes, scores)
     return runner.run(explainers, out, progress)
+
+
+def _described(explainer: Explainer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options as JSON has them: of a trained explainer, what tells it from others."""
+    trained = explainer.options.get("explainer")
+    return {**options, "explainer": digest(trained)} if isinstance(trained, LearnedExplainer) else dict(options)
 
 
 def _check(

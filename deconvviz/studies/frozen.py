@@ -93,4 +93,6 @@ def new_explainer(method: str, frozen: Frozen, options: Mapping[str, Any], seed:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(frozen.shapes, frozen.outputs, **options).to(frozen.exact)
+        explainer = kind(frozen.shapes, frozen.outputs, **options).to(frozen.exact)
+    explainer.begin(frozen.original)
+    return explainer

@@ -41,12 +41,13 @@ class Learned:
     """A trained explainer, its files and its history, a record for each epoch of each phase.
 
     history: phase, epoch, lr, each term of the loss (weighted, mean over the images), loss, right (share of images for
-    which the class is still found), seconds.
+    which the class is still found), seconds. config: what the JSON file says.
     """
 
     explainer: LearnedExplainer
     path: pathlib.Path
     history: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         if not self.history:
@@ -95,7 +96,7 @@ def train_explainer(
     """
     frozen = Frozen(network, layers, preprocess, precision)
     explainer = new_explainer(method, frozen, options or {}, seed).to(network.device)
-    trainer = _Trainer(explainer, frozen, images, preprocess, tuple(phases) or explainer.phases(), outputs, seed)
+    trainer = _Trainer(explainer, frozen, images, preprocess, tuple(phases) or explainer.schedule(), outputs, seed)
     trainer.workers, trainer.commit_every, trainer.progress = workers, commit_every, progress
     about = {
         "images": images.fingerprint, "preprocess": preprocess.as_dict(), "precision": precision, "seed": seed,
@@ -184,7 +185,8 @@ class _Trainer:
             if not last:
                 self.phase, self.step = number + 1, 0
             self.commit(optimiser if last else None, finished=last)
-        return Learned(self.explainer.eval(), self.out, self.history)
+        self.explainer.origin = self.config
+        return Learned(self.explainer.eval(), self.out, self.history, self.config)
 
     def _optimiser(self, phase: Phase) -> torch.optim.Optimizer:
         own = {

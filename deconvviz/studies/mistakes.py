@@ -16,6 +16,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.tables import write_csv
 from deconvviz.graph.network import Network
 
+SAME, DIFFERENT = 0.8, 0.3  # correlations from which on maps are in the same place, and below which they are not
 SHOWN = 8  # mistakes whose maps are kept for a figure
 
 
@@ -35,6 +36,13 @@ class Mistake:
     p_true: float
     p_predicted: float
     overlap: float
+
+    @property
+    def reading(self) -> str:
+        """What the overlap says: one thing under two names, or two things."""
+        if self.overlap >= SAME:
+            return "same place"
+        return "different places" if self.overlap <= DIFFERENT else "in part"
 
 
 @dataclass(frozen=True)
@@ -60,15 +68,20 @@ class Mistakes:
     def save_csv(self, images: Pathlike, confusions: Pathlike) -> None:
         """Write two tables: the images, and the pairs of classes that recur."""
         rows = [
-            (m.name, self.names[m.true], self.names[m.predicted], m.p_true, m.p_predicted, m.overlap)
+            (m.name, self.names[m.true], self.names[m.predicted], m.p_true, m.p_predicted, m.overlap, m.reading)
             for m in self.found
         ]
-        write_csv(images, ("image", "true", "predicted", "p_true", "p_predicted", "overlap"), rows)
+        write_csv(images, ("image", "true", "predicted", "p_true", "p_predicted", "overlap", "reading"), rows)
         write_csv(confusions, ("true", "predicted", "images", "mean_overlap"), self.confusions())
 
     def __repr__(self) -> str:
         worst = "".join(f"\n  {a} taken for {b}: {n} (overlap {o:.2f})" for a, b, n, o in self.confusions()[:5])
-        return f"Mistakes({len(self.found)} of {self.count} labelled images){worst}"
+        places = [m.reading for m in self.found]
+        told = "; ".join(
+            f"{reading} {places.count(reading)}" for reading in dict.fromkeys(sorted(places, reverse=True))
+        )
+        shown = f"; both classes found in: {told}" if places else ""
+        return f"Mistakes({len(self.found)} of {self.count} labelled images{shown}){worst}"
 
 
 def mistakes(
