@@ -202,6 +202,8 @@ def _sanity(
         last = found[name].similarity["spearman"][-1].mean()
         verdict = "passes" if found[name].passes() else "FAILS"
         click.echo(f"sanity, {how}: {name} {verdict} (rank correlation {last:.2f} after the last layer)")
+    if not found:
+        return
     save_sanity(found, _beside(table, ".sanity.csv"))
     caption = f"{len(x)} images; {how} randomisation, seed {seed}. {SANITY_NOTE}"
     save_figure(draw_sanity(found, f"Sanity check of {network.name}", caption), _beside(table, ".sanity.png"), caption)

@@ -89,9 +89,10 @@ def evaluate(
                   precision=precision, seed=seed, **options)
         for name, options in chosen.items()
     }  # fmt: skip
+    described = {name: _described(explainers[name], options) for name, options in chosen.items()}
     config = {
         "model": network.name, "model_fingerprint": network.fingerprint, "store_fingerprint": images.fingerprint,
-        "layers": list(layers), "methods": {name: _described(explainers[name], options) for name, options in chosen.items()},
+        "layers": list(layers), "methods": described,
         "metrics": list(metrics), "fill": fill, "steps": steps, "limit": limit, "precision": precision, "seed": seed,
         "preprocess": preprocess.as_dict(), "explain": explain, "truth": None if truth is None else truth.fingerprint,
         "outputs": None if classes is None else [int(c) for c in np.unique(classes)],
