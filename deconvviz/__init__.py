@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.evolved import Evolution
     from deconvviz.studies.features import stream_features
     from deconvviz.studies.invariance import invariance
+    from deconvviz.studies.learning import train_explainer
     from deconvviz.studies.lesion import lesion
     from deconvviz.studies.mined import Mined, load_mined
     from deconvviz.studies.mining import merge, mine
@@ -59,6 +60,7 @@ _HOMES = {
     "studies.evolved": ("Evolution",),
     "studies.features": ("stream_features",),
     "studies.invariance": ("invariance",),
+    "studies.learning": ("train_explainer",),
     "studies.lesion": ("lesion",),
     "studies.mined": ("Mined", "load_mined"),
     "studies.mining": ("merge", "mine"),
@@ -111,6 +113,7 @@ __all__ = [
     "project_units",
     "stream_features",
     "train",
+    "train_explainer",
     "transfer",
     "zfnet",
 ]
