@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import replicas as r
+import replicas_learned as rl
 import replicas_masks as rm
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ import deconvviz as dv
 from deconvviz.cam import images, perturbation, scales, shaping
 from deconvviz.cam.engine import View
 from deconvviz.cam.explain import ConstantMapWarning, cam
+from deconvviz.cam.learned import LEARNED, LearnedExplainer
 from deconvviz.cam.methods import METHODS
 from deconvviz.errors import CamError, CaptureError, DataError, DeconvvizError, LayerNotFound, TargetError
 
@@ -98,6 +100,31 @@ def sess_by_replica(model: nn.Sequential, network: dv.Network, x: Tensor, _: r.C
     return rm.sess(maps, np.array([rm.probability(c, c.x) for c in cases]), boxes, SIZE)
 
 
+def learned(name: str) -> LearnedExplainer:
+    """An untrained explainer of either network: both have the same maps in layers 1 and 4."""
+    torch.manual_seed(SEED)
+    shallow = {"1": (6, *SIZE)} if LEARNED[name].many else {}
+    return LEARNED[name]({**shallow, "4": (13, 5, 3)}, 5).double().eval()
+
+
+EXPLAINERS = {name: {"explainer": learned(name)} for name in ("l-cam-fm", "l-cam-img", "real-time-masking")}
+
+
+def class_map(name: str, c: r.Case) -> Any:
+    state = {key: value.numpy() for key, value in EXPLAINERS[name]["explainer"].state_dict().items()}
+    return rl.class_maps(state["attention.weight"][:, :, 0, 0], state["attention.bias"], c.a)[TARGET]
+
+
+def drawn_mask(model: nn.Sequential, x: Tensor, c: r.Case) -> Any:
+    state = {key: value.numpy() for key, value in EXPLAINERS["real-time-masking"]["explainer"].state_dict().items()}
+    return rl.drawn_mask(state, [case(model, x, 1).a, c.a], TARGET, 6.0)
+
+
+def layers_for(name: str) -> str | list[str] | None:
+    needs = METHODS[name].needs
+    return None if needs in ("image", "trained") else ["1", "4"] if needs == "layers" else "4"
+
+
 REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
     "cam": [({}, lambda m, n, x, c: r.cam(c, m[-1].weight.detach().numpy()))],
     "grad-cam": [({}, lambda m, n, x, c: r.grad_cam(c))],
@@ -147,6 +174,9 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
     "guided-grad-cam": [({}, lambda m, n, x, c: colours(rm.guided_grad_cam(m, c.x, TARGET, 5)))],
     "lrp-epsilon": [({}, lambda m, n, x, c: rm.lrp_epsilon(m, c.x, TARGET).sum(0))],
     "lrp-zplus": [({}, lambda m, n, x, c: rm.lrp_zplus(m, c.x, TARGET, zennit=True).sum(0))],
+    "l-cam-fm": [(EXPLAINERS["l-cam-fm"], lambda m, n, x, c: class_map("l-cam-fm", c))],
+    "l-cam-img": [(EXPLAINERS["l-cam-img"], lambda m, n, x, c: class_map("l-cam-img", c))],
+    "real-time-masking": [(EXPLAINERS["real-time-masking"], lambda m, n, x, c: drawn_mask(m, x, c))],
 }
 PIXELS = ("gradient", "squared", "guided", "deconvnet", "smoothgrad", "lrp")  # replicas of plain conv nets only
 
@@ -176,7 +206,7 @@ def test_against_the_replica(net: Net, x: Tensor, name: str, which: int) -> None
     if (name == "cam" and not is_pooled) or (name.startswith(PIXELS) and is_pooled):
         pytest.skip("the method, or its replica, is for the other architecture")
     options, replica = REPLICAS[name][which]
-    layer = None if METHODS[name].needs == "image" else ["1", "4"] if METHODS[name].needs == "layers" else "4"
+    layer = layers_for(name)
     found = cam(name, network, layer, seed=SEED, batch_size=7, **options)(x, TARGET, raw=True)[0].numpy()
     expected = replica(model, network, x, case(model, x))
     assert found.shape == expected.shape and np.abs(expected).max() > 0
@@ -227,7 +257,8 @@ def test_a_batch_is_its_images(net: Net, name: str) -> None:
     targets = [0, 1, 2, 3, 4, 0, 1]
     small: dict[str, Any] = {"rise": {"masks": 9}, "sess": {"scales": 2, "step": 5}, "smoothgrad": {"samples": 2}}
     small |= {"ss-cam": {"samples": 2}, "shap-cam": {"permutations": 1}, "occlusion": {"square": 4, "stride": 4}}
-    layer = None if METHODS[name].needs == "image" else ["1", "4"] if METHODS[name].needs == "layers" else "4"
+    small |= EXPLAINERS
+    layer = layers_for(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantMapWarning)
         together = cam(name, network, layer, batch_size=32, **small.get(name, {}))(x, targets)

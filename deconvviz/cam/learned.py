@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from deconvviz.cam.engine import View
@@ -31,7 +30,7 @@ class Phase:
 
     name: of the phase; epochs, or steps where they are given: its length. batch_size: images a step.
     optimiser: "sgd" (Nesterov) or "adam". lr: of weights, lr * bias_lr of biases; times decay after each `every` steps,
-    after each epoch where `every` is 0. weight_decay, momentum: of the optimiser.
+    after each epoch where `every` is 0, at most `decays` times. weight_decay, momentum: of the optimiser.
     fakes: share of images that are given a class that they do not have. augment: random crops and flips.
     parameters: prefixes of the parameters that learn; all of them where there are none.
     """
@@ -45,6 +44,7 @@ class Phase:
     bias_lr: float = 2.0
     decay: float = 0.95
     every: int = 0
+    decays: int = 12
     weight_decay: float = 5e-4
     momentum: float = 0.9
     fakes: float = 0.0
@@ -59,6 +59,10 @@ class Phase:
             "lr": (0 < self.lr < math.inf, "a positive number"),
             "decay": (0 < self.decay <= 1, "a factor above 0 and at most 1"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "optimiser": (self.optimiser in ("sgd", "adam"), "sgd or adam"),
+            "bias_lr": (0 < self.bias_lr < math.inf, "a positive number"),
+            "momentum": (0 <= self.momentum < 1, "a number from 0 to below 1"),
+            "fakes": (0 <= self.fakes <= 1, "a share from 0 to 1"),
         }
         for name, (holds, expected) in expectations.items():
             if not holds:
@@ -70,9 +74,9 @@ class Batch:
     """What a step of the training gives.
 
     x: images [N, C, H, W], normalised. values: layer -> its maps [N, K, h, w], without gradient. classes: int64 [N], to
-    explain. real: bool [N], false where the class is a fake. black: [C, 1, 1], a black pixel, normalised.
-    after: from changed maps of the first layer to the logits [N, outputs]; whole: from changed images to them.
-    noise: standard normal numbers of a shape, the same for the same step.
+    explain. real: bool [N], false where the class is a fake. black: [C, 1, 1], a black pixel, normalised; full:
+    [C, 1, 1], how far it is from a white one. after: from changed maps of the first layer to the logits [N, outputs];
+    whole: from changed images to them. noise: standard normal numbers of a shape, the same for the same step.
     """
 
     x: Tensor
@@ -80,6 +84,7 @@ class Batch:
     classes: Tensor
     real: Tensor
     black: Tensor
+    full: Tensor
     after: Callable[[Tensor], Tensor]
     whole: Callable[[Tensor], Tensor]
     noise: Callable[[Shape], Tensor]
@@ -148,7 +153,8 @@ def _explained(v: View, explainer: LearnedExplainer | str | None = None) -> Tens
     if v.scorer.classes is None:
         raise CamError("a trained explainer explains a class; give one, or take grad-cam for a function of the output")
     assert isinstance(explainer, LearnedExplainer)
-    values = {layer: value.to(torch.promote_types(value.dtype, torch.float32)) for layer, value in v.stages.items()}
+    own = next(explainer.parameters()).dtype
+    values = {layer: value.to(own) for layer, value in v.stages.items()}
     maps: Tensor = explainer(values, v.scorer.classes)
     return maps
 

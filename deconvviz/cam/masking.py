@@ -10,11 +10,13 @@ from torch.nn import functional
 
 from deconvviz.cam.learned import Batch, LearnedExplainer, Phase, Shape, area, learned, smoothness
 from deconvviz.cam.shaping import gaussian_blur, resized
-from deconvviz.errors import CamError
+from deconvviz.errors import CamError, DataError
 
 KEEP, DESTROY = 1.0, 5.0  # margins of the two hinges, in logits
 BLUR, SIGMA = 55, 11.0
-NOISE, COLOUR, JITTER = 0.11, 0.33, 0.03
+NOISE, COLOUR, JITTER = (
+    0.225 * share for share in (0.11, 0.33, 0.03)
+)  # of a pixel's range; theirs are in ImageNet's std
 
 
 class Join(nn.Module):
@@ -63,6 +65,12 @@ class RealTimeMasking(LearnedExplainer):
             layers, outputs, destroy=destroy, area=area, smoothness=smoothness, preserve=preserve, power=power,
             confidence=confidence, width=width,
         )  # fmt: skip
+        wrong = [f"{name} {value}" for name, value in self.options.items() if name != "confidence" and not value >= 0]
+        if wrong or width < 4 or width % 4 or outputs < 2:
+            given = wrong[0] if wrong else f"width {width} and {outputs} classes"
+            raise DataError(
+                f"{given} given; expected weights of 0 or more, a width that 4 divides, two classes or more"
+            )
         if len(layers) < 2:
             raise CamError(f"{self.name} reads layers of several sizes, {len(layers)} given; name two to four with -l")
         self.names = list(layers)
@@ -109,8 +117,12 @@ class RealTimeMasking(LearnedExplainer):
         masks = self.masks(batch.values, batch.classes, 0.0)
         large = resized(masks, (batch.x.shape[-2], batch.x.shape[-1]))
         other, mask = self.instead(batch), large[:, None]
-        kept = batch.whole(batch.x * mask + other * (1 - mask) + JITTER * batch.noise(tuple(batch.x.shape)))
-        gone = batch.whole(batch.x * (1 - mask) + other * mask + JITTER * batch.noise(tuple(batch.x.shape)))
+        kept = batch.whole(
+            batch.x * mask + other * (1 - mask) + JITTER * batch.full * batch.noise(tuple(batch.x.shape))
+        )
+        gone = batch.whole(
+            batch.x * (1 - mask) + other * mask + JITTER * batch.full * batch.noise(tuple(batch.x.shape))
+        )
         direction = torch.where(batch.real, 1.0, -1.0)
         options = self.options
         return {
@@ -126,7 +138,7 @@ class RealTimeMasking(LearnedExplainer):
             return gaussian_blur(batch.x, BLUR, SIGMA)
         count, channels = batch.x.shape[:2]
         colour = COLOUR * (2 * torch.special.ndtr(batch.noise((count, channels, 1, 1))) - 1)  # uniform
-        noisy: Tensor = NOISE * batch.noise(tuple(batch.x.shape)) + colour
+        noisy: Tensor = batch.full * (NOISE * batch.noise(tuple(batch.x.shape)) + colour)
         return noisy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +55,7 @@ def load_explainer(path: Pathlike) -> LearnedExplainer:
         kind = LEARNED[config["method"]]
         layers = {name: tuple(shape) for name, shape in config["layers"].items()}
         explainer = kind(layers, config["outputs"], **config["options"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{json_beside(path)} is not whole ({one_line(error)}); train the explainer again") from error
     state = read_file(pathlib.Path(path))
     complaint = misfit(explainer.state_dict(), state) if isinstance(state, Mapping) else "it is no state dict"
@@ -62,7 +63,7 @@ def load_explainer(path: Pathlike) -> LearnedExplainer:
         raise DataError(
             f"{path} does not fit {json_beside(path).name} ({complaint}); give the two that belong together"
         )
-    explainer.load_state_dict(state)
+    explainer.to(next(iter(state.values())).dtype).load_state_dict(state)
     explainer.origin = config
     return explainer.eval()
 
@@ -76,8 +77,8 @@ def _config(path: pathlib.Path, weights: Pathlike) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({one_line(error)}); train the explainer again") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(f"{path} does not describe an explainer; give what `deconvviz train-cam` wrote")
-    if found.get("schema", 0) > SCHEMA:
-        raise DataError(f"{path} has schema {found['schema']}; this deconvviz reads up to {SCHEMA}: update it")
+    if not isinstance(found.get("schema"), int) or found["schema"] > SCHEMA:
+        raise DataError(f"{path} has schema {found.get('schema')}; this deconvviz reads up to {SCHEMA}: update it")
     return found
 
 
@@ -110,5 +111,12 @@ def fitting(given: LearnedExplainer | Pathlike | None, method: str, network: obj
         raise MismatchError(
             f"the explainer was trained for {explainer.origin.get('model')} {trained_for}, given is {network.name} "
             f"{network.fingerprint}: another network or other weights; train one for it"
+        )
+    own = {name: tuple(network.layer(name).shape) for name in explainer.layers}
+    sizes = {name: math.prod(shape) for name, shape in explainer.layers.items()}
+    if explainer.outputs != network.outputs or any(sizes[name] > math.prod(own[name]) for name in own):
+        raise MismatchError(
+            f"the explainer reads {explainer.layers} for {explainer.outputs} classes; {network.name} has {own} and "
+            f"{network.outputs}: train one for it"
         )
     return explainer.to(network.device)

@@ -53,7 +53,10 @@ def misfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
         for names, what in ((missing, "missing"), (unexpected, "unexpected"))
         if names
     ]
-    shapes = [n for n in own if n in given and tuple(own[n].shape) != tuple(given[n].shape)]
+    others = [n for n in own if n in given and not isinstance(given[n], Tensor)]
+    if others:
+        parts.append(f"{len(others)} no tensors, first {others[0]}")
+    shapes = [n for n in own if n in given and n not in others and tuple(own[n].shape) != tuple(given[n].shape)]
     if shapes:
         n = shapes[0]
         parts.append(
@@ -85,7 +88,7 @@ def read_file(path: str | pathlib.Path) -> Any:
         raise ModelError(f"no weights file {path}; give the path of a state dict, DEFAULT or none")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = (
             "it holds Python objects, and only tensors are loaded"
             if "weights_only" in str(error)

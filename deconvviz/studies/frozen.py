@@ -33,6 +33,10 @@ class Frozen:
     def __init__(self, network: Network, layers: Sequence[str], preprocess: Preprocess, precision: str) -> None:
         if preprocess.shape != network.input_shape:
             raise CaptureError(f"preprocessing gives {preprocess.shape}; the network takes {network.input_shape}")
+        order = list(network.layers)
+        places = [order.index(network.layer(name).name) for name in layers]
+        if places != sorted(set(places)):
+            raise DataError(f"layers {', '.join(layers)} given; name each once, in the order of depth")
         self.original, self.layers, self.outputs = network, tuple(layers), network.outputs
         if network.dtype == torch.float32:
             network = network.fast(precision, keep=layers)
@@ -42,7 +46,8 @@ class Frozen:
         found = {name: torch.zeros(1, *network.layer(name).shape) for name in self.layers}
         self.layouts = {name: backend.layout(name, value, size, None) for name, value in found.items()}
         self.shapes = {name: tuple(self.layouts[name].maps(value).shape[1:]) for name, value in found.items()}
-        self.black = preprocess.level(0).to(network.device, self.exact)[:, None, None]
+        black, white = (preprocess.level(share).to(network.device, self.exact)[:, None, None] for share in (0, 1))
+        self.black, self.full = black, white - black
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the scores [N, outputs] of images."""
@@ -73,7 +78,7 @@ class Frozen:
             return torch.randn(shape, generator=generator, dtype=torch.float32).to(x.device, self.exact)
 
         real = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return Batch(x, maps, classes, real, self.black, after, self.logits, noise)
+        return Batch(x, maps, classes, real, self.black, self.full, after, self.logits, noise)
 
     def inputs(self, preprocess: Preprocess, pictures: Any) -> Tensor:
         """Return uint8 pictures [N, H, W, 3] as the network takes them."""

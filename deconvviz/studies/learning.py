@@ -11,7 +11,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,34 +27,14 @@ from deconvviz.data.files import Pathlike, atomic
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.results import require_same, versions
 from deconvviz.data.tables import write_csv
-from deconvviz.errors import DataError, TrainingError
+from deconvviz.errors import DataError, MismatchError, TrainingError
 from deconvviz.graph.network import Network
 from deconvviz.models.weights import read_file
 from deconvviz.studies.batches import Pictures, Pixels, crops
 from deconvviz.studies.frozen import Frozen, new_explainer
+from deconvviz.studies.learned import Learned
 
 FORMAT, SCHEMA = "deconvviz-explainer-training", 1
-
-
-@dataclass
-class Learned:
-    """A trained explainer, its files and its history, a record for each epoch of each phase.
-
-    history: phase, epoch, lr, each term of the loss (weighted, mean over the images), loss, right (share of images for
-    which the class is still found), seconds. config: what the JSON file says.
-    """
-
-    explainer: LearnedExplainer
-    path: pathlib.Path
-    history: list[dict[str, Any]] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        if not self.history:
-            return f"Learned({self.explainer.name}, {self.path}, no epoch yet)"
-        last = self.history[-1]
-        terms = ", ".join(f"{name} {last[name]:.3g}" for name in ("loss", "right"))
-        return f"Learned({self.explainer.name}, {self.path}, {len(self.history)} epochs, {terms})"
 
 
 def train_explainer(
@@ -94,6 +74,8 @@ def train_explainer(
         DeconvvizError: no such method, layer or option; the images do not fit. MismatchError: `out` was made by another
         training. TrainingError: the loss is no longer finite; the last good checkpoint is kept.
     """
+    if commit_every < 1:
+        raise DataError(f"commit_every {commit_every} given; expected at least 1")
     frozen = Frozen(network, layers, preprocess, precision)
     explainer = new_explainer(method, frozen, options or {}, seed).to(network.device)
     trainer = _Trainer(explainer, frozen, images, preprocess, tuple(phases) or explainer.schedule(), outputs, seed)
@@ -101,6 +83,7 @@ def train_explainer(
     about = {
         "images": images.fingerprint, "preprocess": preprocess.as_dict(), "precision": precision, "seed": seed,
         "phases": [asdict(phase) for phase in trainer.phases], "explain": "top" if outputs is None else "label",
+        "label_outputs": None if outputs is None else outputs.tolist(),
     }  # fmt: skip
     trainer.config = configuration(explainer, network, about)
     trainer.sources = {"versions": versions(), **(sources or {})}
@@ -128,18 +111,25 @@ class _Trainer:
         self.chosen = np.arange(len(images)) if outputs is None else np.flatnonzero(images.labels >= 0)
         if not len(self.chosen):
             raise DataError("no image has a known class; explain the network's own decisions instead of labels")
+        if outputs is not None and not self._answered(outputs):
+            raise DataError(f"the outputs of the labels are {outputs}; expected one of {frozen.outputs} for each class")
         self.phase, self.step, self.sums, self.seconds = 0, 0, dict[str, float](), 0.0
         self.history: list[dict[str, Any]] = []
         self.saved: Any = None  # the optimiser's state in the checkpoint
 
+    def _answered(self, outputs: NDArray[np.int64]) -> bool:
+        enough = len(outputs) > self.images.labels.max()
+        return enough and bool(((outputs >= 0) & (outputs < self.frozen.outputs)).all())
+
     def restore(self, out: pathlib.Path) -> None:
         """Continue what the files hold, where there are any; a place that cannot be written to is found out now."""
         self.out, self.checkpoint = out, out.with_suffix(".training.pth")
-        if out.suffix == ".json" or out.suffix == ".csv":
+        if out.suffix not in (".pth", ".pt"):
             raise DataError(f"{out} given; its JSON and CSV files stand beside it: expected a name such as lcam.pth")
         if not self.checkpoint.exists():
-            if out.exists():
-                raise DataError(f"{out} exists, and no {self.checkpoint.name} to go on from; choose another --out")
+            there = [path for path in (out, *map(out.with_suffix, (".json", ".csv"))) if path.exists()]
+            if there:
+                raise DataError(f"{there[0]} exists, and no {self.checkpoint.name} to go on from; choose another --out")
             self.commit()
             return
         found = read_file(self.checkpoint)
@@ -151,6 +141,16 @@ class _Trainer:
         self.history, self.saved = list(found["history"]), found["optimiser"]
         if self.phase == len(self.phases):  # finished: more epochs of the last phase may have been asked for
             self.phase, self.step = self.phase - 1, found["last_step"]
+        if self.phase == len(self.phases) - 1 and self.step > self._total(self.phases[-1]):
+            raise MismatchError(
+                f"{out} has {self.step} steps of its last phase already; ask for no less, or choose another"
+            )
+
+    def _per_epoch(self, phase: Phase) -> int:
+        return math.ceil(len(self.chosen) / phase.batch_size)
+
+    def _total(self, phase: Phase) -> int:
+        return phase.steps or phase.epochs * self._per_epoch(phase)
 
     def _comparable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration but for the length of the last phase, which may grow."""
@@ -197,6 +197,8 @@ class _Trainer:
             {"params": [p for n, p in own.items() if n.endswith("bias")], "factor": phase.bias_lr},
         ]
         groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise DataError(f"phase {phase.name} trains {', '.join(phase.parameters)}, which {self.explainer} has not")
         if phase.optimiser == "adam":
             return torch.optim.Adam(groups, phase.lr, weight_decay=phase.weight_decay)
         nesterov = phase.momentum > 0
@@ -206,8 +208,7 @@ class _Trainer:
         side, room = self.preprocess.shape[1:], self._room(phase)
         whole = Pictures(self.images, self.chosen, replace(self.preprocess, resize=room, crop=room), self.workers) \
             if room else Pictures(self.images, self.chosen, self.preprocess, self.workers)  # fmt: skip
-        per_epoch = math.ceil(len(whole) / phase.batch_size)
-        total, begin = phase.steps or phase.epochs * per_epoch, time.monotonic()
+        per_epoch, total, begin = self._per_epoch(phase), self._total(phase), time.monotonic()
         bar = tqdm(total=total, initial=self.step, unit="step", desc=phase.name, leave=False, disable=not self.progress)
         with bar:
             for pictures, labels in self._batches(whole, phase, total, per_epoch):
@@ -215,7 +216,7 @@ class _Trainer:
                 rng = np.random.default_rng(place)
                 if room:
                     pictures = crops(pictures, side[0], rng)
-                rate = phase.lr * phase.decay ** (self.step // (phase.every or per_epoch))
+                rate = phase.lr * phase.decay ** min(self.step // (phase.every or per_epoch), phase.decays)
                 self._step(phase, optimiser, rate, pictures, labels, rng)
                 bar.set_postfix(loss=f"{self.sums['loss'] / self.sums['images']:.3f}")
                 bar.update()
@@ -230,7 +231,8 @@ class _Trainer:
     def _room(self, phase: Phase) -> int:
         """Side of the resized square that crops are cut out of; 0 where there are none."""
         _, height, width = self.preprocess.shape
-        return max(self.preprocess.resize or height, height) if phase.augment and height == width else 0
+        room = self.preprocess.resize
+        return max(room, height) if phase.augment and height == width and room else 0
 
     def _batches(
         self, pictures: Pictures, phase: Phase, total: int, per_epoch: int
@@ -258,18 +260,22 @@ class _Trainer:
             batch = replace(batch, classes=torch.where(fake, other, batch.classes), real=~fake)
         terms, right = self.explainer.terms(batch, phase.name)
         loss = torch.stack(list(terms.values())).sum()
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"the training diverged: loss not finite in phase {phase.name}, step {self.step}; {self.checkpoint} "
-                f"keeps the last good state: try a lower learning rate than {rate:g}"
-            )
+        self._finite([loss], "loss", phase, rate)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        self._finite(list(self.explainer.parameters()), "weights", phase, rate)
         self._add({**terms, "loss": loss, "right": right.double().mean()}, len(pictures))
         self.step += 1
+
+    def _finite(self, values: Sequence[Tensor], what: str, phase: Phase, rate: float) -> None:
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise TrainingError(
+                f"the training diverged: {what} not finite in phase {phase.name}, step {self.step}; {self.checkpoint} "
+                f"keeps the last good state: try a lower learning rate than {rate:g}"
+            )
 
     def _add(self, measured: Mapping[str, Tensor], count: int) -> None:
         for name, value in measured.items():

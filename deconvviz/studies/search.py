@@ -20,7 +20,8 @@ from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.studies.evaluated import Evaluation
 from deconvviz.studies.evaluation import evaluate
-from deconvviz.studies.learning import Learned, train_explainer
+from deconvviz.studies.learned import Learned
+from deconvviz.studies.learning import train_explainer
 
 MOST = 64  # settings in a grid: each is a training
 
