@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deconvviz.models.zfnet import ZFNet, zfnet
     from deconvviz.studies.ablation import ablate_variants
     from deconvviz.studies.correspondence import correspondence
+    from deconvviz.studies.diagnosis import diagnose
     from deconvviz.studies.evaluation import evaluate
     from deconvviz.studies.evolution import evolve
     from deconvviz.studies.evolved import Evolution
@@ -55,6 +56,7 @@ _HOMES = {
     "models.zfnet": ("ZFNet", "zfnet"),
     "studies.ablation": ("ablate_variants",),
     "studies.correspondence": ("correspondence",),
+    "studies.diagnosis": ("diagnose",),
     "studies.evaluation": ("evaluate",),
     "studies.evolution": ("evolve",),
     "studies.evolved": ("Evolution",),
@@ -96,6 +98,7 @@ __all__ = [
     "cam",
     "capture",
     "correspondence",
+    "diagnose",
     "evaluate",
     "evolve",
     "invariance",

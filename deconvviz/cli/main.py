@@ -30,6 +30,8 @@ COMMANDS = (
     "correspond",
     "ablate",
     "probe",
+    "diagnose",
+    "atlas",
 )
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
