@@ -95,10 +95,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_the_page_is_whole(made: pathlib.Path) -> None:
     text = (made / "index.html").read_text("utf-8")
     page = Page(text)
-    assert all(source.startswith(("data:image/webp;base64,", "#")) for source in page.sources)  # nothing from elsewhere
+    own = [source for source in page.sources if not source.startswith(("data:image/webp;base64,", "#"))]
+    assert set(own) == {"atlas/index.html"} and (made / own[0]).is_file()  # nothing from elsewhere
     assert "@import" not in text and "url(" not in text and "<script" not in text
     assert len(page.images) == 1 + 5 + 1 and all(image["alt"] for image in page.images)
-    assert {anchor[1:] for anchor in page.anchors} <= page.ids
+    assert {anchor[1:] for anchor in page.anchors if anchor.startswith("#")} <= page.ids
+    assert "275 filters" in (made / "atlas" / "index.html").read_text("utf-8")
     for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "evolution", "pictures"):
         with Image.open(made / f"{name}.png") as figure:
             assert min(figure.size) > 200

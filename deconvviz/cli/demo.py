@@ -29,7 +29,14 @@ TEXTS = {
     "conv4": "Parts in their surroundings, such as two eyes above a beak.",
     "conv5": "Whole objects: what a filter responds to covers most of the picture, in any colour and pose.",
 }
-OWN = ("scenes.h5", "mined.h5", "mined-trained.h5", "zfnet.pth", "evolution.h5")  # what an interrupted demo leaves
+OWN = (
+    "scenes.h5",
+    "mined.h5",
+    "mined-trained.h5",
+    "zfnet.pth",
+    "evolution.h5",
+    "atlas",
+)  # what an interrupted demo leaves
 EVOLUTION = (
     "Rows are filters, columns are epochs of the training. A coloured frame marks that the picture which activates the "
     "filter most is another one than at the epoch before."
@@ -56,7 +63,7 @@ def demo(out: str, train: bool, images: int, quiet: bool) -> None:
     more = ["--quiet"] * quiet
     scenes, snapshots = str(folder / "scenes.h5"), "demo"
     mined = str(folder / ("mined-trained.h5" if train else "mined.h5"))
-    model = ["demo"]
+    atlas, model = "atlas-trained" if train else "atlas", ["demo"]
     commands = {"pack": ["pack", f"scenes:{images}:1", scenes, "--force"]}
     if train:
         weights, snapshots = str(folder / "zfnet.pth"), str(folder / "evolution.h5")
@@ -77,11 +84,16 @@ def demo(out: str, train: bool, images: int, quiet: bool) -> None:
         figure,
         "--force",
     ]
+    commands["atlas"] = [
+        *("atlas", *model[:1], scenes, *model[1:], "--mined", mined, *_each("-l", LAYERS), "--decisions", "6"),
+        *("-o", str(folder / atlas)),
+    ]
     for arguments in commands.values():
         _run([*arguments, *more])
     values = _values(folder, mined, commands, model, snapshots, train)
     from deconvviz.atlas.page import write_page
 
+    values["atlas"] = f"{atlas}/index.html"
     values["seconds"] = round(time.monotonic() - begin)
     write_page(folder / "index.html", "demo.html", values)
     click.echo(f"open {folder / 'index.html'} ({values['seconds']} s)")
@@ -145,7 +157,8 @@ def _values(
     return {
         **_pictures(folder), "version": __version__, "note": PROJECTION_NOTE, "sections": [*sections, evolution],
         "epochs": int(last["epoch"]), "k": mined.config["k"], "accuracy": last["validation_accuracy"],
-        "trained_here": trained_here, "pack_command": typed["pack"], "command": command_line(),
+        "trained_here": trained_here, "pack_command": typed["pack"], "atlas_command": typed["atlas"],
+        "command": command_line(),
         "train_command": typed.get("train", recorded.sources["command"]), "layers": _layers(model),
         "settled": _settled(folder / "evolution.layers.csv"), "shown": SHOWN,
         "fingerprint": mined.config["model_fingerprint"],

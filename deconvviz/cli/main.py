@@ -66,6 +66,11 @@ What its features are sensitive to, and what they are good for:
   deconvviz probe torchvision:squeezenet1_0 photos.h5 -o probe.csv
 
 \b
+Everything about a network as pages, and what is wrong with it:
+  deconvviz atlas torchvision:squeezenet1_0 photos.h5 -o atlas
+  deconvviz diagnose torchvision:squeezenet1_0 photos.h5 -o diagnosis
+
+\b
 MODEL is torchvision:NAME, timm:NAME, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a function that
 returns a torch.nn.Module.
 A layer is named by its module path; `deconvviz layers MODEL` lists them.
