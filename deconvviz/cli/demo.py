@@ -36,6 +36,7 @@ OWN = (
     "zfnet.pth",
     "evolution.h5",
     "atlas",
+    "atlas-trained",
 )  # what an interrupted demo leaves
 EVOLUTION = (
     "Rows are filters, columns are epochs of the training. A coloured frame marks that the picture which activates the "
