@@ -383,6 +383,7 @@ def test_default_layers() -> None:
     """The last value of each stage that everything passes through, and not the output's; a ZFNet's are the paper's."""
     demo = dv.capture(dv.load_model("demo").model, (3, 64, 64))
     assert default_layers(demo) == ("norm1", "norm2", "relu3", "relu4", "pool5", "relu6", "relu7")
+    assert default_layers(demo, pooled=False) == ("norm1", "norm2", "relu3", "relu4", "relu5", "relu6", "relu7")
     assert default_layers(demo, 3) == ("norm1", "relu4", "relu7")
     blocks = nn.Sequential(*(Residual(4) for _ in range(3)))
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), blocks, nn.Flatten(), nn.Dropout(), nn.Linear(4 * 144, 5))

@@ -99,7 +99,7 @@ def atlas(
             outputs = matched_outputs(store, network, called, names is not None, "decisions have no label to compare")
         numbers = None if filters is None else channels_of(filters)
         wanted = Wanted(
-            layers or (tuple(found) if found is not None else default_layers(network)), top,
+            layers or (tuple(found) if found is not None else default_layers(network, pooled=False)), top,
             tuple(numbers) if isinstance(numbers, list) else numbers, count, rule, explained,
             METHODS if methods is None else tuple(name.strip() for name in methods.split(",")), cam_layer,
             invariance, occlusion,

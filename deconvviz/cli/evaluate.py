@@ -132,8 +132,7 @@ def evaluate(
     where = f" at {', '.join(layers)}" if layers else ""
     figure = draw_evaluation(found, directions(found.columns), f"Explanations of {network.name}{where}", caption)
     save_figure(figure, _beside(table, ".png"), caption)
-    click.echo(f"wrote {table} and {table.with_suffix('.h5')}")
-    click.echo(repr(found))
+    click.echo(f"wrote {table} and {table.with_suffix('.h5')}\n{found!r}")
     if outputs is not None:
         shared = {"batch_size": batch_size, "precision": precision, "seed": seed}
         _mistakes(table, network, found_images, methods[0], layers, {**shared, **chosen[methods[0]]}, preprocess,

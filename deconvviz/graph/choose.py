@@ -83,15 +83,16 @@ def first_and_last(network: Network) -> tuple[str, ...]:
     return tuple(dict.fromkeys((names[_end(weighted[0])], *([names[read]] if read in names else []))))
 
 
-def default_layers(network: Network, most: int = 8) -> tuple[str, ...]:
+def default_layers(network: Network, most: int = 8, pooled: bool = True) -> tuple[str, ...]:
     """Return layers to probe where none were named, in the order of depth; of a ZFNet its layers 1 to 7, as the paper.
 
     A place in the graph that everything passes through separates what comes before from what follows. Such places
     between the same two weighted ops (convolutions, linear maps) are one stage: its last value stands for it, after
-    rectifying, pooling and normalising. Only modules count, of the shallowest level that has four stages or more; the
-    stage of the output is none. Of more than `most` stages, some are left out evenly.
+    rectifying, pooling (without `pooled`, the last that is no pooling) and normalising. Only modules count, of the
+    shallowest level that has four stages or more; the stage of the output is none. Of more than `most` stages, some are
+    left out evenly.
     """
-    stages = _stages(network)
+    stages = _stages(network, pooled)
     deepest = max((name.count(".") for names in stages.values() for name in names), default=0)
     found: list[str] = []
     for level in range(deepest + 1):
@@ -105,7 +106,7 @@ def default_layers(network: Network, most: int = 8) -> tuple[str, ...]:
     return tuple(found[place] for place in places)
 
 
-def _stages(network: Network) -> dict[int, list[str]]:
+def _stages(network: Network, pooled: bool) -> dict[int, list[str]]:
     """Map the number of weighted ops so far to the module layers there that everything passes through."""
     order = [node for node in network.graph.nodes if node.meta.get("data") and node.op == "call_function"]
     places = {node: place for place, node in enumerate(order)}
@@ -115,7 +116,9 @@ def _stages(network: Network) -> dict[int, list[str]]:
     weighted, needed = 0, -1
     for place, node in enumerate(order):
         weighted += any(_weight(given) for given in node.all_input_nodes)
-        if needed <= place and node in names and op_name(node) not in PASSING:
+        pool = op_of(node).kind == "max_pool" or op_name(node) in NO_FEATURES
+        wanted = op_name(node) not in PASSING and (pooled or not pool)
+        if needed <= place and node in names and wanted:
             stages.setdefault(weighted, []).append(names[node])
         needed = max([needed, *(places.get(user, needed) for user in node.users)])
     stages.pop(weighted, None)
