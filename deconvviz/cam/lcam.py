@@ -36,7 +36,7 @@ class LCam(LearnedExplainer):
         batch_wide: the released form of the first two terms, over the maps of every class of the batch on every image;
         the first then grows with the batch. ce_only: the "A" variants, cross-entropy alone.
         start: "random", or (ours) "classifier": the weights with which a linear classifier reads the layer, so that an
-        untrained explainer is CAM and a class that the training never shows stays it.
+        untrained explainer is CAM and a class that the training never shows stays it, but for weight decay.
         """
         options = {"smoothness": smoothness, "area": area, "cross_entropy": cross_entropy, "power": power}
         super().__init__(layers, outputs, **options, batch_wide=batch_wide, ce_only=ce_only, start=start)

@@ -14,9 +14,8 @@ from deconvviz.errors import CamError, DataError
 
 KEEP, DESTROY = 1.0, 5.0  # margins of the two hinges, in logits
 BLUR, SIGMA = 55, 11.0
-NOISE, COLOUR, JITTER = (
-    0.225 * share for share in (0.11, 0.33, 0.03)
-)  # of a pixel's range; theirs are in ImageNet's std
+# Of a pixel's range; the release gives them in units of ImageNet's standard deviation, 0.225.
+NOISE, COLOUR, JITTER = 0.225 * 0.11, 0.225 * 0.33, 0.225 * 0.03
 
 
 class Join(nn.Module):
