@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import deconvviz.cam.trained  # noqa: F401, the explainers register
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.learned import LEARNED, Batch, LearnedExplainer
 from deconvviz.data.preprocess import Preprocess
