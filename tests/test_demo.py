@@ -163,6 +163,16 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: pathlib.Path) -> None
         CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "thesis.tex")], catch_exceptions=False)
 
 
+def test_it_runs_in_half_precision() -> None:
+    """Contrast normalisation pools over channels, for which a CPU has no kernel in bf16."""
+    loaded, scenes = load_model("demo"), dv.Scenes(4, seed=11)
+    network = dv.capture(loaded.model, (3, 64, 64))
+    x = torch.stack([dv.Preprocess.from_dict(loaded.settings)(scenes[n][0]) for n in range(4)])
+    half, exact = network.fast("bf16")(x).float(), network(x).detach()
+    assert half.dtype == torch.float32 and float((half - exact).abs().max()) < 0.1 * float(exact.abs().max())
+    assert not torch.equal(half, exact) and torch.equal(half.argmax(1), exact.argmax(1))
+
+
 def test_demo_is_a_model_everywhere(tmp_path: pathlib.Path) -> None:
     def run(*arguments: object) -> str:
         result = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)

@@ -192,7 +192,8 @@ def _identity_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
 
 def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """Contrast normalisation across maps, one op in the graph: capture finds it among the ops it decomposes into."""
-    return torch.nn.functional.local_response_norm(x, size, alpha, beta, k)
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))  # a CPU pools no channels in half precision
+    return torch.nn.functional.local_response_norm(exact, size, alpha, beta, k).to(x.dtype)
 
 
 def _entries(names: str, **options: Any) -> None:
