@@ -22,6 +22,7 @@ from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.metrics import max_box_accuracy
 from deconvviz.studies.evaluated import Evaluation, directions
 from deconvviz.studies.evaluation import evaluate
+from deconvviz.studies.mistakes import Mistake, Mistakes
 
 METHODS: dict[str, dict[str, Any]] = {"grad-cam": {}, "rise": {"masks": 40}}
 
@@ -237,3 +238,16 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
         with pytest.raises(kind, match=complaint):
             CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert not (tmp_path / "y.csv").exists() and not (tmp_path / "y.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("overlap", "reading"),
+    [(1.0, "same place"), (0.8, "same place"), (0.79, "in part"), (0.31, "in part"), (0.3, "different places"), (-1.0, "different places")],
+)  # fmt: skip
+def test_what_an_overlap_says(overlap: float, reading: str, tmp_path: pathlib.Path) -> None:
+    """One thing under two names, or two things in one image; told on the terminal and in the table."""
+    one = Mistake(0, "a.jpg", 1, 2, 0.1, 0.8, overlap)
+    found = Mistakes((one,), 5, ("x", "y", "z"), np.zeros((0, 2, 1, 1), np.float32))
+    assert one.reading == reading and f"both classes found in: {reading} 1" in repr(found)
+    found.save_csv(tmp_path / "wrong.csv", tmp_path / "confusions.csv")
+    assert (tmp_path / "wrong.csv").read_text().splitlines()[1].split(",")[-1] == reading
