@@ -160,7 +160,7 @@ def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:
 
 
 def methods_options(names: Sequence[str], given: tuple[str, ...], trained: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the options of each method, of a trained one its file among them.
+    """Return the options of each method, of a trained one the explainer, read once, among them.
 
     Raises DataError for a file of a method that was not asked for.
     """
@@ -168,10 +168,11 @@ def methods_options(names: Sequence[str], given: tuple[str, ...], trained: Seque
 
     found = {name: own_options(name, given) for name in names}
     for path in trained:
-        kind = load_explainer(path).name
-        if kind not in found:
+        explainer = load_explainer(path)
+        if explainer.name not in found:
+            kind = explainer.name
             raise DataError(f"{path} is an explainer of {kind}, and the methods are {', '.join(names)}; ask for {kind}")
-        found[kind]["explainer"] = path
+        found[explainer.name]["explainer"] = explainer
     return found
 
 
