@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 NOTE = (
     "An explainer learns a class from images that show it: for a class that the training did not hold, its map is "
     "little more than noise. How it does on images held out is told at the end, beside Grad-CAM. L-CAM's default "
-    "schedule is its authors', for more than a million images: with some hundred, give a higher rate and smaller batches, such as "
-    "--lr 1 --batch-size 16."
+    "schedule is its authors', for more than a million images: with some hundred, give a higher rate and smaller "
+    "batches, such as --lr 1 --batch-size 16."
 )
 
 
