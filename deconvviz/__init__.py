@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
     from deconvviz.data.pack import pack
     from deconvviz.data.preprocess import Preprocess
-    from deconvviz.data.scenes import Scene, Scenes
-    from deconvviz.data.snapshots import Snapshots
+    from deconvviz.data.scenes.scenes import Scene, Scenes
     from deconvviz.deconv.project import Box, Projection, parse_unit, project, project_units
     from deconvviz.errors import DeconvvizError
     from deconvviz.graph.capture import capture
@@ -19,25 +18,26 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.models.load import load_model
     from deconvviz.models.zfnet import ZFNet, zfnet
-    from deconvviz.studies.ablation import ablate_variants
-    from deconvviz.studies.correspondence import correspondence
-    from deconvviz.studies.diagnosis import diagnose
-    from deconvviz.studies.evaluation import evaluate
-    from deconvviz.studies.evolution import evolve
-    from deconvviz.studies.evolved import Evolution
-    from deconvviz.studies.features import stream_features
-    from deconvviz.studies.invariance import invariance
-    from deconvviz.studies.learning import train_explainer
-    from deconvviz.studies.lesion import lesion
-    from deconvviz.studies.mined import Mined, load_mined
-    from deconvviz.studies.mining import merge, mine
-    from deconvviz.studies.occlusion import occlude
-    from deconvviz.studies.panels import layer_panels
-    from deconvviz.studies.probing import probe
-    from deconvviz.studies.recipe import Recipe, Trained
-    from deconvviz.studies.snapshots import SnapshotRecorder
-    from deconvviz.studies.training import train
-    from deconvviz.studies.transfer import transfer
+    from deconvviz.results.snapshots import Snapshots
+    from deconvviz.studies.ablation.train import ablate_variants
+    from deconvviz.studies.correspondence.measure import correspondence
+    from deconvviz.studies.diagnosis.diagnose import diagnose
+    from deconvviz.studies.evaluation.measure import evaluate
+    from deconvviz.studies.evolution.evolve import evolve
+    from deconvviz.studies.evolution.result import Evolution
+    from deconvviz.studies.explainers.train import train_explainer
+    from deconvviz.studies.invariance.measure import invariance
+    from deconvviz.studies.lesions.measure import lesion
+    from deconvviz.studies.mining.mine import merge, mine
+    from deconvviz.studies.mining.panels import layer_panels
+    from deconvviz.studies.mining.result import Mined, load_mined
+    from deconvviz.studies.occlusion.measure import occlude
+    from deconvviz.studies.probing.features import stream_features
+    from deconvviz.studies.probing.measure import probe
+    from deconvviz.studies.probing.transfer import transfer
+    from deconvviz.studies.training.recipe import Recipe, Trained
+    from deconvviz.studies.training.recorder import SnapshotRecorder
+    from deconvviz.studies.training.train import train
 
 __version__ = "0.1.0"
 
@@ -45,8 +45,8 @@ _HOMES = {
     "data.images": ("ImageStore",),
     "data.pack": ("pack",),
     "data.preprocess": ("Preprocess",),
-    "data.scenes": ("Scene", "Scenes"),
-    "data.snapshots": ("Snapshots",),
+    "data.scenes.scenes": ("Scene", "Scenes"),
+    "results.snapshots": ("Snapshots",),
     "deconv.project": ("Box", "Projection", "parse_unit", "project", "project_units"),
     "errors": ("DeconvvizError",),
     "graph.capture": ("capture",),
@@ -54,25 +54,25 @@ _HOMES = {
     "graph.network": ("Network",),
     "models.load": ("load_model",),
     "models.zfnet": ("ZFNet", "zfnet"),
-    "studies.ablation": ("ablate_variants",),
-    "studies.correspondence": ("correspondence",),
-    "studies.diagnosis": ("diagnose",),
-    "studies.evaluation": ("evaluate",),
-    "studies.evolution": ("evolve",),
-    "studies.evolved": ("Evolution",),
-    "studies.features": ("stream_features",),
-    "studies.invariance": ("invariance",),
-    "studies.learning": ("train_explainer",),
-    "studies.lesion": ("lesion",),
-    "studies.mined": ("Mined", "load_mined"),
-    "studies.mining": ("merge", "mine"),
-    "studies.occlusion": ("occlude",),
-    "studies.panels": ("layer_panels",),
-    "studies.probing": ("probe",),
-    "studies.recipe": ("Recipe", "Trained"),
-    "studies.snapshots": ("SnapshotRecorder",),
-    "studies.training": ("train",),
-    "studies.transfer": ("transfer",),
+    "studies.ablation.train": ("ablate_variants",),
+    "studies.correspondence.measure": ("correspondence",),
+    "studies.diagnosis.diagnose": ("diagnose",),
+    "studies.evaluation.measure": ("evaluate",),
+    "studies.evolution.evolve": ("evolve",),
+    "studies.evolution.result": ("Evolution",),
+    "studies.probing.features": ("stream_features",),
+    "studies.invariance.measure": ("invariance",),
+    "studies.explainers.train": ("train_explainer",),
+    "studies.lesions.measure": ("lesion",),
+    "studies.mining.result": ("Mined", "load_mined"),
+    "studies.mining.mine": ("merge", "mine"),
+    "studies.occlusion.measure": ("occlude",),
+    "studies.mining.panels": ("layer_panels",),
+    "studies.probing.measure": ("probe",),
+    "studies.training.recipe": ("Recipe", "Trained"),
+    "studies.training.recorder": ("SnapshotRecorder",),
+    "studies.training.train": ("train",),
+    "studies.probing.transfer": ("transfer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -15,6 +15,9 @@ from torch import nn
 import deconvviz as dv
 
 torch.set_num_threads(1)  # the tests run in two processes
+HELPERS = str(pathlib.Path(__file__).resolve().parent / "helpers")
+# A test file that is run as a program by its own test finds the helpers as pytest does.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
 
 
 def data_folder() -> pathlib.Path:

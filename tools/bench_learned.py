@@ -13,7 +13,7 @@ import torchvision
 
 import deconvviz as dv
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.studies.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import Frozen, new_explainer
 
 SPOTS = {"squeezenet1_0": "features.12", "resnet18": "layer4", "vgg16": "features.29"}
 

@@ -16,10 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from deconvviz.cli.demo import TRAINING
 from deconvviz.cli.main import cli
 from deconvviz.cli.options import running
-from deconvviz.data.files import atomic
-from deconvviz.data.scenes import Scenes
+from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.models.load import DEMO, DEMO_SNAPSHOTS
 from deconvviz.models.weights import read_file
+from deconvviz.results.files import atomic
 
 
 def train() -> None:

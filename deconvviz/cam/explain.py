@@ -10,15 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deconvviz.cam import activation, gradient, images, perturbation, pixels, scales  # noqa: F401, they register
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import Backend, View
 from deconvviz.cam.hooks import HookedModel
-from deconvviz.cam.learned import LearnedExplainer
-from deconvviz.cam.methods import METHODS
+from deconvviz.cam.learned.base import LearnedExplainer
+from deconvviz.cam.learned.files import fitting
+from deconvviz.cam.methods import (  # noqa: F401, they register
+    activation,
+    gradient,
+    images,
+    perturbation,
+    pixels,
+    scales,
+)
+from deconvviz.cam.registry import METHODS
 from deconvviz.cam.shaping import CONVENTIONS, min_max, shaped
 from deconvviz.cam.targets import Target
-from deconvviz.cam.trained import fitting
 from deconvviz.errors import CamError, DataError
 from deconvviz.graph.network import Network
 

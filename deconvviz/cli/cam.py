@@ -36,7 +36,7 @@ def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> N
     if not wanted or context.resilient_parsing:
         return
     import deconvviz.cam.explain  # noqa: F401, the methods register
-    from deconvviz.cam.methods import METHODS
+    from deconvviz.cam.registry import METHODS
 
     for method in METHODS.values():
         options = ", ".join(f"{key}={value!r}" for key, value in method.options.items())
@@ -99,7 +99,7 @@ def cam(
     import torch
 
     from deconvviz.cam.explain import cam as explainer
-    from deconvviz.figures.maps import draw_maps
+    from deconvviz.figures.overlay import draw_maps
 
     chosen = [name.strip() for name in methods.split(",")]
     if not out.endswith(".npz"):
@@ -143,7 +143,7 @@ def class_of(text: str | None, names: Sequence[str]) -> int | None:
 
 def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:
     """Return the options among KEY=VALUE that this method has; raises DataError for one without a value."""
-    from deconvviz.cam.methods import METHODS
+    from deconvviz.cam.registry import METHODS
 
     known = set(METHODS[name].options) | ({"method"} if METHODS[name].needs == "inner" else set())
     found = {}
@@ -164,7 +164,7 @@ def methods_options(names: Sequence[str], given: tuple[str, ...], trained: Seque
 
     Raises DataError for a file of a method that was not asked for.
     """
-    from deconvviz.cam.trained import load_explainer
+    from deconvviz.cam.learned.files import load_explainer
 
     found = {name: own_options(name, given) for name in names}
     for path in trained:
@@ -178,7 +178,7 @@ def methods_options(names: Sequence[str], given: tuple[str, ...], trained: Seque
 
 def layers_of(method: str, layers: Sequence[str]) -> Sequence[str]:
     """Return the layers for a method; a trained one has its own."""
-    from deconvviz.cam.methods import METHODS
+    from deconvviz.cam.registry import METHODS
 
     return () if METHODS[method].needs == "trained" else layers
 
@@ -190,7 +190,7 @@ def _counted(passes: dict[str, int]) -> str:
 def _save_arrays(out: str, names: list[str], maps: list[list[NDArray[Any]]]) -> None:
     import numpy as np
 
-    from deconvviz.data.files import atomic
+    from deconvviz.results.files import atomic
 
     arrays = {name: np.stack([row[m] for row in maps]) for m, name in enumerate(names)}
     with atomic(out) as temporary, temporary.open("wb") as file:

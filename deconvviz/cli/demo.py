@@ -92,7 +92,7 @@ def demo(out: str, train: bool, images: int, quiet: bool) -> None:
     for arguments in commands.values():
         _run([*arguments, *more])
     values = _values(folder, mined, commands, model, snapshots, train)
-    from deconvviz.atlas.page import write_page
+    from deconvviz.web.page import write_page
 
     values["atlas"] = f"{atlas}/index.html"
     values["seconds"] = round(time.monotonic() - begin)
@@ -137,10 +137,10 @@ def _values(
     trained_here: bool,
 ) -> dict[str, Any]:
     """Return what the page's template asks for."""
-    from deconvviz.atlas.page import embedded
-    from deconvviz.data.snapshots import Snapshots
     from deconvviz.models.load import DEMO_SNAPSHOTS
-    from deconvviz.studies.mined import load_mined
+    from deconvviz.results.snapshots import Snapshots
+    from deconvviz.studies.mining.result import load_mined
+    from deconvviz.web.page import embedded
 
     typed = {name: shlex.join(["deconvviz", *arguments]) for name, arguments in commands.items()}
     recorded = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
@@ -168,9 +168,9 @@ def _values(
 
 def _pictures(folder: pathlib.Path) -> dict[str, Any]:
     """Draw two pictures of each kind."""
-    from deconvviz.atlas.page import embedded
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.contact import draw_contact_sheet
+    from deconvviz.web.page import embedded
 
     with ImageStore.open(folder / "scenes.h5") as store:
         chosen = [

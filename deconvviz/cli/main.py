@@ -12,27 +12,28 @@ import click
 from deconvviz import __version__
 from deconvviz.errors import DeconvvizError
 
-COMMANDS = (
-    "demo",
-    "layers",
-    "pack",
-    "mine",
-    "merge",
-    "grid",
-    "project",
-    "train",
-    "evolve",
-    "cam",
-    "train-cam",
-    "evaluate",
-    "occlude",
-    "invariance",
-    "correspond",
-    "ablate",
-    "probe",
-    "diagnose",
-    "atlas",
-)
+# A command and the module that holds it, imported when it is asked for.
+COMMANDS = {
+    "demo": "cli.demo",
+    "layers": "cli.layers",
+    "pack": "cli.pack",
+    "mine": "studies.mining.command",
+    "merge": "studies.mining.merge_command",
+    "grid": "studies.mining.grid_command",
+    "project": "cli.project",
+    "train": "studies.training.command",
+    "evolve": "studies.evolution.command",
+    "cam": "cli.cam",
+    "train-cam": "studies.explainers.command",
+    "evaluate": "studies.evaluation.command",
+    "occlude": "studies.occlusion.command",
+    "invariance": "studies.invariance.command",
+    "correspond": "studies.correspondence.command",
+    "ablate": "studies.ablation.command",
+    "probe": "studies.probing.command",
+    "diagnose": "studies.diagnosis.command",
+    "atlas": "studies.atlas.command",
+}
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
 
@@ -86,7 +87,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"deconvviz.cli.{name.replace('-', '_')}"), name.replace("-", "_"))
+        command = getattr(importlib.import_module(f"deconvviz.{COMMANDS[name]}"), name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

@@ -227,8 +227,8 @@ def running(arguments: Sequence[str]) -> Iterator[None]:
 
 def save_figure(figure: Figure, out: str, caption: str) -> None:
     """Write a figure atomically, with its caption and command in its metadata."""
-    from deconvviz.data.files import atomic
     from deconvviz.figures.tiles import format_of, rendered
+    from deconvviz.results.files import atomic
 
     content = rendered(figure, format_of(out), f"{caption}\n{command_line()}")
     with atomic(out) as temporary:
@@ -238,8 +238,8 @@ def save_figure(figure: Figure, out: str, caption: str) -> None:
 
 def check_figure(out: str) -> None:
     """Refuse a figure's name before the work, not after it."""
-    from deconvviz.data.files import atomic
     from deconvviz.figures.tiles import format_of
+    from deconvviz.results.files import atomic
 
     format_of(out)
     folder = pathlib.Path(out).resolve().parent

@@ -1,1 +1,1 @@
-"""Images in, results out."""
+"""Images in."""

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode
-from deconvviz.data.files import Pathlike, one_line
 from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import folder_source
-from deconvviz.data.scenes import Scenes
+from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.errors import DataError
+from deconvviz.results.files import Pathlike, one_line
 
 SCENES = 8000
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from deconvviz.data.files import one_line
 from deconvviz.errors import DataError
+from deconvviz.results.files import one_line
 
 # Named, because Pillow would otherwise also try what nobody means by an image: EPS, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")

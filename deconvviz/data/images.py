@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode, encode
-from deconvviz.data.files import Pathlike, Sink, one_line
 from deconvviz.errors import DataError
+from deconvviz.results.files import Pathlike, Sink, one_line
 
 FORMAT = "deconvviz-images"
 SCHEMA = 1

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deconvviz.data.decode import as_image, decode, encode, pixels
-from deconvviz.data.files import Pathlike, atomic, one_line
 from deconvviz.data.images import StoreWriter
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
+from deconvviz.results.files import Pathlike, atomic, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 A = TypeVar("A")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from deconvviz.data.datasets import Images
 from deconvviz.data.decode import decode
-from deconvviz.data.files import Pathlike
-from deconvviz.data.scenes import Scenes
+from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.errors import DataError
+from deconvviz.results.files import Pathlike
 
 OBJECT = ""  # the part that is the whole object
 COLUMNS = ("image", "left", "top", "right", "bottom")

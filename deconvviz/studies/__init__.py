@@ -1,1 +1,1 @@
-"""What is computed over many images: mining, layer figures."""
+"""Studies: one folder each, on top of the engine. A study imports another only where the architecture test lists it."""

@@ -1,1 +1,0 @@
-"""Result files -> static HTML. Nothing here imports torch."""

@@ -1,0 +1,180 @@
+"""Explainers that are trained once for a network and then explain an image in one forward pass.
+
+The network stays as it is; the trained part reads the values of some of its layers and a class, and gives a map. A new
+one is a subclass of `LearnedExplainer` with three things: its parameters, its map, and the terms of its loss.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from deconvviz.cam.engine import View
+from deconvviz.cam.registry import METHODS, Method
+from deconvviz.errors import CamError, DataError
+from deconvviz.graph.network import Network
+from deconvviz.registry import Registry
+
+Shape = tuple[int, ...]
+BORDER, OFFSET = 0.3, 0.0005  # of the released code's loss; the papers' formulas are without them
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of a training.
+
+    name: of the phase; epochs, or steps where they are given: its length. batch_size: images a step.
+    optimiser: "sgd" (Nesterov) or "adam". lr: of weights, lr * bias_lr of biases; times decay after each `every` steps,
+    after each epoch where `every` is 0, at most `decays` times. weight_decay, momentum: of the optimiser.
+    fakes: share of images that are given a class that they do not have. augment: random crops and flips.
+    parameters: prefixes of the parameters that learn; all of them where there are none.
+    """
+
+    name: str
+    epochs: int = 26
+    steps: int = 0
+    batch_size: int = 64
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    lr: float = 1e-4
+    bias_lr: float = 2.0
+    decay: float = 0.95
+    every: int = 0
+    decays: int = 12
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    fakes: float = 0.0
+    parameters: tuple[str, ...] = ()
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        expectations = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "steps": (self.steps >= 0, "0 or more"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "lr": (0 < self.lr < math.inf, "a positive number"),
+            "decay": (0 < self.decay <= 1, "a factor above 0 and at most 1"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "optimiser": (self.optimiser in ("sgd", "adam"), "sgd or adam"),
+            "bias_lr": (0 < self.bias_lr < math.inf, "a positive number"),
+            "momentum": (0 <= self.momentum < 1, "a number from 0 to below 1"),
+            "fakes": (0 <= self.fakes <= 1, "a share from 0 to 1"),
+        }
+        for name, (holds, expected) in expectations.items():
+            if not holds:
+                raise DataError(f"{name} {getattr(self, name)} given; expected {expected}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step of the training gives.
+
+    x: images [N, C, H, W], normalised. values: layer -> its maps [N, K, h, w], without gradient. classes: int64 [N], to
+    explain. real: bool [N], false where the class is a fake. black: [C, 1, 1], a black pixel, normalised; full:
+    [C, 1, 1], how far it is from a white one. after: from changed maps of the first layer to the logits [N, outputs];
+    whole: from changed images to them. noise: standard normal numbers of a shape, the same for the same step.
+    """
+
+    x: Tensor
+    values: Mapping[str, Tensor]
+    classes: Tensor
+    real: Tensor
+    black: Tensor
+    full: Tensor
+    after: Callable[[Tensor], Tensor]
+    whole: Callable[[Tensor], Tensor]
+    noise: Callable[[Shape], Tensor]
+
+
+class LearnedExplainer(nn.Module):
+    """The trained part of a method. `forward` is what explains, `terms` what it learns by.
+
+    A subclass sets name, takes its options as keyword arguments of `__init__`, and is registered by `@learned`.
+
+    Attributes:
+        layers: name -> shape (K, h, w) of the maps that it reads, in the order of depth. outputs: the network's.
+        options: what it was made with; JSON values. origin: the configuration it was read with. order: how its map is
+            finished, see `Method.order`.
+    """
+
+    name: ClassVar[str]
+    order: ClassVar[str] = "torch-cam"
+    many: ClassVar[bool] = False  # whether it reads several layers
+
+    def __init__(self, layers: Mapping[str, Shape], outputs: int, **options: Any) -> None:
+        super().__init__()
+        self.layers, self.outputs, self.options = dict(layers), outputs, options
+        self.origin: dict[str, Any] = {}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The options and their defaults."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def forward(self, values: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+        """Return the maps [N, h, w] of the classes; values: layer -> maps [N, K, h, w]; classes: int64 [N]."""
+        raise NotImplementedError
+
+    def terms(self, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the weighted terms of the loss, each a number, and bool [N], for which images it went right."""
+        raise NotImplementedError
+
+    def begin(self, network: Network) -> None:
+        """Take from the network what a new explainer starts with; by default nothing."""
+
+    @classmethod
+    def schedule(cls) -> tuple[Phase, ...]:
+        """Return how it is trained where nothing else is asked for; L-CAM's authors' schedule by default."""
+        return (Phase(cls.name),)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.layers)}; {self.outputs} classes)"
+
+
+LEARNED: Registry[type[LearnedExplainer]] = Registry("learned explainer")
+
+
+def learned(kind: type[LearnedExplainer]) -> type[LearnedExplainer]:
+    """Register an explainer, and with it the method of its name."""
+    LEARNED.add(kind.name, kind)
+    METHODS.add(
+        kind.name, Method(kind.name, _explained, "trained", "mean", inspect.cleandoc(kind.__doc__ or ""), kind.order)
+    )
+    return kind
+
+
+def _explained(v: View, explainer: LearnedExplainer | str | None = None) -> Tensor:
+    """The map of a trained explainer; `explainer`: it, or its file."""
+    if v.scorer.classes is None:
+        raise CamError("a trained explainer explains a class; give one, or take grad-cam for a function of the output")
+    assert isinstance(explainer, LearnedExplainer)
+    own = next(explainer.parameters()).dtype
+    values = {layer: value.to(own) for layer, value in v.stages.items()}
+    maps: Tensor = explainer(values, v.scorer.classes)
+    return maps
+
+
+def area(maps: Tensor, power: float) -> Tensor:
+    """Return mean((a + 0.0005)^power) over maps a [N, h, w] in 0..1, a number.
+
+    Source: the released code of L-CAM and of real-time masking; a power below 1 favours maps that are 0 or 1.
+    """
+    return (maps + OFFSET).pow(power).mean()
+
+
+def smoothness(maps: Tensor, count: int | None = None) -> Tensor:
+    """Return 1/(2N) (sum (a[i+1,j] - a[i,j])^2 + sum (a[i,j+1] - a[i,j])^2 + 0.3 sum of a^2 along the four borders).
+
+    maps: [M, h, w]; count: N, which is M but for the released batch-wide form of L-CAM.
+
+    Source: the total variation of the released code of L-CAM and of real-time masking.
+    """
+    down, across = maps[:, 1:] - maps[:, :-1], maps[:, :, 1:] - maps[:, :, :-1]
+    edges = (maps[:, 0], maps[:, -1], maps[:, :, 0], maps[:, :, -1])
+    border = sum((edge.square().sum() for edge in edges), maps.new_zeros(()))
+    return (down.square().sum() + across.square().sum() + BORDER * border) / (2 * (count or len(maps)))

@@ -1,0 +1,122 @@
+"""A trained explainer's files: a plain state dict, and beside it JSON that says what it is and of which network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from deconvviz.cam.learned import lcam, masking  # noqa: F401, they register
+from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
+from deconvviz.errors import CamError, DataError, MismatchError
+from deconvviz.graph.network import Network
+from deconvviz.models.weights import misfit, read_file
+from deconvviz.results.files import Pathlike, atomic, one_line
+
+FORMAT, SCHEMA = "deconvviz-explainer", 1
+
+
+def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the JSON file says: all that makes the explainer again, and the network that it explains."""
+    return {
+        "format": FORMAT, "schema": SCHEMA, "method": explainer.name, "options": explainer.options,
+        "layers": {name: list(shape) for name, shape in explainer.layers.items()}, "outputs": explainer.outputs,
+        "model": network.name, "model_fingerprint": network.fingerprint, "input_shape": list(network.input_shape),
+        **about,
+    }  # fmt: skip
+
+
+def json_beside(path: Pathlike) -> pathlib.Path:
+    """Return where the configuration of an explainer stands."""
+    return pathlib.Path(path).with_suffix(".json")
+
+
+def save_explainer(explainer: LearnedExplainer, path: Pathlike, config: Mapping[str, Any]) -> None:
+    """Write both files, each atomically; raises DataError where that cannot be done."""
+    with atomic(json_beside(path)) as temporary:
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
+    with atomic(path) as temporary:
+        torch.save({name: value.detach().cpu().clone() for name, value in explainer.state_dict().items()}, temporary)
+
+
+def load_explainer(path: Pathlike) -> LearnedExplainer:
+    """Read an explainer, on the CPU, in eval mode; `origin` holds its configuration.
+
+    Raises:
+        DataError: one of the files is missing, of another kind, or does not fit the other. ModelError: no state dict.
+    """
+    config = _config(json_beside(path), path)
+    try:
+        kind = LEARNED[config["method"]]
+        layers = {name: tuple(shape) for name, shape in config["layers"].items()}
+        explainer = kind(layers, config["outputs"], **config["options"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{json_beside(path)} is not whole ({one_line(error)}); train the explainer again") from error
+    state = read_file(pathlib.Path(path))
+    complaint = misfit(explainer.state_dict(), state) if isinstance(state, Mapping) else "it is no state dict"
+    if complaint:
+        raise DataError(
+            f"{path} does not fit {json_beside(path).name} ({complaint}); give the two that belong together"
+        )
+    explainer.to(next(iter(state.values())).dtype).load_state_dict(state)
+    explainer.origin = config
+    return explainer.eval()
+
+
+def _config(path: pathlib.Path, weights: Pathlike) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"no {path}, which says what {weights} explains; keep both files together")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}); train the explainer again") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f"{path} does not describe an explainer; give what `deconvviz train-cam` wrote")
+    if not isinstance(found.get("schema"), int) or found["schema"] > SCHEMA:
+        raise DataError(f"{path} has schema {found.get('schema')}; this deconvviz reads up to {SCHEMA}: update it")
+    return found
+
+
+def digest(explainer: LearnedExplainer) -> str:
+    """Return what tells this explainer from others: of its method, options and weights."""
+    found = hashlib.sha256(json.dumps([explainer.name, explainer.options], sort_keys=True).encode())
+    for name, value in sorted(explainer.state_dict().items()):
+        found.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def fitting(given: LearnedExplainer | Pathlike | None, method: str, network: object) -> LearnedExplainer:
+    """Return the explainer that was given, or that the file holds, ready for this network.
+
+    Raises:
+        CamError: none was given, it is of another method, or the model was not captured.
+        MismatchError: it was trained for another network.
+    """
+    if given is None:
+        raise CamError(
+            f"{method} has to be trained first: deconvviz train-cam {method} ...; give its file as explainer"
+        )
+    explainer = given if isinstance(given, LearnedExplainer) else load_explainer(given)
+    if explainer.name != method:
+        raise CamError(f"the explainer given is of the method {explainer.name}; {method} needs one of its own")
+    if not isinstance(network, Network):
+        raise CamError("a trained explainer belongs to a captured network; capture the model")
+    trained_for = explainer.origin.get("model_fingerprint")
+    if trained_for is not None and trained_for != network.fingerprint:
+        raise MismatchError(
+            f"the explainer was trained for {explainer.origin.get('model')} {trained_for}, given is {network.name} "
+            f"{network.fingerprint}: another network or other weights; train one for it"
+        )
+    own = {name: tuple(network.layer(name).shape) for name in explainer.layers}
+    sizes = {name: math.prod(shape) for name, shape in explainer.layers.items()}
+    if explainer.outputs != network.outputs or any(sizes[name] > math.prod(own[name]) for name in own):
+        raise MismatchError(
+            f"the explainer reads {explainer.layers} for {explainer.outputs} classes; {network.name} has {own} and "
+            f"{network.outputs}: train one for it"
+        )
+    return explainer.to(network.device)

@@ -1,0 +1,88 @@
+"""CAM itself: what the last linear layer reads off each position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from deconvviz.cam.captured import Captured
+from deconvviz.cam.engine import View
+from deconvviz.cam.registry import method
+from deconvviz.errors import CamError
+from deconvviz.graph.network import Network
+from deconvviz.graph.ops import op_name
+from deconvviz.graph.reach import data_inputs
+
+POOLS = ("adaptive_avg_pool2d", "avg_pool2d", "mean")
+MOVES = ("dropout", "flatten", "view", "reshape", "squeeze", "clone", "contiguous")
+
+
+@method("cam")
+def class_activation(v: View) -> Tensor:
+    """sum_k W[c, k] A_k, signed, of a layer that is averaged over its positions and read by one linear layer.
+
+    Zhou et al. 2016, arXiv 1512.04150, equation 2. Where the classifier is a 1x1 convolution before the average, as in
+    SqueezeNet, it is that convolution's map of the class.
+    """
+    if v.scorer.classes is None or not isinstance(v.backend, Captured):
+        raise CamError("cam explains a class of a captured classifier; take grad-cam for anything else")
+    network, layer = v.backend.network, str(v.layer)
+    reader = _reader(network, layer)
+    if reader is not None and op_name(reader) == "linear":
+        weight = network.tensors[_weight(reader)][v.scorer.classes]
+        return torch.einsum("nk,nkhw->nhw", weight.to(v.A.dtype), v.A)
+    if reader is not None:
+        maps: Tensor = network.run({network.layer(layer).node: v.value}, [reader], len(v.x))[reader]
+        return maps[v.everyone, v.scorer.classes]
+    names = [op_name(node) for node in _head(network, layer)]
+    plain = [name for name in names if name != "relu"]
+    if len(plain) == 1 and plain[0] in POOLS:
+        return v.A[v.everyone, v.scorer.classes]
+    shown = ", ".join(names[:5]) or "nothing"
+    raise CamError(
+        f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {shown}: "
+        "choose the layer that is averaged, or take grad-cam"
+    )
+
+
+def class_weights(network: Network, layer: str) -> tuple[Tensor, Tensor | None]:
+    """Return the weights [classes, K] and the bias [classes] with which the classifier reads a layer's positions.
+
+    Raises CamError where no single linear layer or 1x1 convolution does, next to an average.
+    """
+    reader = _reader(network, layer)
+    if reader is None:
+        raise CamError(f"after {layer!r} there is no average and one linear layer, whose weights could be taken")
+    weight, bias = (network.tensors[str(n.target)] if isinstance(n, fx.Node) else None for n in reader.args[1:3])
+    assert weight is not None
+    return weight.flatten(1), bias
+
+
+def _reader(network: Network, layer: str) -> fx.Node | None:
+    """Return the linear layer that reads the average of a layer, or the 1x1 convolution that is averaged afterwards."""
+    nodes = _head(network, layer)
+    names = [op_name(node) for node in nodes]
+    if len(names) == 2 and names[0] in POOLS and names[1] == "linear":
+        return nodes[1]
+    plain = [name for name in names if name != "relu"]
+    pointwise = names[:1] == ["conv2d"] and network.tensors[_weight(nodes[0])].shape[2:] == (1, 1)
+    return nodes[0] if pointwise and len(plain) == 2 and plain[1] in POOLS else None
+
+
+def _head(network: Network, layer: str) -> list[fx.Node]:
+    """Return the ops from a layer to the output, without those that only move values; they stand in a row, or the
+    list ends where they do not."""
+    node, found = network.layer(layer).node, list[fx.Node]()
+    while True:
+        users = [user for user in node.users if user.meta.get("data") or user.op == "output"]
+        if len(users) != 1 or users[0].op == "output":
+            return found
+        node = users[0]
+        if len(data_inputs(node)) != 1:
+            return [*found, node]
+        if op_name(node) not in MOVES:
+            found.append(node)
+
+
+def _weight(node: fx.Node) -> str:
+    return str(node.args[1].target)  # type: ignore[union-attr]

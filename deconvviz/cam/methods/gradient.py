@@ -1,0 +1,99 @@
+"""Methods that weigh a layer's maps by gradients, or by nothing but themselves.
+
+A [N, K, h, w] are the maps, g the gradient of the target's score (its logit) with respect to them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deconvviz.cam.engine import View
+from deconvviz.cam.registry import method
+
+
+def weighted(weights: Tensor, maps: Tensor) -> Tensor:
+    """sum_k w_k A_k: weights [N, K], maps [N, K, h, w] -> [N, h, w]."""
+    return torch.einsum("nk,nkhw->nhw", weights, maps)
+
+
+def mean(maps: Tensor) -> Tensor:
+    """Global average pooling, [N, K, h, w] -> [N, K]."""
+    return maps.mean((2, 3))
+
+
+@method("grad-cam")
+def grad_cam(v: View) -> Tensor:
+    """ReLU(sum_k mean(g_k) A_k). Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2."""
+    return weighted(mean(v.g), v.A).relu()
+
+
+@method("grad-cam++")
+def grad_cam_plus_plus(v: View) -> Tensor:
+    """ReLU(sum_k w_k A_k), w_k = sum alpha ReLU(e^S g), alpha = g^2 / (2 g^2 + g^3 sum A); Y = e^S makes it closed.
+
+    Chattopadhay et al. 2018, arXiv 1710.11063, equations 10 and 19. The factor e^S scales a whole map and is left out;
+    the authors' code also divides alpha by its sum over a channel, which the paper does not.
+    """
+    below = 2 * v.g**2 + v.g**3 * v.A.sum((2, 3), keepdim=True)
+    alpha = v.g**2 / torch.where(below == 0, torch.ones_like(below), below)
+    return weighted((alpha * v.g.relu()).sum((2, 3)), v.A).relu()
+
+
+@method("xgrad-cam")
+def xgrad_cam(v: View) -> Tensor:
+    """ReLU(sum_k w_k A_k), w_k = sum(g A) / (sum A + 1e-6). Fu et al. 2020, arXiv 2008.02312, equation 8."""
+    return weighted((v.g * v.A).sum((2, 3)) / (v.A.sum((2, 3)) + 1e-6), v.A).relu()
+
+
+@method("hirescam")
+def hires_cam(v: View) -> Tensor:
+    """sum_k g_k A_k, element by element, signed. Draelos and Carin 2020, arXiv 2011.08891."""
+    return (v.g * v.A).sum(1)
+
+
+@method("layercam", fuse="max")
+def layer_cam(v: View) -> Tensor:
+    """ReLU(sum_k ReLU(g_k) A_k), element by element. Jiang et al. 2021 (TIP), equations 6 to 8; several layers are
+    fused by the maximum of tanh(2 L / max L), equation 9."""
+    return (v.g.relu() * v.A).sum(1).relu()
+
+
+@method("abs-cam")
+def abs_cam(v: View, refined: bool = False) -> Tensor:
+    """ReLU(sum_k mean(|g_k|) A_k). Zeng et al. 2022, arXiv 2207.03648, its first stage.
+
+    refined: the second stage as a third party has it: the channels' masks scored on the image. A mask is normalised by
+    itself, so the first stage's weights cancel, and what is left is Score-CAM.
+    """
+    weights = mean(v.g.abs())
+    if not refined:
+        return weighted(weights, v.A).relu()
+    from deconvviz.cam.methods.perturbation import channel_masks
+
+    masks, varied = channel_masks(v, weights[:, :, None, None] * v.A)
+    return v.combined(v.masked(v.A.shape[1], masks, keep=varied), masks).relu()
+
+
+@method("eigen-cam")
+def eigen_cam(v: View) -> Tensor:
+    """The maps, positions by channels, on their first right singular vector; no class. Muhammad and Yeasin 2020,
+    arXiv 2008.00299. Not centred; the sign, which is arbitrary, makes the sum of the map positive."""
+    return first_component(v.A)
+
+
+@method("eigengrad-cam")
+def eigen_grad_cam(v: View) -> Tensor:
+    """Eigen-CAM of g A: it knows the class. From pytorch-grad-cam (Gildenblat 2021), which centres the columns."""
+    return first_component(v.g * v.A)
+
+
+def first_component(maps: Tensor) -> Tensor:
+    """Project [N, K, h, w] on the first right singular vector of its [h w, K] matrix, [N, h, w]."""
+    flat = maps.flatten(2).transpose(1, 2)
+    exact = torch.promote_types(flat.dtype, torch.float32)  # no decomposition in half precision
+    _, _, vectors = torch.linalg.svd(flat.to(exact), full_matrices=False)
+    map_ = (flat.to(exact) @ vectors[:, 0, :, None]).squeeze(-1)
+    sign = torch.where(map_.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    found: Tensor = (map_ * sign).reshape(len(maps), *maps.shape[2:])
+    return found

@@ -1,0 +1,124 @@
+"""Methods that mask the image without regard to a layer, and those that fuse several layers or scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deconvviz.cam.engine import Make, View
+from deconvviz.cam.methods.gradient import mean
+from deconvviz.cam.methods.perturbation import channel_masks, significant
+from deconvviz.cam.occluder import Occluder, filling
+from deconvviz.cam.registry import method
+from deconvviz.cam.shaping import min_max
+
+
+@method("rise", needs="image")
+def rise(v: View, masks: int = 4000, cells: int = 7, share: float = 0.5) -> Tensor:
+    """(1 / (N p1)) sum_i p(x * M_i) M_i over random masks. Petsiuk et al. 2018, arXiv 1806.07421, equation 6.
+
+    masks: N, 4000 for VGG-16 and 8000 for ResNet-50 in the paper; cells: of the grid, s; share: p1 of them.
+    """
+    made = random_masks(v, masks, cells, share)
+    return v.combined(v.masked(masks, made), made) / (masks * share)
+
+
+def random_masks(v: View, count: int, cells: int, share: float) -> Make:
+    """Return smooth random masks: grids of cells that are on by chance, enlarged, and cut out at a random place."""
+    height, width = v.size
+    generator = torch.Generator().manual_seed(v.seed)
+    grids = (torch.rand(count, 1, cells, cells, generator=generator) < share).to(v.x.device)
+    steps = [math.ceil(side / cells) for side in (height, width)]
+    shifts = torch.stack([torch.randint(step, (count,), generator=generator) for step in steps], 1).tolist()
+
+    def made(_: Tensor, variants: Tensor) -> Tensor:
+        size = [(cells + 1) * step for step in steps]
+        large = functional.interpolate(grids[variants].to(v.x.dtype), size=size, mode="bilinear", align_corners=False)
+        places = (shifts[i] for i in variants.tolist())
+        return torch.stack([m[0, y : y + height, x : x + width] for m, (y, x) in zip(large, places, strict=True)])
+
+    return made
+
+
+@method("occlusion", needs="image")
+def occlusion(
+    v: View, square: int = 32, stride: int = 16, fill: float | str | Tensor = 0.0, border: str = "flush"
+) -> Tensor:
+    """The fall of p under a square at each place, mean over the windows that cover a pixel.
+
+    Zeiler and Fergus 2013, section 4.2 (a grey square; its size and stride are not given there).
+    fill: what is put there: a number in units of the normalised image (0 is the mean colour), images, "blur" or
+    "noise"; border: whether the last windows lie "flush" with the image's border or windows reach "beyond" it.
+    """
+    side = (min(square, v.size[0]), min(square, v.size[1]))
+    occluder = Occluder(v.size, side, (stride, stride), border)
+    scores = occluder.scores(v, filling(v, fill))
+    return occluder.averaged(significant((v.p[:, None] - scores).to(v.x.dtype), scores))
+
+
+@method("sise", needs="layers")
+def sise(views: Sequence[View], mu: float = 0.0) -> Tensor:
+    """Layers' masks, chosen by their gradients and scored on the image, fused from the first layer to the last.
+
+    Sattarzadeh et al. 2021 (AAAI), arXiv 2010.00672; layers: the last of each block. mu: share of the largest mean
+    gradient below which a map is left out.
+    """
+    maps = []
+    for v in views:
+        beta = mean(v.g)
+        maps.append(block_map(v, beta > mu * beta.amax(1, keepdim=True).clamp(min=0)))
+    fused = maps[0]
+    for layer in maps[1:]:
+        fused = (fused + layer) * torch.sigmoid(100 * (layer - otsu(layer)[:, None, None]))
+    return fused
+
+
+@method("ada-sise", needs="layers")
+def ada_sise(views: Sequence[View]) -> Tensor:
+    """SISE with the share of maps found by Otsu's threshold on each layer's gradients, and hard masks in the fusion.
+
+    Sudhakar et al. 2021, arXiv 2102.07799, as third parties have it.
+    """
+    maps = []
+    for v in views:
+        beta = mean(v.g).clamp(min=0)
+        beta = beta / beta.amax(1, keepdim=True).clamp(min=1e-30)
+        maps.append(block_map(v, (beta > otsu_of_positive(beta)[:, None]) & (beta > 0)))
+    fused = maps[0]
+    for layer in maps[1:]:
+        fused = (fused + layer) * (layer > otsu(layer)[:, None, None])
+    return fused
+
+
+def block_map(v: View, keep: Tensor) -> Tensor:
+    """mm(sum_k p(x * M_k) M_k / sum M_k) over the kept channels, [N, H, W]."""
+    masks, varied = channel_masks(v)
+    keep = keep & varied
+    scores = v.masked(keep.shape[1], masks, keep=keep)
+
+    def shared_out(images: Tensor, channels: Tensor) -> Tensor:
+        made = masks(images, channels)
+        return made / made.sum((1, 2), keepdim=True)
+
+    return min_max(v.combined(scores, shared_out))
+
+
+def otsu(maps: Tensor) -> Tensor:
+    """Return Otsu's threshold of each map [N, ...], [N]; a constant map's is its value."""
+    from skimage import filters
+
+    found = [
+        float(filters.threshold_otsu(one))  # type: ignore[no-untyped-call]
+        for one in maps.detach().float().cpu().numpy()
+    ]
+    return torch.tensor(found, device=maps.device, dtype=maps.dtype)
+
+
+def otsu_of_positive(values: Tensor) -> Tensor:
+    """Return Otsu's threshold of the positive values of each row [N, K], [N]; zero where there are none."""
+    found = [float(otsu(row[row > 0][None])[0]) if bool((row > 0).any()) else 0.0 for row in values]
+    return torch.tensor(found, device=values.device, dtype=values.dtype)

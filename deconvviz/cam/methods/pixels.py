@@ -1,0 +1,86 @@
+"""Maps on pixels: a signal sent from the target's score back to the image, by one rule or another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deconvviz.cam.engine import View
+from deconvviz.cam.lrp import LRP
+from deconvviz.cam.methods.gradient import grad_cam
+from deconvviz.cam.registry import method
+from deconvviz.deconv.rules import Policy
+
+
+@method("gradient", needs="image")
+def gradient(v: View) -> Tensor:
+    """max over colours of |dy/dx|. Simonyan et al. 2013, arXiv 1312.6034, section 3."""
+    return v.back(Policy("gradient")).abs().amax(1)
+
+
+@method("squared-gradient", needs="image")
+def squared_gradient(v: View) -> Tensor:
+    """Sum over colours of (dy/dx)^2, the gradient of Simonyan et al. 2013 squared, as in Hooker et al. 2019."""
+    return v.back(Policy("gradient")).square().sum(1)
+
+
+@method("gradient-x-input", needs="image")
+def gradient_x_input(v: View) -> Tensor:
+    """Sum over colours of x dy/dx, signed. Shrikumar et al. 2016, arXiv 1605.01713."""
+    return (v.back(Policy("gradient")) * v.x).sum(1)
+
+
+@method("guided", needs="image")
+def guided(v: View) -> Tensor:
+    """max over colours of |guided backpropagation|. Springenberg et al. 2014, arXiv 1412.6806.
+
+    It changes little when the weights are randomised: it tells of edges, hardly of the decision.
+    """
+    return v.back(Policy("guided")).abs().amax(1)
+
+
+@method("deconvnet", needs="image")
+def deconvnet(v: View) -> Tensor:
+    """max over colours of |deconvnet projection of the class|. Zeiler and Fergus 2013, section 2.1.
+
+    It changes little when the weights are randomised: it tells of edges, hardly of the decision.
+    """
+    return v.back(Policy("deconvnet")).abs().amax(1)
+
+
+@method("smoothgrad", needs="image")
+def smoothgrad(v: View, samples: int = 25, noise: float = 0.15) -> Tensor:
+    """max over colours of |mean of dy/dx over noisy images|. Smilkov et al. 2017, arXiv 1706.03825.
+
+    noise: standard deviation, as a share of the image's range.
+    """
+    spread = noise * (v.x.amax((1, 2, 3), keepdim=True) - v.x.amin((1, 2, 3), keepdim=True))
+    total = torch.zeros_like(v.x)
+    for sample in range(samples):
+        drawn = v.noise(torch.tensor([sample]), tuple(v.x.shape[1:]))
+        total += v.back(Policy("gradient"), v.x + spread * drawn)
+    return (total / samples).abs().amax(1)
+
+
+@method("guided-grad-cam")
+def guided_grad_cam(v: View) -> Tensor:
+    """max over colours of |guided backpropagation| times Grad-CAM, resized. Selvaraju et al. 2017, section 3.2."""
+    return v.back(Policy("guided")).abs().amax(1) * v.up(grad_cam(v))
+
+
+@method("lrp-epsilon", needs="image")
+def lrp_epsilon(v: View, epsilon: float = 1e-6) -> Tensor:
+    """Layer-wise relevance propagation, R_j = sum_k a_j w_jk R_k / (z_k + eps sign z_k); sum over colours, signed.
+
+    Bach et al. 2015, equation 58. Starts from the target's score.
+    """
+    return v.back(LRP("epsilon", epsilon), relevance=True).sum(1)
+
+
+@method("lrp-zplus", needs="image")
+def lrp_z_plus(v: View, epsilon: float = 1e-6) -> Tensor:
+    """LRP with the z+ rule at convolutions, a_j w_jk^+ only, and epsilon at linear layers; sum over colours.
+
+    Montavon et al. 2017, arXiv 1512.02479, section 4; no rule of its own for the first layer.
+    """
+    return v.back(LRP("z+", epsilon), relevance=True).sum(1)

@@ -1,0 +1,1 @@
+"""Generated pictures of objects, with exact masks."""

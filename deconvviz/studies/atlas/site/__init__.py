@@ -1,0 +1,1 @@
+"""Result files -> static pages. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""The checks: each asks a subject and yields findings."""

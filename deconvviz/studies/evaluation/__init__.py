@@ -1,0 +1,1 @@
+"""How well methods explain: methods by metrics over images."""

@@ -1,0 +1,1 @@
+"""Training explainers that then explain an image in one forward pass."""

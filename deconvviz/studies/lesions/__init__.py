@@ -1,0 +1,1 @@
+"""What a trained network loses without a filter or a layer."""

@@ -1,0 +1,1 @@
+"""Training a network by the paper's recipe, and recording its snapshots."""

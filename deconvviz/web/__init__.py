@@ -1,0 +1,1 @@
+"""What pages share: templates, data as scripts, sprites, colours. Nothing here imports torch."""

@@ -1,0 +1,174 @@
+"""Small gallery and decisions files, made up, for the tests of the atlas: every array of the format, hostile names."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvviz.results.results import Result
+
+SIZE = 64  # pixels, a picture
+IMAGES = 40
+HOSTILE = (
+    "<script>alert(1)</script>.jpg",
+    "</script><img src=x onerror=alert(2)>.png",
+    "quotes \" ' ` &amp; \\ %22 #&x=1.jpg",
+    "long " + 295 * "x",
+    "emoji \U0001f40d\U0001f44d\U0001f3fd.jpg",
+    "turned \u202egpj.exe",
+    "two\nlines \u2028 and a\ttab.jpg",
+    "{{ 7 * 7 }} ${7*7}.jpg",
+)
+CLASSES = (
+    "<b>tabby</b>",
+    'dog\'s "house"',
+    "z" * 300,
+    "\U0001f98a fox",
+    "\u202ethgir",
+    "</script>",
+    "Plain",
+    "line\nbreak",
+)
+LAYERS = ("conv1", "features/<b>'2'\"&:x", "features.7")
+
+
+def names() -> list[str]:
+    return [*HOSTILE, *(f"n{i:04d}/photo {i}.jpg" for i in range(len(HOSTILE), IMAGES))]
+
+
+def labels() -> NDArray[np.int64]:
+    found = np.arange(IMAGES, dtype=np.int64) % len(CLASSES)
+    found[::9] = -1
+    return found
+
+
+def picture(image: int) -> NDArray[np.uint8]:
+    """A picture in which rows, columns and number can be told apart."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return np.stack([x * 4, y * 4, np.full_like(x, 6 * image % 256)], -1).astype(np.uint8)
+
+
+def texts() -> dict[str, Any]:
+    return {"picture": picture, "names": names(), "labels": labels(), "classes": CLASSES}
+
+
+def gallery(
+    layer: str = "conv1",
+    depth: int = 0,
+    filters: int = 8,
+    k: int = 9,
+    tile: int = 16,
+    more: bool = False,
+    seed: int = 0,
+) -> Result:
+    """Return a gallery; more: with weights, evolution, invariance and occlusion."""
+    rng = np.random.default_rng(seed)
+    channels = np.sort(rng.permutation(filters + 3)[:filters]).astype(np.int64)
+    images = np.argsort(rng.random((filters, IMAGES)), 1)[:, :k].astype(np.int64)
+    values = -np.sort(-rng.random((filters, k)).astype(np.float32) * 40, 1)
+    values[0, 0] = np.float32(16777216.0)
+    if filters > 3:
+        values[1, -1] = np.float32(1e-7)
+        images[3], values[3] = -1, np.nan  # a dead filter
+        images[2, -2:], values[2, -2:] = -1, np.nan  # one that fires on too few images
+    boxes = np.sort(rng.integers(0, SIZE, (filters, k, 2, 2)), 2).reshape(filters, k, 4).astype(np.int64)
+    shape = (filters, k, tile, tile, 3)
+    arrays: dict[str, Any] = {
+        "channels": channels, "images": images, "values": values, "boxes": boxes, "windows": boxes.copy(),
+        "positions": rng.integers(0, 9, (filters, k, 2)), "patches": _tiles(shape, rng),
+        "projections": _tiles(shape, rng) // 4 + 96, "fired": rng.integers(0, IMAGES, filters),
+        "firing_rate": rng.random(filters), "mean_activation": rng.random(filters),
+        "top_class_share": rng.random(filters),
+        "maximum": np.nan_to_num(values[:, 0]), "top_class": np.where(images[:, 0] < 0, -1, labels()[images[:, 0]]),
+        "dead": (images[:, 0] < 0).astype(np.uint8),
+        "neighbours": np.stack([channels[(np.arange(1, 7) + n) % filters] for n in range(filters)]),
+        "similarity": -np.sort(-rng.random((filters, 6)).astype(np.float32), 1),
+        "duplicate_of": np.where(np.arange(filters) == 5, channels[0], -1),
+    }  # fmt: skip
+    hidden = int(np.setdiff1d(np.arange(filters + 3), channels)[0])  # a channel that is not shown
+    arrays["neighbours"][:, -1] = hidden
+    if filters > 4:
+        arrays["duplicate_of"][4] = hidden
+    if more:
+        arrays |= _more(filters, channels, tile, rng)
+    config = {
+        "model": "torchvision:<i>net</i>", "model_fingerprint": "a" * 64, "images_fingerprint": "b" * 64,
+        "layer": layer, "depth": depth, "kind": "conv2d", "shape": [filters + 3, 9, 9], "parameters": 1234,
+        "stride": [2, 2],
+        "receptive_field": [15, 15], "rule": "deconvnet", "k": k, "crop": "the window of the layer", "count": IMAGES,
+        "image_size": [SIZE, SIZE], "channels": None,
+    }  # fmt: skip
+    sources = {"command": f"deconvviz atlas <net> -l {layer}", "images": "photos.h5", "versions": {"torch": "2.6"}}
+    return Result("gallery", 1, config, sources, arrays)
+
+
+def _tiles(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Noise, which tells tiles apart; many are of one colour each, since noise takes long to compress."""
+    if shape[0] <= 100:
+        return rng.integers(0, 256, shape, np.uint8)
+    return np.broadcast_to(rng.integers(0, 256, (*shape[:2], 1, 1, 3), np.uint8), shape).copy()
+
+
+def _more(filters: int, channels: NDArray[np.int64], tile: int, rng: np.random.Generator) -> dict[str, Any]:
+    places = [[y, x, y + 16, x + 16] for y in range(0, SIZE - 15, 16) for x in range(0, SIZE - 15, 16)]
+    followed = (3, 4)
+    return {
+        "filters": rng.integers(0, 256, (filters, 7, 7, 3), np.uint8),
+        "evolution/epochs": np.array([1, 4, 16, 64]), "evolution/channels": channels[[1, 4, 6]],
+        "evolution/values": rng.random(followed).astype(np.float32),
+        "evolution/patches": rng.integers(0, 256, (*followed, tile, tile, 3), np.uint8),
+        "evolution/projections": rng.integers(0, 256, (*followed, tile, tile, 3), np.uint8),
+        "invariance/translation": rng.random(filters), "invariance/scale": np.append(np.nan, rng.random(filters - 1)),
+        "occlusion/places": np.array(places), "occlusion/image": np.arange(filters) % IMAGES,
+        "occlusion/values": rng.random((filters, len(places))).astype(np.float32),
+    }  # fmt: skip
+
+
+def decisions(count: int = 12, methods: int = 3, targets: int = 5) -> Result:
+    """Return a decisions file: the first `count` images; the last of them of unknown label."""
+    rng = np.random.default_rng(1)
+    names = [f"<output> {n}" for n in range(20)]
+    probabilities = -np.sort(-rng.dirichlet(np.ones(targets), count), 1)
+    outputs = np.argsort(rng.random((count, 20)), 1)[:, :targets]
+    arrays = {
+        "images": np.arange(count), "targets": outputs, "probabilities": probabilities,
+        "label_output": np.where(np.arange(count) % 2, outputs[:, 0], outputs[:, -1]),
+        "maps": rng.integers(0, 256, (count, methods, targets, 8, 8), np.uint8),
+        "occlusion/probability": rng.random((count, targets, 4, 4)).astype(np.float32),
+        "occlusion/square": np.array([16, 16]),
+        "occlusion/places": np.array([[y, x, y + 16, x + 16] for y in range(0, 64, 16) for x in range(0, 64, 16)]),
+    }  # fmt: skip
+    arrays["label_output"][-1] = -1
+    for method, target in np.ndindex(methods, targets):
+        arrays["maps"][0, method, target] = flat(method, target)
+    config = {
+        "model": "net", "model_fingerprint": "a" * 64, "images_fingerprint": "b" * 64, "layer": "features.7",
+        "methods": ["grad-cam", "score-cam", "<i>layer</i>-cam"][:methods], "outputs": names,
+        "image_size": [SIZE, SIZE],
+    }  # fmt: skip
+    return Result("decisions", 1, config, {"command": "deconvviz atlas <net>"}, arrays)
+
+
+def flat(method: int, target: int) -> int:
+    """The one value of a map of the first image."""
+    return 10 + 75 * method + 17 * target
+
+
+def save_all(folder: pathlib.Path, large: int = 0) -> tuple[list[pathlib.Path], pathlib.Path]:
+    """Write three galleries (and one of `large` filters) and the decisions; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [
+        gallery(LAYERS[0], 0, 8, more=True),
+        gallery(LAYERS[1], 1, 5, seed=1),
+        gallery(LAYERS[2], 2, 70, k=4, seed=2),
+    ]
+    if large:
+        made.append(gallery("features.12", 3, large, tile=24, seed=3))
+    paths = [folder / f"{n:02d}-layer.h5" for n in range(len(made))]
+    for result, path in zip(made, paths, strict=True):
+        result.save(path)
+    decisions().save(folder / "decisions.h5")
+    return paths, folder / "decisions.h5"
