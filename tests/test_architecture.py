@@ -72,7 +72,7 @@ def test_each_library_has_its_one_room() -> None:
 
 def test_modules_and_bodies_stay_short() -> None:
     for name, text, tree in modules():
-        assert text.count("\n") <= 300, name
+        assert text.count("\n") <= 400, name
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body

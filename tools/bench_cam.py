@@ -89,9 +89,15 @@ def explain(bench: Any, race: Callable[..., list[float]], device: torch.device) 
 
 
 def score_cam(
-    bench: Any, race: Callable[..., list[float]], model: nn.Module, net: dv.Network, name: str, layer: str, x: Tensor,
+    bench: Any,
+    race: Callable[..., list[float]],
+    model: nn.Module,
+    net: dv.Network,
+    name: str,
+    layer: str,
+    x: Tensor,
     target: int,
-) -> None:  # fmt: skip
+) -> None:
     theirs, turns = by_pgc(pgc.ScoreCAM, model, layer, x, target), 1 if bench.quick else 2
     exact = dv.cam("score-cam", net, layer, batch_size=BATCH)
     half = dv.cam("score-cam", net, layer, batch_size=BATCH, precision="bf16")

@@ -40,8 +40,18 @@ def occlude(bench: Any, race: Race, device: torch.device) -> None:
                 return [r.attribute(x, window, strides=step, perturbations_per_eval=BATCH) for r in runs]
 
         def ours(precision: str, network: dv.Network = network, layer: str = layer, channel: int = channel) -> None:
-            run_occlusion(network, picture, layer, preprocess=PLAIN, targets=[3], fill="mean", channel=channel,
-                          batch_size=BATCH, precision=precision, progress=False)  # fmt: skip
+            run_occlusion(
+                network,
+                picture,
+                layer,
+                preprocess=PLAIN,
+                targets=[3],
+                fill="mean",
+                channel=channel,
+                batch_size=BATCH,
+                precision=precision,
+                progress=False,
+            )
 
         ours("fp32")
         exact, half, peer = race(1 if bench.quick else 2, lambda: ours("fp32"), lambda: ours("bf16"), theirs)
@@ -73,8 +83,16 @@ def invariance(bench: Any, race: Race, model: nn.Module, network: dv.Network, ph
     x = torch.randn(60, *network.input_shape, device=network.device)
 
     def ours() -> None:
-        study(network, photos, ["features.0", "features.12"], preprocess=preprocess, kinds=list(kinds), steps=steps,
-              which=range(5), progress=False)  # fmt: skip
+        study(
+            network,
+            photos,
+            ["features.0", "features.12"],
+            preprocess=preprocess,
+            kinds=list(kinds),
+            steps=steps,
+            which=range(5),
+            progress=False,
+        )
 
     def bare(forward: Callable[[Tensor], Tensor], size: int) -> None:
         with torch.inference_mode():

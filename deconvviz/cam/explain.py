@@ -71,9 +71,19 @@ class Explainer:
         self._check()
         if inner is not None:
             self._wrapped = Explainer(
-                inner, network, layers, convention=convention, align_corners=align_corners, batch_size=batch_size,
-                precision=precision, tokens=tokens, fuse=fuse, seed=seed, call=call, options={},
-            )  # fmt: skip
+                inner,
+                network,
+                layers,
+                convention=convention,
+                align_corners=align_corners,
+                batch_size=batch_size,
+                precision=precision,
+                tokens=tokens,
+                fuse=fuse,
+                seed=seed,
+                call=call,
+                options={},
+            )
         self.backend: Backend = Captured(network) if isinstance(network, Network) else HookedModel(network, call)
         self.forward = self.backend
         if isinstance(network, Network):
@@ -218,6 +228,16 @@ def cam(
     """
     layers = [layer] if isinstance(layer, str) else list(layer or ())
     return Explainer(
-        name, network, layers, convention=convention, align_corners=align_corners, batch_size=batch_size,
-        precision=precision, tokens=tokens, fuse=fuse, seed=seed, call=call, options=options,
-    )  # fmt: skip
+        name,
+        network,
+        layers,
+        convention=convention,
+        align_corners=align_corners,
+        batch_size=batch_size,
+        precision=precision,
+        tokens=tokens,
+        fuse=fuse,
+        seed=seed,
+        call=call,
+        options=options,
+    )

@@ -146,24 +146,42 @@ def _values(
     recorded = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
     last, mined = recorded.history[-1], load_mined(mined_file)
     sections = [
-        {"id": layer, "title": f"Layer {layer[-1]}", "text": TEXTS[layer],
-         "command": f"{typed['mine']}\n{typed[layer]}", "picture": embedded(folder / f"{layer}.png"),
-         "alt": f"Filters of {layer}: projections beside their patches"}
+        {
+            "id": layer,
+            "title": f"Layer {layer[-1]}",
+            "text": TEXTS[layer],
+            "command": f"{typed['mine']}\n{typed[layer]}",
+            "picture": embedded(folder / f"{layer}.png"),
+            "alt": f"Filters of {layer}: projections beside their patches",
+        }
         for layer in LAYERS
-    ]  # fmt: skip
+    ]
     evolution = {
-        "id": "evolution", "title": "How they came to be", "command": typed["evolution"], "text": EVOLUTION,
-        "picture": embedded(folder / "evolution.png"), "alt": "Filters' projections at several epochs of the training",
-    }  # fmt: skip
+        "id": "evolution",
+        "title": "How they came to be",
+        "command": typed["evolution"],
+        "text": EVOLUTION,
+        "picture": embedded(folder / "evolution.png"),
+        "alt": "Filters' projections at several epochs of the training",
+    }
     return {
-        **_pictures(folder), "version": __version__, "note": PROJECTION_NOTE, "sections": [*sections, evolution],
-        "epochs": int(last["epoch"]), "k": mined.config["k"], "accuracy": last["validation_accuracy"],
-        "trained_here": trained_here, "pack_command": typed["pack"], "atlas_command": typed["atlas"],
+        **_pictures(folder),
+        "version": __version__,
+        "note": PROJECTION_NOTE,
+        "sections": [*sections, evolution],
+        "epochs": int(last["epoch"]),
+        "k": mined.config["k"],
+        "accuracy": last["validation_accuracy"],
+        "trained_here": trained_here,
+        "pack_command": typed["pack"],
+        "atlas_command": typed["atlas"],
         "command": command_line(),
-        "train_command": typed.get("train", recorded.sources["command"]), "layers": _layers(model),
-        "settled": _settled(folder / "evolution.layers.csv"), "shown": SHOWN,
+        "train_command": typed.get("train", recorded.sources["command"]),
+        "layers": _layers(model),
+        "settled": _settled(folder / "evolution.layers.csv"),
+        "shown": SHOWN,
         "fingerprint": mined.config["model_fingerprint"],
-    }  # fmt: skip
+    }
 
 
 def _pictures(folder: pathlib.Path) -> dict[str, Any]:

@@ -150,9 +150,15 @@ class Canvas:
         right, down = (width - 1) / 2, (height - 1) / 2
         whole = translation(-left - right, -top - down) @ inverse @ translation(right, down)
         moved = warp(  # type: ignore[no-untyped-call, unused-ignore]
-            self._blurred(math.sqrt(abs(np.linalg.det(inverse)))), whole, output_shape=(height, width), clip=False,
-            order=INTERPOLATIONS[interpolation], mode=self._beyond, cval=0.0, preserve_range=True,
-        )  # fmt: skip
+            self._blurred(math.sqrt(abs(np.linalg.det(inverse)))),
+            whole,
+            output_shape=(height, width),
+            clip=False,
+            order=INTERPOLATIONS[interpolation],
+            mode=self._beyond,
+            cval=0.0,
+            preserve_range=True,
+        )
         return np.asarray(np.clip(np.rint(moved + self._zero), 0, 255), np.uint8)
 
     def _moved(self, right: int, down: int) -> Pixels:

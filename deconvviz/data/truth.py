@@ -74,8 +74,10 @@ class BoxTruth:
             for part, (left, top, right, bottom) in self.boxes[index]:
                 if right > width or bottom > height:
                     name = self.images.names[index]
-                    raise DataError(f"{self.path}: a box of {name} ends at ({right}, {bottom}), the image is {width} x "
-                                    f"{height}; give pixels of the stored image")  # fmt: skip
+                    raise DataError(
+                        f"{self.path}: a box of {name} ends at ({right}, {bottom}), the image is {width} x "
+                        f"{height}; give pixels of the stored image"
+                    )
                 mask = found.setdefault(part, np.zeros((height, width), bool))
                 mask[top:bottom, left:right] = True
         return found
@@ -88,9 +90,10 @@ class MaskFolder:
         """List the folder; raises DataError where it has no mask for any image."""
         self.images, folder = images, pathlib.Path(path)
         self.files = {
-            index: file for index, name in enumerate(images.names)
+            index: file
+            for index, name in enumerate(images.names)
             if (file := (folder / name).with_suffix(".png")).is_file()
-        }  # fmt: skip
+        }
         if not self.files:
             raise DataError(
                 f"no mask in {path}; expected {pathlib.Path(images.names[0]).with_suffix('.png')} and so on"

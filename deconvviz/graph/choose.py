@@ -110,8 +110,11 @@ def _stages(network: Network, pooled: bool) -> dict[int, list[str]]:
     """Map the number of weighted ops so far to the module layers there that everything passes through."""
     order = [node for node in network.graph.nodes if node.meta.get("data") and node.op == "call_function"]
     places = {node: place for place, node in enumerate(order)}
-    names = {layer.node: name for name, layer in network.layers.items()
-             if not layer.functional and layer.kind != "Sequential"}  # fmt: skip
+    names = {
+        layer.node: name
+        for name, layer in network.layers.items()
+        if not layer.functional and layer.kind != "Sequential"
+    }
     stages: dict[int, list[str]] = {}
     weighted, needed = 0, -1
     for place, node in enumerate(order):

@@ -176,8 +176,10 @@ class FeatureWriter:
     def _infinite(self, name: str, values: NDArray[Any], rows: NDArray[Any]) -> DataError:
         image = self.row + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
         if np.isfinite(values).all():
-            return DataError(f"{name} gives image {image} values up to {np.abs(values).max():.3g}, which float16 "
-                             "cannot hold; keep float32")  # fmt: skip
+            return DataError(
+                f"{name} gives image {image} values up to {np.abs(values).max():.3g}, which float16 "
+                "cannot hold; keep float32"
+            )
         return DataError(f"{name} gives image {image} a value that is not finite; choose other layers or weights")
 
     def __enter__(self) -> FeatureWriter:

@@ -20,9 +20,12 @@ def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package
     is not given is a defect of the caller and raises jinja2.UndefinedError.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader(package),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     text = environment.get_template(template).render(values)
     with atomic(path) as temporary:
         temporary.write_text(text, "utf-8")

@@ -52,9 +52,14 @@ class Layout:
     def described(self, name: str) -> dict[str, object]:
         """Return what a page needs to find block n: the files are `name`-000.`suffix` and on."""
         return {
-            "name": name, "suffix": self.suffix, "height": self.height, "width": self.width, "count": self.count,
-            "columns": self.columns, "perSheet": self.per_sheet,
-        }  # fmt: skip
+            "name": name,
+            "suffix": self.suffix,
+            "height": self.height,
+            "width": self.width,
+            "count": self.count,
+            "columns": self.columns,
+            "perSheet": self.per_sheet,
+        }
 
 
 def write_sheets(folder: pathlib.Path, name: str, layout: Layout, blocks: Blocks) -> list[str]:

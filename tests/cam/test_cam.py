@@ -30,17 +30,33 @@ Net = tuple[nn.Sequential, dv.Network]
 def pooled() -> nn.Sequential:
     """Global pooling and one linear layer; 13 maps, so that no quantile falls on a value."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 13, 3), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(13, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 13, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(13, 5),
+    )
 
 
 def deep() -> nn.Sequential:
     """More layers after the one explained, none of them linear in it."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 13, 3), nn.ReLU(),
-        nn.Conv2d(13, 7, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(7 * 2, 9), nn.ReLU(), nn.Linear(9, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 13, 3),
+        nn.ReLU(),
+        nn.Conv2d(13, 7, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(7 * 2, 9),
+        nn.ReLU(),
+        nn.Linear(9, 5),
+    )
 
 
 @pytest.fixture(scope="module", params=[pooled, deep])

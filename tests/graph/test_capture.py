@@ -15,11 +15,27 @@ from deconvviz.errors import CaptureError, DeconvvizError, LayerNotFound
 
 # One of each of torchvision's 20 families of classification networks, at the smallest input that it takes.
 FAMILIES = {
-    "alexnet": 96, "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64,
-    "googlenet": 64, "inception_v3": 96, "maxvit_t": 224, "mnasnet0_5": 64, "mobilenet_v2": 64,
-    "mobilenet_v3_small": 64, "regnet_y_400mf": 64, "resnet18": 64, "resnext50_32x4d": 64, "shufflenet_v2_x1_0": 64,
-    "squeezenet1_0": 64, "swin_t": 64, "vgg11_bn": 64, "vit_b_16": 224, "wide_resnet50_2": 64,
-}  # fmt: skip
+    "alexnet": 96,
+    "convnext_tiny": 64,
+    "densenet121": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "maxvit_t": 224,
+    "mnasnet0_5": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "regnet_y_400mf": 64,
+    "resnet18": 64,
+    "resnext50_32x4d": 64,
+    "shufflenet_v2_x1_0": 64,
+    "squeezenet1_0": 64,
+    "swin_t": 64,
+    "vgg11_bn": 64,
+    "vit_b_16": 224,
+    "wide_resnet50_2": 64,
+}
 Made = Callable[[str, int], tuple[nn.Module, dv.Network]]
 
 

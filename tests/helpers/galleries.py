@@ -77,17 +77,25 @@ def gallery(
     boxes = np.sort(rng.integers(0, SIZE, (filters, k, 2, 2)), 2).reshape(filters, k, 4).astype(np.int64)
     shape = (filters, k, tile, tile, 3)
     arrays: dict[str, Any] = {
-        "channels": channels, "images": images, "values": values, "boxes": boxes, "windows": boxes.copy(),
-        "positions": rng.integers(0, 9, (filters, k, 2)), "patches": _tiles(shape, rng),
-        "projections": _tiles(shape, rng) // 4 + 96, "fired": rng.integers(0, IMAGES, filters),
-        "firing_rate": rng.random(filters), "mean_activation": rng.random(filters),
+        "channels": channels,
+        "images": images,
+        "values": values,
+        "boxes": boxes,
+        "windows": boxes.copy(),
+        "positions": rng.integers(0, 9, (filters, k, 2)),
+        "patches": _tiles(shape, rng),
+        "projections": _tiles(shape, rng) // 4 + 96,
+        "fired": rng.integers(0, IMAGES, filters),
+        "firing_rate": rng.random(filters),
+        "mean_activation": rng.random(filters),
         "top_class_share": rng.random(filters),
-        "maximum": np.nan_to_num(values[:, 0]), "top_class": np.where(images[:, 0] < 0, -1, labels()[images[:, 0]]),
+        "maximum": np.nan_to_num(values[:, 0]),
+        "top_class": np.where(images[:, 0] < 0, -1, labels()[images[:, 0]]),
         "dead": (images[:, 0] < 0).astype(np.uint8),
         "neighbours": np.stack([channels[(np.arange(1, 7) + n) % filters] for n in range(filters)]),
         "similarity": -np.sort(-rng.random((filters, 6)).astype(np.float32), 1),
         "duplicate_of": np.where(np.arange(filters) == 5, channels[0], -1),
-    }  # fmt: skip
+    }
     hidden = int(np.setdiff1d(np.arange(filters + 3), channels)[0])  # a channel that is not shown
     arrays["neighbours"][:, -1] = hidden
     if filters > 4:
@@ -95,12 +103,23 @@ def gallery(
     if more:
         arrays |= _more(filters, channels, tile, rng)
     config = {
-        "model": "torchvision:<i>net</i>", "model_fingerprint": "a" * 64, "images_fingerprint": "b" * 64,
-        "layer": layer, "depth": depth, "kind": "conv2d", "shape": [filters + 3, 9, 9], "parameters": 1234,
+        "model": "torchvision:<i>net</i>",
+        "model_fingerprint": "a" * 64,
+        "images_fingerprint": "b" * 64,
+        "layer": layer,
+        "depth": depth,
+        "kind": "conv2d",
+        "shape": [filters + 3, 9, 9],
+        "parameters": 1234,
         "stride": [2, 2],
-        "receptive_field": [15, 15], "rule": "deconvnet", "k": k, "crop": "the window of the layer", "count": IMAGES,
-        "image_size": [SIZE, SIZE], "channels": None,
-    }  # fmt: skip
+        "receptive_field": [15, 15],
+        "rule": "deconvnet",
+        "k": k,
+        "crop": "the window of the layer",
+        "count": IMAGES,
+        "image_size": [SIZE, SIZE],
+        "channels": None,
+    }
     sources = {"command": f"deconvviz atlas <net> -l {layer}", "images": "photos.h5", "versions": {"torch": "2.6"}}
     return Result("gallery", 1, config, sources, arrays)
 
@@ -117,14 +136,17 @@ def _more(filters: int, channels: NDArray[np.int64], tile: int, rng: np.random.G
     followed = (3, 4)
     return {
         "filters": rng.integers(0, 256, (filters, 7, 7, 3), np.uint8),
-        "evolution/epochs": np.array([1, 4, 16, 64]), "evolution/channels": channels[[1, 4, 6]],
+        "evolution/epochs": np.array([1, 4, 16, 64]),
+        "evolution/channels": channels[[1, 4, 6]],
         "evolution/values": rng.random(followed).astype(np.float32),
         "evolution/patches": rng.integers(0, 256, (*followed, tile, tile, 3), np.uint8),
         "evolution/projections": rng.integers(0, 256, (*followed, tile, tile, 3), np.uint8),
-        "invariance/translation": rng.random(filters), "invariance/scale": np.append(np.nan, rng.random(filters - 1)),
-        "occlusion/places": np.array(places), "occlusion/image": np.arange(filters) % IMAGES,
+        "invariance/translation": rng.random(filters),
+        "invariance/scale": np.append(np.nan, rng.random(filters - 1)),
+        "occlusion/places": np.array(places),
+        "occlusion/image": np.arange(filters) % IMAGES,
         "occlusion/values": rng.random((filters, len(places))).astype(np.float32),
-    }  # fmt: skip
+    }
 
 
 def decisions(count: int = 12, methods: int = 3, targets: int = 5) -> Result:
@@ -134,21 +156,27 @@ def decisions(count: int = 12, methods: int = 3, targets: int = 5) -> Result:
     probabilities = -np.sort(-rng.dirichlet(np.ones(targets), count), 1)
     outputs = np.argsort(rng.random((count, 20)), 1)[:, :targets]
     arrays = {
-        "images": np.arange(count), "targets": outputs, "probabilities": probabilities,
+        "images": np.arange(count),
+        "targets": outputs,
+        "probabilities": probabilities,
         "label_output": np.where(np.arange(count) % 2, outputs[:, 0], outputs[:, -1]),
         "maps": rng.integers(0, 256, (count, methods, targets, 8, 8), np.uint8),
         "occlusion/probability": rng.random((count, targets, 4, 4)).astype(np.float32),
         "occlusion/square": np.array([16, 16]),
         "occlusion/places": np.array([[y, x, y + 16, x + 16] for y in range(0, 64, 16) for x in range(0, 64, 16)]),
-    }  # fmt: skip
+    }
     arrays["label_output"][-1] = -1
     for method, target in np.ndindex(methods, targets):
         arrays["maps"][0, method, target] = flat(method, target)
     config = {
-        "model": "net", "model_fingerprint": "a" * 64, "images_fingerprint": "b" * 64, "layer": "features.7",
-        "methods": ["grad-cam", "score-cam", "<i>layer</i>-cam"][:methods], "outputs": names,
+        "model": "net",
+        "model_fingerprint": "a" * 64,
+        "images_fingerprint": "b" * 64,
+        "layer": "features.7",
+        "methods": ["grad-cam", "score-cam", "<i>layer</i>-cam"][:methods],
+        "outputs": names,
         "image_size": [SIZE, SIZE],
-    }  # fmt: skip
+    }
     return Result("decisions", 1, config, {"command": "deconvviz atlas <net>"}, arrays)
 
 

@@ -155,9 +155,14 @@ def ada_sise(case: Case, layers: Layers) -> Array:
 
 
 def sess(
-    maps: list[Array], probabilities: Array, boxes: list[tuple[int, int, int, int]], size: tuple[int, int],
-    theta: float = 0.0, pre_filter: float = 0.0, smooth: bool = True,
-) -> Array:  # fmt: skip
+    maps: list[Array],
+    probabilities: Array,
+    boxes: list[tuple[int, int, int, int]],
+    size: tuple[int, int],
+    theta: float = 0.0,
+    pre_filter: float = 0.0,
+    smooth: bool = True,
+) -> Array:
     """SESS's fusion (2207.01769, authors' code): sum over patches / count(> theta), Gaussian 11x11, sigma 5, reflected.
     Patch i: mm(map_i) p_i / max p, pasted on zeros of its scaled image, resized (bilinear) to `size`; values <= theta
     -> 0; 0/0 -> 0. boxes: (scaled height, scaled width, top, left). The int(pre_filter n) least probable go.

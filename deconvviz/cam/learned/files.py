@@ -24,11 +24,17 @@ FORMAT, SCHEMA = "deconvviz-explainer", 1
 def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the JSON file says: all that makes the explainer again, and the network that it explains."""
     return {
-        "format": FORMAT, "schema": SCHEMA, "method": explainer.name, "options": explainer.options,
-        "layers": {name: list(shape) for name, shape in explainer.layers.items()}, "outputs": explainer.outputs,
-        "model": network.name, "model_fingerprint": network.fingerprint, "input_shape": list(network.input_shape),
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "method": explainer.name,
+        "options": explainer.options,
+        "layers": {name: list(shape) for name, shape in explainer.layers.items()},
+        "outputs": explainer.outputs,
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "input_shape": list(network.input_shape),
         **about,
-    }  # fmt: skip
+    }
 
 
 def json_beside(path: Pathlike) -> pathlib.Path:

@@ -61,9 +61,16 @@ class RealTimeMasking(LearnedExplainer):
         """destroy, area, smoothness, preserve: weights of the terms; confidence: of the gate once it is trained (it is
         trained with 0); width: maps of the decoder, a multiple of 4."""
         super().__init__(
-            layers, outputs, destroy=destroy, area=area, smoothness=smoothness, preserve=preserve, power=power,
-            confidence=confidence, width=width,
-        )  # fmt: skip
+            layers,
+            outputs,
+            destroy=destroy,
+            area=area,
+            smoothness=smoothness,
+            preserve=preserve,
+            power=power,
+            confidence=confidence,
+            width=width,
+        )
         wrong = [f"{name} {value}" for name, value in self.options.items() if name != "confidence" and not value >= 0]
         if wrong or width < 4 or width % 4 or outputs < 2:
             given = wrong[0] if wrong else f"width {width} and {outputs} classes"

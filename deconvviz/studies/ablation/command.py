@@ -163,12 +163,21 @@ def _train(
     share, others = validation_of(validation)
     names = {field.name for field in dataclasses.fields(Recipe)}
     found = ablate_variants(
-        images, open_images(others) if others else None,
+        images,
+        open_images(others) if others else None,
         list(VARIANTS) if variants == "all" else [name.strip() for name in variants.split(",")],
-        folder=work or table.with_suffix(""), input_size=options.crop, resize=options.resize, width=width, first=first,
-        dropout=dropout, recipe=Recipe(**{k: v for k, v in recipe.items() if k in names}, validation=share),
-        device=found_device(options.device), workers=workers, progress=not quiet, sources={"command": command_line()},
-    )  # fmt: skip
+        folder=work or table.with_suffix(""),
+        input_size=options.crop,
+        resize=options.resize,
+        width=width,
+        first=first,
+        dropout=dropout,
+        recipe=Recipe(**{k: v for k, v in recipe.items() if k in names}, validation=share),
+        device=found_device(options.device),
+        workers=workers,
+        progress=not quiet,
+        sources={"command": command_line()},
+    )
     found.save_csv(table)
     caption = (
         f"Trained alike on {shown}, {found.rows[0].epochs} epochs; validated on {found.images} images"
@@ -208,11 +217,21 @@ def _lesions(
     network = captured(loaded, preprocess, options.device)
     names = read_classes(classes) if classes else loaded.classes
     found = lesion(
-        network, images, layers or _modules(network, by), preprocess=preprocess,
-        outputs=outputs_of(images.classes, network.outputs, names), by=by, how=how, count=count,
-        batch_size=batch_size, precision=precision, workers=workers, out=table.with_suffix(".h5"), progress=not quiet,
+        network,
+        images,
+        layers or _modules(network, by),
+        preprocess=preprocess,
+        outputs=outputs_of(images.classes, network.outputs, names),
+        by=by,
+        how=how,
+        count=count,
+        batch_size=batch_size,
+        precision=precision,
+        workers=workers,
+        out=table.with_suffix(".h5"),
+        progress=not quiet,
         sources=sources(loaded),
-    )  # fmt: skip
+    )
     found.save_csv(table)
     what = "Each filter in turn is" if by == "filter" else "All filters of each layer in turn are"
     place = "zero" if how == "zero" else "the mean over images and positions"

@@ -166,9 +166,20 @@ def ablate_variants(
         model, _ = build_model("zfnet", {**shared, **VARIANTS[name]}, seed=recipe.seed)
         assert isinstance(model, ZFNet)
         trained = train(
-            model, images, out, recipe, resize=resize, validation=validation, name="zfnet", arguments=model.arguments,
-            device=device, workers=workers, commit_every=commit_every, progress=progress, sources=sources,
-        )  # fmt: skip
+            model,
+            images,
+            out,
+            recipe,
+            resize=resize,
+            validation=validation,
+            name="zfnet",
+            arguments=model.arguments,
+            device=device,
+            workers=workers,
+            commit_every=commit_every,
+            progress=progress,
+            sources=sources,
+        )
         if len(trained.history) != recipe.epochs:
             raise _longer(out, len(trained.history), recipe.epochs)
         seen = [_right(trained, *part, recipe.batch_size, workers) for part in (training, held)]
@@ -287,9 +298,18 @@ def _table(kept: Result, names: Sequence[str], counts: Mapping[str, int], many: 
             low, high = paired_interval(lost, gained, len(right)).tolist()
         rows.append(
             Variant(
-                name, counts[name], epochs, training, training5 if many else None, validation,
-                validation5 if many else None, difference, low, high, state["seconds"],
+                name,
+                counts[name],
+                epochs,
+                training,
+                training5 if many else None,
+                validation,
+                validation5 if many else None,
+                difference,
+                low,
+                high,
+                state["seconds"],
                 PAPER_ERRORS.get((kept.config["first"], name)),
             )
-        )  # fmt: skip
+        )
     return VariantTable(kept.config, tuple(rows), len(kept.arrays[names[0]]))

@@ -69,13 +69,20 @@ def measured_invariance(
     config = _config(network, store, layers, preprocess) | {"which": which}
     if not pathlib.Path(out).exists():
         found = invariance(
-            network, store, layers, preprocess=preprocess, which=which, units=layers, batch_size=batch_size,
+            network,
+            store,
+            layers,
+            preprocess=preprocess,
+            which=which,
+            units=layers,
+            batch_size=batch_size,
             progress=progress,
-        )  # fmt: skip
+        )
         arrays = {
             f"{layer}/invariance/{kind}": scores
-            for layer in layers for kind, scores in zip(found.steps, found.per_unit(layer), strict=True)
-        }  # fmt: skip
+            for layer in layers
+            for kind, scores in zip(found.steps, found.per_unit(layer), strict=True)
+        }
         Result("invariance of filters", 1, config, {}, arrays).save(out)
     return _by_layer(_loaded(out, "invariance of filters", config), layers)
 
@@ -162,9 +169,17 @@ def followed(
         MismatchError: the snapshots are of another network.
     """
     found = evolve(
-        snapshots, copy.deepcopy(model), store, layers, filters, preprocess=preprocess, k=k, work=work, device=device,
+        snapshots,
+        copy.deepcopy(model),
+        store,
+        layers,
+        filters,
+        preprocess=preprocess,
+        k=k,
+        work=work,
+        device=device,
         progress=progress,
-    )  # fmt: skip
+    )
     return {one.layer: _evolution(one, found.epochs) for one in found.layers}
 
 
@@ -173,10 +188,12 @@ def _evolution(found: LayerEvolution, epochs: Sequence[int]) -> dict[str, Array]
     projections = [[resized(signed(one), size) for one in row] for row in found.projections]
     patches = [[resized(one, size) for one in row] for row in found.patches]
     return {
-        "evolution/epochs": np.asarray(epochs, np.int64), "evolution/channels": found.channels.astype(np.int64),
-        "evolution/values": found.values, "evolution/patches": np.array(patches, np.uint8),
+        "evolution/epochs": np.asarray(epochs, np.int64),
+        "evolution/channels": found.channels.astype(np.int64),
+        "evolution/values": found.values,
+        "evolution/patches": np.array(patches, np.uint8),
         "evolution/projections": np.array(projections, np.uint8),
-    }  # fmt: skip
+    }
 
 
 @dataclass
@@ -232,9 +249,11 @@ def _blank(mined: Mined, asked: Mapping[str, Sequence[int]], windows: int) -> di
 
 def _config(network: Network, store: ImageStore, layers: Sequence[str], preprocess: Preprocess) -> dict[str, Any]:
     return {
-        "model_fingerprint": network.fingerprint, "images_fingerprint": store.fingerprint, "layers": list(layers),
+        "model_fingerprint": network.fingerprint,
+        "images_fingerprint": store.fingerprint,
+        "layers": list(layers),
         "preprocess": preprocess.as_dict(),
-    }  # fmt: skip
+    }
 
 
 def _loaded(out: Pathlike, kind: str, config: Mapping[str, Any]) -> dict[str, Array]:
@@ -244,7 +263,11 @@ def _loaded(out: Pathlike, kind: str, config: Mapping[str, Any]) -> dict[str, Ar
 
 
 def _by_layer(arrays: Mapping[str, Array], layers: Sequence[str]) -> Measured:
-    return Measured({
-        layer: {name.removeprefix(f"{layer}/"): array for name, array in arrays.items() if name.startswith(f"{layer}/")}
-        for layer in layers
-    })  # fmt: skip
+    return Measured(
+        {
+            layer: {
+                name.removeprefix(f"{layer}/"): array for name, array in arrays.items() if name.startswith(f"{layer}/")
+            }
+            for layer in layers
+        }
+    )

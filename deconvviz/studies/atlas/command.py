@@ -34,29 +34,39 @@ DECISIONS = 12
 @click.argument("images")
 @click.option("-o", "--out", required=True, help="A folder; an unfinished atlas in it is continued.")
 @click.option(
-    "-l", "--layer", "--layers", "layers", multiple=True,
+    "-l",
+    "--layer",
+    "--layers",
+    "layers",
+    multiple=True,
     help="A layer's name; give as many as you like.  [default: up to eight, evenly over the depth]",
-)  # fmt: skip
+)
 @click.option(
     "--filters", help="active (highest mean), random, first, or numbers such as 5,40,100-110.  [default: all]"
 )
 @click.option(
-    "-n", "--count", default=64, show_default=True, type=click.IntRange(1),
+    "-n",
+    "--count",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
     help="Filters of each layer, of active, random, first.",
-)  # fmt: skip
+)
 @click.option("--top", default=9, show_default=True, type=click.IntRange(1, 100), help="Images a filter.")
 @click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(["deconvnet", "guided", "gradient"]))
 @click.option("--mined", metavar="FILE", help="A mined file of these layers.  [default: the images are mined]")
 @click.option(
-    "--snapshots", metavar="FILE",
+    "--snapshots",
+    metavar="FILE",
     help="Snapshots of a training, or demo: the most active filters are followed through it.",
-)  # fmt: skip
+)
 @click.option("--invariance", is_flag=True, help="Also score each filter under moves, scales and turns.")
 @click.option("--occlusion", is_flag=True, help="Also move a square over each filter's strongest image (slow).")
 @click.option(
-    "--decisions", type=click.IntRange(0),
+    "--decisions",
+    type=click.IntRange(0),
     help=f"Images, spread over the classes, whose decision is explained; 0 for none.  [default: {DECISIONS}]",
-)  # fmt: skip
+)
 @click.option("-m", "--methods", help="That explain decisions, with commas between; `deconvviz cam --list` tells them.")
 @click.option("--cam-layer", help="The layer that they explain.  [default: the last before the classifier]")
 @click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: each step's own]")
@@ -65,11 +75,27 @@ DECISIONS = 12
 @classes_option
 @model_options
 def atlas(
-    model: str, images: str, out: str, layers: tuple[str, ...], filters: str | None, count: int, top: int, rule: str,
-    mined: str | None, snapshots: str | None, invariance: bool, occlusion: bool, decisions: int | None,
-    methods: str | None, cam_layer: str | None, batch_size: int | None, precision: str, quiet: bool, names: str | None,
+    model: str,
+    images: str,
+    out: str,
+    layers: tuple[str, ...],
+    filters: str | None,
+    count: int,
+    top: int,
+    rule: str,
+    mined: str | None,
+    snapshots: str | None,
+    invariance: bool,
+    occlusion: bool,
+    decisions: int | None,
+    methods: str | None,
+    cam_layer: str | None,
+    batch_size: int | None,
+    precision: str,
+    quiet: bool,
+    names: str | None,
     options: ModelOptions,
-) -> None:  # fmt: skip
+) -> None:
     """Make pages that show a whole network: open OUT/index.html, no server needed.
 
     IMAGES is a packed store. Each filter is shown with its strongest images and projections, and what it has in common
@@ -99,21 +125,47 @@ def atlas(
             outputs = matched_outputs(store, network, called, names is not None, "decisions have no label to compare")
         numbers = None if filters is None else channels_of(filters)
         wanted = Wanted(
-            layers or (tuple(found) if found is not None else default_layers(network, pooled=False)), top,
-            tuple(numbers) if isinstance(numbers, list) else numbers, count, rule, explained,
-            METHODS if methods is None else tuple(name.strip() for name in methods.split(",")), cam_layer,
-            invariance, occlusion,
-        )  # fmt: skip
+            layers or (tuple(found) if found is not None else default_layers(network, pooled=False)),
+            top,
+            tuple(numbers) if isinstance(numbers, list) else numbers,
+            count,
+            rule,
+            explained,
+            METHODS if methods is None else tuple(name.strip() for name in methods.split(",")),
+            cam_layer,
+            invariance,
+            occlusion,
+        )
         computed = AtlasMaker(
-            network, loaded.model, store, preprocess, wanted, found, training, outputs, called, batch_size, precision,
-            sources(loaded), progress=not quiet,
-        ).run(out)  # fmt: skip
+            network,
+            loaded.model,
+            store,
+            preprocess,
+            wanted,
+            found,
+            training,
+            outputs,
+            called,
+            batch_size,
+            precision,
+            sources(loaded),
+            progress=not quiet,
+        ).run(out)
         click.echo(repr(computed))
         title = f"{network.name} on {pathlib.Path(store.path).name}"
         site = build_site(
-            out, computed.galleries, computed.decisions, computed.picture, store.names, store.labels, store.classes,
-            title=title, command=command_line(), note=PROJECTION_NOTE, progress=not quiet,
-        )  # fmt: skip
+            out,
+            computed.galleries,
+            computed.decisions,
+            computed.picture,
+            store.names,
+            store.labels,
+            store.classes,
+            title=title,
+            command=command_line(),
+            note=PROJECTION_NOTE,
+            progress=not quiet,
+        )
     click.echo(repr(site))
     click.echo(f"open {site.index}")
 

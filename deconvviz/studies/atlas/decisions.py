@@ -85,9 +85,12 @@ def decisions(
         raise DataError(f"{count} images given; expected at least 1")
     chosen = spread(np.asarray(images.labels), count)
     config = {
-        **explaining.config, "images_fingerprint": images.fingerprint, "outputs": list(names), "images": len(chosen),
+        **explaining.config,
+        "images_fingerprint": images.fingerprint,
+        "outputs": list(names),
+        "images": len(chosen),
         "label_outputs": None if outputs is None else outputs.tolist(),
-    }  # fmt: skip
+    }
     result = _begun(out, config, explaining, len(chosen), sources or {})
     bar = tqdm(total=len(chosen), initial=result.state["done"], unit="image", desc="explaining", disable=not progress)
     with bar:
@@ -112,11 +115,13 @@ def _begun(out: Pathlike, config: dict[str, Any], maker: Explaining, count: int,
         return found
     rows, columns = (len(one) for one in maker.occluder.grid)
     shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "images": (np.int64, ()), "targets": (np.int64, (maker.targets,)), "label_output": (np.int64, ()),
+        "images": (np.int64, ()),
+        "targets": (np.int64, (maker.targets,)),
+        "label_output": (np.int64, ()),
         "probabilities": (np.float64, (maker.targets,)),
         "maps": (np.uint8, (len(maker.methods), maker.targets, *maker.kept)),
         "occlusion/probability": (np.float32, (maker.targets, rows, columns)),
-    }  # fmt: skip
+    }
     arrays: dict[str, Array] = {name: np.zeros((count, *shape), kind) for name, (kind, shape) in shapes.items()}
     arrays["occlusion/square"] = np.asarray(maker.occluder.square, np.int64)
     arrays["occlusion/places"] = places_of(maker.occluder)
@@ -162,10 +167,16 @@ class Explaining:
         self.fast = network.fast(precision)
         self.grey = self.preprocess.level(GREY).to(network.device)[None, :, None, None]
         self.config: dict[str, Any] = {
-            "model": network.name, "model_fingerprint": network.fingerprint, "layer": self.layer,
-            "methods": list(methods), "image_size": list(self.size), "precision": precision,
-            "square": list(square), "stride": list(stride), "preprocess": preprocess.as_dict(),
-        }  # fmt: skip
+            "model": network.name,
+            "model_fingerprint": network.fingerprint,
+            "layer": self.layer,
+            "methods": list(methods),
+            "image_size": list(self.size),
+            "precision": precision,
+            "square": list(square),
+            "stride": list(stride),
+            "preprocess": preprocess.as_dict(),
+        }
 
     def image(self, image: NDArray[np.uint8], own: int) -> dict[str, Any]:
         """Return what the arrays hold of one image, uint8 [H, W, 3]; own: its label's output, or -1."""
@@ -177,10 +188,12 @@ class Explaining:
         if own >= 0 and own not in targets:
             targets[-1] = own
         return {
-            "targets": targets.numpy(), "probabilities": shares[targets].numpy(), "label_output": own,
+            "targets": targets.numpy(),
+            "probabilities": shares[targets].numpy(),
+            "label_output": own,
             "maps": np.stack([self._maps(one, x, targets) for one in self.explainers]),
             "occlusion/probability": self._occluded(x, targets),
-        }  # fmt: skip
+        }
 
     def _maps(self, explainer: Explainer, x: torch.Tensor, targets: torch.Tensor) -> NDArray[np.uint8]:
         """Return a method's map of each target, [T, h, w]."""

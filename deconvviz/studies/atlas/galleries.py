@@ -74,15 +74,27 @@ class GalleryMaker:
         found = self.network.layer(layer)
         chosen = self.channels.get(layer)
         return {
-            "model": self.network.name, "model_fingerprint": self.network.fingerprint,
-            "images_fingerprint": self.store.fingerprint, "layer": layer, "depth": self.layers.index(layer),
-            "kind": found.kind, "shape": list(found.units), "parameters": found.parameters,
-            "stride": list(found.stride), "receptive_field": list(found.receptive_field.size), "rule": self.rule,
-            "k": self.k, "crop": f"{ENERGY:.0%} of the projections' energy, median of the layer",
-            "count": self.mined.total, "image_size": list(self.network.input_shape[-2:]),
-            "channels": None if chosen is None else [int(c) for c in chosen], "similarity": similarity.WORDS,
-            "duplicate": similarity.DUPLICATE, "mined": self.mined.config, **self.settings,
-        }  # fmt: skip
+            "model": self.network.name,
+            "model_fingerprint": self.network.fingerprint,
+            "images_fingerprint": self.store.fingerprint,
+            "layer": layer,
+            "depth": self.layers.index(layer),
+            "kind": found.kind,
+            "shape": list(found.units),
+            "parameters": found.parameters,
+            "stride": list(found.stride),
+            "receptive_field": list(found.receptive_field.size),
+            "rule": self.rule,
+            "k": self.k,
+            "crop": f"{ENERGY:.0%} of the projections' energy, median of the layer",
+            "count": self.mined.total,
+            "image_size": list(self.network.input_shape[-2:]),
+            "channels": None if chosen is None else [int(c) for c in chosen],
+            "similarity": similarity.WORDS,
+            "duplicate": similarity.DUPLICATE,
+            "mined": self.mined.config,
+            **self.settings,
+        }
 
     def make(self, layer: str) -> Result:
         """Return the gallery of a layer, as `load_gallery` reads it from a file; F filters, k images each.
@@ -100,10 +112,14 @@ class GalleryMaker:
         channels = np.asarray(self.channels.get(layer, range(len(found.values))), np.int64)
         table = _Table.of(found, channels, self.k)
         arrays: dict[str, Array] = {
-            "channels": channels, "values": table.values, "images": table.images, "positions": table.positions,
-            **_activity(found, channels), **_classes(table.images, self.store.labels),
+            "channels": channels,
+            "values": table.values,
+            "images": table.images,
+            "positions": table.positions,
+            **_activity(found, channels),
+            **_classes(table.images, self.store.labels),
             **similar_filters(self._maxima(layer), channels, NEIGHBOURS)._asdict(),
-        }  # fmt: skip
+        }
         arrays |= self._shown(layer, table)
         for name, array in self.aspects(layer, channels).items():
             array = np.asarray(array)
@@ -142,9 +158,12 @@ class GalleryMaker:
         maker.network()
         filters = maker.first_filters([int(c) for c in table.channels])
         return {
-            "boxes": boxes, "windows": windows, **patches.arrays("patches"), **projections.arrays("projections"),
+            "boxes": boxes,
+            "windows": windows,
+            **patches.arrays("patches"),
+            **projections.arrays("projections"),
             **({} if filters is None else {"filters": np.stack([signed(one, 100) for one in filters])}),
-        }  # fmt: skip
+        }
 
     @cached_property
     def picture(self) -> Callable[[int], Pixels]:
@@ -194,9 +213,11 @@ class _Table:
         values, images, positions = (part[channels, :k] for part in (found.values, found.images, found.positions))
         none = ~(values > 0)
         return cls(
-            channels, np.where(none, 0, values).astype(np.float32), np.where(none, -1, images),
+            channels,
+            np.where(none, 0, values).astype(np.float32),
+            np.where(none, -1, images),
             np.where(none[..., None], -1, positions),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -216,10 +237,12 @@ class _Row:
 def _activity(found: MinedLayer, channels: NDArray[np.int64]) -> dict[str, Array]:
     activity = found.activity
     return {
-        "fired": activity.fired[channels], "firing_rate": activity.frequency[channels],
-        "maximum": activity.maximum[channels], "mean_activation": activity.mean[channels],
+        "fired": activity.fired[channels],
+        "firing_rate": activity.frequency[channels],
+        "maximum": activity.maximum[channels],
+        "mean_activation": activity.mean[channels],
         "dead": activity.dead[channels].astype(np.uint8),
-    }  # fmt: skip
+    }
 
 
 def _classes(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Array]:

@@ -154,16 +154,25 @@ class AtlasMaker:
         """What must agree for an atlas to be continued."""
         wanted = self.wanted
         return {
-            "model": self.network.name, "model_fingerprint": self.network.fingerprint,
-            "images_fingerprint": self.store.fingerprint, "preprocess": self.preprocess.as_dict(),
-            "precision": self.precision, "layers": list(self.layers), "k": wanted.k, "rule": wanted.rule,
+            "model": self.network.name,
+            "model_fingerprint": self.network.fingerprint,
+            "images_fingerprint": self.store.fingerprint,
+            "preprocess": self.preprocess.as_dict(),
+            "precision": self.precision,
+            "layers": list(self.layers),
+            "k": wanted.k,
+            "rule": wanted.rule,
             "filters": wanted.filters if isinstance(wanted.filters, str | None) else list(wanted.filters),
-            "count": wanted.count if isinstance(wanted.filters, str) else None, "decisions": wanted.decisions,
-            "methods": list(wanted.methods) if wanted.decisions else None, "cam_layer": wanted.cam_layer,
-            "invariance": wanted.invariance, "occlusion": wanted.occlusion,
+            "count": wanted.count if isinstance(wanted.filters, str) else None,
+            "decisions": wanted.decisions,
+            "methods": list(wanted.methods) if wanted.decisions else None,
+            "cam_layer": wanted.cam_layer,
+            "invariance": wanted.invariance,
+            "occlusion": wanted.occlusion,
             "mined": None if self.mined is None else _digest(self.mined.config),
-            "snapshots": self._training, "outputs": self._named,
-        }  # fmt: skip
+            "snapshots": self._training,
+            "outputs": self._named,
+        }
 
     @property
     def _told(self) -> dict[str, Any]:
@@ -207,18 +216,34 @@ class AtlasMaker:
         if self.mined is not None:
             return self.mined
         return mine(
-            self.network, self.store, self.layers, self.wanted.k, data / "mined.h5", preprocess=self.preprocess,
-            batch_size=self.batch_size, precision=self.precision, progress=self.progress, sources=self.sources,
-        )  # fmt: skip
+            self.network,
+            self.store,
+            self.layers,
+            self.wanted.k,
+            data / "mined.h5",
+            preprocess=self.preprocess,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            progress=self.progress,
+            sources=self.sources,
+        )
 
     def _maxima(self, mined: Mined, data: pathlib.Path) -> Features:
         """The filters' maxima in the images, from one pass for all layers."""
         chosen = np.unique(np.linspace(0, mined.total - 1, min(mined.total, COMPARED)).round().astype(np.int64))
         return stream_features(
-            self.network, self.store, self.layers, data / "maxima.h5", preprocess=self.preprocess, pool="max 1x1",
-            chosen=chosen, batch_size=self.batch_size, precision=self.precision, progress=self.progress,
+            self.network,
+            self.store,
+            self.layers,
+            data / "maxima.h5",
+            preprocess=self.preprocess,
+            pool="max 1x1",
+            chosen=chosen,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            progress=self.progress,
             sources=self.sources,
-        )  # fmt: skip
+        )
 
     def _galleries(self, mined: Mined, data: pathlib.Path) -> GalleryMaker:
         wanted = self.wanted
@@ -231,16 +256,32 @@ class AtlasMaker:
             "snapshots": self._training,
         }
         return GalleryMaker(
-            mined, self._maxima(mined, data), self.store, self.network, self.layers, chosen, wanted.k, wanted.rule,
-            settings, _Aspects(self, mined, data, chosen), self._told, self.progress,
-        )  # fmt: skip
+            mined,
+            self._maxima(mined, data),
+            self.store,
+            self.network,
+            self.layers,
+            chosen,
+            wanted.k,
+            wanted.rule,
+            settings,
+            _Aspects(self, mined, data, chosen),
+            self._told,
+            self.progress,
+        )
 
     def _decisions(self, data: pathlib.Path) -> pathlib.Path:
         path = data / "decisions.h5"
         decisions(
-            self.explaining, self.store, self.wanted.decisions, path, outputs=self.outputs, names=self.names,
-            progress=self.progress, sources=self._told,
-        )  # fmt: skip
+            self.explaining,
+            self.store,
+            self.wanted.decisions,
+            path,
+            outputs=self.outputs,
+            names=self.names,
+            progress=self.progress,
+            sources=self._told,
+        )
         return path
 
 
@@ -270,18 +311,29 @@ class _Aspects:
     def invariance(self) -> Measured:
         of = self.of
         return measured_invariance(
-            of.network, of.store, of.layers, self.data / "invariance.h5", preprocess=of.preprocess,
-            batch_size=of.batch_size or 32, progress=of.progress,
-        )  # fmt: skip
+            of.network,
+            of.store,
+            of.layers,
+            self.data / "invariance.h5",
+            preprocess=of.preprocess,
+            batch_size=of.batch_size or 32,
+            progress=of.progress,
+        )
 
     @cached_property
     def occlusion(self) -> Measured:
         of = self.of
         every = {layer: self.channels.get(layer, range(of.network.layer(layer).units[0])) for layer in of.layers}
         return measured_occlusion(
-            of.network, of.store, self.mined, every, self.data / "occlusion.h5", preprocess=of.preprocess,
-            batch_size=of.batch_size or 32, progress=of.progress,
-        )  # fmt: skip
+            of.network,
+            of.store,
+            self.mined,
+            every,
+            self.data / "occlusion.h5",
+            preprocess=of.preprocess,
+            batch_size=of.batch_size or 32,
+            progress=of.progress,
+        )
 
     @cached_property
     def evolution(self) -> dict[str, dict[str, Any]]:
@@ -289,11 +341,17 @@ class _Aspects:
         assert of.snapshots is not None
         numbers = of.wanted.filters
         return followed(
-            of.snapshots, of.model, of.store, of.layers,
+            of.snapshots,
+            of.model,
+            of.store,
+            of.layers,
             list(numbers[:FOLLOWED]) if isinstance(numbers, tuple) else FOLLOWED,
-            self.data / "epochs", preprocess=of.preprocess, k=of.wanted.k, device=of.network.device,
+            self.data / "epochs",
+            preprocess=of.preprocess,
+            k=of.wanted.k,
+            device=of.network.device,
             progress=of.progress,
-        )  # fmt: skip
+        )
 
 
 def _digest(value: Any) -> str:

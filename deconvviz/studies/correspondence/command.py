@@ -103,10 +103,25 @@ def correspond(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     found = correspondence(
-        network, opened, truth, parts or None, layers, preprocess=preprocess, per_class=not across_classes,
-        count=count, repeats=repeats, random=random, random_on=random_on, fill=fill, sign_zero=sign_zero,
-        normalisation=normalisation, permutations=permutations, seed=seed, batch_size=batch_size, progress=not quiet,
-    )  # fmt: skip
+        network,
+        opened,
+        truth,
+        parts or None,
+        layers,
+        preprocess=preprocess,
+        per_class=not across_classes,
+        count=count,
+        repeats=repeats,
+        random=random,
+        random_on=random_on,
+        fill=fill,
+        sign_zero=sign_zero,
+        normalisation=normalisation,
+        permutations=permutations,
+        seed=seed,
+        batch_size=batch_size,
+        progress=not quiet,
+    )
     found.save_csv(table)
     caption = (
         f"Score: {normalisation} over pairs of {count} images{'' if across_classes else ' of one class'} of the signs' "

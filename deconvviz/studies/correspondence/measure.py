@@ -80,10 +80,17 @@ def correspondence(
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.3 and table 1, whose scores such as .067 must be means.
     """
     options = {
-        "per_class": per_class, "count": count, "repeats": repeats, "random": random, "random_on": random_on,
-        "fill": fill, "sign_zero": sign_zero, "normalisation": normalisation, "permutations": permutations,
+        "per_class": per_class,
+        "count": count,
+        "repeats": repeats,
+        "random": random,
+        "random_on": random_on,
+        "fill": fill,
+        "sign_zero": sign_zero,
+        "normalisation": normalisation,
+        "permutations": permutations,
         "seed": seed,
-    }  # fmt: skip
+    }
     _check(network, layers, preprocess, options, batch_size)
     study = _Study(network, images, truth, layers, preprocess, options, batch_size)
     sets = study.sets(parts, progress)
@@ -100,10 +107,15 @@ def correspondence(
                 bar.update()
             rows += [study.row(part, layer, chosen, np.stack(found)) for layer, found in tables.items()]
     config = {
-        "model": network.name, "model_fingerprint": network.fingerprint, "images_fingerprint": images.fingerprint,
-        "truth_fingerprint": truth.fingerprint, "parts": list(sets), "layers": list(layers),
-        "preprocess": preprocess.as_dict(), **options,
-    }  # fmt: skip
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "images_fingerprint": images.fingerprint,
+        "truth_fingerprint": truth.fingerprint,
+        "parts": list(sets),
+        "layers": list(layers),
+        "preprocess": preprocess.as_dict(),
+        **options,
+    }
     return Correspondence(tuple(rows), examples, config)
 
 
@@ -126,9 +138,15 @@ class _Study:
     """Finds the parts, masks them, and runs the network."""
 
     def __init__(
-        self, network: Network, images: Images, truth: Truth, layers: Sequence[str], preprocess: Preprocess,
-        options: Mapping[str, Any], batch_size: int,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        images: Images,
+        truth: Truth,
+        layers: Sequence[str],
+        preprocess: Preprocess,
+        options: Mapping[str, Any],
+        batch_size: int,
+    ) -> None:
         self.network, self.images, self.truth, self.layers = network, images, truth, layers
         self.preprocess, self.options, self.batch_size = preprocess, options, batch_size
         value = preprocess.level(0) if options["fill"] == "black" else torch.zeros(len(preprocess.mean))

@@ -75,10 +75,24 @@ class Correspondence:
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a row for each part and layer."""
-        write_csv(path, COLUMNS, [
-            (row.part, row.layer, row.mean, row.error, row.random_mean, row.random_error, row.p, row.images.size,
-             len(row.images)) for row in self.rows
-        ])  # fmt: skip
+        write_csv(
+            path,
+            COLUMNS,
+            [
+                (
+                    row.part,
+                    row.layer,
+                    row.mean,
+                    row.error,
+                    row.random_mean,
+                    row.random_error,
+                    row.p,
+                    row.images.size,
+                    len(row.images),
+                )
+                for row in self.rows
+            ],
+        )
 
     def __repr__(self) -> str:
         layers = list(dict.fromkeys(row.layer for row in self.rows))
@@ -91,8 +105,9 @@ class Correspondence:
         for first in self.rows[:: len(layers)]:
             cells = [
                 f"  {_shown(row.mean, row.error):13s} {_shown(row.random_mean, row.random_error):13s} {row.p:<6.3f}"
-                for row in self.rows if row.part == first.part
-            ]  # fmt: skip
+                for row in self.rows
+                if row.part == first.part
+            ]
             lines.append(f"{first.part:{wide}s}  {first.images.size:6d}" + "".join(cells))
         return "\n".join(line.rstrip() for line in lines)
 

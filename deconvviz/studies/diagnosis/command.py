@@ -162,11 +162,22 @@ def _diagnosed(
     names = output_names(loaded, asked.names)
     outputs = matched_outputs(images, network, names, False, NO_NEIGHBOURS) if len(images.classes) else None
     found = diagnosis.diagnose(
-        network, images, preprocess=preprocess, checks=asked.checks, layers=asked.layers, outputs=outputs, names=names,
-        truth=open_truth(asked.truth, images), snapshots=Snapshots(snapshots) if snapshots else None,
-        limit=asked.limit, batch_size=asked.batch_size, workers=asked.workers, seed=asked.seed,
-        progress=not asked.quiet, sources=sources(loaded),
-    )  # fmt: skip
+        network,
+        images,
+        preprocess=preprocess,
+        checks=asked.checks,
+        layers=asked.layers,
+        outputs=outputs,
+        names=names,
+        truth=open_truth(asked.truth, images),
+        snapshots=Snapshots(snapshots) if snapshots else None,
+        limit=asked.limit,
+        batch_size=asked.batch_size,
+        workers=asked.workers,
+        seed=asked.seed,
+        progress=not asked.quiet,
+        sources=sources(loaded),
+    )
     return network, found
 
 
@@ -196,6 +207,12 @@ def _write(
     weights = [pathlib.Path(str(found.sources["weights"])).name for _, found in both]
     names = [f"{model} ({file})" for model, file in zip(models, weights, strict=False)]
     write_report(
-        folder, found, names=names, images=images, command=command_line(), version=__version__,
-        other=None if second is None else second[1], first=[first_filters(network) for network, _ in both],
-    )  # fmt: skip
+        folder,
+        found,
+        names=names,
+        images=images,
+        command=command_line(),
+        version=__version__,
+        other=None if second is None else second[1],
+        first=[first_filters(network) for network, _ in both],
+    )

@@ -75,9 +75,20 @@ def diagnose(
     """
     chosen = [CHECKS[name] for name in dict.fromkeys(checks)] or [CHECKS[name] for name in NAMES]
     subject = Subject(
-        network, images, preprocess, outputs=outputs, names=tuple(names), truth=truth, snapshots=snapshots,
-        layers=tuple(layers), limit=limit, batch_size=batch_size, workers=workers, seed=seed, progress=progress,
-    )  # fmt: skip
+        network,
+        images,
+        preprocess,
+        outputs=outputs,
+        names=tuple(names),
+        truth=truth,
+        snapshots=snapshots,
+        layers=tuple(layers),
+        limit=limit,
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        progress=progress,
+    )
     findings: list[Finding] = []
     made = []
     with tqdm(chosen, unit="check", desc="diagnosis", disable=not progress) as bar:
@@ -176,13 +187,21 @@ def _config(subject: Subject, checks: Sequence[str]) -> dict[str, Any]:
     if subject.logits is not None and known.any():
         accuracy = float((subject.logits[known].argmax(1) == labels[known]).mean())
     return {
-        "model": network.name, "model_fingerprint": network.fingerprint, "parameters": network.parameters.get("", 0),
-        "input": list(network.input_shape), "images_fingerprint": subject.images.fingerprint,
-        "images": len(subject.chosen), "classes": len(subject.classes), "accuracy": accuracy,
-        "layers": list(subject.layers), "checks": list(checks), "preprocess": subject.preprocess.as_dict(),
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "parameters": network.parameters.get("", 0),
+        "input": list(network.input_shape),
+        "images_fingerprint": subject.images.fingerprint,
+        "images": len(subject.chosen),
+        "classes": len(subject.classes),
+        "accuracy": accuracy,
+        "layers": list(subject.layers),
+        "checks": list(checks),
+        "preprocess": subject.preprocess.as_dict(),
         "snapshots": list(subject.snapshots.epochs) if subject.snapshots else None,
-        "truth_fingerprint": subject.truth.fingerprint if subject.truth else None, "seed": subject.seed,
-    }  # fmt: skip
+        "truth_fingerprint": subject.truth.fingerprint if subject.truth else None,
+        "seed": subject.seed,
+    }
 
 
 __all__ = ["CHECKS", "MEASURED", "NAMES", "Diagnosis", "Made", "diagnose", "first_filters"]

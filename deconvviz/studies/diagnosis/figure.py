@@ -49,8 +49,9 @@ def draw_first_filters(
     Source: Zeiler and Fergus 2013, figure 6 (b) and (c).
     """
     wide = 4.4
-    blocks = [mosaic([stretched(f, 100) for f in each], max(1, math.ceil(math.sqrt(len(each)))), 1, 1.0)
-              for each in filters]  # fmt: skip
+    blocks = [
+        mosaic([stretched(f, 100) for f in each], max(1, math.ceil(math.sqrt(len(each)))), 1, 1.0) for each in filters
+    ]
     tall = [wide * block.shape[0] / block.shape[1] for block in blocks]
     lines = _wrapped(caption, 2 * wide)
     height = max(tall) + 0.85 + 0.14 * (lines.count("\n") + 1)

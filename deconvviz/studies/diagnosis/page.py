@@ -61,12 +61,18 @@ def write_report(
         for severity in SEVERITIES
     ]
     values = {
-        "name": names[0], "images": images, "command": command, "version": version, "config": found.config,
-        "groups": [group for group in groups if group["findings"]], "checks": found.checks,
-        "skipped": [(titles[name], reason) for name, reason in found.skipped.items()], "classes": found.classes,
+        "name": names[0],
+        "images": images,
+        "command": command,
+        "version": version,
+        "config": found.config,
+        "groups": [group for group in groups if group["findings"]],
+        "checks": found.checks,
+        "skipped": [(titles[name], reason) for name, reason in found.skipped.items()],
+        "classes": found.classes,
         "quiet": [made for made in found.checks if not made.findings and not made.skipped],
         "comparison": None if other is None else _comparison(place, found, other, names, first, command),
-    }  # fmt: skip
+    }
     write_page(place / PAGE, "diagnosis.html", values)
 
 
@@ -77,12 +83,22 @@ def _shown(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str
     figure = draw_evidence(finding, title, caption)
     name = f"{number:03d}-{finding.check}-{re.sub(r'[^A-Za-z0-9.]+', '_', finding.layer)[:60]}.png"
     return {
-        "id": f"finding-{number}", "severity": finding.severity, "title": titles[finding.check],
-        "layer": finding.layer, "check": finding.check, "channels": finding.channels, "what": finding.what,
-        "value": finding.value, "threshold": finding.threshold, "unit": finding.unit, "source": finding.source,
-        "remedy": finding.remedy, "picture": _drawn(folder / FIGURES / name, figure, f"{caption}\n{command}"),
-        "file": f"{FIGURES}/{name}", "alt": f"{title}. {_described(finding)}",
-    }  # fmt: skip
+        "id": f"finding-{number}",
+        "severity": finding.severity,
+        "title": titles[finding.check],
+        "layer": finding.layer,
+        "check": finding.check,
+        "channels": finding.channels,
+        "what": finding.what,
+        "value": finding.value,
+        "threshold": finding.threshold,
+        "unit": finding.unit,
+        "source": finding.source,
+        "remedy": finding.remedy,
+        "picture": _drawn(folder / FIGURES / name, figure, f"{caption}\n{command}"),
+        "file": f"{FIGURES}/{name}",
+        "alt": f"{title}. {_described(finding)}",
+    }
 
 
 def _described(finding: Finding) -> str:
@@ -114,10 +130,14 @@ def _comparison(
     """Return the page's section on two networks: a row for each check, and the first layers' filters."""
     second = {made.name: made for made in other.checks}
     rows = [
-        {"title": made.title, "unit": made.unit or second[made.name].unit,
-         "cells": [_cell(made, found), _cell(second[made.name], other)]}
-        for made in found.checks if made.name in second
-    ]  # fmt: skip
+        {
+            "title": made.title,
+            "unit": made.unit or second[made.name].unit,
+            "cells": [_cell(made, found), _cell(second[made.name], other)],
+        }
+        for made in found.checks
+        if made.name in second
+    ]
     shown = [filters for filters in first if filters is not None]
     picture = ""
     if len(shown) == 2:

@@ -39,28 +39,54 @@ JSON_SCHEMA: dict[str, Any] = {
         worst={"enum": [*SEVERITIES, None]},
         checks=_list(
             _object(
-                name=_TEXT, title=_TEXT, about=_TEXT, findings=_WHOLE, skipped=_TEXT, value=_NUMBER, unit=_TEXT,
+                name=_TEXT,
+                title=_TEXT,
+                about=_TEXT,
+                findings=_WHOLE,
+                skipped=_TEXT,
+                value=_NUMBER,
+                unit=_TEXT,
                 seconds=_NUMBER,
             )
         ),
         findings=_list(
             _object(
-                check=_TEXT, severity={"enum": [*SEVERITIES]}, layer=_TEXT, channels=_list(_WHOLE), what=_TEXT,
-                value=_NUMBER, threshold=_NUMBER, unit=_TEXT, source=_TEXT, remedy=_TEXT,
+                check=_TEXT,
+                severity={"enum": [*SEVERITIES]},
+                layer=_TEXT,
+                channels=_list(_WHOLE),
+                what=_TEXT,
+                value=_NUMBER,
+                threshold=_NUMBER,
+                unit=_TEXT,
+                source=_TEXT,
+                remedy=_TEXT,
                 evidence=_object(
-                    kind={"enum": ["bars", "line", "histogram", "tiles", "scatter"]}, arrays={"type": "object"},
-                    labels=_list(_TEXT), x=_TEXT, y=_TEXT, mark=_NUMBER,
+                    kind={"enum": ["bars", "line", "histogram", "tiles", "scatter"]},
+                    arrays={"type": "object"},
+                    labels=_list(_TEXT),
+                    x=_TEXT,
+                    y=_TEXT,
+                    mark=_NUMBER,
                 ),
             )
         ),
         classes=_list(
             _object(
-                name=_TEXT, images=_WHOLE, right=_WHOLE, neighbour=_TEXT, taken=_WHOLE, probability=_NUMBER,
-                layer=_TEXT, shared=_list(_WHOLE), place=_WHOLE, output=_WHOLE,
+                name=_TEXT,
+                images=_WHOLE,
+                right=_WHOLE,
+                neighbour=_TEXT,
+                taken=_WHOLE,
+                probability=_NUMBER,
+                layer=_TEXT,
+                shared=_list(_WHOLE),
+                place=_WHOLE,
+                output=_WHOLE,
             )
         ),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -116,10 +142,15 @@ class Diagnosis:
     def as_json(self) -> dict[str, Any]:
         """Return the content of the JSON file, as JSON_SCHEMA describes it."""
         found = {
-            "kind": "diagnosis", "schema": SCHEMA, "config": self.config, "sources": self.sources, "worst": self.worst,
-            "checks": [asdict(made) for made in self.checks], "findings": [_told(f) for f in self.findings],
+            "kind": "diagnosis",
+            "schema": SCHEMA,
+            "config": self.config,
+            "sources": self.sources,
+            "worst": self.worst,
+            "checks": [asdict(made) for made in self.checks],
+            "findings": [_told(f) for f in self.findings],
             "classes": [asdict(one) for one in self.classes],
-        }  # fmt: skip
+        }
         return {name: _finite(value) for name, value in found.items()}
 
     def save_json(self, path: Pathlike) -> None:
@@ -131,10 +162,17 @@ class Diagnosis:
     def save_csv(self, path: Pathlike) -> None:
         """Write a row for each finding, the most severe first; channels are separated by spaces."""
         rows = (
-            (f.severity, f.check, f.layer, " ".join(map(str, f.channels)), float(f.value), float(f.threshold),
-             *(getattr(f, name) for name in COLUMNS[6:]))
+            (
+                f.severity,
+                f.check,
+                f.layer,
+                " ".join(map(str, f.channels)),
+                float(f.value),
+                float(f.threshold),
+                *(getattr(f, name) for name in COLUMNS[6:]),
+            )
             for f in self.findings
-        )  # fmt: skip
+        )
         write_csv(path, COLUMNS, rows)
 
     def __repr__(self) -> str:

@@ -82,11 +82,28 @@ SANITY_NOTE = (
 @classes_option
 @model_options
 def evaluate(
-    model: str, images: str, methods: tuple[str, ...], layers: tuple[str, ...], out: str, metrics: str,
-    truth: str | None, explain: str, fill: str, steps: int, sanity: str | None, sanity_images: int,
-    given: tuple[str, ...], limit: int | None, batch_size: int, precision: str, seed: int, quiet: bool,
-    trained: tuple[str, ...], names: str | None, options: ModelOptions,
-) -> None:  # fmt: skip
+    model: str,
+    images: str,
+    methods: tuple[str, ...],
+    layers: tuple[str, ...],
+    out: str,
+    metrics: str,
+    truth: str | None,
+    explain: str,
+    fill: str,
+    steps: int,
+    sanity: str | None,
+    sanity_images: int,
+    given: tuple[str, ...],
+    limit: int | None,
+    batch_size: int,
+    precision: str,
+    seed: int,
+    quiet: bool,
+    trained: tuple[str, ...],
+    names: str | None,
+    options: ModelOptions,
+) -> None:
     """Measure how far methods' maps tell what a network relies on.
 
     IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. Interrupted, the same command goes on where
@@ -118,10 +135,25 @@ def evaluate(
     chosen = methods_options(methods, given, trained)
     groups = [name.strip() for name in metrics.split(",")]
     found = measure(
-        network, found_images, chosen, layers, table.with_suffix(".h5"), preprocess=preprocess, metrics=groups,
-        truth=known if "localisation" in groups else None, explain=explain, outputs=outputs, fill=fill, steps=steps,
-        limit=limit, batch_size=batch_size, precision=precision, seed=seed, progress=not quiet, sources=sources(loaded),
-    )  # fmt: skip
+        network,
+        found_images,
+        chosen,
+        layers,
+        table.with_suffix(".h5"),
+        preprocess=preprocess,
+        metrics=groups,
+        truth=known if "localisation" in groups else None,
+        explain=explain,
+        outputs=outputs,
+        fill=fill,
+        steps=steps,
+        limit=limit,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+        progress=not quiet,
+        sources=sources(loaded),
+    )
     found.save_csv(table)
     caption = (
         f"{len(found.names)} images of {pathlib.PurePath(images).name}; explained is the "
@@ -135,8 +167,18 @@ def evaluate(
     click.echo(f"wrote {table} and {table.with_suffix('.h5')}\n{found!r}")
     if outputs is not None:
         shared = {"batch_size": batch_size, "precision": precision, "seed": seed}
-        _mistakes(table, network, found_images, methods[0], layers, {**shared, **chosen[methods[0]]}, preprocess,
-                  outputs, called, len(found.names))  # fmt: skip
+        _mistakes(
+            table,
+            network,
+            found_images,
+            methods[0],
+            layers,
+            {**shared, **chosen[methods[0]]},
+            preprocess,
+            outputs,
+            called,
+            len(found.names),
+        )
     if sanity:
         _sanity(table, network, loaded.model, found_images, chosen, layers, preprocess, sanity, sanity_images, seed)
 
@@ -146,9 +188,17 @@ def _beside(table: pathlib.Path, ending: str) -> str:
 
 
 def _mistakes(
-    table: pathlib.Path, network: Network, images: Images, method: str, layers: Sequence[str], options: dict[str, Any],
-    preprocess: Preprocess, outputs: NDArray[np.int64], names: Sequence[str], count: int,
-) -> None:  # fmt: skip
+    table: pathlib.Path,
+    network: Network,
+    images: Images,
+    method: str,
+    layers: Sequence[str],
+    options: dict[str, Any],
+    preprocess: Preprocess,
+    outputs: NDArray[np.int64],
+    names: Sequence[str],
+    count: int,
+) -> None:
     """List what the network gets wrong, explained by the first method, and show the first few."""
     from deconvviz.cam.explain import cam
     from deconvviz.figures.overlay import draw_maps
@@ -177,9 +227,17 @@ def _mistakes(
 
 
 def _sanity(
-    table: pathlib.Path, network: Network, model: nn.Module, images: Images, chosen: dict[str, dict[str, Any]],
-    layers: Sequence[str], preprocess: Preprocess, how: str, count: int, seed: int,
-) -> None:  # fmt: skip
+    table: pathlib.Path,
+    network: Network,
+    model: nn.Module,
+    images: Images,
+    chosen: dict[str, dict[str, Any]],
+    layers: Sequence[str],
+    preprocess: Preprocess,
+    how: str,
+    count: int,
+    seed: int,
+) -> None:
     """Randomise the network and see which methods' maps follow."""
     import numpy as np
 

@@ -85,18 +85,35 @@ def evaluate(
     count = min(len(images), limit or len(images))
     classes = _classes(images, outputs, count) if explain == "label" else None
     explainers = {
-        name: cam(name, network, layers if METHODS[name].needs != "trained" else (), batch_size=batch_size,
-                  precision=precision, seed=seed, **options)
+        name: cam(
+            name,
+            network,
+            layers if METHODS[name].needs != "trained" else (),
+            batch_size=batch_size,
+            precision=precision,
+            seed=seed,
+            **options,
+        )
         for name, options in chosen.items()
-    }  # fmt: skip
+    }
     described = {name: _described(explainers[name], options) for name, options in chosen.items()}
     config = {
-        "model": network.name, "model_fingerprint": network.fingerprint, "store_fingerprint": images.fingerprint,
-        "layers": list(layers), "methods": described,
-        "metrics": list(metrics), "fill": fill, "steps": steps, "limit": limit, "precision": precision, "seed": seed,
-        "preprocess": preprocess.as_dict(), "explain": explain, "truth": None if truth is None else truth.fingerprint,
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "store_fingerprint": images.fingerprint,
+        "layers": list(layers),
+        "methods": described,
+        "metrics": list(metrics),
+        "fill": fill,
+        "steps": steps,
+        "limit": limit,
+        "precision": precision,
+        "seed": seed,
+        "preprocess": preprocess.as_dict(),
+        "explain": explain,
+        "truth": None if truth is None else truth.fingerprint,
         "outputs": None if classes is None else [int(c) for c in np.unique(classes)],
-    }  # fmt: skip
+    }
     found = _start(images, config, {"versions": versions(), **(sources or {})}, count, preprocess.shape[1:], out)
     black = preprocess.level(0)
     scores = _Scores(network)
@@ -143,9 +160,13 @@ def _classes(images: Images, outputs: NDArray[np.int64] | None, count: int) -> N
 
 
 def _start(
-    images: Images, config: dict[str, Any], sources: dict[str, Any], count: int, size: tuple[int, ...],
+    images: Images,
+    config: dict[str, Any],
+    sources: dict[str, Any],
+    count: int,
+    size: tuple[int, ...],
     out: Pathlike | None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Return an evaluation with nothing done, or the one that the file holds."""
     columns, names, shown = (*columns_of(config["metrics"]), *COSTS), list(config["methods"]), min(count, SHOWN)
 
@@ -155,12 +176,20 @@ def _start(
     walks = ("deletion", "insertion") if "curves" in config["metrics"] else ()
     kinds = ("largest", "best") if "localisation" in config["metrics"] else ()
     empty = Evaluation(
-        config, sources, {name: blank(len(columns)) for name in names}, columns, np.full(count, -1, np.int64),
-        images.labels[:count], np.zeros(count), tuple(images.names[:count]), tuple(images.classes),
+        config,
+        sources,
+        {name: blank(len(columns)) for name in names},
+        columns,
+        np.full(count, -1, np.int64),
+        images.labels[:count],
+        np.zeros(count),
+        tuple(images.names[:count]),
+        tuple(images.classes),
         {f"{name}/{walk}": blank(config["steps"] + 1) for name in names for walk in walks},
         {f"{name}/{kind}": blank(len(THRESHOLDS)).astype(np.float32) for name in names for kind in kinds},
-        np.zeros((shown, *size, 3), np.uint8), {name: np.zeros((shown, *size), np.float32) for name in names},
-    )  # fmt: skip
+        np.zeros((shown, *size, 3), np.uint8),
+        {name: np.zeros((shown, *size), np.float32) for name in names},
+    )
     if out is None:
         return empty
     if not pathlib.Path(out).exists():

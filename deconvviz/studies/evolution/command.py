@@ -91,10 +91,20 @@ def evolve(
     file = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
     with ImageStore.open(images) as store:
         found = follow(
-            file, _model(file, model), store, layers, filters if isinstance(numbered, str) else numbered,
-            epochs=integers(epochs) if epochs else None, choice=channels, crop=crop, k=k, limit=limit, work=work,
-            device=found_device(device), progress=not quiet,
-        )  # fmt: skip
+            file,
+            _model(file, model),
+            store,
+            layers,
+            filters if isinstance(numbered, str) else numbered,
+            epochs=integers(epochs) if epochs else None,
+            choice=channels,
+            crop=crop,
+            k=k,
+            limit=limit,
+            work=work,
+            device=found_device(device),
+            progress=not quiet,
+        )
         caption = (
             f"Projections (deconvnet, contrast stretched one by one) of each filter's strongest activation over "
             f"{found.count} images of {store.path.name}, by the weights after each epoch.\n"

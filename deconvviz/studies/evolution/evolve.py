@@ -152,9 +152,15 @@ class _Epoch:
     def __init__(self, job: _Evolver, epoch: int) -> None:
         self.job, self.network, self.out = job, job.network(epoch), job.mined_file(epoch)
         self.mined: Mined = mine(
-            self.network, job.store, job.layers, job.k, self.out,
-            preprocess=job.preprocess, limit=job.limit, progress=job.progress,
-        )  # fmt: skip
+            self.network,
+            job.store,
+            job.layers,
+            job.k,
+            self.out,
+            preprocess=job.preprocess,
+            limit=job.limit,
+            progress=job.progress,
+        )
         self.known = len(self.mined.extra)
 
     def maker(self, layer: str) -> ProjectionMaker:

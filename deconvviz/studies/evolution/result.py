@@ -65,15 +65,25 @@ class Evolution:
     def save_csv(self, units: Pathlike, layers: Pathlike) -> None:
         """Write two tables: each unit shown at each epoch, and each layer's convergence at each epoch."""
         rows = [
-            (one.layer, int(c), e, float(one.values[f, n]), self.names[one.images[f, n]],
-             *map(int, one.positions[f, n]), int(one.changed[f, n]))
-            for one in self.layers for f, c in enumerate(one.channels) for n, e in enumerate(self.epochs)
-        ]  # fmt: skip
+            (
+                one.layer,
+                int(c),
+                e,
+                float(one.values[f, n]),
+                self.names[one.images[f, n]],
+                *map(int, one.positions[f, n]),
+                int(one.changed[f, n]),
+            )
+            for one in self.layers
+            for f, c in enumerate(one.channels)
+            for n, e in enumerate(self.epochs)
+        ]
         write_csv(units, ("layer", "channel", "epoch", "activation", "image", "y", "x", "image_changed"), rows)
         curves = [
             (one.layer, e, float(one.top_final[n]), float(one.similarity[n]))
-            for one in self.layers for n, e in enumerate(self.epochs)
-        ]  # fmt: skip
+            for one in self.layers
+            for n, e in enumerate(self.epochs)
+        ]
         write_csv(layers, ("layer", "epoch", f"top{self.k}_already_final", "projection_similarity"), curves)
 
     def __repr__(self) -> str:

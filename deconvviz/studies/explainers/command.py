@@ -126,9 +126,13 @@ def train_cam(
     changed = {"epochs": epochs, "steps": steps, "lr": lr, "decay": decay, "batch_size": batch_size}
     own = {key: _value(text) for key, text in (_pair(one, "area=2") for one in given)}
     how |= {
-        "preprocess": preprocess, "progress": not quiet, "sources": sources(loaded), "outputs": outputs, "options": own,
+        "preprocess": preprocess,
+        "progress": not quiet,
+        "sources": sources(loaded),
+        "outputs": outputs,
+        "options": own,
         "phases": phases_of(method, changed, augment),
-    }  # fmt: skip
+    }
     if grid:
         pairs = (_pair(one, "area=1,2,4") for one in grid)
         values = {key: numbers(text, "1,2,4") for key, text in pairs}

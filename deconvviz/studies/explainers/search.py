@@ -52,9 +52,15 @@ def held_out(
     """Return drop and increase at 100, 50 and 15 % on images, masked pixels black, and those of other methods."""
     methods: dict[str, dict[str, Any]] = {trained.explainer.name: {"explainer": trained.explainer}}
     return evaluate(
-        network, images, methods | {name: {} for name in others}, layers, preprocess=preprocess,
-        metrics=["faithfulness"], fill="black", progress=progress,
-    )  # fmt: skip
+        network,
+        images,
+        methods | {name: {} for name in others},
+        layers,
+        preprocess=preprocess,
+        metrics=["faithfulness"],
+        fill="black",
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,13 @@ class Search:
             "best",
         ]
         rows = [
-            [*setting.values(), *(float(v) for pair in zip(self.drop[n], self.increase[n], strict=True) for v in pair),
-             int(n == self.best)]
+            [
+                *setting.values(),
+                *(float(v) for pair in zip(self.drop[n], self.increase[n], strict=True) for v in pair),
+                int(n == self.best),
+            ]
             for n, setting in enumerate(self.settings)
-        ]  # fmt: skip
+        ]
         write_csv(path, head, rows)
 
     def __repr__(self) -> str:
@@ -135,9 +144,16 @@ def search(
     for setting in settings:
         name = path.stem + "".join(f"-{key}{value:g}" for key, value in setting.items()) + path.suffix
         trained = train_explainer(
-            method, network, learnt, layers, path.with_name(name), preprocess=preprocess, seed=seed,
-            options={**(options or {}), **setting}, **how,
-        )  # fmt: skip
+            method,
+            network,
+            learnt,
+            layers,
+            path.with_name(name),
+            preprocess=preprocess,
+            seed=seed,
+            options={**(options or {}), **setting},
+            **how,
+        )
         found.append(trained)
         scores.append(held_out(trained, network, held, preprocess))
     table = Search(tuple(settings), *(_columns(scores, name) for name in ("average_drop", "increase")))

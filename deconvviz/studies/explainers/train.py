@@ -81,10 +81,14 @@ def train_explainer(
     trainer = _Trainer(explainer, frozen, images, preprocess, tuple(phases) or explainer.schedule(), outputs, seed)
     trainer.workers, trainer.commit_every, trainer.progress = workers, commit_every, progress
     about = {
-        "images": images.fingerprint, "preprocess": preprocess.as_dict(), "precision": precision, "seed": seed,
-        "phases": [asdict(phase) for phase in trainer.phases], "explain": "top" if outputs is None else "label",
+        "images": images.fingerprint,
+        "preprocess": preprocess.as_dict(),
+        "precision": precision,
+        "seed": seed,
+        "phases": [asdict(phase) for phase in trainer.phases],
+        "explain": "top" if outputs is None else "label",
         "label_outputs": None if outputs is None else outputs.tolist(),
-    }  # fmt: skip
+    }
     trainer.config = configuration(explainer, network, about)
     trainer.sources = {"versions": versions(), **(sources or {})}
     trainer.restore(pathlib.Path(out))
@@ -160,11 +164,19 @@ class _Trainer:
     def commit(self, optimiser: torch.optim.Optimizer | None = None, finished: bool = False) -> None:
         """Write everything that is needed to go on, atomically, and then what is of use already."""
         content = {
-            "format": FORMAT, "schema": SCHEMA, "config": self.config, "sources": self.sources,
-            "state_dict": self.explainer.state_dict(), "optimiser": optimiser and optimiser.state_dict(),
-            "phase": len(self.phases) if finished else self.phase, "step": self.step, "last_step": self.step,
-            "sums": self.sums, "seconds": self.seconds, "history": self.history,
-        }  # fmt: skip
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "config": self.config,
+            "sources": self.sources,
+            "state_dict": self.explainer.state_dict(),
+            "optimiser": optimiser and optimiser.state_dict(),
+            "phase": len(self.phases) if finished else self.phase,
+            "step": self.step,
+            "last_step": self.step,
+            "sums": self.sums,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
         with atomic(self.checkpoint) as temporary:
             torch.save(content, temporary)
         save_explainer(self.explainer, self.out, self.config)
@@ -206,8 +218,11 @@ class _Trainer:
 
     def _train(self, phase: Phase, optimiser: torch.optim.Optimizer) -> None:
         side, room = self.preprocess.shape[1:], self._room(phase)
-        whole = Pictures(self.images, self.chosen, replace(self.preprocess, resize=room, crop=room), self.workers) \
-            if room else Pictures(self.images, self.chosen, self.preprocess, self.workers)  # fmt: skip
+        whole = (
+            Pictures(self.images, self.chosen, replace(self.preprocess, resize=room, crop=room), self.workers)
+            if room
+            else Pictures(self.images, self.chosen, self.preprocess, self.workers)
+        )
         per_epoch, total, begin = self._per_epoch(phase), self._total(phase), time.monotonic()
         bar = tqdm(total=total, initial=self.step, unit="step", desc=phase.name, leave=False, disable=not self.progress)
         with bar:
@@ -247,9 +262,14 @@ class _Trainer:
                     return
 
     def _step(
-        self, phase: Phase, optimiser: torch.optim.Optimizer, rate: float, pictures: Pixels, labels: NDArray[np.int64],
+        self,
+        phase: Phase,
+        optimiser: torch.optim.Optimizer,
+        rate: float,
+        pictures: Pixels,
+        labels: NDArray[np.int64],
         rng: np.random.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         classes = None if self.outputs is None else torch.from_numpy(self.outputs[labels])
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batch = self.frozen.batch(self.frozen.inputs(self.preprocess, pictures), classes, noise)

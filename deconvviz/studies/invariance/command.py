@@ -40,21 +40,29 @@ MOST = 4096  # steps of one kind
 @click.argument("images")
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; the values go beside it as .csv.")
 @click.option(
-    "-l", "--layer", "layers", multiple=True,
+    "-l",
+    "--layer",
+    "layers",
+    multiple=True,
     help="A layer; give as many as you like.  [default: the first one, and what the classifier reads]",
-)  # fmt: skip
+)
 @click.option("--images", "picked", metavar="N,N,...", help="Which images.  [default: the first --count]")
 @click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="So many images, the first ones.")
 @click.option("--kinds", default=",".join(KINDS), show_default=True, help="The transforms, with commas between.")
 @click.option(
-    "--steps", multiple=True, metavar="KIND=FROM:TO:STEP",
+    "--steps",
+    multiple=True,
+    metavar="KIND=FROM:TO:STEP",
     help="Another range, or KIND=A,B,...: pixels, factors, degrees.  [default: the paper's, by the input's side]",
-)  # fmt: skip
+)
 @click.option("--step", "sizes", multiple=True, metavar="KIND=SIZE", help="Another step in a kind's own range.")
 @click.option(
-    "--padding", default="reflect", show_default=True, type=click.Choice(["reflect", "mean", "border"]),
+    "--padding",
+    default="reflect",
+    show_default=True,
+    type=click.Choice(["reflect", "mean", "border"]),
     help="What comes into view; border: the image beyond the crop (a larger --resize leaves more of it).",
-)  # fmt: skip
+)
 @click.option("--interpolation", default="bilinear", show_default=True, type=click.Choice(["bilinear", "bicubic"]))
 @click.option("--depth", is_flag=True, help="Also score every convolution and linear layer: .depth.png, .depth.csv.")
 @click.option("--units", metavar="LAYER", help="Also score this layer's filters: .units.csv.")
@@ -64,10 +72,25 @@ MOST = 4096  # steps of one kind
 @classes_option
 @model_options
 def invariance(
-    model: str, images: str, out: str, layers: tuple[str, ...], picked: str | None, count: int, kinds: str,
-    steps: tuple[str, ...], sizes: tuple[str, ...], padding: str, interpolation: str, depth: bool, units: str | None,
-    top: int, batch_size: int, quiet: bool, names: str | None, options: ModelOptions,
-) -> None:  # fmt: skip
+    model: str,
+    images: str,
+    out: str,
+    layers: tuple[str, ...],
+    picked: str | None,
+    count: int,
+    kinds: str,
+    steps: tuple[str, ...],
+    sizes: tuple[str, ...],
+    padding: str,
+    interpolation: str,
+    depth: bool,
+    units: str | None,
+    top: int,
+    batch_size: int,
+    quiet: bool,
+    names: str | None,
+    options: ModelOptions,
+) -> None:
     """Measure how a network's layers and its output change as images are moved, scaled and turned.
 
     IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. The figure is the paper's figure 5. The
@@ -93,11 +116,20 @@ def invariance(
     shown = layers or first_and_last(network)
     every = sorted({*by_depth(network), *shown}, key=list(network.layers).index) if depth else shown
     found = measure(
-        network, found_images, every, preprocess=preprocess, kinds=kinds.replace(" ", "").split(","),
-        steps=_steps(steps, sizes, network.input_shape), which=chosen, padding=padding, interpolation=interpolation,
-        units=(units,) if units else (), batch_size=batch_size,
-        outputs=_outputs(found_images, chosen, network, called, names is not None), progress=not quiet,
-    )  # fmt: skip
+        network,
+        found_images,
+        every,
+        preprocess=preprocess,
+        kinds=kinds.replace(" ", "").split(","),
+        steps=_steps(steps, sizes, network.input_shape),
+        which=chosen,
+        padding=padding,
+        interpolation=interpolation,
+        units=(units,) if units else (),
+        batch_size=batch_size,
+        outputs=_outputs(found_images, chosen, network, called, names is not None),
+        progress=not quiet,
+    )
     caption = (
         f"x: the image, Tx: transformed ({padding} padding, {interpolation}), f: all values of the layer. The paper "
         "does not state the unit of its distance. Vertical scales differ between panels."

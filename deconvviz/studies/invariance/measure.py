@@ -72,10 +72,16 @@ def invariance(
     chosen = _chosen(images, which)
     labels = _labels(images, chosen, outputs, probe.classes)
     config = {
-        "network": network.fingerprint, "images": images.fingerprint, "which": chosen.tolist(), "layers": list(names),
-        "steps": {kind: values.tolist() for kind, values in every.items()}, "padding": padding,
-        "interpolation": interpolation, "preprocess": preprocess.as_dict(), "references": REFERENCES,
-    }  # fmt: skip
+        "network": network.fingerprint,
+        "images": images.fingerprint,
+        "which": chosen.tolist(),
+        "layers": list(names),
+        "steps": {kind: values.tolist() for kind, values in every.items()},
+        "padding": padding,
+        "interpolation": interpolation,
+        "preprocess": preprocess.as_dict(),
+        "references": REFERENCES,
+    }
     found = Invariance.blank(config, names, [images.names[int(i)] for i in chosen], every, probe.channels)
     passes = len(chosen) * sum(int(moving(kind, values).sum()) for kind, values in every.items())
     references: _Seen | None = None
@@ -188,8 +194,10 @@ def _transformed(
     """Yield batches of jobs and their pictures, made in threads while the network is busy with the batch before."""
     jobs = [
         _Job(row, kind, int(step))
-        for row in range(len(canvases)) for kind, steps in every.items() for step in np.flatnonzero(moving(kind, steps))
-    ]  # fmt: skip
+        for row in range(len(canvases))
+        for kind, steps in every.items()
+        for step in np.flatnonzero(moving(kind, steps))
+    ]
 
     def picture(job: _Job) -> NDArray[np.uint8]:
         return canvases[job.row].transformed(inverse_map(job.kind, every[job.kind][job.step]), interpolation)
@@ -220,8 +228,10 @@ def _note_base(found: Invariance, start: int, base: _Seen, references: _Seen, la
 
 def _note_moved(found: Invariance, start: int, jobs: Sequence[_Job], seen: _Seen, base: _Seen) -> None:
     rows = [job.row for job in jobs]
-    far = [torch.stack([_norm(value[n] - origin[row]) for n, row in enumerate(rows)]).tolist()
-           for value, origin in zip(seen.values, base.values, strict=True)]  # fmt: skip
+    far = [
+        torch.stack([_norm(value[n] - origin[row]) for n, row in enumerate(rows)]).tolist()
+        for value, origin in zip(seen.values, base.values, strict=True)
+    ]
     counts = {kind: int(moving(kind, steps).sum()) for kind, steps in found.steps.items()}
     moved = {name: (seen.maxima[name] - base.maxima[name][rows]).abs().double().cpu().numpy() for name in seen.maxima}
     for n, (row, kind, step) in enumerate(jobs):

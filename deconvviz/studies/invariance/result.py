@@ -88,12 +88,18 @@ class Invariance:
         """Return a result of zeros, to be filled; a step that moves nothing keeps its distance. units: layer -> C."""
         n, count = len(images), len(layers)
         return cls(
-            config, tuple(layers), tuple(images), np.zeros(n, np.int64), steps,
+            config,
+            tuple(layers),
+            tuple(images),
+            np.zeros(n, np.int64),
+            steps,
             {kind: np.zeros((n, len(values), count)) for kind, values in steps.items()},
-            np.zeros((n, count)), np.zeros((n, count)),
-            {kind: np.zeros((n, len(values))) for kind, values in steps.items()}, np.zeros(n),
+            np.zeros((n, count)),
+            np.zeros((n, count)),
+            {kind: np.zeros((n, len(values))) for kind, values in steps.items()},
+            np.zeros(n),
             {name: Units({kind: np.zeros((n, c)) for kind in steps}, np.zeros((n, c))) for name, c in units.items()},
-        )  # fmt: skip
+        )
 
     def distance(self, kind: str) -> Floats:
         """Return ||f(Tx) - f(x)|| / ||f(x)||, [N, T, L]: 0 where both are 0, NaN where f(x) alone is."""

@@ -74,10 +74,15 @@ def lesion(
     chosen = _chosen(images, outputs, count, indices)
     _check(network, layers, preprocess, outputs, options, batch_size)
     config = {
-        "model": network.name, "model_fingerprint": network.fingerprint, "images_fingerprint": images.fingerprint,
-        "chosen": _digest(chosen), "outputs": _digest(outputs), "layers": layers, **options,
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "images_fingerprint": images.fingerprint,
+        "chosen": _digest(chosen),
+        "outputs": _digest(outputs),
+        "layers": layers,
+        **options,
         "preprocess": preprocess.as_dict(),
-    }  # fmt: skip
+    }
     found = _start(network, config, {"versions": versions(), **(sources or {})}, len(chosen), out)
     if found.complete:
         return found

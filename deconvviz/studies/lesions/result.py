@@ -120,11 +120,19 @@ class Lesions:
         columns: dict[str, Any] = {
             "layer": [self.config["layers"][n] for n in self.layer],
             "channel": ["" if w else int(c) for w, c in zip(whole, self.channel, strict=True)],
-            "images": [self.images] * len(whole), "accuracy_intact": [self.accuracy] * len(whole),
-            "accuracy": self.accuracy - self.drop, "drop": self.drop, "drop_low": low, "drop_high": high,
-            "lost": self.lost, "gained": self.gained, "log_loss_intact": [intact] * len(whole),
-            "log_loss": intact + rise, "log_loss_rise": rise, "log_loss_rise_95": self.loss_rise_error,
-        }  # fmt: skip
+            "images": [self.images] * len(whole),
+            "accuracy_intact": [self.accuracy] * len(whole),
+            "accuracy": self.accuracy - self.drop,
+            "drop": self.drop,
+            "drop_low": low,
+            "drop_high": high,
+            "lost": self.lost,
+            "gained": self.gained,
+            "log_loss_intact": [intact] * len(whole),
+            "log_loss": intact + rise,
+            "log_loss_rise": rise,
+            "log_loss_rise_95": self.loss_rise_error,
+        }
         rows = ((rank, *(values[i] for values in columns.values())) for rank, i in enumerate(ranking, 1))
         write_csv(path, ("rank", *columns), rows)
 

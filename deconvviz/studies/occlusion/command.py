@@ -51,13 +51,19 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
 @click.option("--square", default="32", show_default=True, callback=_sides, help="The occluder: SIDE or HEIGHTxWIDTH.")
 @click.option("--stride", default="16", show_default=True, callback=_sides, help="Pixels between two places, as above.")
 @click.option(
-    "--fill", default="grey", show_default=True, type=click.Choice(["grey", "mean", "black", "blur", "noise"]),
+    "--fill",
+    default="grey",
+    show_default=True,
+    type=click.Choice(["grey", "mean", "black", "blur", "noise"]),
     help="What stands in the square.",
-)  # fmt: skip
+)
 @click.option(
-    "--border", default="flush", show_default=True, type=click.Choice(["flush", "beyond"]),
+    "--border",
+    default="flush",
+    show_default=True,
+    type=click.Choice(["flush", "beyond"]),
     help="Windows end with the image, or reach over its edge.",
-)  # fmt: skip
+)
 @click.option("--channel", type=click.IntRange(0), help="The map to watch.  [default: the strongest]")
 @click.option(
     "--strongest", default="max", show_default=True, type=click.Choice(["max", "sum"]), help="By what, over positions."
@@ -71,11 +77,26 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
 @classes_option
 @model_options
 def occlude(
-    model: str, images: tuple[str, ...], out: str, layer: str | None, target: str | None, square: tuple[int, int],
-    stride: tuple[int, int], fill: str, border: str, channel: int | None, strongest: str, mined: str | None,
-    mined_images: str | None, picked: str | None, batch_size: int, precision: str, quiet: bool, names: str | None,
+    model: str,
+    images: tuple[str, ...],
+    out: str,
+    layer: str | None,
+    target: str | None,
+    square: tuple[int, int],
+    stride: tuple[int, int],
+    fill: str,
+    border: str,
+    channel: int | None,
+    strongest: str,
+    mined: str | None,
+    mined_images: str | None,
+    picked: str | None,
+    batch_size: int,
+    precision: str,
+    quiet: bool,
+    names: str | None,
     options: ModelOptions,
-) -> None:  # fmt: skip
+) -> None:
     """Cover an image piece by piece and see what the network still finds.
 
     IMAGES are picture files, or one packed store, folder of classes or scenes:COUNT, of which --images chooses. All
@@ -98,10 +119,22 @@ def occlude(
     wanted = class_of(target, called)
     targets = labels if wanted is None else [wanted] * len(files)
     found = run(
-        network, pictures, layer, preprocess=preprocess, targets=targets, square=square, stride=stride, fill=fill,
-        border=border, channel=channel, strongest=strongest, names=files, batch_size=batch_size, precision=precision,
+        network,
+        pictures,
+        layer,
+        preprocess=preprocess,
+        targets=targets,
+        square=square,
+        stride=stride,
+        fill=fill,
+        border=border,
+        channel=channel,
+        strongest=strongest,
+        names=files,
+        batch_size=batch_size,
+        precision=precision,
         progress=not quiet,
-    )  # fmt: skip
+    )
     others = [_others(one, network, mined, mined_images) for one in found]
     size, step = ("x".join(map(str, dict.fromkeys(one))) for one in (square, stride))
     caption = (

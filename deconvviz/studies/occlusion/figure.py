@@ -134,9 +134,14 @@ def _classes(figure: Figure, one: Occlusion, names: Sequence[str], corner: tuple
     shown = np.vectorize(ranks.__getitem__)(one.grid(one.top)).clip(max=len(shades) - 1)
     axes = _axes(figure, *corner, SIDE, SIDE)
     axes.imshow(
-        shown, cmap=ListedColormap(shades), vmin=-0.5, vmax=len(shades) - 0.5, extent=_extent(one), aspect="auto",
+        shown,
+        cmap=ListedColormap(shades),
+        vmin=-0.5,
+        vmax=len(shades) - 0.5,
+        extent=_extent(one),
+        aspect="auto",
         interpolation="nearest",
-    )  # fmt: skip
+    )
     _ticks(axes)
     told = [_called(int(label), names, one.outputs)[:24] for label in order[:CLASSES]]
     told += [f"{len(order) - CLASSES} others"] if len(order) > CLASSES else []

@@ -134,10 +134,16 @@ class _Occluding:
         self.batch_size, self.precision, self.seed = batch_size, precision, seed
         fast = precision == "bf16" or network.dtype == torch.float32
         self.config = {
-            "model": network.name, "model_fingerprint": network.fingerprint, "layer": layer,
-            "square": list(occluder.square), "stride": list(occluder.stride), "border": occluder.border, "fill": fill,
-            "precision": precision, "rule": rule,
-        }  # fmt: skip
+            "model": network.name,
+            "model_fingerprint": network.fingerprint,
+            "layer": layer,
+            "square": list(occluder.square),
+            "stride": list(occluder.stride),
+            "border": occluder.border,
+            "fill": fill,
+            "precision": precision,
+            "rule": rule,
+        }
         self.exact = Captured(network)
         self.watched = _Watched(network.fast(precision, keep=[layer]) if fast else network, layer)
 
@@ -163,13 +169,21 @@ class _Occluding:
         followed = int(view.scorer.classes[0])
         projection = project(self.network, x, self.layer, channel, rule=self.rule)
         return Occlusion(
-            config=self.config, name=name, picture=picture, occluder=self.occluder,
-            target=followed, outputs=outputs, channel=channel,
+            config=self.config,
+            name=name,
+            picture=picture,
+            occluder=self.occluder,
+            target=followed,
+            outputs=outputs,
+            channel=channel,
             whole=Panels(float(base[followed]), float(base.max()), float(maps[channel].sum()), int(base.argmax())),
-            probability=under[:, 0], top_probability=under[:, 1], activation=under[:, 2],
-            top=under[:, 3].astype(np.int64), projection=projection.full().permute(1, 2, 0).float().cpu().numpy(),
+            probability=under[:, 0],
+            top_probability=under[:, 1],
+            activation=under[:, 2],
+            top=under[:, 3].astype(np.int64),
+            projection=projection.full().permute(1, 2, 0).float().cpu().numpy(),
             shown=self._shown(x, fill),
-        )  # fmt: skip
+        )
 
     def _channel(self, maps: Tensor) -> int:
         if self.channel is None:

@@ -87,10 +87,21 @@ def probe(
         networks["random"] = captured(other, preprocess, options.device)
     network = next(iter(networks.values()))
     found = transfer(
-        networks, found_images, layers or default_layers(network), settings, features,
-        preprocess=preprocess, limit=limit, progress=not quiet, sources=sources(loaded), pool=pool,
-        batch_size=batch_size, precision=precision, dtype="float16" if half else "float32", workers=workers,
-    )  # fmt: skip
+        networks,
+        found_images,
+        layers or default_layers(network),
+        settings,
+        features,
+        preprocess=preprocess,
+        limit=limit,
+        progress=not quiet,
+        sources=sources(loaded),
+        pool=pool,
+        batch_size=batch_size,
+        precision=precision,
+        dtype="float16" if half else "float32",
+        workers=workers,
+    )
     found.save_csv(table)
     first = next(iter(found.found.values()))
     caption = (

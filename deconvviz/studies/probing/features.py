@@ -126,10 +126,14 @@ def stream_features(
     units = {name: network.layer(name).units for name in layers}
     widths = {name: channels * int(np.prod(pooling.bins(units[name]))) for name, (channels, _, _) in units.items()}
     config = {
-        "model": network.name, "model_fingerprint": network.fingerprint, "images_fingerprint": images.fingerprint,
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "images_fingerprint": images.fingerprint,
         "chosen": f"{len(chosen)} images, {sha256(chosen.astype('<i8').tobytes()).hexdigest()[:16]}",
-        "pool": pool, "precision": precision, "preprocess": preprocess.as_dict(),
-    }  # fmt: skip
+        "pool": pool,
+        "precision": precision,
+        "preprocess": preprocess.as_dict(),
+    }
     fast, told = network.fast(precision, keep=layers), {"versions": versions(), **(sources or {})}
     labels = np.asarray(images.labels)[chosen]
     with write_features(out, widths, labels, tuple(images.classes), config, told, dtype) as writer:

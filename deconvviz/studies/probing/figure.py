@@ -86,9 +86,18 @@ def _whiskers(
     axes: Axes, x: np.ndarray, mean: np.ndarray, deviation: np.ndarray, style: str, colour: object, label: str
 ) -> None:
     axes.errorbar(
-        x, mean, deviation, fmt="o", linestyle=style, color=colour, label=label,
-        markersize=3, linewidth=1.2, capsize=2, elinewidth=0.8,
-    )  # fmt: skip
+        x,
+        mean,
+        deviation,
+        fmt="o",
+        linestyle=style,
+        color=colour,
+        label=label,
+        markersize=3,
+        linewidth=1.2,
+        capsize=2,
+        elinewidth=0.8,
+    )
 
 
 def _finish(axes: Axes, probed: Probed) -> None:

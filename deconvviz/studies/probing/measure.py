@@ -227,8 +227,10 @@ def _split(
         space, truth = _Space(pool[:, :count].reshape(-1, pool.shape[2])), labels[split.train[:, :count].ravel()]
         folds = np.tile(np.arange(count) % FOLDS, len(split.train))
         costs[:, column] = [_best(name, settings.costs, space.train, truth, folds) for name in settings.probes]
-        fitted = [PROBES[name](cost).fit(space.train, truth)
-                  for name, cost in zip(settings.probes, costs[:, column], strict=True)]  # fmt: skip
+        fitted = [
+            PROBES[name](cost).fit(space.train, truth)
+            for name, cost in zip(settings.probes, costs[:, column], strict=True)
+        ]
         guesses: list[list[Labels]] = [[] for _ in fitted]
         for start in range(0, len(split.test), CHUNK):
             rows = space.project(features.rows(layer, split.test[start : start + CHUNK]))

@@ -98,8 +98,17 @@ def transfer(
         first = pathlib.Path(folder, "features.h5") if out is None else pathlib.Path(out)
         for number, (name, network) in enumerate(networks.items()):
             file = first.with_suffix(f".{name}{first.suffix}") if number else first
-            features = stream_features(network, images, layers, file, preprocess=preprocess, chosen=chosen,
-                                       progress=progress, sources=sources, **streaming)  # fmt: skip
+            features = stream_features(
+                network,
+                images,
+                layers,
+                file,
+                preprocess=preprocess,
+                chosen=chosen,
+                progress=progress,
+                sources=sources,
+                **streaming,
+            )
             found[name] = probe(features, layers, settings, progress)
     return Transfer(found)
 

@@ -120,11 +120,22 @@ def train(
         origin, half = {"command": command_line()}, torch.float16 if snapshot_half else None
         recorder = SnapshotRecorder(snapshots, integers(snapshot_epochs), sources=origin, dtype=half, resume=True)
     trained = train_network(
-        network, found, out, recipe, preprocess=preprocess, resize=resize,
+        network,
+        found,
+        out,
+        recipe,
+        preprocess=preprocess,
+        resize=resize,
         validation=open_images(others) if others else None,
-        name=model, arguments=arguments, recorder=recorder, device=found_device(device), workers=workers,
-        commit_every=commit_every, progress=not quiet, sources={"command": command_line(), "weights": weights},
-    )  # fmt: skip
+        name=model,
+        arguments=arguments,
+        recorder=recorder,
+        device=found_device(device),
+        workers=workers,
+        commit_every=commit_every,
+        progress=not quiet,
+        sources={"command": command_line(), "weights": weights},
+    )
     click.echo(repr(trained))
     given = f"deconvviz mine {model} IMAGES.h5 --weights {out} -l LAYER -o mined.h5"
     more = f"deconvviz evolve {snapshots} IMAGES.h5 -l LAYER -o evolution.png"

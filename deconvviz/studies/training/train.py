@@ -221,9 +221,13 @@ class _Trainer:
         order = np.random.default_rng([seed, self.epoch]).permutation(len(self.training))
         total, begin = math.ceil(len(order) / size), time.monotonic()
         bar = tqdm(
-            total=total, initial=self.step, unit="batch", desc=f"epoch {self.epoch}", leave=False,
+            total=total,
+            initial=self.step,
+            unit="batch",
+            desc=f"epoch {self.epoch}",
+            leave=False,
             disable=not self.progress,
-        )  # fmt: skip
+        )
         self.model.train()
         with bar:
             for pictures, labels in self.training.batches(order[self.step * size :], size):

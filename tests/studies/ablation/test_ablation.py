@@ -464,9 +464,13 @@ def replica(
             rows.append([lost, gained, np.mean(rises), np.std(rises, ddof=1) / math.sqrt(len(rises))])
     columns = np.array(rows).T
     return {
-        "lost": columns[0], "gained": columns[1], "rise": columns[2], "error": 1.959964 * columns[3],
-        "accuracy": np.array(np.mean([b[0] for b in before])), "loss": np.array(np.mean([b[1] for b in before])),
-    }  # fmt: skip
+        "lost": columns[0],
+        "gained": columns[1],
+        "rise": columns[2],
+        "error": 1.959964 * columns[3],
+        "accuracy": np.array(np.mean([b[0] for b in before])),
+        "loss": np.array(np.mean([b[1] for b in before])),
+    }
 
 
 OUTPUTS = [4, 0, 5, 2]  # which output stands for a class: not the order, and not all of them

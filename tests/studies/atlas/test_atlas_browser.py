@@ -230,10 +230,16 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
 
 
 PARTS: dict[str, tuple[str, type]] = {
-    "maximum": ("maximum", np.float32), "mean": ("mean_activation", float), "fired": ("fired", int),
-    "rate": ("firing_rate", float), "neighbour": ("similarity", np.float32), "class": ("", float),
-    "occlusion": ("occlusion/values", np.float32), "invariance": ("", float), "evolution": ("", float),
-}  # fmt: skip
+    "maximum": ("maximum", np.float32),
+    "mean": ("mean_activation", float),
+    "fired": ("fired", int),
+    "rate": ("firing_rate", float),
+    "neighbour": ("similarity", np.float32),
+    "class": ("", float),
+    "occlusion": ("occlusion/values", np.float32),
+    "invariance": ("", float),
+    "evolution": ("", float),
+}
 
 
 def _check_table(read: dict[str, Any], arrays: dict[str, Any], row: int) -> None:
@@ -439,9 +445,11 @@ def test_filter_and_its_address(reader: Reader) -> None:
     page, arrays = reader.open(reader.page(), layer_page("features.7")), reader.made.layers["features.7"].arrays
     channels = arrays["channels"]
     for key, wanted in (
-        ("dead", arrays["dead"] != 0), ("live", arrays["dead"] == 0), ("duplicates", arrays["duplicate_of"] >= 0),
+        ("dead", arrays["dead"] != 0),
+        ("live", arrays["dead"] == 0),
+        ("duplicates", arrays["duplicate_of"] >= 0),
         ("all", channels >= 0),
-    ):  # fmt: skip
+    ):
         page.select_option("#show", key)
         assert shown(page) == channels[wanted].tolist() and wanted.any()
     page.select_option("#show", "live")
@@ -568,9 +576,10 @@ def test_wrong_decisions_are_found(reader: Reader) -> None:
     best = arrays["targets"][np.arange(12), arrays["probabilities"].argmax(1)]
     known = arrays["label_output"] >= 0
     for key, wanted in (
-        ("wrong", known & (best != arrays["label_output"])), ("right", best == arrays["label_output"]),
+        ("wrong", known & (best != arrays["label_output"])),
+        ("right", best == arrays["label_output"]),
         ("decided", best >= 0),
-    ):  # fmt: skip
+    ):
         page.select_option("#show", key)
         found = page.eval_on_selector_all("#grid li", "all => all.map(one => +one.dataset.image)")
         assert found == arrays["images"][wanted].tolist() and found

@@ -358,8 +358,10 @@ def test_configuration(case: Case, shown: Callable[[str], Gallery]) -> None:
     assert config["images_fingerprint"] == case.store.fingerprint
     assert repr(shown("relu2")) == "Gallery(relu2 of Small: 10 filters)"
     assert case.maker(channels={"relu2": [3, 1]}, settings={"more": 1}).config("relu2") == {
-        **config, "channels": [3, 1], "more": 1,
-    }  # fmt: skip
+        **config,
+        "channels": [3, 1],
+        "more": 1,
+    }
 
 
 def test_first_filters(case: Case, shown: Callable[[str], Gallery]) -> None:
@@ -397,7 +399,7 @@ def test_invariance_is_that_of_the_study(case: Case, tmp_path: pathlib.Path, mon
     found = aspects.measured_invariance(*arguments, preprocess=PREPROCESS, progress=False)
     expected = dv.invariance(
         case.network, case.store, "relu2", preprocess=PREPROCESS, which=[0, 14, 29], units=["relu2"], progress=False
-    )  # fmt: skip
+    )
     arrays = found.of("relu2")
     assert sorted(arrays) == [f"invariance/{kind}" for kind in ("rotation", "scale", "translate-x", "translate-y")]
     for kind, scores in zip(expected.steps, expected.per_unit("relu2"), strict=True):
@@ -654,9 +656,15 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: pathlib.Path) -> None
 def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aspects, "TRANSFORMED", 2)
     wanted = Wanted(
-        ("relu2", "relu1"), K, (0, 5, 3), decisions=2, methods=("gradient",), cam_layer="relu2", invariance=True,
+        ("relu2", "relu1"),
+        K,
+        (0, 5, 3),
+        decisions=2,
+        methods=("gradient",),
+        cam_layer="relu2",
+        invariance=True,
         occlusion=True,
-    )  # fmt: skip
+    )
     made = AtlasMaker(case.network, case.model, case.store, PREPROCESS, wanted, outputs=OUTPUTS, progress=False)
     found = made.run(tmp_path / "atlas")
     assert [path.name for path in found.galleries] == ["00-relu1.h5", "01-relu2.h5"]  # in the order of depth

@@ -154,8 +154,17 @@ def test_the_study_by_plain_loops(
         return places[-1]
 
     monkeypatch.setattr(module, "elsewhere", recorded)
-    found = study(convolutions, images, ["3", "5"], count=3, repeats=2, random=2, sign_zero=sign_zero, fill=fill,
-                  normalisation=normalisation)  # fmt: skip
+    found = study(
+        convolutions,
+        images,
+        ["3", "5"],
+        count=3,
+        repeats=2,
+        random=2,
+        sign_zero=sign_zero,
+        fill=fill,
+        normalisation=normalisation,
+    )
     assert [row.layer for row in found.rows] == ["3", "5"] and len(places) == found.rows[0].images.size == 12
     value = torch.tensor([0.0, 0, 0] if fill == "mean" else [-0.5, -1, -2], dtype=torch.float64)
     for row in found.rows:
@@ -232,9 +241,8 @@ def test_p_by_enumeration() -> None:
         scores = []
         for picks in itertools.product((0, 1), repeat=6):
             pairs = [
-                tables[s, i, picks[3 * s + i], j, picks[3 * s + j]]
-                for s in (0, 1) for i, j in ((0, 1), (0, 2), (1, 2))
-            ]  # fmt: skip
+                tables[s, i, picks[3 * s + i], j, picks[3 * s + j]] for s in (0, 1) for i, j in ((0, 1), (0, 2), (1, 2))
+            ]
             scores.append(sum(pairs) / 6)
         exact = np.mean([score <= scores[0] + 1e-12 for score in scores])
         found = permutation_test(tables, 5000, np.random.default_rng(1))
@@ -327,9 +335,19 @@ def test_nothing_depends_on_batches_or_on_other_parts(
 
     def run(parts: list[str], batch_size: int) -> Correspondence:
         return correspondence(
-            network, scenes, truth, parts, ["relu3", "fc7"], preprocess=preprocess, count=3, repeats=1, random=4,
-            permutations=50, batch_size=batch_size, progress=False,
-        )  # fmt: skip
+            network,
+            scenes,
+            truth,
+            parts,
+            ["relu3", "fc7"],
+            preprocess=preprocess,
+            count=3,
+            repeats=1,
+            random=4,
+            permutations=50,
+            batch_size=batch_size,
+            progress=False,
+        )
 
     both, alone = run(["left eye", "beak"], 32), run(["beak"], 32)
     for a, b in zip(both.rows[2:], alone.rows, strict=True):
@@ -352,11 +370,22 @@ def test_wrong_input(planted: tuple[dv.Network, Planted]) -> None:
         ({"layers": []}, DataError, "no layer given; name at least one, nearest: "),
         ({"layers": ["haed"]}, LayerNotFound, "nearest: head"),
         ({"preprocess": dv.Preprocess(resize=32, crop=32)}, CaptureError, "the network takes"),
-        *(({name: "x"}, DataError, f"{name} 'x' given; expected ") for name in
-          ("fill", "sign_zero", "normalisation", "random_on")),
-        *(({name: low - 1}, DataError, f"{name} {low - 1} given; expected {low} or more") for name, low in
-          {"count": 2, "repeats": 1, "random": 1, "permutations": 1, "batch_size": 1, "seed": 0}.items()),
-    ]  # fmt: skip
+        *(
+            ({name: "x"}, DataError, f"{name} 'x' given; expected ")
+            for name in ("fill", "sign_zero", "normalisation", "random_on")
+        ),
+        *(
+            ({name: low - 1}, DataError, f"{name} {low - 1} given; expected {low} or more")
+            for name, low in {
+                "count": 2,
+                "repeats": 1,
+                "random": 1,
+                "permutations": 1,
+                "batch_size": 1,
+                "seed": 0,
+            }.items()
+        ),
+    ]
     for change, kind, complaint in wrong:
         given: dict[str, Any] = {"parts": ["spot"], "layers": ["head"], "preprocess": PRE, "progress": False} | change
         with pytest.raises(kind, match=complaint) as error:
@@ -450,9 +479,17 @@ def test_the_options_of_the_command_arrive(tmp_path: pathlib.Path, monkeypatch: 
 
     monkeypatch.setattr(module, "correspondence", recorded)
     asked: dict[str, Any] = {
-        "count": 4, "repeats": 7, "random": 3, "random_on": "object", "fill": "black", "sign_zero": "drop",
-        "normalisation": "sum", "permutations": 11, "seed": 5, "batch_size": 9,
-    }  # fmt: skip
+        "count": 4,
+        "repeats": 7,
+        "random": 3,
+        "random_on": "object",
+        "fill": "black",
+        "sign_zero": "drop",
+        "normalisation": "sum",
+        "permutations": 11,
+        "seed": 5,
+        "batch_size": 9,
+    }
     words = [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", value)]
     with pytest.raises(DataError, match="enough"):
         run("demo", "scenes:9:1", "-l", "fc7", "--across-classes", "--quiet", *words, "-o", tmp_path / "c.csv")

@@ -43,9 +43,15 @@ def demo() -> Diagnosis:
     preprocess, images = Preprocess.from_dict(loaded.settings), open_images("scenes:80:5")
     network = dv.capture(loaded.model, preprocess.shape)
     return diagnose(
-        network, images, preprocess=preprocess, outputs=outputs_of(images.classes, network.outputs, loaded.classes),
-        names=loaded.classes, truth=open_truth(None, images), progress=False, sources={"weights": "demo"},
-    )  # fmt: skip
+        network,
+        images,
+        preprocess=preprocess,
+        outputs=outputs_of(images.classes, network.outputs, loaded.classes),
+        names=loaded.classes,
+        truth=open_truth(None, images),
+        progress=False,
+        sources={"weights": "demo"},
+    )
 
 
 EVIDENCE = Evidence("bars", {"values": np.array([1.0, np.nan])}, ("a", "b"), "filter", "RMS", 1.0)
@@ -53,10 +59,18 @@ EVIDENCE = Evidence("bars", {"values": np.array([1.0, np.nan])}, ("a", "b"), "fi
 
 def finding(severity: str = "note", value: float = 2.0, check: str = "aliasing", **changes: Any) -> Finding:
     values: dict[str, Any] = {
-        "check": check, "severity": severity, "layer": "conv1", "channels": (3, 1), "what": "It is so.", "value": value,
-        "threshold": 1.0, "unit": "parts", "source": "measured: here", "remedy": "Mend it.",
+        "check": check,
+        "severity": severity,
+        "layer": "conv1",
+        "channels": (3, 1),
+        "what": "It is so.",
+        "value": value,
+        "threshold": 1.0,
+        "unit": "parts",
+        "source": "measured: here",
+        "remedy": "Mend it.",
         "evidence": EVIDENCE,
-    }  # fmt: skip
+    }
     return Finding(**{**values, **changes})
 
 
@@ -125,8 +139,9 @@ def test_some_checks_and_layers_only() -> None:
     loaded = dv.load_model("demo")
     preprocess, images = Preprocess.from_dict(loaded.settings), open_images("scenes:20:5")
     network = dv.capture(loaded.model, preprocess.shape)
-    found = diagnose(network, images, preprocess=preprocess, checks=["dead", "confused"], layers=["conv2"],
-                     limit=10, progress=False)  # fmt: skip
+    found = diagnose(
+        network, images, preprocess=preprocess, checks=["dead", "confused"], layers=["conv2"], limit=10, progress=False
+    )
     assert [one.name for one in found.checks] == ["dead", "confused"] and found.config["layers"] == ["conv2"]
     assert found.config["images"] == 10 and found.config["accuracy"] is None and "confused" in found.skipped
     with pytest.raises(DeconvvizError, match="no check named 'ded'; nearest: dead"):
@@ -138,8 +153,11 @@ def test_some_checks_and_layers_only() -> None:
 def test_json_fits_its_schema(demo: Diagnosis, tmp_path: pathlib.Path) -> None:
     odd = Diagnosis(
         (finding(value=math.inf), finding(evidence=Evidence("tiles", {"pictures": np.zeros((2, 4, 4, 3))}))),
-        (made(value=math.nan),), {"images": np.int64(3)}, {}, (Neighbour("a", 2, 1, "b", 1, 0.5, "l", (1,), 0, 1),),
-    )  # fmt: skip
+        (made(value=math.nan),),
+        {"images": np.int64(3)},
+        {},
+        (Neighbour("a", 2, 1, "b", 1, 0.5, "l", (1,), 0, 1),),
+    )
     for diagnosis in (demo, odd):
         diagnosis.save_json(tmp_path / "d.json")
         content = json.loads((tmp_path / "d.json").read_text())
@@ -243,9 +261,15 @@ def test_the_page_tells_all_and_escapes_all(tmp_path: pathlib.Path) -> None:
     (tmp_path / "evidence" / "009-old.png").write_bytes(b"old")
     (tmp_path / "evidence" / "mine.png").write_bytes(b"mine")
     write_report(
-        tmp_path, hostile(), names=[HOSTILE, "other"], images=HOSTILE, command=f"deconvviz {HOSTILE}", version="1",
-        other=hostile(), first=[np.ones((3, 5, 5, 3))] * 2,
-    )  # fmt: skip
+        tmp_path,
+        hostile(),
+        names=[HOSTILE, "other"],
+        images=HOSTILE,
+        command=f"deconvviz {HOSTILE}",
+        version="1",
+        other=hostile(),
+        first=[np.ones((3, 5, 5, 3))] * 2,
+    )
     text = (tmp_path / "index.html").read_text()
     page = Page(text)
     assert HOSTILE not in text and not [tag for tag, _ in page.tags if tag == "script"]
@@ -267,8 +291,14 @@ def test_the_page_tells_all_and_escapes_all(tmp_path: pathlib.Path) -> None:
 
 def test_a_page_without_findings(tmp_path: pathlib.Path) -> None:
     config = hostile().config
-    write_report(tmp_path, Diagnosis((), (made(findings=0, value=1.25, unit="x"),), config), names=["n"], images="i",
-                 command="c", version="1")  # fmt: skip
+    write_report(
+        tmp_path,
+        Diagnosis((), (made(findings=0, value=1.25, unit="x"),), config),
+        names=["n"],
+        images="i",
+        command="c",
+        version="1",
+    )
     text = Page((tmp_path / "index.html").read_text()).text
     assert "Nothing found in 1 checks" in text and "1.25 x" in text and "side by side" not in text
 

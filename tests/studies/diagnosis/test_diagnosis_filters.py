@@ -69,9 +69,14 @@ def net(
     """Two convolutions with rectifiers and a classifier, of seeded weights, after `edit`."""
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(3, filters, kernel, stride, kernel // 2), nn.ReLU(), nn.Conv2d(filters, 8, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, filters, kernel, stride, kernel // 2),
+        nn.ReLU(),
+        nn.Conv2d(filters, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.bias.zero_()
@@ -704,8 +709,15 @@ def test_a_late_layer_needs_no_more_directions_than_there_are_classes() -> None:
     torch.manual_seed(0)
     outputs = {2: [], 40: ["rank"]}
     for classes, expected in outputs.items():
-        model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                              nn.Flatten(), nn.Linear(8, classes))  # fmt: skip
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 5),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, classes),
+        )
         with torch.no_grad():
             model[2].weight.copy_(0.3 + 1e-3 * model[2].weight)
         got = [f.check for f in found("rank", about(model)) if f.layer == "3"]

@@ -132,9 +132,14 @@ def test_padding_is_no_response() -> None:
 
 def test_pooling_and_other_strides_are_found() -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, (2, 1)), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.AvgPool2d(3, 2), nn.Flatten(),
+        nn.Conv2d(3, 4, 3, (2, 1)),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3),
+        nn.AvgPool2d(3, 2),
+        nn.Flatten(),
         nn.LazyLinear(2),
-    )  # fmt: skip
+    )
     model(torch.zeros(1, 3, 32, 32))
     ops = strided_ops(dv.capture(model.eval(), (3, 32, 32)))
     assert [(op.layer, op.stride) for op in ops] == [("0", (2, 1)), ("2", (2, 2)), ("4", (2, 2))]
@@ -341,16 +346,26 @@ def layered(seed: int = 0) -> nn.Sequential:
     """A stem, a residual block, a convolution of as many maps, two branches of 8 maps from 6, and a classifier."""
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, 2), nn.ReLU(), Residual(6), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), Branches(6),
-        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 8),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, 2),
+        nn.ReLU(),
+        Residual(6),
+        nn.Conv2d(6, 6, 3, padding=1),
+        nn.ReLU(),
+        Branches(6),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Linear(72, 8),
+    )
 
 
 def test_what_can_be_left_out() -> None:
     parts = removable_layers(dv.capture(layered().eval(), (3, 32, 32)))
     assert [(part.layer, part.source is None, part.parameters) for part in parts] == [
-        ("2", False, 330), ("3", False, 330), ("5.left", True, 35), ("5.right", True, 165),
-    ]  # fmt: skip
+        ("2", False, 330),
+        ("3", False, 330),
+        ("5.left", True, 35),
+        ("5.right", True, 165),
+    ]
 
 
 def test_removals_are_those_of_the_changed_module() -> None:

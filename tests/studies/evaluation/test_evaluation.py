@@ -243,10 +243,14 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
 @pytest.mark.parametrize(
     ("overlap", "reading"),
     [
-        (1.0, "same place"), (0.8, "same place"), (0.79, "in part"),
-        (0.31, "in part"), (0.3, "different places"), (-1.0, "different places"),
+        (1.0, "same place"),
+        (0.8, "same place"),
+        (0.79, "in part"),
+        (0.31, "in part"),
+        (0.3, "different places"),
+        (-1.0, "different places"),
     ],
-)  # fmt: skip
+)
 def test_what_an_overlap_says(overlap: float, reading: str, tmp_path: pathlib.Path) -> None:
     """One thing under two names, or two things in one image; told on the terminal and in the table."""
     one = Mistake(0, "a.jpg", 1, 2, 0.1, 0.8, overlap)

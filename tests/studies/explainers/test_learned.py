@@ -109,9 +109,14 @@ def test_properties_of_smoothness_and_area(maps: rl.Array, factor: float, level:
 def tiny() -> nn.Sequential:
     """Four classes; layer 4 has 5 maps of 3 x 2, layer 2 has 4 of 5 x 4."""
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), nn.ReLU(),
-        nn.Flatten(), nn.Linear(30, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 5, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(30, 4),
+    )
 
 
 @cache
@@ -386,10 +391,13 @@ def test_the_gate_at_work_is_that_of_inference() -> None:
 @pytest.mark.parametrize(
     ("name", "phase", "options"),
     [
-        ("l-cam-fm", "", {}), ("l-cam-fm", "", {"batch_wide": True, "smoothness": 0.5}),
-        ("l-cam-img", "", {}), ("real-time-masking", "masks", {}), ("real-time-masking", "selector", {}),
+        ("l-cam-fm", "", {}),
+        ("l-cam-fm", "", {"batch_wide": True, "smoothness": 0.5}),
+        ("l-cam-img", "", {}),
+        ("real-time-masking", "masks", {}),
+        ("real-time-masking", "selector", {}),
     ],
-)  # fmt: skip
+)
 def test_gradient_by_finite_differences(name: str, phase: str, options: dict[str, Any]) -> None:
     _, x = images(3)
     classes, real = [2, 0, 2], [True, False, True] if LEARNED[name].many else [True] * 3
@@ -727,10 +735,13 @@ def test_making_one(tmp_path: pathlib.Path) -> None:
     frozen = Frozen(network, ["4"], PREPROCESS, "fp32")
     two = Frozen(network, ["1", "4"], PREPROCESS, "fp32")
     for name, reads, options, complaint in (
-        ("l-cam-fm", frozen, {"colour": 1}, "no option 'colour'"), ("l-cam-fm", two, {}, "reads one layer"),
-        ("l-cam-img", frozen, {"area": -1.0}, "area -1.0"), ("l-cam-img", frozen, {"area": math.nan}, "area nan"),
-        ("real-time-masking", frozen, {}, "two to four"), ("l-cam", frozen, {}, "l-cam-fm"),
-    ):  # fmt: skip
+        ("l-cam-fm", frozen, {"colour": 1}, "no option 'colour'"),
+        ("l-cam-fm", two, {}, "reads one layer"),
+        ("l-cam-img", frozen, {"area": -1.0}, "area -1.0"),
+        ("l-cam-img", frozen, {"area": math.nan}, "area nan"),
+        ("real-time-masking", frozen, {}, "two to four"),
+        ("l-cam", frozen, {}, "l-cam-fm"),
+    ):
         with pytest.raises(DeconvvizError, match=complaint):
             new_explainer(name, reads, options, 0)
     with pytest.raises(CaptureError, match="preprocessing"):
@@ -918,17 +929,31 @@ def test_phases_in_order(tmp_path: pathlib.Path) -> None:
 def test_bf16_learns_about_the_same(tmp_path: pathlib.Path, name: str) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.Conv2d(8, 12, 3, 2), nn.ReLU(),
-        nn.AvgPool2d(7), nn.Flatten(), nn.Linear(12, 5),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 8, 5, 4),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, 2),
+        nn.ReLU(),
+        nn.AvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    ).eval()
     network, many = dv.capture(model, (3, 64, 64)), LEARNED[name].many
     losses = []
     for precision in ("fp32", "bf16"):
         trained = train_explainer(
-            name, network, demo()[3], ["1", "3"] if many else ["3"], tmp_path / f"{precision}.pth", workers=1,
-            preprocess=Preprocess(72, 64, (0.5,) * 3, (0.25,) * 3), phases=(MASKS if many else SHORT,),
-            options={"width": 8} if many else {}, outputs=np.arange(10) % 5, precision=precision, progress=False,
-        )  # fmt: skip
+            name,
+            network,
+            demo()[3],
+            ["1", "3"] if many else ["3"],
+            tmp_path / f"{precision}.pth",
+            workers=1,
+            preprocess=Preprocess(72, 64, (0.5,) * 3, (0.25,) * 3),
+            phases=(MASKS if many else SHORT,),
+            options={"width": 8} if many else {},
+            outputs=np.arange(10) % 5,
+            precision=precision,
+            progress=False,
+        )
         assert all(value.dtype == torch.float32 for value in trained.explainer.state_dict().values())
         assert all(t.dtype == torch.float32 for t in network.tensors.values())
         losses.append([record["loss"] for record in trained.history])
@@ -949,10 +974,15 @@ def test_more_epochs_and_other_options(tmp_path: pathlib.Path) -> None:
     same_files(out, straight)
     before = contents(tmp_path)
     for asked, phase in (
-        ({"seed": 3}, SHORT), ({"options": {"area": 3.0}}, SHORT), ({"layers": ["relu4"]}, SHORT),
-        ({"precision": "bf16"}, SHORT), ({"outputs": np.arange(10)}, SHORT), ({"images": Kept(40)}, SHORT),
-        ({}, replace(SHORT, lr=0.2)), ({}, replace(SHORT, batch_size=8)),
-    ):  # fmt: skip
+        ({"seed": 3}, SHORT),
+        ({"options": {"area": 3.0}}, SHORT),
+        ({"layers": ["relu4"]}, SHORT),
+        ({"precision": "bf16"}, SHORT),
+        ({"outputs": np.arange(10)}, SHORT),
+        ({"images": Kept(40)}, SHORT),
+        ({}, replace(SHORT, lr=0.2)),
+        ({}, replace(SHORT, batch_size=8)),
+    ):
         with pytest.raises(MismatchError, match="choose another --out"):
             learn("l-cam-fm", out, phase, **asked)
     with pytest.raises(MismatchError, match="method"):

@@ -44,8 +44,9 @@ def test_what_it_writes(trained: pathlib.Path) -> None:
     assert config["model_fingerprint"] == dv.capture(loaded.model, (3, 64, 64)).fingerprint
     state = torch.load(trained, weights_only=True)
     assert {name: tuple(t.shape) for name, t in state.items()} == {
-        "attention.weight": (10, 51, 1, 1), "attention.bias": (10,),
-    }  # fmt: skip
+        "attention.weight": (10, 51, 1, 1),
+        "attention.bias": (10,),
+    }
     rows = list(csv.DictReader(trained.with_suffix(".csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
@@ -146,7 +147,7 @@ def test_schedules() -> None:
         (["train-cam", "l-cam-fm", "demo", "--grid", "area=1,2", "--validation", "0"], DataError, "nothing is held"),
         (["train-cam", "l-cam-fm", "demo", "--validation", "1"], DataError, "0 to below 1"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(arguments: list[str], error: type[Exception], message: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(error, match=message):
         run(*arguments, "scenes:20:3", "-o", tmp_path / "out.pth", "--quiet", "--device", "cpu")

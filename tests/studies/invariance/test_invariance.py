@@ -248,9 +248,15 @@ def test_default_steps_are_the_papers() -> None:
 def small() -> nn.Sequential:
     torch.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 5, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(5, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Linear(54, 4),
+    )
     with torch.no_grad():
         model[7].weight.mul_(20)
     return model.double().eval()
@@ -270,9 +276,17 @@ STEPS = {"translate-y": [-4.5, 0, 3], "translate-x": [2], "scale": [0.8, 1, 1.4]
 def run() -> tuple[nn.Sequential, Listed, Invariance]:
     model, images = small(), Listed(smooth(14))
     found = invariance(
-        dv.capture(model, (3, SIZE, SIZE)), images, ["1", "4"], preprocess=PLAIN, steps=STEPS, batch_size=7,
-        which=[n for n in range(14) if n != 1], outputs=np.array([3, 1, 0, 2]), units=["4"], progress=False,
-    )  # fmt: skip
+        dv.capture(model, (3, SIZE, SIZE)),
+        images,
+        ["1", "4"],
+        preprocess=PLAIN,
+        steps=STEPS,
+        batch_size=7,
+        which=[n for n in range(14) if n != 1],
+        outputs=np.array([3, 1, 0, 2]),
+        units=["4"],
+        progress=False,
+    )
     return model, images, found
 
 
@@ -314,8 +328,9 @@ def test_it_equals_a_loop_over_its_definition(run: tuple[nn.Sequential, Listed, 
         score = [min(max(1 - moved[:, m].mean() / found.apart[:, m].mean(), 0), 1) for m in (0, 1)]
         assert [one.score for one in found.scores(kind)] == pytest.approx(score, **near)
         tops = [b[1].amax((1, 2)).numpy() for b in base]
-        apart = np.array([np.mean([np.abs(tops[r] - tops[n]) for r in range(REFERENCES) if r != n], 0)
-                          for n in range(len(which))]).mean(0)  # fmt: skip
+        apart = np.array(
+            [np.mean([np.abs(tops[r] - tops[n]) for r in range(REFERENCES) if r != n], 0) for n in range(len(which))]
+        ).mean(0)
         row = found.per_unit("4")[list(STEPS).index(kind)]
         assert row == pytest.approx(np.clip(1 - spread.mean(0) / apart, 0, 1), **near)
     assert (found.distance("scale")[:, 1] == 0).all() and (found.probability["scale"][:, 1] == found.untouched).all()
@@ -329,9 +344,17 @@ def test_one_pass_whatever_the_batches(
     passed, whole = [], dv.Network.run
     monkeypatch.setattr(dv.Network, "run", lambda *a: (passed.append(a[3]), whole(*a))[1])
     again = invariance(
-        dv.capture(model, (3, SIZE, SIZE)), images, ["1", "4"], preprocess=PLAIN, steps=STEPS, batch_size=64,
-        which=found.config["which"], outputs=np.array([3, 1, 0, 2]), units=["4"], progress=False,
-    )  # fmt: skip
+        dv.capture(model, (3, SIZE, SIZE)),
+        images,
+        ["1", "4"],
+        preprocess=PLAIN,
+        steps=STEPS,
+        batch_size=64,
+        which=found.config["which"],
+        outputs=np.array([3, 1, 0, 2]),
+        units=["4"],
+        progress=False,
+    )
     assert sum(passed) == 13 * (1 + 2 + 1 + 2 + 3) and max(passed) == 64
     assert again.config == found.config
     for kind in STEPS:
@@ -396,9 +419,14 @@ def test_a_position_scores_0_and_a_pooled_value_1() -> None:
     lights = Listed([block(8, 8, brightness) for brightness in (60, 120, 180, 240)])
     steps["translate-y"] = [-8, -3, 0, 5, 12]
     found = invariance(
-        network, lights, ["1", "2"], kinds=["translate-y", "translate-x"], steps={**steps, "translate-x": [-8, 0, 12]},
-        units=["1"], **asked,
-    )  # fmt: skip
+        network,
+        lights,
+        ["1", "2"],
+        kinds=["translate-y", "translate-x"],
+        steps={**steps, "translate-x": [-8, 0, 12]},
+        units=["1"],
+        **asked,
+    )
     for kind in found.steps:
         map_, pooled = found.scores(kind)
         assert pooled.score == pytest.approx(1, abs=1e-9) and pooled.low == pytest.approx(1, abs=1e-9)
@@ -532,7 +560,7 @@ def test_layers_by_depth() -> None:
         ({"preprocess": dv.Preprocess(resize=None, crop=16)}, MismatchError, r"\(3, 16, 16\) do not fit"),
         ({"network": dv.capture(nn.Conv2d(3, 2, 3), (3, SIZE, SIZE))}, CaptureError, "expected one score"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(change: dict[str, Any], kind: type[DeconvvizError], complaint: str) -> None:
     asked = {"network": dv.capture(small(), (3, SIZE, SIZE)), "images": Listed(smooth(3)), "layers": None}
     asked |= {"preprocess": PLAIN, "progress": False, **change}
@@ -569,16 +597,42 @@ def deconvviz(*arguments: object) -> str:
 
 def test_the_command(tmp_path: pathlib.Path) -> None:
     text = deconvviz(
-        "demo", "scenes:9:3", "--images", "1,4,6", "-o", tmp_path / "f.png", "--steps", "scale=0.5:2:0.5", "--kinds",
-        "scale, rotation", "--step", "rotation=45", "--depth", "--units", "relu5", "--top", 2, "--padding", "mean",
-    )  # fmt: skip
+        "demo",
+        "scenes:9:3",
+        "--images",
+        "1,4,6",
+        "-o",
+        tmp_path / "f.png",
+        "--steps",
+        "scale=0.5:2:0.5",
+        "--kinds",
+        "scale, rotation",
+        "--step",
+        "rotation=45",
+        "--depth",
+        "--units",
+        "relu5",
+        "--top",
+        2,
+        "--padding",
+        "mean",
+    )
     loaded = dv.load_model("demo")
     pre = dv.Preprocess.from_dict(loaded.settings)
     steps = {"scale": [0.5, 1, 1.5, 2], "rotation": [0, 45, 90, 135, 180, 225, 270, 315]}
     found = invariance(
-        dv.capture(loaded.model, (3, 64, 64)), dv.Scenes(9, seed=3), "all", preprocess=pre, steps=steps, padding="mean",
-        kinds=("scale", "rotation"), which=[1, 4, 6], outputs=np.arange(10), units=["relu5"], progress=False,
-    )  # fmt: skip
+        dv.capture(loaded.model, (3, 64, 64)),
+        dv.Scenes(9, seed=3),
+        "all",
+        preprocess=pre,
+        steps=steps,
+        padding="mean",
+        kinds=("scale", "rotation"),
+        which=[1, 4, 6],
+        outputs=np.arange(10),
+        units=["relu5"],
+        progress=False,
+    )
     with (tmp_path / "f.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 8 * (4 + 8)

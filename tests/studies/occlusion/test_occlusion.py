@@ -79,8 +79,9 @@ def test_values_are_averaged_over_the_windows_of_a_pixel() -> None:
         count[here] += 1
         for image in range(2):
             total[image][here] += float(values[image, n])
-        assert np.array_equal(np.argwhere(occluder.covers(torch.tensor([n]), values)[0].numpy()).min(0),
-                              (max(top, 0), max(left, 0)))  # fmt: skip
+        assert np.array_equal(
+            np.argwhere(occluder.covers(torch.tensor([n]), values)[0].numpy()).min(0), (max(top, 0), max(left, 0))
+        )
     assert np.allclose(occluder.averaged(values).numpy(), total / count)
     sparse = Occluder((8, 8), (2, 2), (4, 4))  # what no window covers is zero, not NaN
     assert float(sparse.averaged(torch.ones(1, len(sparse)))[0, 2, 2]) == 0
@@ -104,9 +105,18 @@ def test_captum(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
 def test_every_panel_against_a_loop(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]], fill: str) -> None:
     model, network, pictures = plain
     found = occlude(
-        network, pictures, "relu_1", preprocess=PRE, targets=[2, 4], square=(8, 6), stride=(5, 4), fill=fill,
-        batch_size=7, progress=False, names=["a", "b"],
-    )  # fmt: skip
+        network,
+        pictures,
+        "relu_1",
+        preprocess=PRE,
+        targets=[2, 4],
+        square=(8, 6),
+        stride=(5, 4),
+        fill=fill,
+        batch_size=7,
+        progress=False,
+        names=["a", "b"],
+    )
     mean, std = (torch.tensor(one)[:, None, None] for one in (PRE.mean, PRE.std))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((3, 24, 32), generator=generator)
@@ -146,9 +156,16 @@ def test_every_panel_against_a_loop(plain: tuple[Plain, dv.Network, np.ndarray[A
 def test_the_method_is_the_same_code(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
     _, network, pictures = plain
     one = occlude(
-        network, pictures[:1], preprocess=PRE, targets=[3], square=8, stride=4, fill="mean", border="beyond",
+        network,
+        pictures[:1],
+        preprocess=PRE,
+        targets=[3],
+        square=8,
+        stride=4,
+        fill="mean",
+        border="beyond",
         progress=False,
-    )[0]  # fmt: skip
+    )[0]
     x = PRE(pictures[0])[None]
     map_ = cam("occlusion", network, square=8, stride=4, border="beyond")(x, 3, raw=True)[0]
     assert np.allclose(one.drop(), map_.numpy(), atol=1e-5) and one.drop().shape == (24, 32)
@@ -246,15 +263,33 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         assert result.exit_code == 0, result.output
         return result.output
 
-    told = run(tmp_path / "s.h5", "--images", "3,1", "-l", "relu5", "--mined", tmp_path / "m.h5",
-               "--mined-images", tmp_path / "s.h5", "-o", tmp_path / "o.png")  # fmt: skip
+    told = run(
+        tmp_path / "s.h5",
+        "--images",
+        "3,1",
+        "-l",
+        "relu5",
+        "--mined",
+        tmp_path / "m.h5",
+        "--mined-images",
+        tmp_path / "s.h5",
+        "-o",
+        tmp_path / "o.png",
+    )
     assert "16 windows" in told
     with (tmp_path / "o.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 32 and rows[0]["bottom"] == "16" and rows[0]["right"] == "24"
     assert rows[0]["image"] == pathlib.PurePath(store.names[3]).name and rows[0]["top_class"] in store.classes
-    found = occlude(network, np.stack([pre.picture(store[3][0])]), "relu5", preprocess=pre,
-                    targets=[store[3][1]], square=(16, 24), progress=False)[0]  # fmt: skip
+    found = occlude(
+        network,
+        np.stack([pre.picture(store[3][0])]),
+        "relu5",
+        preprocess=pre,
+        targets=[store[3][1]],
+        square=(16, 24),
+        progress=False,
+    )[0]
     assert float(rows[5]["probability"]) == pytest.approx(found.probability[5], abs=1e-5)
     with Image.open(tmp_path / "o.png") as figure:
         assert figure.width > 1500 and figure.height > 700

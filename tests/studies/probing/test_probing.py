@@ -422,8 +422,9 @@ def test_splits(counts: list[int], per_class: int, test: int | None, seed: int) 
         assert {n: int((labels[split.test] == n).sum()) for n in present} == expected
         assert len(split.test) == sum(expected.values())
     again = draw_splits(labels, asked)
-    assert all(np.array_equal(a.train, b.train) and np.array_equal(a.test, b.test)
-               for a, b in zip(splits, again, strict=True))  # fmt: skip
+    assert all(
+        np.array_equal(a.train, b.train) and np.array_equal(a.test, b.test) for a, b in zip(splits, again, strict=True)
+    )
     if max(counts) > 8 and per_class > 2:
         assert any(not np.array_equal(splits[0].train, other.train) for other in splits[1:])
 
@@ -469,8 +470,10 @@ def test_probes_are_plain_scikit_learn(width: int, monkeypatch: pytest.MonkeyPat
     features, costs = table(3.5 if width < 100 else 8, (60, 25, 40), width), (0.01, 1.0, 100.0)
     asked = ProbeSettings(per_class=(4, 15), splits=2, test=30, costs=costs, seed=5)
     found = probe(features, ["a"], asked, progress=False)
-    makers = (lambda c: LinearSVC(C=c, dual=False, tol=1e-6, max_iter=10000),
-              lambda c: LogisticRegression(C=c, tol=1e-6, max_iter=10000))  # fmt: skip
+    makers = (
+        lambda c: LinearSVC(C=c, dual=False, tol=1e-6, max_iter=10000),
+        lambda c: LogisticRegression(C=c, tol=1e-6, max_iter=10000),
+    )
     x, labels = features.arrays["a"].astype(np.float64), features.labels
     for s, split in enumerate(draw_splits(labels, asked)):
         for k, count in enumerate(asked.per_class):
@@ -503,9 +506,16 @@ def test_the_table(tmp_path: pathlib.Path) -> None:
     with (tmp_path / "t.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert asked.per_class == (5, 15)
-    expected = {"svm_5": 0.6, "svm_5_deviation": 0.2 / math.sqrt(2), "svm_15": 0.8, "svm_15_deviation": 0,
-                "softmax_5": 0.2, "softmax_5_deviation": 0.2 / math.sqrt(2), "softmax_15": 0.4,
-                "softmax_15_deviation": 0.4 / math.sqrt(2)}  # fmt: skip
+    expected = {
+        "svm_5": 0.6,
+        "svm_5_deviation": 0.2 / math.sqrt(2),
+        "svm_15": 0.8,
+        "svm_15_deviation": 0,
+        "softmax_5": 0.2,
+        "softmax_5_deviation": 0.2 / math.sqrt(2),
+        "softmax_15": 0.4,
+        "softmax_15_deviation": 0.4 / math.sqrt(2),
+    }
     assert (row.pop("layer"), row.pop("values")) == ("conv5", "9216")
     assert {name: float(value) for name, value in row.items()} == pytest.approx(expected, abs=1e-6)
     assert "60.0 ± 14.1" in repr(found) and "conv5" in repr(found) and "chance 10.0" in repr(found)
@@ -567,8 +577,10 @@ def test_untrained(tmp_path: pathlib.Path) -> None:
     weights = [one.get_parameter("conv3.weight") for one in (random, again, other, loaded.model)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
-    (tmp_path / "m.py").write_text("import torch\ndef make():\n    m = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))\n"
-                                   "    torch.nn.init.ones_(m[0].weight)\n    return m\n")  # fmt: skip
+    (tmp_path / "m.py").write_text(
+        "import torch\ndef make():\n    m = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))\n"
+        "    torch.nn.init.ones_(m[0].weight)\n    return m\n"
+    )
     trained = dv.load_model(f"{tmp_path}/m.py:make")  # a factory that gives trained weights
     fresh = untrained(trained).get_parameter("0.weight")
     assert fresh.shape == (4, 3, 3, 3) and fresh.std() > 0.05 and (trained.model.get_parameter("0.weight") == 1).all()
@@ -616,9 +628,9 @@ def test_the_figure() -> None:
     def made(counts: tuple[int, ...]) -> Transfer:
         asked = ProbeSettings(per_class=counts, costs=(1.0,), splits=3)
         shape = (2, 2, len(counts), 3)
-        return Transfer({
-            name: Probed({"x": 5, "y": 6}, asked, 0.2, rng.random(shape), np.ones(shape), 9) for name in ("t", "r")
-        })  # fmt: skip
+        return Transfer(
+            {name: Probed({"x": 5, "y": 6}, asked, 0.2, rng.random(shape), np.ones(shape), 9) for name in ("t", "r")}
+        )
 
     found = made((5, 15))
     depth, counts = draw_probing(found, "title", "caption").axes

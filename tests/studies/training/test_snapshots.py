@@ -173,9 +173,14 @@ def test_lightning(tmp_path: pathlib.Path) -> None:
     data = torch.utils.data.TensorDataset(torch.randn(12, 3, 4, 4), torch.arange(12) % 2)
     module = Lit()
     trainer = lightning.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[SnapshotCallback(tmp_path / "e.h5", (1, 3), network="model")],
-    )  # fmt: skip
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[SnapshotCallback(tmp_path / "e.h5", (1, 3), network="model")],
+    )
     trainer.fit(module, torch.utils.data.DataLoader(data, 4))
     found = Snapshots(tmp_path / "e.h5")
     assert found.epochs == (1, 3) and [row["epoch"] for row in found.history] == [1, 2, 3]

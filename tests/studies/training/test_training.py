@@ -274,9 +274,7 @@ def test_half_precision(tmp_path: pathlib.Path) -> None:
     assert b.dtype == torch.float32 and not torch.equal(a, b) and torch.allclose(a, b, atol=0.01)
 
 
-@given(
-    st.integers(1, 6), st.integers(1, 9), st.integers(0, 6), st.integers(0, 2**32 - 1)
-)  # fmt: skip
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 6), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_crops_are_crops(count: int, size: int, more: int, seed: int) -> None:
     """Each is a part of its picture, perhaps mirrored: every pixel tells its place."""

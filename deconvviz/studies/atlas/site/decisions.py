@@ -98,13 +98,18 @@ def _sheet(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _described(decisions: Decisions, row: int, shape: tuple[int, ...]) -> dict[str, Any]:
     targets = [int(t) for t in decisions.targets[row]]
     told: dict[str, Any] = {
-        "methods": decisions.config["methods"], "layer": decisions.config["layer"], "targets": targets,
-        "names": [decisions.output(t) for t in targets], "probabilities": exact(decisions.probabilities[row]),
-        "label": int(decisions.label_output[row]), "map": list(shape[2:]),
-    }  # fmt: skip
+        "methods": decisions.config["methods"],
+        "layer": decisions.config["layer"],
+        "targets": targets,
+        "names": [decisions.output(t) for t in targets],
+        "probabilities": exact(decisions.probabilities[row]),
+        "label": int(decisions.label_output[row]),
+        "map": list(shape[2:]),
+    }
     if decisions.occluded:
         told["occlusion"] = {
             "probability": exact(decisions.occluded["probability"][row].reshape(len(targets), -1)),
-            "square": exact(decisions.occluded["square"]), "places": exact(decisions.occluded["places"]),
-        }  # fmt: skip
+            "square": exact(decisions.occluded["square"]),
+            "places": exact(decisions.occluded["places"]),
+        }
     return told

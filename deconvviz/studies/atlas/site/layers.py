@@ -32,9 +32,16 @@ CHUNK = 64  # filters in a data file
 STRIP = 12  # thumbnails on the index page
 STAMP = "stamp.json"
 _COLUMNS = {
-    "channels": "channels", "maximum": "maximum", "mean": "mean_activation", "fired": "fired", "rate": "firing_rate",
-    "dead": "dead", "topClass": "top_class", "share": "top_class_share", "duplicate": "duplicate_of",
-}  # fmt: skip
+    "channels": "channels",
+    "maximum": "maximum",
+    "mean": "mean_activation",
+    "fired": "fired",
+    "rate": "firing_rate",
+    "dead": "dead",
+    "topClass": "top_class",
+    "share": "top_class_share",
+    "duplicate": "duplicate_of",
+}
 _ROWS = ("values", "images", "positions", "boxes", "windows", "neighbours", "similarity")
 
 
@@ -153,10 +160,16 @@ def _summary(gallery: Gallery, sheets: dict[str, Any]) -> dict[str, Any]:
     arrays, k = gallery.arrays, gallery.shapes["patches"][1]
     nearest = arrays["similarity"][:, 0] if arrays["similarity"].shape[1] else np.full(len(gallery), np.nan)
     summary: dict[str, Any] = {
-        "name": gallery.layer, "config": gallery.config, "sources": gallery.sources, "k": k, "side": side_of(k),
-        "sheets": sheets, "chunk": CHUNK,
-        "nearest": exact(nearest), **{name: exact(arrays[array]) for name, array in _COLUMNS.items()},
-    }  # fmt: skip
+        "name": gallery.layer,
+        "config": gallery.config,
+        "sources": gallery.sources,
+        "k": k,
+        "side": side_of(k),
+        "sheets": sheets,
+        "chunk": CHUNK,
+        "nearest": exact(nearest),
+        **{name: exact(arrays[array]) for name, array in _COLUMNS.items()},
+    }
     if "evolution-patches" in sheets:
         summary["evolution"] = {name: exact(a) for name, a in gallery.below("evolution").items()}
     if "occlusion/places" in arrays:

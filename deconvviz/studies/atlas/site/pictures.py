@@ -61,9 +61,11 @@ def write_lists(
     about: defaultdict[int, dict[int, Any]] = defaultdict(dict)
     for image in map(int, used):
         about[image // span][image] = {
-            "name": texts.names[image], "label": int(texts.labels[image]), "drives": driven.get(image, []),
+            "name": texts.names[image],
+            "label": int(texts.labels[image]),
+            "drives": driven.get(image, []),
             "decided": image in verdicts,
-        }  # fmt: skip
+        }
     for number, told in about.items():
         files.append(f"about-{number:05d}.js")
         write_script(folder / files[-1], f"about/{number}", told)

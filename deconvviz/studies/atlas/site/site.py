@@ -159,12 +159,16 @@ def _about(gallery: Gallery) -> dict[str, Any]:
     best = Counter(int(label) for label in arrays["top_class"] if label >= 0)
     shown = arrays["channels"].tolist()
     return {
-        "name": gallery.layer, "folder": gallery.folder, "address": quote(gallery.layer, safe=PLAIN),
+        "name": gallery.layer,
+        "folder": gallery.folder,
+        "address": quote(gallery.layer, safe=PLAIN),
         "channels": None if shown == list(range(len(shown))) else shown,
         **{key: gallery.config[key] for key in ("kind", "shape", "parameters", "stride", "receptive_field", "count")},
-        "filters": len(gallery), "dead": int((arrays["dead"] != 0).sum()),
-        "duplicates": int((arrays["duplicate_of"] >= 0).sum()), "classes": best.most_common(),
-    }  # fmt: skip
+        "filters": len(gallery),
+        "dead": int((arrays["dead"] != 0).sum()),
+        "duplicates": int((arrays["duplicate_of"] >= 0).sum()),
+        "classes": best.most_common(),
+    }
 
 
 def _size(folder: pathlib.Path) -> int:

@@ -60,11 +60,19 @@ def _taken(subject: Subject, one: Neighbour, severity: Severity) -> Finding:
         f"{one.right} are named rightly. {filters}"
     )
     return Finding(
-        "confused", severity, one.layer, one.shared[:9], what, 100 * one.share, CONFUSED[0],
-        "% of the class's images", "measured: a tenth of a class, in at least 2 of at least 5 images",
+        "confused",
+        severity,
+        one.layer,
+        one.shared[:9],
+        what,
+        100 * one.share,
+        CONFUSED[0],
+        "% of the class's images",
+        "measured: a tenth of a class, in at least 2 of at least 5 images",
         "Look whether the labels are right and the classes differ in the picture; give more images of both, or let "
-        "the network see what tells them apart (deconvviz cam for both classes).", _evidence(subject, one),
-    )  # fmt: skip
+        "the network see what tells them apart (deconvviz cam for both classes).",
+        _evidence(subject, one),
+    )
 
 
 def _evidence(subject: Subject, one: Neighbour) -> Evidence:

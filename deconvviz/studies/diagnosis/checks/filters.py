@@ -56,11 +56,18 @@ def dead(subject: Subject) -> Iterator[Finding]:
         if severity and subject.rectified(layer) and len(found.maxima) >= ENOUGH:
             what = f"{len(rare)} of {len(fired)} filters fire in fewer than {RARE:.0%} of {len(found.maxima)} images."
             yield Finding(
-                "dead", severity, layer, _channels(rare), what, len(rare) / len(fired), RARE_SHARES[0],
-                "share of the layer's filters", "the share is this package's grading; Zeiler and Fergus 2013, figure 6",
+                "dead",
+                severity,
+                layer,
+                _channels(rare),
+                what,
+                len(rare) / len(fired),
+                RARE_SHARES[0],
+                "share of the layer's filters",
+                "the share is this package's grading; Zeiler and Fergus 2013, figure 6",
                 "Look at what they answer to (mine): a rare thing, or nothing; if nothing, as for dead filters.",
                 _rates(fired),
-            )  # fmt: skip
+            )
 
 
 def _dead(subject: Subject, layer: str, gone: NDArray[np.intp], found: LayerResponses) -> Iterator[Finding]:
@@ -81,10 +88,18 @@ def _dead(subject: Subject, layer: str, gone: NDArray[np.intp], found: LayerResp
     if filters is not None and filters.of_image:
         evidence = Evidence("tiles", {"pictures": subject.tiles(layer, gone[:SHOWN])}, _names(gone[:SHOWN]))
     yield Finding(
-        "dead", severity, layer, _channels(gone), what, share, SHARES[0], "share of the layer's filters",
+        "dead",
+        severity,
+        layer,
+        _channels(gone),
+        what,
+        share,
+        SHARES[0],
+        "share of the layer's filters",
         "Zeiler and Fergus 2013, section 4.1 and figure 6 (dead features); the share is this package's grading",
-        remedy, evidence,
-    )  # fmt: skip
+        remedy,
+        evidence,
+    )
 
 
 @check("dominating", "Filters that drown their layer")
@@ -123,14 +138,27 @@ def dominating(subject: Subject) -> Iterator[Finding]:
         value, threshold = (float(ratio.max()), RATIOS[0]) if relative else (float(rms.max()), PAPER.radius)
         order = np.argsort(-rms, kind="stable")[:SHOWN]
         yield Finding(
-            "dominating", severity, layer, _channels(large), what, value, threshold,
+            "dominating",
+            severity,
+            layer,
+            _channels(large),
+            what,
+            value,
+            threshold,
             "RMS of the weights, in medians of the layer" if relative else "RMS of the weights",
-            "measured: at most 2.3 in SqueezeNet and the packaged ZFNet" if relative
+            "measured: at most 2.3 in SqueezeNet and the packaged ZFNet"
+            if relative
             else "Zeiler and Fergus 2013, section 3",
             "Scale filters back whose RMS exceeds a radius (train --radius 0.1), decay weights, or normalise.",
-            Evidence("bars", {"values": rms[order]}, _names(order), "filter, the largest first",
-                     "RMS of the weights", float(limit)),
-        )  # fmt: skip
+            Evidence(
+                "bars",
+                {"values": rms[order]},
+                _names(order),
+                "filter, the largest first",
+                "RMS of the weights",
+                float(limit),
+            ),
+        )
 
 
 @check("duplicates", "The same filter twice")
@@ -164,11 +192,18 @@ def duplicates(subject: Subject) -> Iterator[Finding]:
         )
         shown = live[pairs[: SHOWN // 2].ravel()]
         yield Finding(
-            "duplicates", severity, layer, _channels(np.unique(live[pairs])), what, share, SHARES[0],
-            "share of the layer's filters", f"measured: cosine {SAME}, correlation {ECHO}",
+            "duplicates",
+            severity,
+            layer,
+            _channels(np.unique(live[pairs])),
+            what,
+            share,
+            SHARES[0],
+            "share of the layer's filters",
+            f"measured: cosine {SAME}, correlation {ECHO}",
             "Use fewer filters, or remove one of each pair and give its readers' weights to the other; check the seed.",
             Evidence("tiles", {"pictures": subject.tiles(layer, shown)}, _names(shown)),
-        )  # fmt: skip
+        )
 
 
 @check("flipped", "Filters that are each other's negative")
@@ -197,11 +232,18 @@ def flipped(subject: Subject) -> Iterator[Finding]:
             f"Nearest: {first} | {second}, cosine {cosines[tuple(pairs[0])]:.2f}."
         )
         yield Finding(
-            "flipped", severity, layer, _channels(np.unique(live[pairs])), what, share, FLIPPED_SHARES[0],
-            "share of the layer's filters", f"Shang et al. 2016 (pairs of opposite phase); measured: cosine -{SAME}",
+            "flipped",
+            severity,
+            layer,
+            _channels(np.unique(live[pairs])),
+            what,
+            share,
+            FLIPPED_SHARES[0],
+            "share of the layer's filters",
+            f"Shang et al. 2016 (pairs of opposite phase); measured: cosine -{SAME}",
             "A rectifier that keeps both signs (concatenated ReLU) needs one filter for each such pair.",
             Evidence("tiles", {"pictures": subject.tiles(layer, shown)}, _names(shown)),
-        )  # fmt: skip
+        )
 
 
 def _cosines(filters: Filters | None, live: NDArray[np.intp]) -> NDArray[np.float64]:

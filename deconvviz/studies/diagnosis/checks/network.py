@@ -87,11 +87,18 @@ def _aliased(subject: Subject, found: ShiftChange, severity: Severity) -> Findin
         "smaller kernel: the paper went from 11x11, stride 4, to 7x7, stride 2."
     )
     return Finding(
-        "aliasing", severity, found.layer, tuple(worst[:9]), what, found.ratio, ALIASING[0],
+        "aliasing",
+        severity,
+        found.layer,
+        tuple(worst[:9]),
+        what,
+        found.ratio,
+        ALIASING[0],
         "times the change of the anti-aliased layer",
         "measured: photos' own pixels, every third; the anti-aliased layer is Zhang 2019, arXiv 1904.11486, section 3",
-        remedy, _phases(subject, found, order[:3].tolist()),
-    )  # fmt: skip
+        remedy,
+        _phases(subject, found, order[:3].tolist()),
+    )
 
 
 def _phases(subject: Subject, found: ShiftChange, channels: Sequence[int]) -> Evidence:
@@ -178,15 +185,32 @@ def _against_objects(subject: Subject, field: Field, boxes: dict[int, Square]) -
     if field.side < side * OBJECT_SEEN:
         ratio = field.side / side
         yield Finding(
-            "receptive-field", "serious" if ratio < HALF else "warning", field.layer, (), said, ratio, OBJECT_SEEN,
-            "receptive field / object", source, remedy, evidence,
-        )  # fmt: skip
+            "receptive-field",
+            "serious" if ratio < HALF else "warning",
+            field.layer,
+            (),
+            said,
+            ratio,
+            OBJECT_SEEN,
+            "receptive field / object",
+            source,
+            remedy,
+            evidence,
+        )
     elif field.effective < side * HALF:
         yield Finding(
-            "receptive-field", "note", field.layer, (), said, field.effective / side, HALF,
-            "effective field / object", "measured: half the object; effective field of Luo et al. 2016, section 2",
-            "Train longer, or add skip connections and dilation: the effective field grows with training.", evidence,
-        )  # fmt: skip
+            "receptive-field",
+            "note",
+            field.layer,
+            (),
+            said,
+            field.effective / side,
+            HALF,
+            "effective field / object",
+            "measured: half the object; effective field of Luo et al. 2016, section 2",
+            "Train longer, or add skip connections and dilation: the effective field grows with training.",
+            evidence,
+        )
 
 
 def _against_theory(subject: Subject, field: Field) -> Iterator[Finding]:
@@ -198,11 +222,18 @@ def _against_theory(subject: Subject, field: Field) -> Iterator[Finding]:
             f"lies within {field.effective} px. Where the objects are is not known, so this is not held against them."
         )
         yield Finding(
-            "receptive-field", "note", field.layer, (), what, ratio, HALF, "effective / theoretical field",
+            "receptive-field",
+            "note",
+            field.layer,
+            (),
+            what,
+            ratio,
+            HALF,
+            "effective / theoretical field",
             "measured: half; Luo et al. 2016, section 2: the effective field is a fraction of the theoretical one",
             "Tell where the objects are (--truth); if they are larger than what is seen, add dilation or layers.",
             _boxed(subject, field, {}),
-        )  # fmt: skip
+        )
 
 
 def _beyond_the_image(subject: Subject) -> Iterator[Finding]:
@@ -214,15 +245,24 @@ def _beyond_the_image(subject: Subject) -> Iterator[Finding]:
     others = f", and so do {len(late) - 1} later ones" if len(late) > 1 else ""
     what = f"{first} reads maps whose units see {side} px, all of the image's {image} px, already{others}."
     yield Finding(
-        "receptive-field", "note", first, (), what, side / image, 1.0, "receptive field of the layer's input / image",
+        "receptive-field",
+        "note",
+        first,
+        (),
+        what,
+        side / image,
+        1.0,
+        "receptive field of the layer's input / image",
         "Richter et al. 2021, arXiv 2106.12307: layers beyond this border gain no context and tend to add little",
         "Leave these layers out, give the network larger images, or stride less before them.",
         Evidence(
-            "line", {"x": np.arange(1.0, len(sides) + 1), "y": np.stack([sides, np.full(len(sides), image)])},
+            "line",
+            {"x": np.arange(1.0, len(sides) + 1), "y": np.stack([sides, np.full(len(sides), image)])},
             ("seen by a unit of the layer's input", "the image"),
-            "convolutions that read more than one position, in order", "side of what is seen (px)",
+            "convolutions that read more than one position, in order",
+            "side of what is seen (px)",
         ),
-    )  # fmt: skip
+    )
 
 
 def _boxed(subject: Subject, field: Field, boxes: dict[int, Square]) -> Evidence:

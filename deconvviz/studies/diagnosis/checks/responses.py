@@ -42,15 +42,26 @@ def saturated(subject: Subject) -> Iterator[Finding]:
         if severity is None:
             continue
         yield Finding(
-            "saturated", severity, layer, _channels(on | full),
+            "saturated",
+            severity,
+            layer,
+            _channels(on | full),
             f"{int((on | full).sum())} of {len(on)} filters are saturated: {int(on.sum())} fire at {ALWAYS:.0%} of the "
             f"positions or more, {int(full.sum())} are at their ceiling at {STUCK:.0%} or more.",
-            share, ON_SHARES[0], "share of the layer's filters",
+            share,
+            ON_SHARES[0],
+            "share of the layer's filters",
             "measured: up to 38 % in SqueezeNet's first squeeze layers, which hand colours on; Glorot and Bengio 2010",
             "Where the layer shall not be linear: smaller biases, BatchNorm, a lower rate at the start, no clipping.",
-            Evidence("histogram", {"values": np.where(full, stuck, firing)}, (),
-                     "share of the positions at which a filter fires", "filters", ALWAYS),
-        )  # fmt: skip
+            Evidence(
+                "histogram",
+                {"values": np.where(full, stuck, firing)},
+                (),
+                "share of the positions at which a filter fires",
+                "filters",
+                ALWAYS,
+            ),
+        )
 
 
 @check("class-blind", "Late filters that tell no class", needs=("labels",))
@@ -90,15 +101,20 @@ def class_blind(subject: Subject) -> Iterator[Finding]:
         if severity is None:
             continue
         yield Finding(
-            "class-blind", severity, layer, tuple(int(c) for c in np.flatnonzero(live)[blind]),
+            "class-blind",
+            severity,
+            layer,
+            tuple(int(c) for c in np.flatnonzero(live)[blind]),
             f"{int(blind.sum())} of {len(blind)} live filters answer alike to {int((counts >= EACH).sum())} classes: "
             f"their selectivity (median {np.median(index[blind]):.2f}, of the others "
             f"{np.median(index[~blind]) if (~blind).any() else 0:.2f}) is no higher than with shuffled classes.",
-            share, BLIND_SHARES[0], "share of the layer's live filters",
+            share,
+            BLIND_SHARES[0],
+            "share of the layer's live filters",
             f"Morcos et al. 2018 (the index); {SHUFFLES} shuffles of the classes",
             "In the last layers such filters carry nothing about these classes: fewer may do, or train longer.",
             Evidence("histogram", {"values": index}, (), "class selectivity index", "filters", float(np.median(limit))),
-        )  # fmt: skip
+        )
 
 
 @check("rank", "Layers that use few directions")
@@ -126,15 +142,25 @@ def rank(subject: Subject) -> Iterator[Finding]:
         if severity is None or (subject.depth(layer) >= LATE and effective >= (outputs - 1) / 2 > 0):
             continue
         yield Finding(
-            "rank", severity, layer, (),
+            "rank",
+            severity,
+            layer,
+            (),
             f"{means.shape[1]} live filters answer to {len(means)} images in {effective:.1f} directions of {room}; the "
             f"first holds {spectrum[0]:.0%} of the variance.",
-            value, RANKS[0], "effective rank, from 0 (one direction) to 1 (all)",
+            value,
+            RANKS[0],
+            "effective rank, from 0 (one direction) to 1 (all)",
             "Roy and Vetterli 2007; measured: at least 0.052 in SqueezeNet's layers",
             "Normalise the layer, initialise by its fan-in, or lower the rate; a layer of that few filters may do.",
-            Evidence("bars", {"values": spectrum[:24]}, tuple(str(n) for n in range(1, len(spectrum[:24]) + 1)),
-                     "principal direction", "share of the variance"),
-        )  # fmt: skip
+            Evidence(
+                "bars",
+                {"values": spectrum[:24]},
+                tuple(str(n) for n in range(1, len(spectrum[:24]) + 1)),
+                "principal direction",
+                "share of the variance",
+            ),
+        )
 
 
 def selectivity(by_class: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -36,8 +36,11 @@ def frequency(subject: Subject) -> Iterator[Finding]:
         return subject.skip("frequency", "the first layer is no convolution of an image among the layers looked at")
     size, stride = max(filters.weights.shape[2:]), max(filters.stride)
     if size <= 2 * stride:
-        return subject.skip("frequency", f"kernels of {size} with stride {stride} leave no band between 1/{size} and "
-                                         f"1/{2 * stride} cycles per pixel")  # fmt: skip
+        return subject.skip(
+            "frequency",
+            f"kernels of {size} with stride {stride} leave no band between 1/{size} and "
+            f"1/{2 * stride} cycles per pixel",
+        )
     clear = ~subject.responses[layer].constant & ~noisy(filters.weights)
     if clear.sum() < 2:
         return subject.skip("frequency", f"{clear.sum()} filters of {layer} are neither dead nor noise")
@@ -54,13 +57,20 @@ def frequency(subject: Subject) -> Iterator[Finding]:
     )
     fast = high > low
     yield Finding(
-        "frequency", severity, layer, tuple(int(channel) for channel in np.flatnonzero(clear)), what, middle,
-        MIDDLE[0], "share of the filters' energy",
+        "frequency",
+        severity,
+        layer,
+        tuple(int(channel) for channel in np.flatnonzero(clear)),
+        what,
+        middle,
+        MIDDLE[0],
+        "share of the filters' energy",
         "Zeiler and Fergus 2013, section 4.1 and figure 6; measured: 36 % in SqueezeNet (7x7, stride 2)",
         "A smaller kernel and stride, 7x7 with stride 2 as in the paper; or blur before the stride (Zhang 2019)."
-        if fast else "Train longer or augment less: only blobs and colours were learned; look at the filters.",
+        if fast
+        else "Train longer or augment less: only blobs and colours were learned; look at the filters.",
         _spectrum(filters, clear, stride),
-    )  # fmt: skip
+    )
 
 
 @check("noise", "First-layer filters that are noise")
@@ -85,13 +95,18 @@ def noise(subject: Subject) -> Iterator[Finding]:
     if severity is None:
         return
     yield Finding(
-        "noise", severity, layer, tuple(int(channel) for channel in found),
+        "noise",
+        severity,
+        layer,
+        tuple(int(channel) for channel in found),
         f"{len(found)} of {int(live.sum())} live filters look like noise: no edge, colour or grating formed in them.",
-        share, NOISE[0], "share of the layer's live filters",
+        share,
+        NOISE[0],
+        "share of the layer's live filters",
         "measured: no filter of SqueezeNet's first layer; flatness as of Johnston 1988",
         "Train longer or with a higher rate at first; fewer filters may do; weight decay empties what is not used.",
         Evidence("tiles", {"pictures": subject.tiles(layer, found)}, tuple(str(int(channel)) for channel in found)),
-    )  # fmt: skip
+    )
 
 
 def band_shares(filters: Filters) -> NDArray[np.float64]:
@@ -131,6 +146,10 @@ def _spectrum(filters: Filters, clear: NDArray[np.bool_], stride: int) -> Eviden
     mean = spectra(filters.weights[clear]).mean(0).ravel()
     lines = [np.bincount(place, weights, len(edges)) for weights in (mean, np.full(GRID**2, 1 / GRID**2))]
     return Evidence(
-        "line", {"x": edges + 1 / GRID, "y": np.stack(lines)}, ("filters", "noise in the same kernel"),
-        "spatial frequency (cycles per pixel)", "share of the energy", 1 / (2 * stride),
-    )  # fmt: skip
+        "line",
+        {"x": edges + 1 / GRID, "y": np.stack(lines)},
+        ("filters", "noise in the same kernel"),
+        "spatial frequency (cycles per pixel)",
+        "share of the energy",
+        1 / (2 * stride),
+    )

@@ -86,14 +86,25 @@ def _useless(subject: Subject, found: Removal, every: tuple[Removal, ...]) -> Fi
     )
     drops = np.array([100 * each.drop for each in every])
     return Finding(
-        "removable", severity, found.part.layer, (), what, upper, NO_COST, "percentage points of accuracy, at most",
+        "removable",
+        severity,
+        found.part.layer,
+        (),
+        what,
+        upper,
+        NO_COST,
+        "percentage points of accuracy, at most",
         "measured: 95 % interval of paired images (Bonett and Price 2012), allowed 2 points",
         "Leave the layer out and train on, or ask why it has learned nothing (its learning rate, its input).",
         Evidence(
-            "bars", {"values": drops}, tuple(each.part.layer for each in every), "layer left out",
-            "loss of accuracy (percentage points)", NO_COST,
+            "bars",
+            {"values": drops},
+            tuple(each.part.layer for each in every),
+            "layer left out",
+            "loss of accuracy (percentage points)",
+            NO_COST,
         ),
-    )  # fmt: skip
+    )
 
 
 # --- unsettled features ----------------------------------------------------------------------------------------------
@@ -151,11 +162,21 @@ def _moving(subject: Subject, worst: Settling, every: Sequence[Settling], severi
     shown = [one for one in every if not np.isnan(one.distance).all()]
     curves = np.stack([100 * np.nanmedian(one.distance, axis=1) for one in shown])
     return Finding(
-        "unsettled", severity, worst.layer, tuple(fast[:9].tolist()), what, share, UNSETTLED[0],
-        "% of the layer's filters", "measured: half the mean pace of the whole training",
+        "unsettled",
+        severity,
+        worst.layer,
+        tuple(fast[:9].tolist()),
+        what,
+        share,
+        UNSETTLED[0],
+        "% of the layer's filters",
+        "measured: half the mean pace of the whole training",
         "Train on, and lower the learning rate at the end; upper layers take longest (the paper: 40 to 50 epochs).",
         Evidence(
-            "line", {"x": worst.epochs, "y": curves}, tuple(one.layer for one in shown), "epoch",
+            "line",
+            {"x": worst.epochs, "y": curves},
+            tuple(one.layer for one in shown),
+            "epoch",
             "distance from the final weights\n(% of the whole way, median filter)",
         ),
-    )  # fmt: skip
+    )

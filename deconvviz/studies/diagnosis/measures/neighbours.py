@@ -65,17 +65,29 @@ def neighbours(subject: Subject) -> tuple[Neighbour, ...]:
         right = int((named[rows] == own).sum())
         shared = _shared(z, place, place_of.get(other))
         taken, probability = int(counts[other]), float(mean[other])
-        found.append(Neighbour(
-            _name(subject, own, place_of), len(rows), right, _name(subject, other, place_of), taken, probability,
-            layer, shared, place, other,
-        ))  # fmt: skip
+        found.append(
+            Neighbour(
+                _name(subject, own, place_of),
+                len(rows),
+                right,
+                _name(subject, other, place_of),
+                taken,
+                probability,
+                layer,
+                shared,
+                place,
+                other,
+            )
+        )
     return tuple(found)
 
 
 def save_neighbours(found: Sequence[Neighbour], path: Pathlike) -> None:
     """Write a row for each class; taken_for_it and right are numbers of images."""
-    rows = ((n.name, n.images, n.right, n.neighbour, n.taken, n.probability, n.layer, " ".join(map(str, n.shared)))
-            for n in found)  # fmt: skip
+    rows = (
+        (n.name, n.images, n.right, n.neighbour, n.taken, n.probability, n.layer, " ".join(map(str, n.shared)))
+        for n in found
+    )
     write_csv(path, COLUMNS, rows)
 
 

@@ -80,8 +80,11 @@ def removable_layers(network: Network) -> tuple[Removable, ...]:
     outer = [part for part, nodes in blocks.values() if not any(nodes < other for _, other in blocks.values())]
     inside = {node for _, nodes in blocks.values() for node in nodes}
     named = [network.layer(name) for name in by_depth(network)[:-1]]
-    beside = [Removable(layer.name, None, _parameters(network, layer.node)) for layer in named
-              if layer.node not in inside and _passed_by(network, layer.node)]  # fmt: skip
+    beside = [
+        Removable(layer.name, None, _parameters(network, layer.node))
+        for layer in named
+        if layer.node not in inside and _passed_by(network, layer.node)
+    ]
     order = {node: place for place, node in enumerate(network.graph.nodes)}
     return tuple(sorted([*outer, *beside], key=lambda part: order[network.layer(part.layer).node]))
 
@@ -139,9 +142,10 @@ class _Surgery:
 
 def _members(network: Network, name: str) -> set[fx.Node]:
     return {
-        node for node in network.graph.nodes
+        node
+        for node in network.graph.nodes
         if node.op == "call_function" and any(call == name for call, *_ in node.meta.get("modules", ()))
-    }  # fmt: skip
+    }
 
 
 def _source(nodes: set[fx.Node]) -> fx.Node | None:

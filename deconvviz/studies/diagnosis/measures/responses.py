@@ -132,8 +132,9 @@ class _Gatherer:
         self.means[places] = flat.mean(2).cpu().numpy()
         self.firing[places] = (flat > 0).float().mean(2).cpu().numpy()
         self.lowest = np.minimum(self.lowest, flat.amin((0, 2)).cpu().numpy())
-        drawn = np.stack([np.random.default_rng([self.seed, int(i)]).permutation(self.positions)[: self.each]
-                          for i in places])  # fmt: skip
+        drawn = np.stack(
+            [np.random.default_rng([self.seed, int(i)]).permutation(self.positions)[: self.each] for i in places]
+        )
         chosen = torch.from_numpy(drawn).to(flat.device)[:, None, :].expand(-1, flat.shape[1], -1)
         self.samples[places] = flat.gather(2, chosen).transpose(1, 2).cpu().numpy()
 
