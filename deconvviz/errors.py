@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class DeconvvizError(Exception):
@@ -51,3 +52,24 @@ def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
     return ("nearest: " + ", ".join(close)) if close else "none are known"
+
+
+def require(settings: Any, error: type[DeconvvizError], **expectations: tuple[bool, str]) -> None:
+    """Raise `error` for the first setting that is not as expected.
+
+    Args:
+        settings: an object with an attribute, or a mapping with an item, of each expectation's name.
+        error: the error to raise.
+        expectations: name -> (whether it holds, what was expected in words).
+    """
+    for name, (holds, expected) in expectations.items():
+        if not holds:
+            value = settings[name] if isinstance(settings, dict) else getattr(settings, name)
+            raise error(f"{name.replace('_', ' ')} {value!r} given; expected {expected}")
+
+
+def require_choice(name: str, value: object, choices: Collection[str], error: type[DeconvvizError] = DataError) -> None:
+    """Raise `error` unless `value` is one of `choices`; `name` says in the message what it is."""
+    if value not in choices:
+        listed = " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
+        raise error(f"{name} {value!r} given; expected {listed}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.rules import Way
 from deconvviz.errors import CamError, LayerNotFound, nearest
+from deconvviz.graph.evaluating import evaluating
 
 
 class HookedModel:
@@ -69,15 +70,3 @@ class HookedModel:
             yield
         finally:
             handle.remove()
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode for a while; each of its parts gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -20,21 +20,6 @@ from torch import Tensor, fx
 from deconvviz.deconv.switches import unpool
 from deconvviz.graph.ops import Call, op_name, op_of, vector_jacobian
 
-HANDED_ON = ("rectifier", "lrn")
-MOVES = (
-    "flatten",
-    "view",
-    "reshape",
-    "permute",
-    "transpose",
-    "dropout",
-    "squeeze",
-    "unsqueeze",
-    "clone",
-    "contiguous",
-    "cat",
-)
-
 
 @dataclass(frozen=True)
 class LRP:
@@ -50,12 +35,12 @@ class LRP:
     def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
         """Return the relevance of each data input of one call, from that of its output."""
         op, name = op_of(call.node), op_name(call.node)
-        if op.kind in HANDED_ON:
+        if op.kind in ("rectifier", "lrn"):
             return [signal]
         if op.kind == "max_pool":
             height, width = call.inputs[0].shape[2:]
             return [unpool(signal, call.extra["switches"], height, width)]
-        if name in MOVES:
+        if op.identity or op.reshapes or op.reorders or name == "cat":
             return vector_jacobian(call, signal)
         if name == "conv2d" and self.convolution == "z+":
             return [self._positive(call, signal)]

@@ -8,29 +8,19 @@ contrast normalisation as one op, and the batch size a value of its own.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from deconvviz.errors import CaptureError
+from deconvviz.graph.evaluating import evaluating
 from deconvviz.graph.fuse import fuse_response_norm
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name
+from deconvviz.graph.ops import op_name, op_of
 
 aten = torch.ops.aten
-ALIASES = {
-    "dropout",
-    "contiguous",
-    "reshape",
-    "flatten",
-    "to",
-    "detach",
-    "view_as",
-    "unflatten",
-}  # may return the input
 
 
 def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
@@ -50,7 +40,7 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         raise CaptureError(f"input shape {input_shape} given; expected positive sizes such as (3, 224, 224)")
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.zeros(2, *shape, dtype=first.dtype, device=first.device)
-    with _eval_mode(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         program = _export(model, example)
     state = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target}
     if _aliased_writes(program.graph, state):
@@ -58,17 +48,6 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     graph, tensors = _plain(program)
     parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
     return Network(graph, tensors, shape, parameters, program.call_spec.out_spec, type(model).__name__)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -107,7 +86,7 @@ def _written(node: fx.Node) -> fx.Node | None:
 
 
 def _may_alias(node: fx.Node) -> bool:
-    if node.target is operator.getitem or op_name(node) in ALIASES:
+    if node.target is operator.getitem or op_of(node).may_alias:
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(r.alias_info and not r.alias_info.is_write for r in schema.returns)

@@ -7,21 +7,8 @@ from torch import fx
 
 from deconvviz.errors import CamError, DataError, LayerNotFound
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import data_inputs, shape_of
-
-PASSING = {
-    "dropout",
-    "feature_dropout",
-    "alpha_dropout",
-    "flatten",
-    "view",
-    "reshape",
-    "clone",
-    "contiguous",
-    "identity",
-}
-NO_FEATURES = ("dropout", "adaptive_avg_pool2d", "avg_pool2d", "mean", "clone", "contiguous")
 
 
 def last_maps(network: Network) -> str:
@@ -36,8 +23,7 @@ def last_maps(network: Network) -> str:
     node = data_inputs(weighted[-1])[0] if weighted else network.image
     while node is not network.image:
         shape = shape_of(node)
-        features = len(shape) == 4 and shape[2] * shape[3] > 1 and op_name(node) not in NO_FEATURES
-        if features and op_of(node).kind != "max_pool" and node in names:
+        if len(shape) == 4 and shape[2] * shape[3] > 1 and not _derived(node) and node in names:
             return names[node]
         node = data_inputs(node)[0]
     raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
@@ -64,8 +50,8 @@ def by_depth(network: Network) -> tuple[str, ...]:
 
     That is the value after the BatchNorm and the ReLU that follow it, where nothing else reads what is between.
     """
-    names = _names_of_nodes(network)
-    ends = [_end(node) for node in network.graph.nodes if _weighted(node)]
+    names = network.names
+    ends = [final_value(node) for node in network.graph.nodes if _weighted(node)]
     return tuple(dict.fromkeys(names[end] for end in ends if end in names))
 
 
@@ -74,13 +60,13 @@ def first_and_last(network: Network) -> tuple[str, ...]:
 
     Raises CamError where the network has neither.
     """
-    weighted, names = [node for node in network.graph.nodes if _weighted(node)], _names_of_nodes(network)
+    weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
     if not weighted:
         raise CamError(f"{network.name} has no convolution or linear layer to choose; name the layers")
     read = data_inputs(weighted[-1])[0]
-    while read is not network.image and (op_name(read) in PASSING or read not in names):
+    while read is not network.image and (_same_values(read) or read not in names):
         read = data_inputs(read)[0]
-    return tuple(dict.fromkeys((names[_end(weighted[0])], *([names[read]] if read in names else []))))
+    return tuple(dict.fromkeys((names[final_value(weighted[0])], *([names[read]] if read in names else []))))
 
 
 def default_layers(network: Network, most: int = 8, pooled: bool = True) -> tuple[str, ...]:
@@ -119,31 +105,27 @@ def _stages(network: Network, pooled: bool) -> dict[int, list[str]]:
     weighted, needed = 0, -1
     for place, node in enumerate(order):
         weighted += any(_weight(given) for given in node.all_input_nodes)
-        pool = op_of(node).kind == "max_pool" or op_name(node) in NO_FEATURES
-        wanted = op_name(node) not in PASSING and (pooled or not pool)
-        if needed <= place and node in names and wanted:
+        if needed <= place and node in names and not _same_values(node) and (pooled or not _derived(node)):
             stages.setdefault(weighted, []).append(names[node])
         needed = max([needed, *(places.get(user, needed) for user in node.users)])
     stages.pop(weighted, None)
     return stages
 
 
-def _names_of_nodes(network: Network) -> dict[fx.Node, str]:
-    names: dict[fx.Node, str] = {}
-    for name, layer in network.layers.items():
-        names.setdefault(layer.node, name)
-    return names
-
-
 def _weighted(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.meta["data"] and op_name(node).startswith(("conv", "linear"))
+    return node.op == "call_function" and node.meta["data"] and op_of(node).weighted
+
+
+def _same_values(node: fx.Node) -> bool:
+    """Whether the op hands its input's values on, perhaps in another shape."""
+    return op_of(node).identity or op_of(node).reshapes
+
+
+def _derived(node: fx.Node) -> bool:
+    """Whether the op's value only repeats or pools those of another layer."""
+    op = op_of(node)
+    return op.identity or op.averages or op.kind == "max_pool"
 
 
 def _weight(node: fx.Node) -> bool:
     return not node.meta["data"] and node.op in ("get_attr", "call_function") and len(node.meta.get("shape", ())) > 1
-
-
-def _end(node: fx.Node) -> fx.Node:
-    reader = next(iter(node.users), node)
-    follows = len(node.users) == 1 and reader.op == "call_function"
-    return _end(reader) if follows and (op_name(reader) == "batch_norm" or op_of(reader).kind == "rectifier") else node

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
-from deconvviz.errors import CaptureError
-from deconvviz.graph.network import Network
+from deconvviz.errors import CaptureError, require_choice
 from deconvviz.graph.ops import batch_norm_scale, op_name
+from deconvviz.types import PRECISIONS
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    from deconvviz.graph.network import Network
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Network:
@@ -20,10 +23,9 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
 
     Raises:
         CaptureError: a precision other than "fp32" and "bf16".
-        LayerNotFound: a name in `keep` that is no layer.
+        LayerNotFound: a name in `keep` does not exist.
     """
-    if precision not in PRECISIONS:
-        raise CaptureError(f"precision {precision!r} given; expected one of {', '.join(PRECISIONS)}")
+    require_choice("precision", precision, PRECISIONS, CaptureError)
     kept = {network.layer(name).node.name for name in keep}
     out = network.replaced(network.graph, dict(network.tensors))
     folded = [node for node in list(out.graph.nodes) if _foldable(node, kept)]
@@ -33,7 +35,7 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
         _fold(out, node)
     out.graph.eliminate_dead_code()
     used = {str(n.target) for n in out.graph.nodes if n.op == "get_attr"}
-    dtype = PRECISIONS[precision]
+    dtype = DTYPES[precision]
     tensors = {name: _fast_tensor(t, dtype) for name, t in out.tensors.items() if name in used}
     out = out.replaced(out.graph, tensors)
     out.memory_format, out.precision, out.folded = torch.channels_last, precision, {**network.folded, **gone}

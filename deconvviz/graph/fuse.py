@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from deconvviz.graph.ops import op_name
+from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.table import local_response_norm
 
 
@@ -38,7 +38,7 @@ def _response_norm(node: fx.Node) -> tuple[Any, ...] | None:
         elif name in ("avg_pool2d", "avg_pool3d"):
             kernel: Any = chain.args[1]
             found["pool"] = kernel[0]
-        elif name not in ("view", "reshape", "squeeze", "unsqueeze", "pad", "constant_pad_nd"):
+        elif name not in ("pad", "constant_pad_nd") and not op_of(chain).reshapes:
             return None
         chain = chain.args[0]
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError, LayerNotFound, nearest
 from deconvviz.graph import layers as tables
+from deconvviz.graph.fast import accelerated
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.reach import axes_of, shape_of
 from deconvviz.graph.steps import Plan, crossing, make_plan
@@ -226,6 +228,23 @@ class Network:
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p><pre>{html.escape(self.table(modules_only=True))}</pre>"
 
+    def name_of(self, node: fx.Node) -> str | None:
+        """Return the name of the layer whose value a node holds, None where it has none; of several the first."""
+        return self.names.get(node)
+
+    @cached_property
+    def names(self) -> Mapping[fx.Node, str]:
+        """Node -> the name of the layer whose value it holds; of several layers with one value, the first."""
+        return {layer.node: name for name, layer in reversed(list(self.layers.items()))}
+
+    def check_input(self, shape: Sequence[int]) -> None:
+        """Raise CaptureError unless images of this shape, (channels, height, width), fit the network."""
+        if tuple(shape) != self.input_shape:
+            raise CaptureError(
+                f"preprocessing gives images of {tuple(shape)}; {self.name} takes {self.input_shape}: set the crop "
+                "(--input), or capture the model with that shape"
+            )
+
     # --- other forms ---
 
     def to(self, target: torch.device | torch.dtype | str) -> Network:
@@ -251,9 +270,23 @@ class Network:
 
         A convolution that was folded with its BatchNorm is no layer any more, unless it is in `keep`.
         """
-        from deconvviz.graph.fast import accelerated
-
         return accelerated(self, precision, keep)
+
+    def forward_only(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
+        """Return the network for jobs that only run forward: `fast`, but a float64 network stays float64 in "fp32".
+
+        Args:
+            precision: "fp32" or "bf16".
+            keep: layers whose values the job reads.
+
+        Raises:
+            CaptureError: another precision. LayerNotFound: a name in `keep` does not exist.
+        """
+        if precision == "fp32" and self.dtype == torch.float64:
+            for name in keep:
+                self.layer(name)
+            return self
+        return self.fast(precision, keep)
 
     # --- inside ---
 

@@ -39,12 +39,24 @@ class Op:
     """One op.
 
     Attributes:
+        name: its name in ATen, without the overload.
         kind: which policy of a projection rule it takes; "other" is not linear and is named when it is linearised.
         reach: its geometry, from a node of the graph.
         on_window: its arguments (node, arguments, output rows and columns) for a window that brings its own padding.
         fill: what padding means for it.
         counts: for a mean, how many values each output row and each output column is the mean of.
         transpose: the signal for each data input, from the signal at its output; None: vector-Jacobian product.
+
+    Traits, which say what an op is for those who look through a graph:
+        weighted: it has a weight that is learned: a convolution or a linear map.
+        identity: it hands its input on as it is (in eval mode).
+        reshapes: it gives the same values in the same order, in another shape.
+        reorders: it gives the same values with its dimensions in another order.
+        averages: it takes means over positions.
+        normalises: it scales and shifts each channel by itself, with learned numbers.
+        may_alias: its result may be its input itself, not a copy.
+        fresh: its result never shares memory with another value.
+        stride_argument: the position of the stride among its arguments; None where it has no stride.
     """
 
     name: str
@@ -54,6 +66,23 @@ class Op:
     transpose: Transpose | None = None
     fill: float = 0.0
     counts: Callable[[fx.Node], tuple[list[int], list[int]]] | None = None
+    weighted: bool = False
+    identity: bool = False
+    reshapes: bool = False
+    reorders: bool = False
+    averages: bool = False
+    normalises: bool = False
+    may_alias: bool = False
+    fresh: bool = False
+    stride_argument: int | None = None
+
+    @property
+    def passes_channels(self) -> bool:
+        """Whether each channel of its result comes from the channel of the same number, at much the same place.
+
+        True of rectifiers, max pooling, normalisations and ops that change nothing.
+        """
+        return self.identity or self.normalises or self.kind in ("rectifier", "max_pool", "lrn")
 
 
 OPS: Registry[Op] = Registry("op")
@@ -78,6 +107,15 @@ def is_linear(node: fx.Node) -> bool:
     if name in ("mul", "div"):  # by a constant
         return len(data_inputs(node)) == 1 and (name == "mul" or data_inputs(node)[0] is node.args[0])
     return op_of(node).kind != "other"
+
+
+def final_value(node: fx.Node) -> fx.Node:
+    """Return the value after the BatchNorm and the rectifier that follow an op, where nothing else reads between."""
+    reader = next(iter(node.users), node)
+    if len(node.users) != 1 or reader.op != "call_function":
+        return node
+    op = op_of(reader)
+    return final_value(reader) if op.normalises or op.kind == "rectifier" else node
 
 
 def vector_jacobian(call: Call, signal: Tensor) -> list[Tensor | None]:

@@ -8,9 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
-from deconvviz.graph.ops import op_name
-
-FRESH = {"conv2d", "batch_norm", "add", "cat", "linear"}  # ops whose result shares no memory with any other value
+from deconvviz.graph.ops import op_of
 
 
 class Plan(NamedTuple):
@@ -36,7 +34,7 @@ def make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.No
     for source, node in last.items():
         if source not in wanted:
             release[node] = (*release.get(node, ()), source)
-    fresh = {node for node in steps if node.op == "call_function" and op_name(node) in FRESH}
+    fresh = {node for node in steps if node.op == "call_function" and op_of(node).fresh}
     overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
     return Plan(steps, release, frozenset(overwriting))
 

@@ -201,10 +201,9 @@ def _entries(names: str, **options: Any) -> None:
         OPS.add(name, Op(name, **options))
 
 
-def _setting(**changes: Any) -> OnWindow:
-    """Return an `on_window` that sets single arguments, by position: `_4=0` sets the fifth to 0."""
-    wanted = {int(key[1:]): value for key, value in changes.items()}
-    return lambda node, args, size: tuple(wanted.get(i, arg) for i, arg in enumerate(args))
+def _with_arguments(values: dict[int, Any]) -> OnWindow:
+    """Return an `on_window` that replaces single arguments: position -> value."""
+    return lambda node, args, size: tuple(values.get(position, arg) for position, arg in enumerate(args))
 
 
 def _window_view(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
@@ -227,31 +226,61 @@ def _window_adaptive(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]
     return args[0], list(size)
 
 
-_entries("conv2d", reach=_conv_reach, on_window=_setting(_4=[0, 0]), transpose=_conv_transpose)
-_entries("linear", reach=_linear_reach, transpose=_linear_transpose)
-_entries("batch_norm", reach=reach.pointwise, transpose=_batch_norm_transpose)
-_entries("max_pool2d", kind="max_pool", reach=_max_pool_reach, on_window=_setting(_3=[0, 0], _5=False), fill=-torch.inf)
-_entries("avg_pool2d", reach=_avg_pool_reach, on_window=_setting(_3=[0, 0], _4=False, _6=1), counts=_avg_pool_counts)
-_entries("adaptive_avg_pool2d", reach=_adaptive_reach, on_window=_window_adaptive)
-_entries("add sub", reach=reach.elementwise, transpose=_add_transpose)
-_entries("cat", reach=_along(1), transpose=_cat_transpose)
 _entries(
-    "dropout feature_dropout alpha_dropout clone contiguous detach alias lift_fresh_copy",
+    "conv2d",
+    reach=_conv_reach,
+    on_window=_with_arguments({4: [0, 0]}),
+    transpose=_conv_transpose,
+    weighted=True,
+    fresh=True,
+    stride_argument=3,
+)
+_entries("linear", reach=_linear_reach, transpose=_linear_transpose, weighted=True, fresh=True)
+_entries("batch_norm", reach=reach.pointwise, transpose=_batch_norm_transpose, normalises=True, fresh=True)
+_entries(
+    "max_pool2d",
+    kind="max_pool",
+    reach=_max_pool_reach,
+    on_window=_with_arguments({3: [0, 0], 5: False}),
+    fill=-torch.inf,
+    stride_argument=2,
+)
+_entries(
+    "avg_pool2d",
+    reach=_avg_pool_reach,
+    on_window=_with_arguments({3: [0, 0], 4: False, 6: 1}),
+    counts=_avg_pool_counts,
+    averages=True,
+    stride_argument=2,
+)
+_entries("adaptive_avg_pool2d", reach=_adaptive_reach, on_window=_window_adaptive, averages=True)
+_entries("mean", averages=True)
+_entries("add sub", reach=reach.elementwise, transpose=_add_transpose, fresh=True)
+_entries("cat", reach=_along(1), transpose=_cat_transpose, fresh=True)
+_entries(
+    "dropout feature_dropout alpha_dropout contiguous detach alias",
     reach=reach.pointwise,
     transpose=_identity_transpose,
+    identity=True,
+    may_alias=True,
 )
+_entries("clone lift_fresh_copy", reach=reach.pointwise, transpose=_identity_transpose, identity=True)
 _entries("mul div", kind="other", reach=reach.elementwise)
-_entries("neg _to_copy to type_as", reach=reach.pointwise)
-_entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view)
-_entries("flatten unflatten", reach=reach.reshaped)
-_entries("permute", reach=_permute_reach)
-_entries("transpose", reach=_transpose_reach)
+_entries("neg _to_copy", reach=reach.pointwise)
+_entries("to type_as", reach=reach.pointwise, may_alias=True)
+_entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view, reshapes=True, may_alias=True)
+_entries("flatten unflatten", reach=reach.reshaped, reshapes=True, may_alias=True)
+_entries("view_as", reshapes=True, may_alias=True)
+_entries("permute", reach=_permute_reach, reorders=True)
+_entries("transpose", reach=_transpose_reach, reorders=True)
+_entries("squeeze unsqueeze", reshapes=True)
 _entries("slice", reach=_slice_reach, on_window=_window_slice)
 _entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad)
 _entries("split chunk split_with_sizes", reach=_split_reach)
+_entries("conv_transpose1d conv_transpose2d conv_transpose3d conv1d conv3d convolution", weighted=True)
 _entries(
-    "mean sum squeeze unsqueeze expand select rsub pixel_shuffle pixel_unshuffle channel_shuffle roll stack "
-    "conv_transpose2d conv1d conv3d convolution avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
+    "sum expand select rsub pixel_shuffle pixel_unshuffle channel_shuffle roll stack "
+    "avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
     "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d im2col col2im unbind "
     "index flip repeat"
 )

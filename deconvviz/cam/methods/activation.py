@@ -10,11 +10,8 @@ from deconvviz.cam.engine import View
 from deconvviz.cam.registry import method
 from deconvviz.errors import CamError
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name
+from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs
-
-POOLS = ("adaptive_avg_pool2d", "avg_pool2d", "mean")
-MOVES = ("dropout", "flatten", "view", "reshape", "squeeze", "clone", "contiguous")
 
 
 @method("cam")
@@ -34,11 +31,11 @@ def class_activation(v: View) -> Tensor:
     if reader is not None:
         maps: Tensor = network.run({network.layer(layer).node: v.value}, [reader], len(v.x))[reader]
         return maps[v.everyone, v.scorer.classes]
-    names = [op_name(node) for node in _head(network, layer)]
-    plain = [name for name in names if name != "relu"]
-    if len(plain) == 1 and plain[0] in POOLS:
+    head = _head(network, layer)
+    plain = [node for node in head if op_name(node) != "relu"]
+    if len(plain) == 1 and op_of(plain[0]).averages:
         return v.A[v.everyone, v.scorer.classes]
-    shown = ", ".join(names[:5]) or "nothing"
+    shown = ", ".join(op_name(node) for node in head[:5]) or "nothing"
     raise CamError(
         f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {shown}: "
         "choose the layer that is averaged, or take grad-cam"
@@ -61,12 +58,12 @@ def class_weights(network: Network, layer: str) -> tuple[Tensor, Tensor | None]:
 def _reader(network: Network, layer: str) -> fx.Node | None:
     """Return the linear layer that reads the average of a layer, or the 1x1 convolution that is averaged afterwards."""
     nodes = _head(network, layer)
-    names = [op_name(node) for node in nodes]
-    if len(names) == 2 and names[0] in POOLS and names[1] == "linear":
+    if len(nodes) == 2 and op_of(nodes[0]).averages and op_name(nodes[1]) == "linear":
         return nodes[1]
-    plain = [name for name in names if name != "relu"]
-    pointwise = names[:1] == ["conv2d"] and network.tensors[_weight(nodes[0])].shape[2:] == (1, 1)
-    return nodes[0] if pointwise and len(plain) == 2 and plain[1] in POOLS else None
+    plain = [node for node in nodes if op_name(node) != "relu"]
+    pointwise = bool(nodes) and op_name(nodes[0]) == "conv2d"
+    pointwise = pointwise and network.tensors[_weight(nodes[0])].shape[2:] == (1, 1)
+    return nodes[0] if pointwise and len(plain) == 2 and op_of(plain[1]).averages else None
 
 
 def _head(network: Network, layer: str) -> list[fx.Node]:
@@ -80,7 +77,7 @@ def _head(network: Network, layer: str) -> list[fx.Node]:
         node = users[0]
         if len(data_inputs(node)) != 1:
             return [*found, node]
-        if op_name(node) not in MOVES:
+        if not (op_of(node).identity or op_of(node).reshapes):
             found.append(node)
 
 

@@ -116,15 +116,13 @@ def object_side(boxes: Iterable[Square]) -> float:
 
 def readers_of_context(network: Network) -> list[tuple[str, int]]:
     """Return (layer, side of what its input sees) of every convolution that reads more than one position."""
-    names: dict[object, str] = {}
-    for name, layer in network.layers.items():
-        names.setdefault(layer.node, name)
-    found = []
+    readers = []
     for node in network.graph.nodes:
-        if node.op != "call_function" or op_name(node) != "conv2d" or node not in names:
+        name = network.name_of(node)
+        if node.op != "call_function" or op_name(node) != "conv2d" or name is None:
             continue
         source, weight = data_inputs(node)[0], node.args[1]
         if max(shape_of(weight)[2:]) > 1:
-            inner = names.get(source)
-            found.append((names[node], max(network.layer(inner).receptive_field.size) if inner else 1))
-    return found
+            inner = network.name_of(source)
+            readers.append((name, max(network.layer(inner).receptive_field.size) if inner else 1))
+    return readers

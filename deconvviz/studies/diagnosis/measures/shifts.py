@@ -13,10 +13,9 @@ from torch import Tensor, fx
 from torch.nn.functional import conv2d
 
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import axes_of, data_inputs, pair
 
-STRIDE_AT = {"conv2d": 3, "max_pool2d": 2, "avg_pool2d": 2}  # the place of the stride among an op's arguments
 Floats = NDArray[np.float64]
 
 
@@ -56,18 +55,15 @@ class ShiftChange:
 
 def strided_ops(network: Network) -> tuple[Strided, ...]:
     """Return every convolution and pooling whose stride is more than 1, in the order of computation."""
-    names: dict[fx.Node, str] = {}
-    for name, layer in network.layers.items():
-        names.setdefault(layer.node, name)
     found = []
     for node in network.graph.nodes:
-        place = STRIDE_AT.get(op_name(node)) if node.op == "call_function" and node.meta["data"] else None
+        place = op_of(node).stride_argument if node.op == "call_function" and node.meta["data"] else None
         if place is None or len(data_inputs(node)) != 1 or axes_of(data_inputs(node)[0]) != (2, 3):
             continue
         arguments: tuple[Any, ...] = node.args
         stride = pair(arguments[place] or arguments[1])  # of a pooling without one: its window
-        if max(stride) > 1 and node in names:
-            found.append(Strided(names[node], node, _end(node), stride))
+        if max(stride) > 1 and (name := network.name_of(node)):
+            found.append(Strided(name, node, final_value(node), stride))
     return tuple(found)
 
 
@@ -77,7 +73,8 @@ def dense_response(network: Network, op: Strided, x: Tensor) -> Tensor:
     x: images [N, C, H, W]. Positions that read padding are left out: [N, channels, rows, columns].
     """
     known = network.run({network.image: x}, op.node.all_input_nodes, len(x))
-    place = STRIDE_AT[op_name(op.node)]
+    place = op_of(op.node).stride_argument
+    assert place is not None
     arguments, keywords = network.arguments(op.node, known)
     changed = [*arguments[:place], [1, 1], *arguments[place + 1 :]]
     target: Any = op.node.target
@@ -186,10 +183,3 @@ def _summed(values: Tensor) -> Floats:
 
 def _sizes(weights: Tensor, axis: int) -> tuple[int, int]:
     return (len(weights), 1) if axis == 0 else (1, len(weights))
-
-
-def _end(node: fx.Node) -> fx.Node:
-    """Follow the only reader while it is a BatchNorm or a rectifier: those commute with subsampling."""
-    reader = next(iter(node.users), node)
-    follows = len(node.users) == 1 and reader.op == "call_function"
-    return _end(reader) if follows and (op_name(reader) == "batch_norm" or op_of(reader).kind == "rectifier") else node

@@ -1,0 +1,151 @@
+"""Feed: the one loop from the indices of images to batches that a network takes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconvviz.data.parallel import in_order
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.types import Ints, Pixels
+
+if TYPE_CHECKING:
+    from deconvviz.data.datasets import Images
+
+
+class PictureBatch(NamedTuple):
+    """Some pictures of a feed.
+
+    Attributes:
+        places: int64 [n], their places in the feed.
+        pictures: uint8 [n, h, w, 3].
+    """
+
+    places: Ints
+    pictures: Pixels
+
+
+class Feed:
+    """Some images of a dataset in a fixed order, prepared for a network: decoded in threads, batched, resumable.
+
+    A place is an index into the feed; `indices` says which image of the dataset stands at each place.
+
+    Attributes:
+        images: the dataset.
+        preprocess: how an image becomes the network's input.
+        indices: int64 [n], the images in the order in which they are fed.
+        workers: threads that decode.
+
+    >>> from deconvviz.data.scenes.scenes import Scenes
+    >>> feed = Feed(Scenes(6), Preprocess(resize=32, crop=32), indices=[4, 0, 2])
+    >>> [(batch.places.tolist(), batch.pictures.shape) for batch in feed.batches(2)]
+    [([0, 1], (2, 32, 32, 3)), ([2], (1, 32, 32, 3))]
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        preprocess: Preprocess,
+        indices: Sequence[int] | Ints | range | None = None,
+        *,
+        workers: int = 2,
+        memory: int = 0,
+    ) -> None:
+        """Make a feed; nothing is read yet.
+
+        Args:
+            images: the dataset.
+            preprocess: how an image becomes the network's input.
+            indices: which images, in this order; all of them by default.
+            workers: threads that decode.
+            memory: bytes of decoded pictures that are kept for the next time they are asked for, the last ones used.
+        """
+        self.images, self.preprocess, self.workers = images, preprocess, workers
+        self.indices: Ints = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
+        self._memory = PictureMemory(memory)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Ints:
+        """int64 [n], the class of each image, -1 where it is unknown."""
+        return np.asarray(self.images.labels, np.int64)[self.indices]
+
+    def name(self, place: int) -> str:
+        """Return the name of the image at a place."""
+        return str(self.images.names[int(self.indices[place])])
+
+    def picture(self, place: int) -> Pixels:
+        """Return the picture at a place as the network sees it, uint8 [h, w, 3]; it is shared, so do not change it."""
+        index = int(self.indices[place])
+        return self._memory.get(index, lambda: self.preprocess.picture(self.images[index][0]))
+
+    def pictures(self, places: Sequence[int] | NDArray[np.integer]) -> Pixels:
+        """Return the pictures at some places, uint8 [n, h, w, 3]."""
+        return np.stack([self.picture(int(place)) for place in places])
+
+    def batches(
+        self, size: int, order: Sequence[int] | NDArray[np.integer] | None = None, start: int = 0
+    ) -> Iterator[PictureBatch]:
+        """Yield the pictures, `size` at a time, while the next ones are decoded.
+
+        Args:
+            size: pictures in a batch; the last batch may have fewer.
+            order: places to feed, in this order; all of them by default.
+            start: how many of these places are left out because they are done: a job that was interrupted resumes here.
+        """
+        places = (np.arange(len(self)) if order is None else np.asarray(order, np.int64))[start:]
+        pictures = in_order(self.picture, map(int, places), self.workers)
+        for first in range(0, len(places), size):
+            part = places[first : first + size]
+            yield PictureBatch(part, np.stack(list(islice(pictures, len(part)))))
+
+    def tensor(self, pictures: Pixels, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return pictures as the network takes them, `dtype` [n, C, h, w] on a device."""
+        return self.preprocess.tensor(pictures, device, dtype)
+
+    def tensors(
+        self,
+        size: int,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        order: Sequence[int] | NDArray[np.integer] | None = None,
+        start: int = 0,
+    ) -> Iterator[tuple[Ints, Tensor]]:
+        """Yield (places int64 [n], inputs [n, C, h, w]) batch by batch; the arguments are those of `batches`."""
+        for places, pictures in self.batches(size, order, start):
+            yield places, self.tensor(pictures, device, dtype)
+
+
+class PictureMemory:
+    """Keeps decoded pictures, the last ones used, up to a number of bytes. Threads may share it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held = limit, 0
+        self._pictures: OrderedDict[int, Pixels] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, index: int, decode: Callable[[], Pixels]) -> Pixels:
+        """Return the picture of an index; `decode` makes it where it is not kept."""
+        with self._lock:
+            if index in self._pictures:
+                self._pictures.move_to_end(index)
+                return self._pictures[index]
+        picture = decode()
+        if picture.nbytes <= self.limit:
+            with self._lock:
+                self.held += picture.nbytes if index not in self._pictures else 0
+                self._pictures[index] = picture
+                while self.held > self.limit:
+                    _, oldest = self._pictures.popitem(last=False)
+                    self.held -= oldest.nbytes
+        return picture

@@ -1,0 +1,86 @@
+"""RunOptions: how a job runs, apart from what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from deconvviz.errors import DataError, require
+from deconvviz.types import PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
+
+ON_A_CPU, ON_A_GPU = 16, 64  # images at once: a CPU's caches hold no more, a GPU is busy from here on
+
+
+class RunKeywords(TypedDict, total=False):
+    """The fields of `RunOptions`, as the keyword arguments that every long job takes."""
+
+    batch_size: int | None
+    precision: Precision
+    workers: int
+    seed: int
+    progress: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a job runs. None of it changes what is computed, but for `precision` and `seed`.
+
+    Attributes:
+        batch_size: images (or changed values) in one pass; None takes 16 on a CPU and 64 on a GPU, or the job's own
+            default.
+        precision: "fp32" or "bf16", of forward passes; a network that was captured in float64 stays float64 in "fp32".
+        workers: threads that decode images.
+        seed: of everything that is drawn at random.
+        progress: whether progress bars are shown on standard error.
+
+    Raises:
+        DataError: a batch size or number of workers below 1, a negative seed, another precision.
+
+    >>> RunOptions(batch_size=8).images_at_once("cpu")
+    8
+    >>> RunOptions().images_at_once("cpu")
+    16
+    """
+
+    batch_size: int | None = None
+    precision: Precision = "fp32"
+    workers: int = 2
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            DataError,
+            batch_size=(self.batch_size is None or self.batch_size >= 1, "at least 1"),
+            workers=(self.workers >= 1, "at least 1"),
+            seed=(self.seed >= 0, "0 or more"),
+            precision=(self.precision in PRECISIONS, " or ".join(PRECISIONS)),
+        )
+
+    def images_at_once(self, device: torch.device | str, default: int | None = None) -> int:
+        """Return how many images run at once on a device: `batch_size`, else `default`, else 16 or 64."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return default or (ON_A_CPU if str(device).startswith("cpu") else ON_A_GPU)
+
+    def keywords(self) -> RunKeywords:
+        """Return the options as keyword arguments, to hand them on to another job."""
+        return cast(RunKeywords, asdict(self))
+
+    def bar(self, unit: str, total: int, what: str, done: int = 0) -> tqdm[Any]:
+        """Return a progress bar that is updated by hand, shown on standard error where `progress` is set.
+
+        Args:
+            unit: what is counted, such as "image".
+            total: how many there are.
+            what: the word before the bar, such as "mining".
+            done: how many were done before, by a run that was interrupted.
+        """
+        from tqdm import tqdm
+
+        return tqdm(total=total, initial=done, unit=unit, desc=what, disable=not self.progress)

@@ -1,0 +1,56 @@
+"""Types that several rooms share: arrays by what they hold, one rectangle, and one constant for each set of choices."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pathlike = str | os.PathLike[str]
+Pixels = NDArray[np.uint8]  # pictures, [..., h, w, 3]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]  # [h, w], true inside
+Array = NDArray[Any]
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Rule = Literal["deconvnet", "guided", "gradient"]
+RULE_NAMES: tuple[Rule, ...] = get_args(Rule)
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: rows top to bottom - 1, columns left to right - 1.
+
+    >>> box = Box(2, 3, 7, 9)
+    >>> box.height, box.width
+    (5, 6)
+    >>> box.of(np.zeros((10, 10, 3))).shape
+    (5, 6, 3)
+    """
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.right - self.left
+
+    def of(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """Return the part of a picture [h, w, ...] inside the box, as a view."""
+        return picture[self.top : self.bottom, self.left : self.right]
+
+    def clipped(self, height: int, width: int) -> Box:
+        """Return the part of the box inside a picture of that size."""
+        top, left = max(self.top, 0), max(self.left, 0)
+        return Box(top, left, min(self.bottom, height), min(self.right, width))
