@@ -1,0 +1,135 @@
+"""The decisions that the atlas explains, held against the definitions."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gallery_case import OUTPUTS, PREPROCESS, SIDE, Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import deconvviz as dv
+from deconvviz.errors import DataError, MismatchError
+from deconvviz.results.results import Result
+from deconvviz.studies.atlas import decisions as deciding
+
+
+@given(st.lists(st.integers(-1, 5), min_size=1, max_size=40), st.integers(1, 45))
+@settings(max_examples=60, deadline=None)
+def test_spread(labels: list[int], count: int) -> None:
+    given = np.array(labels)
+    chosen = deciding.spread(given, count)
+    assert len(chosen) == min(count, len(labels)) and (np.diff(chosen) > 0).all()
+    times = {label: int((given[chosen] == label).sum()) for label in labels}
+    for label, n in times.items():  # a class comes again only when every other one has come as often, or is used up
+        assert all(n - 1 <= m or m == labels.count(other) for other, m in times.items()), times
+        first = np.flatnonzero(given == label)[:n]
+        assert np.array_equal(first, chosen[given[chosen] == label])
+
+
+def test_spread_takes_classes_evenly() -> None:
+    assert deciding.spread(np.arange(101), 5).tolist() == [0, 25, 50, 75, 100]
+    assert deciding.spread(np.array([1, 1, 0, 0]), 2).tolist() == [0, 2]
+    assert deciding.spread(np.array([0, 0, 0, 1]), 1).tolist() == [0]
+
+
+def decided(case: Case, out: pathlib.Path, count: int = 6, **more: Any) -> Result:
+    explaining = deciding.Explaining(case.network, PREPROCESS, ("grad-cam", "recipro-cam", "gradient"), "relu2")
+    return deciding.decisions(explaining, case.store, count, out, **{"outputs": OUTPUTS, "progress": False, **more})
+
+
+@pytest.fixture(scope="module")
+def six(case: Case) -> Result:
+    decided(case, case.folder / "decisions.h5", names=list("abcdefg"))
+    return Result.load(case.folder / "decisions.h5", "decisions", 1)
+
+
+def test_targets_are_the_most_probable_and_the_label(case: Case, six: Result) -> None:
+    with torch.no_grad():
+        shares = case.model.double()(case.x.double()).softmax(1).numpy()
+    case.model.float()
+    replaced = 0
+    assert six.arrays["images"].tolist() == sorted(six.arrays["images"]) and len(six.arrays["images"]) == 6
+    for n, image in enumerate(six.arrays["images"]):
+        own = OUTPUTS[case.store.labels[image]]
+        expected = np.argsort(-shares[image])[:5].tolist()
+        if own not in expected:
+            expected[-1], replaced = own, replaced + 1
+        assert six.arrays["targets"][n].tolist() == expected and six.arrays["label_output"][n] == own
+        np.testing.assert_allclose(six.arrays["probabilities"][n], shares[image][expected], rtol=1e-5)
+    assert 0 < replaced < 6, "both cases must come about"
+    assert six.config["outputs"] == list("abcdefg") and six.config["methods"] == ["grad-cam", "recipro-cam", "gradient"]
+
+
+def test_maps_are_those_of_the_methods(case: Case, six: Result) -> None:
+    maps, targets = six.arrays["maps"], six.arrays["targets"]
+    assert maps.shape == (6, 3, 5, SIDE, SIDE)
+    for m, name in enumerate(six.config["methods"]):
+        explainer = dv.cam(name, case.network, "relu2")
+        for n, t in ((0, 0), (3, 4)):
+            image = int(six.arrays["images"][n])
+            alone = explainer(case.x[image : image + 1], int(targets[n, t]))[0].double().numpy()
+            span = alone.max() - alone.min()
+            expected = 255 * (alone - alone.min()) / (span or 1)
+            assert np.abs(maps[n, m, t] - expected).max() <= 1, (name, n, t)
+    assert maps.max() == 255
+
+
+def test_large_maps_are_kept_small(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deciding, "MAP", 7)
+    explaining = deciding.Explaining(case.network, PREPROCESS, ("gradient",), "relu2")
+    found = explaining.image(case.pictures[0], -1)
+    whole = dv.cam("gradient", case.network)(case.x[:1], int(found["targets"][0]))[0].double().numpy()
+    mean = whole.reshape(7, 4, 7, 4).mean((1, 3))
+    expected = 255 * (mean - mean.min()) / (mean.max() - mean.min())
+    assert found["maps"].shape == (1, 5, 7, 7) and np.abs(found["maps"][0, 0] - expected).max() <= 1
+
+
+def test_probabilities_under_a_square(case: Case, six: Result) -> None:
+    places, found = six.arrays["occlusion/places"], six.arrays["occlusion/probability"]
+    assert six.arrays["occlusion/square"].tolist() == [7, 7] and found.shape == (6, 5, 12, 12) and len(places) == 144
+    for n, row, column in ((0, 0, 0), (2, 4, 9), (5, 11, 11)):
+        top, left, bottom, right = places[row * 12 + column]
+        assert (top, left) == (min(2 * row, 21), min(2 * column, 21)) and (bottom, right) == (top + 7, left + 7)
+        image = int(six.arrays["images"][n])
+        x = case.x[image : image + 1].clone()
+        x[:, :, top:bottom, left:right] = ((0.5 - torch.tensor(PREPROCESS.mean)) / torch.tensor(PREPROCESS.std))[
+            None, :, None, None
+        ]
+        with torch.no_grad():
+            shares = case.model(x).softmax(1)[0].numpy()
+        np.testing.assert_allclose(found[n, :, row, column], shares[six.arrays["targets"][n]], rtol=1e-4)
+
+
+def test_decisions_go_on_and_do_not_change(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided(case, tmp_path / "whole.h5")
+    explain, calls = deciding.Explaining.image, list[int]()
+
+    def failing(self: Any, image: Any, own: int) -> Any:
+        calls.append(own)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return explain(self, image, own)
+
+    monkeypatch.setattr(deciding.Explaining, "image", failing)
+    with pytest.raises(KeyboardInterrupt):
+        decided(case, tmp_path / "d.h5")
+    decided(case, tmp_path / "d.h5")
+    assert len(calls) == 8  # five and the one that failed; then the last two, after the four committed
+    assert (tmp_path / "d.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    decided(case, tmp_path / "d.h5")
+    assert len(calls) == 8
+    with pytest.raises(MismatchError, match="images: 6 in the file, 5 now"):
+        decided(case, tmp_path / "d.h5", 5)
+
+
+def test_decisions_without_labels(case: Case, tmp_path: pathlib.Path) -> None:
+    found = decided(case, tmp_path / "d.h5", 2, outputs=None)
+    assert found.arrays["label_output"].tolist() == [-1, -1] and found.config["outputs"] == []
+    assert (np.diff(found.arrays["probabilities"], axis=1) <= 0).all()
+    with pytest.raises(DataError, match="0 images"):
+        decided(case, tmp_path / "e.h5", 0)
