@@ -61,6 +61,11 @@ class ReadImages(InMemoryImages):
         return super().__getitem__(index)
 
 
+def noise(*shape: int, seed: int = 0) -> Picture:
+    """Pictures of noise, uint8 [*shape,3]: such as one of [H,W,3], or many of [N,H,W,3]."""
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
 def drawn_scenes(count: int, seed: int) -> InMemoryImages:
     """Generated scenes that are drawn once, for what reads them many times."""
     scenes = dv.Scenes(count, seed=seed)

@@ -1,0 +1,141 @@
+"""What a check is given: its registry entry, its limits, and a Subject whose responses equal their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diagnosed import SIDE, about, net, noise_images, weights
+from in_memory import InMemoryImages
+from numpy.typing import NDArray
+from torch import nn
+
+import deconvviz as dv
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.errors import CaptureError, DataError, LayerNotFound
+from deconvviz.studies.diagnosis.finding import CHECKS, graded
+from deconvviz.studies.diagnosis.measures.filters import pictures
+from deconvviz.studies.diagnosis.subject import Subject
+
+
+def test_checks_are_registered_with_what_they_measure() -> None:
+    mine = {"dead", "dominating", "duplicates", "flipped", "frequency", "noise", "saturated", "class-blind", "rank"}
+    assert mine <= set(CHECKS)
+    for name in mine:
+        entry = CHECKS[name]
+        assert entry.name == name and entry.title and "note" in entry.docstring and "Source:" in entry.docstring
+    assert CHECKS["class-blind"].needs == ("labels",) and CHECKS["dead"].needs == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.0, None), (0.1, "note"), (0.29, "note"), (0.3, "warning"), (9, "serious")]
+)
+def test_severity_is_the_highest_limit_reached(value: float, expected: str | None) -> None:
+    assert graded(value, (0.1, 0.3, 0.5)) == expected
+
+
+# --- the subject -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_responses_are_those_of_the_module_whatever_the_batch(batch: int) -> None:
+    model = net()
+    assert about(model).layers == ("1", "3")
+    subject = about(model, batch_size=batch, layers=("0", "3"))
+    x = torch.stack([subject.preprocess(subject.images[n][0]) for n in range(40)])
+    for name, place in (("0", 1), ("3", 4)):
+        with torch.no_grad():
+            maps = model[:place].double()(x.double()).numpy()
+        model.float()
+        got = subject.responses[name]
+        assert np.allclose(got.maxima, maps.max((2, 3)), atol=1e-5)
+        assert np.allclose(got.means, maps.mean((2, 3)), atol=1e-5)
+        assert (
+            np.abs(got.firing - (maps > 0).mean((2, 3))).max() <= 2 / SIDE**2
+        )  # a value next to 0 may round across it
+        assert np.allclose(got.lowest, maps.min((0, 2, 3)), atol=1e-5)
+        assert np.allclose(got.highest, maps.max((0, 2, 3)), atol=1e-5)
+        assert np.allclose(got.squares, (maps**2).mean((0, 2, 3)), atol=1e-5)
+        columns = maps.transpose(0, 2, 3, 1).reshape(40, -1, maps.shape[1])
+        each = len(got.samples) // 40
+        assert each == 100  # 4000 rows over 40 images
+        for row in (0, each, 20 * each + 3):
+            assert np.abs(columns[row // each] - got.samples[row]).max(1).min() < 1e-5
+    with torch.no_grad():
+        assert subject.logits is not None and np.allclose(subject.logits, model(x).numpy(), atol=1e-5)
+
+
+def test_positions_are_drawn_over_the_whole_map_anew_for_each_image() -> None:
+    pixels = np.zeros((100, 16, 16, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.arange(16)[:, None] * 16, np.arange(16) * 16  # the place itself
+
+    def place(model: nn.Sequential) -> None:
+        weights(model)[:2] = 0
+        weights(model)[0, 0, 2, 2] = weights(model)[1, 1, 2, 2] = 1
+
+    def drawn(seed: int, batch: int) -> NDArray[np.int64]:
+        subject = about(net(edit=place), InMemoryImages(pixels), seed=seed, batch_size=batch, layers=("0",))
+        at = subject.responses["0"].samples[:, :2]
+        return np.asarray(((at / 2 + 0.5) * 255 / 16).round() @ [16, 1], np.int64).reshape(100, 40)
+
+    places = drawn(0, 7)
+    assert {*places.ravel().tolist()} == set(range(256)) and all(len({*row.tolist()}) == 40 for row in places)
+    assert {*places[0].tolist()} != {*places[1].tolist()} and not np.array_equal(places, drawn(1, 7))
+    assert np.array_equal(places, drawn(0, 64))
+
+
+def test_sampled_positions_are_all_others_and_every_position_where_there_are_few() -> None:
+    rows = about(net(), noise_images(200)).responses["1"].samples.reshape(200, -1, 20)
+    assert rows.shape[1] == 20 and all(len(np.unique(part, axis=0)) == 20 for part in rows[:5])
+    few = about(net(), noise_images(2, side=8)).responses["1"].samples
+    assert len(few) == 2 * 64
+
+
+def test_means_by_class_are_those_of_its_images() -> None:
+    labels = np.array([0, 1, -1, 1, 3] * 4)
+    got = about(net(), noise_images(20, labels)).responses["1"]
+    by_class = got.by_class(labels, 4)
+    for label in (0, 1, 3):
+        assert np.allclose(by_class[label], got.means[labels == label].mean(0, dtype=np.float64))
+    assert np.isnan(by_class[2]).all()
+
+
+def test_images_are_taken_evenly_and_targets_follow_the_outputs() -> None:
+    subject = about(net(), noise_images(20, np.array([0, 1, 2, -1] * 5)), limit=4, outputs=np.array([5, 7, 9]))
+    assert subject.chosen.tolist() == [0, 6, 13, 19] and len(subject.responses["1"].maxima) == 4
+    assert subject.labels.tolist() == [0, 2, 1, -1] and subject.targets.tolist() == [5, 9, 7, -1]
+    assert (about(net()).targets == -1).all()
+    places = np.concatenate([places for places, _ in subject.batches([3, 1])])
+    assert places.tolist() == [3, 1]
+
+
+def test_a_patch_shows_what_drives_a_channel_most() -> None:
+    pixels = np.zeros((6, SIDE, SIDE, 3), np.uint8)
+    pixels[4, 9, 17] = 255  # one bright pixel, in one image
+    pixels[2, 3, 3] = 100
+
+    def bright(model: nn.Sequential) -> None:
+        weights(model)[:] = 0
+        weights(model)[:, :, 2, 2] = 1  # the middle pixel itself
+
+    subject = about(net(edit=bright), InMemoryImages(pixels))
+    patch = subject.patches("1", [0, 3])
+    assert patch.shape == (2, 5, 5, 3) and (patch[:, 2, 2] == 255).all() and patch.sum() == 2 * 3 * 255
+    assert np.array_equal(subject.tiles("1", [0]), pictures(subject.filters("1").weights[:1]))  # type: ignore[union-attr]
+    deep = subject.tiles("3", [1])  # sees 7 px: a cut of the image
+    assert deep.shape == (1, 7, 7, 3) and deep.dtype == np.uint8
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(CaptureError, match="preprocessing gives"):
+        Subject(dv.capture(net(), (3, 24, 24)), noise_images(), Preprocess(resize=None, crop=20))
+    with pytest.raises(DataError, match="limit 0"):
+        about(net(), limit=0)
+    with pytest.raises(LayerNotFound):
+        about(net(), layers=("nothing",))
+
+    def broken(model: nn.Sequential) -> None:
+        weights(model)[0, 0, 0, 0] = float("nan")
+
+    with pytest.raises(DataError, match="'1' gives values that are not finite"):
+        _ = about(net(edit=broken)).responses
