@@ -14,7 +14,8 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.cam.learned.base import LEARNED, Phase
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.studies.explainers.train import Learned, train_explainer
+from deconvviz.studies.explainers.result import TrainedExplainer
+from deconvviz.studies.explainers.train import train_explainer
 
 SEED = 11  # of the scenes that the explainers are trained on
 
@@ -33,7 +34,7 @@ SELECTOR = Phase("selector", epochs=1, fakes=0.5, parameters=("embedding",), **A
 MASKS = Phase("masks", epochs=2, fakes=0.3, **ADAM)
 
 
-def learn(name: str, out: pathlib.Path, *phases: Phase, **given: Any) -> Learned:
+def learn(name: str, out: pathlib.Path, *phases: Phase, **given: Any) -> TrainedExplainer:
     """Train an explainer of the packaged network; given: what else `train_explainer` gets, or gets instead."""
     _, network, preprocess, scenes = demo()
     many = LEARNED[name].many
