@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import InMemoryImages
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
@@ -32,27 +33,17 @@ from deconvviz.studies.correspondence.result import Correspondence, Row, hamming
 PRE = dv.Preprocess(resize=32, crop=28, mean=(0.25, 0.5, 0.5), std=(0.5, 0.5, 0.25))
 
 
-class Planted:
+class Planted(InMemoryImages):
     """40 x 40 pixels of grey noise with a red square, the spot; a dull place is a part too, but in no way special."""
 
-    classes = ("even", "odd")
-    fingerprint = "planted"
-
     def __init__(self, count: int, seed: int = 0) -> None:
-        self.labels = np.arange(count) % 2
-        self.names = tuple(f"{n}.png" for n in range(count))
         rng = np.random.default_rng(seed)
-        self.pictures = rng.integers(60, 200, (count, 40, 40, 1), dtype=np.uint8).repeat(3, 3)
+        pictures = rng.integers(60, 200, (count, 40, 40, 1), dtype=np.uint8).repeat(3, 3)
         self.corners = rng.integers((4, 4), (28, 9), (count, 2, 2))
         self.corners[:, 1, 1] += 17  # the dull place lies in the other half
-        for picture, (y, x) in zip(self.pictures, self.corners[:, 0], strict=True):
+        for picture, (y, x) in zip(pictures, self.corners[:, 0], strict=True):
             picture[y : y + 9, x : x + 10] = (250, 0, 0)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        return self.pictures[index], int(self.labels[index])
+        super().__init__(pictures, np.arange(count) % 2, ("even", "odd"))
 
     def masks(self, index: int) -> Mapping[str, NDArray[np.bool_]]:
         found = {OBJECT: np.ones((40, 40), bool)}
