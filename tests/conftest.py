@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-import torchvision
+from networks import build
 from torch import nn
 
 import deconvviz as dv
@@ -26,6 +26,14 @@ def data_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("DECONVVIZ_DATA", root.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the real data, or a browser, by the fixture that it uses."""
+    for item in items:
+        for fixture in ("data", "browser"):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(fixture)
+
+
 @pytest.fixture(scope="session")
 def data() -> pathlib.Path:
     """The real data; absent, the test is skipped, or fails where DECONVVIZ_REQUIRE_DATA=1."""
@@ -36,20 +44,6 @@ def data() -> pathlib.Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
-
-
-def build(name: str) -> nn.Module:
-    """A torchvision network with seeded random weights and lively BatchNorm statistics, in eval mode, float64."""
-    torch.manual_seed(0)
-    quiet = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model = torchvision.models.get_model(name, weights=None, **quiet)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # the fresh statistics (0, 1) would hide a wrong BatchNorm
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return model.double().eval()
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def by_pgc(method: Any, model: nn.Module, layer: str, x: Tensor, targets: list[A
     return torch.from_numpy(found)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("name", PEERS)
 def test_pytorch_grad_cam(given: tuple[nn.Module, dv.Network, str], images: Tensor, name: str) -> None:
     model, net, layer = given
@@ -72,6 +73,7 @@ def test_pytorch_grad_cam(given: tuple[nn.Module, dv.Network, str], images: Tens
     assert (ours(images, scaled if large else None) - theirs).abs().max() < 1e-4
 
 
+@pytest.mark.peers
 def test_pytorch_grad_cams_epsilon_changes_grad_cam_plus_plus(
     given: tuple[nn.Module, dv.Network, str], images: Tensor
 ) -> None:
@@ -90,6 +92,7 @@ def test_pytorch_grad_cams_epsilon_changes_grad_cam_plus_plus(
     assert np.allclose(raw, expected, atol=1e-4 * expected.max())
 
 
+@pytest.mark.peers
 def test_pytorch_grad_cam_scores_channels_on_other_masks(
     given: tuple[nn.Module, dv.Network, str], images: Tensor
 ) -> None:
@@ -100,6 +103,7 @@ def test_pytorch_grad_cam_scores_channels_on_other_masks(
     assert np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] > 0.98
 
 
+@pytest.mark.peers
 def test_pytorch_grad_cam_centres_eigen_cam(given: tuple[nn.Module, dv.Network, str], images: Tensor) -> None:
     """The paper projects the maps as they are, and so do we; the peer subtracts each channel's mean first."""
     model, net, layer = given
@@ -112,6 +116,7 @@ def test_pytorch_grad_cam_centres_eigen_cam(given: tuple[nn.Module, dv.Network, 
     assert (ours - theirs).abs().max() > 0.05
 
 
+@pytest.mark.peers
 def test_captum(given: tuple[nn.Module, dv.Network, str], images: Tensor) -> None:
     model, net, layer = given
 

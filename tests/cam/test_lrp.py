@@ -109,6 +109,7 @@ def test_without_epsilon_it_is_gradient_times_input(
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
+@pytest.mark.peers
 def test_captum_on_a_plain_network() -> None:
     torch.manual_seed(0)
     model = torchvision.models.vgg11(weights=None).double().eval()

@@ -146,6 +146,7 @@ CAPTUM = [
 ]
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(
     ("rule", "attribution"), [("deconvnet", NeuronDeconvolution), ("guided", NeuronGuidedBackprop)]
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import build
+from networks import build
 from torch import Tensor, nn
 
 import deconvviz as dv

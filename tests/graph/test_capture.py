@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build
+from networks import build
 from torch import Tensor, fx, nn
 
 import deconvviz as dv

@@ -146,6 +146,7 @@ def test_a_probability_just_beyond_its_range_is_rounding() -> None:
     assert half.before.tolist() == half.after.tolist() == [1, 1, 1]
 
 
+@pytest.mark.peers
 def test_drop_agrees_with_captum() -> None:
     """Ablating what a hard mask leaves out is one feature's ablation: attribution = p - o."""
     images, maps, classes = scene(5)

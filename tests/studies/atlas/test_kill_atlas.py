@@ -91,6 +91,7 @@ def program(root: pathlib.Path) -> None:
 # --- the test
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     pack(dv.Scenes(40, seed=5), tmp_path / "scenes.h5", progress=False)

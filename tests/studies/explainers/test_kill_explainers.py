@@ -81,6 +81,7 @@ def program(root: pathlib.Path) -> None:
     print(json.dumps(found))
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

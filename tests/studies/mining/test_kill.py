@@ -113,6 +113,7 @@ def program(root: pathlib.Path) -> None:
 # --- the test
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(0)

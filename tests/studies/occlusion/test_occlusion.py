@@ -87,6 +87,7 @@ def test_values_are_averaged_over_the_windows_of_a_pixel() -> None:
     assert float(sparse.averaged(torch.ones(1, len(sparse)))[0, 2, 2]) == 0
 
 
+@pytest.mark.peers
 def test_captum(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
     """Same windows and baseline: the same map, to 1e-5, on a small network and on ResNet-18."""
     torch.manual_seed(0)

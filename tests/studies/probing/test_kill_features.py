@@ -79,6 +79,7 @@ def _die(out: pathlib.Path, network: dv.Network, moment: str, when: int) -> None
     streamed(out, noise_images(kind=Deadly), network=network, workers=1)
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -90,6 +90,7 @@ def test_noise_is_at_chance() -> None:
     assert np.abs(found.mean - 0.1).max() < 4 * math.sqrt(0.1 * 0.9 / 400)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("width", [30, 200])  # more training images than features, and fewer: in their span
 def test_probes_are_plain_scikit_learn(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same classifiers on all features in float64, splits drawn the same, costs chosen by loops; unbalanced."""
