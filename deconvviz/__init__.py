@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from deconvviz.studies.probing.features import stream_features
     from deconvviz.studies.probing.measure import probe
     from deconvviz.studies.probing.transfer import transfer
-    from deconvviz.studies.training.recipe import Recipe, Trained
+    from deconvviz.studies.training.recipe import Recipe
     from deconvviz.studies.training.recorder import SnapshotRecorder
+    from deconvviz.studies.training.result import Trained
     from deconvviz.studies.training.train import train
 
 __version__ = "0.1.0"
@@ -69,7 +70,8 @@ _HOMES = {
     "studies.occlusion.measure": ("occlude",),
     "studies.mining.panels": ("layer_panels",),
     "studies.probing.measure": ("probe",),
-    "studies.training.recipe": ("Recipe", "Trained"),
+    "studies.training.recipe": ("Recipe",),
+    "studies.training.result": ("Trained",),
     "studies.training.recorder": ("SnapshotRecorder",),
     "studies.training.train": ("train",),
     "studies.probing.transfer": ("transfer",),

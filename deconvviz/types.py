@@ -1,9 +1,9 @@
-"""Types that several rooms share: arrays by what they hold, one rectangle, and one constant for each set of choices."""
+"""Types that several rooms share: arrays by what they hold, and one rectangle."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]  # [h, w], true inside
 Array = NDArray[Any]
-
-Precision = Literal["fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-Rule = Literal["deconvnet", "guided", "gradient"]
-RULE_NAMES: tuple[Rule, ...] = get_args(Rule)
 
 
 class Box(NamedTuple):

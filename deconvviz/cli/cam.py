@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.options import (
-    ModelOptions,
-    captured,
-    check_figure,
-    classes_option,
-    explainer_option,
-    load,
-    model_options,
-    output_names,
-    read_image,
-    save_figure,
-)
+from deconvviz.cli.inputs import captured, load, output_names, read_image
+from deconvviz.cli.options import ModelOptions, classes_option, explainer_option, model_options
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError, TargetError, nearest
 
 if TYPE_CHECKING:
@@ -82,7 +73,7 @@ def cam(
     batch_size: int,
     precision: str,
     colours: str,
-    trained: tuple[str, ...],
+    explainer_files: tuple[str, ...],
     names: str | None,
     options: ModelOptions,
 ) -> None:
@@ -108,7 +99,7 @@ def cam(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device)
     shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
-    own = methods_options(chosen, given, trained)
+    own = methods_options(chosen, given, explainer_files)
     explainers = [explainer(name, network, layers_of(name, layers), **shared, **own[name]) for name in chosen]
     called = output_names(loaded, names)
     wanted = class_of(target, called)

@@ -6,7 +6,8 @@ import dataclasses
 
 import click
 
-from deconvviz.cli.options import ModelOptions, captured, load, model_options
+from deconvviz.cli.inputs import captured, load
+from deconvviz.cli.options import ModelOptions, model_options
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deconvviz.cli.options import command_line
+from deconvviz.cli.outputs import command_line
 
 
 @click.command()

@@ -6,16 +6,9 @@ import pathlib
 
 import click
 
-from deconvviz.cli.options import (
-    PROJECTION_NOTE,
-    ModelOptions,
-    captured,
-    check_figure,
-    load,
-    model_options,
-    read_image,
-    save_figure,
-)
+from deconvviz.cli.inputs import captured, load, read_image
+from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, model_options
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
+from deconvviz.types import Pathlike
 
 FORMATS = ("png", "pdf", "svg")
 GREY = 0.5
@@ -54,7 +55,7 @@ def place(figure: Figure, picture: Floats, where: tuple[float, float, float, flo
     return axes
 
 
-def format_of(path: str | pathlib.Path) -> str:
+def format_of(path: Pathlike) -> str:
     """Return a figure's format from its file name; raises DataError for one that is not drawn."""
     suffix = pathlib.Path(path).suffix.lower().lstrip(".")
     if suffix not in FORMATS:

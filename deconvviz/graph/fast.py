@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from deconvviz.choices import PRECISIONS
 from deconvviz.errors import CaptureError, require_choice
 from deconvviz.graph.ops import batch_norm_scale, op_name
-from deconvviz.types import PRECISIONS
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network

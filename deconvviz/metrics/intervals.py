@@ -57,7 +57,7 @@ def unit_columns(values: NDArray[Any], centred: bool = True) -> Floats:
     """
     columns = values - values.mean(0, dtype=np.float64) if centred else np.asarray(values, np.float64)
     lengths = np.linalg.norm(columns, axis=0)
-    return np.divide(columns, lengths, out=np.zeros_like(columns, np.float64), where=lengths > 0)
+    return np.asarray(np.divide(columns, lengths, out=np.zeros_like(columns, np.float64), where=lengths > 0))
 
 
 def correlation(first: Any, second: Any, centred: bool = True) -> float:

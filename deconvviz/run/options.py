@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from deconvviz.choices import PRECISIONS, Precision
 from deconvviz.errors import DataError, require
-from deconvviz.types import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     import torch

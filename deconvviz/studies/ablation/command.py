@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from deconvviz.cli.options import (
-    ModelOptions,
-    captured,
-    command_line,
-    found_device,
-    load,
-    model_options,
-    save_figure,
-    sources,
-)
+from deconvviz.cli.inputs import captured, found_device, load
+from deconvviz.cli.options import ModelOptions, model_options
+from deconvviz.cli.outputs import command_line, save_figure, sources
 from deconvviz.errors import DataError
 from deconvviz.studies.training.command import recipe_options, validation_of
 

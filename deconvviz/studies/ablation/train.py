@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deconvviz.data.datasets import Images
+from deconvviz.data.feed import Feed
+from deconvviz.data.sampling import split
 from deconvviz.errors import DataError, MismatchError, nearest
 from deconvviz.models.load import build_model
 from deconvviz.models.zfnet import GEOMETRY, ZFNet, zfnet
@@ -21,8 +23,8 @@ from deconvviz.results.files import Pathlike, one_line
 from deconvviz.results.results import Result, require_same, versions
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.lesions.result import paired_interval
-from deconvviz.studies.training.batches import Pictures, split
-from deconvviz.studies.training.recipe import PAPER, Recipe, Trained
+from deconvviz.studies.training.recipe import PAPER, Recipe
+from deconvviz.studies.training.result import Trained
 from deconvviz.studies.training.train import train
 
 KIND, SCHEMA, MEASURED = "ablation", 1, "ablation.h5"
@@ -274,14 +276,14 @@ def _right(
     trained: Trained, images: Images, chosen: NDArray[np.int64], batch_size: int, workers: int
 ) -> NDArray[np.bool_]:
     """Return which images are named right, bool [N, 2]: by the largest output, and by the five largest."""
-    pictures, model, found = Pictures(images, chosen, trained.preprocess, workers), trained.model.eval(), []
-    device = next(model.parameters()).device
+    feed, model = Feed(images, trained.preprocess, chosen, workers=workers), trained.model.eval()
+    device, labels, right = next(model.parameters()).device, feed.labels, []
     with torch.inference_mode():
-        for some, labels in pictures.batches(np.arange(len(chosen)), batch_size):
-            outputs = model(trained.preprocess.tensor(some, device))
-            best = outputs.topk(min(5, outputs.shape[1])).indices.cpu().numpy() == labels[:, None]
-            found.append(np.stack([best[:, 0], best.any(1)], 1))
-    return np.concatenate(found)
+        for places, x in feed.tensors(batch_size, device):
+            outputs = model(x)
+            best = outputs.topk(min(5, outputs.shape[1])).indices.cpu().numpy() == labels[places, None]
+            right.append(np.stack([best[:, 0], best.any(1)], 1))
+    return np.concatenate(right)
 
 
 def _table(kept: Result, names: Sequence[str], counts: Mapping[str, int], many: bool) -> VariantTable:

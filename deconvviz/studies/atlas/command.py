@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import (
-    PROJECTION_NOTE,
-    ModelOptions,
-    captured,
-    channels_of,
-    classes_option,
-    command_line,
-    load,
-    matched_outputs,
-    model_options,
-    output_names,
-    sources,
-)
+from deconvviz.cli.inputs import captured, channels_of, load, matched_outputs, output_names
+from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, classes_option, model_options
+from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import CaptureError, LayerNotFound
 
 if TYPE_CHECKING:

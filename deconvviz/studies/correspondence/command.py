@@ -6,7 +6,9 @@ import pathlib
 
 import click
 
-from deconvviz.cli.options import ModelOptions, captured, check_figure, load, model_options, save_figure
+from deconvviz.cli.inputs import captured, load
+from deconvviz.cli.options import ModelOptions, model_options
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError
 
 NOTE = (

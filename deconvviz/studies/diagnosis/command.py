@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz import __version__
-from deconvviz.cli.options import (
-    ModelOptions,
-    captured,
-    classes_option,
-    command_line,
-    load,
-    matched_outputs,
-    model_options,
-    output_names,
-    sources,
-)
+from deconvviz.cli.inputs import captured, load, matched_outputs, output_names
+from deconvviz.cli.options import ModelOptions, classes_option, model_options
+from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.cli.cam import CAM_NOTE, layers_of, methods_options
-from deconvviz.cli.options import (
-    ModelOptions,
-    captured,
-    classes_option,
-    explainer_option,
-    load,
-    matched_outputs,
-    model_options,
-    output_names,
-    save_figure,
-    sources,
-)
+from deconvviz.cli.inputs import captured, load, matched_outputs, output_names
+from deconvviz.cli.options import ModelOptions, classes_option, explainer_option, model_options
+from deconvviz.cli.outputs import save_figure, sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
@@ -100,7 +91,7 @@ def evaluate(
     precision: str,
     seed: int,
     quiet: bool,
-    trained: tuple[str, ...],
+    explainer_files: tuple[str, ...],
     names: str | None,
     options: ModelOptions,
 ) -> None:
@@ -132,7 +123,7 @@ def evaluate(
     called, needed = output_names(loaded, names), explain == "label" or names is not None
     told = needed or (found_images.labels >= 0).any()
     outputs = matched_outputs(found_images, network, called, needed, "mistakes are not listed") if told else None
-    chosen = methods_options(methods, given, trained)
+    chosen = methods_options(methods, given, explainer_files)
     groups = [name.strip() for name in metrics.split(",")]
     found = measure(
         network,

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import (
-    PROJECTION_NOTE,
-    channels_of,
-    check_figure,
-    device_option,
-    found_device,
-    integers,
-    save_figure,
-)
+from deconvviz.cli.inputs import channels_of, found_device, integers
+from deconvviz.cli.options import PROJECTION_NOTE, device_option
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:

@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.options import (
-    ModelOptions,
-    captured,
-    classes_option,
-    integers,
-    load,
-    matched_outputs,
-    model_options,
-    numbers,
-    output_names,
-    sources,
-)
+from deconvviz.cli.inputs import captured, integers, load, matched_outputs, numbers, output_names
+from deconvviz.cli.options import ModelOptions, classes_option, model_options
+from deconvviz.cli.outputs import sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:

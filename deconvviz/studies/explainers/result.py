@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deconvviz.cam.learned.base import LearnedExplainer
+if TYPE_CHECKING:
+    from deconvviz.cam.learned.base import LearnedExplainer
 
 
-@dataclass
-class Learned:
-    """A trained explainer, its files and its history, a record for each epoch of each phase.
+@dataclass(kw_only=True)
+class TrainedExplainer:
+    """A trained explainer, its files and its history.
 
-    history: phase, epoch, lr, each term of the loss (weighted, mean over the images), loss, right (share of images for
-    which the class is still found), seconds. config: what the JSON file says.
+    Attributes:
+        explainer: the trained part, in eval mode.
+        path: of its state dict.
+        history: a record for each epoch of each phase: phase, epoch, lr, each term of the loss (weighted, mean over the
+            images), loss, right (share of the images for which the class is still found), seconds.
+        config: what its JSON file says.
     """
 
     explainer: LearnedExplainer
@@ -24,7 +29,7 @@ class Learned:
 
     def __repr__(self) -> str:
         if not self.history:
-            return f"Learned({self.explainer.name}, {self.path}, no epoch yet)"
+            return f"TrainedExplainer({self.explainer.name}, {self.path}, no epoch yet)"
         last = self.history[-1]
         terms = ", ".join(f"{name} {last[name]:.3g}" for name in ("loss", "right"))
-        return f"Learned({self.explainer.name}, {self.path}, {len(self.history)} epochs, {terms})"
+        return f"TrainedExplainer({self.explainer.name}, {self.path}, {len(self.history)} epochs, {terms})"

@@ -20,7 +20,7 @@ from deconvviz.results.files import Pathlike
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.measure import evaluate
 from deconvviz.studies.evaluation.result import Evaluation
-from deconvviz.studies.explainers.result import Learned
+from deconvviz.studies.explainers.result import TrainedExplainer
 from deconvviz.studies.explainers.train import train_explainer
 
 MOST = 64  # settings in a grid: each is a training
@@ -41,7 +41,7 @@ def parted(images: Images, share: float, seed: int) -> tuple[Images, Images | No
 
 
 def held_out(
-    trained: Learned,
+    trained: TrainedExplainer,
     network: Network,
     images: Images,
     preprocess: Preprocess,
@@ -120,7 +120,7 @@ def search(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     **how: Any,
-) -> tuple[Search, Learned]:
+) -> tuple[Search, TrainedExplainer]:
     """Train an explainer for each setting of a grid, score it on images held out, and keep the best as `out`.
 
     Each setting has files of its own beside `out`, so that an interrupted search goes on. The choice is made on the
@@ -140,7 +140,7 @@ def search(
     learnt, held = parted(images, validation, seed)
     if held is None:
         raise DataError("nothing is held out to choose by; give a share for validation, such as 0.2")
-    path, found, scores = pathlib.Path(out), list[Learned](), list[Evaluation]()
+    path, found, scores = pathlib.Path(out), list[TrainedExplainer](), list[Evaluation]()
     for setting in settings:
         name = path.stem + "".join(f"-{key}{value:g}" for key, value in setting.items()) + path.suffix
         trained = train_explainer(
@@ -159,7 +159,7 @@ def search(
     table = Search(tuple(settings), *(_columns(scores, name) for name in ("average_drop", "increase")))
     best = found[table.best]
     save_explainer(best.explainer, path, best.config)
-    return table, Learned(best.explainer, path, best.history, best.config)
+    return table, TrainedExplainer(explainer=best.explainer, path=path, history=best.history, config=best.config)
 
 
 def _columns(scores: Sequence[Evaluation], name: str) -> NDArray[np.float64]:

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import (
-    ModelOptions,
-    captured,
-    check_figure,
-    classes_option,
-    integers,
-    load,
-    matched_outputs,
-    model_options,
-    numbers,
-    output_names,
-    save_figure,
-)
+from deconvviz.cli.inputs import captured, integers, load, matched_outputs, numbers, output_names
+from deconvviz.cli.options import ModelOptions, classes_option, model_options
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:

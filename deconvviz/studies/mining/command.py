@@ -6,7 +6,9 @@ import re
 
 import click
 
-from deconvviz.cli.options import ModelOptions, captured, load, model_options, sources
+from deconvviz.cli.inputs import captured, load
+from deconvviz.cli.options import ModelOptions, model_options
+from deconvviz.cli.outputs import sources
 from deconvviz.errors import DataError
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import PROJECTION_NOTE, captured, channels_of, check_figure, save_figure
+from deconvviz.cli.inputs import captured, channels_of
+from deconvviz.cli.options import PROJECTION_NOTE
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:

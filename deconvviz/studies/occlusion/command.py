@@ -9,20 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.cli.cam import class_of
-from deconvviz.cli.options import (
-    PROJECTION_NOTE,
-    ModelOptions,
-    captured,
-    check_figure,
-    classes_option,
-    integers,
-    load,
-    matched_outputs,
-    model_options,
-    output_names,
-    read_image,
-    save_figure,
-)
+from deconvviz.cli.inputs import captured, integers, load, matched_outputs, output_names, read_image
+from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, classes_option, model_options
+from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.options import ModelOptions, captured, integers, load, model_options, numbers, save_figure, sources
+from deconvviz.cli.inputs import captured, integers, load, numbers
+from deconvviz.cli.options import ModelOptions, model_options
+from deconvviz.cli.outputs import save_figure, sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.options import command_line, device_option, found_device, integers
+from deconvviz.cli.inputs import found_device, integers
+from deconvviz.cli.options import device_option
+from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:

@@ -1,29 +1,41 @@
-"""The paper's recipe: what a training does and leaves, apart from doing it."""
+"""The paper's recipe: how a network is trained, apart from doing it."""
 
 from __future__ import annotations
 
 import math
-import pathlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from deconvviz.choices import PRECISIONS, Precision
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import TrainingError
-
-PAPER_RANGE = (1 / 255,) * 3  # as `std`: inputs of about -128 .. 128, which the paper's initial weights expect
+from deconvviz.errors import TrainingError, require
+from deconvviz.models.zfnet import PAPER_RADIUS, PAPER_RANGE
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained; the defaults are the paper's.
 
-    epochs: passes over the training images. batch_size: images a step. lr, momentum, weight_decay: of SGD.
-    factor, patience: the rate is multiplied by `factor` when the validation error has not fallen for more than
-    `patience` epochs (the paper lowered it by hand). radius: filters of convolutions whose root mean square exceeds it
-    are scaled back to it after each step; 0 for no limit. validation: share of the images of each class held out.
-    augment: random crops and flips. precision: "fp32" or "bf16" (autocast). seed: of order, crops, flips and dropout.
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images in a step.
+        lr: learning rate of SGD to begin with.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        factor: the rate is multiplied by it when the validation error has not fallen for more than `patience` epochs
+            (the paper lowered the rate by hand).
+        patience: in epochs.
+        radius: after each step, convolution filters whose root mean square exceeds it are scaled back to it; 0 sets no
+            limit.
+        validation: share of the images of each class that is held out.
+        augment: whether images are cropped and flipped at random.
+        precision: "fp32", or "bf16" (autocast).
+        seed: of the order, the crops, the flips and the dropout.
+
+    Raises:
+        TrainingError: a value out of its range.
 
     Source: Zeiler and Fergus 2013, section 3.
     """
@@ -35,59 +47,42 @@ class Recipe:
     weight_decay: float = 0.0
     factor: float = 0.1
     patience: int = 5
-    radius: float = 0.1
+    radius: float = PAPER_RADIUS
     validation: float = 0.1
     augment: bool = True
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        expectations = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "lr": (0 < self.lr < math.inf, "a positive number"),
-            "momentum": (0 <= self.momentum < 1, "a number from 0 to below 1"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "factor": (0 < self.factor < 1, "a number between 0 and 1"),
-            "patience": (self.patience >= 0, "0 or more"),
-            "radius": (self.radius >= 0, "0, for no limit, or more"),
-            "validation": (0 <= self.validation < 1, "a share from 0 to below 1"),
-            "precision": (self.precision in ("fp32", "bf16"), "fp32 or bf16"),
-        }
-        for name, (holds, expected) in expectations.items():
-            if not holds:
-                raise TrainingError(f"{name} {getattr(self, name)} given; expected {expected}")
+        require(
+            self,
+            TrainingError,
+            epochs=(self.epochs >= 1, "at least 1"),
+            batch_size=(self.batch_size >= 1, "at least 1"),
+            lr=(0 < self.lr < math.inf, "a positive number"),
+            momentum=(0 <= self.momentum < 1, "a number from 0 to below 1"),
+            weight_decay=(self.weight_decay >= 0, "0 or more"),
+            factor=(0 < self.factor < 1, "a number between 0 and 1"),
+            patience=(self.patience >= 0, "0 or more"),
+            radius=(self.radius >= 0, "0, for no limit, or more"),
+            validation=(0 <= self.validation < 1, "a share from 0 to below 1"),
+            precision=(self.precision in PRECISIONS, " or ".join(PRECISIONS)),
+        )
 
 
 PAPER = Recipe()
-
-
-@dataclass
-class Trained:
-    """A training: its history, one record an epoch, and the file that holds it.
-
-    `history` has epoch, lr, loss, accuracy (training, as it went), validation_loss, validation_accuracy,
-    validation_top5, seconds.
-    """
-
-    model: nn.Module
-    preprocess: Preprocess
-    path: pathlib.Path
-    classes: tuple[str, ...]
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        if not self.history:
-            return f"Trained({self.path}, no epoch yet)"
-        last = self.history[-1]
-        shown = f"validation accuracy {last['validation_accuracy']:.1%}" if "validation_accuracy" in last else ""
-        return f"Trained({self.path}, {len(self.history)} epochs, accuracy {last['accuracy']:.1%}, {shown})"
 
 
 def renormalise(model: nn.Module, radius: float) -> None:
     """Scale each convolution filter whose root mean square exceeds `radius` back to it, in place.
 
     Source: Zeiler and Fergus 2013, section 3.
+
+    >>> layer = nn.Conv2d(3, 1, 2)
+    >>> _ = nn.init.constant_(layer.weight, 0.5)
+    >>> renormalise(layer, 0.1)
+    >>> round(float(layer.weight.detach().square().mean().sqrt()), 6)
+    0.1
     """
     with torch.no_grad():
         for module in model.modules():
@@ -99,7 +94,8 @@ def renormalise(model: nn.Module, radius: float) -> None:
 def paper_preprocess(model: nn.Module) -> Preprocess:
     """Return how the paper prepares images for a network that tells its input size, but for the mean.
 
-    Raises TrainingError where the model does not tell it.
+    Raises:
+        TrainingError: the model does not tell its input size.
 
     Source: Zeiler and Fergus 2013, section 3 (224 px out of 256; they subtract a mean for each pixel).
     """

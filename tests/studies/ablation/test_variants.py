@@ -13,13 +13,13 @@ from in_memory import InMemoryImages, coloured_images, drawn_scenes
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.data.sampling import split
 from deconvviz.errors import DataError, MismatchError, ModelError
 from deconvviz.studies.ablation import train as ablation
 from deconvviz.studies.ablation.figure import draw_variants
 from deconvviz.studies.ablation.train import FULL, PAPER_ERRORS, VARIANTS, VariantTable, ablate_variants
 from deconvviz.studies.lesions.result import paired_interval
 from deconvviz.studies.training import train as training
-from deconvviz.studies.training.batches import split
 from deconvviz.studies.training.recipe import Recipe
 
 TINY: dict[str, Any] = {"input_size": 64, "width": 0.04, "dropout": 0.3, "progress": False, "workers": 1}

@@ -52,7 +52,7 @@ def test_more_epochs_and_other_options(tmp_path: pathlib.Path) -> None:
     with pytest.raises(MismatchError, match="method"):
         learn("l-cam-img", out)
     out.with_suffix(".training.pth").rename(tmp_path / "away")
-    with pytest.raises(DataError, match="go on from"):
+    with pytest.raises(DataError, match="resume from"):
         learn("l-cam-fm", out)
     (tmp_path / "away").rename(out.with_suffix(".training.pth"))
     assert contents(tmp_path) == before

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import InMemoryImages
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,10 +21,10 @@ from deconvviz.data.decode import encode
 from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import pack
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.sampling import random_crops, split
 from deconvviz.errors import DataError, MismatchError, TrainingError
 from deconvviz.models.load import load_model
 from deconvviz.models.zfnet import zfnet
-from deconvviz.studies.training.batches import crops, split
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.recorder import SnapshotRecorder
 from deconvviz.studies.training.train import train
@@ -31,25 +32,15 @@ from deconvviz.studies.training.train import train
 PLAIN = Preprocess(resize=12, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
 
-class Squares:
-    """A dataset in memory: noise with a bright or a dark square; the last image has no class."""
-
-    classes = ("dark", "bright")
-
-    def __init__(self, count: int = 40, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        self.labels = np.array([*(n % 2 for n in range(count - 1)), -1])
-        self.images = rng.integers(90, 160, (count, 16, 16, 3), np.uint8)
-        for image, label in zip(self.images, self.labels, strict=True):
-            y, x = rng.integers(2, 8, 2)
-            image[y : y + 5, x : x + 5] = 250 if label else 5
-        self.fingerprint = f"squares {count} {seed}"
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        return self.images[index], int(self.labels[index])
+def squares(count: int = 40, seed: int = 0) -> InMemoryImages:
+    """Images of noise with a bright or a dark square; the last one has no class."""
+    rng = np.random.default_rng(seed)
+    labels = [*(n % 2 for n in range(count - 1)), -1]
+    pictures = rng.integers(90, 160, (count, 16, 16, 3), np.uint8)
+    for picture, label in zip(pictures, labels, strict=True):
+        y, x = rng.integers(2, 8, 2)
+        picture[y : y + 5, x : x + 5] = 250 if label else 5
+    return InMemoryImages(pictures, labels, ("dark", "bright"))
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -61,7 +52,7 @@ def network(dropout: float = 0.0) -> nn.Module:
 
 def run(model: nn.Module, out: pathlib.Path, recipe: Recipe, images: Any = None, **options: Any) -> Any:
     options = {"preprocess": PLAIN, "progress": False, **options}
-    return train(model, images or Squares(), out, recipe, **options)
+    return train(model, images or squares(), out, recipe, **options)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -71,7 +62,7 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 
 def test_the_steps_are_the_papers(tmp_path: pathlib.Path) -> None:
     """Full batches, so order does not matter: momentum, decay and the filters' limit, in float64 from the formulas."""
-    images, recipe = Squares(), Recipe(epochs=6, batch_size=99, lr=0.05, weight_decay=0.01, augment=False, validation=0)
+    images, recipe = squares(), Recipe(epochs=6, batch_size=99, lr=0.05, weight_decay=0.01, augment=False, validation=0)
     model = network()
     with torch.no_grad():
         model[0].weight.mul_(2)  # so that some filters pass the limit
@@ -80,8 +71,8 @@ def test_the_steps_are_the_papers(tmp_path: pathlib.Path) -> None:
     first = run(model, tmp_path / "t.pth", recipe, images).history[0]
 
     known = images.labels >= 0
-    cut = images.images[known].astype(np.float64)  # 16 px, resized to 12 as training does
-    cut = np.stack([PLAIN.picture(image) for image in images.images[known]]).astype(np.float64) / 255
+    cut = np.stack([PLAIN.picture(image) for image in np.asarray(images.pictures)[known]])  # 16 px become 12
+    cut = cut.astype(np.float64) / 255
     x = torch.from_numpy(((cut - PLAIN.mean) / PLAIN.std).transpose(0, 3, 1, 2).copy())
     weights = list(ours.parameters())
     velocity = [torch.zeros_like(w) for w in weights]
@@ -108,7 +99,7 @@ def test_the_steps_are_the_papers(tmp_path: pathlib.Path) -> None:
 
 def test_it_learns_and_tells_the_truth(tmp_path: pathlib.Path) -> None:
     """The accuracies it reports are those of the network in the file, on images it did not train on."""
-    images = Squares(200)
+    images = squares(200)
     found = run(network(), tmp_path / "t.pth", Recipe(epochs=12, batch_size=16, validation=0.3), images)
     last = found.history[-1]
     assert last["validation_accuracy"] > 0.9 and last["loss"] < found.history[0]["loss"] / 2
@@ -132,7 +123,7 @@ def test_the_rate_falls_on_a_plateau(tmp_path: pathlib.Path) -> None:
 def test_the_rate_follows_the_validation_error(tmp_path: pathlib.Path) -> None:
     """Replay the rule on the reported accuracies: it falls after more than `patience` epochs without a better one."""
     recipe = Recipe(epochs=14, batch_size=16, patience=1, factor=0.3, validation=0.3)
-    history = run(network(), tmp_path / "t.pth", recipe, Squares(120)).history
+    history = run(network(), tmp_path / "t.pth", recipe, squares(120)).history
     rate, best, bad = recipe.lr, 9.0, 0
     for row in history:
         assert row["lr"] == pytest.approx(rate)
@@ -150,9 +141,9 @@ def test_every_epoch_has_its_own_order_and_crops(tmp_path: pathlib.Path, monkeyp
 
     def noted(pictures: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         seen.append(pictures)
-        return crops(pictures, size, rng)
+        return random_crops(pictures, size, rng)
 
-    monkeypatch.setattr(training, "crops", noted)
+    monkeypatch.setattr(training, "random_crops", noted)
     run(network(), tmp_path / "t.pth", Recipe(epochs=2, batch_size=13, validation=0), preprocess=Preprocess(16, 12))
     first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
     assert first.shape == (39, 16, 16, 3) and not np.array_equal(first, second)
@@ -227,7 +218,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: pathlib.Path, lr: f
     ("change", "named"),
     [
         ({"recipe": Recipe(epochs=1, seed=5)}, "recipe"),
-        ({"images": Squares(40, seed=3)}, "images"),
+        ({"images": squares(40, seed=3)}, "images"),
         ({"preprocess": Preprocess(resize=14, crop=12)}, "preprocess"),
         ({"name": "other"}, "model"),
     ],
@@ -245,19 +236,17 @@ def test_another_training_is_refused(tmp_path: pathlib.Path, change: dict[str, A
 def test_wrong_inputs(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "t.pth"
     with pytest.raises(TrainingError, match=r"returns \[1, 2\].*expected \[1, 3\]"):
-        images = Squares()
-        images.classes = ("a", "b", "c")  # type: ignore[assignment]
+        images = InMemoryImages(squares().pictures, squares().labels, ("a", "b", "c"))
         run(network(), out, Recipe(epochs=1), images)
     with pytest.raises(DataError, match="validation images are the training images"):
-        run(network(), out, Recipe(epochs=1), validation=Squares())
+        run(network(), out, Recipe(epochs=1), validation=squares())
     with pytest.raises(DataError, match="no folder"):
         run(network(), tmp_path / "none" / "t.pth", Recipe(epochs=1))
-    unknown = Squares()
-    unknown.labels = np.full(40, -1)
+    unknown = InMemoryImages(squares().pictures, [-1] * 40, ("dark", "bright"))
     with pytest.raises(DataError, match="0 of 40 images have a class"):
         run(network(), out, Recipe(epochs=1), unknown)
     with pytest.raises(TrainingError, match="not known how images are prepared"):
-        train(network(), Squares(), out, progress=False)
+        train(network(), squares(), out, progress=False)
     assert not out.exists()
     torch.save({"a": torch.zeros(1)}, out)
     with pytest.raises(DataError, match="is no training"):
@@ -281,7 +270,7 @@ def test_crops_are_crops(count: int, size: int, more: int, seed: int) -> None:
     side = size + more
     rows, columns = np.mgrid[:side, :side]
     pictures = np.stack([np.stack([rows, columns, np.full_like(rows, n)], 2) for n in range(count)]).astype(np.uint8)
-    for n, cut in enumerate(crops(pictures, size, np.random.default_rng(seed))):
+    for n, cut in enumerate(random_crops(pictures, size, np.random.default_rng(seed))):
         top, left = int(cut[0, 0, 0]), int(cut[0, :, 1].min())
         part = pictures[n, top : top + size, left : left + size]
         assert np.array_equal(cut, part) or np.array_equal(cut, part[:, ::-1])
@@ -289,7 +278,7 @@ def test_crops_are_crops(count: int, size: int, more: int, seed: int) -> None:
 
 def test_every_crop_and_both_sides_occur() -> None:
     pictures = np.broadcast_to(np.arange(25, dtype=np.uint8).reshape(1, 5, 5, 1), (900, 5, 5, 3))
-    cut = crops(np.ascontiguousarray(pictures), 3, np.random.default_rng(0))
+    cut = random_crops(np.ascontiguousarray(pictures), 3, np.random.default_rng(0))
     corners = {(int(c[0].min()), bool(c[0, 0, 0] > c[0, 1, 0])) for c in cut[..., :1]}
     assert len(corners) == 18
 
@@ -314,11 +303,11 @@ Command = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    root, images = tmp_path_factory.mktemp("train"), Squares(24)
+    root, images = tmp_path_factory.mktemp("train"), squares(24)
     for n in range(23):
         path = root / "photos" / images.classes[images.labels[n]] / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(np.kron(images.images[n], np.ones((3, 3, 1), np.uint8))))
+        path.write_bytes(encode(np.kron(images.pictures[n], np.ones((3, 3, 1), np.uint8))))
     pack(root / "photos", root / "photos.h5", progress=False)
     return root
 

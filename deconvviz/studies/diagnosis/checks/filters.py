@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from scipy.special import betainc  # type: ignore[import-untyped]
 
+from deconvviz.models.zfnet import PAPER_RADIUS, PAPER_RANGE
 from deconvviz.studies.diagnosis.finding import Evidence, Finding, check, graded
 from deconvviz.studies.diagnosis.measures.filters import Filters
 from deconvviz.studies.diagnosis.measures.responses import LayerResponses
 from deconvviz.studies.diagnosis.subject import Subject
-from deconvviz.studies.training.recipe import PAPER, PAPER_RANGE
 
 SHARES = (0.01, 0.1, 0.5)
 RARE = 0.01  # of the images: a filter that fires in fewer is nearly dead
@@ -120,22 +120,22 @@ def dominating(subject: Subject) -> Iterator[Finding]:
         rms = filters.rms
         typical = float(np.median(rms[~found.constant]))
         ratio = rms / typical if typical > 0 else np.zeros(len(rms))
-        over = bool(paper and filters.weights.shape[2] > 1 and rms.max() > PAPER.radius * ROUNDING)
+        over = bool(paper and filters.weights.shape[2] > 1 and rms.max() > PAPER_RADIUS * ROUNDING)
         severity = graded(max(float(ratio.max()), RATIOS[1] if over else 0.0), RATIOS)
         if severity is None:
             continue
         relative = bool(ratio.max() >= RATIOS[0])
-        limit = RATIOS[0] * typical if relative else PAPER.radius
+        limit = RATIOS[0] * typical if relative else PAPER_RADIUS
         large = np.flatnonzero(rms >= limit)
         large = large[np.argsort(-rms[large], kind="stable")]
         energy = found.squares[large].sum() / found.squares.sum()
-        fired = ["3 times the median"] * relative + [f"the paper's radius of {PAPER.radius}"] * over
+        fired = ["3 times the median"] * relative + [f"the paper's radius of {PAPER_RADIUS}"] * over
         what = (
             f"{len(large)} of {len(rms)} filters exceed {' and '.join(fired)}: filter {large[0]} has an RMS of "
             f"{rms[large[0]]:.3g}, {ratio[large[0]]:.1f} times the median; together they make {energy:.0%} of the "
             "layer's squared response."
         )
-        value, threshold = (float(ratio.max()), RATIOS[0]) if relative else (float(rms.max()), PAPER.radius)
+        value, threshold = (float(ratio.max()), RATIOS[0]) if relative else (float(rms.max()), PAPER_RADIUS)
         order = np.argsort(-rms, kind="stable")[:SHOWN]
         yield Finding(
             "dominating",

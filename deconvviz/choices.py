@@ -1,0 +1,47 @@
+"""Every set of words that an option takes, once: commands offer them, functions check them, types name them.
+
+Nothing is imported here but typing, so that `deconvviz --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# --- projections and layer figures ---
+Rule = Literal["deconvnet", "guided", "gradient"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+CHANNEL_CHOICES = ("active", "random", "first")
+
+# --- explanations and their metrics ---
+CONVENTIONS = ("paper", "pytorch-grad-cam", "torch-cam")
+EXPLAINED = ("top", "label")
+MASK_FILLS = ("mean", "black")
+RANDOMISATIONS = ("cascading", "independent")
+METRIC_GROUPS = ("faithfulness", "adcc", "curves", "road", "localisation")
+
+# --- occlusion ---
+OCCLUDER_FILLS = ("grey", "mean", "black", "blur", "noise")
+BORDERS = ("flush", "beyond")
+STRONGEST = ("max", "sum")
+
+# --- invariance ---
+TRANSFORMS = ("translate-y", "translate-x", "scale", "rotation")
+PADDINGS = ("reflect", "mean", "border")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+# --- correspondence ---
+SIGN_ZERO = ("three-valued", "drop", "positive")
+NORMALISATIONS = ("mean", "sum")
+RANDOM_PLACES = ("picture", "object")
+
+# --- lesions and variants ---
+LESION_UNITS = ("filter", "layer")
+LESION_VALUES = ("zero", "mean")
+FIRST_LAYERS = ("zfnet", "alexnet")
+
+# --- diagnosis ---
+Severity = Literal["note", "warning", "serious"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)  # the mildest first

@@ -1,0 +1,41 @@
+"""What a training leaves: its history and the file that holds it."""
+
+from __future__ import annotations
+
+import pathlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deconvviz.data.preprocess import Preprocess
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        model: the network, with the weights that it ended with.
+        preprocess: how its images are prepared.
+        path: of the file that holds weights, optimiser state and history.
+        classes: names of its outputs.
+        history: a record for each epoch: epoch, lr, loss and accuracy (of training, as it went), validation_loss,
+            validation_accuracy, validation_top5, seconds. Losses are in nats, accuracies in fractions.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess
+    path: pathlib.Path
+    classes: tuple[str, ...]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        if not self.history:
+            return f"Trained({self.path}, no epoch yet)"
+        last = self.history[-1]
+        parts = [str(self.path), f"{len(self.history)} epochs", f"accuracy {last['accuracy']:.1%}"]
+        if "validation_accuracy" in last:
+            parts.append(f"validation accuracy {last['validation_accuracy']:.1%}")
+        return f"Trained({', '.join(parts)})"
