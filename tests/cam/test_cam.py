@@ -19,9 +19,17 @@ from deconvviz.cam import shaping
 from deconvviz.cam.engine import View
 from deconvviz.cam.explain import ConstantMapWarning, cam
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
-from deconvviz.cam.methods import images, perturbation, scales
+from deconvviz.cam.methods import images, scales
 from deconvviz.cam.registry import METHODS
-from deconvviz.errors import CamError, CaptureError, DataError, DeconvvizError, LayerNotFound, TargetError
+from deconvviz.errors import (
+    CamError,
+    CaptureError,
+    DataError,
+    DeconvvizError,
+    LayerNotFound,
+    TargetError,
+    require_choice,
+)
 
 SIZE, TARGET, SEED = (14, 11), 2, 5
 Net = tuple[nn.Sequential, dv.Network]
@@ -295,10 +303,10 @@ def test_identities(network: Callable[[str, int], tuple[nn.Module, dv.Network]],
     if layer == "relu":  # the functional rectifier that the pooling reads
         layer = next(reversed([n for n, one in net.layers.items() if one.kind == "relu"]))
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    linear = model.fc if name == "resnet18" else model.classifier  # type: ignore[union-attr]
+    linear = model.fc if name == "resnet18" else model.classifier
     a = net.activations(x, [layer])[layer][0].detach()
     area, c = a[0].numel(), 3
-    weight, y = linear.weight.detach()[c], float(net(x)[0, c])  # type: ignore[union-attr, index]
+    weight, y = linear.weight.detach()[c], float(net(x)[0, c])
 
     def raw(method: str, **options: Any) -> Tensor:
         return cam(method, net, layer, **options)(x, c, raw=True)[0]
@@ -311,10 +319,10 @@ def test_identities(network: Callable[[str, int], tuple[nn.Module, dv.Network]],
     assert torch.allclose(raw("xgrad-cam"), expected.relu() / area, atol=1e-4 * scale)  # its 1e-6 under the fraction
     layercam = torch.einsum("k,khw->hw", weight.relu(), a) / area
     assert torch.allclose(raw("layercam"), layercam, atol=1e-9 * float(layercam.max()))
-    assert float(raw("hirescam").sum()) + float(linear.bias[c]) == pytest.approx(y)  # type: ignore[index, union-attr]
+    assert float(raw("hirescam").sum()) + float(linear.bias[c]) == pytest.approx(y)
     ablation = torch.einsum("k,khw->hw", weight * a.mean((1, 2)) / abs(y), a).relu()
     assert torch.allclose(raw("ablation-cam"), ablation, atol=1e-9 * max(float(ablation.max()), 1e-9))
-    positions = a.flatten(1).T @ linear.weight.detach().T / area + linear.bias.detach()  # type: ignore[union-attr, operator]
+    positions = a.flatten(1).T @ linear.weight.detach().T / area + linear.bias.detach()
     assert torch.allclose(raw("recipro-cam", gaussian=False).flatten(), positions.softmax(1)[:, c])
 
 
@@ -434,7 +442,8 @@ def test_hooks_are_the_same_and_leave_nothing(net: Net, x: Tensor) -> None:
     two = torch.cat([x, -x])
     model[2].train()
     for name in ("grad-cam", "ablation-cam", "score-cam", "recipro-cam", "rise"):
-        layer, options = (None, {"masks": 9}) if name == "rise" else ("4", {})
+        layer = None if name == "rise" else "4"
+        options: dict[str, Any] = {"masks": 9} if name == "rise" else {}
         by_hooks = cam(name, model, layer, batch_size=5, **options)(two, [1, 3])
         assert torch.allclose(by_hooks, cam(name, network, layer, **options)(two, [1, 3]), atol=1e-9)
     with pytest.raises(TargetError):
@@ -504,7 +513,7 @@ def test_what_bad_input_gets(net: Net, x: Tensor) -> None:
         (DataError, "no option 'fast'; its options are: none", lambda: cam("grad-cam", network, "4", fast=1)),
         (DataError, "paper, pytorch-grad-cam", lambda: cam("grad-cam", network, "4", convention="x")),
         (DataError, "mean or max", lambda: cam("grad-cam", network, "4", fuse="sum")),
-        (DataError, "fp32 or bf16", lambda: cam("grad-cam", network, "4", precision="fp8")),
+        (DataError, "fp32 or bf16", lambda: cam("grad-cam", network, "4", precision="fp8")),  # type: ignore[arg-type]
         (DataError, "at least 1", lambda: cam("grad-cam", network, "4", batch_size=0)),
         (DataError, "one of probability", lambda: cam("score-cam", network, "4", weights="x")(x)),
         (CaptureError, "expected", lambda: cam("grad-cam", network, "4")(x[..., :-1])),
@@ -549,4 +558,4 @@ def test_random_masks_are_rises(net: Net, x: Tensor) -> None:
     made = masks_of(net[1], x, 400)
     assert made.min() >= 0 and made.max() <= 1 and abs(made.mean() - 0.5) < 0.02
     assert len({m.tobytes() for m in made}) > 380
-    assert perturbation.one_of("a", "a", "b") is None
+    require_choice("letter", "a", ("a", "b"))

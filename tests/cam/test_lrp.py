@@ -59,8 +59,8 @@ def positive(matrix: Tensor, bias: Tensor | float, a: Tensor, relevance: Tensor)
 def test_a_residual_block(rule: str) -> None:
     torch.manual_seed(1)
     model = Block().double().eval()
-    nn.init.uniform_(model.norm.running_mean, -0.2, 0.2)
-    nn.init.uniform_(model.norm.running_var, 0.5, 1.5)
+    nn.init.uniform_(model.norm.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+    nn.init.uniform_(model.norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
     nn.init.uniform_(model.norm.weight, 0.5, 1.5)
     nn.init.uniform_(model.norm.bias, -0.2, 0.2)
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64)

@@ -121,9 +121,9 @@ def test_its_commands_can_be_typed(made: pathlib.Path) -> None:
     assert grid in described  # and the figure says how it was made
 
 
-def picture(path: pathlib.Path) -> tuple[np.ndarray, str]:  # type: ignore[type-arg]
+def picture(path: pathlib.Path) -> tuple[np.ndarray, str]:
     with Image.open(path) as figure:
-        return np.asarray(figure), figure.text["Description"]  # type: ignore[attr-defined]
+        return np.asarray(figure), figure.text["Description"]
 
 
 def test_a_second_demo_takes_the_place_of_the_first(made: pathlib.Path) -> None:

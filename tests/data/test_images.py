@@ -384,7 +384,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(tmp_path: pathlib.Path) -> No
 
 def test_memory_is_bounded(tmp_path: pathlib.Path) -> None:
     begun: list[int] = []
-    results = in_order(lambda index: index, (begun.append(index) or index for index in range(1000)), workers=2)  # type: ignore[func-returns-value]
+    results = in_order(lambda index: index, (begun.append(index) or index for index in range(1000)), workers=2)
     assert next(results) == 0 and len(begun) < 20 and [*results] == list(range(1, 1000))
     tracemalloc.start()
     with StoreWriter(tmp_path / "s.h5", None) as writer:

@@ -113,7 +113,7 @@ def test_wrong_arguments(arguments: dict[str, Any], told: str) -> None:
 
 def test_indices() -> None:
     drawn = Scenes(5)
-    assert np.array_equal(drawn[-1][0], drawn[4][0]) and np.array_equal(drawn[np.int64(2)][0], drawn[2][0])  # type: ignore[index]
+    assert np.array_equal(drawn[-1][0], drawn[4][0]) and np.array_equal(drawn[np.int64(2)][0], drawn[2][0])
     for index in (5, -6):
         with pytest.raises(IndexError, match=f"scene {index} of 5"):
             drawn[index]
@@ -194,7 +194,8 @@ def test_polygons_are_filled_as_skimage_fills_them() -> None:
         points = rng.uniform(-10, 60, (int(rng.integers(3, 9)), 2))
         filled = parts.rasterise([parts.Shape(points, np.zeros(3), "", False)], 48) == 1
         wanted = np.zeros((144, 144), bool)
-        wanted[polygon(*(points.T[::-1] * 3 - 0.5), shape=wanted.shape)] = True
+        rows, columns = points.T[::-1] * 3 - 0.5
+        wanted[polygon(rows, columns, wanted.shape)] = True  # type: ignore[no-untyped-call]
         assert (filled != wanted).sum() <= 3
 
 

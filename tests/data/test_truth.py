@@ -37,7 +37,7 @@ def test_a_mask_goes_where_its_picture_goes() -> None:
     whole = dv.Preprocess(resize=None, crop=None)
     assert np.array_equal(whole.mask(mask), mask)
     with pytest.raises(DataError, match=r"bool \[H,W\], got uint8"):
-        whole.mask(mask.astype(np.uint8))  # type: ignore[arg-type]
+        whole.mask(mask.astype(np.uint8))
 
 
 def test_scenes_know_their_parts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -188,7 +189,7 @@ class Around(nn.Module):
         self.body = body
         self.double().eval()
         for layer in (self.stem[0], self.stem[2]):
-            layer.weight.data *= 3  # wide values, on both sides of every rectifier's bends
+            layer.weight.data.mul_(3)  # wide values, on both sides of every rectifier's bends
         shape = self.body(self.stem(image(*SHAPE[1:]))).shape
         self.head: nn.Module = nn.Linear(shape[1], 4) if len(shape) == 2 else nn.Conv2d(shape[1], 4, 3, padding=1)
         self.double().eval()
@@ -364,7 +365,8 @@ def test_last_window_overwrites(kernel: int, stride: int, padding: int, ceil: bo
     not_sums = zeroed = 0
     for at in itertools.product(range(shape[2]), range(shape[3])):
         seed = torch.zeros(shape, dtype=torch.float64)
-        seed[(0, 3, *at)] = 1
+        place = (0, 3, *at)
+        seed[place] = 1
         signal = F.conv_transpose2d(seed, conv.weight.detach())[0]
         expected = unpool_last(x[0], signal, kernel, stride, padding)
         if expected.any():
@@ -399,8 +401,8 @@ def linear_net() -> nn.Module:
         nn.ZeroPad2d(1),
         nn.Conv2d(4, 5, 3),
     )
-    nn.init.uniform_(net[1].running_var, 0.5, 2)
-    nn.init.uniform_(net[1].running_mean)
+    nn.init.uniform_(net[1].running_var, 0.5, 2)  # type: ignore[arg-type]
+    nn.init.uniform_(net[1].running_mean)  # type: ignore[arg-type]
     return net.double().eval()
 
 
@@ -419,7 +421,7 @@ def test_linear_net_is_its_gradient_under_every_rule() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_bias_changes_nothing_of_a_linear_net(rule: str) -> None:
     model = linear_net()
-    at = {"channel": 2, "position": (1, 3), "rule": rule}
+    at: dict[str, Any] = {"channel": 2, "position": (1, 3), "rule": rule}
     before = dv.project(dv.capture(model, (3, 12, 12)), image(12, 12), "6", **at)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

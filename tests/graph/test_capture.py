@@ -70,7 +70,7 @@ class Small(nn.Module):
 def small() -> tuple[Small, dv.Network]:
     torch.manual_seed(0)
     model = Small().eval()
-    nn.init.uniform_(model.block.norm.running_mean)
+    nn.init.uniform_(model.block.norm.running_mean)  # type: ignore[arg-type]
     return model, dv.capture(model, (3, 17, 15))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.diagnosis.finding import CHECKS, Check, Finding
 from deconvviz.studies.diagnosis.subject import Subject
@@ -20,7 +21,9 @@ SIDE = 24
 PLAIN = dv.Preprocess(resize=None, crop=32, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def noise_images(count: int = 40, labels: Sequence[int] | None = None, side: int = SIDE) -> InMemoryImages:
+def noise_images(
+    count: int = 40, labels: Sequence[int] | NDArray[np.int64] | None = None, side: int = SIDE
+) -> InMemoryImages:
     """Images of noise, of classes by number."""
     known = [] if labels is None else labels
     return InMemoryImages(
@@ -36,7 +39,7 @@ def about(model: nn.Module, images: InMemoryImages | None = None, std: float = 0
     return Subject(dv.capture(model.eval(), (3, side, side)), images, preprocess, model, **options)
 
 
-def subject_of(model: nn.Module, images: InMemoryImages, preprocess: dv.Preprocess = PLAIN, **options: Any) -> Subject:
+def subject_of(model: nn.Module, images: Images, preprocess: dv.Preprocess = PLAIN, **options: Any) -> Subject:
     """A Subject of a network, images and how they become its input."""
     return Subject(dv.capture(model.eval(), preprocess.shape), images, preprocess, **options)
 
@@ -71,7 +74,7 @@ def net(
     )
     with torch.no_grad():
         for layer in (model[0], model[2]):
-            layer.bias.zero_()
+            layer.bias.zero_()  # type: ignore[operator]
         if edit is not None:
             edit(model)
     return model

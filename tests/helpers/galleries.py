@@ -128,7 +128,7 @@ def _tiles(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8
     """Noise, which tells tiles apart; many are of one colour each, since noise takes long to compress."""
     if shape[0] <= 100:
         return rng.integers(0, 256, shape, np.uint8)
-    return np.broadcast_to(rng.integers(0, 256, (*shape[:2], 1, 1, 3), np.uint8), shape).copy()
+    return np.array(np.broadcast_to(rng.integers(0, 256, (*shape[:2], 1, 1, 3), np.uint8), shape))
 
 
 def _more(filters: int, channels: NDArray[np.int64], tile: int, rng: np.random.Generator) -> dict[str, Any]:

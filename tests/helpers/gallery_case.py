@@ -63,7 +63,9 @@ class Case:
         with torch.no_grad():
             values = self.model.conv2(self.model.relu1(self.model.conv1(self.x)))[:, RARE].amax((1, 2))
             strongest = values.sort(descending=True).values
-            self.model.conv2.bias[RARE] -= (strongest[1] + strongest[2]) / 2  # fires in two images
+            bias = self.model.conv2.bias
+            assert bias is not None
+            bias[RARE] -= (strongest[1] + strongest[2]) / 2  # fires in two images
             hidden = self.model.relu1(self.model.conv1(self.x))
             self.maps = {"relu1": hidden.numpy(), "relu2": self.model.relu2(self.model.conv2(hidden)).numpy()}
         self.network = dv.capture(self.model, (3, SIDE, SIDE))

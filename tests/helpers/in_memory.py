@@ -20,6 +20,7 @@ class InMemoryImages:
     pictures: uint8 [N,H,W,3], or a sequence of uint8 [H,W,3]; they are kept as they are given, not copied.
     labels: an index into the classes for each picture, -1 where unknown; without labels every one is unknown.
     names: one for each picture; without names they are 0.png, 1.png and so on.
+    fingerprint: equal for equal pictures, labels, classes and names.
     """
 
     def __init__(
@@ -33,14 +34,10 @@ class InMemoryImages:
         self.labels = np.array([-1] * len(pictures) if labels is None else labels, np.int64)
         self.classes = tuple(classes)
         self.names = tuple([f"{n}.png" for n in range(len(pictures))] if names is None else names)
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal pictures, labels, classes and names."""
         digest = sha256(repr((self.labels.tolist(), self.classes, self.names)).encode())
-        for picture in self.pictures:
+        for picture in pictures:
             digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
-        return digest.hexdigest()
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.pictures)

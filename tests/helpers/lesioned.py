@@ -44,8 +44,8 @@ class Residual(nn.Module):
         torch.manual_seed(5)  # a network whose answers differ from image to image
         self.first, self.act = nn.Conv2d(3, 6, 3), nn.ReLU()
         self.inner, self.norm, self.out = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Linear(6, 6)
-        nn.init.uniform_(self.norm.running_mean, -0.2, 0.2)
-        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+        nn.init.uniform_(self.norm.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.act(self.first(x))

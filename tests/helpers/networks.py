@@ -11,11 +11,11 @@ def build(name: str) -> nn.Module:
     """A torchvision network with seeded random weights and lively BatchNorm statistics, in eval mode, float64."""
     torch.manual_seed(0)
     quiet = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model = torchvision.models.get_model(name, weights=None, **quiet)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **quiet)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # the fresh statistics (0, 1) would hide a wrong BatchNorm
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.2, 0.2)
     return model.double().eval()

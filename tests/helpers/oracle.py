@@ -69,7 +69,7 @@ class _Rule(TorchFunctionMode):
         mask = torch.ones_like(x, dtype=torch.bool)
         if self.rule == "guided":
             mask = (x > 0) & (x < (6.0 if name == "relu6" else given.get("max_val", float("inf"))))
-        ruled = _Ruled.apply(x, y, mask)
+        ruled: Tensor = _Ruled.apply(x, y, mask)
         if name.endswith("_") or given.get("inplace"):
             return x.copy_(ruled)  # whoever else holds x sees it rectified, as in the model
         return ruled

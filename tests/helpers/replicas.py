@@ -44,7 +44,7 @@ def case_of(before: nn.Module, after: nn.Module, x: Array | torch.Tensor, target
 
     def run(module: nn.Module, value: Array) -> Array:
         with torch.no_grad():
-            return module(torch.tensor(value, dtype=torch.float64)[None])[0].numpy().copy()
+            return np.array(module(torch.tensor(value, dtype=torch.float64)[None])[0].numpy())
 
     def gradient(a: Array, c: int) -> Array:
         leaf = torch.tensor(a, dtype=torch.float64, requires_grad=True)
@@ -74,7 +74,7 @@ def relu(a: Array) -> Array:
 def softmax(y: Array) -> Array:
     """p_i = exp(y_i) / sum_j exp(y_j) over a vector."""
     e = np.exp(y - y.max())
-    return e / e.sum()
+    return np.asarray(e / e.sum())
 
 
 def mm(a: Array) -> Array:
@@ -96,7 +96,7 @@ def _interpolation(n: int, m: int) -> Array:
 
 def resize(a: Array, size: tuple[int, ...]) -> Array:
     """Bilinear, align_corners=False, no antialiasing: [...,h,w] -> [...,H,W]."""
-    return _interpolation(a.shape[-2], size[0]) @ a @ _interpolation(a.shape[-1], size[1]).T
+    return np.asarray(_interpolation(a.shape[-2], size[0]) @ a @ _interpolation(a.shape[-1], size[1]).T)
 
 
 def weighted(w: Array, a: Array) -> Array:
@@ -133,7 +133,7 @@ def xgrad_cam(case: Case, eps: float = 1e-6) -> Array:
 
 def hires_cam(case: Case) -> Array:
     """sum_k g_k * A_k, no ReLU, signed (2011.08891 and the authors' code)."""
-    return (case.g * case.a).sum(0)
+    return np.asarray((case.g * case.a).sum(0))
 
 
 def layer_cam(case: Case) -> Array:
@@ -144,14 +144,14 @@ def layer_cam(case: Case) -> Array:
 def layer_cam_fusion(maps: list[Array], size: tuple[int, ...]) -> Array:
     """max over layers of up(tanh(2 L / max L)), from one layer_cam per layer (notes, 1: memory); max 0 -> zeros."""
     scaled = [np.tanh(2 * m / m.max()) if m.max() > 0 else np.zeros_like(m) for m in maps]
-    return np.max([resize(m, size) for m in scaled], axis=0)
+    return np.asarray(np.max([resize(m, size) for m in scaled], axis=0))
 
 
 def _first_component(a: Array) -> Array:
     """M v_1 for M = A as [hw,K], not centred, v_1 its first right singular vector; the sign makes the sum >= 0."""
     matrix = a.reshape(len(a), -1).T
     projection = (matrix @ np.linalg.svd(matrix, full_matrices=False)[2][0]).reshape(a.shape[1:])
-    return -projection if projection.sum() < 0 else projection
+    return np.asarray(-projection if projection.sum() < 0 else projection)
 
 
 def eigen_cam(case: Case) -> Array:

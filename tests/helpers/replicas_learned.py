@@ -54,7 +54,7 @@ def total_variation(maps: Array, count: int | None = None) -> float:
 
 def class_maps(weight: Array, bias: Array, a: Array) -> Array:
     """The 1x1 convolution c_r = sum_k W_rk A_k + b_r: weight [R,K], bias [R], a [...,K,h,w] -> [...,R,h,w]."""
-    return np.einsum("rk,...khw->...rhw", weight, a) + bias[:, None, None]
+    return np.asarray(np.einsum("rk,...khw->...rhw", weight, a) + bias[:, None, None])
 
 
 def lcam_regularisers(maps: Array, classes: Labels, batch_wide: bool) -> tuple[float, float]:
@@ -102,7 +102,7 @@ def gate(features: Array, embedding: Array, confidence: float) -> Array:
 
 def two_class_mask(s: Array) -> Array:
     """|s0| / (|s0| + |s1|), s [2,h,w]."""
-    return np.abs(s[0]) / (np.abs(s[0]) + np.abs(s[1]))
+    return np.asarray(np.abs(s[0]) / (np.abs(s[0]) + np.abs(s[1])))
 
 
 def convolution(x: Array, weight: Array, bias: Array) -> Array:
@@ -119,7 +119,7 @@ def group_norm(x: Array, groups: int, scale: Array, shift: Array) -> Array:
     """(x - mean) / sqrt(var + 1e-5) over each group of maps, then times scale [K] plus shift [K]."""
     parts = x.reshape(groups, -1)
     normal = (parts - parts.mean(1, keepdims=True)) / np.sqrt(parts.var(1, keepdims=True) + 1e-5)
-    return normal.reshape(x.shape) * scale[:, None, None] + shift[:, None, None]
+    return np.asarray(normal.reshape(x.shape) * scale[:, None, None] + shift[:, None, None])
 
 
 def drawn_mask(state: Mapping[str, Array], maps: Sequence[Array], target: int, confidence: float) -> Array:

@@ -1,23 +1,23 @@
 """Float64 replicas of the methods that mask the image, and of the pixel maps; conventions as in replicas.py.
 
 Masks multiply the already normalised image (a masked pixel is 0); p_c is the softmax of the target; up() is bilinear,
-align_corners=False, to the image. Maps are [H,W] before any min-max. Self-check: python tests/replicas_masks.py
+align_corners=False, to the image. Maps are [H,W] before any min-max. Self-check: python tests/helpers/replicas_masks.py
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from replicas import Array, Case, case_of, grad_cam, mm, relu, resize, softmax
-from scipy.ndimage import gaussian_filter
-from scipy.special import expit
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+from scipy.special import expit  # type: ignore[import-untyped]
 from skimage.filters import threshold_otsu
-from torch import nn
+from torch import Tensor, nn
 
 Layers = list[tuple[Array, Array]]  # (A_l, g_l) of several layers, from low to high
 Share = Callable[[Array, Array, Array], tuple[Array, Array]]  # a, w, b of a layer -> parts [out,in], extra [out]
@@ -87,12 +87,13 @@ def sidu(case: Case, threshold: float = 0.1, sigma: float = 0.25, whole: bool = 
     distances = [(p - q) @ (p - q) if whole else (p[case.target] - q[case.target]) ** 2 for q in outputs]
     similarity = np.sqrt(np.exp(-np.array(distances) / sigma**2))
     uniqueness = mm(np.array([sum(np.linalg.norm(q - r) for r in outputs) for q in outputs]))
-    return sum(s * u * m for s, u, m in zip(similarity, uniqueness, masks, strict=True)) / (0.5 * len(masks))
+    total = sum(s * u * m for s, u, m in zip(similarity, uniqueness, masks, strict=True))
+    return np.asarray(total / (0.5 * len(masks)))
 
 
 def rise(case: Case, masks: Array, p1: float) -> Array:
     """1/(N p1) sum_i p_c(x * M_i) M_i, masks [N,H,W] (RISE, 1806.07421)."""
-    return sum(probability(case, case.x * m) * m for m in masks) / (len(masks) * p1)
+    return np.asarray(sum(probability(case, case.x * m) * m for m in masks) / (len(masks) * p1))
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:
@@ -109,7 +110,7 @@ def occlusion(case: Case, size: int, stride: int, fill: float | Array = 0.0) -> 
             occluded[window] = fill
             total[window] += p - probability(case, occluded)
             count[window] += 1
-    return total / np.maximum(count, 1)
+    return np.asarray(total / np.maximum(count, 1))
 
 
 def otsu(values: Array, bins: int = 256) -> float:
@@ -157,7 +158,7 @@ def ada_sise(case: Case, layers: Layers) -> Array:
 def sess(
     maps: list[Array],
     probabilities: Array,
-    boxes: list[tuple[int, int, int, int]],
+    boxes: Sequence[tuple[int, int, int, int]],
     size: tuple[int, int],
     theta: float = 0.0,
     pre_filter: float = 0.0,
@@ -208,22 +209,22 @@ def backward(net: nn.Sequential, x: Array, target: int, rule: str = "gradient") 
     r = np.eye(len(steps[-1][3]))[target]
     for kind, a, matrix, _ in reversed(steps):
         r = matrix.T @ r if kind != "ReLU" else (r if rule == "gradient" else relu(r)) * (rule == "deconvnet" or a > 0)
-    return r.reshape(x.shape)
+    return np.asarray(r.reshape(x.shape))
 
 
 def squared_gradient(net: nn.Sequential, x: Array, target: int) -> Array:
     """sum over channels of (dy_c/dx)^2 [H,W]."""
-    return (backward(net, x, target) ** 2).sum(0)
+    return np.asarray((backward(net, x, target) ** 2).sum(0))
 
 
 def gradient_times_input(net: nn.Sequential, x: Array, target: int) -> Array:
     """sum over channels of x dy_c/dx [H,W], signed (1605.01713)."""
-    return (backward(net, x, target) * x).sum(0)
+    return np.asarray((backward(net, x, target) * x).sum(0))
 
 
 def smooth_grad(net: nn.Sequential, x: Array, target: int, noise: Array) -> Array:
     """mean over i of dy_c/dx at x + noise[i], signed [3,H,W]; noise [n,3,H,W] (1706.03825)."""
-    return np.mean([backward(net, x + n, target) for n in noise], axis=0)
+    return np.asarray(np.mean([backward(net, x + n, target) for n in noise], axis=0))
 
 
 def guided_grad_cam(net: nn.Sequential, x: Array, target: int, layer: int) -> Array:
@@ -247,7 +248,7 @@ def lrp_epsilon(net: nn.Sequential, x: Array, target: int, eps: float = 1e-6, co
             parts, extra = conv(a, matrix, bias) if conv and kind == "Conv2d" else (matrix * a, bias)
             z = parts.sum(1) + extra
             r = parts.T @ (r / (z + eps * np.where(z >= 0, 1.0, -1.0)))
-    return r.reshape(x.shape)
+    return np.asarray(r.reshape(x.shape))
 
 
 def lrp_zplus(net: nn.Sequential, x: Array, target: int, eps: float = 1e-6, zennit: bool = False) -> Array:
@@ -269,15 +270,19 @@ def _check_pixels(rng: np.random.Generator) -> None:
     rules = {"gradient": lambda g, _: g, "guided": lambda g, _: g.clamp(0), "deconvnet": lambda _, r: r.clamp(0)}
     for rule, f in rules.items():
         hooked, leaf = copy.deepcopy(net), torch.tensor(x[None], requires_grad=True)
+
+        def ruled(_: nn.Module, g: Any, r: Any, f: Any = f) -> tuple[Tensor]:
+            return (f(g[0], r[0]),)
+
         for m in (hooked[1], hooked[4], hooked[8]):
-            m.register_full_backward_hook(lambda _m, g, r, f=f: (f(g[0], r[0]),))
+            m.register_full_backward_hook(ruled)
         close(backward(net, x, 1, rule), torch.autograd.grad(hooked(leaf)[0, 1], leaf)[0][0].numpy(), atol=1e-12)
     close(lrp_epsilon(net, x, 1, 1e-13).sum(0), gradient_times_input(net, x, 1), atol=1e-9)
     assert guided_grad_cam(net, x, 1, 3).shape == smooth_grad(net, x, 1, x[None]).shape == x.shape
     for module in net:
-        module.bias = None if hasattr(module, "bias") else 0
-    for rule, image in ((lrp_epsilon, x), (lrp_zplus, abs(x))):
-        close(rule(net, image, 1, 1e-12).sum(), net(torch.tensor(image[None]))[0, 1].item(), atol=1e-9)
+        module.bias = None if hasattr(module, "bias") else 0  # type: ignore[assignment]
+    for relevances, image in ((lrp_epsilon, x), (lrp_zplus, abs(x))):
+        close(relevances(net, image, 1, 1e-12).sum(), net(torch.tensor(image[None]))[0, 1].item(), atol=1e-9)
 
 
 def _self_check() -> None:
@@ -293,7 +298,7 @@ def _self_check() -> None:
     close(ss_cam(case, np.zeros((2, 6, 9, 9))), score_cam(case))
     close(group_cam(case, case.x), 0)
     close(sess([case.a[0]], np.array([0.3]), [(4, 4, 0, 0)], (4, 4), smooth=False), mm(case.a[0]))
-    close(otsu(case.a), threshold_otsu(case.a.ravel()))
+    close(otsu(case.a), threshold_otsu(case.a.ravel()))  # type: ignore[no-untyped-call]
     maps = [score_cam(case, True), sidu(case), group_cam(case, 0 * case.x, 3), occlusion(case, 4, 3)]
     assert all(m.shape == (9, 9) and m.any() for m in [*maps, sise(case, layers), ada_sise(case, layers)])
     _check_pixels(rng)

@@ -84,7 +84,7 @@ def batch_of(
 def values_at(model: nn.Sequential, x: Tensor, layer: str) -> rl.Array:
     """What a layer of the tiny network gives, by the plain model."""
     with torch.no_grad():
-        return model[: int(layer) + 1](x).numpy()
+        return np.asarray(model[: int(layer) + 1](x).numpy())
 
 
 def state_of(explainer: nn.Module) -> dict[str, rl.Array]:

@@ -504,7 +504,7 @@ def test_randomised(how: str) -> None:
         assert differing(model, changed) == (cumulated if how == "cascading" else [name])
         assert not changed.training
     norm = dict(copies)["1"].get_submodule("1")
-    assert norm.running_mean.eq(0).all() and norm.running_var.eq(1).all() and norm.weight.eq(1).all()  # type: ignore
+    assert norm.running_mean.eq(0).all() and norm.running_var.eq(1).all() and norm.weight.eq(1).all()
     assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
     again = dict(metrics.randomised(model, how, seed=3))["0"]
     assert differing(dict(copies)["0"], again) == []
@@ -630,7 +630,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "pair": (lambda: metrics.coherency(MAPS, MAPS[:2]), r"\[2, 6, 6\] given; expected \[3, 6, 6\]"),
     "adcc range": (lambda: metrics.adcc(CLASSES * 1.0, CLASSES / 9, CLASSES / 9), "drop: 0 to 2 given; expected frac"),
     "adcc shape": (lambda: metrics.adcc(MAPS[0, 0], MAPS[0, 0], MAPS[0, 0, :2]), r"complexity: \[2\] given"),
-    "mask dtype": (lambda: metrics.energy(MAPS, MASKS.astype(int)), r"int64 \[3, 6, 6\] given; expected bool"),  # type: ignore[arg-type]
+    "mask dtype": (lambda: metrics.energy(MAPS, MASKS.astype(int)), r"int64 \[3, 6, 6\] given; expected bool"),
     "mask shape": (lambda: metrics.iou(MAPS, MASKS[:, 1:], 0.5), r"bool \[3, 5, 6\] given; expected"),
     "mask empty": (lambda: metrics.pointing_game(MAPS, HOLE), "image 1 has no object pixel"),
     "tolerance": (lambda: metrics.pointing_game(MAPS, MASKS, -1), "tolerance -1 given"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,11 @@ from deconvviz.studies.atlas import galleries as making
 
 def written(folder: pathlib.Path, tiles: NDArray[np.uint8]) -> Gallery:
     config = {"layer": "a", "model": "b"}
-    arrays = {"channels": np.arange(len(tiles)), "plain": tiles, **making.compressed("some/tiles", tiles)}
+    arrays: dict[str, Any] = {
+        "channels": np.arange(len(tiles)),
+        "plain": tiles,
+        **making.compressed("some/tiles", tiles),
+    }
     Result("gallery", 1, config, {"command": "c"}, arrays).save(folder / "g.h5")
     return load_gallery(folder / "g.h5")
 
@@ -57,7 +62,7 @@ def test_large_tiles_take_a_tenth(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_damaged_row_is_told(tmp_path: pathlib.Path) -> None:
-    arrays = {"channels": np.arange(2), **making.compressed("t", soft_tiles((2, 2, 40, 40, 3)))}
+    arrays: dict[str, Any] = {"channels": np.arange(2), **making.compressed("t", soft_tiles((2, 2, 40, 40, 3)))}
     arrays["t/data"] = arrays["t/data"].copy()
     arrays["t/data"][int(arrays["t/offsets"][1]) :] = 7
     Result("gallery", 1, {}, {}, arrays).save(tmp_path / "g.h5")

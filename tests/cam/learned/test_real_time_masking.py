@@ -118,12 +118,11 @@ def test_what_stands_where_the_mask_takes_away() -> None:
         for explainer in (empty, full):
             generator = torch.Generator().manual_seed(seed)
             network = Recorded(np.zeros((3, 4)), np.zeros((3, 4)))
-            batch = masking_batch(
-                x[:, :, : TINY_SIZE[0], : TINY_SIZE[1]],
-                network,
-                lambda s, g=generator: torch.randn(s, generator=g).double(),
-                [True] * 3,
-            )  # type: ignore[misc]
+
+            def normal(shape: tuple[int, ...], generator: torch.Generator = generator) -> Tensor:
+                return torch.randn(shape, generator=generator).double()
+
+            batch = masking_batch(x[:, :, : TINY_SIZE[0], : TINY_SIZE[1]], network, normal, [True] * 3)
             explainer.terms(replace(batch, x=x), "masks")
             kept, gone = network.seen
             image, other = (gone, kept) if explainer is empty else (kept, gone)

@@ -147,7 +147,7 @@ def test_interrupted_and_continued(
     monkeypatch: pytest.MonkeyPatch,
     stop: int,
 ) -> None:
-    steps, renormalise = 0, training.renormalise
+    steps, renormalise = 0, training.renormalise  # type: ignore[attr-defined]
 
     def counted(model: nn.Module, radius: float) -> None:
         nonlocal steps

@@ -20,7 +20,6 @@ from killing import Job
 from torch import nn
 
 import deconvviz as dv
-import deconvviz.cli.main as commands
 import deconvviz.graph.choose
 import deconvviz.studies.atlas.command
 from deconvviz.data.pack import pack
@@ -61,8 +60,6 @@ def program(root: pathlib.Path) -> None:
     site = types.ModuleType("deconvviz.studies.atlas.site.site")
     site.build_site = lambda *_, **__: types.SimpleNamespace(index="index.html")  # type: ignore[attr-defined]
     sys.modules["deconvviz.studies.atlas.site.site"] = site
-    if "atlas" not in commands.COMMANDS:
-        commands.COMMANDS = (*commands.COMMANDS, "atlas")
     aspects.COMMIT, decisions.COMMIT = 2, 1
     for name in ("straight", "killed"):
         (root / name).mkdir()

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.choices import SEVERITIES
 from deconvviz.data.datasets import open_images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.truth import open_truth
@@ -27,7 +28,7 @@ from deconvviz.models.labels import outputs_of
 from deconvviz.studies.diagnosis.command import diagnose as command
 from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES, _weight, diagnose, first_filters
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
-from deconvviz.studies.diagnosis.finding import SEVERITIES, Evidence, Finding
+from deconvviz.studies.diagnosis.finding import Evidence, Finding
 from deconvviz.studies.diagnosis.measures.neighbours import Neighbour
 from deconvviz.studies.diagnosis.page import write_report
 from deconvviz.studies.diagnosis.result import COLUMNS, JSON_SCHEMA, Diagnosis, Made
@@ -85,7 +86,14 @@ def wrong(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
         return [] if value == schema["const"] else [f"{at}: {value!r}"]
     if "enum" in schema:
         return [] if value in schema["enum"] else [f"{at}: {value!r}"]
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+    kinds: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "null": type(None),
+    }
     allowed = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if not any(isinstance(value, kinds[kind]) and not isinstance(value, bool) for kind in allowed):
         return [f"{at}: {value!r} is no {allowed}"]
@@ -215,7 +223,7 @@ def test_every_kind_of_evidence_is_drawn(evidence: Evidence) -> None:
     else:
         assert {drawn.get_xlabel(), drawn.get_ylabel()} == {evidence.x, evidence.y or "count"}
         assert (drawn.get_legend() is not None) == (evidence.mark is not None or bool(evidence.kind == "line"))
-        marks = [line for line in drawn.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata()) == 2]
+        marks = [line for line in drawn.get_lines() if line.get_linestyle() == "--" and np.size(line.get_xdata()) == 2]
         assert len(marks) == (evidence.mark is not None)
     assert content.startswith("<?xml")
 

@@ -121,7 +121,7 @@ def test_a_patch_shows_what_drives_a_channel_most() -> None:
     subject = about(net(edit=bright), InMemoryImages(pixels))
     patch = subject.patches("1", [0, 3])
     assert patch.shape == (2, 5, 5, 3) and (patch[:, 2, 2] == 255).all() and patch.sum() == 2 * 3 * 255
-    assert np.array_equal(subject.tiles("1", [0]), pictures(subject.filters("1").weights[:1]))  # type: ignore[union-attr]
+    assert np.array_equal(subject.tiles("1", [0]), pictures(subject.filters("1").weights[:1]))
     deep = subject.tiles("3", [1])  # sees 7 px: a cut of the image
     assert deep.shape == (1, 7, 7, 3) and deep.dtype == np.uint8
 

@@ -178,7 +178,7 @@ def test_constant_maps_are_counted(given: tuple[dv.Network, dv.ImageStore, dv.Pr
 
 def test_means_and_intervals() -> None:
     rows = np.array([[1.0, 2.0], [3.0, 2.0], [np.nan, np.nan]])
-    found = Evaluation({}, {}, {"a": rows}, ("x", "y"), *[np.zeros(3)] * 3, ("",) * 3, ())  # type: ignore[arg-type]
+    found = Evaluation({}, {}, {"a": rows}, ("x", "y"), *[np.zeros(3)] * 3, ("",) * 3, ())  # type: ignore[call-arg, arg-type]
     assert found.mean("a").tolist() == [2, 2] and not found.complete
     assert np.allclose(found.error("a"), [1.96 * np.sqrt(2) / np.sqrt(2), 0])
 

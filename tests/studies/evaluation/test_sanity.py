@@ -27,7 +27,8 @@ def demo() -> tuple[nn.Module, dv.Preprocess, Tensor]:
 
 def edges(model: nn.Module, x: Tensor) -> Tensor:
     """A planted edge detector: it looks like an explanation and knows nothing of the network."""
-    return min_max(torch.from_numpy(np.stack([filters.sobel(one.mean(0).numpy()) for one in x])))
+    edges = [filters.sobel(one.mean(0).numpy()) for one in x]  # type: ignore[no-untyped-call]
+    return min_max(torch.from_numpy(np.stack(edges)))
 
 
 def by(name: str, layer: str | None = None) -> object:
@@ -66,7 +67,7 @@ def test_mistakes(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathl
     store = dv.ImageStore.open(tmp_path / "s.h5")
     spoiled = dv.load_model("demo").model
     with torch.no_grad():  # a network that takes cats for owls
-        spoiled.fc8.weight[0], spoiled.fc8.bias[0] = 0, -50  # type: ignore[index, operator]
+        spoiled.fc8.weight[0], spoiled.fc8.bias[0] = 0, -50
     network = dv.capture(spoiled, (3, 64, 64))
     explainer = dv.cam("grad-cam", network, "relu5")
     order = np.arange(10)

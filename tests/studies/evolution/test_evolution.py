@@ -25,6 +25,7 @@ from deconvviz.models.zfnet import zfnet
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.evolution import evolve as evolution
 from deconvviz.studies.evolution.evolve import evolve
+from deconvviz.studies.evolution.result import Evolution, LayerEvolution
 from deconvviz.studies.training.recorder import SnapshotRecorder
 
 PRE = dv.Preprocess(resize=32, crop=32, mean=(0.5,) * 3, std=(1 / 255,) * 3)
@@ -137,9 +138,9 @@ def test_settled_is_the_start_of_the_last_run(folder: pathlib.Path) -> None:
     """A curve that falls below the share again has not settled before that."""
     nothing = np.zeros((0, 4))
     curve = np.array([0.3, 0.6, 0.4, 1.0])
-    arrays = [np.zeros(0), nothing, nothing, nothing, nothing, nothing]
-    layer = evolution.LayerEvolution("a", *arrays, top_final=curve, similarity=np.array([0.6, 0.7, 0.8, 1]))
-    whole = evolution.Evolution((layer,), (1, 2, 5, 10), (), (), 3, 9)
+    arrays: Any = [np.zeros(0), *[nothing] * 5, curve, np.array([0.6, 0.7, 0.8, 1])]
+    layer = LayerEvolution("a", *arrays)
+    whole = Evolution((layer,), (1, 2, 5, 10), (), (), 3, 9)
     assert whole.settled(layer) == (10, 1)
 
 
@@ -158,8 +159,8 @@ def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     text = command(*asked, "-o", out, "-k", K)
     assert "conv5: half of its top 4 final from epoch" in text
     with Image.open(out) as figure:
-        assert figure.width > 1000 and "deconvviz evolve" not in figure.text["Software"]  # type: ignore[attr-defined]
-        assert "weights after each epoch" in figure.text["Description"]  # type: ignore[attr-defined]
+        assert figure.width > 1000 and "deconvviz evolve" not in figure.text["Software"]
+        assert "weights after each epoch" in figure.text["Description"]
     with (tmp_path / "figure.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 3 and {row["epoch"] for row in rows} == {"1", "3", "4"}
@@ -182,7 +183,7 @@ def test_work_is_continued(folder: pathlib.Path, tmp_path: pathlib.Path, monkeyp
     def run(work: pathlib.Path | None) -> Any:
         return evolve(snapshots, network(), store, ["conv3"], 3, work=work, progress=False)
 
-    straight, mined, original = run(None), [], evolution.mine
+    straight, mined, original = run(None), list[Any](), evolution.mine  # type: ignore[attr-defined]
 
     def counted(net: Any, *arguments: Any, **options: Any) -> Any:
         if len(mined) == 2:

@@ -34,7 +34,7 @@ class Residual(nn.Module):
         self.conv, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 4)
 
     def rest(self, value: Tensor, beside: Tensor) -> Tensor:
-        return self.head((value.relu() + beside).relu().mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head((value.relu() + beside).relu().mean((2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
         beside = self.norm(self.stem(x)).relu()
@@ -51,10 +51,10 @@ class Patches(nn.Module):
 
     def before(self, x: Tensor) -> Tensor:
         patches = self.patch(x).flatten(2).transpose(1, 2)
-        return self.block(torch.cat([self.token.expand(x.shape[0], -1, -1), patches], 1))  # type: ignore[no-any-return]
+        return self.block(torch.cat([self.token.expand(x.shape[0], -1, -1), patches], 1))
 
     def rest(self, value: Tensor) -> Tensor:
-        return self.head(value[:, 0].relu() + value.tanh().mean(1))  # type: ignore[no-any-return]
+        return self.head(value[:, 0].relu() + value.tanh().mean(1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rest(self.before(x))
@@ -80,8 +80,8 @@ def test_the_tail_at_mask_one_is_the_model(dtype: torch.dtype) -> None:
     assert torch.allclose(batch.after(half), model.rest(half, beside), atol=tolerance)
     explainer = new_explainer("l-cam-fm", Frozen(network, ["conv"], TINY_PREPROCESS, "fp32"), {"ce_only": True}, 0)
     with torch.no_grad():
-        explainer.attention.weight.zero_()  # type: ignore[operator, union-attr]
-        explainer.attention.bias.fill_(60.0)  # type: ignore[operator, union-attr]
+        explainer.attention.weight.zero_()
+        explainer.attention.bias.fill_(60.0)
     terms, right = explainer.terms(batch, "")
     assert right.all()
     top = rl.cross_entropy(whole.double().numpy(), batch.classes.numpy())
@@ -142,4 +142,4 @@ def test_making_one(tmp_path: pathlib.Path) -> None:
         {"weight_decay": -1},
     ):
         with pytest.raises(DataError, match=next(iter(wrong))):
-            Phase("x", **wrong)  # type: ignore[arg-type]
+            Phase("x", **wrong)

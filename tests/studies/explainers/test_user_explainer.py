@@ -11,8 +11,8 @@ import pytest
 import replicas as r
 import torch
 from corners import Corners
-from demo_explainers import SEED, SHORT, demo, learn, rows, same_files
-from in_memory import drawn_scenes
+from demo_explainers import SHORT, demo, learn, rows, same_files
+from in_memory import InMemoryImages
 
 from deconvviz.cam.explain import cam
 from deconvviz.cam.learned.base import Phase
@@ -56,9 +56,8 @@ def test_decisions_labels_and_fakes(tmp_path: pathlib.Path, corners: type[Corner
     mapping = np.roll(np.arange(10), 4)
     learn("corners", tmp_path / "labels.pth", phase, outputs=mapping)
     assert corners.seen[1][0] == mapping[scenes.labels[order]].tolist()
-    unknown = drawn_scenes(64, SEED)
-    unknown.labels = np.where(np.arange(64) % 2, unknown.labels, -1)
-    learn("corners", tmp_path / "some.pth", phase, outputs=mapping, images=unknown)
+    some = InMemoryImages(scenes.pictures, np.where(np.arange(64) % 2, scenes.labels, -1), scenes.classes)
+    learn("corners", tmp_path / "some.pth", phase, outputs=mapping, images=some)
     assert len(corners.seen[2][0]) == 32
     corners.seen = []
     learn("corners", tmp_path / "fakes.pth", replace(phase, epochs=6, fakes=0.3))
@@ -75,7 +74,7 @@ def test_decisions_labels_and_fakes(tmp_path: pathlib.Path, corners: type[Corner
         learn("corners", tmp_path / "none" / "e.pth", phase)
     assert not corners.seen  # told before the first step
     with pytest.raises(DataError, match="no image has a known class"):
-        unknown.labels = np.full(64, -1)
+        unknown = InMemoryImages(scenes.pictures, None, scenes.classes)
         learn("corners", tmp_path / "none.pth", phase, outputs=mapping, images=unknown)
 
 

@@ -59,7 +59,12 @@ def smooth(count: int) -> list[Picture]:
     ]
 
 
-STEPS = {"translate-y": [-4.5, 0, 3], "translate-x": [2], "scale": [0.8, 1, 1.4], "rotation": [0, 40, 90, 200]}
+STEPS: dict[str, list[float]] = {
+    "translate-y": [-4.5, 0, 3],
+    "translate-x": [2],
+    "scale": [0.8, 1, 1.4],
+    "rotation": [0, 40, 90, 200],
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,7 @@ def test_it_equals_a_loop_over_its_definition(run: tuple[nn.Sequential, InMemory
     which, outputs = found.config["which"], [3, 1, 0, 2]
     base = [features(model, images.pictures[i]) for i in which]
     assert found.images[1] == "2.png" and found.targets.tolist() == [outputs[i % 4] for i in which]
-    near = {"abs": 1e-6, "rel": 1e-6}  # pictures become float32 on their way
+    near: dict[str, Any] = {"abs": 1e-6, "rel": 1e-6}  # pictures become float32 on their way
     for n in range(len(which)):
         assert found.untouched[n] == pytest.approx(float(base[n][2][found.targets[n]]), **near)
         for m in (0, 1):
@@ -324,7 +329,11 @@ def test_curves() -> None:
     ],
 )
 def test_wrong_input(change: dict[str, Any], kind: type[DeconvvizError], complaint: str) -> None:
-    asked = {"network": dv.capture(small(), (3, SIZE, SIZE)), "images": listed(smooth(3)), "layers": None}
+    asked: dict[str, Any] = {
+        "network": dv.capture(small(), (3, SIZE, SIZE)),
+        "images": listed(smooth(3)),
+        "layers": None,
+    }
     asked |= {"preprocess": PLAIN, "progress": False, **change}
     with pytest.raises(kind, match=complaint) as error:
         invariance(**asked)
@@ -333,7 +342,7 @@ def test_wrong_input(change: dict[str, Any], kind: type[DeconvvizError], complai
 
 def test_figures_show_what_was_found(run: tuple[nn.Sequential, InMemoryImages, Invariance]) -> None:
     _, images, found = run
-    shown = strips(found, images, PLAIN, rows=2, across=2)  # type: ignore[arg-type]
+    shown = strips(found, images, PLAIN, rows=2, across=2)
     steps, pictures = shown["rotation"]
     assert steps.tolist() == [0, 200] and pictures.shape == (2, 2, SIZE, SIZE, 3)
     assert np.array_equal(pictures[1, 1], canvas(images.pictures[2]).transformed(rotation(200)))
@@ -345,4 +354,5 @@ def test_figures_show_what_was_found(run: tuple[nn.Sequential, InMemoryImages, I
     depth = draw_depth({kind: found.scores(kind) for kind in found.steps}, "title", "caption")
     axes = depth.axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
-    assert list(axes.containers[1].lines[0].get_ydata()) == [s.score for s in found.scores("translate-x")]
+    (line, *_) = axes.containers[1].lines  # type: ignore[attr-defined]
+    assert list(line.get_ydata()) == [s.score for s in found.scores("translate-x")]

@@ -50,7 +50,7 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     )
     loaded = dv.load_model("demo")
     pre = dv.Preprocess.from_dict(loaded.settings)
-    steps = {"scale": [0.5, 1, 1.5, 2], "rotation": [0, 45, 90, 135, 180, 225, 270, 315]}
+    steps: dict[str, list[float]] = {"scale": [0.5, 1, 1.5, 2], "rotation": [0, 45, 90, 135, 180, 225, 270, 315]}
     found = invariance(
         dv.capture(loaded.model, (3, 64, 64)),
         dv.Scenes(9, seed=3),

@@ -23,8 +23,11 @@ from deconvviz.studies.lesions.result import Lesions, load_lesions, paired_inter
 
 def lesions_of(lost: list[int], gained: list[int], rise: list[float], layer: list[int], channel: list[int]) -> Lesions:
     config = {"layers": ["x", "y"], "by": "filter", "how": "zero"}
-    arrays = [np.array(a) for a in (layer, channel, lost, gained)]
-    return Lesions(config, {}, *arrays, np.array(rise), np.square(rise), right=8, loss=5.0, images=10, total=10)
+    places, channels, losses, gains = (np.array(a) for a in (layer, channel, lost, gained))
+    squares = np.square(rise)
+    return Lesions(
+        config, {}, places, channels, losses, gains, np.array(rise), squares, right=8, loss=5.0, images=10, total=10
+    )
 
 
 def test_the_order_and_its_ties(tmp_path: pathlib.Path) -> None:
@@ -81,7 +84,7 @@ def test_other_lesions_in_the_file(tmp_path: pathlib.Path) -> None:
     operate(network, noise_images(), ["1"], out=out)
     other = chain()
     with torch.no_grad():
-        other[0].weight[0, 0, 0, 0] += 1  # type: ignore[index, operator]
+        other[0].weight[0, 0, 0, 0] += 1
     cases: list[tuple[dv.Network, Any, list[str], dict[str, Any], str]] = [
         (dv.capture(other, (3, 12, 12)), noise_images(), ["1"], {}, "model_fingerprint"),
         (network, noise_images(23, seed=1), ["1"], {}, "images_fingerprint"),
@@ -148,7 +151,7 @@ def test_the_figure_of_lesions() -> None:
     assert [bar.get_width() for bar in losses.patches] == pytest.approx([0.002] * 20)  # type: ignore[attr-defined]
     first = ranked.collections[0].get_segments()[0]  # type: ignore[attr-defined]
     assert first[:, 0] == pytest.approx(100 * found.interval[22])
-    clouds = [sorted(line.get_xdata()) for line in spread.lines if line.get_marker() == "o"]
+    clouds = [sorted(np.asarray(line.get_xdata())) for line in spread.lines if line.get_marker() == "o"]
     assert clouds == [pytest.approx([2.0 * n for n in lost if n % 2 == layer]) for layer in (0, 1)]
     assert [text.get_text() for text in spread.get_yticklabels()] == ["x", "y"]
     assert "95 %" in ranked.get_xlabel() and "nats" in losses.get_xlabel() and "accuracy" in spread.get_xlabel()

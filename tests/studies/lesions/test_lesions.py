@@ -30,8 +30,10 @@ def cut_residual(model: Residual) -> Callable[[Tensor, str, Hook], Tensor]:
 
         h = at("act", functional.conv2d(x, model.first.weight, model.first.bias).clamp(min=0))
         inner = at("inner", functional.conv2d(h, model.inner.weight, model.inner.bias, padding=1))
-        scale = model.norm.weight / torch.sqrt(model.norm.running_var + model.norm.eps)  # type: ignore[operator]
-        shift = model.norm.bias - model.norm.running_mean * scale  # type: ignore[operator]
+        variance = model.norm.running_var
+        assert variance is not None
+        scale = model.norm.weight / torch.sqrt(variance + model.norm.eps)
+        shift = model.norm.bias - model.norm.running_mean * scale
         normed = at("norm", inner * scale[:, None, None] + shift[:, None, None])
         return (h + normed).clamp(min=0).mean((2, 3)) @ model.out.weight.T + model.out.bias
 
@@ -70,7 +72,7 @@ def replica(
         return value
 
     before = [read(run(one, "", keep), target) for one, target in zip(x, targets, strict=True)]
-    rows: list[list[float]] = []
+    rows: list[list[Any]] = []
     for layer in layers:
         seen: list[Tensor] = []
         for one in x:
@@ -226,10 +228,10 @@ def planted(bias: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> nn.Sequential
     """Filters 0 to 2 find red, green and blue, each for its class alone; filter 3 is dead."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(4, 3)[:, :, None, None])  # type: ignore[operator]
-        model[0].bias.copy_(torch.tensor([0, 0, 0, -1.0]))  # type: ignore[operator]
-        model[4].weight.copy_(torch.eye(3, 4) * 10)  # type: ignore[operator]
-        model[4].bias.copy_(torch.tensor(bias))  # type: ignore[operator]
+        model[0].weight.copy_(torch.eye(4, 3)[:, :, None, None])
+        model[0].bias.copy_(torch.tensor([0, 0, 0, -1.0]))
+        model[4].weight.copy_(torch.eye(3, 4) * 10)
+        model[4].bias.copy_(torch.tensor(bias))
     return model.eval()
 
 

@@ -48,12 +48,12 @@ class Exact(nn.Module):
         generator = torch.Generator().manual_seed(0)
         for parameter in self.parameters():
             parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator) / 4
-        self.conv1.weight.data[0], self.conv1.bias.data[0] = 0, 1  # type: ignore[union-attr]
-        self.conv2.bias.data[0] = -1000  # type: ignore[union-attr]
+        self.conv1.weight.data[0], self.conv1.bias.data[0] = 0, 1
+        self.conv2.bias.data[0] = -1000
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu2(self.conv2(self.pool(self.relu1(self.conv1(x)))))
-        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.fc(x.mean((2, 3)))
 
 
 class Lively(nn.Module):
@@ -69,7 +69,7 @@ class Lively(nn.Module):
                 nn.init.uniform_(tensor, low, low + 1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))  # type: ignore[no-any-return]
+        return self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
 
 
 class Odd(nn.Module):
@@ -268,7 +268,7 @@ def test_k_above_the_number_of_images(run: Run, exact: Network, store: ImageStor
 @pytest.mark.parametrize("batch_size", [5, 32])
 def test_nan_and_infinite_values(batch_size: int, run: Run, store: ImageStore) -> None:
     conv = Exact().conv1
-    conv.bias.data[0] = 100  # type: ignore[union-attr]
+    conv.bias.data[0] = 100
     network = dv.capture(nn.Sequential(conv, Odd()), SHAPE)
     maps = activations(network, store, "1")
     assert np.isnan(maps[:, 0]).all() and np.isnan(maps[:, 1:]).any()

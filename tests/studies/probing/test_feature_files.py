@@ -87,12 +87,12 @@ def test_wrong_settings(
 def test_values_that_cannot_be_kept(tmp_path: pathlib.Path) -> None:
     large = model()
     with torch.no_grad():
-        large[0].weight.mul_(1e6)  # type: ignore[operator, union-attr]
+        large[0].weight.mul_(1e6)
     network = dv.capture(large, (3, 20, 28))
     with pytest.raises(DataError, match=r"1 gives image 0 values up to .*e.06, which float16 cannot hold"):
         streamed(tmp_path / "f.h5", network=network, dtype="float16")
     with torch.no_grad():
-        large[4].bias[3] = torch.nan  # type: ignore[index, union-attr]
+        large[4].bias[3] = torch.nan
     with pytest.raises(DataError, match="5 gives image 0 a value that is not finite"):
         streamed(tmp_path / "g.h5", network=dv.capture(large, (3, 20, 28)))
 
@@ -100,7 +100,7 @@ def test_values_that_cannot_be_kept(tmp_path: pathlib.Path) -> None:
 def test_disks_and_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "f.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**4))  # type: ignore[attr-defined]
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**4))
         with pytest.raises(DataError, match=r"the features of 60 images take 0.0 GB.* 0.0 GB free"):
             streamed(out)
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def _die(out: pathlib.Path, network: dv.Network, moment: str, when: int) -> None
             kill()
         whole(self, offset, data)
 
-    def synced(descriptor: int) -> None:
+    def synced(descriptor: Any) -> None:
         if next(calls) == when:
             kill()
         sync(descriptor)
@@ -75,7 +76,7 @@ def _die(out: pathlib.Path, network: dv.Network, moment: str, when: int) -> None
     if moment == "write":
         FeatureWriter._write = torn  # type: ignore[method-assign]
     elif moment in ("sync", "begin"):
-        os.fsync = synced
+        os.fsync = synced  # type: ignore[assignment]
     streamed(out, noise_images(kind=Deadly), network=network, workers=1)
 
 

@@ -6,6 +6,7 @@ import csv
 import math
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_probes_are_plain_scikit_learn(width: int, monkeypatch: pytest.MonkeyPat
     features, costs = table(3.5 if width < 100 else 8, (60, 25, 40), width), (0.01, 1.0, 100.0)
     asked = ProbeSettings(per_class=(4, 15), splits=2, test=30, costs=costs, seed=5)
     found = probe(features, ["a"], asked, progress=False)
-    makers = (
+    makers: tuple[Callable[[float], Any], ...] = (
         lambda c: LinearSVC(C=c, dual=False, tol=1e-6, max_iter=10000),
         lambda c: LogisticRegression(C=c, tol=1e-6, max_iter=10000),
     )

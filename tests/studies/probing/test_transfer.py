@@ -125,7 +125,7 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     assert "trained: Mean accuracy" in text and "random: Mean accuracy" in text and "wrote" in text
     before, kept = (tmp_path / "p.csv").read_bytes(), (tmp_path / "f.h5").read_bytes()
     with Image.open(tmp_path / "p.png") as figure:
-        assert figure.width > 800 and "2 random splits (20 test images" in figure.text["Description"]  # type: ignore[attr-defined]
+        assert figure.width > 800 and "2 random splits (20 test images" in figure.text["Description"]
     run(*asked)
     assert (tmp_path / "p.csv").read_bytes() == before and (tmp_path / "f.h5").read_bytes() == kept
     alone = run(*asked, "--no-random", "--probes", "svm", "--test", 1)

@@ -32,7 +32,8 @@ def test_a_training_loop(tmp_path: pathlib.Path) -> None:
         with torch.no_grad():
             model[0].weight.add_(1)
         kept[epoch] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        assert recorder(epoch, model, loss=1 / epoch, accuracy=torch.tensor(0.5)) == (epoch in PAPER_EPOCHS)
+        told: dict[str, Any] = {"loss": 1 / epoch, "accuracy": torch.tensor(0.5)}
+        assert recorder(epoch, model, **told) == (epoch in PAPER_EPOCHS)
     found = Snapshots(tmp_path / "e.h5")
     assert found.epochs == (1, 2, 5, 10) and "epochs 1, 2, 5, 10" in repr(found)
     assert [row["loss"] for row in found.history] == [1 / epoch for epoch in range(1, 12)]

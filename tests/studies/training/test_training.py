@@ -71,8 +71,8 @@ def test_the_steps_are_the_papers(tmp_path: pathlib.Path) -> None:
     first = run(model, tmp_path / "t.pth", recipe, images).history[0]
 
     known = images.labels >= 0
-    cut = np.stack([PLAIN.picture(image) for image in np.asarray(images.pictures)[known]])  # 16 px become 12
-    cut = cut.astype(np.float64) / 255
+    small = np.stack([PLAIN.picture(image) for image in np.asarray(images.pictures)[known]])  # 16 px become 12
+    cut = small.astype(np.float64) / 255
     x = torch.from_numpy(((cut - PLAIN.mean) / PLAIN.std).transpose(0, 3, 1, 2).copy())
     weights = list(ours.parameters())
     velocity = [torch.zeros_like(w) for w in weights]
@@ -162,7 +162,7 @@ def test_continued_equals_straight(tmp_path: pathlib.Path, monkeypatch: pytest.M
     straight = run(network(0.5), tmp_path / "s.pth", recipe, recorder=SnapshotRecorder(tmp_path / "s.h5", (1, 3)))
     from deconvviz.studies.training import train as training
 
-    steps, renormalise = 0, training.renormalise
+    steps, renormalise = 0, training.renormalise  # type: ignore[attr-defined]
 
     def counted(model: nn.Module, radius: float) -> None:
         nonlocal steps
@@ -253,7 +253,7 @@ def test_wrong_inputs(tmp_path: pathlib.Path) -> None:
         run(network(), out, Recipe(epochs=1))
     for wrong in ({"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"precision": "fp8"}, {"validation": 1.0}):
         with pytest.raises(TrainingError, match=next(iter(wrong))):
-            Recipe(**wrong)  # type: ignore[arg-type]
+            Recipe(**wrong)
 
 
 def test_half_precision(tmp_path: pathlib.Path) -> None:

@@ -30,7 +30,7 @@ class ByColour(nn.Module):
         super().__init__()
         self.maps = nn.Conv2d(3, 3, 1)
         self.maps.weight.data = torch.eye(3)[:, :, None, None]
-        nn.init.constant_(self.maps.bias, 4.0)
+        nn.init.constant_(self.maps.bias, 4.0)  # type: ignore[arg-type]
         own = (torch.tensor(colours, dtype=torch.float32) / 255 - 0.5) / 0.25 + 4
         self.score = nn.Linear(3, len(colours))
         self.score.weight.data, self.score.bias.data = 2 * own, -own.square().sum(1)
@@ -46,8 +46,10 @@ def test_confused_classes_are_found() -> None:
     model, shown = ByColour([RED, GREEN, BLUE, DARK]), [RED, GREEN, BLUE, DARK]
     clean = subject_of(model, coloured(shown), outputs=np.arange(4))
     assert found_by(confused, clean) == [] and not clean.skipped
-    images = coloured(shown)
-    images.pictures[10:16] = images.pictures[0:6]  # six of ten images of class 1 look like class 0
+    sound = coloured(shown)
+    pictures = np.array(sound.pictures)
+    pictures[10:16] = pictures[0:6]  # six of ten images of class 1 look like class 0
+    images = InMemoryImages(pictures, sound.labels, sound.classes)
     subject = subject_of(model, images, outputs=np.arange(4))
     (finding,) = found_by(confused, subject)
     assert (finding.severity, finding.value) == ("serious", 60.0)

@@ -9,9 +9,9 @@ from diagnosed import SIDE, about, found, net, noise_images, weights
 from in_memory import InMemoryImages, noise
 from torch import nn
 
+from deconvviz.models.zfnet import PAPER_RANGE
 from deconvviz.studies.diagnosis.checks import filters as checks_filters
 from deconvviz.studies.diagnosis.measures.filters import Filters
-from deconvviz.studies.training.recipe import PAPER_RANGE
 
 # --- dead ------------------------------------------------------------------------------------------------------------
 
@@ -19,7 +19,7 @@ from deconvviz.studies.training.recipe import PAPER_RANGE
 @pytest.mark.parametrize(("count", "severity"), [(0, None), (1, "note"), (3, "warning"), (10, "serious")])
 def test_dead_filters_are_found_where_they_are(count: int, severity: str | None) -> None:
     def kill(model: nn.Sequential) -> None:
-        model[0].bias.data[2 : 2 + count] = -1000  # type: ignore[union-attr, operator]
+        model[0].bias.data[2 : 2 + count] = -1000
         weights(model)[2 : 2 + count // 2] = 0
 
     got = found("dead", about(net(edit=kill)))
@@ -35,7 +35,7 @@ def test_dead_filters_are_found_where_they_are(count: int, severity: str | None)
 
 def test_dead_filters_are_not_nearly_dead_too() -> None:
     def kill(model: nn.Sequential) -> None:
-        model[0].bias.data[:6] = -1000  # type: ignore[union-attr, operator]
+        model[0].bias.data[:6] = -1000
 
     (finding,) = found("dead", about(net(edit=kill), noise_images(200, side=8)))
     assert "6 of 20 filters are dead" in finding.what
@@ -45,7 +45,7 @@ def test_dead_is_constant_where_nothing_rectifies() -> None:
     def flat(model: nn.Sequential) -> None:
         weights(model)[:] -= 0.3  # most answers are below zero, none is dead
         weights(model)[5] = 0
-        model[0].bias.data[5] = 2.5  # type: ignore[union-attr, operator]
+        model[0].bias.data[5] = 2.5
 
     (finding,) = found("dead", about(net(edit=flat), layers=("0",)))
     assert finding.channels == (5,) and "constant" in finding.what
@@ -58,7 +58,7 @@ def test_nearly_dead_filters_fire_in_few_of_many_images(rare: int, images: int, 
 
     def shy(model: nn.Sequential) -> None:
         weights(model)[:rare] = 1 / 75
-        model[0].bias.data[:rare] = -0.8  # type: ignore[union-attr, operator]
+        model[0].bias.data[:rare] = -0.8
 
     got = found("dead", about(net(edit=shy), InMemoryImages(pixels)))
     assert [finding.severity for finding in got] == ([expected] if expected else [])
@@ -138,7 +138,7 @@ def test_copies_of_a_filter_are_found(copies: int, severity: str | None) -> None
 def test_the_same_weights_with_another_bias_are_duplicates_by_weights() -> None:
     def copy(model: nn.Sequential) -> None:
         weights(model)[7] = weights(model)[2]
-        model[0].bias.data[7] = -0.7 * weights(model)[2].square().sum().sqrt()  # type: ignore[union-attr, operator]
+        model[0].bias.data[7] = -0.7 * weights(model)[2].square().sum().sqrt()
 
     (finding,) = found("duplicates", about(net(edit=copy)))
     assert finding.channels == (2, 7) and "from 0.9): 1," in finding.what and "from 0.95): 0." in finding.what
@@ -157,7 +157,7 @@ def test_weights_of_a_dead_input_tell_nothing(sign: int) -> None:
             weights(model)[9, :2] = weights(model)[3, :2]
 
     subject = about(net(edit=read_blue), InMemoryImages(pixels))
-    assert sign * subject.filters("1").cosines[3, 9] > 0.9  # type: ignore[union-attr]
+    assert sign * subject.filters("1").cosines[3, 9] > 0.9
     assert not found("flipped", subject) and bool(found("duplicates", subject)) == (sign < 0)
 
 

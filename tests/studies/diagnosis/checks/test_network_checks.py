@@ -57,7 +57,7 @@ def shifted_by_hand(x: Tensor, layer: nn.Module, stride: int, blur: bool) -> tup
 def test_shift_change_is_that_of_moved_images(stride: int) -> None:
     torch.manual_seed(1)
     conv, norm = nn.Conv2d(3, 5, 5, stride), nn.BatchNorm2d(5)
-    nn.init.uniform_(norm.running_mean, -0.3, 0.3)
+    nn.init.uniform_(norm.running_mean, -0.3, 0.3)  # type: ignore[arg-type]
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     model = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).double().eval()
     x = torch.randn(4, 3, 29, 29, dtype=torch.float64)
@@ -134,7 +134,7 @@ def stripes(period: float, stride: int, antialiased: bool = False) -> nn.Module:
     conv = nn.Conv2d(3, 4, side, 1 if antialiased else stride)
     weights = torch.stack(filters)[:, None].expand(-1, 3, -1, -1)
     conv.weight.data = weights - weights.mean((2, 3), keepdim=True)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     layers = [conv, nn.ReLU()]
     if antialiased:
         size = 2 * stride - 1
@@ -154,7 +154,7 @@ def test_aliasing_is_found_and_gone_once_blurred() -> None:
     assert len(finding.evidence.labels) == len(finding.evidence.arrays["pictures"])
     assert found_by(aliasing, subject_of(stripes(3, 4, antialiased=True), images, preprocess)) == []
     linear = stripes(3, 4)
-    linear[1] = nn.Identity()  # type: ignore[index]
+    linear[1] = nn.Identity()
     (finding,) = found_by(aliasing, subject_of(linear, images, preprocess))
     assert finding.severity == "serious"  # nothing but stripes finer than the stride: the blur leaves none of them
     coarse = subject_of(stripes(9, 2), images, preprocess)
@@ -187,7 +187,7 @@ def tower(count: int, dilation: int = 1, weights: str = "even", channels: int = 
         elif weights == "centre":
             nn.init.constant_(conv.weight, 0.001)
             conv.weight.data[..., 1, 1] = 0.3
-        nn.init.constant_(conv.bias, 0.1)
+        nn.init.constant_(conv.bias, 0.1)  # type: ignore[arg-type]
         layers += [conv, nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
 

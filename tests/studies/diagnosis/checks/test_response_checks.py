@@ -19,7 +19,7 @@ from deconvviz.studies.diagnosis.checks.responses import effective_rank, eigenva
 @pytest.mark.parametrize(("count", "severity"), [(0, None), (4, None), (5, "note"), (10, "warning"), (18, "serious")])
 def test_filters_that_are_always_on_are_found(count: int, severity: str | None) -> None:
     def lift(model: nn.Sequential) -> None:
-        model[0].bias.data[:count] = 50  # type: ignore[union-attr, operator]
+        model[0].bias.data[:count] = 50
 
     got = found("saturated", about(net(edit=lift), layers=("1",)))
     assert [finding.severity for finding in got] == ([severity] if severity else [])
@@ -30,8 +30,8 @@ def test_filters_that_are_always_on_are_found(count: int, severity: str | None) 
 
 def test_dead_filters_are_not_saturated() -> None:
     def kill(model: nn.Sequential) -> None:
-        model[0].bias.data[:10] = -1000  # type: ignore[union-attr, operator]
-        model[0].bias.data[10:16] = 50  # type: ignore[union-attr, operator]
+        model[0].bias.data[:10] = -1000
+        model[0].bias.data[10:16] = 50
         weights(model)[10:16] = 0  # on, but the same everywhere: dead as well
 
     assert not found("saturated", about(net(edit=kill)))
@@ -71,7 +71,7 @@ def colour_filters(blind: int) -> Callable[[nn.Sequential], None]:
             if place >= 12:
                 weights(model)[place, :, 2, 2], weights(model)[place, :, 2, 3] = 1, -1
         weights(model, 2)[:] = 0
-        model[2].bias.data[:] = 1  # type: ignore[union-attr, operator]  # the index of those that tell is small, but real
+        model[2].bias.data[:] = 1  # the index of those that tell is small, but real
         for place in range(8):
             source = 12 + place if place < blind else place
             weights(model, 2)[place, source, 1, 1] = 1
@@ -129,7 +129,7 @@ def test_a_late_layer_needs_no_more_directions_than_there_are_classes() -> None:
             nn.Linear(8, classes),
         )
         with torch.no_grad():
-            model[2].weight.copy_(0.3 + 1e-3 * model[2].weight)
+            model[2].weight.mul_(1e-3).add_(0.3)
         got = [f.check for f in found("rank", about(model)) if f.layer == "3"]
         assert got == expected
 

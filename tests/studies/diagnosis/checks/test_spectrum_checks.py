@@ -53,7 +53,7 @@ def test_dead_and_noisy_filters_do_not_count_as_coverage() -> None:
     def spoil(model: nn.Sequential) -> None:
         bank(7, (0.0, 0.45))(model)
         weights(model)[:8] = 0.3 * torch.from_numpy(np.stack([grating(7, 0.2, n) for n in range(8)]))
-        model[0].bias.data[:8] = -1000  # type: ignore[union-attr, operator]
+        model[0].bias.data[:8] = -1000
         weights(model)[8:12] = torch.randn(4, 3, 7, 7)
 
     (finding,) = found("frequency", about(net(kernel=7, stride=2, edit=spoil)))

@@ -97,19 +97,19 @@ def test_removals_are_those_of_the_changed_module() -> None:
 def test_layers_that_do_nothing_are_found() -> None:
     images = InMemoryImages(noise(200, 32, 32))
     model = layered()
-    nn.init.zeros_(model[2].conv.weight)
-    nn.init.zeros_(model[2].conv.bias)
-    nn.init.dirac_(model[3].weight)
-    nn.init.zeros_(model[3].bias)
-    nn.init.zeros_(model[5].right.weight)
-    nn.init.constant_(model[5].right.bias, -1.0)
+    nn.init.zeros_(model[2].conv.weight)  # type: ignore[arg-type]
+    nn.init.zeros_(model[2].conv.bias)  # type: ignore[arg-type]
+    nn.init.dirac_(model[3].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(model[3].bias)  # type: ignore[arg-type]
+    nn.init.zeros_(model[5].right.weight)  # type: ignore[arg-type]
+    nn.init.constant_(model[5].right.bias, -1.0)  # type: ignore[arg-type]
     findings = found_by(removable, subject_of(model, images))
     assert [f.layer for f in findings] == ["2", "3", "5.right"]
     assert {f.layer: f.severity for f in findings} == {"2": "warning", "3": "warning", "5.right": "warning"}
     assert all(0 < f.value < 2 for f in findings)
     heavy = nn.Sequential(*layered(), nn.Linear(8, 300), nn.Linear(300, 8))
-    nn.init.zeros_(heavy[5].right.weight)
-    nn.init.zeros_(heavy[5].right.bias)
+    nn.init.zeros_(heavy[5].right.weight)  # type: ignore[arg-type]
+    nn.init.zeros_(heavy[5].right.bias)  # type: ignore[arg-type]
     assert {f.layer: f.severity for f in found_by(removable, subject_of(heavy, images))}["5.right"] == "note"
     sound = subject_of(strong(layered()), images)
     assert found_by(removable, sound) == [] and not sound.skipped
@@ -120,7 +120,7 @@ def strong(model: nn.Sequential) -> nn.Sequential:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=2 / module.weight[0].numel() ** 0.5)
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     x = torch.stack([PLAIN(picture) for picture in noise(50, 32, 32, seed=7)])
     with torch.no_grad():
         model[-1].bias -= model(x).mean(0)
@@ -132,7 +132,9 @@ def test_the_interval_decides_not_the_drop(monkeypatch: pytest.MonkeyPatch) -> N
     subject = subject_of(layered(), InMemoryImages(noise(4, 32, 32)))
     part = removable_layers(subject.network)[0]
     for lost, gained, upper in ((0, 0, 1.37), (1, 0, 2.17), (3, 3, 2.74), (0, 1, 1.18)):
-        monkeypatch.setattr(checks_training, "measured_removals", lambda _, n=(lost, gained): (Removal(part, *n, 200),))
+        monkeypatch.setattr(
+            checks_training, "measured_removals", lambda _, a=lost, b=gained: (Removal(part, a, b, 200),)
+        )
         found = [finding.value for finding in removable(subject)]
         more, fewer = lost + 1, gained + 1
         centre = (more - fewer) / 202

@@ -22,7 +22,7 @@ def test_effective_weights_are_what_the_channel_computes() -> None:
         nn.Conv2d(3, 6, 5, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(150, 3)
     )
     with torch.no_grad():
-        model[1].running_var.uniform_(0.2, 3)  # type: ignore[union-attr, operator]
+        model[1].running_var.uniform_(0.2, 3)
         model[1].weight.uniform_(-2, 2)
     network = dv.capture(model.double().eval(), (3, SIDE, SIDE))
     for name in ("1", "2"):
