@@ -15,6 +15,7 @@ from torch import nn
 import deconvviz as dv
 
 torch.set_num_threads(1)  # the tests run in two processes
+LEFT_OUT_OF_FAST = ("slow", "kill", "browser", "peers", "data")
 HELPERS = str(pathlib.Path(__file__).resolve().parent / "helpers")
 # A test file that is run as a program by its own test finds the helpers as pytest does.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
@@ -24,6 +25,20 @@ def data_folder() -> pathlib.Path:
     """The folder of real data: $DECONVVIZ_DATA, or ../shared/data beside the checkout."""
     root = pathlib.Path(__file__).resolve().parent.parent
     return pathlib.Path(os.environ.get("DECONVVIZ_DATA", root.parent / "shared" / "data"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer --fast."""
+    help_text = f"leave out the tests marked {', '.join(LEFT_OUT_OF_FAST)}: less than two minutes on two cores"
+    parser.addoption("--fast", action="store_true", help=help_text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Turn --fast into an expression of markers, beside the one that is given."""
+    if config.getoption("--fast"):
+        fast = " and ".join(f"not {marker}" for marker in LEFT_OUT_OF_FAST)
+        given = config.option.markexpr
+        config.option.markexpr = f"({given}) and {fast}" if given else fast
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
