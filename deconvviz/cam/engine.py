@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import resized
 from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.cam.tokens import Layout
@@ -53,10 +54,14 @@ class View:
     """A batch of images, one layer, and a target: what a method computes with.
 
     Attributes:
-        x: images [N, C, H, W]; value: the layer's, as the model returned it; A: as maps [N, K, h, w];
-        stages: watched layers' maps;
-        scorer: reads the target's score off an output; passes: how much was run, in passes over images: "forward" and
-            "backward" whole ones, "tail" from the layer on, "tail backward".
+        x: images [N, C, H, W].
+        value: the layer's value, as the model returned it.
+        A: the layer's value as maps [N, K, h, w].
+        stages: the maps of watched layers, by name.
+        scorer: reads the target's score off an output.
+        passes: how much was run, in passes over one image: "forward" and "backward" are whole ones, "tail" and
+            "tail backward" go from the layer to the output.
+        extras: what a method has to tell besides its map, by name.
     """
 
     def __init__(
@@ -66,32 +71,42 @@ class View:
         x: Tensor,
         layer: str | None,
         target: Target,
-        tokens: tuple[int, int] | None,
-        batch_size: int,
-        seed: int,
+        options: ExplainOptions,
         passes: Counter[str],
-        lower: bool,
         watched: Sequence[str] = (),
     ) -> None:
-        """backend: for gradients; forward: the same network for masked images, which may be faster; lower: and of lower
-        precision, which then also serves for changed values; watched: without a layer, those whose maps are kept."""
+        """Look at a batch of images.
+
+        Args:
+            backend: the network, for gradients.
+            forward: the same network for masked images, which may be faster and of lower precision; it then also serves
+                for changed values.
+            x: images [N, C, H, W].
+            layer: the layer that is explained, or None.
+            target: what is explained, see `targets`.
+            options: batch size, precision, seed and tokens.
+            passes: counts what is run.
+            watched: without a layer, those whose maps are kept.
+        """
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
-        self.batch_size, self.seed, self.passes = batch_size, seed, passes
-        self.at_once = whole_images(batch_size, x.device)
-        self.extras: dict[str, Tensor] = {}  # what a method has to tell besides its map
-        self.lower = lower
+        self.batch_size, self.seed, self.passes = options.batch_size, options.seed, passes
+        self.at_once = whole_images(options.batch_size, x.device)
+        self.extras: dict[str, Tensor] = {}
+        self.lower = options.lower
         self._lower_tail: tuple[Tail, torch.dtype] | None = None
         with torch.no_grad():
             if watched:
                 values, self.output = forward.observed(x, watched)
-                layouts = {name: backend.layout(name, value, self.size, tokens) for name, value in values.items()}
+                layouts = {
+                    name: backend.layout(name, value, self.size, options.tokens) for name, value in values.items()
+                }
                 self.stages = {name: layouts[name].maps(value) for name, value in values.items()}
             elif layer is None:
                 self.output = backend(x)
             else:
                 self.value, self.tail = backend.split(layer, x)
                 self.output = self.tail(self.value, None)
-                self.layout = backend.layout(layer, self.value, self.size, tokens)
+                self.layout = backend.layout(layer, self.value, self.size, options.tokens)
         self.passes["forward"] += len(x)
         self.scorer: Scorer = scorer_of(target, self.output, len(x))
 

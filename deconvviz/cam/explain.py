@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ from deconvviz.cam.methods import (  # noqa: F401, they register
     pixels,
     scales,
 )
+from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.registry import METHODS
-from deconvviz.cam.shaping import CONVENTIONS, min_max, shaped
+from deconvviz.cam.shaping import min_max, shaped
 from deconvviz.cam.targets import Target
-from deconvviz.errors import CamError, DataError
+from deconvviz.choices import Precision
+from deconvviz.errors import CamError
 from deconvviz.graph.network import Network
 
 
@@ -34,11 +37,25 @@ class ConstantMapWarning(UserWarning):
     """A map was the same everywhere, and zeros were returned for it."""
 
 
+@contextlib.contextmanager
+def constant_maps_allowed() -> Iterator[None]:
+    """Give no `ConstantMapWarning` within a `with` block, where constant maps are counted or mean nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantMapWarning)
+        yield
+
+
 class Explainer:
     """A method on a layer: `explainer(x, target=None)` returns maps [N, H, W] in 0..1.
 
-    After a call, `passes` counts what it ran, in passes over one image: "forward", "tail" (from the layer on) and their
-    "backward"; `extras` holds what the method has to tell besides its map, such as a standard error.
+    Attributes:
+        method: its entry in the registry.
+        layers: names of the layers that it explains.
+        how: how it runs and how maps are finished.
+        options: the method's own.
+        passes: after a call, what it ran, in passes over one image: "forward", "tail" (from the layer on) and their
+            "backward".
+        extras: after a call, what the method has to tell besides its map, such as a standard error.
     """
 
     def __init__(
@@ -46,52 +63,30 @@ class Explainer:
         name: str,
         network: Network | nn.Module,
         layers: Sequence[str],
-        *,
-        convention: str,
-        align_corners: bool,
-        batch_size: int,
-        precision: str,
-        tokens: tuple[int, int] | None,
-        fuse: str | None,
-        seed: int,
-        call: Callable[[Tensor], Any] | None,
+        how: ExplainOptions,
         options: dict[str, Any],
+        call: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.method, self.layers = METHODS[name], tuple(layers)
+        """Make an explainer; the arguments are those of `cam`."""
+        self.method, self.layers, self.how = METHODS[name], tuple(layers), how
         if self.method.needs == "trained":
             options["explainer"] = self._trained(options.get("explainer"), network)
         inner = options.pop("method", "grad-cam") if self.method.needs == "inner" else None
         self.options = self.method.checked(options)
-        self.convention = convention
-        self.align_corners, self.batch_size = align_corners, batch_size
-        self.tokens, self.seed, self.fuse = tokens, seed, fuse or self.method.fuse
+        self.fuse = how.fuse or self.method.fuse
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
-        self.precision = precision
-        self._check()
+        if self.method.needs in ("layer", "layers") and not self.layers:
+            raise CamError(f"{self.method.name} explains a layer; name one, such as the last one with rows and columns")
         if inner is not None:
-            self._wrapped = Explainer(
-                inner,
-                network,
-                layers,
-                convention=convention,
-                align_corners=align_corners,
-                batch_size=batch_size,
-                precision=precision,
-                tokens=tokens,
-                fuse=fuse,
-                seed=seed,
-                call=call,
-                options={},
-            )
+            self._wrapped = Explainer(inner, network, layers, how, {}, call)
         self.backend: Backend = Captured(network) if isinstance(network, Network) else HookedModel(network, call)
         self.forward = self.backend
         if isinstance(network, Network):
             for layer in self.layers:
                 network.layer(layer)
-            if precision == "bf16" or network.dtype == torch.float32:
-                self.forward = Captured(network.fast(precision, keep=self.layers))
-        elif precision != "fp32":
+            self.forward = Captured(network.forward_only(how.precision, keep=self.layers))
+        elif how.lower:
             raise CamError("a model that is not captured runs in its own precision; move it with .bfloat16() instead")
 
     def _trained(self, given: Any, network: Network | nn.Module) -> LearnedExplainer:
@@ -104,18 +99,6 @@ class Explainer:
             )
         self.layers = tuple(explainer.layers)
         return explainer
-
-    def _check(self) -> None:
-        if self.convention not in CONVENTIONS:
-            raise DataError(f"convention {self.convention!r} given; expected {', '.join(CONVENTIONS)}")
-        if self.precision not in ("fp32", "bf16"):
-            raise DataError(f"precision {self.precision!r} given; expected fp32 or bf16")
-        if self.fuse not in ("mean", "max"):
-            raise DataError(f"fuse {self.fuse!r} given; expected mean or max")
-        if self.batch_size < 1:
-            raise DataError(f"batch size {self.batch_size} given; expected at least 1")
-        if self.method.needs in ("layer", "layers") and not self.layers:
-            raise CamError(f"{self.method.name} explains a layer; name one, such as the last one with rows and columns")
 
     def __call__(self, x: Tensor, target: Target = None, *, raw: bool = False) -> Tensor:
         """Explain images.
@@ -152,16 +135,13 @@ class Explainer:
 
     def _inner(self, x: Tensor, target: Target) -> Tensor:
         """The wrapped method's maps; a window without the target has none, which is no cause for a warning."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConstantMapWarning)
+        with constant_maps_allowed():
             maps = self._wrapped(x, target)
         self.passes.update(self._wrapped.passes)
         return maps
 
     def _view(self, x: Tensor, layer: str | None, target: Target, watched: Sequence[str] = ()) -> View:
-        forward, batch = self.forward, self.batch_size
-        lower = self.precision != "fp32"
-        return View(self.backend, forward, x, layer, target, self.tokens, batch, self.seed, self.passes, lower, watched)
+        return View(self.backend, self.forward, x, layer, target, self.how, self.passes, watched)
 
     def _finished(self, found: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         exact = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in found]
@@ -172,8 +152,9 @@ class Explainer:
             warnings.warn(
                 f"{self.method.name} gave a constant map for image {image}; zeros are returned", ConstantMapWarning, 3
             )
-        order = self.method.order if self.convention == "paper" else self.convention
-        maps = [shaped(one, size, order, self.align_corners) for one in exact]
+        convention = self.how.convention
+        order = self.method.order if convention == "paper" else convention
+        maps = [shaped(one, size, order, self.how.align_corners) for one in exact]
         if len(maps) == 1:
             return maps[0]
         if self.fuse == "max":  # LayerCAM, equation 9: shallow layers are faint
@@ -183,7 +164,7 @@ class Explainer:
     def __repr__(self) -> str:
         where = f" of {', '.join(self.layers)}" if self.layers else ""
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
-        return f"Explainer({self.method.name}{where}{options}, convention {self.convention!r})"
+        return f"Explainer({self.method.name}{where}{options}, convention {self.how.convention!r})"
 
 
 def _varies(maps: Tensor) -> Tensor:
@@ -200,7 +181,7 @@ def cam(
     convention: str = "paper",
     align_corners: bool = False,
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     tokens: tuple[int, int] | None = None,
     fuse: str | None = None,
     seed: int = 0,
@@ -227,10 +208,7 @@ def cam(
         DeconvvizError: no such method, option or layer; the message lists those there are.
     """
     layers = [layer] if isinstance(layer, str) else list(layer or ())
-    return Explainer(
-        name,
-        network,
-        layers,
+    how = ExplainOptions(
         convention=convention,
         align_corners=align_corners,
         batch_size=batch_size,
@@ -238,6 +216,5 @@ def cam(
         tokens=tokens,
         fuse=fuse,
         seed=seed,
-        call=call,
-        options=options,
     )
+    return Explainer(name, network, layers, how, options, call)

@@ -5,6 +5,7 @@ Every window is one whole forward pass in a batch of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from deconvviz.cam.engine import Read, View
 from deconvviz.cam.shaping import gaussian_blur
-from deconvviz.errors import DataError
+from deconvviz.choices import BORDERS
+from deconvviz.errors import DataError, require_choice
 
-BORDERS = ("flush", "beyond")
-FILLS = ("blur", "noise")
+DRAWN_FILLS = ("blur", "noise")  # are made of the image itself
 
 
 def starts(room: int, side: int, step: int, border: str = "flush") -> list[int]:
@@ -25,8 +26,7 @@ def starts(room: int, side: int, step: int, border: str = "flush") -> list[int]:
     border: "flush" moves the last one in so that it ends with the image; "beyond" begins before the image and ends
     after it, so that pixels at the border are covered as often as others. Raises DataError for another word.
     """
-    if border not in BORDERS:
-        raise DataError(f"border {border!r} given; expected {' or '.join(BORDERS)}")
+    require_choice("border", border, BORDERS)
     if border == "beyond":
         return list(range(min(step - side, 0), room, step))
     regular = list(range(0, max(room - side, 0) + 1, step))
@@ -37,8 +37,14 @@ def starts(room: int, side: int, step: int, border: str = "flush") -> list[int]:
 class Occluder:
     """Windows over images of a size: rows of them from the top, each from the left.
 
-    size, square, stride: (height, width) in pixels; border: as `starts`. Raises DataError for a square that is larger
-    than the image, or lengths that are none.
+    Attributes:
+        size: (height, width) of the images in pixels.
+        square: (height, width) of the windows in pixels.
+        stride: (rows, columns) between two windows in pixels.
+        border: "flush" or "beyond", see `starts`.
+
+    Raises:
+        DataError: a length below 1, a square that is larger than the image, or another border.
     """
 
     size: tuple[int, int]
@@ -91,6 +97,21 @@ class Occluder:
         count: Tensor = torch.einsum("wy,wx->yx", rows, columns)
         return total / count.clamp(min=1)
 
+    def under(self, x: Tensor, fill: Tensor | float, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one image with each window filled, a batch at a time.
+
+        Args:
+            x: the image, [1, C, H, W].
+            fill: what the windows become: a number, or an image that broadcasts over x.
+            at_once: windows in a batch.
+
+        Yields:
+            The windows int64 [m], and the images [m, C, H, W] in which they are filled.
+        """
+        for windows in torch.split(torch.arange(len(self)), at_once):
+            covered = self.covers(windows, x)[:, None]
+            yield windows, x * (1 - covered) + fill * covered
+
     def scores(self, v: View, fill: Tensor | float, read: Read | None = None) -> Tensor:
         """Return what is read off the output under each window, [N, W, ...]; the target's probability by default."""
         return v.masked(len(self), lambda _, windows: 1 - self.covers(windows, v.x), read, fill)
@@ -103,6 +124,6 @@ def filling(v: View, fill: Tensor | float | str) -> Tensor | float:
     """
     if not isinstance(fill, str):
         return fill
-    if fill not in FILLS:
-        raise DataError(f"fill {fill!r} given; expected a number, {' or '.join(FILLS)}")
+    if fill not in DRAWN_FILLS:
+        raise DataError(f"fill {fill!r} given; expected a number, {' or '.join(DRAWN_FILLS)}")
     return gaussian_blur(v.x, 51, 50.0) if fill == "blur" else v.noise(v.everyone * 0, tuple(v.x.shape[1:]))

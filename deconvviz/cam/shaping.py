@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deconvviz.choices import CONVENTIONS
 from deconvviz.errors import DataError
-
-CONVENTIONS = ("paper", "pytorch-grad-cam", "torch-cam")
 
 
 def resized(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

@@ -26,7 +26,7 @@ CAM_NOTE = (
 def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    import deconvviz.cam.explain  # noqa: F401, the methods register
+    from deconvviz.cam import explain  # noqa: F401, the methods register
     from deconvviz.cam.registry import METHODS
 
     for method in METHODS.values():

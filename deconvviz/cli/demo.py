@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from deconvviz import __version__
 from deconvviz.cli.inputs import captured
 from deconvviz.cli.options import PROJECTION_NOTE
 from deconvviz.cli.outputs import command_line, running, save_figure
 from deconvviz.errors import DataError
+from deconvviz.version import __version__
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 SHOWN = ("conv1", "conv3", "conv5")

@@ -9,8 +9,8 @@ import warnings
 
 import click
 
-from deconvviz import __version__
 from deconvviz.errors import DeconvvizError
+from deconvviz.version import __version__
 
 # A command and the module that holds it, imported when it is asked for.
 COMMANDS = {

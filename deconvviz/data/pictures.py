@@ -76,4 +76,4 @@ def side_that_holds(energy: Floats, centre: tuple[int, int], share: float) -> in
     """
     rows, columns = (np.abs(np.arange(size) - middle) for size, middle in zip(energy.shape, centre, strict=True))
     held = np.bincount(np.maximum(rows[:, None], columns).ravel(), energy.ravel()).cumsum()
-    return 2 * int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))) + 1
+    return 2 * int(np.searchsorted(held, share * held[-1] - 1e-12 * held[-1])) + 1

@@ -8,18 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.data.datasets import Images
 from deconvviz.data.decode import decode
 from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike
+from deconvviz.types import Box, Mask, Pathlike
 
 OBJECT = ""  # the part that is the whole object
 COLUMNS = ("image", "left", "top", "right", "bottom")
-Box = tuple[int, int, int, int]
-Mask = NDArray[np.bool_]
 
 
 class Truth(Protocol):
@@ -71,15 +68,15 @@ class BoxTruth:
         found: dict[str, Mask] = {}
         if index in self.boxes:
             height, width = self.images[index][0].shape[:2]
-            for part, (left, top, right, bottom) in self.boxes[index]:
-                if right > width or bottom > height:
+            for part, box in self.boxes[index]:
+                if box.right > width or box.bottom > height:
                     name = self.images.names[index]
                     raise DataError(
-                        f"{self.path}: a box of {name} ends at ({right}, {bottom}), the image is {width} x "
+                        f"{self.path}: a box of {name} ends at ({box.right}, {box.bottom}), the image is {width} x "
                         f"{height}; give pixels of the stored image"
                     )
                 mask = found.setdefault(part, np.zeros((height, width), bool))
-                mask[top:bottom, left:right] = True
+                box.of(mask)[:] = True
         return found
 
 
@@ -125,9 +122,9 @@ def open_truth(source: Pathlike | None, images: Images) -> Truth | None:
 
 
 def bounds(mask: Mask) -> Box:
-    """Return the box around a mask that is not empty: (top, left, bottom, right), half-open."""
+    """Return the box around a mask [h, w] that is not empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def _box(row: Mapping[str, str], where: str) -> Box:
@@ -137,7 +134,7 @@ def _box(row: Mapping[str, str], where: str) -> Box:
         raise DataError(f"{where}: left, top, right and bottom are whole numbers of pixels") from None
     if not (0 <= left < right and 0 <= top < bottom):
         raise DataError(f"{where}: the box ({left}, {top}, {right}, {bottom}) is empty or leaves the image")
-    return left, top, right, bottom
+    return Box(top, left, bottom, right)
 
 
 def _text(path: pathlib.Path) -> str:

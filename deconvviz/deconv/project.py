@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +16,11 @@ from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.layers import as_maps, as_value
 from deconvviz.graph.network import Network
+from deconvviz.types import Box
 
 Unit = tuple[int, str, int, tuple[int, int]]
 SEEDS = ("one", "activation")
 MEMORY = 256 * 2**20  # bytes of values that one batch of units may keep
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels: rows top .. bottom - 1, columns left .. right - 1."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from skimage.measure import label, regionprops
 from skimage.morphology import max_tree
 from torch import Tensor
 
 from deconvviz.errors import DataError
 from deconvviz.metrics.inputs import as_array, as_values, check_maps
-from deconvviz.metrics.localisation import THRESHOLDS, Box, as_boxes, as_thresholds
+from deconvviz.metrics.localisation import THRESHOLDS, Boxes, as_boxes, as_thresholds
 from deconvviz.metrics.metric import register
+from deconvviz.types import Box, Floats, Ints
 
 register("max_box_acc", "MaxBoxAcc", True, "0 or 1", "Choe et al. 2020")
 register("max_box_acc_v2", "MaxBoxAccV2", True, "fraction", "Choe et al. 2020, extended version")
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class BoxAccuracy:
     thresholds_v2: tuple[float, ...]
 
 
-def boxes_of(map: Tensor, threshold: float, largest: bool = False) -> list[tuple[int, int, int, int]]:
+def boxes_of(map: Tensor, threshold: float, largest: bool = False) -> list[Box]:
     """Return the boxes around the connected components of the pixels above `threshold`, strictly.
 
     Args:
@@ -55,11 +52,11 @@ def boxes_of(map: Tensor, threshold: float, largest: bool = False) -> list[tuple
         largest: only the component with the most pixels, the first in row-major order of several.
 
     Returns:
-        (top, left, bottom, right) each, half-open, in the order of the components' first pixels; none where nothing
+        A box each, in the order of the components' first pixels; none where nothing
         is above. Diagonal neighbours are connected.
 
     Raises:
-        DataError: a map that is no map.
+        DataError: `map` is not a finite [H, W] tensor.
     """
     check_maps(map[None], unit=False)
     components = label(as_array(map[None])[0] > threshold, connectivity=2)  # type: ignore[no-untyped-call, unused-ignore]
@@ -68,14 +65,13 @@ def boxes_of(map: Tensor, threshold: float, largest: bool = False) -> list[tuple
         found = [max(found, key=lambda region: region.area)]  # max takes the first of equal ones
     boxes = []
     for region in found:
-        top, left, bottom, right = (int(edge) for edge in region.bbox)
-        boxes.append((top, left, bottom, right))
+        boxes.append(Box(*(int(edge) for edge in region.bbox)))
     return boxes
 
 
 def max_box_accuracy(
     maps: Tensor,
-    boxes: Sequence[Sequence[Box]],
+    boxes: Boxes,
     deltas: Sequence[float] = (0.3, 0.5, 0.7),
     thresholds: Sequence[float] | Floats = THRESHOLDS,
     delta: float = 0.5,
@@ -101,9 +97,7 @@ def max_box_accuracy(
     return box_accuracy(*box_fits(maps, boxes, thresholds), deltas, thresholds, delta)
 
 
-def box_fits(
-    maps: Tensor, boxes: Sequence[Sequence[Box]], thresholds: Sequence[float] | Floats = THRESHOLDS
-) -> tuple[Floats, Floats]:
+def box_fits(maps: Tensor, boxes: Boxes, thresholds: Sequence[float] | Floats = THRESHOLDS) -> tuple[Floats, Floats]:
     """Return the IoUs that `BoxAccuracy` calls largest and best, float64 [N,T] each; arguments as `max_box_accuracy`.
 
     Images are measured by themselves, so those of several batches may be put together for `box_accuracy`.

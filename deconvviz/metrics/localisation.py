@@ -11,15 +11,16 @@ from torch import Tensor
 from deconvviz.errors import DataError
 from deconvviz.metrics.inputs import as_array, as_values, check_maps
 from deconvviz.metrics.metric import register
+from deconvviz.types import Box
 
 register("pointing_game", "Pointing game", True, "0 or 1", "Zhang et al. 2018, Excitation Backprop")
 register("energy", "Energy-based pointing game", True, "fraction", "Wang et al. 2020, Score-CAM")
 register("iou", "IoU", True, "fraction", "Zhou et al. 2016, CAM")
 register("best_iou", "IoU at the best threshold", True, "fraction", "Choe et al. 2020, of the idea")
 
-Box = Sequence[int]
-"""(top, left, bottom, right): rows top .. bottom - 1, columns left .. right - 1, so the area is (b - t) * (r - l)."""
-Masks = NDArray[np.bool_] | Sequence[Sequence[Box]]
+Boxes = Sequence[Sequence[Box | Sequence[int]]]
+"""A list of boxes an image, each in the order of `Box`: top, left, bottom, right."""
+Masks = NDArray[np.bool_] | Boxes
 """The object's pixels, bool [N,H,W], or the boxes around it, a list an image."""
 
 THRESHOLDS = np.arange(1000) / 1000
@@ -133,7 +134,7 @@ def as_masks(masks: Masks, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return filled
 
 
-def as_boxes(boxes: Sequence[Sequence[Box]], shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
+def as_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
     """Return each image's boxes as int64 [n,4], n >= 1; raises DataError where one is empty or leaves the image."""
     count, height, width = shape
     if len(boxes) != count:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.files import Pathlike, Sink, atomic, one_line
+from deconvviz.version import __version__
 
 Array = NDArray[Any]
 
@@ -124,10 +125,8 @@ def versions() -> dict[str, str]:
     """Return the versions of what computes a result, for its provenance."""
     import torch
 
-    import deconvviz
-
     return {
-        "deconvviz": deconvviz.__version__,
+        "deconvviz": __version__,
         "torch": str(torch.__version__),  # a plain string, which weights_only loading takes
         "numpy": np.__version__,
         "python": platform.python_version(),

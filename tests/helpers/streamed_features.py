@@ -11,7 +11,7 @@ from torch import nn
 
 import deconvviz as dv
 from deconvviz.results.features import Features
-from deconvviz.studies.probing.features import stream_features
+from deconvviz.run.features import stream_features
 
 COUNT, LAYERS = 60, ("1", "2", "5")
 PLAIN = dv.Preprocess(resize=None, crop=(20, 28), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))

@@ -9,17 +9,8 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import View
+from deconvviz.cam.methods.shared import channel_masks, mean, weighted
 from deconvviz.cam.registry import method
-
-
-def weighted(weights: Tensor, maps: Tensor) -> Tensor:
-    """sum_k w_k A_k: weights [N, K], maps [N, K, h, w] -> [N, h, w]."""
-    return torch.einsum("nk,nkhw->nhw", weights, maps)
-
-
-def mean(maps: Tensor) -> Tensor:
-    """Global average pooling, [N, K, h, w] -> [N, K]."""
-    return maps.mean((2, 3))
 
 
 @method("grad-cam")
@@ -69,8 +60,6 @@ def abs_cam(v: View, refined: bool = False) -> Tensor:
     weights = mean(v.g.abs())
     if not refined:
         return weighted(weights, v.A).relu()
-    from deconvviz.cam.methods.perturbation import channel_masks
-
     masks, varied = channel_masks(v, weights[:, :, None, None] * v.A)
     return v.combined(v.masked(v.A.shape[1], masks, keep=varied), masks).relu()
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.cam.engine import Make, View
-from deconvviz.cam.methods.gradient import mean
-from deconvviz.cam.methods.perturbation import channel_masks, significant
+from deconvviz.cam.methods.shared import channel_masks, mean, significant
 from deconvviz.cam.occluder import Occluder, filling
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import min_max

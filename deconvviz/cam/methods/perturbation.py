@@ -9,23 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.cam.engine import Make, View
-from deconvviz.cam.methods.gradient import mean, weighted
+from deconvviz.cam.methods.shared import channel_masks, mean, significant, weighted
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import gaussian_blur, min_max
-from deconvviz.errors import DataError
-
-
-def channel_masks(v: View, maps: Tensor | None = None) -> tuple[Make, Tensor]:
-    """Return the masks mm(up(A_k)), made when asked for, and bool [N, K]: which channels vary and make one."""
-    maps = v.A if maps is None else maps
-    varied = maps.amax((2, 3)) > maps.amin((2, 3))
-    return lambda images, channels: min_max(v.up(maps[images, channels])), varied
-
-
-def one_of(given: str, *known: str) -> None:
-    """Refuse an option's value that is none; raises DataError."""
-    if given not in known:
-        raise DataError(f"{given!r} given; expected one of {', '.join(known)}")
+from deconvviz.errors import require_choice
 
 
 @method("ablation-cam")
@@ -51,7 +38,7 @@ def score_cam(v: View, weights: str = "probability") -> Tensor:
     weights: "probability" as the authors' code; "increase" over a black image, through a softmax over the channels, as
     the paper; "logit" through a softmax over the channels, as pytorch-grad-cam and torch-cam.
     """
-    one_of(weights, "probability", "increase", "logit")
+    require_choice("weights", weights, ("probability", "increase", "logit"))
     masks, varied = channel_masks(v)
     if weights == "probability":
         return v.up(weighted(v.masked(v.A.shape[1], masks, keep=varied), v.A)).relu()
@@ -161,11 +148,6 @@ def quantile(values: Tensor, share: float) -> Tensor:
     """Return the quantile of the last axis, kept; half precision is widened for it."""
     exact = torch.promote_types(values.dtype, torch.float32)
     return torch.quantile(values.to(exact), share, dim=-1, keepdim=True).to(values.dtype)
-
-
-def significant(values: Tensor, scale: Tensor) -> Tensor:
-    """Set differences to zero that are no larger than the rounding of the scores they are differences of."""
-    return torch.where(values.abs() <= 16 * torch.finfo(values.dtype).eps * scale.abs(), 0.0, values)
 
 
 def _min_max_row(values: Tensor) -> Tensor:

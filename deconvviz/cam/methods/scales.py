@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,22 @@ from deconvviz.cam.shaping import gaussian_blur, min_max, resized
 from deconvviz.cam.targets import Target
 
 Inner = Callable[[Tensor, Target], Tensor]
-Box = tuple[int, int, int, int]  # height and width of the scaled image, top and left of the window in it
+
+
+class Window(NamedTuple):
+    """A window of an image that was scaled.
+
+    Attributes:
+        height: of the scaled image.
+        width: of the scaled image.
+        top: first row of the window in it.
+        left: first column of the window in it.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
 
 
 @method("sess", needs="inner")
@@ -27,33 +43,35 @@ def sess(v: View, inner: Inner, scales: int = 12, step: int = 64, drop: float = 
     """
     maps = []
     for n in range(len(v.x)):
-        boxes, parts = _windows(v.x[n : n + 1], scales, step)
+        windows, parts = _windows(v.x[n : n + 1], scales, step)
         scores = v.scored(parts, torch.full((len(parts),), n, device=v.x.device))
         found = torch.cat([inner(part, v.scorer.target(n, len(part))) for part in torch.split(parts, v.batch_size)])
-        maps.append(fused(found, scores, boxes, v.size, drop))
+        maps.append(fused(found, scores, windows, v.size, drop))
     return torch.stack(maps)
 
 
-def _windows(image: Tensor, scales: int, step: int) -> tuple[list[Box], Tensor]:
+def _windows(image: Tensor, scales: int, step: int) -> tuple[list[Window], Tensor]:
     """Return the windows of an image [1, C, H, W] at each scale: their places, and their pixels [P, C, H, W]."""
     height, width = image.shape[2:]
-    boxes, parts = list[Box](), list[Tensor]()
+    windows, parts = list[Window](), list[Tensor]()
     for i in range(scales):
         factor = 1 + i * step / min(height, width)
         room = (round(height * factor), round(width * factor))
         scaled = resized(image, room)
         for top, left in product(*(starts(*one) for one in zip(room, (height, width), (height, width), strict=True))):
-            boxes.append((*room, top, left))
+            windows.append(Window(*room, top, left))
             parts.append(scaled[..., top : top + height, left : left + width])
-    return boxes, torch.cat(parts)
+    return windows, torch.cat(parts)
 
 
-def fused(maps: Tensor, scores: Tensor, boxes: list[Box], size: tuple[int, int], drop: float = 0.0) -> Tensor:
+def fused(
+    maps: Tensor, scores: Tensor, windows: Sequence[tuple[int, int, int, int]], size: tuple[int, int], drop: float = 0.0
+) -> Tensor:
     """Fuse the maps [P, h, w] of windows with probabilities [P] at places in the scaled image, [H, W]."""
     kept = scores.argsort(descending=True)[: max(1, len(scores) - int(drop * len(scores)))]
     total, count = maps.new_zeros(size), maps.new_zeros(size)
     for index in kept.tolist():
-        height, width, top, left = boxes[index]
+        height, width, top, left = windows[index]
         canvas = maps.new_zeros(height, width)
         canvas[top : top + size[0], left : left + size[1]] = min_max(maps[index]) * scores[index] / scores.max()
         pasted = resized(canvas, size)

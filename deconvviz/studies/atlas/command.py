@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deconvviz.choices import Precision
 from deconvviz.cli.inputs import captured, channels_of, load, matched_outputs, output_names
 from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, classes_option, model_options
 from deconvviz.cli.outputs import command_line, sources
@@ -81,7 +82,7 @@ def atlas(
     methods: str | None,
     cam_layer: str | None,
     batch_size: int | None,
-    precision: str,
+    precision: Precision,
     quiet: bool,
     names: str | None,
     options: ModelOptions,

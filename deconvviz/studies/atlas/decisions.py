@@ -16,6 +16,7 @@ from tqdm import tqdm
 from deconvviz.cam.engine import whole_images
 from deconvviz.cam.explain import ConstantMapWarning, Explainer, cam
 from deconvviz.cam.occluder import Occluder
+from deconvviz.choices import Precision
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
@@ -138,7 +139,7 @@ class Explaining:
         methods: Sequence[str] = METHODS,
         layer: str | None = None,
         batch_size: int = 32,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
     ) -> None:
         """Make what explains.
 

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.deconv.project import Box
 from deconvviz.errors import MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.results.features import FeatureTable
@@ -25,6 +24,7 @@ from deconvviz.studies.atlas.similarity import similar_filters
 from deconvviz.studies.mining.kept import ENERGY, KeptProjection
 from deconvviz.studies.mining.projections import AT_ONCE, Pixels, ProjectionMaker, crop_size, window_around
 from deconvviz.studies.mining.result import Mined, MinedLayer
+from deconvviz.types import Box
 
 TILE = 96  # pixels: the longer side of the largest tile
 NEIGHBOURS = 6

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from deconvviz.choices import Precision
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.transforms import KINDS
@@ -26,6 +27,7 @@ from deconvviz.results.folders import claim
 from deconvviz.results.results import require_same, versions
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.results.tiles import gallery_config
+from deconvviz.run.features import stream_features
 from deconvviz.studies.atlas.aspects import (
     Measured,
     followed,
@@ -39,7 +41,6 @@ from deconvviz.studies.atlas.galleries import GalleryMaker, check_mined
 from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.panels import choose_channels
 from deconvviz.studies.mining.result import Mined
-from deconvviz.studies.probing.features import stream_features
 
 COMPARED = 5000  # images, evenly chosen, over which filters are compared with each other
 FOLLOWED = 12  # filters of a layer that are followed through the training
@@ -112,7 +113,7 @@ class AtlasMaker:
     outputs: NDArray[np.int64] | None = None
     names: Sequence[str] = ()
     batch_size: int | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     sources: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.truth import OBJECT, Mask, Truth, bounds
+from deconvviz.data.truth import OBJECT, Truth, bounds
 from deconvviz.errors import CaptureError, DataError, nearest
 from deconvviz.graph.network import Network
 from deconvviz.studies.correspondence.result import (
@@ -26,6 +26,7 @@ from deconvviz.studies.correspondence.result import (
     hamming,
     permutation_test,
 )
+from deconvviz.types import Mask
 
 FILLS = ("mean", "black")
 RANDOM_ON = ("picture", "object")

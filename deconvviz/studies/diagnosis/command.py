@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz import __version__
 from deconvviz.cli.inputs import captured, load, matched_outputs, output_names
 from deconvviz.cli.options import ModelOptions, classes_option, model_options
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
+from deconvviz.version import __version__
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images

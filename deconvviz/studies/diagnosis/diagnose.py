@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from deconvviz.choices import SEVERITIES
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.truth import Truth
@@ -25,7 +26,7 @@ from deconvviz.studies.diagnosis.checks import network as checks_network
 from deconvviz.studies.diagnosis.checks import responses as checks_responses
 from deconvviz.studies.diagnosis.checks import spectrum as checks_spectrum
 from deconvviz.studies.diagnosis.checks import training as checks_training
-from deconvviz.studies.diagnosis.finding import CHECKS, SEVERITIES, Finding
+from deconvviz.studies.diagnosis.finding import CHECKS, Finding
 from deconvviz.studies.diagnosis.measures.filters import filters_of
 from deconvviz.studies.diagnosis.result import Diagnosis, Made
 from deconvviz.studies.diagnosis.subject import LIMIT, Subject

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
+from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.registry import Registry
 
 if TYPE_CHECKING:
     from deconvviz.studies.diagnosis.subject import Subject
 
-Severity = Literal["note", "warning", "serious"]
 Kind = Literal["bars", "line", "histogram", "tiles", "scatter"]
 Needs = Literal["labels", "truth", "snapshots", "outputs"]
-SEVERITIES: tuple[Severity, ...] = ("note", "warning", "serious")  # mildest first
+TILE_SIDE = 112  # pixels of a tile of a finding's figure
 
 
 @dataclass(frozen=True)

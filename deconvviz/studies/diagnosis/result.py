@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.results.files import Pathlike, atomic
 from deconvviz.results.tables import write_csv
-from deconvviz.studies.diagnosis.finding import SEVERITIES, Evidence, Finding, Severity
+from deconvviz.studies.diagnosis.finding import Evidence, Finding
 from deconvviz.studies.diagnosis.measures.neighbours import Neighbour
 
 SCHEMA = 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.choices import Precision
 from deconvviz.cli.cam import CAM_NOTE, layers_of, methods_options
 from deconvviz.cli.inputs import captured, load, matched_outputs, output_names
 from deconvviz.cli.options import ModelOptions, classes_option, explainer_option, model_options
@@ -88,7 +89,7 @@ def evaluate(
     given: tuple[str, ...],
     limit: int | None,
     batch_size: int,
-    precision: str,
+    precision: Precision,
     seed: int,
     quiet: bool,
     explainer_files: tuple[str, ...],

@@ -19,6 +19,7 @@ from deconvviz.cam.explain import ConstantMapWarning, Explainer, cam
 from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.files import digest
 from deconvviz.cam.registry import METHODS
+from deconvviz.choices import Precision
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.truth import OBJECT, Truth
@@ -53,7 +54,7 @@ def evaluate(
     steps: int = 28,
     limit: int | None = None,
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     seed: int = 0,
     progress: bool = True,
     sources: Mapping[str, Any] | None = None,

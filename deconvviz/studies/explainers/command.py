@@ -144,7 +144,7 @@ def train_cam(
 
 def default_layers(method: str, network: Network) -> tuple[str, ...]:
     """Return the layers to read where none were named: the last maps, or the last of each size."""
-    import deconvviz.cam.learned.files  # noqa: F401, the explainers register
+    from deconvviz.cam.learned import files  # noqa: F401, the explainers register
     from deconvviz.cam.learned.base import LEARNED
     from deconvviz.graph.choose import last_maps, last_of_each_size
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import deconvviz.cam.learned.files  # noqa: F401, the explainers register
 from deconvviz.cam.captured import Captured
+from deconvviz.cam.learned import files  # noqa: F401, the explainers register
 from deconvviz.cam.learned.base import LEARNED, Batch, LearnedExplainer
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz.deconv.project import Box
+from deconvviz.types import Box
 
 ENERGY = 0.98  # share of a projection's energy that the default crop holds
 

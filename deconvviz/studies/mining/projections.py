@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.deconv.project import Box, Unit, project_units
+from deconvviz.deconv.project import Unit, project_units
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import data_inputs
 from deconvviz.studies.mining.kept import ENERGY, KeptProjection
 from deconvviz.studies.mining.result import Mined
+from deconvviz.types import Box
 
 SAMPLE = 64  # projections that decide a layer's crop
 AT_ONCE = 16  # filters whose images are in memory together

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.choices import Precision
 from deconvviz.cli.cam import class_of
 from deconvviz.cli.inputs import captured, integers, load, matched_outputs, output_names, read_image
 from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, classes_option, model_options
@@ -81,7 +82,7 @@ def occlude(
     mined_images: str | None,
     picked: str | None,
     batch_size: int,
-    precision: str,
+    precision: Precision,
     quiet: bool,
     names: str | None,
     options: ModelOptions,

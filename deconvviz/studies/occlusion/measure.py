@@ -15,6 +15,8 @@ from tqdm import tqdm
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import View
 from deconvviz.cam.occluder import Occluder, filling
+from deconvviz.cam.options import ExplainOptions
+from deconvviz.choices import Precision
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.deconv.project import project
 from deconvviz.errors import DataError, MismatchError
@@ -43,7 +45,7 @@ def occlude(
     rule: str = "deconvnet",
     names: Sequence[str] = (),
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     seed: int = 0,
     progress: bool = True,
 ) -> list[Occlusion]:
@@ -126,7 +128,7 @@ class _Occluding:
         strongest: str,
         rule: str,
         batch_size: int,
-        precision: str,
+        precision: Precision,
         seed: int,
     ) -> None:
         self.network, self.preprocess, self.layer, self.occluder = network, preprocess, layer, occluder
@@ -150,8 +152,8 @@ class _Occluding:
     def image(self, picture: NDArray[np.uint8], name: str, target: int | None) -> Occlusion:
         """Occlude one picture, uint8 [H, W, 3]."""
         x = self.preprocess.tensor(picture[None], self.network.device, self.network.dtype)
-        lower = self.precision != "fp32"
-        view = View(self.exact, self.watched, x, self.layer, target, None, self.batch_size, self.seed, Counter(), lower)
+        how = ExplainOptions(batch_size=self.batch_size, precision=self.precision, seed=self.seed)
+        view = View(self.exact, self.watched, x, self.layer, target, how, Counter())
         outputs = self.network.outputs
         base, maps = view.output[0].float().softmax(0), view.A[0].float()
         channel = self._channel(maps)

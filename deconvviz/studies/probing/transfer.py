@@ -21,7 +21,7 @@ from deconvviz.metrics import randomised
 from deconvviz.models.load import Loaded, build_model
 from deconvviz.results.files import Pathlike
 from deconvviz.results.tables import write_csv
-from deconvviz.studies.probing.features import stream_features
+from deconvviz.run.features import stream_features
 from deconvviz.studies.probing.measure import Probed, ProbeSettings, draw_splits, probe
 
 

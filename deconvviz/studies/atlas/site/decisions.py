@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvviz import __version__
 from deconvviz.results.files import Pathlike
 from deconvviz.results.results import reading
 from deconvviz.studies.atlas.site.gallery import file_digest
 from deconvviz.studies.atlas.site.layers import read_stamp, write_stamp
+from deconvviz.version import __version__
 from deconvviz.web.colours import coloured
 from deconvviz.web.scripts import exact, write_script
 from deconvviz.web.sprites import LIMIT, save_picture, tiled

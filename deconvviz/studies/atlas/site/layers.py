@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz import __version__
 from deconvviz.results.files import atomic
 from deconvviz.studies.atlas.site.gallery import Gallery, Texts, file_digest
+from deconvviz.version import __version__
 from deconvviz.web.scripts import exact, write_script
 from deconvviz.web.sprites import (
     Blocks,

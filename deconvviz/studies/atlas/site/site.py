@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deconvviz import __version__
 from deconvviz.errors import DataError
 from deconvviz.results.files import Pathlike, atomic
 from deconvviz.studies.atlas.site.decisions import Decisions, write_decisions
 from deconvviz.studies.atlas.site.gallery import Gallery, Texts
 from deconvviz.studies.atlas.site.layers import strip_rows, write_layer
 from deconvviz.studies.atlas.site.pictures import checked, write_lists, write_pictures
+from deconvviz.version import __version__
 from deconvviz.web.colours import ANCHORS
 from deconvviz.web.page import write_page
 from deconvviz.web.scripts import write_script

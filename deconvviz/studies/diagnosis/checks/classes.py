@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deconvviz.studies.diagnosis.finding import Evidence, Finding, Severity, check, graded
+from deconvviz.choices import Severity
+from deconvviz.data.pictures import tile
+from deconvviz.studies.diagnosis.finding import TILE_SIDE, Evidence, Finding, check, graded
 from deconvviz.studies.diagnosis.measures.neighbours import Neighbour, neighbours
 from deconvviz.studies.diagnosis.remembered import remembered
 from deconvviz.studies.diagnosis.subject import Subject
-from deconvviz.studies.diagnosis.thumbnails import tile
 
 CONFUSED = (10.0, 25.0, 50.0)  # percent of a class's images that are taken for one other class
 ENOUGH, TWICE = 5, 2  # images of a class, and confusions among them: less could be one odd picture
@@ -81,10 +82,10 @@ def _evidence(subject: Subject, one: Neighbour) -> Evidence:
     named = subject.logits.argmax(1)
     wrong = np.flatnonzero((subject.labels == one.place) & (named == one.output))[:SHOWN]
     right = np.flatnonzero((subject.targets == one.output) & (named == one.output))[:SHOWN]
-    pictures = [tile(subject.picture(int(place))) for place in [*wrong, *right]]
+    pictures = [tile(subject.picture(int(place)), TILE_SIDE) for place in [*wrong, *right]]
     labels = [f"{one.name} as {one.neighbour}"] * len(wrong) + [f"{one.neighbour}, right"] * len(right)
     chosen = one.shared[:FILTERS]
     if chosen:
-        pictures += [tile(patch) for patch in subject.patches(one.layer, chosen)]
+        pictures += [tile(patch, TILE_SIDE) for patch in subject.patches(one.layer, chosen)]
         labels += [f"drives filter {channel}" for channel in chosen]
     return Evidence("tiles", {"pictures": np.stack(pictures)}, tuple(labels))

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deconvviz.choices import Severity
+from deconvviz.data.pictures import grey_picture, outlined, tile
 from deconvviz.errors import LayerNotFound
 from deconvviz.graph.choose import last_maps
-from deconvviz.studies.diagnosis.finding import Evidence, Finding, Severity, check, graded
+from deconvviz.studies.diagnosis.finding import TILE_SIDE, Evidence, Finding, check, graded
 from deconvviz.studies.diagnosis.measures.fields import (
     ENERGY,
     Field,
-    Square,
     effective_fields,
     object_boxes,
     object_side,
@@ -30,7 +31,7 @@ from deconvviz.studies.diagnosis.measures.shifts import (
 )
 from deconvviz.studies.diagnosis.remembered import remembered
 from deconvviz.studies.diagnosis.subject import Subject
-from deconvviz.studies.diagnosis.thumbnails import SIDE, Pixels, grey, outlined, tile
+from deconvviz.types import Box, Pixels
 
 # Times the change of the anti-aliased layer. Measured: the pixels of 500 photos themselves, subsampled by 3 and by 4
 # without a blur, reach 2.1 and 2.6. Derived: a response whose neighbouring positions are unrelated reaches the root of
@@ -112,7 +113,7 @@ def _phases(subject: Subject, found: ShiftChange, channels: Sequence[int]) -> Ev
     for channel in channels:
         image = int(dense[:, channel].var((1, 2)).argmax())
         maps = dense[image : image + 1, channel : channel + 1]
-        pictures.append(tile(subject.picture(int(places[image]))))
+        pictures.append(tile(subject.picture(int(places[image])), TILE_SIDE))
         pictures += _sampled(maps, op)
         labels += [f"channel {channel}: image", "strided", "change by 1 px", "anti-aliased", "change by 1 px"]
     return Evidence("tiles", {"pictures": np.stack(pictures)}, tuple(labels))
@@ -129,8 +130,13 @@ def _sampled(maps: torch.Tensor, op: Strided) -> list[Pixels]:
         if not out:  # the anti-aliased response is shown on the strided one's scale
             floor = float(one.min())
             scale = float(torch.quantile(one.flatten().float(), 0.98)) - floor or 1.0
-        out += [grey((one - floor) / scale), grey((other - one).abs() / scale)]
+        out += [_grey((one - floor) / scale), _grey((other - one).abs() / scale)]
     return out
+
+
+def _grey(values: torch.Tensor) -> Pixels:
+    """Return values [h, w] in 0..1 as a grey tile."""
+    return tile(grey_picture(values.float().cpu().numpy()), TILE_SIDE)
 
 
 # --- receptive field -------------------------------------------------------------------------------------------------
@@ -169,11 +175,11 @@ def measured_field(subject: Subject, layer: str) -> Field:
 
 
 @remembered
-def _boxes(subject: Subject) -> dict[int, Square]:
+def _boxes(subject: Subject) -> dict[int, Box]:
     return object_boxes(subject, subject.truth) if subject.truth is not None else {}
 
 
-def _against_objects(subject: Subject, field: Field, boxes: dict[int, Square]) -> Iterator[Finding]:
+def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> Iterator[Finding]:
     side = object_side(boxes.values())
     said = (
         f"A unit of {field.layer} can see {field.side} px and {ENERGY:.0%} of its gradient lies within "
@@ -265,17 +271,17 @@ def _beyond_the_image(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _boxed(subject: Subject, field: Field, boxes: dict[int, Square]) -> Evidence:
+def _boxed(subject: Subject, field: Field, boxes: dict[int, Box]) -> Evidence:
     """Show the gradient's energy, and what is seen in some images: white the object, orange all, blue the effective."""
     level = np.sqrt(field.energy / max(float(field.energy.max()), 1e-300))
-    pictures = [tile(np.repeat((level * 255).astype(np.uint8)[..., None], 3, 2), SIDE * 2)]
+    pictures = [tile(np.repeat((level * 255).astype(np.uint8)[..., None], 3, 2), TILE_SIDE * 2)]
     for place in [*boxes][:5] or _some(subject, 5).tolist():
         picture = subject.picture(place)
         for square, colour in ((field.square(field.side), ORANGE), (field.square(field.effective), BLUE)):
             picture = outlined(picture, square, colour)
         if place in boxes:
             picture = outlined(picture, boxes[place], WHITE)
-        pictures.append(tile(picture, SIDE * 2))
+        pictures.append(tile(picture, TILE_SIDE * 2))
     told = "white: object, " if boxes else ""
     labels = ["root of the gradient's energy", *[f"{told}orange: can see, blue: does see"] * (len(pictures) - 1)]
     return Evidence("tiles", {"pictures": np.stack(pictures)}, tuple(labels))

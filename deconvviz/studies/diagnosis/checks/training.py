@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from deconvviz.choices import Severity
 from deconvviz.errors import CaptureError
-from deconvviz.studies.diagnosis.finding import Evidence, Finding, Severity, check, graded
+from deconvviz.studies.diagnosis.finding import Evidence, Finding, check, graded
 from deconvviz.studies.diagnosis.measures.removal import Removal, removable_layers, removals
 from deconvviz.studies.diagnosis.measures.settling import Settling, settling
 from deconvviz.studies.diagnosis.remembered import remembered

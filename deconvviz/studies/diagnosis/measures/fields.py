@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from deconvviz.data.pictures import side_that_holds
 from deconvviz.data.truth import OBJECT, Truth, bounds
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import axes_of, data_inputs, shape_of
 from deconvviz.studies.diagnosis.subject import Subject
+from deconvviz.types import Box, Floats
 
 ENERGY = 0.95  # share of the gradient's energy that the effective field holds
-Floats = NDArray[np.float64]
-Square = tuple[int, int, int, int]  # top, left, bottom, right, half-open
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class Field:
     centre: tuple[int, int]
     energy: Floats
 
-    def square(self, side: int) -> Square:
+    def square(self, side: int) -> Box:
         """Return the square of that side around the unit, cut to the image."""
         top, left = (middle - side // 2 for middle in self.centre)
         height, width = self.energy.shape
-        return max(top, 0), max(left, 0), min(top + side, height), min(left + side, width)
+        return Box(top, left, top + side, left + side).clipped(height, width)
 
 
 def effective_fields(
@@ -88,17 +87,10 @@ def _field(network: Network, name: str, energy: Floats) -> Field:
     total = energy.sum()
     if total > 0:
         energy = energy / total
-    return Field(name, max(seen.size), _holding(energy, centre) if total > 0 else 0, centre, energy)
+    return Field(name, max(seen.size), side_that_holds(energy, centre, ENERGY) if total > 0 else 0, centre, energy)
 
 
-def _holding(energy: Floats, centre: tuple[int, int]) -> int:
-    """Return the side of the smallest odd square around the centre that holds ENERGY of an energy of sum 1."""
-    rows, columns = (np.abs(np.arange(size) - middle) for size, middle in zip(energy.shape, centre, strict=True))
-    held = np.bincount(np.maximum(rows[:, None], columns).ravel(), energy.ravel()).cumsum()
-    return 2 * int(np.searchsorted(held, ENERGY - 1e-12)) + 1
-
-
-def object_boxes(subject: Subject, truth: Truth) -> dict[int, Square]:
+def object_boxes(subject: Subject, truth: Truth) -> dict[int, Box]:
     """Return the box around the object in each chosen image where it is known, in pixels of the network's input."""
     found = {}
     for place, image in enumerate(subject.chosen):
@@ -109,9 +101,9 @@ def object_boxes(subject: Subject, truth: Truth) -> dict[int, Square]:
     return found
 
 
-def object_side(boxes: Iterable[Square]) -> float:
+def object_side(boxes: Iterable[Box]) -> float:
     """Return the median over boxes of the longer side."""
-    return float(np.median([max(bottom - top, right - left) for top, left, bottom, right in boxes]))
+    return float(np.median([max(box.height, box.width) for box in boxes]))
 
 
 def readers_of_context(network: Network) -> list[tuple[str, int]]:

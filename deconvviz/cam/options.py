@@ -1,0 +1,49 @@
+"""ExplainOptions: how a method runs and how its map is finished, apart from the method's own options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deconvviz.choices import CONVENTIONS, PRECISIONS, Precision
+from deconvviz.errors import DataError, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions:
+    """How a method runs and how its map is finished.
+
+    Attributes:
+        convention: "paper", "pytorch-grad-cam" or "torch-cam": the order of resizing and scaling, see `cam.shaping`.
+        align_corners: of the resizing of the finished map.
+        batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
+        precision: "fp32", or "bf16" for masked images and changed values; gradients are computed as captured.
+        tokens: rows and columns of a transformer's patches, where they cannot be found.
+        fuse: how the maps of several layers become one, "mean" or "max"; None for the method's own way.
+        seed: of methods that draw masks, noise or orders.
+
+    Raises:
+        DataError: a value out of its range.
+    """
+
+    convention: str = "paper"
+    align_corners: bool = False
+    batch_size: int = 32
+    precision: Precision = "fp32"
+    tokens: tuple[int, int] | None = None
+    fuse: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            DataError,
+            convention=(self.convention in CONVENTIONS, ", ".join(CONVENTIONS)),
+            precision=(self.precision in PRECISIONS, " or ".join(PRECISIONS)),
+            fuse=(self.fuse in (None, "mean", "max"), "mean or max"),
+            batch_size=(self.batch_size >= 1, "at least 1"),
+        )
+
+    @property
+    def lower(self) -> bool:
+        """Whether masked images and changed values are computed in a lower precision than gradients."""
+        return self.precision != "fp32"

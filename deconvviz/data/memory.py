@@ -1,0 +1,75 @@
+"""Images that are in memory, as a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvviz.errors import DataError
+from deconvviz.types import Ints, Pixels
+
+
+class InMemoryImages:
+    """Labelled images from arrays: what every function takes that takes a store or a folder of classes.
+
+    Attributes:
+        labels: int64 [N], an index into the classes, -1 where unknown.
+        classes: the class names; empty where none were given.
+        names: N distinct names.
+        fingerprint: SHA-256 in hex of pixels, labels, names and classes; equal for equal content.
+
+    Raises:
+        DataError: no image, pixels that are not uint8 [H, W, 3], or lists of different lengths.
+
+    >>> images = InMemoryImages(np.zeros((4, 8, 8, 3), np.uint8), labels=[0, 0, 1, 1], classes=["cat", "dog"])
+    >>> len(images), images[2][1], images.names[2]
+    (4, 1, '2')
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Pixels] | Pixels,
+        labels: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        classes: Sequence[str] = (),
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Take images.
+
+        Args:
+            pictures: uint8 [H, W, 3] each; their sizes may differ.
+            labels: of each image, an index into the classes, -1 where unknown; by default all unknown.
+            classes: the class names.
+            names: of the images; by default their numbers.
+        """
+        self.pictures = list(pictures)
+        count = len(self.pictures)
+        self.labels: Ints = np.full(count, -1) if labels is None else np.asarray(labels, np.int64)
+        self.classes = tuple(classes)
+        self.names = tuple(map(str, range(count))) if names is None else tuple(names)
+        wrong = [p for p in self.pictures if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3]
+        if not count or wrong:
+            given = f"{wrong[0].dtype} {list(wrong[0].shape)}" if wrong else "no image"
+            raise DataError(f"{given} given; expected images as uint8 [H, W, 3]")
+        if not len(self.labels) == len(self.names) == count or len({*self.names}) != count:
+            raise DataError(
+                f"{count} images, {len(self.labels)} labels and {len({*self.names})} distinct names given; expected "
+                "as many of each"
+            )
+        digest = sha256(repr((self.names, self.classes)).encode() + self.labels.tobytes())
+        for picture in self.pictures:
+            digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, int]:
+        """Return image `index` as uint8 [H, W, 3], and its label."""
+        return self.pictures[index], int(self.labels[index])
+
+    def __repr__(self) -> str:
+        return f"<InMemoryImages: {len(self)} images, {len(self.classes)} classes>"
