@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import pathlib
 import re
+from functools import cache
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "deconvviz"
 # What a room may import. The files beside the rooms (errors, types, choices, ...) are everybody's.
@@ -30,6 +31,7 @@ STUDIES_BELOW = {
 }
 
 
+@cache
 def imports(tree: ast.AST) -> set[str]:
     """Modules imported for running; what stands under TYPE_CHECKING is for the type checker."""
     typing_only = {
@@ -47,6 +49,7 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def modules() -> list[tuple[str, str, ast.Module]]:
     paths = sorted(PACKAGE.rglob("*.py"))
     assert len(paths) > 30

@@ -23,6 +23,7 @@ def test_examples_are_short() -> None:
         assert len(lines) <= 25, path.name
 
 
+@pytest.mark.slow
 def test_project_unit(tmp_path: pathlib.Path) -> None:
     assert "features.7:150" in run(EXAMPLES / "project_unit.py", tmp_path / "p.png")
     assert Image.open(tmp_path / "p.png").size == (224, 224)
@@ -36,11 +37,13 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow
 def test_mine_and_compute(tiles: pathlib.Path) -> None:
     out = run(EXAMPLES / "mine_and_compute.py", tiles / "tiles.h5", tiles / "mined.h5")
     assert "features.7: " in out and "strongest: channel" in out
 
 
+@pytest.mark.slow
 def test_own_model(tiles: pathlib.Path) -> None:
     model = f"{EXAMPLES / 'own_model.py'}:make"
     assert "16x32x32" in run("-m", "deconvviz", "layers", model, "--weights", "none")

@@ -297,7 +297,9 @@ def test_a_batch_is_its_images(net: Net, name: str) -> None:
 # --- identities (a network of global pooling and one linear layer)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("densenet121", "relu")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [("resnet18", "layer4"), pytest.param("densenet121", "relu", marks=pytest.mark.slow)]
+)
 def test_identities(network: Callable[[str, int], tuple[nn.Module, dv.Network]], name: str, layer: str) -> None:
     model, net = network(name, 64)
     if layer == "relu":  # the functional rectifier that the pooling reads
@@ -459,6 +461,7 @@ def test_hooks_are_the_same_and_leave_nothing(net: Net, x: Tensor) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t"])
 def test_transformers(network: Callable[[str, int], tuple[nn.Module, dv.Network]], name: str) -> None:
     _, net = network(name, 224)
@@ -476,6 +479,7 @@ def test_transformers(network: Callable[[str, int], tuple[nn.Module, dv.Network]
             cam("hirescam", net, layer, tokens=(20, 20))(x, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "extra"),
     [

@@ -150,6 +150,7 @@ def detector() -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_a_detector_through_hooks(detector: nn.Module) -> None:
     """Faster R-CNN, which cannot be captured: one detection's score, by gradient and by perturbation."""
     from deconvviz.cam.targets import detection

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from captum.attr import LRP
+from networks import by_weight
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -97,7 +98,7 @@ def test_a_residual_block(rule: str) -> None:
     assert torch.allclose(found[0], expected.reshape(2, 6, 6).sum(0).detach(), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "squeezenet1_0"])
+@pytest.mark.parametrize("name", by_weight(["resnet18", "densenet121", "squeezenet1_0"]))
 def test_without_epsilon_it_is_gradient_times_input(
     network: Callable[[str, int], tuple[nn.Module, dv.Network]], name: str
 ) -> None:
@@ -109,6 +110,7 @@ def test_without_epsilon_it_is_gradient_times_input(
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.peers
 def test_captum_on_a_plain_network() -> None:
     torch.manual_seed(0)

@@ -261,6 +261,7 @@ def test_bad_input_gets_one_clear_line_and_changes_no_file(work: pathlib.Path, t
         assert snapshot(work, tmp_path) == before, args
 
 
+@pytest.mark.slow
 def test_exit_codes_and_debug(tmp_path: pathlib.Path) -> None:
     """As a process: code 2, one line on standard error, a traceback only when asked for."""
     command = [
@@ -300,6 +301,7 @@ def test_a_full_disk_leaves_the_mined_file_alone(
     assert mined.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["mined.h5"]
 
 
+@pytest.mark.slow
 def test_the_main_job_on_real_photos(run: Run, data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """SqueezeNet on the photos: the classes are right, the figure's filter 150 shows its lettering."""
     import deconvviz as dv

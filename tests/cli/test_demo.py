@@ -46,6 +46,7 @@ def test_the_packaged_files() -> None:
     assert shlex.split(found.sources["command"])[1 : len(TRAINING) + 1] == list(TRAINING)
 
 
+@pytest.mark.slow
 def test_trained_again_it_learns_alike(tmp_path: pathlib.Path) -> None:
     """Three epochs by the packaged recipe reach the packaged accuracies, within BAND."""
     arguments = [*TRAINING, "--epochs", "3", "--device", "cpu", "--quiet", "--out", str(tmp_path / "z.pth")]
@@ -92,6 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_is_whole(made: pathlib.Path) -> None:
     text = (made / "index.html").read_text("utf-8")
     page = Page(text)
@@ -107,6 +109,7 @@ def test_the_page_is_whole(made: pathlib.Path) -> None:
     assert "randomised" in text  # what projections do not show, where the user reads
 
 
+@pytest.mark.slow
 def test_its_commands_can_be_typed(made: pathlib.Path) -> None:
     """Each figure's command, as the page prints it, makes that figure again."""
     text = (made / "index.html").read_text("utf-8")
@@ -126,6 +129,7 @@ def picture(path: pathlib.Path) -> tuple[np.ndarray, str]:
         return np.asarray(figure), figure.text["Description"]
 
 
+@pytest.mark.slow
 def test_a_second_demo_takes_the_place_of_the_first(made: pathlib.Path) -> None:
     before = (made / "index.html").read_bytes()
     arguments = ["demo", "--out", str(made), "--images", "80", "--quiet"]
@@ -134,6 +138,7 @@ def test_a_second_demo_takes_the_place_of_the_first(made: pathlib.Path) -> None:
     assert without.sub(b"", before) == without.sub(b"", (made / "index.html").read_bytes())
 
 
+@pytest.mark.slow
 def test_a_network_of_its_own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--train, with a short training: its own weights and snapshots, and the page says so; then the packaged ones."""
     from deconvviz.cli import demo

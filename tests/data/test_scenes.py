@@ -220,11 +220,13 @@ def linear(features: NDArray[np.float64], strength: float) -> float:
     return float(model.score(features[1100:], labels[1100:]))
 
 
+@pytest.mark.slow
 def test_pixels_do_not_tell_the_class() -> None:
     small = pictures()[0].reshape(1500, 24, 3, 24, 3, 3).mean((2, 4)).reshape(1500, -1)
     assert linear(small, 1e-4) < 0.5
 
 
+@pytest.mark.slow
 def test_colours_do_not_tell_the_class() -> None:
     bins = (pictures()[0] // 64).astype(int) @ [16, 4, 1]
     counts = np.stack([np.bincount(b.ravel(), minlength=64) for b in bins]).astype(float)

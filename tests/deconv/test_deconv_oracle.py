@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
+from networks import LIGHT
 from oracle import RULES, layer_value, project_by_autograd, unit
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -34,7 +35,7 @@ NETWORKS: dict[str, tuple[int, tuple[str, ...]]] = {
     "convnext_tiny": (64, ("features.1.0.block.0", "features.5", "classifier.2")),
 }
 CASES = [  # the classes under one rule only, for they cost the most and differ the least
-    (name, size, layer, rule)
+    pytest.param(name, size, layer, rule, marks=() if name in LIGHT else pytest.mark.slow)
     for name, (size, layers) in NETWORKS.items()
     for layer, rule in itertools.product(layers, RULES)
     if layer != layers[-1] or rule == "deconvnet"

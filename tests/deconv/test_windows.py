@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import build
+from networks import build, by_weight
 from torch import Tensor, nn
 
 import deconvviz as dv
@@ -29,19 +29,19 @@ def check(net: dv.Network, layer: str, images: Tensor, rule: str) -> None:
         assert abs(a.value - float(value[image, channel, y, x])) <= 1e-10 * value.abs().max(), (layer, a)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "alexnet",
-        "vgg11",
-        "squeezenet1_0",
-        "resnet18",
-        "googlenet",
-        "mobilenet_v2",
-        "shufflenet_v2_x1_0",
-        "convnext_tiny",
-    ],
+NETWORKS = (
+    "alexnet",
+    "vgg11",
+    "squeezenet1_0",
+    "resnet18",
+    "googlenet",
+    "mobilenet_v2",
+    "shufflenet_v2_x1_0",
+    "convnext_tiny",
 )
+
+
+@pytest.mark.parametrize("name", by_weight(NETWORKS, light=("alexnet",)))
 def test_windowed_equals_whole_in_every_spatial_layer(name: str) -> None:
     size = (3, 64, 80)
     net = dv.capture(build(name), size)
@@ -104,6 +104,7 @@ def test_every_position_of_odd_networks(kind: type[nn.Module], rule: str) -> Non
             check(net, name, images, rule)
 
 
+@pytest.mark.slow
 def test_the_value_of_a_unit_needs_only_its_window() -> None:
     """Change every pixel outside the window: value and projection stay to the last bit."""
     net = dv.capture(build("vgg11"), (3, 96, 96))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import build
+from networks import build, by_weight
 from torch import Tensor, fx, nn
 
 import deconvviz as dv
@@ -74,7 +74,7 @@ def small() -> tuple[Small, dv.Network]:
     return model, dv.capture(model, (3, 17, 15))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", by_weight(FAMILIES))
 def test_every_family_runs_equal_to_its_model(name: str) -> None:
     model = build(name).float()
     size = FAMILIES[name]
@@ -84,6 +84,7 @@ def test_every_family_runs_equal_to_its_model(name: str) -> None:
     assert (wanted - got).abs().max() <= 1e-5 * wanted.abs().max().clamp(min=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "fcn_resnet50"])
 def test_segmentation_returns_its_dictionary(name: str) -> None:
     import torchvision
@@ -96,6 +97,7 @@ def test_segmentation_returns_its_dictionary(name: str) -> None:
     assert all(torch.allclose(wanted[key], got[key], atol=1e-5) for key in wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
 def test_timm_networks_run_equal(name: str) -> None:
     import timm

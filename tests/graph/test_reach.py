@@ -7,6 +7,7 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import by_weight
 from torch import Tensor, nn
 
 import deconvviz as dv
@@ -59,7 +60,10 @@ def positive(name: str) -> nn.Module:
     return model.double().eval()
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "squeezenet1_0", "resnet18", "googlenet", "mobilenet_v2"])
+NETWORKS = ("alexnet", "vgg11", "squeezenet1_0", "resnet18", "googlenet", "mobilenet_v2")
+
+
+@pytest.mark.parametrize("name", by_weight(NETWORKS))
 def test_receptive_fields_equal_the_support_of_the_gradient(name: str) -> None:
     size = (3, 80, 112)
     model = positive(name)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
 import torch
 import torchvision
 from torch import nn
+
+LIGHT = ("alexnet", "resnet18", "squeezenet1_0")  # networks that take a second or two where others take ten
+
+
+def by_weight(names: Iterable[str], light: tuple[str, ...] = LIGHT) -> list[Any]:
+    """The names as parameters of a test, slow but for the light ones."""
+    return [name if name in light else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def build(name: str) -> nn.Module:

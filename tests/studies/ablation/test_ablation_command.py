@@ -22,6 +22,7 @@ def call(*arguments: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command_trains_then_operates(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "ablation.csv"
     asked = "--input 64 --width 0.04 --epochs 1 --batch-size 16 --validation scenes:20:6 --variants full,no-6-7"

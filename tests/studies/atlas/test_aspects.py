@@ -95,6 +95,7 @@ def test_an_interrupted_occlusion_goes_on(case: Case, tmp_path: pathlib.Path, mo
     assert (tmp_path / "o.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
+@pytest.mark.slow
 def test_evolution_in_tiles(scenes: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, snapshots = dv.load_model("demo"), Snapshots(DEMO_SNAPSHOTS)
     preprocess = Preprocess.from_dict(loaded.settings)

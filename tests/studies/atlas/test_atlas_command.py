@@ -103,6 +103,7 @@ def test_the_command(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called)
         run(*given[:-1], "3", "--decisions", "2", "-m", "gradient,grad-cam", "-o", tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_a_mined_file_is_taken(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called) -> None:
     loaded = dv.load_model("demo")
     preprocess = Preprocess.from_dict(loaded.settings)
@@ -133,6 +134,7 @@ def test_a_mined_file_is_taken(scenes: pathlib.Path, tmp_path: pathlib.Path, sit
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_wrong_input_changes_nothing(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("precious")

@@ -183,6 +183,7 @@ def test_means_and_intervals() -> None:
     assert np.allclose(found.error("a"), [1.96 * np.sqrt(2) / np.sqrt(2), 0])
 
 
+@pytest.mark.slow
 def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp_path: pathlib.Path) -> None:
     _, store, _ = given
     table = tmp_path / "table.csv"

@@ -35,6 +35,7 @@ def by(name: str, layer: str | None = None) -> object:
     return lambda model, x: dv.cam(name, dv.capture(model, tuple(x.shape[1:])), layer)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_edge_detector_fails(demo: tuple[nn.Module, dv.Preprocess, Tensor]) -> None:
     model, _, x = demo
@@ -49,6 +50,7 @@ def test_an_edge_detector_fails(demo: tuple[nn.Module, dv.Preprocess, Tensor]) -
     assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_independent_and_its_table(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathlib.Path) -> None:
     model, _, x = demo
@@ -99,6 +101,7 @@ def test_mistakes(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathl
     assert len(shifted.found) == 2 and shifted.confusions()[0][0].startswith("out ")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_by_the_captured_graph(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathlib.Path) -> None:
     """The graph with a randomised model's weights explains as that model captured anew."""

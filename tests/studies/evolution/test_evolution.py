@@ -153,6 +153,7 @@ def command(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "figure.png"
     asked = ["evolve", folder / "e.h5", folder / "s.h5", "-l", "conv1", "-l", "conv5", "--filters", 2, "--quiet"]
@@ -176,6 +177,7 @@ def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert len((tmp_path / "figure.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
 
 
+@pytest.mark.slow
 def test_work_is_continued(folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after the second epoch, the same call mines the third only and finds the same."""
     store, snapshots = dv.ImageStore.open(folder / "s.h5"), Snapshots(folder / "e.h5")

@@ -179,7 +179,11 @@ def measured(explainer: LearnedExplainer) -> tuple[float, float]:
 
 
 AREAS, FINE = {"l-cam-fm": (0.0, 2.0, 20.0), "real-time-masking": (0.0, 30.0, 300.0)}, (0.0, 0.3, 3.0)
-WEIGHTS = [(name, term) for name in EXPLAINERS for term in ("area", "smoothness")]
+WEIGHTS = [
+    pytest.param(name, term, marks=pytest.mark.slow if name == "real-time-masking" else ())
+    for name in EXPLAINERS
+    for term in ("area", "smoothness")
+]
 
 
 @pytest.mark.parametrize(("name", "term"), WEIGHTS)

@@ -221,6 +221,7 @@ def test_a_known_block_lights_up_and_nothing_else() -> None:
     assert np.argwhere(one.grid(one.activation) < one.whole.activation - 1e-3).shape == (48, 2)  # the sum sees all
 
 
+@pytest.mark.slow
 def test_the_layer_taken_by_default() -> None:
     for name, layer in (("squeezenet1_0", "features.12"), ("resnet18", "layer4.1"), ("vgg11", "features.19")):
         network = dv.capture(torchvision.models.get_model(name, weights=None).eval(), (3, 96, 96))
@@ -250,6 +251,7 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
         cam("occlusion", network, fill="grey")(torch.zeros(1, 3, 24, 32), 1)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     pack(dv.Scenes(12, seed=5), tmp_path / "s.h5", progress=False)
     store, loaded = dv.ImageStore.open(tmp_path / "s.h5"), dv.load_model("demo")

@@ -76,6 +76,7 @@ def table(noise: float, counts: tuple[int, ...] = (30,) * 4, width: int = 200, s
     return FeatureArrays({"a": scaled[order].astype(np.float32)}, labels[order], ("p", "q", "r", "s"))
 
 
+@pytest.mark.slow
 def test_what_is_separable_is_told_apart() -> None:
     asked = ProbeSettings(per_class=(3, 10), splits=3)
     found = probe(table(0.3), settings=asked, progress=False)
@@ -83,6 +84,7 @@ def test_what_is_separable_is_told_apart() -> None:
     assert found.chance == 0.25 and found.tested == 80 and found.layers == {"a": 200}
 
 
+@pytest.mark.slow
 def test_noise_is_at_chance() -> None:
     """Some 4 standard errors of one split's 400 images, which several splits of the same images can only narrow."""
     rng, labels = np.random.default_rng(3), np.repeat(np.arange(10), 45)
@@ -91,6 +93,7 @@ def test_noise_is_at_chance() -> None:
     assert np.abs(found.mean - 0.1).max() < 4 * math.sqrt(0.1 * 0.9 / 400)
 
 
+@pytest.mark.slow
 @pytest.mark.peers
 @pytest.mark.parametrize("width", [30, 200])  # more training images than features, and fewer: in their span
 def test_probes_are_plain_scikit_learn(width: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_untrained(tmp_path: pathlib.Path) -> None:
     assert fresh.shape == (4, 3, 3, 3) and fresh.std() > 0.05 and (trained.model.get_parameter("0.weight") == 1).all()
 
 
+@pytest.mark.slow
 def test_trained_features_carry_further(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On scenes that the demo was not trained on: its deep features tell the classes, random ones do not."""
     loaded = dv.load_model("demo")
@@ -117,6 +118,7 @@ def run(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     asked = ["demo", "scenes:70:6", "-l", "pool5", "-l", "relu7", "--per-class", "3,5", "--splits", "2"]
     asked += ["--costs", "1", "--device", "cpu", "--quiet"]
