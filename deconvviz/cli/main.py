@@ -1,4 +1,4 @@
-"""The `deconvviz` command: finds its sub-commands by name, and turns errors into one line and exit code 2."""
+"""The `deconvviz` command: it finds its commands by name, and turns an error into one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -6,33 +6,82 @@ import importlib
 import os
 import sys
 import warnings
+from typing import NamedTuple
 
 import click
 
-from deconvviz.errors import DeconvvizError
+from deconvviz.errors import DeconvvizError, nearest
 from deconvviz.version import __version__
 
-# A command and the module that holds it, imported when it is asked for.
+
+class LazyCommand(NamedTuple):
+    """A command that is imported when it is used.
+
+    Attributes:
+        module: the module below `deconvviz` that holds it, as a function of the command's name.
+        summary: what `deconvviz --help` says about it: the first sentence of the command's own help.
+    """
+
+    module: str
+    summary: str
+
+
 COMMANDS = {
-    "demo": "cli.demo",
-    "layers": "cli.layers",
-    "pack": "cli.pack",
-    "mine": "studies.mining.command",
-    "merge": "studies.mining.merge_command",
-    "grid": "studies.mining.grid_command",
-    "project": "cli.project",
-    "train": "studies.training.command",
-    "evolve": "studies.evolution.command",
-    "cam": "cli.cam",
-    "train-cam": "studies.explainers.command",
-    "evaluate": "studies.evaluation.command",
-    "occlude": "studies.occlusion.command",
-    "invariance": "studies.invariance.command",
-    "correspond": "studies.correspondence.command",
-    "ablate": "studies.ablation.command",
-    "probe": "studies.probing.command",
-    "diagnose": "studies.diagnosis.command",
-    "atlas": "studies.atlas.command",
+    "demo": LazyCommand("cli.demo", "Show everything on a small network that comes with the package: OUT/index.html."),
+    "layers": LazyCommand(
+        "cli.layers", "List a network's layers: name, kind, shape, receptive field, stride, parameters."
+    ),
+    "pack": LazyCommand("cli.pack", "Pack images into one HDF5 file."),
+    "mine": LazyCommand(
+        "studies.mining.command",
+        "Find the k images that activate each channel most, in one pass over a packed store.",
+    ),
+    "merge": LazyCommand("studies.mining.merge_command", "Join the mined files of all shards of one job."),
+    "grid": LazyCommand(
+        "studies.mining.grid_command",
+        "Draw a layer: for each filter its top projections beside the image patches they came from.",
+    ),
+    "project": LazyCommand(
+        "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
+    ),
+    "train": LazyCommand(
+        "studies.training.command", "Train a network by the paper's recipe, and record snapshots of it."
+    ),
+    "evolve": LazyCommand(
+        "studies.evolution.command",
+        "Draw how filters came to be: each one's strongest projection at every snapshot of a training.",
+    ),
+    "cam": LazyCommand("cli.cam", "Show where in an image a network found its class."),
+    "train-cam": LazyCommand(
+        "studies.explainers.command",
+        "Train an explainer for a network, which then explains an image in one forward pass.",
+    ),
+    "evaluate": LazyCommand(
+        "studies.evaluation.command", "Measure how far methods' maps tell what a network relies on."
+    ),
+    "occlude": LazyCommand(
+        "studies.occlusion.command", "Cover an image piece by piece and see what the network still finds."
+    ),
+    "invariance": LazyCommand(
+        "studies.invariance.command",
+        "Measure how a network's layers and its output change as images are moved, scaled and turned.",
+    ),
+    "correspond": LazyCommand(
+        "studies.correspondence.command",
+        "Test whether masking the same part of several images changes a layer in the same way.",
+    ),
+    "ablate": LazyCommand("studies.ablation.command", "Find out which layers and filters a network needs."),
+    "probe": LazyCommand(
+        "studies.probing.command",
+        "Measure how well a linear classifier tells the classes apart by the features of each layer.",
+    ),
+    "diagnose": LazyCommand(
+        "studies.diagnosis.command",
+        "Find out what is wrong with a network: OUT/index.html, with evidence and what to try.",
+    ),
+    "atlas": LazyCommand(
+        "studies.atlas.command", "Make pages that show a whole network: open OUT/index.html, no server needed."
+    ),
 }
 
 INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
@@ -78,31 +127,41 @@ A layer is named by its module path; `deconvviz layers MODEL` lists them.
 """
 
 
-class _Commands(click.Group):
-    """Imports a command's module when it is asked for: `--help` should not wait for torch."""
+class LazyGroup(click.Group):
+    """A group of commands that imports a command's module when the command is used.
+
+    `deconvviz --help` then imports only click: torch alone takes seconds.
+    """
 
     def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of the commands, in the order in which --help lists them."""
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import a command; None for a name that does not exist."""
         if name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"deconvviz.{COMMANDS[name]}"), name.replace("-", "_"))
+        module = importlib.import_module(f"deconvviz.{COMMANDS[name].module}")
+        command = getattr(module, name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands for --help, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name; an unknown name is answered with the nearest ones."""
         if args[0] not in COMMANDS:
-            from deconvviz.errors import nearest
-
             context.fail(f"no command {args[0]!r}; {nearest(args[0], COMMANDS)}")
         return super().resolve_command(context, args)
 
 
 @click.group(
-    cls=_Commands, help=INTRO, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=LazyGroup, help=INTRO, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.version_option(__version__, prog_name="deconvviz")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

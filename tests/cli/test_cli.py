@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import click
 import h5py
 import numpy as np
 import pytest
@@ -80,13 +81,31 @@ def test_help_teaches() -> None:
         assert "randomised" in CliRunner().invoke(cli, [name, "--help"]).output
 
 
-def test_the_help_does_not_wait_for_torch() -> None:
-    code = "import sys, click.testing as t, deconvviz.cli.main as m; t.CliRunner().invoke(m.cli, ['--help']); "
-    code += "print('torch' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-        == "False"
-    )
+def test_the_list_of_commands_says_what_each_command_says() -> None:
+    """--help imports no command, so that it has each summary a second time: they are the same words."""
+    group = click.Context(cli)
+    for name, entry in COMMANDS.items():
+        command = cli.get_command(group, name)
+        assert command is not None and command.name == name
+        assert entry.summary == command.get_short_help_str(limit=10_000), f"{name}: correct it in deconvviz/cli/main.py"
+    listed = " ".join(CliRunner().invoke(cli, ["--help"]).output.split())
+    assert all(f"{name} {entry.summary}" in listed for name, entry in COMMANDS.items())
+
+
+def test_help_and_an_unknown_command_import_no_command() -> None:
+    code = "import sys, click.testing as t, deconvviz.cli.main as m; t.CliRunner().invoke(m.cli, sys.argv[1:]); "
+    code += "print({n for n in sys.modules if n.split('.')[0] in ('torch', 'numpy', 'matplotlib', 'h5py', 'PIL')}, "
+    code += "sorted(n for n in sys.modules if n.startswith(('deconvviz.cli', 'deconvviz.studies', 'deconvviz.run'))))"
+    for arguments in (["--help"], ["--version"], ["mien"]):
+        command = [sys.executable, "-c", code, *arguments]
+        imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        assert imported == "set() ['deconvviz.cli', 'deconvviz.cli.main']", arguments
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("mien", "mine"), ("corespond", "correspond"), ("cams", "cam")])
+def test_an_unknown_command_is_answered_with_the_nearest(typed: str, meant: str) -> None:
+    result = CliRunner().invoke(cli, [typed])
+    assert result.exit_code == 2 and f"no command '{typed}'; nearest: {meant}" in result.output
 
 
 def test_layers(run: Run, work: pathlib.Path) -> None:
