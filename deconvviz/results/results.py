@@ -13,6 +13,7 @@ import pathlib
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import h5py
@@ -119,6 +120,19 @@ def require_same(path: Pathlike, found: Mapping[str, Any], wanted: Mapping[str, 
     if differing:
         shown = "; ".join(f"{name}: {found.get(name)} in the file, {wanted.get(name)} now" for name in differing)
         raise MismatchError(f"{path} was made otherwise ({shown}); {advice}")
+
+
+def digest_of(value: Any, length: int = 16) -> str:
+    """Return the first digits of the SHA-256 of a JSON value: equal values, and only they, have equal digests.
+
+    Args:
+        value: what `json.dumps` takes; the order of a dictionary's keys does not matter.
+        length: hexadecimal digits that are returned, at most 64.
+
+    >>> digest_of({"k": 9, "layers": ["conv1"]}) == digest_of({"layers": ["conv1"], "k": 9})
+    True
+    """
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
 def versions() -> dict[str, str]:
