@@ -8,24 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deconvviz.arrays import FULL_CONTRAST
+from deconvviz.arrays import stretched as stretched
 from deconvviz.types import Box, Floats, Pixels
-
-GREY = 0.5  # of a pixel's range: the zero of a signed value that is shown as a picture
-FULL_CONTRAST = 99.8  # percentile of the absolute values that is shown as black or white
-
-
-def stretched(signed: NDArray[np.floating[Any]], percentile: float = FULL_CONTRAST) -> NDArray[np.floating[Any]]:
-    """Stretch signed values [h, w, C] around grey to 0..1, each picture by itself, as in the paper's figures.
-
-    The `percentile` of the absolute values becomes full contrast; what is beyond is clipped. Zeros become grey.
-
-    >>> stretched(np.array([[[-2.0], [0.0], [1.0]]]), 100).ravel()
-    array([0.  , 0.5 , 0.75])
-    """
-    size = np.abs(signed)
-    peak = np.percentile(size, percentile) if size.size else 0.0
-    peak = peak or (size.max() if size.size else 0.0) or 1.0
-    return np.clip(GREY + GREY * signed / peak, 0, 1)
 
 
 def signed_picture(signed: NDArray[np.floating[Any]], percentile: float = FULL_CONTRAST) -> Pixels:

@@ -14,23 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from deconvviz.arrays import GREY as GREY
+from deconvviz.arrays import stretched as stretched
 from deconvviz.errors import DataError
 from deconvviz.types import Pathlike
 
 FORMATS = ("png", "pdf", "svg")
-GREY = 0.5
 Floats = NDArray[np.floating[Any]]
-
-
-def stretched(projection: Floats, share: float = 99.8) -> Floats:
-    """Stretch a signed projection [h, w, C] around grey to 0..1, by itself, as the paper's figures are.
-
-    The `share` percentile of its absolute values becomes full contrast; what is beyond is clipped.
-    """
-    size = np.abs(projection)
-    peak = np.percentile(size, share) if size.size else 0.0
-    peak = peak or (size.max() if size.size else 0.0) or 1.0
-    return np.clip(GREY + GREY * projection / peak, 0, 1)
 
 
 def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: float) -> Floats:
