@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import View
-from deconvviz.cam.occluder import starts
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import gaussian_blur, min_max, resized
 from deconvviz.cam.targets import Target
+from deconvviz.cam.window_grid import starts
 
 Inner = Callable[[Tensor, Target], Tensor]
 

@@ -142,8 +142,7 @@ def occluder_for(preprocess: Preprocess) -> Occluder:
 
 def places_of(occluder: Occluder) -> NDArray[np.int64]:
     """Return an occluder's windows, int64 [W, 4]: top, left, bottom, right."""
-    corner = occluder.places.numpy()
-    return np.concatenate([corner, corner + np.asarray(occluder.square)], 1).astype(np.int64)
+    return occluder.boxes
 
 
 def followed(

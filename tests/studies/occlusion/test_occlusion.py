@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.cam.explain import cam
-from deconvviz.cam.occluder import Occluder, starts
+from deconvviz.cam.occluder import Occluder
+from deconvviz.cam.window_grid import starts
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
