@@ -1,1 +1,1 @@
-"""What pages share: templates, data as scripts, sprites, colours. Nothing here imports torch."""
+"""What all pages share: templates, data as scripts, sprites and colours. Nothing here imports torch."""

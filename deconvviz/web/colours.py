@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Viridis at 0, 1/16 ... 1; between them straight lines, at most 6 of 255 from it.
+from deconvviz.types import Pixels
+
+# The colours of viridis at 0, 1/16 ... 1. Straight lines between them differ from viridis by at most 6 of 255.
 ANCHORS = np.array(
     [
         (68, 1, 84),
@@ -32,8 +34,18 @@ ANCHORS = np.array(
 )
 
 
-def coloured(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Return values in 0..1, of any shape, as colours uint8 [..., 3]."""
-    place = np.clip(values, 0, 1) * (len(ANCHORS) - 1)
-    shown = [np.interp(place, np.arange(len(ANCHORS)), ANCHORS[:, channel]) for channel in range(3)]
-    return np.asarray(np.stack(shown, -1).round(), np.uint8)
+def coloured(values: NDArray[np.floating[Any]]) -> Pixels:
+    """Return values as colours: 0 is dark violet, 1 is yellow.
+
+    Args:
+        values: of any shape [...], in 0..1; values beyond are clipped.
+
+    Returns:
+        uint8 [..., 3], red, green and blue.
+
+    >>> coloured(np.array([0.0, 0.5, 1.0])).tolist()
+    [[68, 1, 84], [33, 145, 140], [253, 231, 37]]
+    """
+    places = np.clip(values, 0, 1) * (len(ANCHORS) - 1)
+    channels = [np.interp(places, np.arange(len(ANCHORS)), ANCHORS[:, channel]) for channel in range(3)]
+    return np.asarray(np.stack(channels, -1).round(), np.uint8)

@@ -1,4 +1,4 @@
-"""Static pages: a template, values, and pictures written into the page itself."""
+"""Static pages: a template is filled with values, and pictures can be written into the page itself."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from deconvviz.results.files import Pathlike, atomic
+from deconvviz.results.files import atomic
+from deconvviz.types import Pathlike
 
 
 def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package: str = "deconvviz.web") -> None:
-    """Fill a template of a package, by default of this one, and write the page atomically.
+    """Fill a template and write the page atomically; all text is escaped.
 
-    All text is escaped. Raises DataError where the page cannot be written; a value that the template asks for and that
-    is not given is a defect of the caller and raises jinja2.UndefinedError.
+    Args:
+        path: of the page.
+        template: name of a file in the folder `templates` of `package`.
+        values: name -> value, for every name in the template.
+        package: the package that the template belongs to.
+
+    Raises:
+        DataError: the page cannot be written.
+        jinja2.UndefinedError: the template names a value that was not given, which is a defect of the caller.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
@@ -32,9 +40,9 @@ def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package
 
 
 def embedded(path: Pathlike) -> str:
-    """Return a picture as a data: address, so that the page is whole without other files.
+    """Return a picture file as a data: address, so that a page needs no other files.
 
-    It becomes WebP, a tenth of the size of a PNG; the file itself stays as it is for print.
+    The picture in the page is WebP, a tenth of the size of a PNG. The file itself is not changed, for print.
     """
     buffer = io.BytesIO()
     with Image.open(path) as picture:

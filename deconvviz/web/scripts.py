@@ -1,4 +1,4 @@
-"""Data for pages as scripts: a page opened from a disk may load a script, and may not fetch JSON."""
+"""Data for pages, written as scripts: a page that is opened from a disk may load a script, but may not fetch JSON."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.results.files import atomic
+from deconvviz.types import Array
 
-# In a script of its own none of these can end anything; they are escaped so that the text is harmless wherever it goes.
-_UNSAFE = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"}
+# In a file of its own none of these letters can end the script. They are escaped all the same, so that the text is
+# harmless wherever it is copied to.
+_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"}
 
 
 def write_script(path: pathlib.Path, key: str, value: Any) -> None:
-    """Write `atlas.put(key, value)` atomically; value: what JSON can say, and NaN and infinite numbers.
+    """Write the script `atlas.put(key, value);` atomically.
 
-    Raises DataError where the file cannot be written.
+    Args:
+        path: of the script.
+        key: the name under which the pages find the value.
+        value: what JSON can express; NaN and infinite numbers are allowed too.
+
+    Raises:
+        DataError: the file cannot be written.
     """
     text = f"atlas.put({literal(key)},{literal(value)});\n"
     with atomic(path) as temporary:
@@ -28,15 +35,22 @@ def write_script(path: pathlib.Path, key: str, value: Any) -> None:
 
 
 def literal(value: Any) -> str:
-    """Return a value as a JavaScript literal in ASCII, without <, > and &."""
-    # Only texts hold these three letters, so they can be escaped after the fact.
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).translate(_UNSAFE)
+    """Return a value as a JavaScript literal in ASCII, without the letters <, > and &.
+
+    >>> print(literal(["<b>", 0.5, None]))
+    ["\\u003cb\\u003e",0.5,null]
+    """
+    # Only strings can hold these three letters, so the whole text can be escaped at once.
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).translate(_ESCAPES)
 
 
-def exact(array: NDArray[Any]) -> Any:
-    """Return an array as nested lists whose numbers, read back in the array's own type, are the array's.
+def exact(array: Array) -> Any:
+    """Return an array as nested lists of numbers that give the same array when they are read back in its own dtype.
 
-    A float32 becomes the shortest decimal that stands for it: 0.1, not 0.10000000149011612.
+    A float32 becomes the shortest decimal number that is read back as the same float32.
+
+    >>> exact(np.array([0.1], np.float32)), np.array([0.1], np.float32).tolist()
+    ([0.1], [0.10000000149011612])
     """
     if array.dtype == np.float32:
         return array.astype(str).astype(np.float64).tolist()
@@ -44,7 +58,15 @@ def exact(array: NDArray[Any]) -> Any:
 
 
 def folder_name(depth: int, layer: str) -> str:
-    """Return a folder name of letters, digits and . _ @ - only, different for different layers."""
-    safe = re.sub(r"[^A-Za-z0-9._@-]", "_", layer)[:60]
-    mark = "" if safe == layer else "-" + sha256(layer.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{depth:02d}-{safe}{mark}"
+    """Return a folder name of letters, digits and . _ @ - only, which differs for different layers.
+
+    Args:
+        depth: number of the layer, from 0; it comes first, so that folders are listed in the order of depth.
+        layer: name of the layer.
+
+    >>> folder_name(3, "features.7"), folder_name(4, "blocks/7")
+    ('03-features.7', '04-blocks_7-2af8c75c')
+    """
+    safe_name = re.sub(r"[^A-Za-z0-9._@-]", "_", layer)[:60]
+    digest = sha256(layer.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{depth:02d}-{safe_name}" if safe_name == layer else f"{depth:02d}-{safe_name}-{digest}"
