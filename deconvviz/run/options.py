@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from deconvviz.choices import PRECISIONS, Precision
@@ -69,8 +69,11 @@ class RunOptions:
         return default or (ON_A_CPU if str(device).startswith("cpu") else ON_A_GPU)
 
     def keywords(self) -> RunKeywords:
-        """Return the options as keyword arguments, to hand them on to another job."""
-        return cast(RunKeywords, asdict(self))
+        """Return these five options as keyword arguments, to hand them on to another job.
+
+        A job may add options of its own in a subclass; those are not handed on.
+        """
+        return cast(RunKeywords, {name: getattr(self, name) for name in RunKeywords.__annotations__})
 
     def bar(self, unit: str, total: int, what: str, done: int = 0) -> tqdm[Any]:
         """Return a progress bar that is updated by hand, shown on standard error where `progress` is set.
