@@ -43,14 +43,9 @@ class ModelOptions:
 
 def model_options(command: Command) -> Command:
     """Add --weights, --resize, --input, --mean, --std and --device, handed to the command as `options`."""
-    fields = [field.name for field in dataclasses.fields(ModelOptions)]
-
-    @functools.wraps(command)
-    def grouped(**arguments: Any) -> None:
-        command(options=ModelOptions(**{name: arguments.pop(name) for name in fields}), **arguments)
-
-    return _with_options(
-        grouped,
+    add_options = option_group(
+        "options",
+        ModelOptions,
         click.option(
             "--weights",
             default="DEFAULT",
@@ -71,6 +66,7 @@ def model_options(command: Command) -> Command:
         click.option("--std", help="Channel standard deviations of the normalisation, as 0.229,0.224,0.225."),
         device_option,
     )
+    return add_options(command)
 
 
 def run_options(
@@ -165,6 +161,26 @@ def rule_option(command: Command) -> Command:
 def limit_option(command: Command) -> Command:
     """Add --limit."""
     return click.option("--limit", type=click.IntRange(1), help="Take the first images only.")(command)
+
+
+def option_group(name: str, kind: type[Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options to a command and hands them to it as one object.
+
+    Args:
+        name: the command's parameter that takes the object.
+        kind: a dataclass whose fields are called as the options' parameters are; the object is one of it.
+        options: `click.option(...)` and the like, in the order in which --help lists them.
+    """
+    fields = [field.name for field in dataclasses.fields(kind)]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def grouped(**arguments: Any) -> None:
+            command(**{name: kind(**{field: arguments.pop(field) for field in fields})}, **arguments)
+
+        return _with_options(grouped, *options)
+
+    return decorate
 
 
 def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
