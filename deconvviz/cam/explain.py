@@ -56,6 +56,7 @@ class Explainer:
         passes: after a call, what it ran, in passes over one image: "forward", "tail" (from the layer on) and their
             "backward".
         extras: after a call, what the method has to tell besides its map, such as a standard error.
+        output: after a call, what the network returned for the images, as it was computed for the maps.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Explainer:
         self.fuse = how.fuse or self.method.fuse
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
+        self.output: Any = None
         if self.method.needs in ("layer", "layers") and not self.layers:
             raise CamError(f"{self.method.name} explains a layer; name one, such as the last one with rows and columns")
         if inner is not None:
@@ -127,6 +129,7 @@ class Explainer:
                 found = [self.method.formula(views, **self.options)]
             else:
                 found = [self.method.formula(view, **self.options) for view in views]
+            self.output = views[0].output
             for view in views:
                 self.extras |= view.extras
             if raw:
