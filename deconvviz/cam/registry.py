@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,10 @@ class Method:
         skipped = 2 if self.needs == "inner" else 1
         parameters = list(inspect.signature(self.formula).parameters.values())[skipped:]
         return {p.name: p.default for p in parameters}
+
+    def layers_for(self, layers: Sequence[str]) -> Sequence[str]:
+        """Return the layers to give to `cam` where `layers` are those for all methods: a trained one has its own."""
+        return () if self.needs == "trained" else layers
 
     def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the given options; raises DataError for one that the method does not have."""
