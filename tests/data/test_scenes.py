@@ -19,9 +19,12 @@ from sklearn.preprocessing import StandardScaler
 
 from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import pack
-from deconvviz.data.scenes import parts, scenes
-from deconvviz.data.scenes.scenes import CLASSES, Scenes
+from deconvviz.data.scenes import raster
+from deconvviz.data.scenes.artist import CLASSES
+from deconvviz.data.scenes.raster import Plan, Shape
+from deconvviz.data.scenes.scenes import Scene, Scenes
 from deconvviz.errors import DataError
+from deconvviz.types import Ints
 
 PROMISED = {
     "cat": {"left ear", "right ear", "left eye", "right eye", "nose", "mouth", "whiskers"},
@@ -41,20 +44,20 @@ PROMISED = {
 
 
 @cache
-def sample() -> list[scenes.Scene]:
+def sample() -> list[Scene]:
     drawn = Scenes(200, seed=3)
     return [drawn.scene(index) for index in range(len(drawn))]
 
 
-def canvas(index: int, size: int = 72) -> tuple[Any, NDArray[np.intp]]:
+def canvas(index: int, size: int = 72) -> tuple[Plan, Ints]:
     return Scenes(60, size=size, seed=5)._drawn(index)
 
 
-def coloured(plan: Any, shade: float) -> Any:
+def coloured(plan: Plan, shade: float) -> Plan:
     """The scene with an object of this gray throughout."""
     gray = np.full(3, shade)
     shapes = [s._replace(colour=gray) if k in plan.body else s for k, s in enumerate(plan.shapes)]
-    return dataclasses.replace(plan, shapes=shapes, texture=(plan.texture[0] * 0, gray))
+    return dataclasses.replace(plan, shapes=shapes, texture_amount=plan.texture_amount * 0, texture_colour=gray)
 
 
 def test_the_seed_settles_every_pixel() -> None:
@@ -162,9 +165,9 @@ def test_promised_parts_are_seen(name: str) -> None:
 def test_the_mask_is_what_is_half_covered(index: int) -> None:
     plan, ids = canvas(index)
     plan = dataclasses.replace(plan, light=plan.light * 0 + 1, noise=plan.noise * 0)
-    black, white = (scenes._render(coloured(plan, shade), ids).astype(int) for shade in (0, 1))
+    black, white = (raster.render(coloured(plan, shade), ids).astype(int) for shade in (0, 1))
     covered = (white - black).mean(2) / 255
-    assert np.array_equal(covered >= 0.5, scenes._masks(plan, ids)[0])
+    assert np.array_equal(covered >= 0.5, raster.masks(plan, ids)[0])
 
 
 @pytest.mark.parametrize("index", range(20))
@@ -172,9 +175,9 @@ def test_the_mask_is_where_the_object_changes_the_picture(index: int) -> None:
     plan, ids = canvas(index)
     others = [shape for k, shape in enumerate(plan.shapes) if k not in plan.body]
     empty = dataclasses.replace(plan, shapes=others)
-    without = scenes._render(empty, parts.rasterise(others, 72)).astype(int)
-    differs = (scenes._render(plan, ids) != without).any(2)
-    mask, near = scenes._masks(plan, ids)[0], np.ones((3, 3), bool)
+    without = raster.render(empty, raster.rasterise(others, 72)).astype(int)
+    differs = (raster.render(plan, ids) != without).any(2)
+    mask, near = raster.masks(plan, ids)[0], np.ones((3, 3), bool)
     partly = np.zeros((72, 72), bool)
     np.logical_or.at(partly, tuple(np.argwhere(np.isin(ids - 1, list(plan.body))).T // 3), True)
     assert not (differs & ~partly).any() and not (partly & ~dilation(mask, near)).sum() > 0.02 * mask.sum()
@@ -183,8 +186,8 @@ def test_the_mask_is_where_the_object_changes_the_picture(index: int) -> None:
 
 def test_colours_do_not_move_the_mask() -> None:
     plan, ids = canvas(4)
-    mask, named = scenes._masks(plan, ids)
-    again, others = scenes._masks(coloured(plan, 0.3), ids)
+    mask, named = raster.masks(plan, ids)
+    again, others = raster.masks(coloured(plan, 0.3), ids)
     assert np.array_equal(mask, again) and all(np.array_equal(named[name], others[name]) for name in named)
 
 
@@ -192,7 +195,7 @@ def test_polygons_are_filled_as_skimage_fills_them() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):  # most of them cross themselves and reach beyond the picture
         points = rng.uniform(-10, 60, (int(rng.integers(3, 9)), 2))
-        filled = parts.rasterise([parts.Shape(points, np.zeros(3), "", False)], 48) == 1
+        filled = raster.rasterise([Shape(points, np.zeros(3), "", False)], 48) == 1
         wanted = np.zeros((144, 144), bool)
         rows, columns = points.T[::-1] * 3 - 0.5
         wanted[polygon(rows, columns, wanted.shape)] = True  # type: ignore[no-untyped-call]
@@ -201,8 +204,8 @@ def test_polygons_are_filled_as_skimage_fills_them() -> None:
 
 def test_a_later_polygon_covers_an_earlier_one() -> None:
     square = np.array([(10.0, 10), (30, 10), (30, 30), (10, 30)])
-    shapes = [parts.Shape(square + shift, np.zeros(3), "", False) for shift in (0, 10)]
-    ids = parts.rasterise(shapes, 48)
+    shapes = [Shape(square + shift, np.zeros(3), "", False) for shift in (0, 10)]
+    ids = raster.rasterise(shapes, 48)
     assert (ids == 2).sum() == 3600 and (ids == 1).sum() == 2700 and ids[45, 45] == 1 and ids[75, 75] == 2
 
 
