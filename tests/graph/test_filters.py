@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diagnosed import SIDE, net
 from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.graph.filters import Filters, filters_of
+
+SIDE = 24
 
 
 def test_effective_weights_are_what_the_channel_computes() -> None:
@@ -30,7 +31,8 @@ def test_effective_weights_are_what_the_channel_computes() -> None:
     pooled = filters_of(network, "3")
     assert pooled is not None and np.array_equal(pooled.weights, model[0].weight.detach().numpy())
     assert np.array_equal(pooled.as_pictures, model[0].weight.detach().permute(0, 2, 3, 1).numpy())
-    second = filters_of(dv.capture(net(filters=3), (3, 24, 24)), "3")  # reads three maps, no image
+    deeper = nn.Sequential(nn.Conv2d(3, 3, 5), nn.ReLU(), nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    second = filters_of(dv.capture(deeper, (3, SIDE, SIDE)), "3")  # it reads three maps, not an image
     assert second is not None and not second.first and not second.of_image
     linear = filters_of(network, "5")
     assert linear is not None and linear.weights.shape == (3, 150, 1, 1) and not linear.first
