@@ -16,6 +16,7 @@ from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
 
 DRAWN_FILLS = ("blur", "noise")  # are made of the image itself
+GREY = 0.5  # of a pixel's range: the paper's square is grey
 
 
 class Occluder(WindowGrid):

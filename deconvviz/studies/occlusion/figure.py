@@ -1,4 +1,4 @@
-"""Figure 7 of the paper: an image under an occluder, and what the network makes of it place by place."""
+"""Figure 7 of the paper: an image under a square, and what the network makes of it place by place."""
 
 from __future__ import annotations
 
@@ -11,139 +11,136 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 
-from deconvviz.figures.tiles import place, stretched
+from deconvviz.arrays import stretched
+from deconvviz.figures.sheet import Sheet
+from deconvviz.types import Array
 
 if TYPE_CHECKING:
     from deconvviz.studies.occlusion.result import Occlusion
 
-SIDE, GAP, BAR, LEFT, LEGEND = 1.9, 0.2, 0.62, 0.35, 2.1  # inches
+SIDE, GAP, BELOW = 1.9, 0.2, 0.35  # inches: of a panel, between two panels, for the labels below a row
+TITLES, LEFT, COLOUR_BAR, LEGEND = 0.45, 0.35, 0.62, 2.1  # inches: above, left of, between and right of the panels
+WIDTH = LEFT + 5 * (SIDE + GAP) + 2 * COLOUR_BAR + LEGEND
+# Left edges of the five panels in inches; the second and the fourth have a colour bar beside them.
+PANELS = [LEFT + n * (SIDE + GAP) + bars * COLOUR_BAR for n, bars in enumerate((0, 0, 1, 1, 2))]
 CLASSES = 7  # with colours of their own; the others share one
-TITLES = (
-    "(a) image with occluder",
-    "(b) sum of the strongest map of\n{layer}, by the occluder's place",
-    "(c) that map's projection{others}",
+LETTERS = 26  # of a name beside or below a panel
+PANEL_TITLES = (
+    "(a) image with the square",
+    "(b) sum of the strongest map of\n{layer}, by the square's place",
+    "(c) projection of that map{others}",
     "(d) probability of the class",
     "(e) most probable class",
 )
 
 
 def draw_occlusions(
-    found: Sequence[Occlusion],
-    others: Sequence[Sequence[NDArray[np.floating[Any]]]],
+    occlusions: Sequence[Occlusion],
+    other_projections: Sequence[Sequence[Array]],
     names: Sequence[str],
     title: str,
     caption: str,
 ) -> Figure:
     """Draw a row of panels for each image.
 
-    others: for each image up to three projections of its map from other images, [h, w, C]; names: of the outputs, may
-    be empty.
+    Args:
+        occlusions: one for each image.
+        other_projections: for each image up to three projections of its map from other images, [h, w, C].
+        names: of the network's outputs; empty where they are unknown.
+        title: text above.
+        caption: text below.
     """
-    across = LEFT + 5 * (SIDE + GAP) + 2 * BAR + LEGEND
-    height = 0.95 + len(found) * (SIDE + 0.3) + 0.3 + 0.13 * (1 + len(caption) // 190)
-    figure = Figure(figsize=(across, height), dpi=170)
-    figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.08 / height, caption, ha="center", va="bottom", fontsize=6.5, color="0.25", wrap=True)
-    for n, (one, more) in enumerate(zip(found, others, strict=True)):
-        y = height - 0.95 - n * (SIDE + 0.3) - SIDE
-        label = f"{one.name[:26]}\n{_called(one.target, names, one.outputs)[:26]}, p {one.whole.probability:.2f}"
-        figure.text(0.16 / across, (y + SIDE / 2) / height, label, rotation=90, ha="center", va="center", fontsize=6)
-        _row(figure, one, more, names, y)
-        if n == 0:
-            _titles(figure, one, bool(any(len(some) for some in others)), y + SIDE)
-    return figure
+    sheet = Sheet(WIDTH, TITLES + len(occlusions) * (SIDE + BELOW), title, caption)
+    for number, (occlusion, others) in enumerate(zip(occlusions, other_projections, strict=True)):
+        row = OcclusionRow(sheet, occlusion, names, sheet.top - TITLES - number * (SIDE + BELOW) - SIDE)
+        row.draw(others)
+    _draw_titles(sheet, occlusions[0].config["layer"], any(map(len, other_projections)))
+    return sheet.figure
 
 
-def _lefts() -> list[float]:
-    """Where each panel begins, in inches; (b) and (d) have a colour bar beside them."""
-    wide = (0.0, SIDE + GAP, 2 * (SIDE + GAP) + BAR, 3 * (SIDE + GAP) + BAR, 4 * (SIDE + GAP) + 2 * BAR)
-    return [LEFT + one for one in wide]
+def _draw_titles(sheet: Sheet, layer: str, with_others: bool) -> None:
+    others = ", and three\nof other images" if with_others else ""
+    for left, text in zip(PANELS, PANEL_TITLES, strict=True):
+        panel_title = text.format(layer=layer[-30:], others=others)
+        sheet.text(left + SIDE / 2, sheet.top - TITLES + 0.06, panel_title, ha="center", va="bottom", fontsize=7)
 
 
-def _titles(figure: Figure, one: Occlusion, others: bool, top: float) -> None:
-    across, height = figure.get_size_inches()
-    told = ", and top 3\nof other images" if others else ""
-    for left, text in zip(_lefts(), TITLES, strict=True):
-        shown = text.format(layer=one.config["layer"][-30:], others=told)
-        place_ = ((left + SIDE / 2) / across, (top + 0.06) / height)
-        figure.text(*place_, shown, ha="center", va="bottom", fontsize=7)
+class OcclusionRow:
+    """The five panels of one image."""
 
+    def __init__(self, sheet: Sheet, occlusion: Occlusion, names: Sequence[str], bottom: float) -> None:
+        """Place the row; `bottom` is the lower edge of its panels in inches."""
+        self.sheet, self.occlusion, self.bottom = sheet, occlusion, bottom
+        self.names = names if len(names) == occlusion.outputs else ()
 
-def _row(figure: Figure, one: Occlusion, others: Sequence[NDArray[Any]], names: Sequence[str], y: float) -> None:
-    lefts = _lefts()
-    place(figure, one.shown / 255.0, (lefts[0], y, SIDE, SIDE))
-    _values(figure, one, one.activation, (lefts[1], y), None)
-    across, height = figure.get_size_inches()
-    corner = ((lefts[2] + SIDE / 2) / across, (y - 0.03) / height)
-    figure.text(*corner, f"map {one.channel}", ha="center", va="top", fontsize=6)
-    if others:
-        half = (SIDE - 0.04) / 2
-        for n, projection in enumerate((one.projection, *others)):
-            where = (lefts[2] + (n % 2) * (half + 0.04), y + (1 - n // 2) * (half + 0.04), half, half)
-            axes = place(figure, stretched(projection), where)
-            for spine in axes.spines.values():  # the image's own is framed, as in the paper
-                spine.set(linewidth=1.6 if n == 0 else 0.4, color="k" if n == 0 else "0.4")
-    else:
-        place(figure, stretched(one.projection), (lefts[2], y, SIDE, SIDE))
-    _values(figure, one, one.probability, (lefts[3], y), (0.0, max(1e-9, float(max(one.probability)))))
-    _classes(figure, one, names, (lefts[4], y))
+    def draw(self, others: Sequence[Array]) -> None:
+        """Draw the label and the panels (a) to (e); `others` are projections of the map from other images."""
+        occlusion, (first, second, third, fourth, fifth) = self.occlusion, PANELS
+        target = self._class_name(occlusion.target)
+        label = f"{occlusion.name[:LETTERS]}\n{target[:LETTERS]}, p {occlusion.whole.probability:.2f}"
+        middle = self.bottom + SIDE / 2
+        self.sheet.text(0.16, middle, label, rotation=90, ha="center", va="center", fontsize=6)
+        self.sheet.picture(occlusion.occluded_picture / 255.0, first, self.bottom, SIDE)
+        self._draw_values(occlusion.activation, second)
+        self._draw_projections([occlusion.projection, *others], third)
+        self._draw_values(occlusion.probability, fourth, (0.0, max(1e-9, float(occlusion.probability.max()))))
+        self._draw_classes(fifth)
 
+    def _class_name(self, number: int) -> str:
+        return self.names[number] if self.names else f"class {number}"
 
-def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    across, down = figure.get_size_inches()
-    return figure.add_axes((x / across, y / down, width / across, height / down))
+    def _draw_projections(self, projections: Sequence[Array], left: float) -> None:
+        label = f"map {self.occlusion.channel}"
+        self.sheet.text(left + SIDE / 2, self.bottom - 0.03, label, ha="center", va="top", fontsize=6)
+        if len(projections) == 1:
+            self.sheet.picture(stretched(projections[0]), left, self.bottom, SIDE)
+            return
+        gap = 0.04
+        side = (SIDE - gap) / 2
+        for number, projection in enumerate(projections):
+            row, column = divmod(number, 2)
+            x, y = left + column * (side + gap), self.bottom + (1 - row) * (side + gap)
+            axes = self.sheet.picture(stretched(projection), x, y, side)
+            for spine in axes.spines.values():  # the frame of the image's own is thick, as in the paper
+                spine.set(linewidth=1.6 if number == 0 else 0.4, color="k" if number == 0 else "0.4")
 
+    def _draw_values(self, values: Array, left: float, limits: tuple[float, float] | None = None) -> None:
+        """Draw values of the windows as a map with a colour bar; without limits its colours span the values."""
+        low, high = limits or (None, None)
+        axes = self._map_axes(left)
+        grid = self.occlusion.grid(values)
+        image = axes.imshow(grid, cmap="viridis", extent=self._extent(), vmin=low, vmax=high, aspect="auto")
+        bar = self.sheet.figure.colorbar(image, cax=self.sheet.axes(left + SIDE + 0.06, self.bottom, 0.09, SIDE))
+        bar.ax.tick_params(labelsize=5.5)
 
-def _extent(one: Occlusion) -> tuple[float, float, float, float]:
-    """The range of the windows' centres, each with half a stride around it, in pixels."""
-    ends = []
-    for starts, square, step in zip(one.occluder.grid, one.occluder.square, one.occluder.stride, strict=True):
-        ends.append((starts[0] + square / 2 - step / 2, starts[-1] + square / 2 + step / 2))
-    (top, bottom), (left, right) = ends
-    return left, right, bottom, top
+    def _draw_classes(self, left: float) -> None:
+        """Draw the most probable class under each window; the most frequent classes have colours of their own."""
+        classes, counts = np.unique(self.occlusion.top_class, return_counts=True)
+        by_frequency = classes[np.argsort(-counts, kind="stable")]
+        coloured = by_frequency[:CLASSES]
+        ranks = np.array([min(int(np.flatnonzero(by_frequency == c)[0]), CLASSES) for c in self.occlusion.top_class])
+        viridis = matplotlib.colormaps["viridis"](np.linspace(0.95, 0, len(coloured)))
+        colours = [*viridis, (0.6, 0.6, 0.6, 1)]
+        axes = self._map_axes(left)
+        style: dict[str, Any] = {"vmin": -0.5, "vmax": len(colours) - 0.5, "aspect": "auto", "interpolation": "nearest"}
+        axes.imshow(self.occlusion.grid(ranks), cmap=ListedColormap(colours), extent=self._extent(), **style)
+        labels = [self._class_name(int(number))[:24] for number in coloured]
+        if len(by_frequency) > CLASSES:
+            labels.append(f"{len(by_frequency) - CLASSES} others")
+        patches = [Patch(color=colour, label=label) for colour, label in zip(colours, labels, strict=False)]
+        axes.legend(handles=patches, fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
 
+    def _map_axes(self, left: float) -> Axes:
+        axes = self.sheet.axes(left, self.bottom, SIDE, SIDE)
+        axes.tick_params(labelsize=5, length=2, pad=1)
+        axes.locator_params(nbins=4)
+        return axes
 
-def _values(
-    figure: Figure, one: Occlusion, values: NDArray[Any], corner: tuple[float, float], span: tuple[float, float] | None
-) -> None:
-    axes = _axes(figure, *corner, SIDE, SIDE)
-    low, high = span or (None, None)
-    shown = axes.imshow(one.grid(values), cmap="viridis", extent=_extent(one), vmin=low, vmax=high, aspect="auto")
-    _ticks(axes)
-    bar = figure.colorbar(shown, cax=_axes(figure, corner[0] + SIDE + 0.06, corner[1], 0.09, SIDE))
-    bar.ax.tick_params(labelsize=5.5)
-
-
-def _ticks(axes: Axes) -> None:
-    axes.tick_params(labelsize=5, length=2, pad=1)
-    axes.locator_params(nbins=4)
-
-
-def _called(index: int, names: Sequence[str], outputs: int) -> str:
-    return names[index] if len(names) == outputs else f"class {index}"
-
-
-def _classes(figure: Figure, one: Occlusion, names: Sequence[str], corner: tuple[float, float]) -> None:
-    """The most probable class under each window; the most frequent ones have colours of their own."""
-    labels, counts = np.unique(one.top, return_counts=True)
-    order = labels[np.argsort(-counts, kind="stable")]
-    ranks = {int(label): min(n, CLASSES) for n, label in enumerate(order)}
-    shades = [*matplotlib.colormaps["viridis"](np.linspace(0.95, 0, min(len(order), CLASSES))), (0.6, 0.6, 0.6, 1)]
-    shown = np.vectorize(ranks.__getitem__)(one.grid(one.top)).clip(max=len(shades) - 1)
-    axes = _axes(figure, *corner, SIDE, SIDE)
-    axes.imshow(
-        shown,
-        cmap=ListedColormap(shades),
-        vmin=-0.5,
-        vmax=len(shades) - 0.5,
-        extent=_extent(one),
-        aspect="auto",
-        interpolation="nearest",
-    )
-    _ticks(axes)
-    told = [_called(int(label), names, one.outputs)[:24] for label in order[:CLASSES]]
-    told += [f"{len(order) - CLASSES} others"] if len(order) > CLASSES else []
-    patches = [Patch(color=shade, label=text) for shade, text in zip(shades, told, strict=False)]
-    axes.legend(handles=patches, fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
+    def _extent(self) -> tuple[float, float, float, float]:
+        """Return (left, right, bottom, top) of a map in pixels: the windows' centres with half a stride around each."""
+        windows, ends = self.occlusion.windows, []
+        for starts, side, step in zip(windows.grid, windows.square, windows.stride, strict=True):
+            ends.append((starts[0] + side / 2 - step / 2, starts[-1] + side / 2 + step / 2))
+        (top, bottom), (left, right) = ends
+        return left, right, bottom, top

@@ -4,208 +4,206 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from deconvviz.arrays import widened
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import View
-from deconvviz.cam.occluder import Occluder, filling
+from deconvviz.cam.occluder import GREY, Occluder, filling
 from deconvviz.cam.options import ExplainOptions
-from deconvviz.choices import Precision
+from deconvviz.cam.window_grid import WindowGrid
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.deconv.project import project
-from deconvviz.errors import DataError, MismatchError
+from deconvviz.errors import DataError, MismatchError, TargetError
 from deconvviz.graph.choose import last_maps
 from deconvviz.graph.network import Network
-from deconvviz.studies.occlusion.result import Occlusion, Panels
+from deconvviz.studies.occlusion.options import OcclusionOptions
+from deconvviz.studies.occlusion.result import Occlusion, Response
+from deconvviz.types import Pixels
 
-FILLS = ("grey", "mean", "black", "blur", "noise")
-GREY = 0.5  # of the range of a pixel
-STRONGEST = ("max", "sum")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.studies.occlusion.options import OcclusionKeywords
 
 
 def occlude(
     network: Network,
-    pictures: NDArray[np.uint8],
+    pictures: Pixels,
     layer: str | None = None,
     *,
     preprocess: Preprocess,
     targets: Sequence[int] | None = None,
-    square: int | tuple[int, int] = 32,
-    stride: int | tuple[int, int] = 16,
-    fill: str = "grey",
-    border: str = "flush",
-    channel: int | None = None,
-    strongest: str = "max",
-    rule: str = "deconvnet",
     names: Sequence[str] = (),
-    batch_size: int = 32,
-    precision: Precision = "fp32",
-    seed: int = 0,
-    progress: bool = True,
+    **options: Unpack[OcclusionKeywords],
 ) -> list[Occlusion]:
-    """Move a square over each image and record, under every window, what the network makes of the rest.
+    """Move a square over each image, and measure under every window what the network makes of the rest.
 
     Args:
+        network: captured; it returns one score for each class.
         pictures: uint8 [N, H, W, 3], as `preprocess.picture` gives them.
-        layer: whose strongest map is watched; by default the last one with rows and columns before the classifier.
-        targets: the output that is followed for each image, the true class as a rule; None follows its own top class.
-        square, stride: pixels, or (height, width).
-        fill: of the square: "grey", the "mean" colour, "black", the image's own "blur", or "noise".
-        border: "flush", windows end with the image; "beyond", they reach over its edge.
-        channel: the map to watch; by default the one that is strongest in the unoccluded image: by its "max"imum, or
-            by its "sum".
-        rule: of that map's projection.
-        batch_size, precision, seed: as for `cam`.
+        layer: the layer whose strongest map is watched; by default the last one with rows and columns before the
+            classifier.
+        preprocess: how a picture becomes the network's input.
+        targets: the class that is followed for each image, usually the true one, as an index of the output; None
+            follows each image's own most probable class.
+        names: of the images; by default "image 0" and so on.
+        options: `square`, `stride`, `fill`, `border`, `channel`, `strongest` and `rule` of `OcclusionOptions`;
+            `batch_size` (by default 32), `precision`, `seed` (of "noise") and `progress` of `RunOptions`.
 
     Returns:
         An `Occlusion` for each image.
 
     Raises:
-        DataError: a square larger than the images, another fill, border, channel or target.
-        LayerNotFound: no such layer. CamError: it has no rows and columns.
+        DataError: a square that is larger than the images, or an option that does not exist.
+        TargetError: a target that is not one of the network's outputs, or not one target for each image.
+        MismatchError: pictures of another size than the preprocessing gives.
+        CaptureError: the preprocessing does not fit the network.
+        LayerNotFound: the layer does not exist.
+        CamError: the layer has no rows and columns.
 
-    Source: Zeiler and Fergus 2013, section 4.2 and figure 7; size and stride are not given there.
+    Source: Zeiler and Fergus 2013, section 4.2 and figure 7; size and stride of the square are not given there.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5)).eval()
+    >>> network, preprocess = dv.capture(model, (3, 16, 16)), dv.Preprocess(resize=16, crop=16)
+    >>> pictures = preprocess.picture(dv.Scenes(1)[0][0])[None]
+    >>> (occlusion,) = occlude(network, pictures, preprocess=preprocess, square=8, stride=4, progress=False)
+    >>> occlusion.grid(occlusion.probability).shape, occlusion.drop().shape
+    ((3, 3), (16, 16))
     """
-    _check(network, pictures, preprocess, fill, strongest)
-    layer = layer or last_maps(network)
-    size = (preprocess.shape[1], preprocess.shape[2])
-    occluder = Occluder(size, _pair(square), _pair(stride), border)
-    runner = _Occluding(
-        network, preprocess, layer, occluder, fill, channel, strongest, rule, batch_size, precision, seed
-    )
-    names = names or [f"image {n}" for n in range(len(pictures))]
-    bar = tqdm(pictures, unit="image", desc="occluding", disable=not progress)
-    return [
-        runner.image(picture, names[n], None if targets is None else int(targets[n])) for n, picture in enumerate(bar)
-    ]
-
-
-def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
-    return (sides, sides) if isinstance(sides, int) else sides
-
-
-def _check(network: Network, pictures: NDArray[np.uint8], preprocess: Preprocess, fill: str, strongest: str) -> None:
-    for what, given, known in (("fill", fill, FILLS), ("strongest", strongest, STRONGEST)):
-        if given not in known:
-            raise DataError(f"{what} {given!r} given; expected one of {', '.join(known)}")
-    if preprocess.shape != network.input_shape or tuple(pictures.shape[1:3]) != preprocess.shape[1:]:
+    settings = OcclusionOptions(**options)
+    network.check_input(preprocess.shape)
+    if tuple(pictures.shape[1:3]) != preprocess.shape[1:]:
         raise MismatchError(
-            f"pictures of {tuple(pictures.shape[1:3])} given, prepared as {preprocess.shape}; the network takes "
-            f"{network.input_shape}"
+            f"pictures of {tuple(pictures.shape[1:3])} pixels given; expected {preprocess.shape[1:]}, as "
+            "`preprocess.picture` gives them"
         )
+    if targets is not None and len(targets) != len(pictures):
+        raise TargetError(f"{len(targets)} targets given for {len(pictures)} images; expected one for each")
+    measuring = OcclusionRun(network, preprocess, layer or last_maps(network), settings)
+    occlusions = []
+    with settings.bar("image", len(pictures), "occluding") as bar:
+        for number, picture in enumerate(pictures):
+            name = names[number] if names else f"image {number}"
+            occlusions.append(measuring.image(picture, name, None if targets is None else int(targets[number])))
+            bar.update()
+    return occlusions
 
 
-class _Watched(Captured):
-    """A network whose output comes with the maps of a layer, from one pass."""
+class OutputWithMaps(Captured):
+    """A captured network whose output comes together with the maps of a layer, from one pass."""
 
     def __init__(self, network: Network, layer: str) -> None:
         super().__init__(network)
         self.layer = layer
 
     def __call__(self, x: Tensor) -> Any:
-        """Return (output, maps [N, K, h, w])."""
+        """Return (output [N, classes], maps [N, K, h, w]) for images x [N, C, H, W]."""
         values, output = self.network.observed(x, [self.layer])
         return output, self.network.maps(self.layer, values[self.layer])
 
 
-class _Occluding:
-    """One setting, image after image."""
+class OcclusionRun:
+    """A network, a layer and the settings of an occlusion; it measures image after image."""
 
-    def __init__(
-        self,
-        network: Network,
-        preprocess: Preprocess,
-        layer: str,
-        occluder: Occluder,
-        fill: str,
-        channel: int | None,
-        strongest: str,
-        rule: str,
-        batch_size: int,
-        precision: Precision,
-        seed: int,
-    ) -> None:
-        self.network, self.preprocess, self.layer, self.occluder = network, preprocess, layer, occluder
-        self.fill, self.channel, self.strongest, self.rule = fill, channel, strongest, rule
-        self.batch_size, self.precision, self.seed = batch_size, precision, seed
-        fast = precision == "bf16" or network.dtype == torch.float32
+    def __init__(self, network: Network, preprocess: Preprocess, layer: str, settings: OcclusionOptions) -> None:
+        self.network, self.preprocess, self.layer, self.settings = network, preprocess, layer, settings
+        _, height, width = preprocess.shape
+        windows = (height, width), settings.pair("square"), settings.pair("stride"), settings.border
+        self.windows, self.occluder = WindowGrid(*windows), Occluder(*windows)
+        self.exact = Captured(network)
+        self.fast = OutputWithMaps(network.forward_only(settings.precision, keep=[layer]), layer)
         self.config = {
             "model": network.name,
             "model_fingerprint": network.fingerprint,
             "layer": layer,
-            "square": list(occluder.square),
-            "stride": list(occluder.stride),
-            "border": occluder.border,
-            "fill": fill,
-            "precision": precision,
-            "rule": rule,
+            "square": list(self.windows.square),
+            "stride": list(self.windows.stride),
+            "border": settings.border,
+            "fill": settings.fill,
+            "precision": settings.precision,
+            "rule": settings.rule,
         }
-        self.exact = Captured(network)
-        self.watched = _Watched(network.fast(precision, keep=[layer]) if fast else network, layer)
 
-    def image(self, picture: NDArray[np.uint8], name: str, target: int | None) -> Occlusion:
-        """Occlude one picture, uint8 [H, W, 3]."""
+    def image(self, picture: Pixels, name: str, target: int | None) -> Occlusion:
+        """Measure one picture, uint8 [H, W, 3]; without a target its own most probable class is followed."""
         x = self.preprocess.tensor(picture[None], self.network.device, self.network.dtype)
-        how = ExplainOptions(batch_size=self.batch_size, precision=self.precision, seed=self.seed)
-        view = View(self.exact, self.watched, x, self.layer, target, how, Counter())
-        outputs = self.network.outputs
-        base, maps = view.output[0].float().softmax(0), view.A[0].float()
+        view = View(self.exact, self.fast, x, self.layer, target, self._explain_options(), Counter())
+        probabilities, maps = view.output[0].to(widened(view.output.dtype)).softmax(0), view.A[0]
         channel = self._channel(maps)
-
-        def read(found: Any, images: Tensor) -> Tensor:
-            output, some = found
-            shares = output.float().softmax(1)
-            best = shares.max(1)
-            total = some[:, channel].float().sum((1, 2))
-            return torch.stack([view.scorer.probability(output, images), best.values, total, best.indices], 1)
-
-        fill = self._filling(view)
-        under = self.occluder.scores(view, fill, read)[0].double().cpu().numpy()
-        assert view.scorer.classes is not None
+        fill = self._fill(view)
+        under = self._under_windows(view, channel, fill)
+        assert view.scorer.classes is not None  # a target here is a class
         followed = int(view.scorer.classes[0])
-        projection = project(self.network, x, self.layer, channel, rule=self.rule)
+        projection = project(self.network, x, self.layer, channel, rule=self.settings.rule)
         return Occlusion(
             config=self.config,
             name=name,
             picture=picture,
-            occluder=self.occluder,
+            occluded_picture=self._with_square(x, fill),
+            windows=self.windows,
             target=followed,
-            outputs=outputs,
+            outputs=self.network.outputs,
             channel=channel,
-            whole=Panels(float(base[followed]), float(base.max()), float(maps[channel].sum()), int(base.argmax())),
+            whole=Response(
+                probability=float(probabilities[followed]),
+                top_probability=float(probabilities.max()),
+                activation=float(maps[channel].to(widened(maps.dtype)).sum()),
+                top_class=int(probabilities.argmax()),
+            ),
             probability=under[:, 0],
             top_probability=under[:, 1],
             activation=under[:, 2],
-            top=under[:, 3].astype(np.int64),
+            top_class=under[:, 3].astype(np.int64),
             projection=projection.full().permute(1, 2, 0).float().cpu().numpy(),
-            shown=self._shown(x, fill),
         )
 
+    def _explain_options(self) -> ExplainOptions:
+        settings = self.settings
+        batch_size = settings.images_at_once(self.network.device, 32)
+        return ExplainOptions(batch_size=batch_size, precision=settings.precision, seed=settings.seed)
+
+    def _under_windows(self, view: View, channel: int, fill: Tensor | float) -> Any:
+        """Return what the network gives under each window, float64 [W, 4]: the fields of `Response` in their order."""
+
+        def read(observed: Any, images: Tensor) -> Tensor:
+            output, maps = observed
+            best = output.to(widened(output.dtype)).softmax(1).max(1)
+            activation = maps[:, channel].to(widened(maps.dtype)).sum((1, 2))
+            return torch.stack([view.scorer.probability(output, images), best.values, activation, best.indices], 1)
+
+        return self.occluder.scores(view, fill, read)[0].double().cpu().numpy()
+
     def _channel(self, maps: Tensor) -> int:
-        if self.channel is None:
-            strength = maps.amax((1, 2)) if self.strongest == "max" else maps.sum((1, 2))
+        """Return the map that is watched, of maps [K, h, w]; raises DataError for a channel that does not exist."""
+        channel = self.settings.channel
+        if channel is None:
+            strength = maps.amax((1, 2)) if self.settings.strongest == "max" else maps.sum((1, 2))
             return int(strength.argmax())
-        if not 0 <= self.channel < len(maps):
-            raise DataError(f"channel {self.channel} of layer {self.layer!r} given; expected 0 to {len(maps) - 1}")
-        return self.channel
+        if channel >= len(maps):
+            raise DataError(f"channel {channel} of layer {self.layer!r} given; expected 0 to {len(maps) - 1}")
+        return channel
 
-    def _filling(self, view: View) -> Tensor | float:
-        if self.fill in ("grey", "black"):
-            level = self.preprocess.level(GREY if self.fill == "grey" else 0)
+    def _fill(self, view: View) -> Tensor | float:
+        """Return what stands in the square, in units of the normalised image: a number, or images [1, C, H, W]."""
+        if self.settings.fill == "mean":
+            return 0.0
+        if self.settings.fill in ("grey", "black"):
+            level = self.preprocess.level(GREY if self.settings.fill == "grey" else 0)
             return level.to(view.x)[None, :, None, None].expand(view.x.shape)
-        return 0.0 if self.fill == "mean" else filling(view, self.fill)
+        return filling(view, self.settings.fill)
 
-    def _shown(self, x: Tensor, fill: Tensor | float) -> NDArray[np.uint8]:
-        """The picture with the occluder in its middle place."""
-        rows, columns = (len(one) for one in self.occluder.grid)
+    def _with_square(self, x: Tensor, fill: Tensor | float) -> Pixels:
+        """Return the picture with the square in its middle place, uint8 [H, W, 3]."""
+        rows, columns = map(len, self.windows.grid)
         middle = torch.tensor([rows // 2 * columns + columns // 2])
-        mask = 1 - self.occluder.covers(middle, x)[:, None]
-        pictures = self.preprocess.inverse(x * mask + fill * (1 - mask))
-        found: NDArray[np.uint8] = pictures[0]
-        return found
+        covered = self.occluder.covers(middle, x)[:, None]
+        picture: Pixels = self.preprocess.inverse(x * (1 - covered) + fill * covered)[0]
+        return picture

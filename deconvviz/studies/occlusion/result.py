@@ -1,92 +1,124 @@
-"""What `occlude` found for one image: values under each window, and maps of them."""
+"""What `occlude` measures for one image: the values under each window, maps of them, and a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from deconvviz.cam.occluder import Occluder
-from deconvviz.results.files import Pathlike
+from deconvviz.cam.window_grid import WindowGrid
 from deconvviz.results.tables import write_csv
+from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 
-Floats = NDArray[np.float64]
+COLUMNS = ("image", "top", "left", "bottom", "right", "probability", "top_class", "top_probability", "activation")
 
 
-class Panels(NamedTuple):
-    """What the unoccluded image gives: the target's probability, the best one, the map's sum, the best class."""
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """What the network gives for one picture.
+
+    Attributes:
+        probability: of the target.
+        top_probability: of the most probable class.
+        activation: sum of the watched map.
+        top_class: the most probable class, an index of the output.
+    """
 
     probability: float
     top_probability: float
     activation: float
-    top: int
+    top_class: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Occlusion:
-    """One image under every window.
+    """One image with a square in each of W windows.
 
     Attributes:
-        config: of the run; name: of the image; picture: uint8 [H, W, 3], unoccluded, and `shown` with an occluder.
-        occluder: its `places` are the windows, [W, 2], its `grid` their rows and columns.
-        target: the output followed; outputs: how many there are; channel: the map watched.
-        whole: what the unoccluded image gives.
-        probability, top_probability, activation: float64 [W], of the target, of the most probable class, and the sum of
-            the map; top: int64 [W], the most probable class.
-        projection: float32 [H, W, C], of the map's strongest unit in the unoccluded image.
+        config: settings of the run: model, layer, square, stride, fill and so on.
+        name: of the image.
+        picture: uint8 [H, W, 3], the picture without the square.
+        occluded_picture: uint8 [H, W, 3], the picture with the square in the middle window.
+        windows: where the square was put; `windows.places` is (top, left) of each window.
+        target: the class that is followed, an index of the output.
+        outputs: number of classes.
+        channel: the map that is watched.
+        whole: what the network gives for the picture without the square.
+        probability: float64 [W], of the target under each window.
+        top_probability: float64 [W], of the most probable class under each window.
+        activation: float64 [W], sum of the watched map under each window.
+        top_class: int64 [W], the most probable class under each window.
+        projection: float32 [H, W, C], of the map's strongest unit in the picture without the square.
     """
 
     config: dict[str, Any]
     name: str
-    picture: NDArray[np.uint8]
-    occluder: Occluder
+    picture: Pixels
+    occluded_picture: Pixels
+    windows: WindowGrid
     target: int
     outputs: int
     channel: int
-    whole: Panels
+    whole: Response
     probability: Floats
     top_probability: Floats
     activation: Floats
-    top: NDArray[np.int64]
+    top_class: Ints
     projection: NDArray[np.float32]
-    shown: NDArray[np.uint8]
 
-    def grid(self, values: NDArray[Any]) -> NDArray[Any]:
+    def grid(self, values: Array) -> Array:
         """Return values of the windows, [W], as rows and columns of windows."""
-        return values.reshape(*(len(one) for one in self.occluder.grid))
+        return self.windows.as_rows(values)
 
     def averaged(self, values: Floats) -> Floats:
-        """Return for each pixel the mean of the values [W] of the windows that cover it, [H, W]."""
-        found: Floats = self.occluder.averaged(torch.from_numpy(values)[None])[0].numpy()
-        return found
+        """Return for each pixel the mean of the values [W] of the windows that cover it, [H, W]; 0 where none does."""
+        return self.windows.mean_by_pixel(values)
 
     def drop(self) -> Floats:
         """Return how far the target's probability falls, averaged over the windows of each pixel, [H, W]."""
         return self.averaged(self.whole.probability - self.probability)
 
+    def table(self, names: Sequence[str] = ()) -> dict[str, Sequence[Any]]:
+        """Return the columns of the table, by name: a row for each window.
+
+        Args:
+            names: of the outputs; the most probable class is a number where there is not one name for each output.
+        """
+        top, left, bottom, right = self.windows.boxes.T.tolist()
+        classes = self.top_class.tolist()
+        columns = (
+            [self.name] * len(self.windows),
+            *(top, left, bottom, right),
+            self.probability.tolist(),
+            [names[number] for number in classes] if len(names) == self.outputs else classes,
+            self.top_probability.tolist(),
+            self.activation.tolist(),
+        )
+        return dict(zip(COLUMNS, columns, strict=True))
+
     def __repr__(self) -> str:
-        worst = int(self.probability.argmin())
-        at = tuple(int(one) for one in self.occluder.places[worst])
+        lowest = int(self.probability.argmin())
+        place = tuple(self.windows.places[lowest].tolist())
         return (
-            f"Occlusion({self.name}: {len(self.probability)} windows; p of output {self.target} "
-            f"{self.whole.probability:.3f}, least {self.probability[worst]:.3f} at {at}; "
-            f"{self.config['layer']}:{self.channel})"
+            f"Occlusion({self.name}: {len(self.windows)} windows; probability of output {self.target} "
+            f"{self.whole.probability:.3f}, lowest {self.probability[lowest]:.3f} with the square at {place}; "
+            f"map {self.config['layer']}:{self.channel})"
         )
 
 
-def save_occlusions(found: Sequence[Occlusion], path: Pathlike, names: Sequence[str] = ()) -> None:
-    """Write a table with a row for each image and window; names: of the outputs."""
-    head = ("image", "top", "left", "bottom", "right", "probability", "top_class", "top_probability", "activation")
-    rows = []
-    for one in found:
-        height, width = one.occluder.square
-        for n, (top, left) in enumerate(one.occluder.places.tolist()):
-            best = int(one.top[n])
-            shown = names[best] if len(names) == one.outputs else best
-            values = (float(one.probability[n]), shown, float(one.top_probability[n]), float(one.activation[n]))
-            rows.append((one.name, top, left, top + height, left + width, *values))
-    write_csv(path, head, rows)
+def save_occlusions(occlusions: Sequence[Occlusion], path: Pathlike, names: Sequence[str] = ()) -> None:
+    """Write a table, a CSV file with a row for each image and window.
+
+    Args:
+        occlusions: one for each image.
+        path: of the file.
+        names: of the network's outputs; empty where they are unknown.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    tables = [occlusion.table(names) for occlusion in occlusions]
+    write_csv(path, COLUMNS, (row for table in tables for row in zip(*table.values(), strict=True)))

@@ -1,0 +1,66 @@
+"""OcclusionOptions: the square that is moved over an image, and the map that is watched meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULES, STRONGEST, Rule
+from deconvviz.errors import DataError, require, require_choice
+from deconvviz.run.options import RunKeywords, RunOptions
+
+Lengths = int | tuple[int, int]
+
+
+class OcclusionKeywords(RunKeywords, total=False):
+    """The fields of `OcclusionOptions`, as the keyword arguments of `occlude`."""
+
+    square: Lengths
+    stride: Lengths
+    fill: str
+    border: str
+    channel: int | None
+    strongest: str
+    rule: Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcclusionOptions(RunOptions):
+    """What `occlude` does, and how it runs: the attributes of `RunOptions` are options too.
+
+    Attributes:
+        square: side of the square in pixels, or (height, width).
+        stride: pixels between two places of the square, or (rows, columns).
+        fill: what stands in the square: "grey", the "mean" colour of the preprocessing, "black", the image's own
+            "blur", or "noise".
+        border: "flush", windows end with the image; "beyond", they reach over its edge.
+        channel: the map that is watched; None takes the strongest one in the unoccluded image.
+        strongest: which map that is: the one with the largest maximum ("max") or with the largest sum ("sum").
+        rule: of the map's projection: "deconvnet", "guided" or "gradient".
+
+    Raises:
+        DataError: a value out of its range.
+
+    >>> OcclusionOptions(square=8).pair("square"), OcclusionOptions(stride=(4, 6)).pair("stride")
+    ((8, 8), (4, 6))
+    """
+
+    square: Lengths = 32
+    stride: Lengths = 16
+    fill: str = "grey"
+    border: str = "flush"
+    channel: int | None = None
+    strongest: str = "max"
+    rule: Rule = "deconvnet"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("fill", self.fill, OCCLUDER_FILLS)
+        require_choice("border", self.border, BORDERS)
+        require_choice("strongest", self.strongest, STRONGEST)
+        require_choice("rule", self.rule, RULES)
+        require(self, DataError, channel=(self.channel is None or self.channel >= 0, "0 or more"))
+
+    def pair(self, name: str) -> tuple[int, int]:
+        """Return `square` or `stride` as (height, width) in pixels."""
+        lengths: Lengths = getattr(self, name)
+        return (lengths, lengths) if isinstance(lengths, int) else lengths
