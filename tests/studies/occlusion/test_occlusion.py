@@ -150,9 +150,8 @@ def test_every_panel_against_a_loop(plain: tuple[Plain, dv.Network, np.ndarray[A
             assert one.top_probability[w] == pytest.approx(float(shares.max()), abs=1e-5)
         expected = dv.project(network, x[None], "relu_1", channel=channel).full().permute(1, 2, 0)
         assert np.allclose(one.projection, expected.numpy(), atol=1e-6)
-        cover = (
-            np.abs(one.occluded_picture.astype(int) - pictures[n]).max(2) > 1
-        )  # the middle place: rows 10-17, columns 16-21
+        # the middle place: rows 10-17, columns 16-21
+        cover = np.abs(one.occluded_picture.astype(int) - pictures[n]).max(2) > 1
         assert cover.any() and not cover[:10].any() and not cover[18:].any()
         assert not cover[:, :16].any() and not cover[:, 22:].any()
 
