@@ -21,10 +21,10 @@ from deconvviz.results.results import Array, Result
 from deconvviz.results.tiles import KIND, SCHEMA, TileWriter
 from deconvviz.studies.atlas import similarity
 from deconvviz.studies.atlas.similarity import similar_filters
-from deconvviz.studies.mining.kept import ENERGY, KeptProjection
-from deconvviz.studies.mining.projections import AT_ONCE, Pixels, ProjectionMaker, crop_size, window_around
-from deconvviz.studies.mining.result import Mined, MinedLayer
-from deconvviz.types import Box
+from deconvviz.studies.mining.cache import AT_ONCE, ProjectionCache
+from deconvviz.studies.mining.projections import ENERGY, StoredProjection
+from deconvviz.studies.mining.result import Mined, MinedLayer, Winner
+from deconvviz.types import Box, Pixels
 
 TILE = 96  # pixels: the longer side of the largest tile
 NEIGHBOURS = 6
@@ -131,10 +131,10 @@ class GalleryMaker:
 
     def _shown(self, layer: str, table: _Table) -> dict[str, Array]:
         """Return the tiles of a layer and where they are cut."""
-        maker = _Maker(self, layer)
-        height, width = maker.shape
+        cache = ProjectionCache(self.mined, self.store, self.network, self.rule, progress=False)
+        height, width = cache.image_size
         alive = bool((table.images >= 0).any())
-        size = crop_size(maker, "energy")[0] if alive else (height, width)
+        size = cache.crop(layer).size if alive else (height, width)
         tile = tile_size((min(size[0], height), min(size[1], width)))
         count, k = table.images.shape
         boxes, windows = np.full((count, k, 4), -1), np.full((count, k, 4), -1)
@@ -143,20 +143,19 @@ class GalleryMaker:
         with bar:
             for start in range(0, count, AT_ONCE):
                 rows = range(start, min(start + AT_ONCE, count))
-                places = [(int(f), r) for f in rows for r in range(k) if table.images[f, r] >= 0]
-                kept = maker.projections([(int(table.channels[f]), r) for f, r in places], keep=False)
+                winners = [Winner(int(table.channels[f]), r) for f in rows for r in range(k) if table.images[f, r] >= 0]
+                stored = cache.projections(layer, winners, keep=False)
                 for f in rows:
                     seen = _Row(*(np.full((k, *tile, 3), GREY, np.uint8) for _ in range(2)))
                     for r in np.flatnonzero(table.images[f] >= 0):
-                        projection = kept[int(table.channels[f]), int(r)]
-                        window = window_around(projection, size, maker.shape)
+                        projection = stored[Winner(int(table.channels[f]), int(r))]
+                        window = projection.window(size, cache.image_size)
                         boxes[f, r], windows[f, r] = projection.box, window
-                        seen.put(int(r), maker.picture(int(table.images[f, r])), projection, window)
+                        seen.put(int(r), cache.feed.picture(int(table.images[f, r])), projection, window)
                     patches.add(seen.patches)
                     projections.add(seen.projections)
                     bar.update()
-        maker.network()
-        filters = maker.first_filters([int(c) for c in table.channels])
+        filters = cache.first_filters(layer, [int(c) for c in table.channels])
         return {
             "boxes": boxes,
             "windows": windows,
@@ -188,17 +187,6 @@ def check_mined(mined: Mined, network: Network, store: ImageStore, k: int) -> No
         )
 
 
-class _Maker(ProjectionMaker):
-    """Computes projections of pictures that it need not decode each time."""
-
-    def __init__(self, of: GalleryMaker, layer: str) -> None:
-        super().__init__(of.mined, of.store, lambda: of.network, layer, of.rule, progress=False)
-        self._picture = of.picture
-
-    def picture(self, image: int) -> Pixels:
-        return self._picture(image)
-
-
 @dataclass(frozen=True)
 class _Table:
     """The part of a mined table that is shown: of some channels, the first k entries that are above zero."""
@@ -227,7 +215,7 @@ class _Row:
     patches: Pixels
     projections: Pixels
 
-    def put(self, rank: int, picture: Pixels, projection: KeptProjection, window: Box) -> None:
+    def put(self, rank: int, picture: Pixels, projection: StoredProjection, window: Box) -> None:
         size = (self.patches.shape[1], self.patches.shape[2])
         patch = picture[window.top : window.bottom, window.left : window.right]
         self.patches[rank] = resized(patch, size)

@@ -39,7 +39,6 @@ from deconvviz.studies.atlas.aspects import (
 from deconvviz.studies.atlas.decisions import METHODS, Explaining, decisions
 from deconvviz.studies.atlas.galleries import GalleryMaker, check_mined
 from deconvviz.studies.mining.mine import mine
-from deconvviz.studies.mining.panels import choose_channels
 from deconvviz.studies.mining.result import Mined
 
 COMPARED = 5000  # images, evenly chosen, over which filters are compared with each other
@@ -250,7 +249,7 @@ class AtlasMaker:
         wanted = self.wanted
         chosen: dict[str, Sequence[int]] = {}
         if wanted.filters is not None:
-            chosen = {layer: choose_channels(mined, layer, wanted.filters, wanted.count) for layer in self.layers}
+            chosen = {layer: mined[layer].choose_channels(wanted.filters, wanted.count) for layer in self.layers}
         settings = {
             "invariance_kinds": list(KINDS) if wanted.invariance else [],
             "occlusion_square": list(occluder_for(self.preprocess).square) if wanted.occlusion else None,

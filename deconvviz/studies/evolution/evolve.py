@@ -23,10 +23,9 @@ from deconvviz.models.weights import misfit
 from deconvviz.results.files import Pathlike
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.evolution.result import Evolution, LayerEvolution
+from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.mine import mine
-from deconvviz.studies.mining.panels import choose_channels
-from deconvviz.studies.mining.projections import ProjectionMaker, crop_size, window_around
-from deconvviz.studies.mining.result import Mined, MinedLayer
+from deconvviz.studies.mining.result import MinedLayer, Winner
 
 REFERENCES = 32  # filters of a layer whose projections are compared with the last epoch's
 
@@ -107,7 +106,7 @@ class _Evolver:
         """Take the last epoch first: it decides which filters are shown, how large, and what is final."""
         last = _Epoch(self, epochs[-1])
         shown = {
-            layer: choose_channels(last.mined, layer, *((choice, filters) if isinstance(filters, int) else (filters,)))
+            layer: last.mined[layer].choose_channels(*((choice, filters) if isinstance(filters, int) else (filters,)))
             for layer in self.layers
         }
         references = {layer: _Reference(last, layer) for layer in self.layers}
@@ -151,7 +150,7 @@ class _Epoch:
 
     def __init__(self, job: _Evolver, epoch: int) -> None:
         self.job, self.network, self.out = job, job.network(epoch), job.mined_file(epoch)
-        self.mined: Mined = mine(
+        self.mined = mine(
             self.network,
             job.store,
             job.layers,
@@ -161,47 +160,39 @@ class _Epoch:
             limit=job.limit,
             progress=job.progress,
         )
-        self.known = len(self.mined.extra)
-
-    def maker(self, layer: str) -> ProjectionMaker:
-        return ProjectionMaker(self.mined, self.job.store, lambda: self.network, layer, "deconvnet", progress=False)
+        self.cache = ProjectionCache(self.mined, job.store, self.network, progress=False)
 
     def row(self, layer: str, channels: Sequence[int], reference: _Reference) -> dict[str, Any]:
         """Return this epoch's column of a layer: what `LayerEvolution` holds, without the axis of epochs."""
-        maker, top = self.maker(layer), self.mined[layer]
-        kept = maker.projections([(c, 0) for c in channels])
-        self.mined = maker.mined
-        windows = [window_around(kept[c, 0], reference.size, maker.shape) for c in channels]
-        pictures = [maker.picture(int(top.images[c, 0])) for c in channels]
+        top, winners = self.mined[layer], [Winner(c, 0) for c in channels]
+        projections = self.cache.projections(layer, winners)
+        windows = {w: projections[w].window(reference.size, self.cache.image_size) for w in winners}
         return {
             "values": top.values[channels, 0],
             "images": top.images[channels, 0],
             "positions": top.positions[channels, 0],
-            "projections": np.stack([kept[c, 0].cut(w) for c, w in zip(channels, windows, strict=True)]),
-            "patches": np.stack(
-                [p[w.top : w.bottom, w.left : w.right] for p, w in zip(pictures, windows, strict=True)]
-            ),
+            "projections": np.stack([projections[w].cut(windows[w]) for w in winners]),
+            "patches": np.stack([self.cache.patch(layer, w, windows[w]) for w in winners]),
             "top_final": _overlap(top, reference.top),
             "similarity": reference.similarity(self.network),
         }
 
     def keep(self) -> None:
         """Save the projections that were computed, where there is a file for them."""
-        if self.out is not None and len(self.mined.extra) > self.known:
-            self.mined.save(self.out)
+        if self.out is not None:
+            self.cache.save(self.out)
 
 
 class _Reference:
     """What is final of a layer: the last epoch's table, its crop, and some of its projections."""
 
     def __init__(self, last: _Epoch, layer: str) -> None:
-        maker = last.maker(layer)
         self.top, self.layer = last.mined[layer], layer
-        self.size, _ = crop_size(maker, last.job.crop)
+        self.size, _ = last.cache.crop(layer, last.job.crop)
         live = np.flatnonzero(~self.top.activity.dead)
         some = live[np.linspace(0, len(live) - 1, min(REFERENCES, len(live))).round().astype(int)]
         images = sorted({int(self.top.images[c, 0]) for c in some})
-        pictures = np.stack([maker.picture(i) for i in images])
+        pictures = np.stack([last.cache.feed.picture(i) for i in images])
         self.x = last.job.preprocess.tensor(pictures, last.network.device, last.network.dtype)
         self.units: list[Unit] = []
         for c in some:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deconvviz.figures.tiles import GREY, mosaic, place, stretched
 
 if TYPE_CHECKING:
-    from deconvviz.studies.mining.panels import FilterPanel, LayerPanels
+    from deconvviz.studies.mining.result import FilterPanel, LayerPanels
 
 BLOCK = 1.3  # inches, one block
 MOST = 100  # filters on a page

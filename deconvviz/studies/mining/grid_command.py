@@ -14,8 +14,7 @@ from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
-    from deconvviz.studies.mining.panels import LayerPanels
-    from deconvviz.studies.mining.result import Mined
+    from deconvviz.studies.mining.result import LayerPanels, Mined
 
 
 @click.command(epilog=PROJECTION_NOTE)
@@ -74,23 +73,23 @@ def grid(
       deconvviz grid mined.h5 -l features.7 -c 5,40,150,200 --crop receptive-field -o features.7.pdf
     """
     from deconvviz.data.images import ImageStore
+    from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.figure import draw_grid
-    from deconvviz.studies.mining.panels import choose_channels, layer_panels
+    from deconvviz.studies.mining.panels import panels_from
     from deconvviz.studies.mining.result import load_mined
 
     check_figure(out)
-    found = load_mined(mined)
-    chosen = choose_channels(found, layer, channels_of(channels), count)
-    if not 1 <= len(chosen) <= 100:
-        raise DataError(f"{len(chosen)} filters given; a page holds 1 to 100")
-    with ImageStore.open(images or found.sources["images"]) as store:
-        shown, kept = layer_panels(
-            found, store, lambda: _network(found, model, weights, device), layer, chosen, crop, rule, progress=not quiet
-        )
-        caption = _caption(found, shown, store.path)
-    save_figure(draw_grid(shown, f"{layer} of {found.config['model']}", caption), out, caption)
-    if kept.extra.keys() != found.extra.keys():
-        kept.save(mined)
+    file = load_mined(mined)
+    numbers = file[layer].choose_channels(channels_of(channels), count)
+    if not 1 <= len(numbers) <= 100:
+        raise DataError(f"{len(numbers)} filters given; a page holds 1 to 100")
+    with ImageStore.open(images or file.sources["images"]) as store:
+        # The network is loaded only where the file does not keep all that is shown: it may have moved meanwhile.
+        cache = ProjectionCache(file, store, lambda: _network(file, model, weights, device), rule, not quiet)
+        panels = panels_from(cache, layer, numbers, crop)
+        caption = _caption(file, panels, store.path)
+    save_figure(draw_grid(panels, f"{layer} of {file.config['model']}", caption), out, caption)
+    cache.save(mined)
 
 
 def _network(found: Mined, model: str | None, weights: str | None, device: str) -> Network:

@@ -127,8 +127,9 @@ def _start(
     tables = {}
     for name in layers:
         channels, _, _ = network.layer(name).units
-        tables[name] = MinedLayer(name, TopK.empty(channels, k), Activity.empty(channels))
-    start = Mined(tables, config, sources, 0, total, pathlib.Path(out) if out is not None else None)
+        tables[name] = MinedLayer(name=name, top=TopK.empty(channels, k), activity=Activity.empty(channels))
+    path = pathlib.Path(out) if out is not None else None
+    start = Mined(layers=tables, config=config, sources=sources, done=0, total=total, path=path)
     if out is not None:
         start.save(out)
     return start
@@ -237,7 +238,7 @@ def _reduced(so_far: MinedLayer, maps: Tensor, images: NDArray[np.int64]) -> Min
         values.max(1),
         broken.sum(0).cpu().numpy(),
     )
-    return MinedLayer(so_far.name, table, activity)
+    return MinedLayer(name=so_far.name, top=table, activity=activity)
 
 
 def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> Mined:
@@ -272,6 +273,13 @@ def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> 
     for file in files[1:]:
         layers = {name: layer.merge(file[name]) for name, layer in layers.items()}
     total = sum(file.total for file in files)
-    merged = Mined(layers, files[0].config | {"shard": None}, files[0].sources, total, total, pathlib.Path(out))
+    merged = Mined(
+        layers=layers,
+        config=files[0].config | {"shard": None},
+        sources=files[0].sources,
+        done=total,
+        total=total,
+        path=pathlib.Path(out),
+    )
     merged.save(out)
     return merged

@@ -1,168 +1,153 @@
-"""Projections of a mined layer's strongest units: computed for what is shown, kept in the mined file, and cut.
+"""Projections of a mined layer's winners, as the mined file keeps them.
 
-They are kept as float16 in units of each one's largest absolute value, on the pixels that its unit sees.
+A projection is kept as float16 in units of its largest absolute value, on the pixels that its unit sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from deconvviz.data.images import ImageStore
-from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.feed import Feed
+from deconvviz.data.pictures import side_that_holds
 from deconvviz.deconv.project import Unit, project_units
-from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name
+from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs
-from deconvviz.studies.mining.kept import ENERGY, KeptProjection
-from deconvviz.studies.mining.result import Mined
-from deconvviz.types import Box
+from deconvviz.studies.mining.result import MinedLayer, Winner
+from deconvviz.types import Box, Floats
 
-SAMPLE = 64  # projections that decide a layer's crop
-AT_ONCE = 16  # filters whose images are in memory together
-Pixels = NDArray[np.uint8]
-Place = tuple[int, int]  # channel, rank
+ENERGY = 0.98  # share of a projection's energy that the default crop holds
 
 
-def window_around(projection: KeptProjection, size: tuple[int, int], image: tuple[int, int]) -> Box:
-    """A box of `size` around the projection, or around its centre where it is larger, moved inside the image."""
-    box, starts = projection.box, []
-    for centre, first, last, wanted, room in zip(projection.centre(), box[:2], box[2:], size, image, strict=True):
-        side = min(wanted, room)
-        start = centre - side // 2 if side < last - first else (first + last - side) // 2
-        starts.append((min(max(start, 0), room - side), side))
-    (top, height), (left, width) = starts
-    return Box(top, left, top + height, left + width)
+@dataclass(frozen=True, kw_only=True)
+class StoredProjection:
+    """One projection as the mined file keeps it.
 
+    Attributes:
+        pixels: float16 [C, h, w], in units of the largest absolute value.
+        box: the pixels of the image that the unit sees; the projection is zero outside.
+    """
 
-def crop_size(maker: ProjectionMaker, crop: str | int) -> tuple[tuple[int, int], str]:
-    """Return the size of the layer's windows, and in words how it was chosen."""
-    if isinstance(crop, int) or crop.isdigit():
-        if int(crop) < 1:
-            raise DataError(f"crop {crop} given; expected a number of pixels")
-        return (int(crop), int(crop)), f"{crop} px, as asked"
-    if crop == "receptive-field":
-        seen = maker.remembered(
-            "receptive_field", lambda: list(maker.network().layer(maker.layer).receptive_field.size)
+    pixels: NDArray[np.float16]
+    box: Box
+
+    def energy(self) -> Floats:
+        """Return the squares of the pixels, summed over the colours, float64 [h, w]."""
+        squares: Floats = (self.pixels.astype(np.float64) ** 2).sum(0)
+        return squares
+
+    def centre(self) -> tuple[int, int]:
+        """Return the centre of the projection's energy, (row, column) in pixels of the image."""
+        energy = self.energy()
+        if energy.sum() == 0:
+            return (self.box.top + self.box.bottom) // 2, (self.box.left + self.box.right) // 2
+        rows, columns = (energy.sum(1 - axis) for axis in (0, 1))
+        y, x = ((weights * np.arange(len(weights))).sum() / weights.sum() for weights in (rows, columns))
+        return self.box.top + round(float(y)), self.box.left + round(float(x))
+
+    def extent(self) -> int:
+        """Return the side of the smallest square around the centre that holds ENERGY of the energy.
+
+        It is at most the longer side of the box.
+        """
+        energy, (y, x) = self.energy(), self.centre()
+        side = side_that_holds(energy, (y - self.box.top, x - self.box.left), ENERGY)
+        return min(side, max(self.box.height, self.box.width))
+
+    def window(self, size: tuple[int, int], image: tuple[int, int]) -> Box:
+        """Return the part of the image to show: a rectangle that shows the projection, moved inside the image.
+
+        Args:
+            size: its height and width, cut to those of the image. A side that is shorter than that of the box is
+                centred on the projection's energy, another one on the box.
+            image: height and width of the image.
+        """
+        (top, height), (left, width) = (
+            _placed(centre, (first, last), min(side, room), room)
+            for centre, first, last, side, room in zip(
+                self.centre(), self.box[:2], self.box[2:], size, image, strict=True
+            )
         )
-        return (int(seen[0]), int(seen[1])), "the theoretical receptive field"
-    if crop != "energy":
-        raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
-    side = int(maker.remembered(f"crop_{maker.rule}", lambda: [maker.typical_extent()])[0])
-    return (side, side), f"{ENERGY:.0%} of the projections' energy, median of the layer"
+        return Box(top, left, top + height, left + width)
+
+    def cut(self, window: Box) -> NDArray[np.float32]:
+        """Return the projection on a part of the image, float32 [h, w, C]; it is zero outside the projection's box."""
+        canvas = np.zeros((window.height, window.width, len(self.pixels)), np.float32)
+        common = Box(
+            max(window.top, self.box.top),
+            max(window.left, self.box.left),
+            min(window.bottom, self.box.bottom),
+            min(window.right, self.box.right),
+        )
+        if common.height > 0 and common.width > 0:
+            _within(window, common).of(canvas)[:] = _within(self.box, common).of(self.pixels.transpose(1, 2, 0))
+        return canvas
 
 
-class ProjectionMaker:
-    """Computes projections of one layer, in groups, and keeps them in the mined result."""
-
-    def __init__(
-        self, mined: Mined, store: ImageStore, network: Callable[[], Network], layer: str, rule: str, progress: bool
-    ) -> None:
-        self.mined, self.store, self.layer, self.rule, self.progress = mined, store, layer, rule, progress
-        self.preprocess = Preprocess.from_dict(mined.config["preprocess"])
-        self.shape = self.preprocess.shape[1:]
-        self._make = network
-        self._network: Network | None = None
-
-    def network(self) -> Network:
-        """The captured network, checked against the one that was mined."""
-        if self._network is None:
-            made = self._make()
-            if made.fingerprint != self.mined.config["model_fingerprint"]:
-                raise MismatchError(
-                    f"the model's fingerprint is {made.fingerprint}, mined was {self.mined.config['model_fingerprint']}"
-                    ": another network or other weights; give the right ones with --model and --weights"
-                )
-            self._network = made
-        return self._network
-
-    def picture(self, image: int) -> Pixels:
-        return self.preprocess.picture(self.store[image][0])
-
-    def remembered(self, name: str, compute: Callable[[], list[int]]) -> NDArray[Any]:
-        """Return a small fact about the layer from the file, computed once."""
-        key = f"figures/{self.layer}/{name}"
-        if key not in self.mined.extra:
-            self.mined = replace(self.mined, extra={**self.mined.extra, key: np.asarray(compute())})
-        return self.mined.extra[key]
-
-    def typical_extent(self) -> int:
-        """Return the median extent of the strongest projections of SAMPLE filters, evenly chosen."""
-        found = self.mined[self.layer]
-        live = np.flatnonzero(~found.activity.dead & (found.images[:, 0] >= 0))
-        if not len(live):
-            raise DataError(f"every filter of {self.layer!r} is dead on these images: there is nothing to show")
-        chosen = live[np.linspace(0, len(live) - 1, min(SAMPLE, len(live))).round().astype(int)]
-        stored = self.projections([(int(c), 0) for c in chosen], keep=False)
-        return int(np.median([projection.extent() for projection in stored.values()])) | 1
-
-    def projections(self, wanted: Sequence[Place], keep: bool = True) -> dict[Place, KeptProjection]:
-        """Return the projections of (channel, rank) each, from the file where it has them."""
-        extra, found = dict(self.mined.extra), {}
-        missing = []
-        for channel, rank in wanted:
-            key = self._key(channel, rank)
-            if key in extra:
-                found[channel, rank] = KeptProjection(extra[key], Box(*extra[f"{key}_box"].tolist()))
-            else:
-                missing.append((channel, rank))
-        step = AT_ONCE * self.mined[self.layer].top.k
-        bar = tqdm(total=len(missing), unit="projection", desc=self.layer, disable=not self.progress or not missing)
-        with bar:
-            for start in range(0, len(missing), step):
-                for (channel, rank), projection in self._computed(missing[start : start + step]).items():
-                    found[channel, rank] = projection
-                    if keep:
-                        extra[self._key(channel, rank)] = projection.pixels
-                        extra[f"{self._key(channel, rank)}_box"] = np.asarray(projection.box)
-                    bar.update()
-        self.mined = replace(self.mined, extra=extra)
-        return found
-
-    def _key(self, channel: int, rank: int) -> str:
-        return f"projections/{self.layer}/{self.rule}/{channel}/{rank}"
-
-    def _computed(self, wanted: Sequence[Place]) -> dict[Place, KeptProjection]:
-        found, network = self.mined[self.layer], self.network()
-        images = sorted({int(found.images[c, r]) for c, r in wanted})
-        x = self.preprocess.tensor(np.stack([self.picture(i) for i in images]), network.device, network.dtype)
-        units: list[Unit] = []
-        for c, r in wanted:
-            y, column = (int(n) for n in found.positions[c, r])
-            units.append((images.index(int(found.images[c, r])), self.layer, c, (y, column)))
-        out = {}
-        for unit, projection in zip(wanted, project_units(network, x, units, self.rule), strict=True):
-            peak = projection.pixels.abs().max().clamp(min=1e-30)
-            out[unit] = KeptProjection((projection.pixels / peak).cpu().numpy().astype(np.float16), projection.window)
-        return out
-
-    def first_filters(self, channels: Sequence[int]) -> NDArray[np.float32] | None:
-        """The filters themselves, where the layer reads the image directly: nothing shows a first layer better."""
-        key = f"figures/{self.layer}/filters"
-        if key not in self.mined.extra:
-            weights = np.zeros(0, np.float32) if self._network is None else _first_weights(self._network, self.layer)
-            if self._network is not None:
-                self.mined = replace(self.mined, extra={**self.mined.extra, key: weights})
-        weights = self.mined.extra.get(key, np.zeros(0))
-        return weights[list(channels)] if weights.size else None
+def _placed(centre: int, seen: tuple[int, int], side: int, room: int) -> tuple[int, int]:
+    """Return where a side of a window begins, and its length; `seen` are the pixels of the box, first and past last."""
+    first, last = seen
+    start = centre - side // 2 if side < last - first else (first + last - side) // 2
+    return min(max(start, 0), room - side), side
 
 
-def _first_weights(network: Network, layer: str) -> NDArray[np.float32]:
-    """Return the filters [C, h, w, 3] where `layer` is a convolution of the image, or its ReLU or BatchNorm."""
+def _within(outer: Box, inner: Box) -> Box:
+    """Return a box of an image as a box of the part that `outer` cuts out of the image."""
+    return Box(inner.top - outer.top, inner.left - outer.left, inner.bottom - outer.top, inner.right - outer.left)
+
+
+def project_winners(
+    network: Network, layer: MinedLayer, feed: Feed, winners: Sequence[Winner], rule: str = "deconvnet"
+) -> dict[Winner, StoredProjection]:
+    """Project entries of a mined layer's table back to the pixels of their images.
+
+    All the images, and all the projections, are in memory together.
+
+    Args:
+        network: the network that was mined.
+        layer: what mining found in the layer.
+        feed: all images of the store, prepared as they were mined.
+        winners: (channel, rank) of the entries.
+        rule: "deconvnet", "guided" or "gradient".
+
+    Returns:
+        Each entry's projection.
+
+    Raises:
+        ProjectionError: another rule, or an op on the way that has no transpose.
+        LayerNotFound: the network does not have the layer.
+    """
+    indices = sorted({int(layer.images[winner]) for winner in winners})
+    inputs = feed.tensor(feed.pictures(indices), network.device, network.dtype)
+    units: list[Unit] = []
+    for winner in winners:
+        y, x = map(int, layer.positions[winner])
+        units.append((indices.index(int(layer.images[winner])), layer.name, winner.channel, (y, x)))
+    projections = {}
+    for winner, projection in zip(winners, project_units(network, inputs, units, rule), strict=True):
+        scaled = projection.pixels / projection.pixels.abs().max().clamp(min=1e-30)
+        projections[winner] = StoredProjection(pixels=scaled.cpu().numpy().astype(np.float16), box=projection.window)
+    return projections
+
+
+def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | None:
+    """Return the filters of a layer that reads the image directly, float32 [C, h, w, 3]: nothing shows them better.
+
+    Between the convolution and the layer there may be rectifiers of any kind, normalisations of single channels, and
+    ops that hand their input on. Other layers, and those of grey images, have None.
+    """
     node = network.layer(layer).node
-    while op_name(node) in ("relu", "batch_norm", "dropout", "relu6", "silu", "hardswish", "gelu"):
+    while op_of(node).kind == "rectifier" or op_of(node).normalises or op_of(node).identity:
         node = data_inputs(node)[0]
     if op_name(node) != "conv2d" or data_inputs(node) != [network.image]:
-        return np.zeros(0, np.float32)
+        return None
     weight = network.tensors[str(node.args[1].target)]  # type: ignore[union-attr]
     if weight.shape[1] != 3:
-        return np.zeros(0, np.float32)
+        return None
     filters: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).permute(0, 2, 3, 1).numpy().copy()
     return filters

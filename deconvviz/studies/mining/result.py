@@ -1,29 +1,49 @@
-"""What mining found: a mapping from layer to its table, and the file that holds it."""
+"""What mining found: a mapping from layer to its table, the file that holds it, and what a layer figure shows of it."""
 
 from __future__ import annotations
 
 import html
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike, one_line
+from deconvviz.results.files import one_line
 from deconvviz.results.results import Result
 from deconvviz.studies.mining.topk import Activity, TopK
+from deconvviz.types import Array, Ints, Pathlike, Pixels
 
 KIND, SCHEMA = "mined", 1
 TABLES = ("values", "images", "positions")
 COUNTS = ("fired", "total", "maximum", "broken")
 
 
-@dataclass(frozen=True)
+class Winner(NamedTuple):
+    """An entry of a mined layer's table: the image at one rank of one channel.
+
+    Attributes:
+        channel: index of the channel.
+        rank: index into the channel's images, 0 for the strongest.
+    """
+
+    channel: int
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class MinedLayer:
-    """What mining found in one layer: `top` the table, `activity` the channels' behaviour over all images."""
+    """What mining found in one layer.
+
+    Attributes:
+        name: of the layer.
+        top: the table of the k strongest images of each channel.
+        activity: how each channel behaved over all images.
+    """
 
     name: str
     top: TopK
@@ -31,22 +51,53 @@ class MinedLayer:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """float32 [C, k], strongest first."""
+        """float32 [C, k], the activations, strongest first; minus infinity where there were fewer than k images."""
         return self.top.values
 
     @property
-    def images(self) -> NDArray[np.int64]:
-        """int64 [C, k], index into the store; -1 where the store had fewer than k images."""
+    def images(self) -> Ints:
+        """int64 [C, k], index into the store; -1 where there were fewer than k images."""
         return self.top.images
 
     @property
-    def positions(self) -> NDArray[np.int64]:
-        """int64 [C, k, 2], (y, x) on the layer's map."""
+    def positions(self) -> Ints:
+        """int64 [C, k, 2], (y, x) on the layer's map; -1 where there were fewer than k images."""
         return self.top.positions
 
+    def winners(self, channels: Sequence[int]) -> list[Winner]:
+        """Return the entries of some channels, channel by channel, strongest first; fewer than k where images lack."""
+        return [Winner(c, r) for c in channels for r in range(self.top.k) if self.images[c, r] >= 0]
+
+    def choose_channels(self, how: str | Sequence[int], count: int = 16) -> list[int]:
+        """Return the channels that a figure shows.
+
+        Args:
+            how: "active" (those with the highest mean activation), "random" (some that are not dead, drawn with a
+                fixed seed), "first", or the channels themselves.
+            count: how many, where `how` is a word.
+
+        Raises:
+            DataError: the layer does not have a channel, or `how` is another word.
+        """
+        if how == "active":
+            order = np.argsort(-self.activity.mean, kind="stable")
+            return sorted(int(channel) for channel in order[:count])
+        if how == "random":
+            alive = np.flatnonzero(~self.activity.dead)
+            return sorted(int(channel) for channel in np.random.default_rng(0).permutation(alive)[:count])
+        channels = len(self.values)
+        if how == "first":
+            return list(range(min(count, channels)))
+        if isinstance(how, str):
+            raise DataError(f"channels {how!r} given; expected {', '.join(CHANNEL_CHOICES)} or numbers")
+        beyond = [channel for channel in how if not 0 <= channel < channels]
+        if beyond:
+            raise DataError(f"channel {beyond[0]} of layer {self.name!r} given; expected 0 to {channels - 1}")
+        return list(how)
+
     def merge(self, other: MinedLayer) -> MinedLayer:
-        """Return what both found, over disjoint images."""
-        return MinedLayer(self.name, self.top.merge(other.top), self.activity.merge(other.activity))
+        """Return what both found together; their images must not overlap."""
+        return MinedLayer(name=self.name, top=self.top.merge(other.top), activity=self.activity.merge(other.activity))
 
     def __repr__(self) -> str:
         channels, k = self.values.shape
@@ -54,9 +105,19 @@ class MinedLayer:
         return f"MinedLayer({self.name}: {channels} channels x top {k} of {self.activity.images} images, {dead} dead)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mined(Mapping[str, MinedLayer]):
-    """A mined file: layer name -> `MinedLayer`, with the configuration and sources that made it."""
+    """What mining found, as a mapping: layer name -> `MinedLayer`.
+
+    Attributes:
+        layers: layer name -> what was found in it.
+        config: what decides the result: model, images, layers, k, preprocessing, precision, limit, shard.
+        sources: where model, weights and images were, and the versions that computed.
+        done: images that have been mined.
+        total: images to mine.
+        path: of the file; None where the result is in memory only.
+        figure_arrays: what figures keep in the file: array name -> array. The names are those of `ProjectionCache`.
+    """
 
     layers: dict[str, MinedLayer]
     config: dict[str, Any]
@@ -64,9 +125,10 @@ class Mined(Mapping[str, MinedLayer]):
     done: int
     total: int
     path: pathlib.Path | None = None
-    extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+    figure_arrays: dict[str, Array] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> MinedLayer:
+        """Return what was found in a layer; raises DataError where that layer was not mined."""
         if name not in self.layers:
             raise DataError(
                 f"layer {name!r} was not mined; {self.path or 'this result'} holds {', '.join(self.layers)}"
@@ -81,12 +143,12 @@ class Mined(Mapping[str, MinedLayer]):
 
     @property
     def complete(self) -> bool:
-        """True where every image has been seen."""
+        """Whether all images have been mined."""
         return self.done == self.total
 
     def save(self, path: Pathlike) -> None:
         """Write the file atomically; raises DataError where that cannot be done."""
-        arrays = dict(self.extra)
+        arrays = dict(self.figure_arrays)
         for name, layer in self.layers.items():
             arrays |= {f"layers/{name}/{key}": getattr(layer.top, key) for key in TABLES}
             arrays |= {f"layers/{name}/{key}": getattr(layer.activity, key) for key in COUNTS}
@@ -105,18 +167,72 @@ class Mined(Mapping[str, MinedLayer]):
 
 
 def load_mined(path: Pathlike) -> Mined:
-    """Read a mined file; raises DataError where it is missing, truncated or something else."""
+    """Read a mined file.
+
+    Raises:
+        DataError: the file is missing, truncated or something else.
+    """
     result = Result.load(path, KIND, SCHEMA)
     try:
         layers = {name: _layer_from(result, name) for name in result.config["layers"]}
         done, total = result.state["done"], result.state["total"]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no complete mined file ({one_line(error)}); mine again") from error
-    extra = {name: array for name, array in result.arrays.items() if not name.startswith("layers/")}
-    return Mined(layers, result.config, result.sources, done, total, pathlib.Path(path), extra)
+    return Mined(
+        layers=layers,
+        config=result.config,
+        sources=result.sources,
+        done=done,
+        total=total,
+        path=pathlib.Path(path),
+        figure_arrays={name: array for name, array in result.arrays.items() if not name.startswith("layers/")},
+    )
 
 
 def _layer_from(result: Result, name: str) -> MinedLayer:
-    get = {key: result.arrays[f"layers/{name}/{key}"] for key in (*TABLES, *COUNTS, "seen")}
-    activity = Activity(int(get["seen"]), **{key: get[key] for key in COUNTS})
-    return MinedLayer(name, TopK(**{key: get[key] for key in TABLES}), activity)
+    arrays = {key: result.arrays[f"layers/{name}/{key}"] for key in (*TABLES, *COUNTS, "seen")}
+    activity = Activity(int(arrays["seen"]), **{key: arrays[key] for key in COUNTS})
+    return MinedLayer(name=name, top=TopK(**{key: arrays[key] for key in TABLES}), activity=activity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterPanel:
+    """One filter of a layer figure; k is smaller than what was mined where there were fewer images.
+
+    Attributes:
+        channel: index of the filter's channel.
+        patches: uint8 [k, h, w, 3], the parts of the images that are shown, strongest first.
+        projections: float32 [k, h, w, C], each in units of its largest absolute value.
+        values: float32 [k], the activations.
+        images: the names of the k images.
+    """
+
+    channel: int
+    patches: Pixels
+    projections: NDArray[np.float32]
+    values: NDArray[np.float32]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPanels:
+    """What a layer figure shows.
+
+    Attributes:
+        layer: name of the layer.
+        panels: the filters.
+        crop: height and width of a patch in pixels.
+        image: height and width of an image in pixels.
+        crop_rule: in words, how the size of the patches was chosen.
+        rule: of the projections, "deconvnet", "guided" or "gradient".
+        weights: float32 [filters, h, w, 3], the weights of the filters, where the layer reads the image directly;
+            None elsewhere.
+    """
+
+    layer: str
+    panels: tuple[FilterPanel, ...]
+    crop: tuple[int, int]
+    image: tuple[int, int]
+    crop_rule: str
+    rule: str
+    weights: NDArray[np.float32] | None

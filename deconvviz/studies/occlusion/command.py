@@ -176,18 +176,16 @@ def _others(one: Occlusion, network: Network, path: str | None, store: str | Non
     """Return the projections of the same map from the three strongest other images of a mined file."""
     if path is None:
         return []
-    from deconvviz.data.images import ImageStore
+    from deconvviz import ImageStore, layer_panels, load_mined
     from deconvviz.errors import MismatchError
-    from deconvviz.studies.mining.panels import layer_panels
-    from deconvviz.studies.mining.result import load_mined
 
     mined = load_mined(path)
     if mined.config["model_fingerprint"] != network.fingerprint:
         raise MismatchError(f"{path} was mined with another network; mine again, or give the network it was mined with")
     with ImageStore.open(store or mined.sources["images"]) as images:
-        shown, _ = layer_panels(
-            mined, images, lambda: network, one.config["layer"], [one.channel], rule=one.config["rule"], progress=False
+        panels = layer_panels(
+            mined, images, network, one.config["layer"], [one.channel], rule=one.config["rule"], progress=False
         )
-    panel = shown.panels[0]
+    panel = panels.panels[0]
     elsewhere = [n for n, name in enumerate(panel.images) if pathlib.PurePath(name).name != one.name]
     return [panel.projections[n] for n in elsewhere[:3]]

@@ -39,7 +39,7 @@ def test_values_images_and_positions_are_the_strongest(case: Case, shown: Callab
 def test_entries_that_are_not_above_zero_are_none() -> None:
     values = np.array([[3, 0.5, -0.25, -np.inf], [0, 0, 0, -1]], np.float32)
     images, positions = np.array([[4, 2, 7, -1], [0, 1, 2, 3]]), np.arange(16).reshape(2, 4, 2)
-    found = MinedLayer("conv", TopK(values, images, positions), Activity.empty(2))
+    found = MinedLayer(name="conv", top=TopK(values, images, positions), activity=Activity.empty(2))
     table = making._Table.of(found, np.array([1, 0]), 3)
     assert table.values.tolist() == [[0, 0, 0], [3, 0.5, 0]] and table.images.tolist() == [[-1] * 3, [4, 2, -1]]
     assert table.positions[1].tolist() == [[0, 1], [2, 3], [-1, -1]] and (table.positions[0] == -1).all()
