@@ -176,14 +176,14 @@ def _others(one: Occlusion, network: Network, path: str | None, store: str | Non
     """Return the projections of the same map from the three strongest other images of a mined file."""
     if path is None:
         return []
-    from deconvviz import ImageStore, layer_panels, load_mined
+    import deconvviz as dv
     from deconvviz.errors import MismatchError
 
-    mined = load_mined(path)
+    mined = dv.load_mined(path)
     if mined.config["model_fingerprint"] != network.fingerprint:
         raise MismatchError(f"{path} was mined with another network; mine again, or give the network it was mined with")
-    with ImageStore.open(store or mined.sources["images"]) as images:
-        panels = layer_panels(
+    with dv.ImageStore.open(store or mined.sources["images"]) as images:
+        panels = dv.layer_panels(
             mined, images, network, one.config["layer"], [one.channel], rule=one.config["rule"], progress=False
         )
     panel = panels.panels[0]
