@@ -41,6 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = f"({given}) and {fast}" if given else fast
 
 
+def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) -> bool | None:
+    """With --fast, do not import a file of peers alone: the peers themselves take longest."""
+    return True if config.getoption("--fast") and collection_path.name.endswith("_peers.py") else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the real data, or a browser, by the fixture that it uses."""
     for item in items:
