@@ -15,10 +15,10 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.data.sampling import split
 from deconvviz.errors import DataError, MismatchError, ModelError
+from deconvviz.metrics.intervals import paired_interval
 from deconvviz.studies.ablation import train as ablation
 from deconvviz.studies.ablation.figure import draw_variants
 from deconvviz.studies.ablation.train import FULL, PAPER_ERRORS, VARIANTS, VariantTable, ablate_variants
-from deconvviz.studies.lesions.result import paired_interval
 from deconvviz.studies.training import train as training
 from deconvviz.studies.training.recipe import Recipe
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.errors import CamError, CaptureError, DataError, LayerNotFound, MismatchError
+from deconvviz.metrics.intervals import paired_interval
 from deconvviz.studies.ablation.figure import draw_lesions
 from deconvviz.studies.lesions import measure as lesions
-from deconvviz.studies.lesions.result import Lesions, load_lesions, paired_interval
+from deconvviz.studies.lesions.result import Lesions, load_lesions
 
 
 def lesions_of(lost: list[int], gained: list[int], rise: list[float], layer: list[int], channel: list[int]) -> Lesions:

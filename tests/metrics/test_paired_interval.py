@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multinomial
 
-from deconvviz.studies.lesions.result import paired_interval
+from deconvviz.metrics.intervals import paired_interval
 
 
 def test_the_interval_by_hand() -> None:
