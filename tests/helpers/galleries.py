@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.results.results import Result
+from deconvviz.studies.atlas.site.inputs import SiteImages
 
 SIZE = 64  # pixels, a picture
 IMAGES = 40
@@ -51,8 +52,10 @@ def picture(image: int) -> NDArray[np.uint8]:
     return np.stack([x * 4, y * 4, np.full_like(x, 6 * image % 256)], -1).astype(np.uint8)
 
 
-def texts() -> dict[str, Any]:
-    return {"picture": picture, "names": names(), "labels": labels(), "classes": CLASSES}
+def images(**changes: Any) -> SiteImages:
+    """The images of the made-up store; changes: other fields of it."""
+    fields: dict[str, Any] = {"picture": picture, "names": names(), "labels": labels(), "classes": CLASSES}
+    return SiteImages(**{**fields, **changes})
 
 
 def gallery(

@@ -101,6 +101,7 @@ def atlas(
     from deconvviz.graph.choose import default_layers
     from deconvviz.studies.atlas.decisions import METHODS
     from deconvviz.studies.atlas.make import AtlasMaker, Wanted
+    from deconvviz.studies.atlas.site.inputs import SiteImages
     from deconvviz.studies.atlas.site.site import build_site
     from deconvviz.studies.mining.result import load_mined
 
@@ -148,10 +149,7 @@ def atlas(
             out,
             computed.galleries,
             computed.decisions,
-            computed.picture,
-            store.names,
-            store.labels,
-            store.classes,
+            SiteImages(names=store.names, labels=store.labels, classes=store.classes, picture=computed.picture),
             title=title,
             command=command_line(),
             note=PROJECTION_NOTE,

@@ -20,9 +20,9 @@ from PIL import Image
 from deconvviz.errors import DataError
 from deconvviz.results.results import Result
 from deconvviz.results.tiles import TileWriter
-from deconvviz.studies.atlas.site import layers, pictures, site
-from deconvviz.studies.atlas.site.decisions import Decisions, write_decisions
-from deconvviz.studies.atlas.site.gallery import Gallery, Texts
+from deconvviz.studies.atlas.site import images, layers, site
+from deconvviz.studies.atlas.site.decisions import write_decisions
+from deconvviz.studies.atlas.site.inputs import DecisionsFile, GalleryFile
 from deconvviz.studies.atlas.site.site import ASSETS, PAGES, Site, build_site
 from deconvviz.web import sprites
 from deconvviz.web.colours import coloured
@@ -33,8 +33,8 @@ TEMPLATES = pathlib.Path(site.__file__).parent.parent / "templates"
 
 
 def build(root: pathlib.Path, paths: list[pathlib.Path], decided: pathlib.Path | None, **more: Any) -> Site:
-    told = {"title": "net", "command": "deconvviz atlas", "note": "no evidence", "progress": False}
-    return build_site(root, paths, decided, **(galleries.texts() | told | more))
+    texts = {"title": "net", "command": "deconvviz atlas", "note": "no evidence"}
+    return build_site(root, paths, decided, galleries.images(**more), **texts, progress=False)
 
 
 def read(path: pathlib.Path) -> Any:
@@ -163,7 +163,7 @@ def test_the_colours_are_viridis() -> None:
 def test_every_number_is_in_the_scripts(made: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]) -> None:
     for path in results[0]:
         result = Result.load(path, "gallery", 1)
-        arrays, gallery = result.arrays, Gallery(path)
+        arrays, gallery = result.arrays, GalleryFile(path)
         folder = made / "layers" / gallery.folder
         told = read(folder / "layer.js")
         for key, name in layers._COLUMNS.items():
@@ -177,7 +177,7 @@ def test_every_number_is_in_the_scripts(made: pathlib.Path, results: tuple[list[
             found = np.array([one[name] for one in filters], arrays[name].dtype)
             np.testing.assert_array_equal(found, arrays[name])
         named = {int(i): pair for chunk in chunks for i, pair in read(chunk)["images"].items()}
-        assert named == {int(i): [galleries.names()[i], int(galleries.labels()[i])] for i in gallery.used()}
+        assert named == {int(i): [galleries.names()[i], int(galleries.labels()[i])] for i in gallery.used_images()}
 
 
 def test_what_an_image_drives_is_the_galleries_turned_around(
@@ -268,7 +268,7 @@ def test_what_has_not_changed_is_not_made_again(
     result = Result.load(paths[1], "gallery", 1)
     result.arrays["values"][0, 0] = 99.5
     result.save(paths[1])
-    folder = Gallery(paths[1]).folder
+    folder = GalleryFile(paths[1]).folder
     build(root, paths, results[1])
     again = {name for name, when in changed(root).items() if when != before[name] and name.startswith("layers/")}
     assert again == {name for name in before if name.startswith(f"layers/{folder}/")}
@@ -363,22 +363,22 @@ def test_the_sheets_of_the_evolution_hold_filter_after_filter(tmp_path: pathlib.
     assert sheet.shape == (48, 12 * 48, 3)
     for n in range(12):
         assert np.abs(sheet[4:-4, 48 * n + 4 : 48 * n + 44] - 20 * n).max() < 6
-    read = layers._flat(tiles, 4)
+    read = layers._flattened(tiles, 4)
     for first, last in ((0, 12), (3, 5), (4, 8), (7, 12)):  # a sheet may end within a filter
         assert read(first, last)[:, 0, 0, 0].tolist() == [20 * n for n in range(first, last)]
 
 
 def test_the_strip_shows_live_filters(tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]) -> None:
-    gallery = Gallery(results[0][2])
+    gallery = GalleryFile(results[0][2])
     rows = layers.strip_rows(gallery)
     assert len(rows) == layers.STRIP and rows[0] == 0 and rows[-1] == 69 and (np.diff(rows) > 0).all()
     assert not gallery.arrays["dead"][rows].any()
     dead = galleries.gallery(filters=4)  # the last of them is dead
     dead.save(tmp_path / "dead.h5")
-    assert layers.strip_rows(Gallery(tmp_path / "dead.h5")).tolist() == [0, 1, 2]
+    assert layers.strip_rows(GalleryFile(tmp_path / "dead.h5")).tolist() == [0, 1, 2]
     dead.arrays["images"][:], dead.arrays["dead"][:] = -1, 1
     dead.save(tmp_path / "dead.h5")
-    assert layers.strip_rows(Gallery(tmp_path / "dead.h5")).tolist() == [0, 1, 2, 3]
+    assert layers.strip_rows(GalleryFile(tmp_path / "dead.h5")).tolist() == [0, 1, 2, 3]
     assert build(tmp_path / "a", [tmp_path / "dead.h5"], None).filters == 4  # a layer without a single picture
 
 
@@ -417,7 +417,7 @@ def test_the_report(tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], p
     assert found.index == tmp_path / "index.html" and found.filters == 8 + 5 + 70
     assert found.pages == 2 + 3 + 83 + IMAGES
     assert found.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    told = repr(Site(pathlib.Path("a/index.html"), 12, 10, 5_000_000, 2.0))
+    told = repr(Site(index=pathlib.Path("a/index.html"), pages=12, filters=10, bytes=5_000_000, seconds=2.0))
     assert told == "Site(a/index.html: 10 filters, 12 pages, 5.0 MB in 2.0 s; 500.0 kB and 200.0 ms a filter)"
 
 
@@ -458,10 +458,10 @@ def test_layers_stand_in_the_order_of_depth(
 
 
 def test_a_large_store_is_listed_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "LISTED", 10)
+    monkeypatch.setattr(images, "LISTED", 10)
     used = np.arange(0, 9000, 300)
-    texts = Texts([f"n{i}" for i in range(9000)], np.zeros(9000, np.int64), ["a"])
-    told = pictures.write_lists(tmp_path, used, texts, [], None)
+    store = galleries.images(names=[f"n{i}" for i in range(9000)], labels=np.zeros(9000, np.int64), classes=["a"])
+    told = images.write_lists(tmp_path, used, store, [], None)
     assert told["starts"] == [0, 3000, 6000] and told["used"] == 30
     assert told["span"] == 64 * 300  # about 64 used images in a file
     assert len(read(tmp_path / "list-002.js")) == 10
@@ -470,7 +470,7 @@ def test_a_large_store_is_listed_in_pieces(tmp_path: pathlib.Path, monkeypatch: 
 def test_a_decisions_folder_is_made_once(
     tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]
 ) -> None:
-    found = Decisions(results[1])
+    found = DecisionsFile(results[1])
     assert [write_decisions(tmp_path / "d", found), write_decisions(tmp_path / "d", found)] == [True, False]
     (tmp_path / "d" / "stamp.json").unlink()
     (tmp_path / "d" / "0000777.webp").write_bytes(b"of an image that is not explained any more")

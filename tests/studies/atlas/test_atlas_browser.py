@@ -71,9 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("a site <b>#%20")  # the folder's name is somebody else's choice, too
     paths, decided = galleries.save_all(root / "data", large=512)
     command = "deconvviz atlas <net> photos.h5"
-    build_site(
-        root, paths, decided, **galleries.texts(), title="<b>Net</b>", command=command, note=NOTE, progress=False
-    )
+    build_site(root, paths, decided, galleries.images(), title="<b>Net</b>", command=command, note=NOTE, progress=False)
     results = [Result.load(path, "gallery", 1) for path in paths]
     return Made(
         pathlib.Path(quote(str(root))), {r.config["layer"]: r for r in results}, Result.load(decided, "decisions", 1)

@@ -64,7 +64,7 @@ class Called:
 
     def build_site(self, *arguments: Any, **named: Any) -> Any:
         self.arguments, self.named = arguments, named
-        self.picture = arguments[3](3)  # while the store is open
+        self.picture = arguments[3].picture(3)  # while the store is open
         return types.SimpleNamespace(index=pathlib.Path(arguments[0]) / "index.html")
 
 
@@ -87,7 +87,7 @@ def test_the_command(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called)
     told = run(*given, "--decisions", "2", "-m", "gradient, grad-cam", "-o", tmp_path / "a")
     assert told.exit_code == 0 and "6 filters of 2 layers" in told.output
     assert told.output.strip().endswith(f"open {tmp_path / 'a' / 'index.html'}")
-    out, galleries, decided, _, names, labels, classes = site.arguments
+    out, galleries, decided, images = site.arguments
     assert str(out) == str(tmp_path / "a") and [path.name for path in galleries] == ["00-conv1.h5", "01-relu3.h5"]
     found = load_gallery(galleries[1])
     assert found.config["channels"] == [0, 1, 2] and found.arrays["images"].shape == (3, 2)
@@ -95,7 +95,8 @@ def test_the_command(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called)
     why = Result.load(decided, "decisions", 1)
     assert why.config["methods"] == ["gradient", "grad-cam"] and (why.arrays["label_output"] >= 0).all()
     with ImageStore.open(scenes) as store:
-        assert names == store.names and classes == store.classes and np.array_equal(labels, store.labels)
+        assert images.names == store.names and images.classes == store.classes
+        assert np.array_equal(images.labels, store.labels)
         preprocess = Preprocess.from_dict(dv.load_model("demo").settings)
         assert np.array_equal(site.picture, preprocess.picture(store[3][0]))
     assert site.named["title"] == "ZFNet on scenes.h5" and "randomised" in site.named["note"]
