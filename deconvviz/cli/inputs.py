@@ -160,3 +160,15 @@ def channels_of(text: str) -> str | list[int]:
             raise DataError(f"channels {text!r} given; expected active, random, first or numbers such as 5,40,100-110")
         channels += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(channels))
+
+
+def position_of(text: str) -> tuple[int, int]:
+    """Read a position on a map, "y,x"; raises DataError for other text.
+
+    >>> position_of("6,7")
+    (6, 7)
+    """
+    y, comma, x = text.partition(",")
+    if not comma or not y.strip().isdigit() or not x.strip().isdigit():
+        raise DataError(f"position {text!r} given; expected y,x such as 6,7")
+    return int(y), int(x)

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import captured, load, read_image
-from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, model_options
+from deconvviz.choices import LRN_POLICIES, OVERLAPS
+from deconvviz.cli.inputs import open_model, position_of, read_image
+from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, model_options, rule_option
 from deconvviz.cli.outputs import check_figure, save_figure
-from deconvviz.errors import DataError
+
+if TYPE_CHECKING:
+    from deconvviz.deconv.project import Projection
 
 
 @click.command(epilog=PROJECTION_NOTE)
 @click.argument("model")
 @click.argument("image")
-@click.option("-l", "--layer", required=True, help="A layer's name.")
-@click.option("-c", "--channel", required=True, type=click.IntRange(0), help="A channel of it.")
-@click.option("-p", "--position", metavar="y,x", help="A position on its map. [default: the strongest]")
-@click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg.")
-@click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(["deconvnet", "guided", "gradient"]))
+@click.option("-l", "--layer", required=True, help="Name of a layer, as `deconvviz layers MODEL` lists it.")
+@click.option(
+    "-c", "--channel", required=True, type=click.IntRange(0), help="Number of a channel of the layer, from 0."
+)
+@click.option("-p", "--position", metavar="y,x", help="Position on the layer's map.  [default: the strongest]")
+@click.option("-o", "--out", required=True, help="The figure: a file named .png, .pdf or .svg.")
+@rule_option
 @click.option(
     "--overlap",
     default="sum",
     show_default=True,
-    type=click.Choice(["sum", "last"]),
-    help="Where pooling windows overlap: add the signals, or keep the last.",
+    type=click.Choice(OVERLAPS),
+    help="Where pooling windows overlap: add their signals, or keep that of the last window.",
 )
 @click.option(
     "--lrn",
     default="identity",
     show_default=True,
-    type=click.Choice(["identity", "gradient"]),
-    help="Contrast normalisation on the way back.",
+    type=click.Choice(LRN_POLICIES),
+    help="How a signal passes contrast normalisation on its way back: unchanged, or by the gradient.",
 )
 @model_options
 def project(
@@ -59,30 +65,28 @@ def project(
     from deconvviz.figures.projection import draw_projection
 
     check_figure(out)
+    place = None if position is None else position_of(position)
     pixels = read_image(image)
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
+    network, preprocess, _ = open_model(model, options)
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
     with torch.no_grad():
-        found = project_unit(network, x, layer, channel, _position(position), rule, overlap=overlap, lrn=lrn)
-    y, column = found.position
-    title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {found.value:.4g}"
-    named = f" Linearised on the way: {', '.join(found.linearised)}." if found.linearised else ""
-    caption = (
-        f"{rule} projection; {pathlib.Path(image).name}.{named} "
-        f"The rectangle is the theoretical receptive field, cut to the image.\n{PROJECTION_NOTE}"
+        projection = project_unit(network, x, layer, channel, place, rule, overlap=overlap, lrn=lrn)
+    caption = _caption(projection, pathlib.Path(image).name)
+    y, column = projection.position
+    title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projection.value:.4g}"
+    canvas = projection.full().detach().float().cpu().permute(1, 2, 0).numpy()
+    save_figure(draw_projection(picture, canvas, projection.window, title, caption), out, caption)
+    if projection.value <= 0:
+        click.echo(f"note: the unit's activation is {projection.value:.4g}; it does not fire on this image", err=True)
+
+
+def _caption(projection: Projection, image: str) -> str:
+    """Return the text below the figure: what is shown, and what it is no evidence for."""
+    linearised = f" Linearised on the way: {', '.join(projection.linearised)}." if projection.linearised else ""
+    return (
+        f"The {projection.rule} projection of one unit to the pixels of {image}.{linearised} "
+        "The rectangle is the unit's theoretical receptive field, cut to the image. "
+        "The magnitude of the projection at a pixel is the root of the sum of squares over the colour channels.\n"
+        f"{PROJECTION_NOTE}"
     )
-    canvas = found.full().detach().float().cpu().permute(1, 2, 0).numpy()
-    save_figure(draw_projection(picture, canvas, found.window, title, caption), out, caption)
-    if found.value <= 0:
-        click.echo(f"note: the unit's activation is {found.value:.4g}; it does not fire on this image", err=True)
-
-
-def _position(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    y, comma, x = text.partition(",")
-    if not comma or not y.strip().isdigit() or not x.strip().isdigit():
-        raise DataError(f"position {text!r} given; expected y,x such as 6,7")
-    return int(y), int(x)

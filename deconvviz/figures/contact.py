@@ -1,26 +1,31 @@
-"""Pictures side by side, each with its name."""
+"""A contact sheet: pictures side by side, each below its name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from deconvviz.figures.tiles import place
+from deconvviz.figures.sheet import CAPTION, Sheet
+from deconvviz.types import Pixels
+
+SIDE, GAP, NAME = 0.8, 0.06, 0.16  # inches: of a picture, between two of them, and for the name above
 
 
-def draw_contact_sheet(pictures: Sequence[NDArray[np.uint8]], names: Sequence[str], columns: int = 10) -> Figure:
-    """Draw pictures, uint8 [H, W, 3] each, row by row, with their names above."""
-    tile, gap, text = 0.8, 0.06, 0.16  # inches
-    rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(columns * (tile + gap) + gap, rows * (tile + text + gap)), dpi=200)
-    width, height = figure.get_size_inches()
+def draw_contact_sheet(pictures: Sequence[Pixels], names: Sequence[str], columns: int = 10) -> Figure:
+    """Draw pictures row by row, each with its name above.
+
+    Args:
+        pictures: uint8 [H, W, 3] each.
+        names: one for each picture.
+        columns: pictures in a row.
+    """
+    row = SIDE + NAME + GAP
+    sheet = Sheet(columns * (SIDE + GAP) + GAP, math.ceil(len(pictures) / columns) * row, "", "")
     for n, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-        x = gap + (n % columns) * (tile + gap)
-        y = height - (n // columns + 1) * (tile + text + gap) + gap
-        place(figure, picture / 255.0, (x, y, tile, tile))
-        figure.text((x + tile / 2) / width, (y + tile + 0.03) / height, name, ha="center", va="bottom", fontsize=6.5)
-    return figure
+        x = GAP + (n % columns) * (SIDE + GAP)
+        y = sheet.top - (n // columns + 1) * row + GAP
+        sheet.picture(picture / 255.0, x, y, SIDE)
+        sheet.text(x + SIDE / 2, y + SIDE + 0.03, name, ha="center", va="bottom", fontsize=CAPTION)
+    return sheet.figure

@@ -1,4 +1,4 @@
-"""Tiles and mosaics: the small arrays that figures are made of, and how a figure is saved."""
+"""Mosaics of small pictures, and how a figure becomes the content of a file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,26 @@ from numpy.typing import NDArray
 from deconvviz.arrays import GREY as GREY
 from deconvviz.arrays import stretched as stretched
 from deconvviz.errors import DataError
-from deconvviz.types import Pathlike
+from deconvviz.types import Floats, Pathlike
 
 FORMATS = ("png", "pdf", "svg")
-Floats = NDArray[np.floating[Any]]
 
 
 def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: float) -> Floats:
-    """Lay tiles [h, w, C] in 0..1 out row by row, with gaps; missing ones at the end stay background."""
+    """Lay tiles out row by row, with gaps.
+
+    Args:
+        tiles: [h, w, 3] or [h, w, 1] each, of one size, in 0..1.
+        columns: tiles in a row.
+        gap: pixels between two tiles.
+        background: level in 0..1 of the gaps, and of the places that stay empty at the end of the last row.
+
+    Returns:
+        float64 [rows, columns, 3].
+
+    >>> mosaic([np.zeros((1, 1, 1)), np.full((1, 1, 1), 0.5)], columns=2, gap=1, background=1.0)[..., 0]
+    array([[0. , 1. , 0.5]])
+    """
     rows = math.ceil(len(tiles) / columns) if tiles else 1
     height, width = tiles[0].shape[:2] if tiles else (1, 1)
     out = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), background)
@@ -34,7 +46,7 @@ def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: fl
     return out
 
 
-def place(figure: Figure, picture: Floats, where: tuple[float, float, float, float]) -> Axes:
+def place(figure: Figure, picture: NDArray[Any], where: tuple[float, float, float, float]) -> Axes:
     """Show a picture [h, w, 3] in 0..1, thinly framed, at (left, bottom, width, height) in inches."""
     (x, y, width, height), (across, down) = where, figure.get_size_inches()
     axes = figure.add_axes((x / across, y / down, width / across, height / down))
@@ -46,7 +58,11 @@ def place(figure: Figure, picture: Floats, where: tuple[float, float, float, flo
 
 
 def format_of(path: Pathlike) -> str:
-    """Return a figure's format from its file name; raises DataError for one that is not drawn."""
+    """Return the format that a figure's file name asks for; raises DataError for an ending that is not in FORMATS.
+
+    >>> format_of("grid.PNG")
+    'png'
+    """
     suffix = pathlib.Path(path).suffix.lower().lstrip(".")
     if suffix not in FORMATS:
         raise DataError(f"{path} given; expected a name that ends in {', '.join('.' + f for f in FORMATS)}")
@@ -54,7 +70,13 @@ def format_of(path: Pathlike) -> str:
 
 
 def rendered(figure: Figure, kind: str, description: str) -> bytes:
-    """Return a figure as a file's content; `description` (how it was made) goes into its metadata."""
+    """Return the content of a figure's file; the same figure has the same content.
+
+    Args:
+        figure: a matplotlib figure.
+        kind: one of FORMATS.
+        description: how the figure was made; it goes into the file's metadata.
+    """
     keys: dict[str, dict[str, Any]] = {
         "png": {"Description": description, "Software": "deconvviz"},
         "pdf": {"Subject": description, "Creator": "deconvviz", "CreationDate": None},
