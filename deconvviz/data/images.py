@@ -1,10 +1,23 @@
 """ImageStore: many images in one HDF5 file, read in any order by any number of processes.
 
-The file (schema 1). Attributes: format = "deconvviz-images", schema, kind = "encoded" | "raw", fingerprint,
-configuration (JSON: what made it). Datasets: names [N] text, labels [N] int64 (-1 where unknown), sizes [N,2] int64
-(height, width), classes [K] text, skipped [M,2] text (name, reason), and the images:
-  encoded   bytes [B] uint8, the image files one after the other, and offsets [N+1] int64 where each begins
-  raw       images [N,S,S,3] uint8, one image a chunk
+The layout of the file, schema 1.
+
+Attributes:
+  format          "deconvviz-images"
+  schema          1
+  kind            "encoded" or "raw"
+  fingerprint     SHA-256 in hex over names, labels and image bytes
+  configuration   JSON: the command line, the source and the settings that made the file
+
+Datasets:
+  names     [N] text
+  labels    [N] int64, an index into the classes, -1 where unknown
+  sizes     [N, 2] int64, height and width
+  classes   [K] text
+  skipped   [M, 2] text: name and reason of each image that could not be read
+  bytes     of a store of kind "encoded": [B] uint8, the image files one after the other
+  offsets   of a store of kind "encoded": [N + 1] int64, where each file begins in `bytes`
+  images    of a store of kind "raw": [N, S, S, 3] uint8, one image in each chunk
 """
 
 from __future__ import annotations
@@ -23,11 +36,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike, Sink, one_line
+from deconvviz.results.files import Sink, one_line
+from deconvviz.types import Ints, Pathlike, Pixels
 
 FORMAT = "deconvviz-images"
 SCHEMA = 1
@@ -43,21 +56,34 @@ if hasattr(os, "register_at_fork"):
 
 
 class ImageStore:
-    """A file of images as a sequence of (uint8 [H,W,3], label); `store[i]` decodes image i.
+    """A file of images as a sequence of (uint8 [H, W, 3], label); `store[i]` decodes image i.
 
-    Usable as a torch Dataset with any number of workers, forked or spawned, and in threads: each process opens its own
-    handle when it first reads. The lists below are read once, when the store is opened.
+    A store can be a torch Dataset with any number of workers, forked or spawned, and threads may share it: each process
+    opens its own handle when it first reads. The lists below are read once, when the store is opened.
 
-    path: the absolute path of the file.
-    names: N paths relative to the folder that was packed; classes: the class names, empty where none were given.
-    labels: int64 [N], an index into the classes, -1 where unknown; sizes: int64 [N,2], height and width of each image.
-    skipped: (name, reason) of each image that could not be read when the file was packed.
-    configuration: the command line, the source and the settings that made the file.
-    fingerprint: sha256 over names, labels and image bytes; equal content has an equal fingerprint.
+    Attributes:
+        path: absolute path of the file.
+        kind: "encoded" where the file holds image files as they were, "raw" where it holds pixels of one size.
+        names: N paths, relative to the folder that was packed.
+        classes: the class names; empty where none were given.
+        labels: int64 [N], an index into the classes, -1 where unknown.
+        sizes: int64 [N, 2], height and width of each image in pixels.
+        skipped: (name, reason) of each image that could not be read when the file was packed.
+        configuration: the command line, the source and the settings that made the file.
+        fingerprint: SHA-256 in hex over names, labels and image bytes; equal content has an equal fingerprint.
+
+    >>> import tempfile
+    >>> import deconvviz as dv
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = dv.pack(dv.Scenes(5), f"{folder}/scenes.h5", progress=False)
+    ...     with dv.ImageStore.open(f"{folder}/scenes.h5") as store:
+    ...         image, label = store[0]
+    >>> len(store), store.names[0], image.shape, store.classes[label]
+    (5, '000000-bus.png', (72, 72, 3), 'bus')
     """
 
     def __init__(self, path: Pathlike) -> None:
-        """Read the lists of `path`; raises DataError where it is not a whole image store of a known schema."""
+        """Read the lists of a file; raises DataError where it is not a whole image store of a known schema."""
         self.path = pathlib.Path(os.path.abspath(path))  # noqa: PTH100, workers may start in another folder
         self._handle: tuple[int, h5py.Dataset] | None = None
         with _reading(self.path), _open(self.path) as file:
@@ -80,8 +106,13 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Return image `index` as uint8 [H,W,3] and its label; raises IndexError, or DataError for damaged bytes."""
+    def __getitem__(self, index: int) -> tuple[Pixels, int]:
+        """Return image `index` as uint8 [H, W, 3], and its label.
+
+        Raises:
+            IndexError: the store has no such image.
+            DataError: the bytes of the image are damaged.
+        """
         index = self._checked(index)
         try:
             picture = self._raw(index) if self._offsets is None else decode(self._bytes(index))
@@ -89,17 +120,17 @@ class ImageStore:
             raise DataError(f"cannot read image {index} ({self.names[index]}) of {self.path}: {error}") from error
         return picture, int(self.labels[index])
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    def __iter__(self) -> Iterator[tuple[Pixels, int]]:
         return (self[index] for index in range(len(self)))
 
     def encoded(self, index: int) -> bytes:
-        """Return image `index` as the bytes of an image file: as it was packed, or of a raw store as PNG."""
+        """Return image `index` as the content of an image file: the file that was packed, or a PNG of a raw store."""
         index = self._checked(index)
         return encode(self._raw(index)) if self._offsets is None else self._bytes(index)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the file holds and how it was made, ready for JSON."""
+        """What the file holds and how it was made, as values that JSON takes."""
         return {
             "path": str(self.path),
             "kind": self.kind,
@@ -113,7 +144,7 @@ class ImageStore:
         }
 
     def close(self) -> None:
-        """Give the file handle back; a later read opens it again."""
+        """Close the file; a later read opens it again."""
         with _OPENING:
             if self._handle is not None:
                 self._handle[1].file.close()
@@ -150,12 +181,12 @@ class ImageStore:
         with _reading(self.path):
             return bytes(self._data()[start:stop].data)
 
-    def _raw(self, index: int) -> NDArray[np.uint8]:
+    def _raw(self, index: int) -> Pixels:
         with _reading(self.path):
             return np.asarray(self._data()[index])
 
     def _data(self) -> h5py.Dataset:
-        """Return the images through this process's handle; one inherited through a fork is closed, never shared."""
+        """Return the dataset of images through this process's handle; one from before a fork is closed, not shared."""
         handle = self._handle
         if handle is None or handle[0] != os.getpid():
             with _OPENING:
@@ -182,10 +213,15 @@ class ImageStore:
 
 
 class StoreWriter:
-    """Writes an image store, image by image; `finish` completes it. A failed write raises OSError."""
+    """Writes an image store, image by image; `finish` completes it. A write that fails raises OSError."""
 
     def __init__(self, path: Pathlike, size: int | None) -> None:
-        """Begin a file at `path`; size: None for encoded images, S for raw ones of [S,S,3]."""
+        """Begin a file.
+
+        Args:
+            path: of the file.
+            size: None for image files, S for pixels [S, S, 3].
+        """
         self._exits = contextlib.ExitStack()
         self._sink = self._exits.enter_context(Sink(path))
         self._file = self._exits.enter_context(h5py.File(self._sink, "w"))
@@ -198,15 +234,22 @@ class StoreWriter:
         self._labels: list[int] = []
         self._sizes: list[tuple[int, int]] = []
         self._offsets = [0]
-        self._waiting: list[NDArray[np.uint8]] = []
-        self._held = 0
+        self._waiting: list[Pixels] = []
+        self._waiting_bytes = 0
         self._digest = sha256()
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, label: int, data: NDArray[np.uint8], size: tuple[int, int]) -> None:
-        """Append one image. data: uint8 [B], an image file, or uint8 [S,S,3], its pixels; size: (height, width)."""
+    def add(self, name: str, label: int, data: Pixels, size: tuple[int, int]) -> None:
+        """Append one image.
+
+        Args:
+            name: of the image.
+            label: an index into the classes, -1 where unknown.
+            data: uint8 [B], the content of an image file, or uint8 [S, S, 3], its pixels.
+            size: (height, width) of the image.
+        """
         rows = data if self._encoded else data[None]
         self._waiting.append(rows)
         self._offsets.append(self._offsets[-1] + len(rows))
@@ -216,12 +259,12 @@ class StoreWriter:
         self._names.append(name)
         self._labels.append(label)
         self._sizes.append(size)
-        self._held += data.size
-        if self._held > _BATCH:
+        self._waiting_bytes += data.size
+        if self._waiting_bytes > _BATCH:
             self._write()
 
     def finish(self, classes: list[str], skipped: list[tuple[str, str]], configuration: dict[str, Any]) -> str:
-        """Write the lists and return the fingerprint."""
+        """Write the lists; return the fingerprint."""
         self._write()
         fingerprint = self._digest.hexdigest()
         self._file["names"] = np.array(self._names, _TEXT)
@@ -246,7 +289,7 @@ class StoreWriter:
             self._data.resize(stop, axis=0)
             self._data[start:] = np.concatenate(self._waiting)
             self._sink.check()
-            self._waiting, self._held = [], 0
+            self._waiting, self._waiting_bytes = [], 0
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -272,8 +315,8 @@ def _open(path: pathlib.Path) -> h5py.File:
         raise DataError(f"{path} is not an HDF5 file; expected an image store: pack the images with `deconvviz pack`")
     # Without a chunk cache: it would read whole chunks where an image is a part of one.
     file = h5py.File(path, "r", rdcc_nbytes=0)
-    found, schema = file.attrs.get("format"), file.attrs.get("schema", 0)
-    if found != FORMAT:
+    schema = file.attrs.get("schema", 0)
+    if file.attrs.get("format") != FORMAT:
         file.close()
         raise DataError(f"{path} is HDF5 but no image store; expected a file that `deconvviz pack` wrote")
     if schema > SCHEMA:
@@ -291,7 +334,8 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged or truncated ({one_line(error)}); pack it again") from error
 
 
-def _constant(dataset: h5py.Dataset) -> NDArray[np.int64]:
-    values: NDArray[np.int64] = dataset[:].astype(np.int64)
+def _constant(dataset: h5py.Dataset) -> Ints:
+    """Read a list of whole numbers that cannot be changed."""
+    values: Ints = dataset[:].astype(np.int64)
     values.setflags(write=False)
     return values
