@@ -1,7 +1,7 @@
-"""Pictures moved, scaled and turned: each transform is an inverse map, from a pixel to where it came from.
+"""Pictures moved, scaled and turned: each transform is an inverse map, from a pixel to the place that it came from.
 
-A map is a float64 [3, 3] matrix on (x, y, 1) in pixels, x to the right, y down, from the picture's centre. Maps are
-multiplied to be done one after the other.
+A map is a float64 [3, 3] matrix on (x, y, 1) in pixels, x to the right, y down, from the picture's centre. The product
+of two maps does one transform after the other.
 """
 
 from __future__ import annotations
@@ -9,32 +9,45 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import gaussian
 from skimage.transform import warp
 
-from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import DataError, nearest
+from deconvviz.choices import INTERPOLATIONS, PADDINGS, TRANSFORMS
+from deconvviz.errors import DataError, nearest, require_choice
+from deconvviz.types import Box, Floats, Ints, Pixels
 
-KINDS = ("translate-y", "translate-x", "scale", "rotation")
-UNITS = {"translate-y": "px down", "translate-x": "px right", "scale": "times", "rotation": "degrees counter-clockwise"}
-PADDINGS = ("reflect", "mean", "border")
-INTERPOLATIONS = {"bilinear": 1, "bicubic": 3}
-SCALES = (0.1, 10.0)
-Pixels = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from deconvviz.data.preprocess import Preprocess
+
 Matrix = NDArray[np.float64]
+SPLINE_ORDERS = dict(zip(INTERPOLATIONS, (1, 3), strict=True))
+SCALES = (0.1, 10.0)  # the smallest and the largest factor
+PAPER_SIDE = 224  # pixels of the paper's pictures, to which the steps below belong
+PAPER_SHIFT, SHIFT_STEP = 60, 5  # pixels: the paper's largest shift, and this package's step
+
+# --- maps -----------------------------------------------------------------------------------------------------------
 
 
 def translation(dx: float, dy: float) -> Matrix:
-    """Return the inverse map that moves the content dx pixels to the right and dy down."""
+    """Return the inverse map that moves the content dx pixels to the right and dy pixels down.
+
+    >>> translation(3, 0) @ np.array([5, 7, 1])
+    array([2., 7., 1.])
+    """
     return np.array([[1, 0, -dx], [0, 1, -dy], [0, 0, 1]], np.float64)
 
 
 def scaling(factor: float) -> Matrix:
-    """Return the inverse map that enlarges the content by `factor` about the centre; raises DataError beyond SCALES."""
+    """Return the inverse map that enlarges the content by a factor about the centre.
+
+    Raises:
+        DataError: a factor outside SCALES.
+    """
     if not SCALES[0] <= factor <= SCALES[1]:
         raise DataError(f"scale {factor:g} given; expected {SCALES[0]:g} to {SCALES[1]:g}")
     return np.diag([1 / factor, 1 / factor, 1.0])
@@ -48,114 +61,233 @@ def rotation(degrees: float) -> Matrix:
     return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float64)
 
 
-def inverse_map(kind: str, step: float) -> Matrix:
-    """Return the inverse map of one step of a kind: pixels of a translation, a factor, or degrees.
-
-    Raises DataError for another kind than KINDS, a step that is no finite number, or a factor beyond SCALES.
-    """
-    if not math.isfinite(step):
-        raise DataError(f"{kind} by {step} given; expected a finite number")
-    if kind == "translate-y":
-        return translation(0, step)
-    if kind == "translate-x":
-        return translation(step, 0)
-    if kind == "scale":
-        return scaling(step)
-    if kind == "rotation":
-        return rotation(step)
-    raise DataError(f"no transform {kind!r}; {nearest(kind, KINDS)}")
-
-
 def is_identity(inverse: Matrix) -> bool:
-    """True for the map that leaves every pixel where it is."""
+    """Return whether a map leaves every pixel where it is."""
     return np.array_equal(inverse, np.eye(3))
 
 
-def moving(kind: str, steps: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which steps of a kind move anything, bool [T]."""
+# --- kinds of transforms --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transform:
+    """One kind of transform.
+
+    Attributes:
+        kind: its name in options, tables and files.
+        title: what happens to the picture.
+        unit: of a step.
+        inverse: makes the inverse map of one step.
+        default_steps: makes the steps of figure 5 for pictures of a height and a width in pixels, ascending.
+        limit: gives the largest absolute value of a step for pictures of a height and a width in pixels.
+    """
+
+    kind: str
+    title: str
+    unit: str
+    inverse: Callable[[float], Matrix]
+    default_steps: Callable[[int, int], Floats]
+    limit: Callable[[int, int], float]
+
+    @property
+    def label(self) -> str:
+        """The label of an axis over its steps."""
+        return f"{self.title} ({self.unit})"
+
+
+def _shifts(side: int) -> Floats:
+    """Return figure 5's shifts along a side in pixels: 60 of 224 pixels either way, as a share of the side."""
+    step = max(1, round(SHIFT_STEP * side / PAPER_SIDE))
+    count = round(PAPER_SHIFT * side / PAPER_SIDE) // step
+    return np.arange(-count, count + 1, dtype=np.float64) * step
+
+
+_TRANSFORMS = {
+    transform.kind: transform
+    for transform in (
+        Transform(
+            kind="translate-y",
+            title="vertical translation",
+            unit="px, down",
+            inverse=lambda step: translation(0, step),
+            default_steps=lambda height, width: _shifts(height),
+            limit=lambda height, width: height - 1,
+        ),
+        Transform(
+            kind="translate-x",
+            title="horizontal translation",
+            unit="px, right",
+            inverse=lambda step: translation(step, 0),
+            default_steps=lambda height, width: _shifts(width),
+            limit=lambda height, width: width - 1,
+        ),
+        Transform(
+            kind="scale",
+            title="scale",
+            unit="ratio",
+            inverse=scaling,
+            default_steps=lambda height, width: np.linspace(1, 1.8, 17),
+            limit=lambda height, width: math.inf,  # `scaling` has its own limits
+        ),
+        Transform(
+            kind="rotation",
+            title="rotation",
+            unit="degrees, counter-clockwise",
+            inverse=rotation,
+            default_steps=lambda height, width: np.arange(0, 360, 10, dtype=np.float64),
+            limit=lambda height, width: 360,
+        ),
+    )
+}
+
+
+def transform_of(kind: str) -> Transform:
+    """Return a kind of transform by its name.
+
+    Raises:
+        DataError: the kind is not in `choices.TRANSFORMS`.
+
+    >>> transform_of("scale").label
+    'scale (ratio)'
+    """
+    if kind not in _TRANSFORMS:
+        raise DataError(f"no transform {kind!r}; {nearest(kind, TRANSFORMS)}")
+    return _TRANSFORMS[kind]
+
+
+def inverse_map(kind: str, step: float) -> Matrix:
+    """Return the inverse map of one step of a kind.
+
+    Args:
+        kind: of the transform.
+        step: pixels of a translation, the factor of a scale, or the degrees of a rotation.
+
+    Raises:
+        DataError: the kind does not exist, the step is not a finite number, or a factor lies outside SCALES.
+
+    >>> inverse_map("scale", 2) @ np.array([10, 6, 1])
+    array([5., 3., 1.])
+    """
+    if not math.isfinite(step):
+        raise DataError(f"{kind} by {step} given; expected a finite number")
+    return transform_of(kind).inverse(step)
+
+
+def moving(kind: str, steps: Floats) -> NDArray[np.bool_]:
+    """Return which steps of a kind move anything, bool [T].
+
+    >>> moving("rotation", np.array([0.0, 90.0, 360.0]))
+    array([False,  True, False])
+    """
     return np.array([not is_identity(inverse_map(kind, step)) for step in steps], bool)
 
 
-def default_steps(kind: str, height: int, width: int) -> NDArray[np.float64]:
-    """Return figure 5's range of a kind: 60 px of 224 either way (as a share of the side), 1 to 1.8, 0 to 350 degrees.
+def default_steps(kind: str, height: int, width: int) -> Floats:
+    """Return figure 5's range of a kind: 60 of 224 pixels either way (as a share of the side), 1 to 1.8, 0 to 350.
 
-    The steps are this package's: 5 px of 224, 0.05 and 10 degrees.
+    The steps are this package's choice: 5 of 224 pixels, 0.05 and 10 degrees.
+
+    Args:
+        kind: of the transform.
+        height: of the pictures in pixels.
+        width: of the pictures in pixels.
+
+    Source: Zeiler and Fergus 2013, figure 5.
+
+    >>> default_steps("translate-y", 64, 64)[[0, 1, -1]]
+    array([-17., -16.,  17.])
     """
-    if kind == "scale":
-        return np.linspace(1, 1.8, 17)
-    if kind == "rotation":
-        return np.arange(0, 360, 10, dtype=np.float64)
-    side = height if kind == "translate-y" else width
-    step = max(1, round(5 * side / 224))
-    count = round(60 * side / 224) // step
-    return np.arange(-count, count + 1, dtype=np.float64) * step
+    return transform_of(kind).default_steps(height, width)
 
 
 def checked_steps(
     kinds: Sequence[str], steps: Mapping[str, Sequence[float]] | None, shape: tuple[int, ...]
-) -> dict[str, NDArray[np.float64]]:
-    """Return the steps of each kind, ascending; raises DataError for ones that do not exist or leave the picture."""
-    given, (height, width) = dict(steps or {}), shape[-2:]
-    for kind in (*kinds, *given):
-        if kind not in KINDS:
-            raise DataError(f"no transform {kind!r}; there are {', '.join(KINDS)}")
+) -> dict[str, Floats]:
+    """Return the steps of each kind, ascending and without repetition.
+
+    Args:
+        kinds: of transforms.
+        steps: kind -> its steps; the default ones where a kind has none.
+        shape: of the pictures, (..., height, width).
+
+    Raises:
+        DataError: a kind does not exist or is not among `kinds`, a step leaves the picture, or no step moves anything.
+    """
+    steps_by_kind = dict(steps or {})
+    for kind in (*kinds, *steps_by_kind):
+        transform_of(kind)
         if kind not in kinds:
             raise DataError(f"steps of {kind!r} given, which is not among the kinds; add it to {', '.join(kinds)}")
-    every = {}
-    for kind in dict.fromkeys(kinds):
-        values = np.unique(np.asarray(given.get(kind, default_steps(kind, height, width)), np.float64))
-        limit = {"translate-y": height - 1, "translate-x": width - 1, "rotation": 360}.get(kind, np.inf)
-        if not len(values) or not moving(kind, values).any():
-            raise DataError(f"steps {values.tolist()} of {kind} move nothing; give some that do")
-        if np.abs(values).max() > limit:
-            raise DataError(
-                f"{kind} by {values[np.abs(values).argmax()]:g} given; expected {-limit} to {limit} for pictures of "
-                f"{width} x {height}"
-            )
-        every[kind] = values
-    return every
+    return {kind: _checked(kind, steps_by_kind.get(kind), *shape[-2:]) for kind in dict.fromkeys(kinds)}
+
+
+def _checked(kind: str, steps: Sequence[float] | None, height: int, width: int) -> Floats:
+    values = default_steps(kind, height, width) if steps is None else np.unique(np.asarray(steps, np.float64))
+    if not len(values) or not moving(kind, values).any():
+        raise DataError(f"steps {values.tolist()} of {kind} move nothing; give steps that do")
+    limit, largest = transform_of(kind).limit(height, width), values[np.abs(values).argmax()]
+    if abs(largest) > limit:
+        raise DataError(f"{kind} by {largest:g} given; expected {-limit} to {limit} for pictures of {width} x {height}")
+    return values
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Canvas:
-    """A picture and what is known around it.
+    """A picture, and the pixels around it that come into view when it moves.
 
-    pixels: uint8 [H,W,3]. window: top, left, height and width of the picture among them.
-    fill: the colour, in 0..255, of all that lies beyond the pixels; None mirrors them there (about the last pixel).
+    Attributes:
+        pixels: uint8 [H, W, 3].
+        window: the part of the pixels that is the picture, [h, w, 3].
+        fill: the colour in 0..255 of everything beyond the pixels; None mirrors them there (about the last pixel).
+
+    >>> turned = canvas(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).transformed(rotation(90))
+    >>> turned[..., 0]
+    array([[3, 9],
+           [0, 6]], dtype=uint8)
     """
 
     pixels: Pixels
-    window: tuple[int, int, int, int]
+    window: Box
     fill: tuple[float, float, float] | None = None
 
     @property
     def picture(self) -> Pixels:
-        """The picture itself, uint8 [h,w,3], a copy."""
-        top, left, height, width = self.window
-        return np.array(self.pixels[top : top + height, left : left + width], order="C")
+        """The picture itself, uint8 [h, w, 3], as a copy."""
+        return np.array(self.window.of(self.pixels), order="C")
 
     def transformed(self, inverse: Matrix, interpolation: str = "bilinear") -> Pixels:
-        """Transform the picture about its centre: uint8 [h,w,3], rounded to the nearest integer.
+        """Return the picture transformed about its centre.
 
         A map that shrinks blurs first, with a Gaussian of sigma (shrinking - 1) / 2 pixels, so that nothing aliases.
-        Raises DataError for an interpolation other than "bilinear" and "bicubic".
+
+        Args:
+            inverse: the map, from a pixel to the place that it came from.
+            interpolation: "bilinear" or "bicubic".
+
+        Returns:
+            uint8 [h, w, 3], rounded to the nearest integer.
+
+        Raises:
+            DataError: another interpolation.
         """
-        if interpolation not in INTERPOLATIONS:
-            raise DataError(f"interpolation {interpolation!r} given; expected {' or '.join(INTERPOLATIONS)}")
+        require_choice("interpolation", interpolation, INTERPOLATIONS)
         if is_identity(inverse):
             return self.picture
         if np.array_equal(inverse, np.round(inverse)) and np.array_equal(inverse[:, :2], np.eye(3)[:, :2]):
             return self._moved(int(inverse[0, 2]), int(inverse[1, 2]))
-        top, left, height, width = self.window
-        right, down = (width - 1) / 2, (height - 1) / 2
-        whole = translation(-left - right, -top - down) @ inverse @ translation(right, down)
+        window = self.window
+        right, down = (window.width - 1) / 2, (window.height - 1) / 2
+        whole = translation(-window.left - right, -window.top - down) @ inverse @ translation(right, down)
         moved = warp(  # type: ignore[no-untyped-call, unused-ignore]
             self._blurred(math.sqrt(abs(np.linalg.det(inverse)))),
             whole,
-            output_shape=(height, width),
+            output_shape=(window.height, window.width),
             clip=False,
-            order=INTERPOLATIONS[interpolation],
-            mode=self._beyond,
+            order=SPLINE_ORDERS[interpolation],
+            mode="reflect" if self.fill is None else "constant",
             cval=0.0,
             preserve_range=True,
         )
@@ -163,8 +295,9 @@ class Canvas:
 
     def _moved(self, right: int, down: int) -> Pixels:
         """Return the picture that begins so many pixels further; without interpolation it takes a fifth of the time."""
-        (top, left, height, width), (rows, columns) = self.window, self.pixels.shape[:2]
-        y, x = np.arange(height) + top + down, np.arange(width) + left + right
+        rows, columns = self.pixels.shape[:2]
+        y = np.arange(self.window.top, self.window.bottom) + down
+        x = np.arange(self.window.left, self.window.right) + right
         moved = self.pixels[_mirrored(y, rows)][:, _mirrored(x, columns)]
         if self.fill is not None:
             colour = np.rint(self.fill).astype(np.uint8)
@@ -181,10 +314,6 @@ class Canvas:
     def _floats(self) -> NDArray[np.float32]:
         return self.pixels.astype(np.float32) - self._zero
 
-    @property
-    def _beyond(self) -> str:
-        return "reflect" if self.fill is None else "constant"
-
     def _blurred(self, shrinking: float) -> NDArray[np.float32]:
         if shrinking <= 1 + 1e-9:
             return self._floats
@@ -195,32 +324,44 @@ class Canvas:
         return blurred
 
 
-def _mirrored(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Return the places within 0 .. length - 1 that are seen at these, mirrored about the first and the last."""
-    around: NDArray[np.int64] = np.abs(places) % max(2 * (length - 1), 1)
+def _mirrored(places: Ints, length: int) -> Ints:
+    """Return the places in 0 .. length - 1 that are seen at these places, mirrored about the first and the last."""
+    around: Ints = np.abs(places) % max(2 * (length - 1), 1)
     return np.minimum(around, 2 * (length - 1) - around)
 
 
 def canvas(picture: Pixels, fill: Sequence[float] | None = None) -> Canvas:
-    """Return a canvas of nothing but a picture, uint8 [h,w,3]; raises DataError for another kind of picture or fill."""
+    """Return a canvas that holds nothing but a picture.
+
+    Args:
+        picture: uint8 [h, w, 3].
+        fill: the colour around it, three values in 0..255; None mirrors the picture there.
+
+    Raises:
+        DataError: another kind of picture or of fill.
+    """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
         raise DataError(f"expected a picture as uint8 [h,w,3], got {picture.dtype} {list(picture.shape)}")
     if fill is not None and (len(fill) != 3 or not all(0 <= value <= 255 for value in fill)):
         raise DataError(f"fill {tuple(fill)} given; expected three values in 0..255")
     colour = None if fill is None else (float(fill[0]), float(fill[1]), float(fill[2]))
-    return Canvas(picture, (0, 0, *picture.shape[:2]), colour)
+    return Canvas(picture, Box(0, 0, picture.shape[0], picture.shape[1]), colour)
 
 
 def canvas_of(image: Pixels, preprocess: Preprocess, padding: str = "reflect") -> Canvas:
-    """Return what a network sees of an image, uint8 [H,W,3], and what comes into view when that moves.
+    """Return what a network sees of an image, and what comes into view when that moves.
 
-    padding: "reflect" mirrors the picture, "mean" shows the preprocessing's mean colour, "border" shows the image
-        itself, which the preprocessing resizes beyond its crop, and mirrors what lies beyond that; a larger `resize`
-        leaves more of the image around the crop.
-    Raises DataError for another padding, and for "border" where the resized image is smaller than the crop.
+    Args:
+        image: uint8 [H, W, 3].
+        preprocess: how the image becomes the network's input.
+        padding: "reflect" mirrors the picture; "mean" shows the mean colour of the preprocessing; "border" shows the
+            image itself, which the preprocessing resizes beyond its crop, and mirrors what lies beyond that. A larger
+            `resize` leaves more of the image around the crop.
+
+    Raises:
+        DataError: another padding, or "border" where the resized image is smaller than the crop.
     """
-    if padding not in PADDINGS:
-        raise DataError(f"padding {padding!r} given; expected one of {', '.join(PADDINGS)}")
+    require_choice("padding", padding, PADDINGS)
     if padding == "border":
         return _with_border(image, preprocess)
     mean = preprocess.mean * (3 // len(preprocess.mean))
@@ -236,5 +377,5 @@ def _with_border(image: Pixels, preprocess: Preprocess) -> Canvas:
             f"an image of {columns} x {rows} has no border around a crop of {width} x {height}; choose the padding "
             f"reflect or mean, or resize to {max(height, width)} or more"
         )
-    window = (round((rows - height) / 2), round((columns - width) / 2), height, width)  # as Preprocess crops
-    return Canvas(resized, window)
+    top, left = round((rows - height) / 2), round((columns - width) / 2)  # as Preprocess crops
+    return Canvas(resized, Box(top, left, top + height, left + width))

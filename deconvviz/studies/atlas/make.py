@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from deconvviz.choices import Precision
+from deconvviz.choices import TRANSFORMS, Precision
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.transforms import KINDS
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.results.features import Features
@@ -251,7 +250,7 @@ class AtlasMaker:
         if wanted.filters is not None:
             chosen = {layer: mined[layer].choose_channels(wanted.filters, wanted.count) for layer in self.layers}
         settings = {
-            "invariance_kinds": list(KINDS) if wanted.invariance else [],
+            "invariance_kinds": list(TRANSFORMS) if wanted.invariance else [],
             "occlusion_square": list(occluder_for(self.preprocess).square) if wanted.occlusion else None,
             "snapshots": self._training,
         }

@@ -2,63 +2,124 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import captured, integers, load, matched_outputs, numbers, output_names
-from deconvviz.cli.options import ModelOptions, classes_option, model_options
-from deconvviz.cli.outputs import check_figure, save_figure
+from deconvviz.choices import INTERPOLATIONS, PADDINGS, TRANSFORMS
+from deconvviz.cli.inputs import integers, matched_outputs, names_of, numbers, open_model, output_names
+from deconvviz.cli.options import (
+    ModelOptions,
+    classes_option,
+    layers_option,
+    model_options,
+    option_group,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from deconvviz.data.datasets import Images
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
+    from deconvviz.run.options import RunOptions
     from deconvviz.studies.invariance.result import Invariance
+    from deconvviz.types import Ints
 
-KINDS = ("translate-y", "translate-x", "scale", "rotation")
-MOST = 4096  # steps of one kind
+MOST_STEPS = 4096  # of one kind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformChoice:
+    """The transforms that the command line asks for.
+
+    Attributes:
+        kinds: their names, with commas between.
+        ranges: texts KIND=FROM:TO:STEP or KIND=A,B,...
+        sizes: texts KIND=SIZE, another step in a kind's own range.
+        padding: what comes into view.
+        interpolation: how pixels are made.
+    """
+
+    kinds: str
+    ranges: tuple[str, ...]
+    sizes: tuple[str, ...]
+    padding: str
+    interpolation: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreChoice:
+    """The scores that the command line asks for.
+
+    Attributes:
+        depth: whether every convolution and linear layer is scored.
+        units: the layer whose filters are scored, or None.
+        top: filters that are named in what is printed.
+    """
+
+    depth: bool
+    units: str | None
+    top: int
+
+
+transform_options = option_group(
+    "transforms",
+    TransformChoice,
+    click.option(
+        "--kinds", default=",".join(TRANSFORMS), show_default=True, help="Kinds of transforms, with commas between."
+    ),
+    click.option(
+        "--steps",
+        "ranges",
+        multiple=True,
+        metavar="KIND=FROM:TO:STEP",
+        help="Another range, or KIND=A,B,...: pixels, factors, degrees.  [default: the paper's, by the input's side]",
+    ),
+    click.option("--step", "sizes", multiple=True, metavar="KIND=SIZE", help="Another step in a kind's own range."),
+    click.option(
+        "--padding",
+        default="reflect",
+        show_default=True,
+        type=click.Choice(PADDINGS),
+        help="What comes into view; border: the image beyond the crop (a larger --resize leaves more of it).",
+    ),
+    click.option(
+        "--interpolation",
+        default="bilinear",
+        show_default=True,
+        type=click.Choice(INTERPOLATIONS),
+        help="How pixels between pixels are made.",
+    ),
+)
+
+score_options = option_group(
+    "scores",
+    ScoreChoice,
+    click.option(
+        "--depth", is_flag=True, help="Also score all convolutions and linear layers: .depth.png, .depth.csv."
+    ),
+    click.option("--units", metavar="LAYER", help="Also score the filters of this layer: .units.csv."),
+    click.option(
+        "--top", default=5, show_default=True, type=click.IntRange(1), help="Filters of --units that are printed."
+    ),
+)
 
 
 @click.command()
 @click.argument("model")
 @click.argument("images")
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; the values go beside it as .csv.")
-@click.option(
-    "-l",
-    "--layer",
-    "layers",
-    multiple=True,
-    help="A layer; give as many as you like.  [default: the first one, and what the classifier reads]",
-)
-@click.option("--images", "picked", metavar="N,N,...", help="Which images.  [default: the first --count]")
-@click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="So many images, the first ones.")
-@click.option("--kinds", default=",".join(KINDS), show_default=True, help="The transforms, with commas between.")
-@click.option(
-    "--steps",
-    multiple=True,
-    metavar="KIND=FROM:TO:STEP",
-    help="Another range, or KIND=A,B,...: pixels, factors, degrees.  [default: the paper's, by the input's side]",
-)
-@click.option("--step", "sizes", multiple=True, metavar="KIND=SIZE", help="Another step in a kind's own range.")
-@click.option(
-    "--padding",
-    default="reflect",
-    show_default=True,
-    type=click.Choice(["reflect", "mean", "border"]),
-    help="What comes into view; border: the image beyond the crop (a larger --resize leaves more of it).",
-)
-@click.option("--interpolation", default="bilinear", show_default=True, type=click.Choice(["bilinear", "bicubic"]))
-@click.option("--depth", is_flag=True, help="Also score every convolution and linear layer: .depth.png, .depth.csv.")
-@click.option("--units", metavar="LAYER", help="Also score this layer's filters: .units.csv.")
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Filters told of --units.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Pictures in one pass.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@layers_option("A layer; repeat for several.  [default: the first one, and what the classifier reads]")
+@click.option("--images", "indices", metavar="N,N,...", help="Indices of the images.  [default: the first --count]")
+@click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="Take this many images.")
+@transform_options
+@score_options
+@run_options(batch_size="Pictures in one pass.", default_batch=32)
 @classes_option
 @model_options
 def invariance(
@@ -66,25 +127,19 @@ def invariance(
     images: str,
     out: str,
     layers: tuple[str, ...],
-    picked: str | None,
+    indices: str | None,
     count: int,
-    kinds: str,
-    steps: tuple[str, ...],
-    sizes: tuple[str, ...],
-    padding: str,
-    interpolation: str,
-    depth: bool,
-    units: str | None,
-    top: int,
-    batch_size: int,
-    quiet: bool,
+    transforms: TransformChoice,
+    scores: ScoreChoice,
+    run: RunOptions,
     names: str | None,
     options: ModelOptions,
 ) -> None:
     """Measure how a network's layers and its output change as images are moved, scaled and turned.
 
     IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. The figure is the paper's figure 5. The
-    probability is that of the image's own label, where labels and outputs can be matched, else of its top class.
+    probability is that of the image's own label, where labels and outputs can be matched, else of its most probable
+    class.
 
     \b
     Examples:
@@ -94,134 +149,172 @@ def invariance(
     """
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import by_depth, first_and_last
-    from deconvviz.studies.invariance.figure import draw_invariance
     from deconvviz.studies.invariance.measure import invariance as measure
-    from deconvviz.studies.invariance.result import strips
 
     check_figure(out)
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    found_images, called = open_images(images), output_names(loaded, names)
-    chosen = list(integers(picked)) if picked is not None else list(range(min(count, len(found_images))))
-    shown = layers or first_and_last(network)
-    every = sorted({*by_depth(network), *shown}, key=list(network.layers).index) if depth else shown
-    found = measure(
+    network, preprocess, loaded = open_model(model, options)
+    dataset, class_names = open_images(images), output_names(loaded, names)
+    chosen_images = list(range(min(count, len(dataset)))) if indices is None else list(integers(indices))
+    drawn_layers = layers or first_and_last(network)
+    by_place = list(network.layers).index
+    measured_layers = sorted({*by_depth(network), *drawn_layers}, key=by_place) if scores.depth else drawn_layers
+    result = measure(
         network,
-        found_images,
-        every,
+        dataset,
+        measured_layers,
         preprocess=preprocess,
-        kinds=kinds.replace(" ", "").split(","),
-        steps=_steps(steps, sizes, network.input_shape),
-        which=chosen,
-        padding=padding,
-        interpolation=interpolation,
-        units=(units,) if units else (),
-        batch_size=batch_size,
-        outputs=_outputs(found_images, chosen, network, called, names is not None),
-        progress=not quiet,
+        which=chosen_images,
+        outputs=_outputs(dataset, chosen_images, network, class_names, names is not None),
+        units=(scores.units,) if scores.units else (),
+        kinds=names_of(transforms.kinds),
+        steps=read_steps(transforms.ranges, transforms.sizes, network.input_shape),
+        padding=transforms.padding,
+        interpolation=transforms.interpolation,
+        **run.keywords(),
     )
-    caption = (
-        f"x: the image, Tx: transformed ({padding} padding, {interpolation}), f: all values of the layer. The paper "
-        "does not state the unit of its distance. Vertical scales differ between panels."
-    )
-    tags = [called[target] if called else f"output {target}" for target in found.targets]
-    tags = [f"{pathlib.PurePath(name).stem}: {tag}" for name, tag in zip(found.images, tags, strict=True)]
-    pictures = strips(found, found_images, preprocess)
-    save_figure(
-        draw_invariance(found, pictures, shown, tags, f"{network.name} under transforms", caption), out, caption
-    )
-    found.save_csv(_beside(out, ".csv"))
-    click.echo(f"wrote {_beside(out, '.csv')}")
-    if depth:
-        _depth(found, network.name, out)
-    if units:
-        _units(found, units, top, out)
-    click.echo(repr(found))
-    if "rotation" in found.steps:
-        _symmetry(found, tags)
+    labels = [class_names[target] if class_names else f"output {target}" for target in result.targets]
+    labels = [f"{pathlib.PurePath(name).stem}: {label}" for name, label in zip(result.images, labels, strict=True)]
+    _save_curves(result, dataset, preprocess, drawn_layers, labels, network.name, out)
+    if scores.depth:
+        _save_depth(result, network.name, out)
+    if scores.units:
+        _save_units(result, scores.units, scores.top, out)
+    click.echo(repr(result))
+    if "rotation" in result.steps:
+        _print_symmetry(result, labels)
 
 
 def _outputs(
-    images: Images, chosen: Sequence[int], network: Network, names: Sequence[str], needed: bool
-) -> NDArray[np.int64] | None:
-    """Return the output of each class, None where labels and outputs cannot be matched; needed: then complain."""
-    own = "each image's own top class is followed"
-    outputs = matched_outputs(images, network, names, needed, own)
+    images: Images, indices: Sequence[int], network: Network, names: Sequence[str], required: bool
+) -> Ints | None:
+    """Return the output of each class, None where labels and outputs cannot be matched; `required` raises instead."""
+    otherwise = "each image's own most probable class is followed"
+    outputs = matched_outputs(images, network, names, required, otherwise)
     if outputs is None:
         return None
-    if any(0 <= i < len(images) and images.labels[i] < 0 for i in chosen) and not needed:
-        click.echo(f"note: {own}: not all images have a label", err=True)
+    if any(0 <= index < len(images) and images.labels[index] < 0 for index in indices) and not required:
+        click.echo(f"note: {otherwise}: not all images have a label", err=True)
         return None
     return outputs
 
 
-def _steps(ranges: Sequence[str], sizes: Sequence[str], shape: tuple[int, ...]) -> dict[str, list[float]]:
-    """Read KIND=FROM:TO:STEP, KIND=A,B,... and KIND=SIZE; raises DataError for other text."""
-    from deconvviz.data.transforms import default_steps
+# --- steps ------------------------------------------------------------------------------------------------------------
 
-    found: dict[str, list[float]] = {}
+
+def read_steps(ranges: Sequence[str], sizes: Sequence[str], shape: tuple[int, ...]) -> dict[str, list[float]]:
+    """Read the steps of kinds.
+
+    Args:
+        ranges: texts KIND=FROM:TO:STEP or KIND=A,B,...; they replace those of `sizes`.
+        sizes: texts KIND=SIZE: steps of this size in the kind's own range, 0 among them where that lies on both sides.
+        shape: of the pictures, (..., height, width).
+
+    Raises:
+        DataError: another text.
+
+    >>> read_steps(["scale=1:2:0.5"], ["translate-y=25"], (3, 224, 224))
+    {'translate-y': [-50.0, -25.0, 0.0, 25.0, 50.0], 'scale': [1.0, 1.5, 2.0]}
+    """
+    steps = {}
     for text in sizes:
-        kind, value = _parted(text, "KIND=SIZE, such as rotation=15")
-        size = numbers(value, "10")
-        own = default_steps(kind, *shape[-2:])
-        first = float(own[0]) if len(size) != 1 or size[0] <= 0 or own[0] >= 0 else -(own[-1] // size[0]) * size[0]
-        found[kind] = _range(text, first, float(own[-1]), *size)
+        kind, value = _split(text, "KIND=SIZE, such as rotation=15")
+        steps[kind] = _steps_of_size(text, kind, numbers(value, "10"), shape)
     for text in ranges:
-        kind, value = _parted(text, "KIND=FROM:TO:STEP or KIND=A,B,..., such as scale=0.5:2:0.1")
+        kind, value = _split(text, "KIND=FROM:TO:STEP or KIND=A,B,..., such as scale=0.5:2:0.1")
         parts = [numbers(part, "-20:20:5 or 0,45,90") for part in value.split(":")]
         if len(parts) == 1:
-            found[kind] = list(parts[0])
-        elif len(parts) == 3:
-            found[kind] = _range(text, *(part[0] for part in parts))
+            steps[kind] = list(parts[0])
+        elif list(map(len, parts)) == [1, 1, 1]:
+            steps[kind] = _spaced(text, *(part[0] for part in parts))
         else:
             raise DataError(f"steps {text!r} given; expected KIND=FROM:TO:STEP or KIND=A,B,...")
-    return found
+    return steps
 
 
-def _parted(text: str, expected: str) -> tuple[str, str]:
+def _split(text: str, expected: str) -> tuple[str, str]:
     kind, equals, value = text.partition("=")
-    if not equals or kind not in KINDS:
-        raise DataError(f"{text!r} given; expected {expected}; the kinds are {', '.join(KINDS)}")
+    if not equals or kind not in TRANSFORMS:
+        raise DataError(f"{text!r} given; expected {expected}; the kinds are {', '.join(TRANSFORMS)}")
     return kind, value
 
 
-def _range(text: str, first: float, last: float, size: float, *more: float) -> list[float]:
-    if more or not size > 0 or not (last - first) / size < MOST:
-        raise DataError(f"{text!r} given; expected one positive step, and at most {MOST} of them")
+def _steps_of_size(text: str, kind: str, sizes: tuple[float, ...], shape: tuple[int, ...]) -> list[float]:
+    from deconvviz.data.transforms import default_steps
+
+    size = sizes[0] if len(sizes) == 1 else 0.0  # 0 is refused below
+    default = default_steps(kind, *shape[-2:])
+    first, last = float(default[0]), float(default[-1])
+    if first < 0 < size:
+        first = -(last // size) * size
+    return _spaced(text, first, last, size)
+
+
+def _spaced(text: str, first: float, last: float, size: float) -> list[float]:
+    if not size > 0 or not (last - first) / size < MOST_STEPS:
+        raise DataError(f"{text!r} given; expected one positive step, and at most {MOST_STEPS} of them")
     return [round(first + n * size, 9) for n in range(int((last - first) / size + 1e-9) + 1)]
 
 
-def _depth(found: Invariance, network: str, out: str) -> None:
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def _save_curves(
+    result: Invariance,
+    images: Images,
+    preprocess: Preprocess,
+    layers: Sequence[str],
+    labels: Sequence[str],
+    network: str,
+    out: str,
+) -> None:
+    from deconvviz.studies.invariance.figure import draw_invariance
+    from deconvviz.studies.invariance.measure import example_strips
+
+    padding, interpolation = result.config["padding"], result.config["interpolation"]
+    caption = (
+        f"x is the image, Tx the transformed image ({padding} padding, {interpolation} interpolation), f all values of "
+        "the layer. The paper does not state the unit of its distance. The vertical scales of the panels differ."
+    )
+    strips = example_strips(result, images, preprocess)
+    save_figure(draw_invariance(result, strips, layers, labels, f"{network} under transforms", caption), out, caption)
+    table = beside(out, ".csv")
+    result.save_csv(table)
+    click.echo(f"wrote {table}")
+
+
+def _save_depth(result: Invariance, network: str, out: str) -> None:
     from deconvviz.studies.invariance.figure import draw_depth
 
     caption = (
-        f"{len(found.images)} images. Score: 1 - mean ||f(Tx) - f(x)|| / mean ||f(x') - f(x)||, x' other images, "
-        "clipped to 0..1: 1 where nothing changes, 0 where a transformed image is as far away as another one. "
-        "Bars: 95 % bootstrap intervals over the images."
+        f"{len(result.images)} images. Score: 1 - mean ||f(Tx) - f(x)|| / mean ||f(x') - f(x)||, where x' are other "
+        "images, clipped to 0..1. It is 1 where nothing changes, and 0 where a transformed image is as far away as "
+        "another image. Bars: 95 % bootstrap intervals over the images."
     )
-    scores = {kind: found.scores(kind) for kind in found.steps}
+    scores = {kind: result.scores(kind) for kind in result.steps}
     figure = draw_depth(scores, f"{network}: invariance against depth", caption)
-    save_figure(figure, _beside(out, f".depth{pathlib.Path(out).suffix}"), caption)
-    found.save_scores(_beside(out, ".depth.csv"))
-    click.echo(f"wrote {_beside(out, '.depth.csv')}")
+    save_figure(figure, beside(out, f".depth{pathlib.Path(out).suffix}"), caption)
+    table = beside(out, ".depth.csv")
+    result.save_scores(table)
+    click.echo(f"wrote {table}")
 
 
-def _units(found: Invariance, layer: str, top: int, out: str) -> None:
-    found.save_units(_beside(out, ".units.csv"), layer)
-    click.echo(f"wrote {_beside(out, '.units.csv')}")
-    scores = found.per_unit(layer)
-    for n, kind in enumerate(found.steps):
-        most, least = (", ".join(f"{c} ({scores[n, c]:.2f})" for c in some) for some in found.ranked(layer, kind, top))
+def _save_units(result: Invariance, layer: str, top: int, out: str) -> None:
+    table = beside(out, ".units.csv")
+    result.save_units(table, layer)
+    click.echo(f"wrote {table}")
+    scores = result.per_unit(layer)
+    for n, kind in enumerate(result.steps):
+        most, least = (
+            ", ".join(f"{channel} ({scores[n, channel]:.2f})" for channel in channels)
+            for channels in result.ranked(layer, kind, top)
+        )
         click.echo(f"{layer} under {kind}: most invariant filters {most}; least {least}")
 
 
-def _symmetry(found: Invariance, tags: Sequence[str]) -> None:
-    index = found.symmetry()
-    known = [n for n in (-index).argsort() if index[n] == index[n]]  # NaN where the steps miss a quarter turn
-    if known:
-        shown = ", ".join(f"{index[n]:+.2f} {tags[n]}" for n in known[:3])
-        click.echo(f"P(class) at 90, 180 and 270 degrees against in between: {index[known].mean():+.2f}; most: {shown}")
-
-
-def _beside(out: str, ending: str) -> str:
-    return str(pathlib.Path(out).with_suffix(ending))
+def _print_symmetry(result: Invariance, labels: Sequence[str]) -> None:
+    index = result.symmetry()
+    finite = [n for n in (-index).argsort() if index[n] == index[n]]  # NaN where the steps miss a quarter turn
+    if finite:
+        highest = ", ".join(f"{index[n]:+.2f} {labels[n]}" for n in finite[:3])
+        mean = index[finite].mean()
+        click.echo(f"P(class) at 90, 180 and 270 degrees against in between: {mean:+.2f}; most: {highest}")

@@ -11,156 +11,154 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 
+from deconvviz.data.transforms import transform_of
+from deconvviz.figures.sheet import Sheet
 from deconvviz.figures.tiles import mosaic
+from deconvviz.types import Array, Floats, Pixels
 
 if TYPE_CHECKING:
     from deconvviz.studies.invariance.result import Invariance, Score
 
-LABELS = {
-    "translate-y": "vertical translation (px, down)",
-    "translate-x": "horizontal translation (px, right)",
-    "scale": "scale (ratio)",
-    "rotation": "rotation (degrees, counter-clockwise)",
-}
 MARKERS = "os^D"
 ROW, STRIP, PANEL, BETWEEN, LEFT = 1.75, 1.75, 2.05, 0.62, 0.45  # inches
-BELOW, HEAD = 0.55, 0.75
-COLOURED = 8  # images that have a colour and a name each; of more, single curves are grey
-Strips = Mapping[str, tuple[NDArray[np.float64], NDArray[np.uint8]]]
+BELOW, HEADS = 0.55, 0.25  # inches: for the labels below a row, and for the heads of the columns
+LEGEND_LINE, LEGEND_ENTRY = 0.16, 1.7  # inches: height of a line, and width of an entry
+DEPTH_PANEL, DEPTH_LETTER = 3.0, 0.045  # inches: height of the panel, and of a letter of an upright layer name
+COLOURED = 8  # images that have a colour and a name each; of more images the curves are grey
+GREY, MEAN = (0.72, 0.72, 0.72, 1.0), "0.1"  # colours of single images among many, and of their mean
+HEAD_LETTERS, NAME_LETTERS = 38, 32  # of a column's head and of an image's name
+Strips = Mapping[str, tuple[Floats, Pixels]]
 
 
 def draw_invariance(
-    found: Invariance, strips: Strips, layers: Sequence[str], names: Sequence[str], title: str, caption: str
+    result: Invariance, strips: Strips, layers: Sequence[str], names: Sequence[str], title: str, caption: str
 ) -> Figure:
-    """Draw a row for each kind: images under it, the distance in each of `layers`, the probability.
+    """Draw a row for each kind: images under it, the distance in some layers, the probability.
 
-    strips: kind -> (K steps, pictures uint8 [n, K, h, w, 3]) of the first n images. names: one for each image.
+    Args:
+        result: what was measured.
+        strips: kind -> (K steps, pictures uint8 [n, K, h, w, 3]) of the first n images.
+        layers: whose distances are drawn.
+        names: one for each image.
+        title: text above.
+        caption: text below.
     """
-    kinds, colours = list(found.steps), _colours(len(found.images))
+    kinds, colours = list(result.steps), _colours(len(result.images))
     width = LEFT + STRIP + (len(layers) + 1) * (PANEL + BETWEEN) + 0.2
-    text = _wrapped(caption, width)
-    bottom = 0.2 + 0.13 * len(text) + _legend_height(len(found.images), width)
-    height = HEAD + len(kinds) * (ROW + BELOW) + bottom
-    figure = Figure(figsize=(width, height), dpi=170)
-    figure.text(0.5, 1 - 0.22 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.08 / height, "\n".join(text), ha="center", va="bottom", fontsize=6.5, color="0.25")
-    heads = ["examples", *(f"{layer}: distance" for layer in layers), "probability of the class"]
+    legend = _legend_height(len(result.images), width)
+    sheet = Sheet(width, legend + len(kinds) * (ROW + BELOW) + HEADS, title, caption)
     for row, kind in enumerate(kinds):
-        y = bottom + (len(kinds) - 1 - row) * (ROW + BELOW) + BELOW
-        _strip(_axes(figure, LEFT, y, STRIP), *strips[kind], colours)
-        distance, places = found.distance(kind), [found.layer(layer) for layer in layers]
-        curves = [*(distance[..., place] for place in places), found.probability[kind]]
+        bottom = sheet.bottom + legend + (len(kinds) - 1 - row) * (ROW + BELOW) + BELOW
+        _draw_strip(sheet.axes(LEFT, bottom, STRIP, ROW), *strips[kind], colours)
+        distance = result.distance(kind)
+        curves = [*(distance[..., result.index_of(layer)] for layer in layers), result.probability[kind]]
         for column, values in enumerate(curves):
-            axes = _axes(figure, LEFT + STRIP + BETWEEN + column * (PANEL + BETWEEN), y, PANEL)
-            _curves(axes, found.steps[kind], values, colours)
-            axes.set_xlabel(LABELS[kind], fontsize=6.5, labelpad=2)
-            axes.set_ylabel("P" if column == len(layers) else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
-            axes.set_ylim(0, 1.03 if column == len(layers) else None)
-        if row == 0:
-            for n, head in enumerate(heads):
-                _head(figure, head, n, (y + ROW + 0.08) / height)
-    _legend(figure, names, colours, (0.2 + 0.13 * len(text)) / height)
-    return figure
+            axes = sheet.panel(_panel_left(column), bottom, PANEL, ROW)
+            _draw_curves(axes, result.steps[kind], values, colours)
+            is_probability = column == len(layers)
+            axes.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
+            axes.set_ylabel("P" if is_probability else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
+            axes.set_ylim(0, 1.03 if is_probability else None)
+    heads = [*(f"{layer}: distance" for layer in layers), "probability of the class"]
+    _draw_head(sheet, "examples", LEFT + STRIP / 2)
+    for column, head in enumerate(heads):
+        _draw_head(sheet, head, _panel_left(column) + PANEL / 2)
+    _draw_legend(sheet, names, colours)
+    return sheet.figure
 
 
 def draw_depth(scores: Mapping[str, Sequence[Score]], title: str, caption: str) -> Figure:
-    """Draw each kind's score against depth, with its 95 % intervals."""
+    """Draw the score of each kind against depth, with its 95 % intervals.
+
+    Args:
+        scores: kind -> the scores of all layers, in the order of depth.
+        title: text above.
+        caption: text below.
+    """
     layers = [score.layer for score in next(iter(scores.values()))]
     width = max(6.0, 1.6 + 0.27 * len(layers))
-    text = _wrapped(caption, width)
-    bottom = 0.35 + 0.13 * len(text) + 0.045 * max(len(name) for name in layers)
-    height = 0.6 + 3.0 + bottom
-    figure = Figure(figsize=(width, height), dpi=170)
-    figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.08 / height, "\n".join(text), ha="center", va="bottom", fontsize=6.5, color="0.25")
-    axes = figure.add_axes((0.65 / width, bottom / height, 1 - 0.85 / width, 3.0 / height))
+    below = 0.15 + DEPTH_LETTER * max(map(len, layers))
+    sheet = Sheet(width, below + DEPTH_PANEL + 0.2, title, caption)
+    axes = sheet.panel(0.65, sheet.bottom + below, width - 0.85, DEPTH_PANEL)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(scores)))
-    for n, (kind, found) in enumerate(scores.items()):
+    for n, (kind, of_layers) in enumerate(scores.items()):
         x = np.arange(1, len(layers) + 1) + 0.12 * (n - (len(scores) - 1) / 2)  # side by side, so that bars do not hide
-        value = np.array([one.score for one in found])
-        reach = np.abs(np.array([[one.low for one in found], [one.high for one in found]]) - value)
+        values = np.array([score.score for score in of_layers])
+        ends = np.array([[score.low for score in of_layers], [score.high for score in of_layers]])
         style: dict[str, Any] = {"color": colours[n], "marker": MARKERS[n % len(MARKERS)], "markersize": 4}
-        axes.errorbar(x, value, reach, label=kind, linewidth=1.2, elinewidth=0.8, capsize=1.5, **style)
+        style |= {"linewidth": 1.2, "elinewidth": 0.8, "capsize": 1.5}
+        axes.errorbar(x, values, np.abs(ends - values), label=transform_of(kind).title, **style)
     axes.set_xticks(range(1, len(layers) + 1), layers, rotation=90, fontsize=6)
     axes.set(ylim=(-0.03, 1.03), xlim=(0.4, len(layers) + 0.6))
     axes.set_ylabel("invariance score", fontsize=8)
     axes.tick_params(axis="y", labelsize=7)
-    axes.grid(color="0.9", linewidth=0.5)
     axes.legend(fontsize=7, frameon=False, ncols=len(scores), loc="lower center", bbox_to_anchor=(0.5, 1))
-    return figure
+    return sheet.figure
 
 
-def _colours(count: int) -> NDArray[Any]:
-    """Return a colour for each image, grey for all where they are too many to be told apart."""
+def _panel_left(column: int) -> float:
+    return LEFT + STRIP + BETWEEN + column * (PANEL + BETWEEN)
+
+
+def _colours(count: int) -> Array:
+    """Return a colour for each image, [count, 4]; grey for all where there are too many to be told apart."""
     if count > COLOURED:
-        return np.tile([0.72, 0.72, 0.72, 1.0], (count, 1))
+        return np.tile(GREY, (count, 1))
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count)))
 
 
-def _axes(figure: Figure, x: float, y: float, across: float) -> Axes:
-    width, height = figure.get_size_inches()
-    axes: Axes = figure.add_axes((x / width, y / height, across / width, ROW / height))
-    return axes
+def _draw_head(sheet: Sheet, text: str, middle: float) -> None:
+    shortened = text if len(text) < HEAD_LETTERS else f"…{text[2 - HEAD_LETTERS :]}"
+    sheet.text(middle, sheet.top - HEADS + 0.08, shortened, ha="center", va="bottom", fontsize=8)
 
 
-def _head(figure: Figure, text: str, column: int, y: float) -> None:
-    width = figure.get_size_inches()[0]
-    x = LEFT + STRIP / 2 if column == 0 else LEFT + STRIP + BETWEEN + (column - 1) * (PANEL + BETWEEN) + PANEL / 2
-    figure.text(x / width, y, text if len(text) < 38 else f"…{text[-36:]}", ha="center", va="bottom", fontsize=8)
-
-
-def _strip(axes: Axes, steps: NDArray[np.float64], pictures: NDArray[np.uint8], colours: NDArray[Any]) -> None:
-    """Show a row of pictures for each image, marked by the colour of its curves, a column for each step."""
-    down, across, height, width = pictures.shape[:4]
+def _draw_strip(axes: Axes, steps: Floats, pictures: Pixels, colours: Array) -> None:
+    """Show a row of pictures for each image, marked by the colour of its curves, and a column for each step."""
+    rows, columns, height, width = pictures.shape[:4]
     gap = max(1, width // 30)
-    axes.imshow(mosaic(list(pictures.reshape(-1, height, width, 3) / 255.0), across, gap, 1.0))
+    axes.imshow(mosaic(list(pictures.reshape(-1, height, width, 3) / 255.0), columns, gap, 1.0))
     axes.set_anchor("N")
-    axes.set_xticks(np.arange(across) * (width + gap) + width / 2, [f"{step:.3g}" for step in steps], fontsize=6)
+    axes.set_xticks(np.arange(columns) * (width + gap) + width / 2, [f"{step:.3g}" for step in steps], fontsize=6)
     axes.set_yticks([])
     axes.tick_params(length=0, pad=2)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    for n in range(down):
-        where = (-0.04, 1 - (n * (height + gap) + height) / (down * (height + gap) - gap))
-        tall = height / (down * (height + gap) - gap)
-        axes.add_patch(Rectangle(where, 0.025, tall, color=colours[n], transform=axes.transAxes, clip_on=False))
+    total = rows * (height + gap) - gap
+    for n in range(rows):
+        corner = (-0.04, 1 - (n * (height + gap) + height) / total)
+        mark = Rectangle(corner, 0.025, height / total, color=colours[n], transform=axes.transAxes, clip_on=False)
+        axes.add_patch(mark)
 
 
-def _curves(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], colours: NDArray[Any]) -> None:
+def _draw_curves(axes: Axes, steps: Floats, values: Floats, colours: Array) -> None:
+    """Draw a curve for each image, of values [N, T]; of many images also the mean."""
     many, marker = len(values) > COLOURED, "o" if len(steps) == 1 else ""
     for curve, colour in zip(values, colours, strict=True):
         axes.plot(steps, curve, color=colour, linewidth=0.5 if many else 1.1, marker=marker, markersize=3)
     if many:
-        axes.plot(steps, values.mean(0), color="0.1", linewidth=1.6, marker=marker, markersize=3)
-    axes.tick_params(labelsize=6, pad=2)
-    axes.grid(color="0.9", linewidth=0.5)
+        axes.plot(steps, values.mean(0), color=MEAN, linewidth=1.6, marker=marker, markersize=3)
     axes.margins(x=0.02)
 
 
+def _legend_columns(width: float) -> int:
+    return max(2, int(width / LEGEND_ENTRY))
+
+
 def _legend_height(images: int, width: float) -> float:
-    return 0.05 + 0.16 * math.ceil(min(images, COLOURED) / _columns(width))
+    entries = images if images <= COLOURED else 2
+    return 0.05 + LEGEND_LINE * math.ceil(entries / _legend_columns(width))
 
 
-def _columns(width: float) -> int:
-    return max(2, int(width / 1.7))
-
-
-def _legend(figure: Figure, names: Sequence[str], colours: NDArray[Any], y: float) -> None:
-    width = figure.get_size_inches()[0]
-    many = len(names) > COLOURED
-    shown = ["single images", f"mean of {len(names)}"] if many else [textwrap.shorten(n, 32) for n in names]
-    handles = [
-        matplotlib.lines.Line2D([], [], color=colour, linewidth=1.6)
-        for colour in ([colours[0], "0.1"] if many else colours)
-    ]
-    columns = min(_columns(width), len(shown))
-    figure.legend(
-        handles, shown, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, y), fontsize=6.5, frameon=False
-    )
-
-
-def _wrapped(text: str, width: float) -> list[str]:
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, int(width * 19))]
+def _draw_legend(sheet: Sheet, names: Sequence[str], colours: Array) -> None:
+    line_colours: list[Any]
+    if len(names) > COLOURED:
+        labels, line_colours = ["single images", f"mean of {len(names)} images"], [GREY, MEAN]
+    else:
+        labels, line_colours = [textwrap.shorten(name, NAME_LETTERS) for name in names], list(colours)
+    handles = [Line2D([], [], color=colour, linewidth=1.6) for colour in line_colours]
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, sheet.bottom / sheet.height)}
+    columns = min(_legend_columns(sheet.width), len(labels))
+    sheet.figure.legend(handles, labels, ncols=columns, fontsize=6.5, frameon=False, **place)

@@ -1,28 +1,35 @@
 """Figure 5 of the paper: how features and the output change as an image is translated, scaled and rotated.
 
-Beyond it, a score for every layer and filter: how much less a transform moves their values than another image does.
+Beyond the paper, every layer and filter gets a score: how much less a transform moves it than another image does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from deconvviz.arrays import evenly, widened
 from deconvviz.data.datasets import Images, open_images
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.transforms import KINDS, Canvas, canvas_of, checked_steps, inverse_map, moving
-from deconvviz.errors import DataError, MismatchError
+from deconvviz.data.transforms import Canvas, canvas_of, checked_steps, inverse_map, moving
+from deconvviz.errors import DataError
 from deconvviz.graph.choose import by_depth, first_and_last
 from deconvviz.graph.network import Network
-from deconvviz.studies.invariance.result import Floats, Invariance
+from deconvviz.studies.invariance.observer import Observation, Observer
+from deconvviz.studies.invariance.options import InvarianceOptions
+from deconvviz.studies.invariance.result import Invariance
+from deconvviz.types import Floats, Ints, Pixels
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.studies.invariance.options import InvarianceKeywords
 
 REFERENCES = 10  # images whose features are kept: chance is the distance to these
 
@@ -33,75 +40,119 @@ def invariance(
     layers: Sequence[str] | str | None = None,
     *,
     preprocess: Preprocess,
-    kinds: Sequence[str] = KINDS,
-    steps: Mapping[str, Sequence[float]] | None = None,
     which: Sequence[int] | None = None,
-    padding: str = "reflect",
-    interpolation: str = "bilinear",
-    outputs: NDArray[np.int64] | None = None,
+    outputs: Ints | None = None,
     units: Sequence[str] = (),
-    batch_size: int = 32,
-    progress: bool = True,
+    **options: Unpack[InvarianceKeywords],
 ) -> Invariance:
     """Measure how far transforms of images move a network's features, and what they do to the probability of a class.
 
     Args:
+        network: captured; it returns one score for each class.
         images: what `open_images` takes.
         layers: names; "all" for every convolution and linear layer, None for the first of them and what the last one
             reads (the paper's layers 1 and 7); both after BatchNorm and ReLU where these follow.
-        kinds: of KINDS; steps: kind -> steps in pixels (down, right), as factors, or in degrees counter-clockwise; by
-            default the paper's ranges, see `default_steps`.
-        which: indices of the images, by default the first 5. Chance is measured among the first REFERENCES of them.
-        padding, interpolation: what comes into view and how pixels are made, as in `data.transforms`.
-        outputs: int64, the output that stands for each class of the images, as `models.labels.outputs_of` tells;
-            None follows each image's own top class.
+        preprocess: how an image becomes the network's input.
+        which: indices of the images, by default of the first 5. Chance is measured among the first REFERENCES of them.
+        outputs: int64, the output that stands for each class of the images, as `models.labels.outputs_of` finds it;
+            None follows each image's own most probable class.
         units: layers whose filters are scored too.
-        batch_size: pictures in one pass, which gives all layers and the output.
+        options: `kinds`, `steps`, `padding` and `interpolation` of `InvarianceOptions`; `batch_size` (pictures in one
+            pass, by default 32; a pass gives all layers and the output), `precision`, `workers` and `progress` of
+            `RunOptions`. Nothing is drawn at random.
+
+    Returns:
+        The distances and probabilities; its methods make the scores of them.
 
     Raises:
-        DataError: kinds, steps, images, labels or a padding that do not exist. LayerNotFound: such layers.
-        CamError: no convolution or linear layer to choose by default.
-        MismatchError: pictures of another shape than the network's. CaptureError: a network that returns no scores.
+        DataError: a kind, step, image, label or padding that does not exist.
+        LayerNotFound: a name in `layers` or `units` does not exist.
+        CamError: there is no convolution or linear layer to take by default.
+        CaptureError: the preprocessing does not fit the network, or the network returns no scores.
 
     Source: Zeiler and Fergus 2013, figure 5. The paper does not state its distance: here it is ||f(Tx) - f(x)|| /
-    ||f(x)|| over all values of a layer.
+    ||f(x)|| over all values of a layer (our choice).
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5)).eval()
+    >>> network, preprocess = dv.capture(model, (3, 16, 16)), dv.Preprocess(resize=16, crop=16)
+    >>> options = {"kinds": ["rotation"], "steps": {"rotation": [30, 90]}, "progress": False}
+    >>> result = invariance(network, dv.Scenes(3), ["1"], preprocess=preprocess, **options)
+    >>> result.distance("rotation").shape  # images, steps, layers
+    (3, 2, 1)
     """
-    images = open_images(images)
-    every, names = checked_steps(kinds, steps, network.input_shape), _names(network, layers)
-    probe = _Probe(network, names, units, preprocess)
-    chosen = _chosen(images, which)
-    labels = _labels(images, chosen, outputs, probe.classes)
-    config = {
+    settings, dataset = InvarianceOptions(**options), open_images(images)
+    network.check_input(preprocess.shape)
+    steps, names = checked_steps(settings.kinds, settings.steps, network.input_shape), _layer_names(network, layers)
+    observer = Observer(network, preprocess, names, units, settings)
+    indices = _checked_indices(dataset, which)
+    followed = _followed_outputs(dataset, indices, outputs, network.outputs)
+    result = Invariance.blank(
+        config=_config(network, dataset, preprocess, settings)
+        | {"which": indices.tolist(), "layers": list(names), "steps": {k: v.tolist() for k, v in steps.items()}},
+        layers=names,
+        images=[dataset.names[int(index)] for index in indices],
+        steps=steps,
+        units=observer.filters,
+    )
+    passes = len(indices) * sum(int(moving(kind, values).sum()) for kind, values in steps.items())
+    references: Observation | None = None
+    with settings.bar("picture", passes, "transforming") as bar, torch.no_grad():
+        for start in range(0, len(indices), REFERENCES):
+            block = indices[start : start + REFERENCES]
+            canvases = [canvas_of(dataset[int(index)][0], preprocess, settings.padding) for index in block]
+            originals = observer.observe_all([canvas.picture for canvas in canvases])
+            references = references or originals
+            _record_originals(result, start, originals, references, followed[start : start + len(block)])
+            for variants, pictures in _transformed(canvases, steps, settings, observer.at_once):
+                _record_variants(result, start, variants, observer.observe(pictures), originals)
+                bar.update(len(variants))
+    return result
+
+
+def example_strips(
+    result: Invariance, images: Images, preprocess: Preprocess, rows: int = 5, columns: int = 5
+) -> dict[str, tuple[Floats, Pixels]]:
+    """Return the first images as they were transformed.
+
+    Args:
+        result: what was measured.
+        images: that it was measured on.
+        preprocess: as it was then.
+        rows: images at most.
+        columns: steps at most, evenly chosen.
+
+    Returns:
+        kind -> (steps float64 [K], pictures uint8 [n, K, h, w, 3]).
+    """
+    strips = {}
+    padding, interpolation = result.config["padding"], result.config["interpolation"]
+    canvases = [canvas_of(images[index][0], preprocess, padding) for index in result.config["which"][:rows]]
+    for kind, steps in result.steps.items():
+        columns_steps = steps[evenly(len(steps), columns)]
+        maps = [inverse_map(kind, step) for step in columns_steps]
+        pictures = [[canvas.transformed(inverse, interpolation) for inverse in maps] for canvas in canvases]
+        strips[kind] = columns_steps, np.array(pictures, np.uint8)
+    return strips
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+def _config(network: Network, images: Images, preprocess: Preprocess, settings: InvarianceOptions) -> dict[str, Any]:
+    return {
         "network": network.fingerprint,
         "images": images.fingerprint,
-        "which": chosen.tolist(),
-        "layers": list(names),
-        "steps": {kind: values.tolist() for kind, values in every.items()},
-        "padding": padding,
-        "interpolation": interpolation,
+        "padding": settings.padding,
+        "interpolation": settings.interpolation,
+        "precision": settings.precision,
         "preprocess": preprocess.as_dict(),
         "references": REFERENCES,
     }
-    found = Invariance.blank(config, names, [images.names[int(i)] for i in chosen], every, probe.channels)
-    passes = len(chosen) * sum(int(moving(kind, values).sum()) for kind, values in every.items())
-    references: _Seen | None = None
-    with tqdm(total=passes, unit="picture", disable=not progress) as bar, torch.no_grad():
-        for start in range(0, len(chosen), REFERENCES):
-            block = chosen[start : start + REFERENCES]
-            canvases = [canvas_of(images[int(i)][0], preprocess, padding) for i in block]
-            base = probe.several([one.picture for one in canvases], batch_size)
-            references = references or base
-            _note_base(found, start, base, references, labels[start : start + len(block)])
-            for jobs, pictures in _transformed(canvases, every, interpolation, batch_size):
-                _note_moved(found, start, jobs, probe(pictures), base)
-                bar.update(len(jobs))
-    return found
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
-
-
-def _names(network: Network, layers: Sequence[str] | str | None) -> tuple[str, ...]:
+def _layer_names(network: Network, layers: Sequence[str] | str | None) -> tuple[str, ...]:
     if layers is None:
         return first_and_last(network)
     if layers == "all":
@@ -109,79 +160,42 @@ def _names(network: Network, layers: Sequence[str] | str | None) -> tuple[str, .
     return tuple(dict.fromkeys(network.layer(name).name for name in ([layers] if isinstance(layers, str) else layers)))
 
 
-def _chosen(images: Images, which: Sequence[int] | None) -> NDArray[np.int64]:
-    chosen = np.arange(min(5, len(images))) if which is None else np.asarray(which, np.int64)
-    if not len(chosen) or len({*chosen.tolist()}) != len(chosen):
-        raise DataError(f"images {chosen.tolist()} given; expected at least one, each another")
-    if chosen.min() < 0 or chosen.max() >= len(images):
-        raise DataError(
-            f"image {chosen[(chosen < 0) | (chosen >= len(images))][0]} given; there are 0 to {len(images) - 1}"
-        )
-    return chosen
+def _checked_indices(images: Images, which: Sequence[int] | None) -> Ints:
+    indices = np.arange(min(5, len(images))) if which is None else np.asarray(which, np.int64)
+    if not len(indices) or len({*indices.tolist()}) != len(indices):
+        raise DataError(f"images {indices.tolist()} given; expected at least one, and distinct ones")
+    outside = indices[(indices < 0) | (indices >= len(images))]
+    if len(outside):
+        raise DataError(f"image {outside[0]} given; there are 0 to {len(images) - 1}")
+    return indices
 
 
-def _labels(
-    images: Images, chosen: NDArray[np.int64], outputs: NDArray[np.int64] | None, classes: int
-) -> NDArray[np.int64]:
-    """Return the output to follow for each image, -1 for its own top class."""
+def _followed_outputs(images: Images, indices: Ints, outputs: Ints | None, classes: int) -> Ints:
+    """Return the output whose probability is followed for each image, int64 [N]; -1 for its own most probable one."""
     if outputs is None:
-        return np.full(len(chosen), -1, np.int64)
-    for i, label in zip(chosen, images.labels[chosen], strict=True):
+        return np.full(len(indices), -1, np.int64)
+    for index, label in zip(indices, images.labels[indices], strict=True):
         if not 0 <= label < len(outputs):
             raise DataError(
-                f"image {images.names[int(i)]} has the label {label}, outputs stand for 0 to {len(outputs) - 1}; "
-                "choose labelled images, or outputs=None to follow each one's own top class"
+                f"image {images.names[int(index)]} has the label {label}, outputs stand for 0 to {len(outputs) - 1}; "
+                "choose labelled images, or outputs=None to follow each one's own most probable class"
             )
         if not 0 <= outputs[label] < classes:
             raise DataError(f"output {outputs[label]} given for the label {label}; the network has 0 to {classes - 1}")
-    return np.asarray(outputs[images.labels[chosen]], np.int64)
+    return np.asarray(outputs[images.labels[indices]], np.int64)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-class _Seen(NamedTuple):
-    """Of n pictures: each layer's values [n, ...], the maxima of each map of the layers of units [n, C], and the
-    probabilities [n, classes]."""
+class Variant(NamedTuple):
+    """One transformed picture.
 
-    values: list[Tensor]
-    maxima: dict[str, Tensor]
-    shares: Tensor
-
-
-class _Probe:
-    """A network that gives several layers and the output from one pass over pictures."""
-
-    def __init__(self, network: Network, layers: Sequence[str], units: Sequence[str], preprocess: Preprocess) -> None:
-        if preprocess.shape != network.input_shape:
-            raise MismatchError(
-                f"pictures of shape {preprocess.shape} do not fit {network.name}, which takes {network.input_shape}; "
-                "give the preprocessing that crop"
-            )
-        every = (*layers, *units)
-        self.channels = {name: network.layer(name).units[0] for name in units}
-        fast = network.fast("fp32", keep=every) if network.dtype == torch.float32 else network
-        self.network = fast if set(every) <= set(fast.layers) else network  # a functional op may have lost its name
-        self.preprocess, self.layers = preprocess, layers
-        self.classes, self.every = network.outputs, tuple(dict.fromkeys(every))
-
-    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> _Seen:
-        network = self.network
-        x = self.preprocess.tensor(np.stack(pictures), network.device, network.dtype)
-        values, output = network.observed(x, self.every)
-        maxima = {name: network.maps(name, values[name]).amax((2, 3)) for name in self.channels}
-        return _Seen([values[name] for name in self.layers], maxima, output.double().softmax(1).cpu())
-
-    def several(self, pictures: Sequence[NDArray[np.uint8]], batch_size: int) -> _Seen:
-        """Return the same for more pictures than one pass takes."""
-        seen = [self(pictures[start : start + batch_size]) for start in range(0, len(pictures), batch_size)]
-        values = [torch.cat(parts) for parts in zip(*(one.values for one in seen), strict=True)]
-        maxima = {name: torch.cat([one.maxima[name] for one in seen]) for name in self.channels}
-        return _Seen(values, maxima, torch.cat([one.shares for one in seen]))
-
-
-class _Job(NamedTuple):
-    """One transformed picture: which of the block's images, which kind, and which of its steps."""
+    Attributes:
+        row: of the image in its block.
+        kind: of the transform.
+        step: index of the step among the kind's steps.
+    """
 
     row: int
     kind: str
@@ -189,60 +203,71 @@ class _Job(NamedTuple):
 
 
 def _transformed(
-    canvases: Sequence[Canvas], every: Mapping[str, Floats], interpolation: str, batch_size: int
-) -> Iterator[tuple[list[_Job], list[NDArray[np.uint8]]]]:
-    """Yield batches of jobs and their pictures, made in threads while the network is busy with the batch before."""
-    jobs = [
-        _Job(row, kind, int(step))
+    canvases: Sequence[Canvas], steps: Mapping[str, Floats], settings: InvarianceOptions, at_once: int
+) -> Iterator[tuple[list[Variant], list[Pixels]]]:
+    """Yield batches of variants and their pictures, made in threads while the network is busy with the batch before."""
+    variants = [
+        Variant(row, kind, int(step))
         for row in range(len(canvases))
-        for kind, steps in every.items()
-        for step in np.flatnonzero(moving(kind, steps))
+        for kind, values in steps.items()
+        for step in np.flatnonzero(moving(kind, values))
     ]
 
-    def picture(job: _Job) -> NDArray[np.uint8]:
-        return canvases[job.row].transformed(inverse_map(job.kind, every[job.kind][job.step]), interpolation)
+    def picture(variant: Variant) -> Pixels:
+        inverse = inverse_map(variant.kind, steps[variant.kind][variant.step])
+        return canvases[variant.row].transformed(inverse, settings.interpolation)
 
-    pictures = in_order(picture, jobs, max(1, min(batch_size // 8, 8)))
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        yield part, list(islice(pictures, len(part)))
-
-
-def _note_base(found: Invariance, start: int, base: _Seen, references: _Seen, labels: NDArray[np.int64]) -> None:
-    """Note of a block of images, the first of which is image `start`, what is known before any transform."""
-    for row in range(len(base.shares)):
-        n, shares = start + row, base.shares[row]
-        others = [r for r in range(len(references.shares)) if r != n]
-        found.targets[n] = labels[row] if labels[row] >= 0 else int(shares.argmax())
-        found.untouched[n] = float(shares[int(found.targets[n])])
-        for kind in found.steps:
-            found.probability[kind][n] = found.untouched[n]
-        for m, value in enumerate(base.values):
-            found.norms[n, m] = float(_norm(value[row]))
-            far = [float(_norm(references.values[m][r] - value[row])) for r in others]
-            found.apart[n, m] = np.mean(far) if far else np.nan
-        for name, maxima in base.maxima.items():
-            far_units = (references.maxima[name][others] - maxima[row]).abs().double().mean(0)  # of none: NaN
-            found.units[name].apart[n] = far_units.cpu().numpy()
+    # Each thread works on 8 pictures ahead: so many threads that the next batch is ready when the network is.
+    threads = max(settings.workers, min(at_once // 8, 8))
+    pictures = in_order(picture, variants, threads)
+    for start in range(0, len(variants), at_once):
+        batch = variants[start : start + at_once]
+        yield batch, list(islice(pictures, len(batch)))
 
 
-def _note_moved(found: Invariance, start: int, jobs: Sequence[_Job], seen: _Seen, base: _Seen) -> None:
-    rows = [job.row for job in jobs]
-    far = [
-        torch.stack([_norm(value[n] - origin[row]) for n, row in enumerate(rows)]).tolist()
-        for value, origin in zip(seen.values, base.values, strict=True)
+def _record_originals(
+    result: Invariance, start: int, originals: Observation, references: Observation, followed: Ints
+) -> None:
+    """Record what is known of a block of images before any transform; its first one is image `start`."""
+    for row, probabilities in enumerate(originals.probabilities):
+        n = start + row
+        others = [reference for reference in range(len(references.probabilities)) if reference != n]
+        result.targets[n] = followed[row] if followed[row] >= 0 else int(probabilities.argmax())
+        result.untouched[n] = float(probabilities[int(result.targets[n])])
+        for kind in result.steps:
+            result.probability[kind][n] = result.untouched[n]
+        for m, value in enumerate(originals.values):
+            result.norms[n, m] = float(_norm(value[row]))
+            distances = [float(_norm(references.values[m][reference] - value[row])) for reference in others]
+            result.apart[n, m] = np.mean(distances) if distances else np.nan
+        for name, maxima in originals.maxima.items():
+            apart = (references.maxima[name][others] - maxima[row]).abs().double().mean(0)  # NaN without other images
+            result.units[name].apart[n] = apart.cpu().numpy()
+
+
+def _record_variants(
+    result: Invariance, start: int, variants: Sequence[Variant], observed: Observation, originals: Observation
+) -> None:
+    """Record how far the features of transformed pictures are from those of their originals."""
+    rows = [variant.row for variant in variants]
+    distances = [
+        torch.stack([_norm(value[n] - original[row]) for n, row in enumerate(rows)]).tolist()
+        for value, original in zip(observed.values, originals.values, strict=True)
     ]
-    counts = {kind: int(moving(kind, steps).sum()) for kind, steps in found.steps.items()}
-    moved = {name: (seen.maxima[name] - base.maxima[name][rows]).abs().double().cpu().numpy() for name in seen.maxima}
-    for n, (row, kind, step) in enumerate(jobs):
+    steps_moving = {kind: int(moving(kind, steps).sum()) for kind, steps in result.steps.items()}
+    moved = {
+        name: (maxima - originals.maxima[name][rows]).abs().double().cpu().numpy()
+        for name, maxima in observed.maxima.items()
+    }
+    for n, (row, kind, step) in enumerate(variants):
         image = start + row
-        found.moved[kind][image, step] = [distances[n] for distances in far]
-        found.probability[kind][image, step] = float(seen.shares[n, int(found.targets[image])])
-        for name, units in found.units.items():
-            units.moved[kind][image] += moved[name][n] / counts[kind]
+        result.moved[kind][image, step] = [of_layer[n] for of_layer in distances]
+        result.probability[kind][image, step] = float(observed.probabilities[n, int(result.targets[image])])
+        for name, filters in result.units.items():
+            filters.moved[kind][image] += moved[name][n] / steps_moving[kind]
 
 
 def _norm(difference: Tensor) -> Tensor:
-    """The Euclidean norm over everything; half precision would overflow."""
-    norm: Tensor = torch.linalg.vector_norm(difference.to(torch.promote_types(difference.dtype, torch.float32)))
+    """Return the Euclidean norm over everything; half precision would overflow."""
+    norm: Tensor = torch.linalg.vector_norm(difference.to(widened(difference.dtype)))
     return norm

@@ -19,11 +19,11 @@ from deconvviz.data.transforms import (
     inverse_map,
     rotation,
 )
-from deconvviz.errors import CaptureError, DataError, DeconvvizError, LayerNotFound, MismatchError
+from deconvviz.errors import CaptureError, DataError, DeconvvizError, LayerNotFound
 from deconvviz.graph.choose import by_depth, first_and_last
 from deconvviz.studies.invariance.figure import draw_depth, draw_invariance
-from deconvviz.studies.invariance.measure import REFERENCES, invariance
-from deconvviz.studies.invariance.result import Invariance, quarter_turns, strips, under_curve
+from deconvviz.studies.invariance.measure import REFERENCES, example_strips, invariance
+from deconvviz.studies.invariance.result import Invariance, quarter_turns, under_curve
 
 SIZE = 24
 PLAIN = dv.Preprocess(resize=None, crop=SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -210,7 +210,7 @@ def test_a_position_scores_0_and_a_pooled_value_1() -> None:
     )
     score = found.scores("translate-y")[0]
     assert (score.score, score.low, score.high) == pytest.approx((0, 0, 0), abs=1e-6)
-    assert score.area == pytest.approx(2**0.5, abs=1e-6) and found.relative("translate-y") == pytest.approx(1)
+    assert score.mean_distance == pytest.approx(2**0.5, abs=1e-6) and found.relative("translate-y") == pytest.approx(1)
     lights = listed([block(8, 8, brightness) for brightness in (60, 120, 180, 240)])
     steps["translate-y"] = [-8, -3, 0, 5, 12]
     found = invariance(
@@ -234,7 +234,11 @@ def filled(moved: NDArray[np.float64], apart: NDArray[np.float64], norms: Any = 
     """A result of one kind and one step, [N, L]."""
     images, layers = moved.shape
     found = Invariance.blank(
-        {}, [f"layer {n}" for n in range(layers)], [str(n) for n in range(images)], {"scale": np.array([2.0])}, {"u": 3}
+        config={},
+        layers=[f"layer {n}" for n in range(layers)],
+        images=[str(n) for n in range(images)],
+        steps={"scale": np.array([2.0])},
+        units={"u": 3},
     )
     found.moved["scale"][:, 0], found.apart[:], found.norms[:] = moved, apart, norms
     return found
@@ -269,7 +273,7 @@ def test_nothing_to_divide_by() -> None:
     alone = invariance(
         dv.capture(small(), (3, SIZE, SIZE)), listed(smooth(1)), preprocess=PLAIN, kinds=["scale"], progress=False
     )
-    assert all(np.isnan([s.score, s.low, s.high]).all() and s.area > 0 for s in alone.scores("scale"))
+    assert all(np.isnan([s.score, s.low, s.high]).all() and s.mean_distance > 0 for s in alone.scores("scale"))
     assert "scale 1 to 1.8: 1 none, 5 none; P " in repr(alone)
 
 
@@ -292,7 +296,7 @@ def test_curves() -> None:
     assert abs(quarter_turns(angles, smooth_fall)) < 0.06
     assert np.isnan(quarter_turns(np.array([0, 90, 180, 270.0]), np.ones(4)))
     assert np.isnan(quarter_turns(np.array([45, 90, 135, 180, 225, 315.0]), np.ones(6)))
-    found = Invariance.blank({}, ["a", "b"], ["x", "y"], {"rotation": angles}, {})
+    found = Invariance.blank(config={}, layers=["a", "b"], images=["x", "y"], steps={"rotation": angles}, units={})
     found.probability["rotation"][1], found.apart[:] = planted, [[1, 2], [3, 2]]
     found.moved["rotation"][0, :, 1] = 1 - planted
     assert found.symmetry() == pytest.approx([0, 0.6]) and found.symmetry("b") == pytest.approx([0.3, 0])
@@ -318,13 +322,17 @@ def test_curves() -> None:
         ({"which": [0, 3]}, DataError, "image 3 given; there are 0 to 2"),
         ({"which": [-1]}, DataError, "image -1 given"),
         ({"which": []}, DataError, "at least one"),
-        ({"which": [1, 1]}, DataError, "each another"),
+        ({"which": [1, 1]}, DataError, "distinct ones"),
         ({"outputs": np.arange(1)}, DataError, "image 1.png has the label 1, outputs stand for 0 to 0"),
         ({"outputs": np.arange(4) + 9}, DataError, "output 9 given for the label 0; the network has 0 to 3"),
         ({"images": listed(smooth(2), [0, -1]), "outputs": np.arange(4)}, DataError, "1.png has the label -1"),
         ({"padding": "wrap"}, DataError, "padding 'wrap'"),
         ({"interpolation": "nearest"}, DataError, "interpolation 'nearest'"),
-        ({"preprocess": dv.Preprocess(resize=None, crop=16)}, MismatchError, r"\(3, 16, 16\) do not fit"),
+        (
+            {"preprocess": dv.Preprocess(resize=None, crop=16)},
+            CaptureError,
+            r"\(3, 16, 16\); Sequential takes \(3, 24, 24\)",
+        ),
         ({"network": dv.capture(nn.Conv2d(3, 2, 3), (3, SIZE, SIZE))}, CaptureError, "expected one score"),
     ],
 )
@@ -342,7 +350,7 @@ def test_wrong_input(change: dict[str, Any], kind: type[DeconvvizError], complai
 
 def test_figures_show_what_was_found(run: tuple[nn.Sequential, InMemoryImages, Invariance]) -> None:
     _, images, found = run
-    shown = strips(found, images, PLAIN, rows=2, across=2)
+    shown = example_strips(found, images, PLAIN, rows=2, columns=2)
     steps, pictures = shown["rotation"]
     assert steps.tolist() == [0, 200] and pictures.shape == (2, 2, SIZE, SIZE, 3)
     assert np.array_equal(pictures[1, 1], canvas(images.pictures[2]).transformed(rotation(200)))

@@ -11,12 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 import deconvviz as dv
-from deconvviz.data.transforms import (
-    KINDS,
-    Canvas,
-)
+from deconvviz.choices import TRANSFORMS
+from deconvviz.data.transforms import transform_of
 from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.studies.invariance.command import invariance as command
+from deconvviz.studies.invariance.command import read_steps
 from deconvviz.studies.invariance.measure import invariance
 
 
@@ -78,7 +77,12 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         scored = list(csv.DictReader(file))
     told = found.scores("rotation")[4]
     assert scored[12]["layer"] == "relu5" and scored[12]["depth"] == "5"
-    for name, value in (("score", told.score), ("low", told.low), ("high", told.high), ("mean_distance", told.area)):
+    for name, value in (
+        ("score", told.score),
+        ("low", told.low),
+        ("high", told.high),
+        ("mean_distance", told.mean_distance),
+    ):
         assert float(scored[12][name]) == pytest.approx(value, rel=1e-3, abs=1e-5)
     with (tmp_path / "f.units.csv").open() as file:
         filters = list(csv.DictReader(file))
@@ -104,7 +108,7 @@ def test_labels_on_the_command_line(tmp_path: pathlib.Path) -> None:
     with (tmp_path / "f.csv").open() as file:
         assert {row["image"][:2]: row["output"] for row in csv.DictReader(file)} == {"c2": "2", "c7": "7"}
     assert "note" not in text
-    assert "note: each image's own top class" in deconvviz("demo", tmp_path / "photos", *few)
+    assert "note: each image's own most probable class" in deconvviz("demo", tmp_path / "photos", *few)
     (tmp_path / "others.txt").write_text("\n".join(f"d{n}" for n in range(10)))
     with pytest.raises(DataError, match="the names do not tell"):
         deconvviz("demo", tmp_path / "photos", *few, "--classes", tmp_path / "others.txt")
@@ -135,12 +139,14 @@ def test_wrong_arguments(change: list[str], complaint: str, tmp_path: pathlib.Pa
 
 
 def test_steps_of_the_command() -> None:
-    from deconvviz.studies.invariance.command import _steps
-
     shape = (3, 224, 224)
-    assert _steps([], ["translate-y=25"], shape) == {"translate-y": [-50, -25, 0, 25, 50]}
-    assert _steps([], ["translate-x=7"], shape)["translate-x"][0] == -56
-    assert _steps([], ["scale=0.3", "rotation=90"], shape) == {"scale": [1, 1.3, 1.6], "rotation": [0, 90, 180, 270]}
-    assert _steps(["scale=0.5:1.1:0.1"], [], shape)["scale"] == [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1]
-    assert _steps(["rotation=5,-3"], ["rotation=90"], shape) == {"rotation": [5, -3]}
-    assert tuple(KINDS) == ("translate-y", "translate-x", "scale", "rotation") and Canvas is not None
+    assert read_steps([], ["translate-y=25"], shape) == {"translate-y": [-50, -25, 0, 25, 50]}
+    assert read_steps([], ["translate-x=7"], shape)["translate-x"][0] == -56
+    assert read_steps([], ["scale=0.3", "rotation=90"], shape) == {
+        "scale": [1, 1.3, 1.6],
+        "rotation": [0, 90, 180, 270],
+    }
+    assert read_steps(["scale=0.5:1.1:0.1"], [], shape)["scale"] == [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1]
+    assert read_steps(["rotation=5,-3"], ["rotation=90"], shape) == {"rotation": [5, -3]}
+    assert TRANSFORMS == ("translate-y", "translate-x", "scale", "rotation")
+    assert all(transform_of(kind).kind == kind for kind in TRANSFORMS)

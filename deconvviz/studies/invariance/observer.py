@@ -1,0 +1,70 @@
+"""Observer: the values of several layers and the output, from one pass over pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.graph.network import Network
+from deconvviz.studies.invariance.options import InvarianceOptions
+from deconvviz.types import Pixels
+
+
+class Observation(NamedTuple):
+    """What the network computes for n pictures.
+
+    Attributes:
+        values: each layer's values, [n, ...].
+        maxima: layer -> the maximum of each filter's map, [n, C], for the layers whose filters are scored.
+        probabilities: float64 [n, classes], on the CPU.
+    """
+
+    values: list[Tensor]
+    maxima: dict[str, Tensor]
+    probabilities: Tensor
+
+
+class Observer:
+    """Gives the values of several layers and the output from one pass over pictures.
+
+    Attributes:
+        filters: layer -> its number of filters, for the layers whose filters are scored.
+        at_once: pictures in one pass.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        layers: Sequence[str],
+        units: Sequence[str],
+        settings: InvarianceOptions,
+    ) -> None:
+        self.preprocess, self.layers = preprocess, layers
+        self.observed = tuple(dict.fromkeys((*layers, *units)))
+        self.filters = {name: network.layer(name).units[0] for name in units}
+        fast = network.forward_only(settings.precision, keep=self.observed)
+        # Folding BatchNorm may take the name of a functional op away; the network as captured still has it.
+        self.network = fast if set(self.observed) <= set(fast.layers) else network
+        self.at_once = settings.images_at_once(network.device, 32)
+
+    def observe(self, pictures: Sequence[Pixels]) -> Observation:
+        """Return what one pass over pictures, uint8 [h, w, 3] each, gives."""
+        network = self.network
+        x = self.preprocess.tensor(np.stack(pictures), network.device, network.dtype)
+        values, output = network.observed(x, self.observed)
+        maxima = {name: network.maps(name, values[name]).amax((2, 3)) for name in self.filters}
+        return Observation([values[name] for name in self.layers], maxima, output.double().softmax(1).cpu())
+
+    def observe_all(self, pictures: Sequence[Pixels]) -> Observation:
+        """Return the same for more pictures than one pass takes."""
+        size = self.at_once
+        parts = [self.observe(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        values = [torch.cat(tensors) for tensors in zip(*(part.values for part in parts), strict=True)]
+        maxima = {name: torch.cat([part.maxima[name] for part in parts]) for name in self.filters}
+        return Observation(values, maxima, torch.cat([part.probabilities for part in parts]))
