@@ -4,171 +4,318 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.choices import FIRST_LAYERS, PRECISIONS
 from deconvviz.cli.inputs import found_device, integers
-from deconvviz.cli.options import device_option
+from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.training.recipe import Recipe
+    from deconvviz.studies.training.recorder import SnapshotRecorder
 
-EPOCHS = "1,2,5,10,20,30,40,64"
+SNAPSHOT_EPOCHS = "1,2,5,10,20,30,40,64"  # `recorder.PAPER_EPOCHS`, whose module needs torch
 
 
-def _zfnet_options(command: Any) -> Any:
-    """Options that only a zfnet has."""
-    for option in (
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZFNetOptions:
+    """What the command line says of every zfnet that it trains.
+
+    Attributes:
+        width: factor on all maps and units.
+        first: "zfnet" or "alexnet", the kind of layers 1 and 2.
+        dropout: share of the units of layers 6 and 7 that is dropped.
+    """
+
+    width: float
+    first: str
+    dropout: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZFNetSizes(ZFNetOptions):
+    """What the command line says of one zfnet: beside the above, the sizes of its layers.
+
+    Attributes:
+        conv: maps of layers 1 to 5, as text.
+        fc: units of layers 6 and 7, as text.
+        remove: layers that are left out, as text; empty for none.
+    """
+
+    conv: str
+    fc: str
+    remove: str
+
+    def arguments(self, images: Images, input_size: int | None) -> dict[str, Any]:
+        """Return the arguments of `zfnet`; without an input size, the largest that the images have room for."""
+        from deconvviz.studies.training.recipe import fitting_input_size
+        from deconvviz.studies.training.train import class_names
+
+        classes = len(class_names(images))
+        if not classes:
+            raise DataError("the images have no classes; pack a folder with a sub-folder for each class")
+        fitting = fitting_input_size(images, self.first)  # reads an image, so that a broken one is found out now
+        return {
+            "width": self.width,
+            "first": self.first,
+            "dropout": self.dropout,
+            "conv": list(integers(self.conv)),
+            "fc": list(integers(self.fc)),
+            "remove": list(integers(self.remove)) if self.remove else [],
+            "classes": classes,
+            "input_size": input_size or fitting,
+        }
+
+
+def zfnet_options(command: Command) -> Command:
+    """Add --width, --first and --dropout, handed to the command as `zfnet`, a `ZFNetOptions`."""
+    return option_group("zfnet", ZFNetOptions, *_zfnet_options())(command)
+
+
+def zfnet_sizes_options(command: Command) -> Command:
+    """Add --width, --first, --dropout, --conv, --fc and --remove, handed to the command as `zfnet`, a `ZFNetSizes`."""
+    return option_group(
+        "zfnet",
+        ZFNetSizes,
+        *_zfnet_options("zfnet: "),
+        click.option("--conv", default="96,256,384,384,256", show_default=True, help="zfnet: Maps of layers 1 to 5."),
+        click.option("--fc", default="4096,4096", show_default=True, help="zfnet: Units of layers 6 and 7."),
+        click.option("--remove", default="", metavar="3,4", help="zfnet: Layers to leave out."),
+    )(command)
+
+
+def _zfnet_options(of: str = "") -> list[Callable[[Command], Command]]:
+    """Return the options of a `ZFNetOptions`; `of` begins each help text where other models are trained too."""
+    return [
+        click.option("--width", default=1.0, show_default=True, help=f"{of}Factor on all maps and units."),
         click.option(
-            "--first", default="zfnet", type=click.Choice(["zfnet", "alexnet"]), help="zfnet: its layers 1, 2."
+            "--first",
+            default="zfnet",
+            show_default=True,
+            type=click.Choice(FIRST_LAYERS),
+            help=f"{of}Kind of layers 1 and 2; the paper's table 3 removes layers from alexnet.",
         ),
-        click.option("--dropout", default=0.5, show_default=True, help="zfnet: share dropped in layers 6 and 7."),
-        click.option("--remove", default="", metavar="3,4", help="zfnet: layers to leave out."),
-        click.option("--fc", default="4096,4096", show_default=True, help="zfnet: units of layers 6 and 7."),
-        click.option("--conv", default="96,256,384,384,256", show_default=True, help="zfnet: maps of layers 1 to 5."),
-        click.option("--width", default=1.0, show_default=True, help="zfnet: factor on maps and units."),
-        click.option(
-            "--input",
-            "side",
-            type=click.IntRange(1),
-            help="Side of the square input; zfnet: 32, 64, 96 or 224.  [default: zfnet: what suits the images]",
-        ),
-    ):
-        command = option(command)
-    return command
+        click.option("--dropout", default=0.5, show_default=True, help=f"{of}Share of layers 6 and 7 that is dropped."),
+    ]
 
 
-def recipe_options(command: Any) -> Any:
-    """Options of the recipe; the defaults are the paper's."""
-    for option in (
-        click.option("--seed", default=0, show_default=True, help="Of weights, order, crops, flips and dropout."),
-        click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"])),
-        click.option("--augment/--no-augment", default=True, show_default=True, help="Random crops and flips."),
-        click.option("--validation", default="0.1", show_default=True, help="Share held out, or other IMAGES."),
-        click.option("--radius", default=0.1, show_default=True, help="Limit of a filter's RMS; 0 for none."),
-        click.option("--patience", default=5, show_default=True, help="Epochs without a better validation error ..."),
-        click.option("--factor", default=0.1, show_default=True, help="... before the rate is multiplied by this."),
-        click.option("--weight-decay", default=0.0, show_default=True),
-        click.option("--momentum", default=0.9, show_default=True),
-        click.option("--lr", default=0.01, show_default=True, help="Learning rate to begin with."),
-        click.option("--batch-size", default=128, show_default=True),
-        click.option("--epochs", default=70, show_default=True, help="More than in OUT trains on."),
-    ):
-        command = option(command)
-    return command
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What the command line says of the recipe; the attributes are those of `Recipe` but for one.
+
+    Attributes:
+        validation: a share of the images that is held out, or other images, as text.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    factor: float
+    patience: int
+    radius: float
+    validation: str
+    augment: bool
+    precision: str
+    seed: int
+
+    @property
+    def share(self) -> float | None:
+        """The share of the images that is held out; None where other images are named."""
+        try:
+            return float(self.validation)
+        except ValueError:
+            return None
+
+    def recipe(self) -> Recipe:
+        """Return the recipe; raises TrainingError for a value out of its range."""
+        from deconvviz.studies.training.recipe import Recipe
+
+        return Recipe(**{**dataclasses.asdict(self), "validation": self.share or 0.0})
+
+    def validation_images(self) -> Images | None:
+        """Open the images to validate on; None where a share of the training images is held out."""
+        from deconvviz.data.datasets import open_images
+
+        return open_images(self.validation) if self.share is None else None
+
+
+recipe_options = option_group(
+    "recipe",
+    RecipeOptions,
+    click.option(
+        "--epochs",
+        default=70,
+        show_default=True,
+        help="Passes over the images; a network that has some of them is trained for the rest.",
+    ),
+    click.option("--batch-size", default=128, show_default=True, help="Images in a step."),
+    click.option("--lr", default=0.01, show_default=True, help="Learning rate at the beginning."),
+    click.option("--momentum", default=0.9, show_default=True, help="Momentum of SGD."),
+    click.option("--weight-decay", default=0.0, show_default=True, help="Weight decay of SGD."),
+    click.option(
+        "--factor",
+        default=0.1,
+        show_default=True,
+        help="Factor on the learning rate after --patience epochs without a lower validation error.",
+    ),
+    click.option("--patience", default=5, show_default=True, help="Number of such epochs."),
+    click.option(
+        "--radius", default=0.1, show_default=True, help="Largest root mean square of a filter; 0 sets no limit."
+    ),
+    click.option(
+        "--validation",
+        default="0.1",
+        show_default=True,
+        metavar="SHARE|DATA",
+        help="Share of the images that is held out, or other images to validate on.",
+    ),
+    click.option("--augment/--no-augment", default=True, show_default=True, help="Crop and flip images at random."),
+    click.option(
+        "--precision",
+        default="fp32",
+        show_default=True,
+        type=click.Choice(PRECISIONS),
+        help="Precision of forward and backward passes; weights stay fp32.",
+    ),
+    click.option("--seed", default=0, show_default=True, help="Seed of weights, order, crops, flips and dropout."),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SnapshotOptions:
+    """What the command line says of snapshots.
+
+    Attributes:
+        snapshots: path of their file; None records none.
+        snapshot_epochs: the epochs whose weights are kept, as text.
+        snapshot_half: whether they are kept in half precision.
+    """
+
+    snapshots: str | None
+    snapshot_epochs: str
+    snapshot_half: bool
+
+    def recorder(self) -> SnapshotRecorder | None:
+        """Return what records them, None where no file is named."""
+        import torch
+
+        from deconvviz.studies.training.recorder import SnapshotRecorder
+
+        if self.snapshots is None:
+            return None
+        return SnapshotRecorder(
+            self.snapshots,
+            integers(self.snapshot_epochs),
+            sources={"command": command_line()},
+            dtype=torch.float16 if self.snapshot_half else None,
+            resume=True,
+        )
+
+
+snapshot_options = option_group(
+    "snapshots",
+    SnapshotOptions,
+    click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`."),
+    click.option(
+        "--snapshot-epochs", default=SNAPSHOT_EPOCHS, show_default=True, help="The epochs whose weights are kept."
+    ),
+    click.option("--snapshot-half", is_flag=True, help="Keep them in half precision, in half the space."),
+)
 
 
 @click.command()
 @click.argument("model")
-@click.argument("images")
-@click.option("-o", "--out", required=True, help="The trained network; an unfinished one is continued.")
-@click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`.")
-@click.option("--snapshot-epochs", default=EPOCHS, show_default=True, help="The epochs whose weights are kept.")
-@click.option("--snapshot-half", is_flag=True, help="Keep them in half precision: half the size.")
-@click.option("--weights", default="none", show_default=True, metavar="DEFAULT|FILE|none", help="Where to start from.")
+@click.argument("data")
+@click.option("-o", "--out", required=True, help="The trained network; an unfinished one is resumed.")
+@click.option(
+    "--weights",
+    default="none",
+    show_default=True,
+    metavar="DEFAULT|FILE|none",
+    help="Weights to start from: the model's own, those of a file, or random ones.",
+)
+@click.option(
+    "--input",
+    "input_size",
+    type=click.IntRange(1),
+    help="Side of the square input; zfnet: 32, 64, 96 or 224.  [default: zfnet: the largest that fits the images]",
+)
 @click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
-@click.option("--commit-every", default=500, show_default=True, type=click.IntRange(1), help="Steps between commits.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@snapshot_options
 @recipe_options
-@_zfnet_options
+@zfnet_sizes_options
+@click.option("--commit-every", default=500, show_default=True, type=click.IntRange(1), help="Steps between commits.")
+@run_options(workers=DECODING)
 @device_option
 def train(
     model: str,
-    images: str,
+    data: str,
     out: str,
-    snapshots: str | None,
-    snapshot_epochs: str,
-    snapshot_half: bool,
     weights: str,
+    input_size: int | None,
     resize: int | None,
-    workers: int,
+    snapshots: SnapshotOptions,
+    recipe: RecipeOptions,
+    zfnet: ZFNetSizes,
     commit_every: int,
-    quiet: bool,
+    run: RunOptions,
     device: str,
-    side: int | None,
-    validation: str,
-    **options: Any,
 ) -> None:
     """Train a network by the paper's recipe, and record snapshots of it.
 
-    IMAGES is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures.
-    Interrupted, even by a power cut, the same command continues and ends with the same weights (on a CPU).
+    DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures.
+    The same command resumes what was interrupted, even by a power cut, and ends with the same weights (on a CPU).
 
     \b
     Examples:
       deconvviz train zfnet scenes:2000 --input 64 --width 0.2 --epochs 10 --snapshots evolution.h5 -o zfnet.pth
       deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
     """
-    import torch
-
     from deconvviz.data.datasets import open_images
-    from deconvviz.studies.training.recipe import Recipe
-    from deconvviz.studies.training.recorder import SnapshotRecorder
     from deconvviz.studies.training.train import train as train_network
 
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    share, others = validation_of(validation)
-    recipe = Recipe(**{key: value for key, value in options.items() if key in names}, validation=share)
-    found = open_images(images)
-    arguments = _arguments(model, found, side, {k: v for k, v in options.items() if k not in names})
-    network, preprocess = _network(model, weights, arguments, recipe.seed, side)
-    recorder = None
-    if snapshots is not None:
-        origin, half = {"command": command_line()}, torch.float16 if snapshot_half else None
-        recorder = SnapshotRecorder(snapshots, integers(snapshot_epochs), sources=origin, dtype=half, resume=True)
+    rules, images = recipe.recipe(), open_images(data)
+    arguments = zfnet.arguments(images, input_size) if model == "zfnet" else {}
+    network, preprocess = _network(model, weights, arguments, rules.seed, input_size)
     trained = train_network(
         network,
-        found,
+        images,
         out,
-        recipe,
+        rules,
         preprocess=preprocess,
         resize=resize,
-        validation=open_images(others) if others else None,
+        validation=recipe.validation_images(),
         name=model,
         arguments=arguments,
-        recorder=recorder,
+        recorder=snapshots.recorder(),
         device=found_device(device),
-        workers=workers,
+        workers=run.workers,
         commit_every=commit_every,
-        progress=not quiet,
+        progress=run.progress,
         sources={"command": command_line(), "weights": weights},
     )
     click.echo(repr(trained))
-    given = f"deconvviz mine {model} IMAGES.h5 --weights {out} -l LAYER -o mined.h5"
-    more = f"deconvviz evolve {snapshots} IMAGES.h5 -l LAYER -o evolution.png"
-    click.echo(f"wrote {out}; next: {given}" + (f", or {more}" if snapshots else ""))
-
-
-def validation_of(text: str) -> tuple[float, str | None]:
-    """Read --validation: a share of the images, or other images."""
-    try:
-        return float(text), None
-    except ValueError:
-        return 0.0, text
-
-
-def _arguments(model: str, images: Images, side: int | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes the zfnet that was asked for; other models take no arguments."""
-    if model != "zfnet":
-        return {}
-    known = images.classes or range(int(images.labels.max(initial=-1)) + 1)
-    if not known:
-        raise DataError("the images have no classes; pack a folder with a sub-folder for each class")
-    smallest = min(images[0][0].shape[:2])
-    fitting = [size for size in (224, 96, 64, 32) if size <= smallest] or [32]
-    lists = {key: list(integers(given[key])) if given[key] else [] for key in ("conv", "fc", "remove")}
-    return {**given, **lists, "classes": len(known), "input_size": side or fitting[0]}
+    mine = f"deconvviz mine {model} IMAGES.h5 --weights {out} -l LAYER -o mined.h5"
+    evolve = f"deconvviz evolve {snapshots.snapshots} IMAGES.h5 -l LAYER -o evolution.png"
+    click.echo(f"wrote {out}; next: {mine}" + (f", or {evolve}" if snapshots.snapshots else ""))
 
 
 def _network(
-    model: str, weights: str, arguments: dict[str, Any], seed: int, side: int | None
-) -> tuple[Any, Preprocess | None]:
-    """Return the network to train, and its preprocessing where the training is not to settle it."""
+    model: str, weights: str, arguments: dict[str, Any], seed: int, input_size: int | None
+) -> tuple[nn.Module, Preprocess | None]:
+    """Return the network to train, and its preprocessing; None where the training finds it, as for zfnet."""
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.models.load import build_model
     from deconvviz.models.weights import load_weights, read_weights
@@ -180,4 +327,4 @@ def _network(
         load_weights(network, read_weights(pathlib.Path(weights)))
     if model == "zfnet":
         return network, None
-    return network, Preprocess.from_dict(settings if side is None else {**settings, "crop": side})
+    return network, Preprocess.from_dict(settings if input_size is None else {**settings, "crop": input_size})

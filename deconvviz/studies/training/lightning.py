@@ -1,4 +1,4 @@
-"""A Lightning callback that records snapshots; needs `pip install 'deconvviz[lightning]'`."""
+"""A Lightning callback that records snapshots; it needs `pip install 'deconvviz[lightning]'`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deconvviz.errors import DeconvvizError
-from deconvviz.results.files import Pathlike
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
+from deconvviz.types import Pathlike
 
 try:
     from lightning.pytorch import Callback
@@ -21,21 +21,34 @@ except ImportError:
 class SnapshotCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records the module after each training epoch, with the metrics that were logged.
 
+        from deconvviz.studies.training.lightning import SnapshotCallback
         Trainer(callbacks=[SnapshotCallback("evolution.h5", network="model")])
 
-    Args:
-        path, epochs, options: as for `SnapshotRecorder`; epochs count from 1.
-        network: name of the attribute that is the network itself, such as "model"; by default the whole module.
+    Attributes:
+        recorder: the `SnapshotRecorder` that writes the file.
+        network: name of the module's attribute that is the network itself; None for the whole module.
     """
 
     def __init__(
         self, path: Pathlike, epochs: Sequence[int] = PAPER_EPOCHS, network: str | None = None, **options: Any
     ) -> None:
+        """Begin a file, or continue one.
+
+        Args:
+            path: path of the HDF5 file.
+            epochs: the epochs whose weights are kept, from 1.
+            network: name of the module's attribute that is the network itself, such as "model"; None records the
+                whole module.
+            options: `config`, `sources`, `dtype` and `resume` of `SnapshotRecorder`.
+
+        Raises:
+            DataError: as `SnapshotRecorder` does.
+        """
         self.recorder = SnapshotRecorder(path, epochs, **options)
         self.network = network
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Record; only the process of rank 0 writes."""
+        """Record the epoch; of several processes only that of rank 0 writes."""
         if not trainer.is_global_zero:
             return
         model = getattr(pl_module, self.network) if self.network else pl_module

@@ -1,4 +1,4 @@
-"""The paper's recipe: how a network is trained, apart from doing it."""
+"""The paper's recipe: the numbers by which a network is trained, and how its images are prepared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from deconvviz.choices import PRECISIONS, Precision
+from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import TrainingError, require
-from deconvviz.models.zfnet import PAPER_RADIUS, PAPER_RANGE
+from deconvviz.models.zfnet import GEOMETRY, PAPER_RADIUS, PAPER_RANGE
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,28 @@ class Recipe:
     """How a network is trained; the defaults are the paper's.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images in a step.
-        lr: learning rate of SGD to begin with.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        factor: the rate is multiplied by it when the validation error has not fallen for more than `patience` epochs
-            (the paper lowered the rate by hand).
-        patience: in epochs.
+        epochs: number of passes over the training images.
+        batch_size: number of images in a step.
+        lr: learning rate of SGD at the beginning.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        factor: the learning rate is multiplied by it when the validation error has not fallen for more than `patience`
+            epochs (the paper lowered the rate by hand).
+        patience: number of epochs.
         radius: after each step, convolution filters whose root mean square exceeds it are scaled back to it; 0 sets no
             limit.
-        validation: share of the images of each class that is held out.
+        validation: share of the images of each class that is held out, from 0 to below 1.
         augment: whether images are cropped and flipped at random.
         precision: "fp32", or "bf16" (autocast).
-        seed: of the order, the crops, the flips and the dropout.
+        seed: what the order, the crops, the flips and the dropout are drawn from.
 
     Raises:
         TrainingError: a value out of its range.
 
     Source: Zeiler and Fergus 2013, section 3.
+
+    >>> Recipe(epochs=10).momentum
+    0.9
     """
 
     epochs: int = 70
@@ -92,14 +96,37 @@ def renormalise(model: nn.Module, radius: float) -> None:
 
 
 def paper_preprocess(model: nn.Module) -> Preprocess:
-    """Return how the paper prepares images for a network that tells its input size, but for the mean.
+    """Return how the paper prepares images for a network, except for the mean, which the training images give.
+
+    Args:
+        model: a network with its input size in pixels in `model.arguments["input_size"]`, as a ZFNet has it.
 
     Raises:
-        TrainingError: the model does not tell its input size.
+        TrainingError: the model does not have its input size there.
 
     Source: Zeiler and Fergus 2013, section 3 (224 px out of 256; they subtract a mean for each pixel).
+
+    >>> from deconvviz.models.zfnet import zfnet
+    >>> paper_preprocess(zfnet(input_size=64, width=0.1)).resize
+    73
     """
     size = getattr(model, "arguments", {}).get("input_size")
     if size is None:
         raise TrainingError("it is not known how images are prepared for this model; give preprocess")
     return Preprocess(resize=round(size * 8 / 7), crop=size, std=PAPER_RANGE)
+
+
+def fitting_input_size(images: Images, first: str = "zfnet") -> int:
+    """Return the largest input size of `zfnet`, in pixels, that the first image has room for, else the smallest.
+
+    Args:
+        images: the images to train on.
+        first: "zfnet" or "alexnet", the kind of layers 1 and 2; each kind is laid out for some sizes.
+
+    >>> from deconvviz.data.scenes.scenes import Scenes
+    >>> fitting_input_size(Scenes(1, size=100))
+    96
+    """
+    sizes = sorted(size for kind, size in GEOMETRY if kind == first)
+    shorter_side = min(images[0][0].shape[:2])
+    return max((size for size in sizes if size <= shorter_side), default=min(sizes, default=224))

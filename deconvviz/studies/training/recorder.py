@@ -1,4 +1,4 @@
-"""Recording snapshots of a network while it is trained, in anyone's training loop."""
+"""Record snapshots of a network while it is trained, in any training loop."""
 
 from __future__ import annotations
 
@@ -7,29 +7,42 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike
 from deconvviz.results.results import require_same, versions
 from deconvviz.results.snapshots import Snapshots, write_epoch
+from deconvviz.types import Array, Pathlike
 
-PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # figure 4
+PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # Zeiler and Fergus 2013, figure 4
 
 
 class SnapshotRecorder:
-    """Keeps a network's weights at chosen epochs, and the metrics of every epoch, in one file.
+    """Records a network's weights at some epochs, and the metrics of every epoch, in one file.
 
-        recorder = SnapshotRecorder("evolution.h5")
-        for epoch in range(1, 65):
-            ...
-            recorder(epoch, model, loss=loss, accuracy=accuracy)
+    Call the recorder at the end of each epoch of your own training loop; `deconvviz evolve` reads the file. Each call
+    writes the file atomically: a crash loses at most the epoch that was being written.
 
-    Each call commits atomically: a crash loses at most the epoch that was being written.
+    Attributes:
+        path: of the HDF5 file.
+        epochs: the epochs whose weights are kept.
+        dtype: dtype in which floating-point weights are stored; None keeps their own.
+        config: what the training is, JSON values.
+        sources: where it came from, JSON values.
 
     Source: Zeiler and Fergus 2013, figure 4.
+
+    >>> import tempfile
+    >>> import deconvviz as dv
+    >>> model = nn.Conv2d(3, 8, 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     recorder = dv.SnapshotRecorder(f"{folder}/evolution.h5", epochs=(1, 3))
+    ...     for epoch in range(1, 4):
+    ...         _ = recorder(epoch, model, loss=1 / epoch)  # after the epoch's steps
+    ...     snapshots = dv.Snapshots(f"{folder}/evolution.h5")
+    >>> snapshots.epochs, [record["loss"] for record in snapshots.history[:2]]
+    ((1, 3), [1.0, 0.5])
     """
 
     def __init__(
@@ -42,19 +55,22 @@ class SnapshotRecorder:
         dtype: torch.dtype | None = None,
         resume: bool = False,
     ) -> None:
-        """Begin or continue a file.
+        """Begin a file, or continue one.
 
         Args:
-            path: of the HDF5 file.
-            epochs: whose weights are kept; by default those of the paper's figure.
-            config: what the training is, JSON values; a file of another config is not continued.
-            sources: where it came from, JSON values: the command, paths.
-            dtype: floats are stored so, torch.float16 to halve the file; by default as they are.
-            resume: continue an existing file. A training that goes back to an earlier epoch records over what
-                followed it.
+            path: path of the HDF5 file.
+            epochs: the epochs whose weights are kept, from 1, or 0 for the untrained network; by default those of the
+                paper's figure 4.
+            config: what the training is, JSON values. A file of another training is not continued.
+            sources: where the training came from, JSON values: the command, paths.
+            dtype: dtype in which floating-point weights are stored, such as torch.float16 for half the space; None
+                keeps their own.
+            resume: whether an existing file is continued. Where a training goes back to an earlier epoch, its snapshots
+                replace those of that epoch and of the later ones.
 
         Raises:
-            DataError: `path` exists and `resume` is not set; epochs that are none.
+            DataError: `path` exists and `resume` is not set, its folder does not exist, or an epoch is negative or
+                none is given.
         """
         if not epochs or min(epochs) < 0:
             raise DataError(f"epochs {list(epochs)} given; expected at least one, from 0 (before training)")
@@ -67,10 +83,19 @@ class SnapshotRecorder:
             raise DataError(f"cannot write {path}: there is no folder {self.path.resolve().parent}; create it first")
 
     def __call__(self, epoch: int, model: nn.Module, **metrics: float) -> bool:
-        """Record the end of an epoch; return whether its weights were kept.
+        """Record the end of an epoch.
 
-        epoch: from 1, or 0 for the untrained network; metrics: any numbers, such as loss=0.3, accuracy=0.9.
-        Raises MismatchError where the file belongs to another network or config, DataError where it cannot be written.
+        Args:
+            epoch: its number, from 1, or 0 for the untrained network.
+            model: the network.
+            metrics: any numbers, such as loss=0.3, accuracy=0.9.
+
+        Returns:
+            Whether the weights were kept.
+
+        Raises:
+            MismatchError: the file belongs to another network or another training.
+            DataError: the file cannot be written.
         """
         state = model.state_dict()
         shapes = ";".join(f"{name}{tuple(tensor.shape)}" for name, tensor in state.items())
@@ -78,16 +103,16 @@ class SnapshotRecorder:
         config = {**self.config, "network": network}
         if self.path.exists():
             require_same(self.path, Snapshots(self.path).config, config, "record to another file")
-        kept = epoch in self.epochs
-        tensors = {name: self._array(tensor) for name, tensor in state.items()} if kept else None
+        weights_are_kept = epoch in self.epochs
+        weights = {name: self._array(tensor) for name, tensor in state.items()} if weights_are_kept else None
         record = {"epoch": epoch, **{name: float(value) for name, value in metrics.items()}}
-        write_epoch(self.path, record, tensors, config, self.sources)
-        return kept
+        write_epoch(self.path, record, weights, config, self.sources)
+        return weights_are_kept
 
-    def _array(self, tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    def _array(self, tensor: torch.Tensor) -> Array:
         tensor = tensor.detach().cpu()
         if tensor.is_floating_point() and self.dtype is not None:
             tensor = tensor.to(self.dtype)
-        if tensor.dtype == torch.bfloat16:  # numpy has none
+        if tensor.dtype == torch.bfloat16:  # numpy has no such dtype
             tensor = tensor.float()
         return tensor.contiguous().numpy()

@@ -1,4 +1,4 @@
-"""What a training leaves: its history and the file that holds it."""
+"""A trained network, its history and its file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """A trained network.
 
     Attributes:
-        model: the network, with the weights that it ended with.
-        preprocess: how its images are prepared.
-        path: of the file that holds weights, optimiser state and history.
+        model: the network in eval mode, with the weights at the end of the training.
+        preprocess: how images are prepared for it.
+        path: path of the file with weights, optimiser state and history.
         classes: names of its outputs.
-        history: a record for each epoch: epoch, lr, loss and accuracy (of training, as it went), validation_loss,
-            validation_accuracy, validation_top5, seconds. Losses are in nats, accuracies in fractions.
+        history: a record for each epoch: "epoch", "lr", "loss" and "accuracy" (means over the epoch's training steps),
+            "validation_loss", "validation_accuracy", "validation_top5" (after the epoch; absent where no image is held
+            out), "seconds". Losses are in nats, accuracies in fractions.
     """
 
     model: nn.Module
