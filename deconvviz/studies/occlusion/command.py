@@ -2,26 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from deconvviz.choices import Precision
-from deconvviz.cli.cam import class_of
-from deconvviz.cli.inputs import captured, integers, load, matched_outputs, output_names, read_image
-from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, classes_option, model_options
-from deconvviz.cli.outputs import check_figure, save_figure
-from deconvviz.errors import DataError
+from deconvviz.choices import BORDERS, OCCLUDER_FILLS, STRONGEST
+from deconvviz.cli.inputs import class_number, integers, matched_outputs, open_model, output_names, read_image
+from deconvviz.cli.options import (
+    PROJECTION_NOTE,
+    ModelOptions,
+    classes_option,
+    model_options,
+    option_group,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, check_figure, save_figure
+from deconvviz.errors import DataError, MismatchError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
+    from deconvviz.run.options import RunOptions
     from deconvviz.studies.occlusion.result import Occlusion
+    from deconvviz.types import Array, Pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquareChoice:
+    """The square and the map that the command line asks for.
+
+    Attributes:
+        square: (height, width) of the square in pixels.
+        stride: (rows, columns) between two places of the square in pixels.
+        fill: what stands in the square.
+        border: whether windows end with the image ("flush") or reach over its edge ("beyond").
+        channel: the map that is watched; None takes the strongest.
+        strongest: by which of a map's numbers it is chosen, "max" or "sum".
+    """
+
+    square: tuple[int, int]
+    stride: tuple[int, int]
+    fill: str
+    border: str
+    channel: int | None
+    strongest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinedChoice:
+    """Where projections from other images are taken from.
+
+    Attributes:
+        mined: path of a mined file, or None.
+        mined_images: path of the images that were mined; None takes it from the mined file.
+    """
+
+    mined: str | None
+    mined_images: str | None
+
+
+class Subjects(NamedTuple):
+    """The images that are occluded.
+
+    Attributes:
+        names: of the images.
+        pictures: uint8 [N, H, W, 3], as the network sees them.
+        targets: the output of each image's label; None where labels and outputs cannot be matched.
+    """
+
+    names: list[str]
+    pictures: Pixels
+    targets: list[int] | None
 
 
 def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
@@ -32,38 +86,65 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+square_options = option_group(
+    "square",
+    SquareChoice,
+    click.option(
+        "--square", default="32", show_default=True, callback=_sides, help="Pixels of the square: SIDE or HEIGHTxWIDTH."
+    ),
+    click.option(
+        "--stride", default="16", show_default=True, callback=_sides, help="Pixels between two places, as above."
+    ),
+    click.option(
+        "--fill",
+        default="grey",
+        show_default=True,
+        type=click.Choice(OCCLUDER_FILLS),
+        help="What stands in the square.",
+    ),
+    click.option(
+        "--border",
+        default="flush",
+        show_default=True,
+        type=click.Choice(BORDERS),
+        help="Windows end with the image, or reach over its edge.",
+    ),
+    click.option("--channel", type=click.IntRange(0), help="The map to watch.  [default: the strongest]"),
+    click.option(
+        "--strongest",
+        default="max",
+        show_default=True,
+        type=click.Choice(STRONGEST),
+        help="The strongest map is the one with the largest maximum, or with the largest sum.",
+    ),
+)
+
+mined_options = option_group(
+    "elsewhere",
+    MinedChoice,
+    click.option(
+        "--mined", metavar="FILE", help="A mined file of this network: adds projections of the map from other images."
+    ),
+    click.option(
+        "--mined-images", metavar="STORE", help="The images that were mined.  [default: where the file says they are]"
+    ),
+)
+
+
 @click.command(epilog=PROJECTION_NOTE)
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; the values go beside it as .csv.")
-@click.option("-l", "--layer", help="Whose strongest map is watched.  [default: the last before the classifier]")
-@click.option("-t", "--target", help="The class followed, its number or its name.  [default: the label, or own top]")
-@click.option("--square", default="32", show_default=True, callback=_sides, help="The occluder: SIDE or HEIGHTxWIDTH.")
-@click.option("--stride", default="16", show_default=True, callback=_sides, help="Pixels between two places, as above.")
 @click.option(
-    "--fill",
-    default="grey",
-    show_default=True,
-    type=click.Choice(["grey", "mean", "black", "blur", "noise"]),
-    help="What stands in the square.",
+    "-l", "--layer", help="The layer whose strongest map is watched.  [default: the last before the classifier]"
 )
 @click.option(
-    "--border",
-    default="flush",
-    show_default=True,
-    type=click.Choice(["flush", "beyond"]),
-    help="Windows end with the image, or reach over its edge.",
+    "-t", "--target", help="The class to follow, its number or its name.  [default: the label, else the most probable]"
 )
-@click.option("--channel", type=click.IntRange(0), help="The map to watch.  [default: the strongest]")
-@click.option(
-    "--strongest", default="max", show_default=True, type=click.Choice(["max", "sum"]), help="By what, over positions."
-)
-@click.option("--mined", metavar="FILE", help="A mined file of this network: adds the map's projections elsewhere.")
-@click.option("--mined-images", metavar="STORE", help="The images that were mined.  [default: where the file says]")
-@click.option("--images", "picked", metavar="N,N,...", help="Which images of a store.  [default: 0]")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@square_options
+@mined_options
+@click.option("--images", "indices", metavar="N,N,...", help="Indices of the images of a store.  [default: 0]")
+@run_options(batch_size="Occluded images in one pass.", default_batch=32, precision="Of the forward passes.")
 @classes_option
 @model_options
 def occlude(
@@ -72,18 +153,10 @@ def occlude(
     out: str,
     layer: str | None,
     target: str | None,
-    square: tuple[int, int],
-    stride: tuple[int, int],
-    fill: str,
-    border: str,
-    channel: int | None,
-    strongest: str,
-    mined: str | None,
-    mined_images: str | None,
-    picked: str | None,
-    batch_size: int,
-    precision: Precision,
-    quiet: bool,
+    square: SquareChoice,
+    elsewhere: MinedChoice,
+    indices: str | None,
+    run: RunOptions,
     names: str | None,
     options: ModelOptions,
 ) -> None:
@@ -98,94 +171,114 @@ def occlude(
       deconvviz occlude demo scenes:20:7 --images 0,3 --square 16 --stride 4 -o occlusion.png
     """
     from deconvviz.studies.occlusion.figure import draw_occlusions
-    from deconvviz.studies.occlusion.measure import occlude as run
+    from deconvviz.studies.occlusion.measure import occlude as measure
     from deconvviz.studies.occlusion.result import save_occlusions
 
     check_figure(out)
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    called = output_names(loaded, names)
-    files, pictures, labels = _pictures(images, picked, preprocess, network, called, names is not None)
-    wanted = class_of(target, called)
-    targets = labels if wanted is None else [wanted] * len(files)
-    found = run(
+    network, preprocess, loaded = open_model(model, options)
+    class_names = output_names(loaded, names)
+    if _are_files(images):
+        subjects = _from_files(images, indices, preprocess)
+    else:
+        outputs = OutputNames(network, class_names, names is not None)
+        subjects = _from_store(images[0], integers(indices or "0"), preprocess, outputs)
+    chosen_class = class_number(target, class_names)
+    occlusions = measure(
         network,
-        pictures,
+        subjects.pictures,
         layer,
         preprocess=preprocess,
-        targets=targets,
-        square=square,
-        stride=stride,
-        fill=fill,
-        border=border,
-        channel=channel,
-        strongest=strongest,
-        names=files,
-        batch_size=batch_size,
-        precision=precision,
-        progress=not quiet,
+        targets=subjects.targets if chosen_class is None else [chosen_class] * len(subjects.names),
+        names=subjects.names,
+        **dataclasses.asdict(square),
+        **run.keywords(),
     )
-    others = [_others(one, network, mined, mined_images) for one in found]
-    size, step = ("x".join(map(str, dict.fromkeys(one))) for one in (square, stride))
-    caption = (
-        f"A {fill} square of {size} px every {step} px, {len(found[0].probability)} windows; axes are the pixel of the "
-        f"square's centre. (c) {found[0].config['rule']} projections, contrast stretched one by one. {precision}."
-    )
-    save_figure(draw_occlusions(found, others, called, f"Occlusion of {network.name}", caption), out, caption)
-    table = str(pathlib.Path(out).with_suffix(".csv"))
-    save_occlusions(found, table, called)
+    others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
+    caption = _caption(occlusions[0], square)
+    save_figure(draw_occlusions(occlusions, others, class_names, f"Occlusion of {network.name}", caption), out, caption)
+    table = beside(out, ".csv")
+    save_occlusions(occlusions, table, class_names)
     click.echo(f"wrote {table}")
-    for one in found:
-        click.echo(repr(one))
+    for occlusion in occlusions:
+        click.echo(repr(occlusion))
 
 
-def _pictures(
-    images: Sequence[str],
-    picked: str | None,
-    preprocess: Preprocess,
-    network: Network,
-    names: Sequence[str],
-    needed: bool,
-) -> tuple[list[str], NDArray[np.uint8], list[int] | None]:
-    """Return names, pictures and, where they can be told, the outputs of the labels."""
+def _caption(occlusion: Occlusion, square: SquareChoice) -> str:
+    size, stride = ("x".join(map(str, dict.fromkeys(lengths))) for lengths in (square.square, square.stride))
+    config, windows = occlusion.config, len(occlusion.windows)
+    return (
+        f"A {square.fill} square of {size} pixels is put at {windows} places, {stride} pixels apart. The axes of (b), "
+        f"(d) and (e) give the pixel of the square's centre. (c): {config['rule']} projections, the contrast of each "
+        f"is stretched by itself. Precision: {config['precision']}."
+    )
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+class OutputNames(NamedTuple):
+    """What is known of the network's outputs.
+
+    Attributes:
+        network: whose outputs they are.
+        names: of the outputs; empty where they are unknown.
+        required: whether it is an error that labels and outputs cannot be matched.
+    """
+
+    network: Network
+    names: Sequence[str]
+    required: bool
+
+
+def _are_files(images: Sequence[str]) -> bool:
+    """Return whether IMAGES are picture files, and not one set of images."""
+    first = pathlib.Path(images[0])
+    return len(images) > 1 or not (first.suffix == ".h5" or first.is_dir() or images[0].startswith("scenes"))
+
+
+def _from_files(paths: Sequence[str], indices: str | None, preprocess: Preprocess) -> Subjects:
     import numpy as np
 
+    if indices is not None:
+        raise DataError("--images chooses from a store; picture files are all taken")
+    pictures = np.stack([preprocess.picture(read_image(path)) for path in paths])
+    return Subjects([pathlib.Path(path).name for path in paths], pictures, None)
+
+
+def _from_store(source: str, indices: Sequence[int], preprocess: Preprocess, outputs: OutputNames) -> Subjects:
+    """Take images from a store, a folder of classes, or scenes."""
     from deconvviz.data.datasets import open_images
+    from deconvviz.data.feed import Feed
 
-    several = pathlib.Path(images[0])
-    if len(images) > 1 or not (several.suffix == ".h5" or several.is_dir() or images[0].startswith("scenes")):
-        if picked is not None:
-            raise DataError("--images chooses from a store; picture files are all taken")
-        pixels = [preprocess.picture(read_image(path)) for path in images]
-        return [pathlib.Path(path).name for path in images], np.stack(pixels), None
-    found = open_images(images[0])
-    chosen = integers(picked or "0")
-    wrong = [n for n in chosen if not 0 <= n < len(found)]
-    if wrong:
-        raise DataError(f"image {wrong[0]} of {images[0]} given; expected 0 to {len(found) - 1}")
-    pixels = [preprocess.picture(found[n][0]) for n in chosen]
-    shown = [pathlib.PurePath(found.names[n]).name for n in chosen]
-    labels = found.labels[list(chosen)]
-    outputs = None
-    if (labels >= 0).all():
-        outputs = matched_outputs(found, network, names, needed, "each image's own top class is followed")
-    return shown, np.stack(pixels), None if outputs is None else [int(one) for one in outputs[labels]]
+    dataset = open_images(source)
+    outside = [index for index in indices if not 0 <= index < len(dataset)]
+    if outside:
+        raise DataError(f"image {outside[0]} of {source} given; expected 0 to {len(dataset) - 1}")
+    feed = Feed(dataset, preprocess, indices)
+    places = range(len(feed))
+    targets = None
+    if (feed.labels >= 0).all():
+        otherwise = "each image's own most probable class is followed"
+        of_class = matched_outputs(dataset, outputs.network, outputs.names, outputs.required, otherwise)
+        targets = None if of_class is None else of_class[feed.labels].tolist()
+    return Subjects([pathlib.PurePath(feed.name(place)).name for place in places], feed.pictures(places), targets)
 
 
-def _others(one: Occlusion, network: Network, path: str | None, store: str | None) -> list[NDArray[Any]]:
-    """Return the projections of the same map from the three strongest other images of a mined file."""
-    if path is None:
+def _projections_elsewhere(occlusion: Occlusion, network: Network, elsewhere: MinedChoice) -> list[Array]:
+    """Return the projections of the same map from the three strongest other images of a mined file, [h, w, C] each."""
+    if elsewhere.mined is None:
         return []
     import deconvviz as dv
-    from deconvviz.errors import MismatchError
 
-    mined = dv.load_mined(path)
+    mined, config = dv.load_mined(elsewhere.mined), occlusion.config
     if mined.config["model_fingerprint"] != network.fingerprint:
-        raise MismatchError(f"{path} was mined with another network; mine again, or give the network it was mined with")
-    with dv.ImageStore.open(store or mined.sources["images"]) as images:
+        raise MismatchError(
+            f"{elsewhere.mined} was mined with another network; mine again, or give the network it was mined with"
+        )
+    with dv.ImageStore.open(elsewhere.mined_images or mined.sources["images"]) as images:
         panels = dv.layer_panels(
-            mined, images, network, one.config["layer"], [one.channel], rule=one.config["rule"], progress=False
+            mined, images, network, config["layer"], [occlusion.channel], rule=config["rule"], progress=False
         )
     panel = panels.panels[0]
-    elsewhere = [n for n, name in enumerate(panel.images) if pathlib.PurePath(name).name != one.name]
-    return [panel.projections[n] for n in elsewhere[:3]]
+    others = [n for n, name in enumerate(panel.images) if pathlib.PurePath(name).name != occlusion.name]
+    return [panel.projections[n] for n in others[:3]]

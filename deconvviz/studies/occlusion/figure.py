@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.occlusion.result import Occlusion
 
 SIDE, GAP, BELOW = 1.9, 0.2, 0.35  # inches: of a panel, between two panels, for the labels below a row
-TITLES, LEFT, COLOUR_BAR, LEGEND = 0.45, 0.35, 0.62, 2.1  # inches: above, left of, between and right of the panels
+TITLES, LEFT, COLOUR_BAR, LEGEND = 0.45, 0.35, 0.7, 2.1  # inches: above, left of, between and right of the panels
 WIDTH = LEFT + 5 * (SIDE + GAP) + 2 * COLOUR_BAR + LEGEND
 # Left edges of the five panels in inches; the second and the fourth have a colour bar beside them.
 PANELS = [LEFT + n * (SIDE + GAP) + bars * COLOUR_BAR for n, bars in enumerate((0, 0, 1, 1, 2))]
@@ -82,9 +82,10 @@ class OcclusionRow:
         middle = self.bottom + SIDE / 2
         self.sheet.text(0.16, middle, label, rotation=90, ha="center", va="center", fontsize=6)
         self.sheet.picture(occlusion.occluded_picture / 255.0, first, self.bottom, SIDE)
-        self._draw_values(occlusion.activation, second)
+        self._draw_values(occlusion.activation, "sum of the map", second)
         self._draw_projections([occlusion.projection, *others], third)
-        self._draw_values(occlusion.probability, fourth, (0.0, max(1e-9, float(occlusion.probability.max()))))
+        highest = max(1e-9, float(occlusion.probability.max()))
+        self._draw_values(occlusion.probability, "probability", fourth, (0.0, highest))
         self._draw_classes(fifth)
 
     def _class_name(self, number: int) -> str:
@@ -105,14 +106,13 @@ class OcclusionRow:
             for spine in axes.spines.values():  # the frame of the image's own is thick, as in the paper
                 spine.set(linewidth=1.6 if number == 0 else 0.4, color="k" if number == 0 else "0.4")
 
-    def _draw_values(self, values: Array, left: float, limits: tuple[float, float] | None = None) -> None:
+    def _draw_values(self, values: Array, label: str, left: float, limits: tuple[float, float] | None = None) -> None:
         """Draw values of the windows as a map with a colour bar; without limits its colours span the values."""
         low, high = limits or (None, None)
         axes = self._map_axes(left)
         grid = self.occlusion.grid(values)
         image = axes.imshow(grid, cmap="viridis", extent=self._extent(), vmin=low, vmax=high, aspect="auto")
-        bar = self.sheet.figure.colorbar(image, cax=self.sheet.axes(left + SIDE + 0.06, self.bottom, 0.09, SIDE))
-        bar.ax.tick_params(labelsize=5.5)
+        self.sheet.colour_bar(image, label, left + SIDE + 0.06, self.bottom, SIDE, 0.09)
 
     def _draw_classes(self, left: float) -> None:
         """Draw the most probable class under each window; the most frequent classes have colours of their own."""

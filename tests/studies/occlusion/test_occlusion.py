@@ -28,7 +28,7 @@ from deconvviz.data.pack import pack
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
 from deconvviz.graph.choose import last_maps
 from deconvviz.studies.mining.panels import layer_panels
-from deconvviz.studies.occlusion.command import _others
+from deconvviz.studies.occlusion.command import MinedChoice, _projections_elsewhere
 from deconvviz.studies.occlusion.measure import occlude
 
 PRE = dv.Preprocess(resize=None, crop=(24, 32))
@@ -301,7 +301,8 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     panels = layer_panels(dv.load_mined(tmp_path / "m.h5"), store, network, "relu5", [found.channel], progress=False)
     panel = panels.panels[0]
     one = replace(found, name=pathlib.PurePath(panel.images[1]).name)  # its own projection is not among the others
-    others = _others(one, network, str(tmp_path / "m.h5"), str(tmp_path / "s.h5"))
+    mined = MinedChoice(mined=str(tmp_path / "m.h5"), mined_images=str(tmp_path / "s.h5"))
+    others = _projections_elsewhere(one, network, mined)
     assert len(others) == 3 and all(
         np.array_equal(o, panel.projections[n]) for o, n in zip(others, (0, 2, 3), strict=True)
     )
