@@ -35,7 +35,7 @@ from .studies.evolution.result import Evolution as Evolution
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.lesions.measure import lesion as lesion
-from .studies.mining.mine import merge as merge
+from .studies.mining.merge import merge as merge
 from .studies.mining.mine import mine as mine
 from .studies.mining.panels import layer_panels as layer_panels
 from .studies.mining.result import Mined as Mined

@@ -36,9 +36,9 @@ COMMANDS = {
         "studies.mining.command",
         "Find the k images that activate each channel most, in one pass over a packed store.",
     ),
-    "merge": LazyCommand("studies.mining.merge_command", "Join the mined files of all shards of one job."),
+    "merge": LazyCommand("studies.mining.command", "Join the mined files of all shards of one job."),
     "grid": LazyCommand(
-        "studies.mining.grid_command",
+        "studies.mining.command",
         "Draw a layer: for each filter its top projections beside the image patches they came from.",
     ),
     "project": LazyCommand(
@@ -57,7 +57,8 @@ COMMANDS = {
         "Train an explainer for a network, which then explains an image in one forward pass.",
     ),
     "evaluate": LazyCommand(
-        "studies.evaluation.command", "Measure how far methods' maps tell what a network relies on."
+        "studies.evaluation.command",
+        "Measure how well the maps of explanation methods show what a network relies on.",
     ),
     "occlude": LazyCommand(
         "studies.occlusion.command", "Cover an image piece by piece and see what the network still finds."

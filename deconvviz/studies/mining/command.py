@@ -1,34 +1,71 @@
-"""deconvviz mine"""
+"""deconvviz mine, merge and grid: from a packed store to the figure of a layer."""
 
 from __future__ import annotations
 
+import pathlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import captured, load
-from deconvviz.cli.options import ModelOptions, model_options
-from deconvviz.cli.outputs import sources
-from deconvviz.errors import DataError
+from deconvviz.choices import CHANNEL_CHOICES
+from deconvviz.cli.inputs import captured, channels_of, open_model
+from deconvviz.cli.options import (
+    DECODING,
+    PROJECTION_NOTE,
+    ModelOptions,
+    device_option,
+    layers_option,
+    limit_option,
+    model_options,
+    option_group,
+    rule_option,
+    run_options,
+)
+from deconvviz.cli.outputs import check_figure, save_figure, sources
+from deconvviz.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from deconvviz.graph.network import Network
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
+
+MOST_FILTERS = 100  # on one page
+
+
+def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read i/n."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise DataError(f"shard {text!r} given; expected i/n with i from 0 to n - 1, such as 0/4")
+    return int(match[1]), int(match[2])
 
 
 @click.command()
 @click.argument("model")
 @click.argument("images")
-@click.option("-l", "--layer", "layers", multiple=True, required=True, help="A layer's name; give as many as you like.")
-@click.option("-o", "--out", required=True, help="The mined file; an unfinished one is continued.")
-@click.option("-k", default=9, show_default=True, type=click.IntRange(1), help="Images a channel.")
+@layers_option("Name of a layer to mine; give as many as you like.", required=True)
+@click.option("-o", "--out", required=True, help="The mined file; an unfinished one is resumed.")
+@click.option("-k", default=9, show_default=True, type=click.IntRange(1), help="Images to keep for each channel.")
+@limit_option
 @click.option(
-    "--batch-size", type=click.IntRange(1), help="Halved when it does not fit in memory. [default: 16; 64 on a GPU]"
+    "--shard",
+    metavar="i/n",
+    callback=_shard,
+    help="Take each n-th image from the i-th on; join the n files with `deconvviz merge`.",
 )
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
-@click.option("--limit", type=click.IntRange(1), help="The first images only.")
 @click.option(
-    "--shard", metavar="i/n", help="Every n-th image from the i-th on; join the n files with `deconvviz merge`."
+    "--commit-every", default=20, show_default=True, type=click.IntRange(1), help="Batches between writes to the file."
 )
-@click.option("--commit-every", default=20, show_default=True, type=click.IntRange(1), help="Batches between commits.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@run_options(
+    batch_size="Images in one pass; halved when they do not fit in memory.",
+    precision="Number format of the forward passes.",
+    workers=DECODING,
+)
 @model_options
 def mine(
     model: str,
@@ -36,18 +73,15 @@ def mine(
     layers: tuple[str, ...],
     out: str,
     k: int,
-    batch_size: int | None,
-    precision: str,
-    workers: int,
     limit: int | None,
-    shard: str | None,
+    shard: tuple[int, int] | None,
     commit_every: int,
-    quiet: bool,
+    run: RunOptions,
     options: ModelOptions,
 ) -> None:
     """Find the k images that activate each channel most, in one pass over a packed store.
 
-    Interrupted, even by a power cut, the same command continues where the file stands.
+    IMAGES is a store that `deconvviz pack` wrote. After an interruption, even by a power cut, the same command resumes.
 
     \b
     Example:
@@ -56,10 +90,8 @@ def mine(
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.mining.mine import mine as mine_images
 
-    part = _shard(shard)
     with ImageStore.open(images) as store:
-        loaded, preprocess = load(model, options)
-        network = captured(loaded, preprocess, options.device)
+        network, preprocess, loaded = open_model(model, options)
         mined = mine_images(
             network,
             store,
@@ -67,31 +99,161 @@ def mine(
             k,
             out,
             preprocess=preprocess,
-            batch_size=batch_size,
-            precision=precision,
-            workers=workers,
-            limit=limit,
-            shard=part,
-            commit_every=commit_every,
-            progress=not quiet,
             sources=sources(loaded),
+            limit=limit,
+            shard=shard,
+            commit_every=commit_every,
+            **run.keywords(),
         )
     click.echo(repr(mined))
-    for name, layer in mined.items():
-        broken = int(layer.activity.broken.sum())
-        if broken:
-            worst = [int(c) for c in layer.activity.broken.nonzero()[0][:5]]
-            click.echo(
-                f"warning: {name} gave {broken} NaN or infinite values (channels {worst} ...); they were left out",
-                err=True,
-            )
+    _warn_of_broken_values(mined)
     click.echo(f"wrote {out}; next: deconvviz grid {out} -l {layers[-1]} -o {layers[-1]}.png")
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise DataError(f"shard {text!r} given; expected i/n with i from 0 to n - 1, such as 0/4")
-    return int(match[1]), int(match[2])
+def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:
+    for name, layer in mined.items():
+        broken = int(layer.activity.broken.sum())
+        if broken:
+            channels = [int(channel) for channel in layer.activity.broken.nonzero()[0][:5]]
+            click.echo(
+                f"warning: {name} gave {broken} NaN or infinite values (channels {channels} ...); they were left out",
+                err=True,
+            )
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, help="The mined file of all shards.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+def merge(files: tuple[str, ...], out: str, force: bool) -> None:
+    """Join the mined files of all shards of one job.
+
+    \b
+    Example:
+      deconvviz merge part0.h5 part1.h5 -o mined.h5
+    """
+    from deconvviz.studies.mining.merge import merge as merge_files
+
+    click.echo(repr(merge_files(files, out, force)))
+    click.echo(f"wrote {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedSources:
+    """Where the sources of a mined file are, if not where the file says.
+
+    Attributes:
+        model: the model, as `mine` takes it; None for the one that the file names.
+        weights: its weights; None for those that the file names.
+        images: path of the packed store; None for the one that the file names.
+        device: where projections are computed: "auto", "cpu", "cuda", ...
+    """
+
+    model: str | None
+    weights: str | None
+    images: str | None
+    device: str
+
+    def network(self, mined: Mined) -> Network:
+        """Load the network that was mined; raises ModelError where nothing names the model."""
+        from deconvviz.data.preprocess import Preprocess
+        from deconvviz.models.load import load_model
+
+        model = self.model or mined.sources.get("model")
+        if not model:
+            raise ModelError("the file does not name its model: it was mined from Python; give --model and --weights")
+        loaded = load_model(model, self.weights or mined.sources.get("weights", "DEFAULT"))
+        return captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+
+
+@click.command(epilog=PROJECTION_NOTE)
+@click.argument("mined_file", metavar="MINED")
+@click.option("-l", "--layer", required=True, help="Name of a layer that was mined.")
+@click.option("-o", "--out", required=True, help="The figure: a file named .png, .pdf or .svg.")
+@click.option(
+    "-c",
+    "--channels",
+    default="active",
+    show_default=True,
+    help=f"Filters to show: {', '.join(CHANNEL_CHOICES)}, or numbers such as 5,40,100-110. "
+    "active takes those with the highest mean activation.",
+)
+@click.option(
+    "-n",
+    "--count",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, MOST_FILTERS),
+    help="How many filters active, random and first show.",
+)
+@click.option(
+    "--crop",
+    default="energy",
+    show_default=True,
+    metavar="energy|receptive-field|PIXELS",
+    help="Size of the patches. energy: the smallest square that holds 98 % of a projection's energy, one size for the "
+    "layer. receptive-field: all that a unit can see.",
+)
+@rule_option
+@option_group(
+    "moved",
+    MovedSources,
+    click.option("--model", help="The model, if it is not the one that the file names."),
+    click.option("--weights", help="The model's weights, if they have moved."),
+    click.option("--images", help="The packed store, if it has moved."),
+    device_option,
+)
+@run_options()
+def grid(
+    mined_file: str,
+    layer: str,
+    out: str,
+    channels: str,
+    count: int,
+    crop: str,
+    rule: str,
+    moved: MovedSources,
+    run: RunOptions,
+) -> None:
+    """Draw a layer: for each filter its top projections beside the image patches they came from.
+
+    MINED is a file that `deconvviz mine` wrote. It names its model, weights and images; the projections are kept in it
+    for the next time.
+
+    \b
+    Examples:
+      deconvviz grid mined.h5 -l features.7 -o features.7.png
+      deconvviz grid mined.h5 -l features.7 -c 5,40,150,200 --crop receptive-field -o features.7.pdf
+    """
+    from deconvviz.data.images import ImageStore
+    from deconvviz.studies.mining.cache import ProjectionCache
+    from deconvviz.studies.mining.figure import draw_grid
+    from deconvviz.studies.mining.panels import panels_from
+    from deconvviz.studies.mining.result import load_mined
+
+    check_figure(out)
+    mined = load_mined(mined_file)
+    numbers = mined[layer].choose_channels(channels_of(channels), count)
+    if not 1 <= len(numbers) <= MOST_FILTERS:
+        raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
+    with ImageStore.open(moved.images or mined.sources["images"]) as store:
+        # The network is loaded only if the file does not keep all that is shown.
+        cache = ProjectionCache(mined, store, lambda: moved.network(mined), rule, run.progress)
+        panels = panels_from(cache, layer, numbers, crop)
+        caption = _caption(mined, panels, store.path)
+    save_figure(draw_grid(panels, f"{layer} of {mined.config['model']}", caption), out, caption)
+    cache.save(mined_file)
+
+
+def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path) -> str:
+    """Return the text below the figure: what is shown, of which images and which network."""
+    images, k = mined[panels.layer].activity.images, mined.config["k"]
+    unfinished = "" if mined.complete else f" (unfinished: {mined.done} of {mined.total})"
+    size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
+    weights = "its weights, then " if panels.weights is not None else ""
+    return (
+        f"For each channel: {weights}{panels.rule} projections of its {k} strongest images (each with its own "
+        f"contrast, zero is grey) beside the patches of these images, strongest first.\n"
+        f"Patches are {size} px of {image} px: {panels.crop_rule}. "
+        f"{images} images of {store.name}{unfinished}; model fingerprint {mined.config['model_fingerprint']}."
+    )

@@ -27,7 +27,8 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, LayerNotFound, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.results.results import Result
-from deconvviz.studies.mining.mine import merge, mine
+from deconvviz.studies.mining.merge import merge
+from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.result import COUNTS, KIND, SCHEMA, TABLES, Mined, load_mined
 
 COUNT = 60
@@ -552,13 +553,13 @@ def test_output_in_a_missing_folder(run: Run, monkeypatch: pytest.MonkeyPatch, t
     ("settings", "error", "message"),
     [
         ({"layers": ["relu3"]}, LayerNotFound, "relu1"),
-        ({"layers": []}, DataError, "layers 0 given; expected at least 1"),
+        ({"layers": []}, DataError, r"layers \[\] given; expected at least one name"),
         ({"k": 0}, DataError, "k 0"),
         ({"batch_size": 0}, DataError, "batch size 0"),
         ({"limit": 0}, DataError, "limit 0"),
         ({"shard": (2, 2)}, DataError, "shard 2/2"),
         ({"shard": (-1, 2)}, DataError, "shard -1/2"),
-        ({"precision": "fp8"}, CaptureError, "bf16"),
+        ({"precision": "fp8"}, DataError, "fp32 or bf16"),
         ({"preprocess": Preprocess(40, 36)}, CaptureError, r"\(3, 36, 36\).*\(3, 16, 32\)"),
     ],
 )

@@ -1,0 +1,54 @@
+"""MiningOptions: which images are mined, and how the job runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deconvviz.errors import DataError, require
+from deconvviz.run.options import RunKeywords, RunOptions
+
+
+class MiningKeywords(RunKeywords, total=False):
+    """The fields of `MiningOptions`, as the keyword arguments of `mine`."""
+
+    limit: int | None
+    shard: tuple[int, int] | None
+    commit_every: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningOptions(RunOptions):
+    """Which images `mine` takes, and how it runs: the attributes of `RunOptions` are options too.
+
+    Attributes:
+        limit: take only so many images, the first ones; None takes all.
+        shard: (i, n), i from 0: take each n-th image from the i-th on. `merge` joins the n files.
+        commit_every: batches between two commits to the file.
+
+    Raises:
+        DataError: a value out of its range.
+
+    >>> list(MiningOptions(limit=7, shard=(1, 3)).indices(100))
+    [1, 4]
+    """
+
+    limit: int | None = None
+    shard: tuple[int, int] | None = None
+    commit_every: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self,
+            DataError,
+            limit=(self.limit is None or self.limit >= 1, "at least 1"),
+            commit_every=(self.commit_every >= 1, "at least 1"),
+        )
+        index, parts = self.shard or (0, 1)
+        if not 0 <= index < parts:
+            raise DataError(f"shard {index}/{parts} given; expected i/n with i from 0 to n - 1")
+
+    def indices(self, count: int) -> range:
+        """Return which of `count` images are mined, in ascending order."""
+        index, parts = self.shard or (0, 1)
+        return range(index, min(count, self.limit or count), parts)
