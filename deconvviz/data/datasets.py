@@ -8,59 +8,70 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode
 from deconvviz.data.images import ImageStore
-from deconvviz.data.pack import folder_source
 from deconvviz.data.scenes.scenes import Scenes
+from deconvviz.data.sources import folder_source
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike, one_line
+from deconvviz.results.files import one_line
+from deconvviz.types import Ints, Pathlike, Pixels
 
-SCENES = 8000
+SCENES = 8000  # how many "scenes" are without a number
 
 
 class Images(Protocol):
-    """Labelled images in a fixed order: an `ImageStore`, a `Folder` or `Scenes`."""
+    """Labelled images in a fixed order, as an `ImageStore`, a `Folder`, `Scenes` or `InMemoryImages` holds them.
+
+    Every function of the package that takes images takes any object with these members.
+    """
 
     @property
     def classes(self) -> Sequence[str]:
         """The class names; empty where none were given."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> Ints:
         """int64 [N], an index into the classes, -1 where unknown."""
 
     @property
     def names(self) -> Sequence[str]:
-        """N names, each another."""
+        """N distinct names."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal content."""
+        """Text that is equal for equal content."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[NDArray[np.uint8], int]: ...
+    def __getitem__(self, index: int, /) -> tuple[Pixels, int]: ...
 
 
 class Folder:
-    """The images below a folder, its sub-folders being the classes, read as they are needed.
+    """The images below a folder, whose sub-folders are the classes; an image is read when it is asked for.
 
-    The fingerprint covers names, labels and file sizes, not the pixels: to read a large folder for it would take as
-    long as to pack it.
+    Attributes:
+        path: absolute path of the folder.
+        classes: the sorted names of the sub-folders.
+        names: N paths relative to the folder, sorted.
+        labels: int64 [N], an index into the classes, -1 for images directly in the folder.
+        fingerprint: SHA-256 in hex over names, labels and file sizes. It does not cover the pixels: reading a large
+            folder for it would take as long as packing it.
+
+    Raises:
+        DataError: the folder cannot be read, or no image is in it.
     """
 
     def __init__(self, path: Pathlike) -> None:
-        """List the folder; raises DataError where it cannot be read or holds no image."""
-        found = folder_source(pathlib.Path(path))
-        entries = list(found.entries)
+        """List a folder; no image is read yet."""
+        source = folder_source(pathlib.Path(path))
+        entries = list(source.entries)
         if not entries:
             raise DataError(f"no image in {path}; expected a folder for each class, with images in it")
         self.path = pathlib.Path(path).resolve()
-        self.classes = tuple(found.classes)
+        self.classes = tuple(source.classes)
         self.names = tuple(entry.name for entry in entries)
-        self.labels = np.array([entry.label for entry in entries], np.int64)
+        self.labels: Ints = np.array([entry.label for entry in entries], np.int64)
         self._files: list[pathlib.Path] = [entry.content for entry in entries]
         digest = sha256()
         for entry, file in zip(entries, self._files, strict=True):
@@ -70,8 +81,8 @@ class Folder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Return image `index` as uint8 [H,W,3] and its label; raises DataError where the file cannot be read."""
+    def __getitem__(self, index: int) -> tuple[Pixels, int]:
+        """Return image `index` as uint8 [H, W, 3], and its label; raises DataError where the file cannot be read."""
         try:
             return decode(self._files[index].read_bytes()), int(self.labels[index])
         except (OSError, DataError) as error:
@@ -85,24 +96,38 @@ class Folder:
 
 
 class Part:
-    """Some images of a dataset, in the order given.
+    """Some images of a dataset, as a dataset of their own.
 
-    images: the whole; chosen: int64 [n], which of them. Raises DataError where there are none.
+    Attributes:
+        images: the whole dataset.
+        indices: int64 [n], which images of it belong to the part, in the part's order.
+        classes: the class names of the whole.
+        labels: int64 [n], an index into the classes, -1 where unknown.
+        names: n distinct names.
+        fingerprint: SHA-256 in hex over the whole's fingerprint and the indices.
+
+    Raises:
+        DataError: no image belongs to the part.
+
+    >>> part = Part(Scenes(20), np.array([7, 2]))
+    >>> len(part), part.names
+    (2, ('000007-cat.png', '000002-butterfly.png'))
     """
 
-    def __init__(self, images: Images, chosen: NDArray[np.int64]) -> None:
-        if not len(chosen):
+    def __init__(self, images: Images, indices: Sequence[int] | Ints) -> None:
+        """Take the images with these indices."""
+        if not len(indices):
             raise DataError("no image left in this part; give more images, or another share")
-        self.images, self.chosen, self.classes = images, np.asarray(chosen, np.int64), images.classes
-        self.labels, self.names = images.labels[self.chosen], tuple(images.names[i] for i in self.chosen.tolist())
-        self.fingerprint = sha256(images.fingerprint.encode() + self.chosen.tobytes()).hexdigest()
+        self.images, self.indices, self.classes = images, np.asarray(indices, np.int64), images.classes
+        self.labels, self.names = images.labels[self.indices], tuple(images.names[i] for i in self.indices.tolist())
+        self.fingerprint = sha256(images.fingerprint.encode() + self.indices.tobytes()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Return image `index` of the part, uint8 [H,W,3], and its label."""
-        return self.images[int(self.chosen[index])]
+    def __getitem__(self, index: int) -> tuple[Pixels, int]:
+        """Return image `index` of the part as uint8 [H, W, 3], and its label."""
+        return self.images[int(self.indices[index])]
 
     def __repr__(self) -> str:
         return f"<Part: {len(self)} of {len(self.images)} images>"
@@ -111,8 +136,15 @@ class Part:
 def open_images(source: Any) -> Images:
     """Open labelled images.
 
-    source: the path of a packed store or of a folder with a sub-folder for each class, "scenes[:COUNT[:SEED]]" for
-    generated ones, or something that has what `Images` has. Raises DataError for anything else.
+    Args:
+        source: the path of a packed store, the path of a folder with a sub-folder for each class,
+            "scenes[:COUNT[:SEED]]" for generated pictures, or a dataset, which is returned as it is.
+
+    Raises:
+        DataError: the source does not exist, or is of another kind.
+
+    >>> open_images("scenes:50:1")
+    Scenes(count=50, size=72, seed=1)
     """
     if not isinstance(source, str | pathlib.Path):
         return source  # type: ignore[no-any-return]
@@ -123,7 +155,17 @@ def open_images(source: Any) -> Images:
 
 
 def parse_scenes(text: str) -> Scenes | None:
-    """Return the scenes that "scenes[:COUNT[:SEED]]" names, None for another text; raises DataError for bad numbers."""
+    """Return the scenes that a text asks for, or None where it does not begin with "scenes".
+
+    Args:
+        text: "scenes", "scenes:COUNT" or "scenes:COUNT:SEED".
+
+    Raises:
+        DataError: count or seed is not a whole number, or out of range.
+
+    >>> parse_scenes("scenes:2000"), parse_scenes("photos.h5")
+    (Scenes(count=2000, size=72, seed=0), None)
+    """
     name, *numbers = text.split(":")
     if name != "scenes":
         return None

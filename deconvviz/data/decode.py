@@ -1,4 +1,4 @@
-"""An encoded image -> upright 8-bit RGB pixels, the same everywhere."""
+"""Image files to upright 8-bit RGB pixels, by one rule for every format, and back to a PNG file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import io
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
+from deconvviz.types import Pixels
 
-# Named, because Pillow would otherwise also try what nobody means by an image: EPS, for one, starts Ghostscript.
+# Listed, because Pillow would otherwise also try what nobody means by an image: EPS, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -27,14 +27,25 @@ _UPRIGHT = {
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image file: its first frame, turned upright as its EXIF orientation says, transparency on white.
+def decode(data: bytes) -> Pixels:
+    """Decode an image file.
 
-    data: the bytes of a JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file.
-    Returns uint8 [H,W,3], writable. 16-bit gray is scaled to 8 bit over its whole range, not clipped.
-    Raises DataError, with the reason alone as its message, for what cannot be read: an empty, foreign, corrupt or
-    truncated file; more pixels than PIL.Image.MAX_IMAGE_PIXELS (89 million unless changed; a decompression bomb);
-    pixels without a known range (floating point, 32-bit integers).
+    Of a file with several frames the first is decoded. It is turned upright as its EXIF orientation says, transparent
+    pixels are laid on white, and 16-bit grey is scaled to 8 bit over its whole range, not clipped.
+
+    Args:
+        data: the content of a JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file.
+
+    Returns:
+        uint8 [H, W, 3], writable.
+
+    Raises:
+        DataError: the file is empty, of another format, corrupt or truncated; it has more pixels than
+            PIL.Image.MAX_IMAGE_PIXELS (89 million unless changed: a decompression bomb); or its pixels have no known
+            range (floating point, 32-bit integers). The message is the reason alone.
+
+    >>> decode(encode(np.full((2, 3, 3), 7, np.uint8))).tolist()
+    [[[7, 7, 7], [7, 7, 7], [7, 7, 7]], [[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
     """
     if not data:
         raise DataError("the file is empty")
@@ -50,9 +61,13 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         raise DataError(one_line(error)) from error
 
 
-def pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of a PIL image as `decode` does: uint8 [H,W,3]; raises DataError for an unknown range."""
-    image.load()  # first: a TIFF turns itself upright in loading, and the EXIF block of a PNG may stand at its end
+def pixels(image: Image.Image) -> Pixels:
+    """Return the pixels of a PIL image as `decode` does, uint8 [H, W, 3].
+
+    Raises:
+        DataError: the pixels have no known range.
+    """
+    image.load()  # first: a TIFF turns itself upright in loading, and the EXIF block of a PNG may come at its end
     orientation = _orientation(image)
     image = _rgb(image)
     if orientation in _UPRIGHT:
@@ -60,35 +75,42 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def encode(picture: NDArray[np.uint8]) -> bytes:
-    """Return uint8 [H,W,3] as the bytes of a PNG file."""
+def encode(picture: Pixels) -> bytes:
+    """Return a picture, uint8 [H, W, 3], as the content of a PNG file."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
 
 
 def as_image(values: Any) -> Image.Image:
-    """Return what a dataset gives as a PIL image.
+    """Return an image of a dataset as a PIL image.
 
-    values: a PIL image, a uint8 tensor [C,H,W] or [H,W], or a uint8 array [H,W,C] or [H,W]; C is 1, 3 or 4.
-    Raises DataError for anything else.
+    Args:
+        values: a PIL image, a uint8 tensor [C, H, W] or [H, W], or a uint8 array [H, W, C] or [H, W]; C is 1, 3 or 4.
+
+    Raises:
+        DataError: `values` is anything else.
+
+    >>> as_image(np.zeros((2, 3, 3), np.uint8)).size
+    (3, 2)
     """
     if isinstance(values, Image.Image):
         return values
-    given, kind = values, type(values).__name__
-    if hasattr(values, "movedim") and values.ndim == 3:  # a torch tensor, without importing torch
-        values = values.movedim(0, -1)
-    values = np.asarray(values)
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[:, :, 0]
-    if values.dtype != np.uint8 or (values.ndim != 2 and values.shape[2:] not in ((3,), (4,))) or values.size == 0:
-        found = f"{values.dtype} {list(np.shape(given))} from a {kind}"
-        raise DataError(f"expected a PIL image or uint8, a tensor [C,H,W] or an array [H,W,C], got {found}")
-    return Image.fromarray(np.ascontiguousarray(values))
+    # A torch tensor has its channels first; it is recognised without importing torch.
+    last = values.movedim(0, -1) if hasattr(values, "movedim") and values.ndim == 3 else values
+    array = np.asarray(last)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or (array.ndim != 2 and array.shape[2:] not in ((3,), (4,))) or array.size == 0:
+        raise DataError(
+            "expected a PIL image or uint8, a tensor [C,H,W] or an array [H,W,C], got "
+            f"{array.dtype} {list(np.shape(values))} from a {type(values).__name__}"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _refuse_bomb(image: Image.Image) -> None:
-    # Pillow itself only warns up to twice the limit.
+    """Raise DataError where an image has too many pixels; Pillow itself only warns up to twice its limit."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise DataError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}")
@@ -97,7 +119,7 @@ def _refuse_bomb(image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block says nothing about the pixels
+    except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
 
 
@@ -113,11 +135,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_wide(image: Image.Image) -> Image.Image:
-    """Scale gray of more than 8 bits; Pillow's own conversion would clip it at 255."""
+    """Scale grey of more than 8 bits to 8 bits; Pillow's own conversion would clip it at 255."""
     values = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     peak = 2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
         raise DataError("32-bit integer pixels have no known range; convert the image to 8 bit first")
-    gray = ((values * 255 + peak // 2) // peak).astype(np.uint8)
-    return Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray)
+    grey = ((values * 255 + peak // 2) // peak).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)

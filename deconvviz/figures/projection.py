@@ -61,5 +61,6 @@ def _outline(axes: Axes, window: Box) -> None:
     """Outline a window with a black line on a white one, which shows on any picture."""
     corner = (window.left - 0.5, window.top - 0.5)
     for colour, thickness in (("white", 2.2), ("black", 0.9)):
-        line = {"fill": False, "edgecolor": colour, "linewidth": thickness}
-        axes.add_patch(Rectangle(corner, window.width, window.height, **line))
+        axes.add_patch(
+            Rectangle(corner, window.width, window.height, fill=False, edgecolor=colour, linewidth=thickness)
+        )
