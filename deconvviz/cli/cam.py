@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from deconvviz.cli.inputs import captured, load, output_names, read_image
-from deconvviz.cli.options import ModelOptions, classes_option, explainer_option, model_options
-from deconvviz.cli.outputs import check_figure, save_figure
-from deconvviz.errors import DataError, TargetError, nearest
+from deconvviz.choices import CONVENTIONS
+from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options
+from deconvviz.cli.inputs import class_number, names_of, open_model, output_names, read_image
+from deconvviz.cli.options import ModelOptions, classes_option, model_options, run_options
+from deconvviz.cli.outputs import check_figure, check_place, save_figure
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-CAM_NOTE = (
-    "Maps of different methods are each scaled to their own range: brightness does not compare between them. guided "
-    "and deconvnet change little when the weights are randomised, so they are no evidence for the decision."
-)
+    from deconvviz.cam.explain import Explainer
+    from deconvviz.cli.inputs import OpenedModel
+    from deconvviz.graph.network import Network
+    from deconvviz.run.options import RunOptions
+    from deconvviz.types import Pixels
 
 
-def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
+def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -> None:
+    """Print the methods with their options and sources, and exit."""
+    if not requested or context.resilient_parsing:
         return
     from deconvviz.cam import explain  # noqa: F401, the methods register
     from deconvviz.cam.registry import METHODS
@@ -41,45 +44,44 @@ def _list_methods(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.argument("methods")
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
-@click.option("-l", "--layer", "layers", multiple=True, help="The layer to explain; several are fused.")
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; or .npz for the maps themselves.")
-@click.option("-t", "--target", help="The class, its number or its name.  [default: each image's own top class]")
+@click.option("-t", "--target", help="Number or name of the class to explain.  [default: each image's own top class]")
 @click.option(
     "--convention",
     default="paper",
     show_default=True,
-    type=click.Choice(["paper", "pytorch-grad-cam", "torch-cam"]),
-    help="Order of resizing and normalising.",
+    type=click.Choice(CONVENTIONS),
+    help="In which order a map is resized and scaled to 0..1.",
 )
-@click.option("--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the methods that have it.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Masked images at once.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--colours", default="viridis", show_default=True, help="A matplotlib colour map.")
+@click.option("--colours", default="viridis", show_default=True, help="Name of a matplotlib colour map.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
 )
-@explainer_option
+@method_options
+@run_options(
+    batch_size="Masked images or changed values in one pass.",
+    default_batch=32,
+    precision="Precision of masked images and changed values; gradients are computed in fp32.",
+    seed="Seed of the methods that draw masks, noise or orders.",
+)
 @classes_option
 @model_options
 def cam(
     methods: str,
     model: str,
     images: tuple[str, ...],
-    layers: tuple[str, ...],
     out: str,
     target: str | None,
     convention: str,
-    given: tuple[str, ...],
-    batch_size: int,
-    precision: str,
     colours: str,
-    explainer_files: tuple[str, ...],
+    how: MethodOptions,
+    run: RunOptions,
     names: str | None,
     options: ModelOptions,
 ) -> None:
     """Show where in an image a network found its class.
 
-    METHODS is one, or several with commas between; `deconvviz cam --list` tells them, with their options.
+    METHODS is one method, or several with commas between them; `deconvviz cam --list` lists them with their options.
 
     \b
     Examples:
@@ -87,103 +89,102 @@ def cam(
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
-    import torch
-
-    from deconvviz.cam.explain import cam as explainer
     from deconvviz.figures.overlay import draw_maps
 
-    chosen = [name.strip() for name in methods.split(",")]
-    if not out.endswith(".npz"):
-        check_figure(out)
-    pixels = [read_image(path) for path in images]
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    shared: dict[str, Any] = {"convention": convention, "batch_size": batch_size, "precision": precision}
-    own = methods_options(chosen, given, explainer_files)
-    explainers = [explainer(name, network, layers_of(name, layers), **shared, **own[name]) for name in chosen]
-    called = output_names(loaded, names)
-    wanted = class_of(target, called)
-    pictures = [preprocess.picture(one) for one in pixels]
-    maps, labels = [], []
-    for path, picture in zip(images, pictures, strict=True):
-        x = preprocess.tensor(picture[None], network.device, network.dtype)
-        with torch.no_grad():
-            shares = network(x).float().softmax(1)[0]
-        best = int(shares.argmax()) if wanted is None else wanted
-        maps.append([one(x, wanted)[0].float().cpu().numpy() for one in explainers])
-        label = called[best][:22] if len(called) == len(shares) else f"class {best}"
-        labels.append(f"{pathlib.Path(path).name[:24]}\n{label}, p {float(shares[best]):.2f}")
     if out.endswith(".npz"):
-        _save_arrays(out, chosen, maps)
+        check_place(out)
+    else:
+        check_figure(out)
+    method_names = names_of(methods)
+    photos = [read_image(path) for path in images]
+    opened = open_model(model, options)
+    network, preprocess, loaded = opened
+    explainers = _explainers(method_names, network, how, run, convention)
+    class_names = output_names(loaded, names)
+    pictures = [preprocess.picture(photo) for photo in photos]
+    explained = _explained(opened, explainers, pictures, class_number(target, class_names), run)
+    maps = [image.maps for image in explained]
+    if out.endswith(".npz"):
+        _save_arrays(out, method_names, maps)
         return
-    where = f" at {', '.join(layers)}" if layers else ""
-    passes = "; ".join(f"{one.method.name}: {_counted(one.passes)}" for one in explainers)
+    labels = []
+    for path, image in zip(images, explained, strict=True):
+        label = class_names[image.label][:22] if len(class_names) == network.outputs else f"class {image.label}"
+        labels.append(f"{pathlib.Path(path).name[:24]}\n{label}, p {image.probability:.2f}")
+    passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
     caption = f"Each map is scaled to its own range ({convention}). Passes over the last image: {passes}.\n{CAM_NOTE}"
-    save_figure(draw_maps(pictures, maps, labels, chosen, f"{network.name}{where}", caption, colours), out, caption)
+    figure = draw_maps(pictures, maps, labels, method_names, f"{network.name}{how.place}", caption, colours)
+    save_figure(figure, out, caption)
 
 
-def class_of(text: str | None, names: Sequence[str]) -> int | None:
-    """Read a class's number or name; raises TargetError for a name that is none."""
-    if text is None or text.isdigit():
-        return None if text is None else int(text)
-    if text not in names:
-        known = nearest(text, names) if names else "the model's outputs have no names; give a number, or --classes FILE"
-        raise TargetError(f"no class {text!r}; {known}")
-    return names.index(text)
+class ExplainedImage(NamedTuple):
+    """One image's maps, and the class that they explain.
 
-
-def own_options(name: str, given: tuple[str, ...]) -> dict[str, Any]:
-    """Return the options among KEY=VALUE that this method has; raises DataError for one without a value."""
-    from deconvviz.cam.registry import METHODS
-
-    known = set(METHODS[name].options) | ({"method"} if METHODS[name].needs == "inner" else set())
-    found = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise DataError(f"option {text!r} given; expected KEY=VALUE, such as masks=1000")
-        if key in known:
-            try:
-                found[key] = json.loads(value)
-            except json.JSONDecodeError:
-                found[key] = value
-    return found
-
-
-def methods_options(names: Sequence[str], given: tuple[str, ...], trained: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the options of each method, of a trained one the explainer, read once, among them.
-
-    Raises DataError for a file of a method that was not asked for.
+    Attributes:
+        maps: a map for each method, float32 [H, W] in 0..1.
+        label: the output that is explained.
+        probability: its probability.
     """
-    from deconvviz.cam.learned.files import load_explainer
 
-    found = {name: own_options(name, given) for name in names}
-    for path in trained:
-        explainer = load_explainer(path)
-        if explainer.name not in found:
-            kind = explainer.name
-            raise DataError(f"{path} is an explainer of {kind}, and the methods are {', '.join(names)}; ask for {kind}")
-        found[explainer.name]["explainer"] = explainer
-    return found
+    maps: list[NDArray[np.float32]]
+    label: int
+    probability: float
 
 
-def layers_of(method: str, layers: Sequence[str]) -> Sequence[str]:
-    """Return the layers for a method; a trained one has its own."""
+def _explainers(
+    methods: Sequence[str], network: Network, how: MethodOptions, run: RunOptions, convention: str
+) -> list[Explainer]:
+    from deconvviz.cam.explain import cam
     from deconvviz.cam.registry import METHODS
 
-    return () if METHODS[method].needs == "trained" else layers
+    options_by_method = how.by_method(methods)
+    return [
+        cam(
+            method,
+            network,
+            METHODS[method].layers_for(how.layers),
+            convention=convention,
+            batch_size=run.images_at_once(network.device),
+            precision=run.precision,
+            seed=run.seed,
+            **options_by_method[method],
+        )
+        for method in methods
+    ]
 
 
-def _counted(passes: dict[str, int]) -> str:
+def _explained(
+    opened: OpenedModel,
+    explainers: Sequence[Explainer],
+    pictures: Sequence[Pixels],
+    target: int | None,
+    run: RunOptions,
+) -> list[ExplainedImage]:
+    """Explain pictures one by one; the label and its probability are read off the first method's own pass."""
+    network, preprocess, _ = opened
+    explained = []
+    with run.bar("image", len(pictures), "explaining") as bar:
+        for picture in pictures:
+            x = preprocess.tensor(picture[None], network.device, network.dtype)
+            maps = [explainer(x, target)[0].float().cpu().numpy() for explainer in explainers]
+            probabilities = explainers[0].output.float().softmax(1)[0]
+            label = int(probabilities.argmax()) if target is None else target
+            explained.append(ExplainedImage(maps, label, float(probabilities[label])))
+            bar.update()
+    return explained
+
+
+def _counted(passes: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in passes.items())
 
 
-def _save_arrays(out: str, names: list[str], maps: list[list[NDArray[Any]]]) -> None:
+def _save_arrays(out: str, methods: Sequence[str], maps: Sequence[Sequence[NDArray[np.float32]]]) -> None:
+    """Write the maps: an array [images, H, W] for each method."""
     import numpy as np
 
     from deconvviz.results.files import atomic
 
-    arrays = {name: np.stack([row[m] for row in maps]) for m, name in enumerate(names)}
+    arrays = {method: np.stack([of_image[number] for of_image in maps]) for number, method in enumerate(methods)}
     with atomic(out) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    click.echo(f"wrote {out}: {', '.join(names)}, each [{len(maps)}, H, W] in 0..1")
+    click.echo(f"wrote {out}: {', '.join(methods)}, each [{len(maps)}, H, W] in 0..1")

@@ -1,72 +1,87 @@
-"""Explanations side by side: the image, and each method's map over it."""
+"""Explanations side by side: each image, and the maps of several methods over it."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deconvviz.figures.tiles import place
+from deconvviz.figures.sheet import Sheet
+from deconvviz.types import Floats, Pixels
 
-TILE, GAP, HEAD = 1.75, 0.12, 0.3  # inches
+TILE, GAP, NAMES = 1.75, 0.12, 0.3  # inches: a picture, the gap between two, and the line of the columns' names
+LEFT, RIGHT = 0.4, 0.9  # inches for the rows' texts, and for the colour bar
+NARROWEST = 4.5  # inches: a title needs them
+DPI = 170
+STRENGTH = 0.65  # of the map in an overlay; the rest is the picture in grey
 
 
-def overlay(picture: NDArray[np.uint8], map_: NDArray[np.floating[Any]], colours: str, strength: float) -> NDArray[Any]:
-    """Lay a map [H, W] in 0..1 over a picture, uint8 [H, W, 3]: the picture in grey, the map in colour."""
+def overlay(picture: Pixels, map_: NDArray[np.floating[Any]], colours: str, strength: float = STRENGTH) -> Floats:
+    """Lay a map over a picture: the picture in grey, the map in colour.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        map_: [H, W] in 0..1.
+        colours: name of a matplotlib colour map.
+        strength: share of the map in the result, 0 to 1.
+
+    Returns:
+        float64 [H, W, 3] in 0..1.
+
+    >>> overlay(np.zeros((1, 1, 3), np.uint8), np.ones((1, 1)), "gray").round(2).tolist()
+    [[[0.65, 0.65, 0.65]]]
+    """
     grey = picture.astype(float).mean(2, keepdims=True) / 255
     coloured = matplotlib.colormaps[colours](map_)[..., :3]
-    blended: NDArray[Any] = (1 - strength) * grey + strength * coloured
+    blended: Floats = (1 - strength) * grey + strength * coloured
     return blended
 
 
 def draw_maps(
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[Pixels],
     maps: Sequence[Sequence[NDArray[np.floating[Any]]]],
     rows: Sequence[str],
     columns: Sequence[str],
     title: str,
     caption: str,
     colours: str = "viridis",
-    strength: float = 0.65,
 ) -> Figure:
-    """Draw a sheet: a row for each image, the image first, then a column for each method.
+    """Draw a sheet with a row for each image: the image, and then its map by each method.
 
-    pictures: N of uint8 [H, W, 3]; maps: N rows of M maps [H, W] in 0..1; rows: N texts, columns: M names.
+    Args:
+        pictures: N pictures, uint8 [H, W, 3].
+        maps: N rows of M maps [H, W] in 0..1.
+        rows: N texts, written beside the images.
+        columns: M names, written above the maps.
+        title: of the sheet.
+        caption: of the sheet.
+        colours: name of a matplotlib colour map.
     """
-    across, down = 1 + len(columns), len(pictures)
-    width = max(across * (TILE + GAP) + 0.55 + 0.75, 4.5)
-    told = [part for line in caption.splitlines() for part in textwrap.wrap(line, int((width - 0.4) / 0.05))]
-    bottom = 0.25 + 0.125 * len(told)
-    height = 0.45 + HEAD + down * (TILE + GAP) + bottom
-    figure = Figure(figsize=(width, height), dpi=170)
-    figure.text(0.5, 1 - 0.22 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.1 / height, "\n".join(told), ha="center", va="bottom", fontsize=6.5, color="0.25")
-    for n, picture in enumerate(pictures):
-        y = bottom + (down - 1 - n) * (TILE + GAP)
-        figure.text(0.2 / width, (y + TILE / 2) / height, rows[n], rotation=90, ha="center", va="center", fontsize=7)
-        place(figure, picture / 255.0, (0.4, y, TILE, TILE))
-        for m, map_ in enumerate(maps[n]):
-            x = 0.4 + (m + 1) * (TILE + GAP)
-            place(figure, overlay(picture, map_, colours, strength), (x, y, TILE, TILE))
-    top = (bottom + down * (TILE + GAP)) / height
-    for m, name in enumerate(("image", *columns)):
-        figure.text((0.4 + m * (TILE + GAP) + TILE / 2) / width, top, name, ha="center", va="bottom", fontsize=8)
-    _colour_bar(figure, (0.4 + across * (TILE + GAP), bottom, 0.1, TILE), colours)
-    return figure
+    step, count = TILE + GAP, len(pictures)
+    width = max(LEFT + (1 + len(columns)) * step + RIGHT, NARROWEST)
+    sheet = Sheet(width, count * step + NAMES, title, caption, DPI)
+    for row, (picture, maps_of_picture, text) in enumerate(zip(pictures, maps, rows, strict=True)):
+        y = sheet.bottom + (count - 1 - row) * step
+        sheet.text(LEFT / 2, y + TILE / 2, text, rotation=90, ha="center", va="center", fontsize=7)
+        sheet.picture(picture / 255.0, LEFT, y, TILE)
+        for column, map_ in enumerate(maps_of_picture, 1):
+            sheet.picture(overlay(picture, map_, colours), LEFT + column * step, y, TILE)
+    for column, name in enumerate(("image", *columns)):
+        x = LEFT + column * step + TILE / 2
+        sheet.text(x, sheet.bottom + count * step, name, ha="center", va="bottom", fontsize=8)
+    _draw_colour_bar(sheet, LEFT + (1 + len(columns)) * step, colours)
+    return sheet.figure
 
 
-def _colour_bar(figure: Figure, where: tuple[float, float, float, float], colours: str) -> None:
-    width, height = figure.get_size_inches()
-    x, y, w, h = where
-    axes: Axes = figure.add_axes((x / width, y / height, w / width, h / height))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), cax=axes, ticks=[0, 0.5, 1])
+def _draw_colour_bar(sheet: Sheet, left: float, colours: str) -> None:
+    bar = sheet.figure.colorbar(
+        ScalarMappable(Normalize(0, 1), colours), cax=sheet.axes(left, sheet.bottom, 0.1, TILE), ticks=[0, 0.5, 1]
+    )
     bar.ax.tick_params(labelsize=6)
     bar.set_label("share of the map's range", fontsize=6)

@@ -3,105 +3,184 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.choices import Precision
-from deconvviz.cli.cam import CAM_NOTE, layers_of, methods_options
-from deconvviz.cli.inputs import captured, load, matched_outputs, output_names
-from deconvviz.cli.options import ModelOptions, classes_option, explainer_option, model_options
-from deconvviz.cli.outputs import save_figure, sources
-from deconvviz.errors import DataError
+from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS, RANDOMISATIONS
+from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options
+from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names
+from deconvviz.cli.options import (
+    Command,
+    ModelOptions,
+    classes_option,
+    limit_option,
+    model_options,
+    option_group,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, check_table, save_figure, sources
+from deconvviz.run.options import RunOptions
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import nn
-
+    from deconvviz.cam.explain import Explainer
+    from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.datasets import Images
-    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.data.feed import Feed
     from deconvviz.graph.network import Network
-    from deconvviz.studies.evaluation.mistakes import Mistakes
+    from deconvviz.studies.evaluation.options import EvaluationKeywords
+    from deconvviz.studies.evaluation.result import Evaluation
+    from deconvviz.types import Ints
 
 SANITY_NOTE = (
-    "A method whose map stays alike when the weights are random does not show what the network has learned. Explained "
-    "is the randomised network's own top class."
+    "A method whose maps stay similar although the weights are random does not show what the network has learned. The "
+    "maps explain the top class of the randomised network itself."
+)
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What is measured, as it was typed.
+
+    Attributes:
+        metrics: names of metric groups, with commas between them.
+        truth: path of boxes or masks, or None.
+        explain: "top" or "label".
+        fill: "mean" or "black".
+        steps: of the curves.
+    """
+
+    metrics: str
+    truth: str | None
+    explain: str
+    fill: str
+    steps: int
+
+    def keywords(self, images: Images) -> EvaluationKeywords:
+        """Return the options as arguments of `evaluate`; raises DataError where the truth does not fit the images."""
+        from deconvviz.data.truth import open_truth
+
+        groups, truth = names_of(self.metrics), open_truth(self.truth, images)
+        return {
+            "metrics": groups,
+            "fill": self.fill,
+            "steps": self.steps,
+            "truth": truth if "localisation" in groups else None,
+            "explain": self.explain,
+        }
+
+
+def metric_options(command: Command) -> Command:
+    """Add --metrics, --truth, --explain, --fill and --steps, handed to the command as `measured`."""
+    add_options = option_group(
+        "measured",
+        MetricOptions,
+        click.option(
+            "--metrics",
+            default=",".join(METRIC_GROUPS[:3]),
+            show_default=True,
+            help=f"Groups of metrics, with commas between them: {', '.join(METRIC_GROUPS)}.",
+        ),
+        click.option(
+            "--truth",
+            metavar="CSV|FOLDER",
+            help="Where the objects are, for localisation: boxes (columns image, left, top, right, bottom) or a folder "
+            "of masks (IMAGE.png). For scenes it is known.",
+        ),
+        click.option(
+            "--explain",
+            default="top",
+            show_default=True,
+            type=click.Choice(EXPLAINED),
+            help="Explain each image's own top class, or the class of its label.",
+        ),
+        click.option(
+            "--fill",
+            default="mean",
+            show_default=True,
+            type=click.Choice(MASK_FILLS),
+            help="What masked pixels become: the mean colour or black.",
+        ),
+        click.option(
+            "--steps",
+            default=28,
+            show_default=True,
+            type=click.IntRange(2),
+            help="Number of steps of the deletion and insertion curves.",
+        ),
+    )
+    return add_options(command)
+
+
+@dataclass(frozen=True)
+class SanityOptions:
+    """The sanity check, as it was typed.
+
+    Attributes:
+        sanity: "cascading" or "independent"; None for no check.
+        sanity_images: number of images, the first ones.
+    """
+
+    sanity: str | None
+    sanity_images: int
+
+
+sanity_options = option_group(
+    "check",
+    SanityOptions,
+    click.option(
+        "--sanity",
+        type=click.Choice(RANDOMISATIONS),
+        help="Also randomise the network's layers: all of them from the last one on, or one at a time.",
+    ),
+    click.option(
+        "--sanity-images",
+        default=8,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Check the first images only.",
+    ),
 )
 
 
 @click.command(epilog=CAM_NOTE)
 @click.argument("model")
 @click.argument("images")
-@click.option("-m", "--method", "methods", multiple=True, required=True, help="A method; give as many as you like.")
-@click.option("-l", "--layer", "layers", multiple=True, help="The layer to explain; several are fused.")
+@click.option("-m", "--method", "methods", multiple=True, required=True, help="A method; may be given several times.")
 @click.option("-o", "--out", required=True, help="The table, .csv; beside it the figure .png and the values .h5.")
-@click.option(
-    "--metrics",
-    default="faithfulness,adcc,curves",
-    show_default=True,
-    help="Groups of metrics: faithfulness, adcc, curves, road, localisation.",
+@method_options
+@metric_options
+@sanity_options
+@limit_option
+@run_options(
+    batch_size="Masked images in one pass.",
+    default_batch=32,
+    precision="Precision of masked images and changed values; gradients are computed in fp32.",
+    seed="Seed of the methods that draw masks, noise or orders, and of random weights.",
 )
-@click.option(
-    "--truth",
-    metavar="CSV|FOLDER",
-    help="Where the object is, for localisation: boxes (columns image, left, top, right, bottom) or a folder of masks "
-    "(IMAGE.png); scenes know it.",
-)
-@click.option(
-    "--explain",
-    default="top",
-    show_default=True,
-    type=click.Choice(["top", "label"]),
-    help="Own top class, or label's.",
-)
-@click.option("--fill", default="mean", show_default=True, type=click.Choice(["mean", "black"]), help="Masked pixels.")
-@click.option("--steps", default=28, show_default=True, type=click.IntRange(2), help="Of deletion and insertion.")
-@click.option(
-    "--sanity",
-    type=click.Choice(["cascading", "independent"]),
-    help="Also randomise the network's layers, all of them from the last on, or each by itself.",
-)
-@click.option("--sanity-images", default=8, show_default=True, type=click.IntRange(1), help="The first images only.")
-@click.option("--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the methods that have it.")
-@click.option("--limit", type=click.IntRange(1), help="The first images only.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Masked images at once.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--seed", default=0, show_default=True, help="Of methods that draw masks, noise or orders.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-@explainer_option
 @classes_option
 @model_options
 def evaluate(
     model: str,
     images: str,
     methods: tuple[str, ...],
-    layers: tuple[str, ...],
     out: str,
-    metrics: str,
-    truth: str | None,
-    explain: str,
-    fill: str,
-    steps: int,
-    sanity: str | None,
-    sanity_images: int,
-    given: tuple[str, ...],
+    how: MethodOptions,
+    measured: MetricOptions,
+    check: SanityOptions,
     limit: int | None,
-    batch_size: int,
-    precision: Precision,
-    seed: int,
-    quiet: bool,
-    explainer_files: tuple[str, ...],
+    run: RunOptions,
     names: str | None,
     options: ModelOptions,
 ) -> None:
-    """Measure how far methods' maps tell what a network relies on.
+    """Measure how well the maps of explanation methods show what a network relies on.
 
-    IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. Interrupted, the same command goes on where
-    the .h5 file stands. Where it is known which output is which class, .wrong.csv lists the images named wrongly, with
-    how alike the first method's maps for the true and the predicted class are, .wrong.png shows them, and
-    .confusions.csv has the pairs that recur.
+    IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. If the command is interrupted, the same
+    command resumes from the .h5 file. If it is known which output stands for which class, .wrong.csv lists the images
+    that are classified incorrectly, and how similar the first method's maps for the true and the predicted class are;
+    .wrong.png shows them, and .confusions.csv has the pairs of classes that are confused.
 
     \b
     Examples:
@@ -109,150 +188,153 @@ def evaluate(
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
     """
     from deconvviz.data.datasets import open_images
-    from deconvviz.data.truth import open_truth
-    from deconvviz.studies.evaluation.figure import draw_evaluation
     from deconvviz.studies.evaluation.measure import evaluate as measure
-    from deconvviz.studies.evaluation.result import directions
 
-    table = pathlib.Path(out)
-    if table.suffix != ".csv":
-        raise DataError(f"{out} given; expected a name that ends in .csv")
-    found_images = open_images(images)
-    known = open_truth(truth, found_images)
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    called, needed = output_names(loaded, names), explain == "label" or names is not None
-    told = needed or (found_images.labels >= 0).any()
-    outputs = matched_outputs(found_images, network, called, needed, "mistakes are not listed") if told else None
-    chosen = methods_options(methods, given, explainer_files)
-    groups = [name.strip() for name in metrics.split(",")]
-    found = measure(
-        network,
-        found_images,
-        chosen,
-        layers,
-        table.with_suffix(".h5"),
-        preprocess=preprocess,
-        metrics=groups,
-        truth=known if "localisation" in groups else None,
-        explain=explain,
-        outputs=outputs,
-        fill=fill,
-        steps=steps,
+    table = check_table(out)
+    labelled_images = open_images(images)
+    keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
+    opened = open_model(model, options)
+    class_names = output_names(opened.loaded, names)
+    required = measured.explain == "label" or names is not None
+    outputs = None
+    if required or (labelled_images.labels >= 0).any():
+        outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
+    keywords["outputs"] = outputs
+    options_by_method = how.by_method(methods)
+    evaluation = measure(
+        opened.network,
+        labelled_images,
+        options_by_method,
+        how.layers,
+        beside(table, ".h5"),
+        preprocess=opened.preprocess,
         limit=limit,
-        batch_size=batch_size,
-        precision=precision,
-        seed=seed,
-        progress=not quiet,
-        sources=sources(loaded),
+        sources=sources(opened.loaded),
+        **keywords,
     )
-    found.save_csv(table)
-    caption = (
-        f"{len(found.names)} images of {pathlib.PurePath(images).name}; explained is the "
-        f"{'own top class' if explain == 'top' else 'label'}"
-        f"; masked pixels become {fill}. Maps are each scaled to their own range. Curves are means; bars are means, "
-        "whiskers their 95 % intervals."
-    )
-    where = f" at {', '.join(layers)}" if layers else ""
-    figure = draw_evaluation(found, directions(found.columns), f"Explanations of {network.name}{where}", caption)
-    save_figure(figure, _beside(table, ".png"), caption)
-    click.echo(f"wrote {table} and {table.with_suffix('.h5')}\n{found!r}")
+    evaluation.save_csv(table)
+    _draw(evaluation, table, f"Explanations of {opened.network.name}{how.place}", images, measured)
+    click.echo(f"wrote {table} and {beside(table, '.h5')}\n{evaluation!r}")
     if outputs is not None:
-        shared = {"batch_size": batch_size, "precision": precision, "seed": seed}
-        _mistakes(
-            table,
-            network,
-            found_images,
-            methods[0],
-            layers,
-            {**shared, **chosen[methods[0]]},
-            preprocess,
-            outputs,
-            called,
-            len(found.names),
-        )
-    if sanity:
-        _sanity(table, network, loaded.model, found_images, chosen, layers, preprocess, sanity, sanity_images, seed)
+        explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
+        feed = _feed(labelled_images, opened, len(evaluation.names), run)
+        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table)
+    if check.sanity:
+        feed = _feed(labelled_images, opened, check.sanity_images, run)
+        _check_sanity(check.sanity, options_by_method, how, feed, opened, run.seed, table)
 
 
-def _beside(table: pathlib.Path, ending: str) -> str:
-    return str(table.with_suffix(ending))
+def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, measured: MetricOptions) -> None:
+    """Write the figure beside the table."""
+    from deconvviz.studies.evaluation.figure import draw_evaluation
+    from deconvviz.studies.evaluation.metric_groups import directions
 
-
-def _mistakes(
-    table: pathlib.Path,
-    network: Network,
-    images: Images,
-    method: str,
-    layers: Sequence[str],
-    options: dict[str, Any],
-    preprocess: Preprocess,
-    outputs: NDArray[np.int64],
-    names: Sequence[str],
-    count: int,
-) -> None:
-    """List what the network gets wrong, explained by the first method, and show the first few."""
-    from deconvviz.cam.explain import cam
-    from deconvviz.figures.overlay import draw_maps
-    from deconvviz.studies.evaluation.mistakes import mistakes
-
-    explainer = cam(method, network, layers_of(method, layers), **options)
-    told: Mistakes = mistakes(network, images, explainer, preprocess, outputs, names, range(count))
-    told.save_csv(table.with_suffix(".wrong.csv"), table.with_suffix(".confusions.csv"))
-    click.echo(repr(told))
-    if not len(told.maps):
-        return
-    shown = told.found[: len(told.maps)]
-    rows = [
-        f"true {told.names[m.true][:20]} {m.p_true:.2f}\n{told.names[m.predicted][:14]} {m.p_predicted:.2f}, "
-        f"overlap {m.overlap:.2f}"
-        for m in shown
-    ]
-    pictures = [preprocess.picture(images[m.image][0]) for m in shown]
+    target = "the network's top class" if measured.explain == "top" else "the class of its label"
+    fill = "the mean colour" if measured.fill == "mean" else "black"
     caption = (
-        f"The first {len(shown)} of {len(told.found)} images named wrongly, of {told.count}: {method} for the true "
-        "class and for the predicted one; overlap is the maps' correlation. Each map is scaled to its own range."
+        f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked "
+        f"pixels become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show "
+        "means over the images. Bars show means, and whiskers their 95 % intervals; passes and seconds are those of "
+        "one image."
     )
-    title = f"Images that {network.name} names wrongly"
-    figure = draw_maps(pictures, [list(m) for m in told.maps], rows, ["true class", "predicted"], title, caption)
-    save_figure(figure, _beside(table, ".wrong.png"), caption)
+    figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption)
+    save_figure(figure, beside(table, ".png"), caption)
 
 
-def _sanity(
-    table: pathlib.Path,
-    network: Network,
-    model: nn.Module,
-    images: Images,
-    chosen: dict[str, dict[str, Any]],
-    layers: Sequence[str],
-    preprocess: Preprocess,
-    how: str,
-    count: int,
-    seed: int,
+def _explainer(
+    method: str, own_options: Mapping[str, Any], network: Network, how: MethodOptions, run: RunOptions
+) -> Explainer:
+    """Return the explainer of one method, as `evaluate` makes it."""
+    from deconvviz.cam.explain import cam
+    from deconvviz.cam.registry import METHODS
+
+    settings: dict[str, Any] = {
+        "batch_size": run.images_at_once(network.device),
+        "precision": run.precision,
+        "seed": run.seed,
+        **own_options,
+    }
+    return cam(method, network, METHODS[method].layers_for(how.layers), **settings)
+
+
+def _feed(images: Images, opened: OpenedModel, count: int, run: RunOptions) -> Feed:
+    """Return the first images as a feed."""
+    from deconvviz.data.feed import Feed
+
+    return Feed(images, opened.preprocess, range(min(count, len(images))), workers=run.workers)
+
+
+def _report_mistakes(
+    explainer: Explainer, feed: Feed, network: Network, outputs: Ints, class_names: Sequence[str], table: pathlib.Path
 ) -> None:
-    """Randomise the network and see which methods' maps follow."""
-    import numpy as np
+    """List the images that are classified incorrectly, and draw the maps of the first few."""
+    from deconvviz.figures.overlay import draw_maps
+    from deconvviz.studies.evaluation.mistakes import find_mistakes
 
-    from deconvviz.studies.evaluation.sanity import explained_by, sanity_check, save_sanity
+    mistakes = find_mistakes(network, feed, explainer, outputs, class_names)
+    mistakes.save_csv(beside(table, ".wrong.csv"), beside(table, ".confusions.csv"))
+    click.echo(repr(mistakes))
+    illustrated = mistakes.records[: len(mistakes.maps)]
+    if not illustrated:
+        return
+    names = mistakes.output_names
+    labels = [
+        f"true {names[mistake.true][:20]} {mistake.p_true:.2f}\n"
+        f"{names[mistake.predicted][:14]} {mistake.p_predicted:.2f}, overlap {mistake.overlap:.2f}"
+        for mistake in illustrated
+    ]
+    caption = (
+        f"The first {len(illustrated)} of {len(mistakes.records)} images that are classified incorrectly, of "
+        f"{mistakes.labelled}: maps of {explainer.method.name} for the true class and for the predicted one. The "
+        "numbers beside the names are probabilities; overlap is the correlation of the two maps. Each map is scaled to "
+        "its own range."
+    )
+    figure = draw_maps(
+        [feed.picture(mistake.image) for mistake in illustrated],
+        [list(maps) for maps in mistakes.maps],
+        labels,
+        ["true class", "predicted class"],
+        f"Images that {network.name} classifies incorrectly",
+        caption,
+    )
+    save_figure(figure, beside(table, ".wrong.png"), caption)
+
+
+def _check_sanity(
+    randomisation: str,
+    options_by_method: Mapping[str, Mapping[str, Any]],
+    how: MethodOptions,
+    feed: Feed,
+    opened: OpenedModel,
+    seed: int,
+    table: pathlib.Path,
+) -> None:
+    """Randomise the network's weights, and print and draw how similar each method's maps stay."""
+    from deconvviz.studies.evaluation.sanity import explanation_by, sanity_check
     from deconvviz.studies.evaluation.sanity_figure import draw_sanity
+    from deconvviz.studies.evaluation.sanity_result import save_sanity_checks
 
-    pictures = np.stack([preprocess.picture(images[n][0]) for n in range(min(count, len(images)))])
-    x = preprocess.tensor(pictures, network.device, network.dtype)
-    model = model.to(network.device)
-    found = {}
-    for name, own in chosen.items():
-        if "explainer" in own:
+    network = opened.network
+    images = feed.tensor(feed.pictures(range(len(feed))), network.device, network.dtype)
+    model = opened.loaded.model.to(network.device)
+    checks = {}
+    for method, own_options in options_by_method.items():
+        if "explainer" in own_options:
             click.echo(
-                f"note: no sanity check of {name}: a trained explainer belongs to one network's weights", err=True
+                f"note: no sanity check of {method}: a trained explainer belongs to one network's weights", err=True
             )
             continue
-        explain = explained_by(name, network, layers, seed=seed, **own)
-        found[name] = sanity_check(explain, model, x, how, seed)
-        last = found[name].similarity["spearman"][-1].mean()
-        verdict = "passes" if found[name].passes() else "FAILS"
-        click.echo(f"sanity, {how}: {name} {verdict} (rank correlation {last:.2f} after the last layer)")
-    if not found:
+        explain = explanation_by(method, network, how.layers, seed=seed, **own_options)
+        checks[method] = sanity_check(explain, model, images, randomisation, seed)
+        last = checks[method].similarity["spearman"][-1].mean()
+        verdict = "passes" if checks[method].passes() else "FAILS"
+        click.echo(f"sanity, {randomisation}: {method} {verdict} (rank correlation {last:.2f} after the last layer)")
+    if not checks:
         return
-    save_sanity(found, _beside(table, ".sanity.csv"))
-    caption = f"{len(x)} images; {how} randomisation, seed {seed}. {SANITY_NOTE}"
-    save_figure(draw_sanity(found, f"Sanity check of {network.name}", caption), _beside(table, ".sanity.png"), caption)
+    save_sanity_checks(checks, beside(table, ".sanity.csv"))
+    caption = (
+        f"{len(images)} images; {randomisation} randomisation, seed {seed}. Points are means over the images; 1 is the "
+        f"same map. {SANITY_NOTE}"
+    )
+    figure = draw_sanity(checks, f"Sanity check of {network.name}", caption)
+    save_figure(figure, beside(table, ".sanity.png"), caption)

@@ -1,41 +1,53 @@
-"""Methods by metrics over images: how far each method's maps tell what the network relies on."""
+"""Measure explanation methods by metrics over images: how well do their maps show what the network relies on?"""
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from deconvviz.cam.explain import ConstantMapWarning, Explainer, cam
+from deconvviz.arrays import widened
+from deconvviz.cam.explain import Explainer, cam, constant_maps_allowed
 from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.files import digest
 from deconvviz.cam.registry import METHODS
-from deconvviz.choices import Precision
 from deconvviz.data.datasets import Images
+from deconvviz.data.feed import Feed, PictureBatch
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.truth import OBJECT, Truth
-from deconvviz.errors import CaptureError, DataError
+from deconvviz.data.sampling import room_for
+from deconvviz.data.truth import OBJECT
+from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
+from deconvviz.metrics import box_accuracy
 from deconvviz.metrics.localisation import THRESHOLDS
-from deconvviz.results.files import Pathlike
 from deconvviz.results.results import require_same, versions
-from deconvviz.studies.evaluation.measures import GROUPS, Measured, Measures, columns_of
-from deconvviz.studies.evaluation.result import COSTS, Evaluation
+from deconvviz.studies.evaluation.columns import (
+    BOX_ACCURACIES,
+    BOX_FITS,
+    CONSTANT,
+    CURVES,
+    SECONDS,
+    columns_of,
+)
+from deconvviz.studies.evaluation.metric_groups import BatchMetrics, ExplainedBatch, MetricGroups
+from deconvviz.studies.evaluation.options import MASKED_IMAGES, EvaluationOptions
+from deconvviz.studies.evaluation.result import Evaluation
+from deconvviz.types import Floats, Ints, Mask, Pathlike
 
-FILLS = ("mean", "black")
-EXPLAINED = ("top", "label")
-SHOWN = 4  # images whose maps are kept for the figure
-CHUNK = 8  # images measured together
-PAUSE = 5.0  # seconds between two commits, which write the whole file
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.studies.evaluation.options import EvaluationKeywords
+
+ILLUSTRATED = 4  # images whose maps are kept for the figure
+TOGETHER = 8  # images that are explained and measured together
+PAUSE = 5.0  # seconds between two commits, each of which writes the whole file
+SHARE_OF_COMMITS = 20  # the pause is also this many times what the last commit took: commits cost at most 5 %
 
 
 def evaluate(
@@ -46,263 +58,303 @@ def evaluate(
     out: Pathlike | None = None,
     *,
     preprocess: Preprocess,
-    metrics: Sequence[str] = GROUPS[:3],
-    truth: Truth | None = None,
-    explain: str = "top",
-    outputs: NDArray[np.int64] | None = None,
-    fill: str = "mean",
-    steps: int = 28,
     limit: int | None = None,
-    batch_size: int = 32,
-    precision: Precision = "fp32",
-    seed: int = 0,
-    progress: bool = True,
     sources: Mapping[str, Any] | None = None,
+    **options: Unpack[EvaluationKeywords],
 ) -> Evaluation:
     """Explain images by each method, and measure the maps.
 
-    With `out`, what is done is committed there every few seconds; the same call again goes on.
+    With `out`, what is measured is committed there every few seconds. Calling again with the same arguments resumes.
 
     Args:
-        images: a store, a folder of classes, scenes.
-        methods: names, or name -> options; of trained ones "explainer", their file.
-        layers: for the methods that explain one; a trained one has its own.
-        metrics: groups of them: "faithfulness" (drop, increase, gain at 100, 50 and 15 % of the pixels), "adcc",
-            "curves" (deletion and insertion), "road", "localisation" (pointing game, energy, IoU, MaxBoxAcc), which
-            needs `truth`; images without a known object count for the others only.
-        explain: each image's own "top" class, or the class of its "label", for which `outputs` is needed: int64
-            [classes], the output that stands for each class.
-        fill: what masked pixels become, the "mean" colour or "black".
-        steps: of the curves.
+        network: a captured network.
+        images: a packed store, a folder of classes, or scenes.
+        methods: names of methods, or a name -> its options. A trained method has the option "explainer": the explainer
+            or the path of its file.
+        layers: names of the layers that the methods explain; a trained method has its own.
+        out: path of the file, .h5; None writes nothing.
+        preprocess: how an image becomes the network's input.
+        limit: measure the first images only.
+        sources: where model and images came from, for the file.
+        options: the fields of `EvaluationOptions`: what is measured (`metrics`, `fill`, `steps`, `truth`), what is
+            explained (`explain`, `outputs`), and how it runs (`batch_size`, `precision`, `seed`, ...).
+
+    Returns:
+        The values of every metric for every method and image.
 
     Raises:
-        DataError: an unknown group, fill or class. MismatchError: `out` belongs to another evaluation.
+        DataError: an invalid option, no method, or an image without a class where its label is to be explained.
+        DeconvvizError: a method, a method's option or a layer does not exist.
+        MismatchError: `out` was written with other settings.
         CaptureError: the images do not fit the network.
+
+    >>> import torch, deconvviz as dv
+    >>> maps = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5, 4), torch.nn.ReLU())
+    >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> network = dv.capture(torch.nn.Sequential(maps, head).eval(), (3, 32, 32))
+    >>> preprocess = dv.Preprocess(resize=32, crop=32)
+    >>> evaluation = evaluate(
+    ...     network, dv.Scenes(3), ["grad-cam"], ["0"], preprocess=preprocess, metrics=["adcc"], progress=False
+    ... )
+    >>> evaluation.columns[:3], evaluation.values["grad-cam"].shape
+    (('complexity', 'coherency', 'adcc'), (3, 7))
     """
-    chosen: dict[str, Mapping[str, Any]] = (
+    settings = EvaluationOptions(**options)
+    options_by_method: dict[str, Mapping[str, Any]] = (
         dict(methods) if isinstance(methods, Mapping) else {name: {} for name in methods}
     )
-    _check(metrics, fill, explain, chosen, preprocess, network, truth)
+    if not options_by_method:
+        raise DataError("no method given; name at least one")
+    network.check_input(preprocess.shape)
     count = min(len(images), limit or len(images))
-    classes = _classes(images, outputs, count) if explain == "label" else None
+    feed = Feed(
+        images, preprocess, range(count), workers=settings.workers, memory=room_for(count, *preprocess.shape[1:])
+    )
+    classes = _labelled_outputs(feed, settings.outputs) if settings.explain == "label" else None
     explainers = {
         name: cam(
             name,
             network,
-            layers if METHODS[name].needs != "trained" else (),
-            batch_size=batch_size,
-            precision=precision,
-            seed=seed,
-            **options,
+            METHODS[name].layers_for(layers),
+            batch_size=settings.images_at_once(network.device, MASKED_IMAGES),
+            precision=settings.precision,
+            seed=settings.seed,
+            **method_options,
         )
-        for name, options in chosen.items()
+        for name, method_options in options_by_method.items()
     }
-    described = {name: _described(explainers[name], options) for name, options in chosen.items()}
     config = {
-        "model": network.name,
-        "model_fingerprint": network.fingerprint,
-        "store_fingerprint": images.fingerprint,
+        **_configuration(network, feed, settings, classes),
         "layers": list(layers),
-        "methods": described,
-        "metrics": list(metrics),
-        "fill": fill,
-        "steps": steps,
         "limit": limit,
-        "precision": precision,
-        "seed": seed,
-        "preprocess": preprocess.as_dict(),
-        "explain": explain,
-        "truth": None if truth is None else truth.fingerprint,
-        "outputs": None if classes is None else [int(c) for c in np.unique(classes)],
+        "methods": {name: _described(explainers[name], options_by_method[name]) for name in explainers},
     }
-    found = _start(images, config, {"versions": versions(), **(sources or {})}, count, preprocess.shape[1:], out)
-    black = preprocess.level(0)
-    scores = _Scores(network)
-    measures = Measures(metrics, scores, torch.zeros_like(black) if fill == "mean" else black, steps, batch_size)
-    runner = _Evaluator(network, images, preprocess, found, measures, truth, classes, scores)
-    return runner.run(explainers, out, progress)
+    evaluation = _begin(feed, config, {"versions": versions(), **(sources or {})}, out)
+    return EvaluationRun(network, feed, evaluation, settings, classes, out).run(explainers)
+
+
+def _labelled_outputs(feed: Feed, outputs: Ints | None) -> Ints:
+    """Return the output that stands for each image's label, int64 [N]; raises DataError where one is unknown."""
+    if outputs is None or (feed.labels < 0).any():
+        raise DataError(
+            "to explain the label's class every image needs one that the network has; explain the top class"
+        )
+    labelled_outputs: Ints = outputs[feed.labels]
+    return labelled_outputs
 
 
 def _described(explainer: Explainer, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's options as JSON has them: of a trained explainer, what tells it from others."""
+    """Return a method's options as JSON holds them; a trained explainer is told from others by a digest."""
     trained = explainer.options.get("explainer")
     return {**options, "explainer": digest(trained)} if isinstance(trained, LearnedExplainer) else dict(options)
 
 
-def _check(
-    metrics: Sequence[str],
-    fill: str,
-    explain: str,
-    methods: Mapping[str, Any],
-    preprocess: Preprocess,
-    network: Network,
-    truth: Truth | None,
-) -> None:
-    columns_of(metrics)
-    for what, given, known in (("fill", fill, FILLS), ("explain", explain, EXPLAINED)):
-        if given not in known:
-            raise DataError(f"{what} {given!r} given; expected {' or '.join(known)}")
-    if not methods:
-        raise DataError("no method given; name at least one")
-    if preprocess.shape != network.input_shape:
-        raise CaptureError(f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}")
-    if "localisation" in metrics and truth is None:
-        raise DataError("localisation needs to know where the object is: give boxes or masks (--truth), or use scenes")
+def _configuration(network: Network, feed: Feed, settings: EvaluationOptions, classes: Ints | None) -> dict[str, Any]:
+    """Return what must be equal for an evaluation to be resumed; JSON values."""
+    return {
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "store_fingerprint": feed.images.fingerprint,
+        "metrics": list(settings.metrics),
+        "fill": settings.fill,
+        "steps": settings.steps,
+        "precision": settings.precision,
+        "seed": settings.seed,
+        "preprocess": feed.preprocess.as_dict(),
+        "explain": settings.explain,
+        "truth": None if settings.truth is None else settings.truth.fingerprint,
+        "outputs": None if classes is None else [int(output) for output in np.unique(classes)],
+    }
 
 
-def _classes(images: Images, outputs: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
-    labels = images.labels[:count]
-    if outputs is None or (labels < 0).any():
-        raise DataError(
-            "to explain the label's class every image needs one that the network has; explain the top class"
-        )
-    found: NDArray[np.int64] = outputs[labels]
-    return found
+def _begin(feed: Feed, config: dict[str, Any], sources: dict[str, Any], out: Pathlike | None) -> Evaluation:
+    """Return an evaluation without values, or the one that the file holds.
+
+    Raises:
+        DataError: the file cannot be read, or not be written.
+        MismatchError: the file was written with other settings.
+    """
+    if out is not None and pathlib.Path(out).exists():
+        evaluation = Evaluation.load(out)
+        require_same(out, evaluation.config, config, "remove it or choose another output")
+        return evaluation
+    evaluation = _without_values(feed, config, sources)
+    if out is not None:
+        evaluation.save(out)  # a place that cannot be written to is found before the work
+    return evaluation
 
 
-def _start(
-    images: Images,
-    config: dict[str, Any],
-    sources: dict[str, Any],
-    count: int,
-    size: tuple[int, ...],
-    out: Pathlike | None,
-) -> Evaluation:
-    """Return an evaluation with nothing done, or the one that the file holds."""
-    columns, names, shown = (*columns_of(config["metrics"]), *COSTS), list(config["methods"]), min(count, SHOWN)
+def _without_values(feed: Feed, config: dict[str, Any], sources: dict[str, Any]) -> Evaluation:
+    columns, methods, count = columns_of(config["metrics"]), list(config["methods"]), len(feed)
+    size, illustrated = feed.preprocess.shape[1:], min(len(feed), ILLUSTRATED)
 
-    def blank(*shape: int) -> NDArray[np.float64]:
+    def unknown(*shape: int) -> Floats:
         return np.full((count, *shape), np.nan)
 
-    walks = ("deletion", "insertion") if "curves" in config["metrics"] else ()
-    kinds = ("largest", "best") if "localisation" in config["metrics"] else ()
-    empty = Evaluation(
-        config,
-        sources,
-        {name: blank(len(columns)) for name in names},
-        columns,
-        np.full(count, -1, np.int64),
-        images.labels[:count],
-        np.zeros(count),
-        tuple(images.names[:count]),
-        tuple(images.classes),
-        {f"{name}/{walk}": blank(config["steps"] + 1) for name in names for walk in walks},
-        {f"{name}/{kind}": blank(len(THRESHOLDS)).astype(np.float32) for name in names for kind in kinds},
-        np.zeros((shown, *size, 3), np.uint8),
-        {name: np.zeros((shown, *size), np.float32) for name in names},
+    walks = CURVES if "curves" in config["metrics"] else ()
+    kinds = BOX_FITS if "localisation" in config["metrics"] else ()
+    steps, thresholds = config["steps"] + 1, len(THRESHOLDS)
+    return Evaluation(
+        config=config,
+        sources=sources,
+        values={method: unknown(len(columns)) for method in methods},
+        columns=columns,
+        explained=np.full(count, -1, np.int64),
+        labels=feed.labels,
+        probability=np.zeros(count),
+        names=tuple(feed.images.names[:count]),
+        classes=tuple(feed.images.classes),
+        curves={f"{method}/{walk}": unknown(steps) for method in methods for walk in walks},
+        fits={f"{method}/{kind}": unknown(thresholds).astype(np.float32) for method in methods for kind in kinds},
+        pictures=np.zeros((illustrated, *size, 3), np.uint8),
+        maps={method: np.zeros((illustrated, *size), np.float32) for method in methods},
     )
-    if out is None:
-        return empty
-    if not pathlib.Path(out).exists():
-        empty.save(out)  # a place that cannot be written to is found out now
-        return empty
-    found = Evaluation.load(out)
-    require_same(out, found.config, config, "remove it or choose another output")
-    return found
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Constant maps are counted, not warned of: an image's number within a batch would mislead."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantMapWarning)
-        yield
+def probabilities_of(network: Network) -> Callable[[Tensor], Tensor]:
+    """Return a function from images [N, C, H, W] to the network's class probabilities [N, K]."""
+    forward = network.forward_only()
 
-
-class _Scores:
-    """The network's probabilities, by its faster form where that is as exact."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network.fast() if network.dtype == torch.float32 else network
-
-    def __call__(self, x: Tensor) -> Tensor:
+    def probabilities(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.softmax(self.network(x).float(), 1)
+            logits: Tensor = forward(images)
+            return torch.softmax(logits.to(widened(logits.dtype)), 1)
+
+    return probabilities
 
 
-class _Evaluator:
+class EvaluationRun:
+    """An evaluation under way: it measures what is missing, and commits it every few seconds."""
+
     def __init__(
         self,
         network: Network,
-        images: Images,
-        preprocess: Preprocess,
-        found: Evaluation,
-        measures: Measures,
-        truth: Truth | None,
-        classes: NDArray[np.int64] | None,
-        scores: _Scores,
+        feed: Feed,
+        evaluation: Evaluation,
+        settings: EvaluationOptions,
+        classes: Ints | None,
+        out: Pathlike | None,
     ) -> None:
-        self.network, self.images, self.preprocess, self.found = network, images, preprocess, found
-        self.measures, self.truth, self.classes, self.scores = measures, truth, classes, scores
+        """Prepare the run.
 
-    def run(self, explainers: Mapping[str, Explainer], out: Pathlike | None, progress: bool) -> Evaluation:
-        """Measure what is not measured yet, a few images at a time, and commit every few seconds."""
-        found = self.found
-        left = {name: np.flatnonzero(np.isnan(found.values[name][:, -1])) for name in explainers}
-        saved, cost = time.monotonic(), 0.0
+        Args:
+            network: whose decisions are explained.
+            feed: the images; a place in the feed is a row of the evaluation.
+            evaluation: what was measured before; its arrays are filled.
+            settings: what is measured, and how.
+            classes: int64 [N], the output to explain for each image; None explains each image's own top class.
+            out: path of the file; None writes nothing.
+        """
+        self.network, self.feed, self.evaluation, self.classes = network, feed, evaluation, classes
+        self.settings, self.out = settings, out
+        self.probabilities = probabilities_of(network)
+        black = feed.preprocess.level(0)
+        self.metrics = MetricGroups(
+            groups=settings.metrics,
+            probabilities=self.probabilities,
+            fill=torch.zeros_like(black) if settings.fill == "mean" else black,
+            steps=settings.steps,
+            batch_size=settings.images_at_once(network.device, MASKED_IMAGES),
+        )
+        self.committed, self.seconds_of_commit = time.monotonic(), 0.0
+
+    def run(self, explainers: Mapping[str, Explainer]) -> Evaluation:
+        """Measure what is missing, a few images at a time; an interruption keeps what is measured."""
+        missing = {method: np.flatnonzero(~self.evaluation.measured(method)) for method in explainers}
         try:
-            with tqdm(total=sum(map(len, left.values())), unit="image", desc="evaluating", disable=not progress) as bar:
-                for name, explainer in explainers.items():
-                    for start in range(0, len(left[name]), CHUNK):
-                        rows = left[name][start : start + CHUNK]
-                        self._measure(name, explainer, rows)
-                        bar.update(len(rows))
-                        if out is not None and time.monotonic() - saved > max(PAUSE, 20 * cost):
-                            begin = time.monotonic()
-                            found.save(out)
-                            saved = time.monotonic()
-                            cost = saved - begin
-        finally:  # an interruption keeps what is done
-            for name in explainers:
-                found.fit_boxes(name)
-            if out is not None:
-                found.save(out)
-        return found
+            with self.settings.bar("image", sum(map(len, missing.values())), "evaluating") as bar:
+                for method, explainer in explainers.items():
+                    for batch in self.feed.batches(TOGETHER, missing[method]):
+                        self._measure(method, explainer, batch)
+                        bar.update(len(batch.places))
+                        if time.monotonic() - self.committed > max(PAUSE, SHARE_OF_COMMITS * self.seconds_of_commit):
+                            self._commit()
+        finally:
+            for method in explainers:
+                self._set_box_accuracies(method)
+            self._commit()
+        return self.evaluation
 
-    def _measure(self, name: str, explainer: Explainer, rows: NDArray[np.int64]) -> None:
-        found = self.found
-        pictures = np.stack([self.preprocess.picture(self.images[int(i)][0]) for i in rows])
-        x = self.preprocess.tensor(pictures, self.network.device, self.network.dtype)
-        scores = self.scores(x)
-        classes = scores.argmax(1) if self.classes is None else torch.from_numpy(self.classes[rows]).to(scores.device)
-        before = scores.gather(1, classes[:, None])[:, 0]
-        begin = time.perf_counter()
-        with _quiet():
-            maps = explainer(x, classes.tolist())
-        seconds = (time.perf_counter() - begin) / len(rows)
-        passes = explainer.passes
-        forward, backward = passes["forward"] + passes["tail"], passes["backward"] + passes["tail backward"]
-        found.explained[rows], found.probability[rows] = classes.cpu().numpy(), before.double().cpu().numpy()
-        masks, known = self._masks(rows)
-        with _quiet():
-            self._keep(name, rows, self.measures.measured(explainer, x, maps, classes, before))
-        if len(known):
-            at = torch.from_numpy(known)
-            self._keep(name, rows[known], self.measures.located(maps[at.to(maps.device)], masks))
-        found.values[name][rows, -4] = (maps.amax((1, 2)) == 0).double().cpu().numpy()
-        found.values[name][rows, -3:] = forward / len(rows), backward / len(rows), seconds
-        for place, row in enumerate(rows):
-            if row < len(found.pictures):
-                found.pictures[row] = pictures[place]
-                found.maps[name][row] = maps[place].float().cpu().numpy()
+    def _commit(self) -> None:
+        if self.out is not None:
+            began = time.monotonic()
+            self.evaluation.save(self.out)
+            self.committed = time.monotonic()
+            self.seconds_of_commit = self.committed - began
 
-    def _keep(self, name: str, rows: NDArray[np.int64], measured: Measured) -> None:
+    def _measure(self, method: str, explainer: Explainer, batch: PictureBatch) -> None:
+        """Explain some images by a method, measure the maps, and note the values."""
+        rows, count = batch.places, len(batch.places)
+        images = self.feed.tensor(batch.pictures, self.network.device, self.network.dtype)
+        classes, probability = self._explained(images, rows)
+        began = time.perf_counter()
+        with constant_maps_allowed():  # they are counted, and an image's number within its batch would mislead
+            maps = explainer(images, classes.tolist())
+            seconds, passes = (time.perf_counter() - began) / count, explainer.passes.copy()
+            explained = ExplainedBatch(images, maps, classes, probability)
+            self._note(method, rows, self.metrics.by_masking(explainer, explained))
+        masks, places = self._object_masks(rows)
+        if len(places):
+            on_objects = self.metrics.on_objects(maps[torch.from_numpy(places).to(maps.device)], masks)
+            self._note(method, rows[places], on_objects)
+        notes: dict[str, Floats | float] = {
+            CONSTANT: _float64(maps.amax((1, 2)) == 0),
+            "forward_passes": (passes["forward"] + passes["tail"]) / count,
+            "backward_passes": (passes["backward"] + passes["tail backward"]) / count,
+            SECONDS: seconds,
+        }
+        for column, values in notes.items():
+            self.evaluation.column(method, column)[rows] = values
+        illustrated = np.flatnonzero(rows < len(self.evaluation.pictures))
+        self.evaluation.pictures[rows[illustrated]] = batch.pictures[illustrated]
+        self.evaluation.maps[method][rows[illustrated]] = maps.float().cpu().numpy()[illustrated]
+
+    def _explained(self, images: Tensor, rows: Ints) -> tuple[Tensor, Tensor]:
+        """Return the outputs to explain, int64 [n], and their probabilities [n], and note both."""
+        probabilities = self.probabilities(images)
+        if self.classes is None:
+            classes = probabilities.argmax(1)
+        else:
+            classes = torch.from_numpy(self.classes[rows]).to(probabilities.device)
+        probability = probabilities.gather(1, classes[:, None])[:, 0]
+        self.evaluation.explained[rows] = classes.cpu().numpy()
+        self.evaluation.probability[rows] = _float64(probability)
+        return classes, probability
+
+    def _note(self, method: str, rows: Ints, measured: BatchMetrics) -> None:
+        """Put what was measured of some images into the evaluation's arrays."""
         for column, values in measured.columns.items():
-            self.found.values[name][rows, self.found.columns.index(column)] = values.double().cpu().numpy()
+            self.evaluation.column(method, column)[rows] = _float64(values)
         for walk, curve in measured.curves.items():
-            self.found.curves[f"{name}/{walk}"][rows] = curve
+            self.evaluation.curves[f"{method}/{walk}"][rows] = curve
         for kind, fits in measured.fits.items():
-            self.found.fits[f"{name}/{kind}"][rows] = fits
+            self.evaluation.fits[f"{method}/{kind}"][rows] = fits
 
-    def _masks(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Return the objects' masks as the network sees them, and which of the rows have one."""
-        masks, known = [], []
-        if self.truth is not None and "localisation" in self.measures.groups:
+    def _object_masks(self, rows: Ints) -> tuple[Mask, Ints]:
+        """Return the masks of the objects that are known, bool [m, H, W], and their places in `rows`, int64 [m]."""
+        masks, places = [], []
+        if self.settings.truth is not None and "localisation" in self.settings.metrics:
             for place, row in enumerate(rows):
-                parts = self.truth.masks(int(row))
+                parts = self.settings.truth.masks(int(row))
                 whole = parts.get(OBJECT, np.logical_or.reduce(list(parts.values())) if parts else None)
-                mask = None if whole is None else self.preprocess.mask(whole)
+                mask = None if whole is None else self.feed.preprocess.mask(whole)
                 if mask is not None and mask.any():
                     masks.append(mask)
-                    known.append(place)
-        return np.array(masks, bool), np.array(known, np.int64)
+                    places.append(place)
+        return np.array(masks, bool), np.array(places, np.int64)
+
+    def _set_box_accuracies(self, method: str) -> None:
+        """Set MaxBoxAcc, which needs all images at once: at the threshold that is best for those measured."""
+        if "localisation" not in self.settings.metrics:
+            return
+        largest, best = (self.evaluation.fits[f"{method}/{kind}"].astype(np.float64) for kind in BOX_FITS)
+        measured = ~np.isnan(largest[:, 0])
+        if measured.any():
+            accuracy = box_accuracy(largest[measured], best[measured])
+            for column, values in zip(BOX_ACCURACIES, (accuracy.v1, accuracy.v2), strict=True):
+                self.evaluation.column(method, column)[measured] = values.numpy()
+
+
+def _float64(values: Tensor) -> Floats:
+    """Return values [n] as a float64 array."""
+    return np.asarray(values.double().cpu().numpy())

@@ -1,7 +1,8 @@
-"""What `evaluate` found: methods by metrics over images, as an object, a file and a table."""
+"""Evaluation: what `evaluate` measured, methods by metrics over images, as an object, a file and a table."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,132 +11,144 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
-from deconvviz.metrics import METRICS, box_accuracy
-from deconvviz.results.files import Pathlike
 from deconvviz.results.results import Result
 from deconvviz.results.tables import write_csv
-from deconvviz.studies.evaluation.measures import BOXES, CURVES
+from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, SECONDS
+from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 
 KIND, SCHEMA = "evaluation", 2
-COSTS = ("constant", "forward_passes", "backward_passes", "seconds")
-Array = NDArray[np.float64]
+STANDARD_ERRORS = 1.96  # in half of a 95 % interval; two decimals, as in the tables of version 0.1.0
+PRINTED = ("adcc", *CURVES, "road_combined", "pointing_game", "energy", "max_box_acc", CONSTANT, *COSTS)
+GROUPS = ("values", "curves", "fits", "maps")  # of arrays in the file, each one "method" or "method/kind" -> array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found.
+    """What `evaluate` measured of N images.
 
     Attributes:
-        config: what was asked; sources: where it came from.
-        values: method -> float64 [N, columns]; NaN in rows that are not done yet.
-        columns: names of the metrics, in fractions; then whether the map is constant, which tells nothing, and the
-            costs of one image: forward and backward passes, seconds.
-        explained, labels: int64 [N], the output explained, and the image's class (-1 unknown); probability: float64 [N]
-            of what is explained.
-        names: of the images; classes: of the images.
-        curves: "method/deletion" and "method/insertion" -> float64 [N, steps + 1], probabilities as pixels go, or come.
-        fits: "method/largest" and "method/best" -> float64 [N, 1000], the boxes' IoU at every threshold.
-        pictures: uint8 [n, h, w, 3], the first few images as the network sees them; maps: method -> float32 [n, h, w].
+        config: the settings; JSON values.
+        sources: where model and images came from, and the versions; JSON values.
+        values: method -> float64 [N, columns]; a row is NaN until its image is measured.
+        columns: names of the columns: the metrics as fractions, whether the map is constant (such a map shows nothing),
+            and the costs of one image: forward passes, backward passes, seconds.
+        explained: int64 [N], the output that was explained; -1 until the image is measured.
+        labels: int64 [N], the class of each image; -1 where it is unknown.
+        probability: float64 [N], the probability of the output that was explained.
+        names: names of the images.
+        classes: names of the images' classes.
+        curves: "method/deletion" and "method/insertion" -> float64 [N, steps + 1], the probability after each step.
+        fits: "method/largest" and "method/best" -> float32 [N, 1000], the IoU of the boxes at each threshold.
+        pictures: uint8 [n, h, w, 3], the first few images as the network sees them.
+        maps: method -> float32 [n, h, w] in 0..1, the maps of these images.
+
+    >>> evaluation = Evaluation(
+    ...     config={}, sources={}, values={"grad-cam": np.array([[0.2, 0.1], [0.4, 0.1]])}, columns=("adcc", "seconds"),
+    ...     explained=np.array([3, 5]), labels=np.array([3, 3]), probability=np.array([0.9, 0.5]),
+    ...     names=("a.png", "b.png"), classes=(),
+    ... )
+    >>> evaluation.mean("grad-cam").round(3), evaluation.error("grad-cam").round(3)
+    (array([0.3, 0.1]), array([0.196, 0.   ]))
+    >>> evaluation
+    method                       adcc          seconds
+    grad-cam                    0.300            0.100
     """
 
     config: dict[str, Any]
     sources: dict[str, Any]
-    values: dict[str, Array]
+    values: dict[str, Floats]
     columns: tuple[str, ...]
-    explained: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    probability: Array
+    explained: Ints
+    labels: Ints
+    probability: Floats
     names: tuple[str, ...]
     classes: tuple[str, ...]
-    curves: dict[str, Array] = field(default_factory=dict)
+    curves: dict[str, Floats] = field(default_factory=dict)
     fits: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    pictures: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    pictures: Pixels = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
     maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        """True where every method has seen every image."""
-        return not any(np.isnan(rows[:, -1]).any() for rows in self.values.values())
+        """Whether every method has explained every image."""
+        return all(self.measured(method).all() for method in self.values)
 
-    def mean(self, method: str) -> Array:
-        """Return the means over the images, [columns]."""
-        found: Array = np.nanmean(self.values[method], 0)
-        return found
+    def column(self, method: str, name: str) -> Floats:
+        """Return one column of a method's values, float64 [N]; it is a view, so that to change it changes `values`."""
+        return self.values[method][:, self.columns.index(name)]
 
-    def error(self, method: str) -> Array:
-        """Return the half-widths of the means' 95 % intervals, [columns]: 1.96 standard errors."""
-        rows = self.values[method]
-        count = (~np.isnan(rows)).sum(0)
-        squares = np.nansum((rows - self.mean(method)) ** 2, 0)
-        found: Array = 1.96 * np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1))
-        return found
+    def measured(self, method: str) -> NDArray[np.bool_]:
+        """Return which images were measured by a method, bool [N]."""
+        return ~np.isnan(self.column(method, SECONDS))
 
-    def fit_boxes(self, method: str) -> None:
-        """Set the columns that need all images at once: MaxBoxAcc at the threshold that is best for what is done."""
-        if f"{method}/largest" not in self.fits:
-            return
-        done = ~np.isnan(self.fits[f"{method}/largest"][:, 0])
-        if not done.any():
-            return
-        largest, best = (self.fits[f"{method}/{kind}"][done].astype(np.float64) for kind in ("largest", "best"))
-        found = box_accuracy(largest, best)
-        for name, column in zip(BOXES, (found.v1, found.v2), strict=True):
-            self.values[method][done, self.columns.index(name)] = column.numpy()
+    def mean(self, method: str) -> Floats:
+        """Return the means over the images, float64 [columns]."""
+        means: Floats = np.nanmean(self.values[method], 0)
+        return means
+
+    def error(self, method: str) -> Floats:
+        """Return half the widths of the means' 95 % intervals, float64 [columns]: 1.96 standard errors."""
+        values = self.values[method]
+        count = (~np.isnan(values)).sum(0)
+        squares = np.nansum((values - self.mean(method)) ** 2, 0)
+        halves: Floats = STANDARD_ERRORS * np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1))
+        return halves
 
     def save(self, path: Pathlike) -> None:
-        """Write the file atomically."""
-        arrays: dict[str, NDArray[Any]] = {"explained": self.explained, "probability": self.probability}
-        arrays |= {"labels": self.labels, "pictures": self.pictures}
-        for group in ("values", "curves", "fits", "maps"):
+        """Write the file atomically; raises DataError where it cannot be written."""
+        arrays: dict[str, Array] = {
+            "explained": self.explained,
+            "probability": self.probability,
+            "labels": self.labels,
+            "pictures": self.pictures,
+        }
+        for group in GROUPS:
             arrays |= {f"{group}/{name}": array for name, array in getattr(self, group).items()}
         state = {"columns": list(self.columns), "names": list(self.names), "classes": list(self.classes)}
         Result(KIND, SCHEMA, self.config, self.sources, arrays, state).save(path)
 
     @classmethod
     def load(cls, path: Pathlike) -> Evaluation:
-        """Read what `save` wrote; raises DataError where it is no such file."""
+        """Read what `save` wrote; raises DataError where the file is missing, damaged or of another kind."""
         file = Result.load(path, KIND, SCHEMA)
         if file.schema < SCHEMA:
             raise DataError(f"{path} was written by an older deconvviz; remove it and evaluate again")
         lists: dict[str, Any] = {name: tuple(file.state[name]) for name in ("columns", "names", "classes")}
-        single: dict[str, Any] = {
+        arrays: dict[str, Any] = {
             name: file.arrays[name] for name in ("explained", "probability", "labels", "pictures")
         }
-        empty = cls(file.config, file.sources, {}, **lists, **single)
-        groups: dict[str, Any] = {
-            group: {
-                name.partition("/")[2]: array for name, array in file.arrays.items() if name.startswith(f"{group}/")
-            }
-            for group in ("values", "curves", "fits", "maps")
-        }
-        return replace(empty, **groups)
+        groups: dict[str, Any] = {group: _below(file.arrays, group) for group in GROUPS}
+        return replace(cls(config=file.config, sources=file.sources, values={}, **lists, **arrays), **groups)
 
     def save_csv(self, path: Pathlike) -> None:
-        """Write the table: a row for each method, means and half-widths of their 95 % intervals."""
+        """Write a table: a row for each method, with the means and half the widths of their 95 % intervals."""
         head = ["method", "images", *(name for column in self.columns for name in (column, f"{column}_95"))]
         rows = []
         for method in self.values:
             pairs = zip(self.mean(method), self.error(method), strict=True)
-            seen = int((~np.isnan(self.values[method][:, -1])).sum())
-            rows.append([method, seen, *(float(value) for pair in pairs for value in pair)])
+            rows.append([method, int(self.measured(method).sum()), *(float(value) for pair in pairs for value in pair)])
         write_csv(path, head, rows)
 
+    def _printed(self) -> tuple[list[str], dict[str, list[str]]]:
+        """Return the columns of a short table, and method -> its means in these columns as text."""
+        columns = [column for column in self.columns if column.endswith("_100") or column in PRINTED]
+        means = {method: dict(zip(self.columns, self.mean(method), strict=True)) for method in self.values}
+        return columns, {method: [f"{row[column]:.3f}" for column in columns] for method, row in means.items()}
+
     def __repr__(self) -> str:
-        told = ("adcc", *CURVES, "road_combined", "pointing_game", "energy", "max_box_acc", *COSTS)
-        shown = [c for c in self.columns if c.endswith("_100") or c in told]
-        lines = ["  ".join(["method".ljust(16), *(name.rjust(15) for name in shown)])]
-        for method in self.values:
-            means = dict(zip(self.columns, self.mean(method), strict=True))
-            lines.append("  ".join([method.ljust(16), *(f"{means[name]:15.3f}" for name in shown)]))
-        return "\n".join(lines)
+        columns, rows = self._printed()
+        lines = ["  ".join([method.ljust(16), *(text.rjust(15) for text in row)]) for method, row in rows.items()]
+        return "\n".join(["  ".join(["method".ljust(16), *(column.rjust(15) for column in columns)]), *lines])
+
+    def _repr_html_(self) -> str:
+        columns, rows = self._printed()
+        table = [["method", *(column.replace("_", " ") for column in columns)]]
+        table += [[method, *row] for method, row in rows.items()]
+        cells = ("".join(f"<td>{html.escape(text)}</td>" for text in row) for row in table)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        return f"<p>Means over {len(self.names)} images.</p><table>{body}</table>"
 
 
-def directions(columns: tuple[str, ...]) -> Mapping[str, bool]:
-    """Return for each metric among the columns whether the higher value is the better one."""
-    found = {}
-    for column in columns:
-        base, _, share = column.rpartition("_")
-        name = base if share.isdigit() else column
-        if name in METRICS:
-            found[column] = METRICS[name].higher_is_better
-    return found
+def _below(arrays: Mapping[str, Array], group: str) -> dict[str, Array]:
+    """Return the arrays of a group, by their names within it."""
+    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{group}/")}

@@ -2,102 +2,81 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deconvviz.cam.explain import ConstantMapWarning, cam
+from deconvviz.cam.explain import cam, constant_maps_allowed
 from deconvviz.graph.network import Network
 from deconvviz.metrics import hog_similarity, randomised, spearman, ssim
-from deconvviz.results.files import Pathlike
-from deconvviz.results.tables import write_csv
+from deconvviz.studies.evaluation.sanity_result import SanityCheck
 
-MEASURES = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
+FUNCTIONS = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
 Explain = Callable[[nn.Module, Tensor], Tensor]
+"""Makes maps [N, H, W] in 0..1 of a model and images [N, C, H, W]."""
 
 
-@dataclass(frozen=True)
-class Sanity:
-    """How alike maps stay while weights are randomised.
+def explanation_by(method: str, network: Network, layers: Sequence[str] = (), **options: Any) -> Explain:
+    """Return what `sanity_check` asks for: a function that explains a captured network with the weights of a model.
 
-    Attributes:
-        how: "cascading" (from the last layer down, all of them so far) or "independent" (one at a time).
-        layers: the L layers, in the order in which they were randomised.
-        similarity: measure -> float64 [L, N], 1 for the same map.
+    Args:
+        method: name of the method.
+        network: the network, captured once; only its weights are replaced.
+        layers: names of the layers that are explained.
+        options: further arguments of `cam`.
     """
 
-    how: str
-    layers: tuple[str, ...]
-    similarity: dict[str, NDArray[np.float64]]
-
-    def passes(self, most: float = 0.5) -> bool:
-        """Whether the maps of the last step (cascading: of a wholly random network) are unlike the first ones.
-
-        most: the mean rank correlation that is still unlike; a threshold of this package, the paper gives none.
-        """
-        return float(self.similarity["spearman"][-1].mean()) <= most
-
-    def save_csv(self, path: Pathlike) -> None:
-        """Write the means over the images: a row for each layer, a column for each measure."""
-        rows = [(name, *(float(self.similarity[m][n].mean()) for m in MEASURES)) for n, name in enumerate(self.layers)]
-        write_csv(path, ("layer", *MEASURES), rows)
-
-    def __repr__(self) -> str:
-        lines = [f"Sanity check, {self.how}: {'passes' if self.passes() else 'FAILS'}"]
-        for n, name in enumerate(self.layers):
-            shown = ", ".join(f"{m} {values[n].mean():.2f}" for m, values in self.similarity.items())
-            lines.append(f"  {name}: {shown}")
-        return "\n".join(lines)
-
-
-def explained_by(name: str, network: Network, layers: Sequence[str] = (), **options: Any) -> Explain:
-    """Return what `sanity_check` asks for: maps by a method, of a captured network with a model's weights."""
-
-    def explain(model: nn.Module, x: Tensor) -> Tensor:
+    def explain(model: nn.Module, images: Tensor) -> Tensor:
         weights = {key: value for key, value in model.state_dict().items() if key in network.tensors}
-        changed = network.replaced(network.graph, {**network.tensors, **weights})
-        with warnings.catch_warnings():  # the maps of a random network may well be constant
-            warnings.simplefilter("ignore", ConstantMapWarning)
-            return cam(name, changed, layers, **options)(x)
+        randomised_network = network.replaced(network.graph, {**network.tensors, **weights})
+        with constant_maps_allowed():  # the maps of a random network may well be constant
+            return cam(method, randomised_network, layers, **options)(images)
 
     return explain
 
 
-def save_sanity(found: Mapping[str, Sanity], path: Pathlike) -> None:
-    """Write methods' checks as one table: a row for each method and layer, the means over the images."""
-    rows = [
-        (method, one.how, name, *(float(one.similarity[m][n].mean()) for m in MEASURES))
-        for method, one in found.items()
-        for n, name in enumerate(one.layers)
-    ]
-    write_csv(path, ("method", "how", "layer", *MEASURES), rows)
+def sanity_check(
+    explain: Explain, model: nn.Module, images: Tensor, randomisation: str = "cascading", seed: int = 0
+) -> SanityCheck:
+    """Randomise a network step by step, and compare its maps with those of the trained network.
 
-
-def sanity_check(explain: Explain, model: nn.Module, x: Tensor, how: str = "cascading", seed: int = 0) -> Sanity:
-    """Randomise a network step by step and compare its maps with those of the trained one.
+    A method then explains the randomised network's own top class, as in the paper's code.
 
     Args:
-        explain: makes maps [N, H, W] in 0..1 of a model and images, such as explained_by("grad-cam", network,
-            ["layer4"]), or any function of your own. The randomised network's own top
-            class is what a method then explains, as in the paper's code.
-        model: the trained network; it is left as it is.
-        x: images [N, C, H, W].
-        how: "cascading" or "independent".
+        explain: makes maps [N, H, W] in 0..1 of a model and images, such as explanation_by("grad-cam", network,
+            ["layer4"]), or any function of your own.
+        model: the trained network; it is left unchanged.
+        images: Tensor [N, C, H, W], as the network takes them.
+        randomisation: "cascading" or "independent", see `SanityCheck`.
+        seed: of the random weights.
+
+    Returns:
+        The similarities after each layer.
+
+    Raises:
+        DataError: another randomisation.
+        ModelError: a layer that cannot be initialised again.
 
     Source: Adebayo et al. 2018, arXiv 1810.03292, section 3.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 46 * 46, 2))
+    >>> images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    >>> brightness = sanity_check(lambda model, images: images.mean(1), model, images)
+    >>> brightness.layers, brightness.passes()  # the picture's brightness does not depend on the weights
+    (('2', '0'), False)
     """
-    before = explain(model, x).cpu()
+    maps_trained = explain(model, images).cpu()
     layers: list[str] = []
-    found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
-    for name, changed in randomised(model, how, seed):
-        maps = explain(changed.eval(), x).cpu()
-        layers.append(name)
-        for measure, alike in MEASURES.items():
-            found[measure].append(alike(before, maps))
-    return Sanity(how, tuple(layers), {name: torch.stack(values).numpy() for name, values in found.items()})
+    similarity: dict[str, list[Tensor]] = {name: [] for name in FUNCTIONS}
+    for layer, randomised_model in randomised(model, randomisation, seed):
+        maps = explain(randomised_model.eval(), images).cpu()
+        layers.append(layer)
+        for name, similarity_of in FUNCTIONS.items():
+            similarity[name].append(similarity_of(maps_trained, maps))
+    return SanityCheck(
+        randomisation=randomisation,
+        layers=tuple(layers),
+        similarity={name: torch.stack(values).numpy() for name, values in similarity.items()},
+    )

@@ -21,8 +21,9 @@ from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.metrics import max_box_accuracy
 from deconvviz.results.results import Result
 from deconvviz.studies.evaluation.measure import evaluate
-from deconvviz.studies.evaluation.mistakes import Mistake, Mistakes
-from deconvviz.studies.evaluation.result import Evaluation, directions
+from deconvviz.studies.evaluation.metric_groups import directions
+from deconvviz.studies.evaluation.mistakes_result import Mistake, Mistakes
+from deconvviz.studies.evaluation.result import Evaluation
 
 METHODS: dict[str, dict[str, Any]] = {"grad-cam": {}, "rise": {"masks": 40}}
 
@@ -178,8 +179,19 @@ def test_constant_maps_are_counted(given: tuple[dv.Network, dv.ImageStore, dv.Pr
 
 def test_means_and_intervals() -> None:
     rows = np.array([[1.0, 2.0], [3.0, 2.0], [np.nan, np.nan]])
-    found = Evaluation({}, {}, {"a": rows}, ("x", "y"), *[np.zeros(3)] * 3, ("",) * 3, ())  # type: ignore[call-arg, arg-type]
+    found = Evaluation(
+        config={},
+        sources={},
+        values={"a": rows},
+        columns=("x", "seconds"),
+        explained=np.zeros(3, np.int64),
+        labels=np.zeros(3, np.int64),
+        probability=np.zeros(3),
+        names=("",) * 3,
+        classes=(),
+    )
     assert found.mean("a").tolist() == [2, 2] and not found.complete
+    assert found.measured("a").tolist() == [True, True, False] and found.column("a", "x")[1] == 3
     assert np.allclose(found.error("a"), [1.96 * np.sqrt(2) / np.sqrt(2), 0])
 
 
@@ -254,8 +266,8 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
 )
 def test_what_an_overlap_says(overlap: float, reading: str, tmp_path: pathlib.Path) -> None:
     """One thing under two names, or two things in one image; told on the terminal and in the table."""
-    one = Mistake(0, "a.jpg", 1, 2, 0.1, 0.8, overlap)
-    found = Mistakes((one,), 5, ("x", "y", "z"), np.zeros((0, 2, 1, 1), np.float32))
-    assert one.reading == reading and f"both classes found in: {reading} 1" in repr(found)
-    found.save_csv(tmp_path / "wrong.csv", tmp_path / "confusions.csv")
+    mistake = Mistake(image=0, name="a.jpg", true=1, predicted=2, p_true=0.1, p_predicted=0.8, overlap=overlap)
+    mistakes = Mistakes(records=(mistake,), labelled=5, output_names=("x", "y", "z"))
+    assert mistake.reading == reading and f"both classes found in: {reading} 1" in repr(mistakes)
+    mistakes.save_csv(tmp_path / "wrong.csv", tmp_path / "confusions.csv")
     assert (tmp_path / "wrong.csv").read_text().splitlines()[1].split(",")[-1] == reading

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.cam.shaping import min_max
+from deconvviz.data.feed import Feed
 from deconvviz.data.pack import pack
-from deconvviz.studies.evaluation.mistakes import mistakes
-from deconvviz.studies.evaluation.sanity import explained_by, sanity_check, save_sanity
+from deconvviz.studies.evaluation.mistakes import find_mistakes
+from deconvviz.studies.evaluation.sanity import explanation_by, sanity_check
+from deconvviz.studies.evaluation.sanity_result import save_sanity_checks
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,12 @@ def test_mistakes(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathl
     network = dv.capture(spoiled, (3, 64, 64))
     explainer = dv.cam("grad-cam", network, "relu5")
     order = np.arange(10)
-    found = mistakes(network, store, explainer, preprocess, order, chunk=7)
+    found = find_mistakes(network, Feed(store, preprocess), explainer, order, batch_size=7)
     x = torch.stack([preprocess(store[n][0]) for n in range(30)])
     shares = network(x).softmax(1)
     wrong = [n for n in range(30) if int(shares[n].argmax()) != store.labels[n]]
-    assert [m.image for m in found.found] == wrong and len(wrong) >= 3 and found.count == 30
-    for m in found.found:
+    assert [m.image for m in found.records] == wrong and len(wrong) >= 3 and found.labelled == 30
+    for m in found.records:
         assert (m.true, m.predicted) == (store.labels[m.image], int(shares[m.image].argmax()))
         assert m.p_predicted == pytest.approx(float(shares[m.image].max()), abs=1e-5)
         two = explainer(x[[m.image] * 2], [m.true, m.predicted]).flatten(1).numpy()
@@ -86,19 +88,20 @@ def test_mistakes(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathl
         assert m.overlap == pytest.approx(expected, abs=1e-4)
     pairs = found.confusions()
     assert (
-        sum(n for _, _, n, _ in pairs) == len(wrong)
-        and pairs[0][0] == "cat"
-        and pairs[0][2] == max(p[2] for p in pairs)
+        sum(pair.images for pair in pairs) == len(wrong)
+        and pairs[0].true == "cat"
+        and pairs[0].images == max(pair.images for pair in pairs)
     )
     found.save_csv(tmp_path / "w.csv", tmp_path / "c.csv")
     assert len((tmp_path / "w.csv").read_text().splitlines()) == 1 + len(wrong)
     assert found.maps.shape == (min(8, len(wrong)), 2, 64, 64)
-    first = found.found[0]
+    first = found.records[0]
     assert np.allclose(found.maps[0], explainer(x[[first.image] * 2], [first.true, first.predicted]).numpy(), atol=1e-5)
     # The outputs may be in another order than the classes, and have names of their own.
-    shifted = mistakes(network, store, explainer, preprocess, (order + 1) % 10, [f"out {n}" for n in range(10)], [0, 1])
-    assert [m.true for m in shifted.found] == [int(store.labels[m.image] + 1) % 10 for m in shifted.found]
-    assert len(shifted.found) == 2 and shifted.confusions()[0][0].startswith("out ")
+    first_two = Feed(store, preprocess, [0, 1])
+    shifted = find_mistakes(network, first_two, explainer, (order + 1) % 10, [f"out {n}" for n in range(10)])
+    assert [m.true for m in shifted.records] == [int(store.labels[m.image] + 1) % 10 for m in shifted.records]
+    assert len(shifted.records) == 2 and shifted.confusions()[0].true.startswith("out ")
 
 
 @pytest.mark.slow
@@ -107,10 +110,10 @@ def test_by_the_captured_graph(demo: tuple[nn.Module, dv.Preprocess, Tensor], tm
     """The graph with a randomised model's weights explains as that model captured anew."""
     model, _, x = demo
     network = dv.capture(model, (3, 64, 64))
-    by_graph = sanity_check(explained_by("grad-cam", network, ["relu5"]), model, x[:3])
+    by_graph = sanity_check(explanation_by("grad-cam", network, ["relu5"]), model, x[:3])
     anew = sanity_check(by("grad-cam", "relu5"), model, x[:3])  # type: ignore[arg-type]
     for measure, values in by_graph.similarity.items():
         assert np.allclose(values, anew.similarity[measure], atol=1e-4)
-    save_sanity({"grad-cam": by_graph}, tmp_path / "all.csv")
+    save_sanity_checks({"grad-cam": by_graph}, tmp_path / "all.csv")
     rows = list(csv.DictReader((tmp_path / "all.csv").open()))
     assert [row["layer"] for row in rows] == list(by_graph.layers) and rows[0]["how"] == "cascading"

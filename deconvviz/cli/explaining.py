@@ -1,0 +1,112 @@
+"""What the commands that explain images share: the options of methods, and the note below their maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from deconvviz.cli.options import Command, explainer_option, layers_option, option_group
+from deconvviz.errors import DataError
+
+CAM_NOTE = (
+    "Maps of different methods are each scaled to their own range: brightness does not compare between them. guided "
+    "and deconvnet change little when the weights are randomised, so they are no evidence for the decision."
+)
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The options of explanation methods, as they were typed.
+
+    Attributes:
+        layers: names of the layers to explain; a trained explainer has its own.
+        pairs: options of the methods, each as "KEY=VALUE".
+        explainer_files: paths of trained explainers.
+    """
+
+    layers: tuple[str, ...]
+    pairs: tuple[str, ...]
+    explainer_files: tuple[str, ...]
+
+    def by_method(self, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the options of each method; those of a trained one hold its explainer, which is read once.
+
+        Raises:
+            DataError: a pair without a value, or the file of an explainer whose method is not among `methods`.
+            DeconvvizError: a method that does not exist.
+        """
+        from deconvviz.cam.learned.files import load_explainer
+
+        options = {method: options_of(method, self.pairs) for method in methods}
+        for path in self.explainer_files:
+            explainer = load_explainer(path)
+            if explainer.name not in options:
+                kind, listed = explainer.name, ", ".join(methods)
+                raise DataError(f"{path} is an explainer of {kind}, and the methods are {listed}; ask for {kind}")
+            options[explainer.name]["explainer"] = explainer
+        return options
+
+    @property
+    def place(self) -> str:
+        """Where the maps are made, for a title: " at " and the layers, or nothing where none is named."""
+        return f" at {', '.join(self.layers)}" if self.layers else ""
+
+
+def method_options(command: Command) -> Command:
+    """Add -l/--layer, --option and --explainer, handed to the command as `how`."""
+    add_options = option_group(
+        "how",
+        MethodOptions,
+        layers_option("Name of a layer to explain. The maps of several layers are fused."),
+        method_option("masks=1000"),
+        explainer_option,
+    )
+    return add_options(command)
+
+
+def method_option(example: str) -> Any:
+    """Return --option KEY=VALUE, which may be given several times, as `pairs`; `example` is one such pair."""
+    text = f"An option of the methods that have it, such as {example}. May be given several times."
+    return click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help=text)
+
+
+def options_of(method: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return those of the options that a method has; raises DataError for a pair without a value.
+
+    >>> options_of("rise", ["masks=100", "scales=2"])
+    {'masks': 100}
+    """
+    from deconvviz.cam import explain  # noqa: F401, the methods register
+    from deconvviz.cam.registry import METHODS
+
+    keys = set(METHODS[method].options) | ({"method"} if METHODS[method].needs == "inner" else set())
+    options = dict(key_and_value(text, "masks=1000") for text in pairs)
+    return {key: json_value(value) for key, value in options.items() if key in keys}
+
+
+def key_and_value(text: str, example: str) -> tuple[str, str]:
+    """Split KEY=VALUE; raises DataError, with an example, where either is missing.
+
+    >>> key_and_value("area=1,2", "area=2")
+    ('area', '1,2')
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals or not value:
+        raise DataError(f"{text!r} given; expected KEY=VALUE, such as {example}")
+    return key, value
+
+
+def json_value(text: str) -> Any:
+    """Return a value that was typed: what JSON makes of it, else the text itself.
+
+    >>> json_value("0.5"), json_value("true"), json_value("mean")
+    (0.5, True, 'mean')
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

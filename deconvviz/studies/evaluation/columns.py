@@ -1,0 +1,54 @@
+"""The columns of an evaluation: the metrics of each group, and what else is noted about every map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deconvviz.choices import METRIC_GROUPS
+from deconvviz.errors import DataError
+
+SHARES = (100, 50, 15)  # per cent of the pixels that are kept, as in L-CAM's tables
+CURVES = ("deletion", "insertion")
+BOX_ACCURACIES = ("max_box_acc", "max_box_acc_v2")  # their threshold is chosen on all images together
+BOX_FITS = ("largest", "best")  # the box of the largest component, and the best box of all components
+CONSTANT = "constant"  # whether the map is the same everywhere, 0 or 1
+SECONDS = "seconds"
+COSTS = ("forward_passes", "backward_passes", SECONDS)  # of one image
+
+COLUMNS_BY_GROUP = {
+    "faithfulness": tuple(
+        f"{metric}_{share}" for share in SHARES for metric in ("average_drop", "increase", "average_gain")
+    ),
+    "adcc": ("complexity", "coherency", "adcc"),
+    "curves": CURVES,
+    "road": ("road_combined",),
+    "localisation": ("pointing_game", "energy", "iou", "best_iou", *BOX_ACCURACIES),
+}
+
+
+def metric_columns(groups: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the metrics of these groups, in the order of METRIC_GROUPS.
+
+    Raises:
+        DataError: no group is given, or one that does not exist.
+
+    >>> metric_columns(["curves", "adcc"])
+    ('complexity', 'coherency', 'adcc', 'deletion', 'insertion')
+    """
+    unknown = [name for name in groups if name not in METRIC_GROUPS]
+    if unknown or not groups:
+        wrong = repr(unknown[0]) if unknown else "none"
+        raise DataError(f"metrics {wrong} given; expected some of {', '.join(METRIC_GROUPS)}")
+    return tuple(name for group in METRIC_GROUPS if group in groups for name in COLUMNS_BY_GROUP[group])
+
+
+def columns_of(groups: Sequence[str]) -> tuple[str, ...]:
+    """Return all columns of an evaluation by these groups: the metrics, whether the map is constant, and the costs.
+
+    Raises:
+        DataError: no group is given, or one that does not exist.
+
+    >>> columns_of(["road"])
+    ('road_combined', 'constant', 'forward_passes', 'backward_passes', 'seconds')
+    """
+    return (*metric_columns(groups), CONSTANT, *COSTS)
