@@ -1,4 +1,4 @@
-"""From a photo to what a network is given, and back."""
+"""From a photo to the input of a network, and back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
+from deconvviz.arrays import widened
 from deconvviz.errors import DataError
+from deconvviz.types import Mask, Pixels
 
 _INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -23,13 +24,27 @@ _LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601-2 as Pillow rounds it
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop and normalise, equal to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images.
+    """Resize, crop and normalise images, as torchvision's Resize, CenterCrop, ToTensor and Normalize do on PIL images.
 
-    resize: pixels of the shorter side, or None to leave the size as it is.
-    crop: pixels of the central square or (height, width) that is kept, zeros where the image is smaller; None for all.
-    mean, std: per channel, of values in 0..1; of length 1 for a network that takes gray images (luma).
-    interpolation: "nearest", "bilinear" or "bicubic", the last two antialiased.
-    Raises DataError for a setting that makes no sense.
+    Attributes:
+        resize: length of the shorter side in pixels; None leaves the size as it is.
+        crop: side of the central square that is kept, or its (height, width), in pixels. Where the image is smaller
+            the rest is filled with zeros. None keeps the whole image.
+        mean: mean of each channel, of values in 0..1. One value instead of three is for a network that takes grey
+            images; they are the luma of the colours.
+        std: standard deviation of each channel.
+        interpolation: "nearest", "bilinear" or "bicubic"; the last two are antialiased.
+
+    Raises:
+        DataError: a length is not a positive integer, the numbers of means and deviations differ, or the
+            interpolation is unknown.
+
+    >>> preprocess = Preprocess(resize=32, crop=24)
+    >>> preprocess.shape
+    (3, 24, 24)
+    >>> picture = preprocess.picture(np.zeros((40, 60, 3), np.uint8))
+    >>> picture.shape, preprocess.tensor(picture[None]).shape
+    ((24, 24, 3), torch.Size([1, 3, 24, 24]))
     """
 
     resize: int | None = 256
@@ -52,17 +67,27 @@ class Preprocess:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what the network is given; raises DataError where no crop settles it."""
+        """(channels, height, width) of the network's input; raises DataError without a crop, which settles it."""
         if self._crop is None:
             raise DataError("without a crop the shape differs from image to image; give crop=SIZE")
         return len(self.mean), *self._crop
 
-    def __call__(self, image: NDArray[np.uint8]) -> torch.Tensor:
-        """Turn an image, uint8 [H,W,3], into what the network is given, float32 [C,h,w]."""
+    def __call__(self, image: Pixels) -> torch.Tensor:
+        """Turn an image, uint8 [H, W, 3], into an input of the network, float32 [C, h, w]."""
         return self.tensor(self.picture(image)[None])[0]
 
-    def picture(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and crop: uint8 [H,W,3] -> uint8 [h,w,3], what the network sees; raises DataError for another kind."""
+    def picture(self, image: Pixels) -> Pixels:
+        """Resize and crop an image.
+
+        Args:
+            image: uint8 [H, W, 3].
+
+        Returns:
+            uint8 [h, w, 3], the pixels that the network sees.
+
+        Raises:
+            DataError: the image is of another kind, or resized it would have more than PIL.Image.MAX_IMAGE_PIXELS.
+        """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise DataError(f"expected an image as uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
         height, width = image.shape[:2]
@@ -75,10 +100,17 @@ class Preprocess:
             image = np.array(Image.fromarray(image).resize(size, _INTERPOLATION[self.interpolation]))
         return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop))
 
-    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Resize and crop a mask, bool [H,W] -> bool [h,w], as `picture` does its image; half covered is covered.
+    def mask(self, mask: Mask) -> Mask:
+        """Resize and crop a mask as `picture` does its image; a pixel that is half covered counts as covered.
 
-        Raises DataError for another kind of mask.
+        Args:
+            mask: bool [H, W].
+
+        Returns:
+            bool [h, w].
+
+        Raises:
+            DataError: the mask is of another kind.
         """
         if mask.dtype != bool or mask.ndim != 2:
             raise DataError(f"expected a mask as bool [H,W], got {mask.dtype} {list(mask.shape)}")
@@ -86,14 +118,22 @@ class Preprocess:
 
     def tensor(
         self,
-        pictures: NDArray[np.uint8] | torch.Tensor,
+        pictures: Pixels | torch.Tensor,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """Normalise a batch of pictures for the network.
 
-        pictures: uint8 [N,H,W,3]; they go to the device before they become floats, a quarter of the bytes.
-        Returns `dtype` [N,C,H,W], channels_last in memory. Raises DataError for another kind of pictures.
+        Args:
+            pictures: uint8 [N, H, W, 3]. They go to the device before they become floats: a quarter of the bytes.
+            device: where the result is; by default where the pictures are.
+            dtype: of the result.
+
+        Returns:
+            `dtype` [N, C, H, W], channels_last in memory.
+
+        Raises:
+            DataError: the pictures are of another kind.
         """
         if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype not in (np.uint8, torch.uint8):
             raise DataError(f"expected pictures as uint8 [N,H,W,3], got {pictures.dtype} {list(pictures.shape)}")
@@ -103,49 +143,63 @@ class Preprocess:
         if len(self.mean) == 1:
             luma = pictures.new_tensor(_LUMA, dtype=torch.int32)
             pictures = (((pictures * luma).sum(3, keepdim=True) + 0x8000) >> 16).to(torch.uint8)
-        exact = torch.promote_types(dtype, torch.float32)  # normalising in half precision would round thrice
-        values = pictures.to(exact).div_(255)
+        values = pictures.to(widened(dtype)).div_(255)  # normalising in half precision would round three times
         return values.sub_(values.new_tensor(self.mean)).div_(values.new_tensor(self.std)).to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
-        """Return a grey level, a share of a pixel's range (0 is black), as the network is given it: float32 [C]."""
+        """Return a grey level as an input of the network, float32 [C].
+
+        Args:
+            share: of a pixel's range: 0 is black, 0.5 is grey, 1 is white.
+
+        >>> Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).level(1.0)
+        tensor([2., 2., 2.])
+        """
         return (share - torch.tensor(self.mean)) / torch.tensor(self.std)
 
-    def inverse(self, values: torch.Tensor) -> NDArray[np.uint8]:
-        """Undo `tensor`: [C,H,W] -> uint8 [H,W,3], or [N,C,H,W] -> uint8 [N,H,W,3], rounded and clipped to 0..255.
+    def inverse(self, values: torch.Tensor) -> Pixels:
+        """Undo `tensor`.
 
-        Raises DataError where the number of channels is not that of the mean.
+        Args:
+            values: inputs of the network, [C, H, W] or [N, C, H, W].
+
+        Returns:
+            uint8 [H, W, 3] or [N, H, W, 3], rounded, and clipped to 0..255.
+
+        Raises:
+            DataError: the number of channels is not that of the mean.
         """
         if values.ndim not in (3, 4) or values.shape[-3] != len(self.mean):
             raise DataError(f"expected [{len(self.mean)},H,W], with or without N, got {list(values.shape)}")
         values = values.movedim(-3, -1)
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        values = values.to(widened(values.dtype))
         values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
-        picture: NDArray[np.uint8] = (values * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        picture: Pixels = (values * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
         return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings, ready for JSON; `from_dict` reads them back."""
+        """Return the settings as values that JSON takes; `from_dict` reads them back."""
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
         }
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
-        """Make a Preprocess of what `as_dict` returned; raises DataError for a setting that is none."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(settings) - set(known))
+        """Make a Preprocess from what `as_dict` returned; raises DataError for an unknown setting or a wrong value."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(settings) - set(names))
         if unknown:
-            raise DataError(f"no setting named {', '.join(unknown)}; the settings are {', '.join(known)}")
+            raise DataError(f"no setting named {', '.join(unknown)}; the settings are {', '.join(names)}")
         return cls(**settings)
 
     @property
     def _crop(self) -> tuple[int, int] | None:
+        """(height, width) of what is kept, None for all."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
 
-def _centre(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cut the centre out of an image [H,W,3], rounding as torchvision's CenterCrop does; zeros where it is smaller."""
+def _centre(image: Pixels, height: int, width: int) -> Pixels:
+    """Cut the centre out of an image [H, W, 3], rounded as in torchvision's CenterCrop; zeros where it is smaller."""
     down, across = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
     if down or across:
         image = np.pad(image, ((down // 2, (down + 1) // 2), (across // 2, (across + 1) // 2), (0, 0)))
