@@ -25,8 +25,8 @@ class PictureBatch(NamedTuple):
     """Some pictures of a feed.
 
     Attributes:
-        places: int64 [n], their places in the feed.
-        pictures: uint8 [n, h, w, 3].
+        places: int64 [n], the places of the pictures in the feed.
+        pictures: uint8 [n, h, w, 3], as the network sees them.
     """
 
     places: Ints
@@ -34,15 +34,16 @@ class PictureBatch(NamedTuple):
 
 
 class Feed:
-    """Some images of a dataset in a fixed order, prepared for a network: decoded in threads, batched, resumable.
+    """Some images of a dataset in a fixed order, prepared for a network.
 
-    A place is an index into the feed; `indices` says which image of the dataset stands at each place.
+    Images are decoded in threads while earlier ones are computed with, and a job that was interrupted resumes where it
+    stopped. A place is an index into the feed; `indices` says which image of the dataset is at each place.
 
     Attributes:
         images: the dataset.
         preprocess: how an image becomes the network's input.
         indices: int64 [n], the images in the order in which they are fed.
-        workers: threads that decode.
+        workers: number of threads that decode images.
 
     >>> from deconvviz.data.scenes.scenes import Scenes
     >>> feed = Feed(Scenes(6), Preprocess(resize=32, crop=32), indices=[4, 0, 2])
@@ -64,9 +65,10 @@ class Feed:
         Args:
             images: the dataset.
             preprocess: how an image becomes the network's input.
-            indices: which images, in this order; all of them by default.
-            workers: threads that decode.
-            memory: bytes of decoded pictures that are kept for the next time they are asked for, the last ones used.
+            indices: int64 [n], the images to feed, in this order; by default all of them.
+            workers: number of threads that decode images.
+            memory: bytes of decoded pictures that are kept, so that they need not be decoded again. Where not all
+                pictures fit, those that were used last are kept.
         """
         self.images, self.preprocess, self.workers = images, preprocess, workers
         self.indices: Ints = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
@@ -85,7 +87,7 @@ class Feed:
         return str(self.images.names[int(self.indices[place])])
 
     def picture(self, place: int) -> Pixels:
-        """Return the picture at a place as the network sees it, uint8 [h, w, 3]; it is shared, so do not change it."""
+        """Return the picture at a place as the network sees it, uint8 [h, w, 3]. It may be kept: do not change it."""
         index = int(self.indices[place])
         return self._memory.get(index, lambda: self.preprocess.picture(self.images[index][0]))
 
@@ -96,12 +98,13 @@ class Feed:
     def batches(
         self, size: int, order: Sequence[int] | NDArray[np.integer] | None = None, start: int = 0
     ) -> Iterator[PictureBatch]:
-        """Yield the pictures, `size` at a time, while the next ones are decoded.
+        """Yield pictures batch by batch, while the next ones are decoded.
 
         Args:
             size: pictures in a batch; the last batch may have fewer.
-            order: places to feed, in this order; all of them by default.
-            start: how many of these places are left out because they are done: a job that was interrupted resumes here.
+            order: int64 [m], the places to feed, in this order; by default all of them.
+            start: number of places at the beginning of the order that are left out, because a job that was
+                interrupted has done them.
         """
         places = (np.arange(len(self)) if order is None else np.asarray(order, np.int64))[start:]
         pictures = in_order(self.picture, map(int, places), self.workers)
@@ -110,7 +113,7 @@ class Feed:
             yield PictureBatch(part, np.stack(list(islice(pictures, len(part)))))
 
     def tensor(self, pictures: Pixels, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return pictures as the network takes them, `dtype` [n, C, h, w] on a device."""
+        """Return pictures, uint8 [n, h, w, 3], as inputs of the network: `dtype` [n, C, h, w] on a device."""
         return self.preprocess.tensor(pictures, device, dtype)
 
     def tensors(
@@ -121,21 +124,38 @@ class Feed:
         order: Sequence[int] | NDArray[np.integer] | None = None,
         start: int = 0,
     ) -> Iterator[tuple[Ints, Tensor]]:
-        """Yield (places int64 [n], inputs [n, C, h, w]) batch by batch; the arguments are those of `batches`."""
+        """Yield (places int64 [n], inputs `dtype` [n, C, h, w] on a device) batch by batch; see `batches`."""
         for places, pictures in self.batches(size, order, start):
             yield places, self.tensor(pictures, device, dtype)
 
 
 class PictureMemory:
-    """Keeps decoded pictures, the last ones used, up to a number of bytes. Threads may share it."""
+    """Keeps the decoded pictures that were used last, up to a number of bytes. Threads may share it.
+
+    Attributes:
+        limit: bytes that are kept at most.
+        held: bytes that are kept now.
+
+    >>> memory = PictureMemory(limit=12)
+    >>> for index in (0, 1, 0, 2):
+    ...     picture = memory.get(index, lambda: np.zeros((1, 2, 3), np.uint8))
+    >>> memory.indices, memory.held
+    ([0, 2], 12)
+    """
 
     def __init__(self, limit: int) -> None:
+        """Make an empty memory of `limit` bytes."""
         self.limit, self.held = limit, 0
         self._pictures: OrderedDict[int, Pixels] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def indices(self) -> list[int]:
+        """The images whose pictures are kept, those that were used last at the end."""
+        return list(self._pictures)
+
     def get(self, index: int, decode: Callable[[], Pixels]) -> Pixels:
-        """Return the picture of an index; `decode` makes it where it is not kept."""
+        """Return the picture of image `index`; `decode` makes it where it is not kept."""
         with self._lock:
             if index in self._pictures:
                 self._pictures.move_to_end(index)

@@ -14,16 +14,20 @@ from deconvviz.types import Ints, Pixels
 
 
 class InMemoryImages:
-    """Labelled images from arrays: what every function takes that takes a store or a folder of classes.
+    """Labelled images from arrays: a dataset that needs no file.
+
+    Every function that takes an image store takes it too. The arrays are not copied, so do not change them.
 
     Attributes:
+        pictures: N arrays, uint8 [H, W, 3]; their sizes may differ.
         labels: int64 [N], an index into the classes, -1 where unknown.
         classes: the class names; empty where none were given.
         names: N distinct names.
         fingerprint: SHA-256 in hex of pixels, labels, names and classes; equal for equal content.
 
     Raises:
-        DataError: no image, pixels that are not uint8 [H, W, 3], or lists of different lengths.
+        DataError: there is no image, pixels are not uint8 [H, W, 3], lists have different lengths, or a name is there
+            twice.
 
     >>> images = InMemoryImages(np.zeros((4, 8, 8, 3), np.uint8), labels=[0, 0, 1, 1], classes=["cat", "dog"])
     >>> len(images), images[2][1], images.names[2]
@@ -37,13 +41,13 @@ class InMemoryImages:
         classes: Sequence[str] = (),
         names: Sequence[str] | None = None,
     ) -> None:
-        """Take images.
+        """Make a dataset of images in memory.
 
         Args:
-            pictures: uint8 [H, W, 3] each; their sizes may differ.
-            labels: of each image, an index into the classes, -1 where unknown; by default all unknown.
+            pictures: uint8 [H, W, 3] each, or [N, H, W, 3]; their sizes may differ.
+            labels: [N], an index into the classes for each image, -1 where unknown; by default all are unknown.
             classes: the class names.
-            names: of the images; by default their numbers.
+            names: N distinct names; by default the numbers of the images.
         """
         self.pictures = list(pictures)
         count = len(self.pictures)

@@ -1,4 +1,4 @@
-"""Pictures made of arrays, with numpy and Pillow: contrast, tiles of one size, outlines, and where energy lies."""
+"""Pictures from arrays, with numpy and Pillow: contrast, sizes, outlines, and where energy lies."""
 
 from __future__ import annotations
 
@@ -14,32 +14,60 @@ from deconvviz.types import Box, Floats, Pixels
 
 
 def signed_picture(signed: NDArray[np.floating[Any]], percentile: float = FULL_CONTRAST) -> Pixels:
-    """Return signed values [h, w, C] as a picture, uint8 [h, w, 3], with the contrast of `stretched`."""
+    """Return signed values as a picture: zero is grey, and the contrast is that of `deconvviz.arrays.stretched`.
+
+    Args:
+        signed: floating [h, w, C], with C = 3, or 1 for a grey picture.
+        percentile: of the absolute values, which is shown as black or white.
+
+    Returns:
+        uint8 [h, w, 3].
+
+    >>> signed_picture(np.array([[[-2.0], [0.0], [1.0]]]), percentile=100)[0, :, 0]
+    array([  0, 128, 191], dtype=uint8)
+    """
     levels = np.floor(255 * stretched(signed, percentile) + 0.5).astype(np.uint8)
     return np.broadcast_to(levels, (*signed.shape[:2], 3))
 
 
 def grey_picture(values: NDArray[Any]) -> Pixels:
-    """Return values [h, w] in 0..1 as a grey picture, uint8 [h, w, 3]; values beyond are clipped."""
+    """Return values [h, w] in 0..1 as a grey picture, uint8 [h, w, 3]; values outside of 0..1 are clipped.
+
+    >>> grey_picture(np.array([[0.0, 0.2, 3.0]]))[0, :, 0]
+    array([  0,  51, 255], dtype=uint8)
+    """
     levels = (np.clip(np.asarray(values, np.float32), 0, 1) * 255).round().astype(np.uint8)
     return np.repeat(levels[..., None], 3, 2)
 
 
 def resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize a picture, uint8 [h, w, 3], to (height, width), bicubic and antialiased."""
+    """Resize a picture, uint8 [h, w, 3], to (height, width) by bicubic interpolation, antialiased."""
     if picture.shape[:2] == size:
         return picture
     return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def tile(picture: Pixels, side: int) -> Pixels:
-    """Scale a picture [h, w, 3] to side x side by the nearest pixels."""
+    """Scale a picture, uint8 [h, w, 3], to side x side pixels; each takes the value of the nearest one.
+
+    >>> tile(np.array([[[1], [2]]], np.uint8), 4)[..., 0].tolist()
+    [[1, 1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2]]
+    """
     rows, columns = (np.arange(side) * size // side for size in picture.shape[:2])
     return np.ascontiguousarray(picture[rows[:, None], columns])
 
 
 def outlined(picture: Pixels, box: Box, colour: tuple[int, int, int]) -> Pixels:
-    """Draw the outline of a box inside the picture; its line is a seventy-fifth of the picture's height thick."""
+    """Return a copy of a picture with the outline of a box.
+
+    Args:
+        picture: uint8 [h, w, 3].
+        box: inside the picture; the line runs along its inner side.
+        colour: red, green and blue of the line, 0 to 255. The line is h / 75 pixels thick, and at least one.
+
+    >>> outlined(np.zeros((3, 3, 3), np.uint8), Box(0, 0, 3, 3), (9, 9, 9))[..., 0].tolist()
+    [[9, 9, 9], [9, 0, 9], [9, 9, 9]]
+    """
     top, left, bottom, right = box
     copy: Pixels = np.array(picture)
     thickness = max(1, picture.shape[0] // 75)
@@ -49,16 +77,16 @@ def outlined(picture: Pixels, box: Box, colour: tuple[int, int, int]) -> Pixels:
 
 
 def side_that_holds(energy: Floats, centre: tuple[int, int], share: float) -> int:
-    """Return the side of the smallest odd square around a centre that holds a share of an energy.
+    """Return the side, an odd number of pixels, of the smallest square around a centre that holds a share of an energy.
 
     Args:
         energy: float64 [h, w], not negative.
-        centre: (row, column) of the square's middle pixel; it may lie outside.
-        share: in 0..1, of the sum of the energy.
+        centre: (row, column) of the square's middle pixel; it may lie outside of the picture.
+        share: of the sum of the energy, in 0..1.
 
     >>> side_that_holds(np.eye(5), (2, 2), 0.5)
     3
     """
     rows, columns = (np.abs(np.arange(size) - middle) for size, middle in zip(energy.shape, centre, strict=True))
-    held = np.bincount(np.maximum(rows[:, None], columns).ravel(), energy.ravel()).cumsum()
-    return 2 * int(np.searchsorted(held, share * held[-1] - 1e-12 * held[-1])) + 1
+    inside = np.bincount(np.maximum(rows[:, None], columns).ravel(), energy.ravel()).cumsum()  # of a half side 0, 1, ..
+    return 2 * int(np.searchsorted(inside, share * inside[-1] - 1e-12 * inside[-1])) + 1

@@ -1,20 +1,19 @@
-"""What a training draws of its images: a part held out, the order of an epoch, crops and flips, the mean colour.
+"""Choices among images: a part held out for validation, random crops, the mean colour, some images of every class.
 
-Everything that is random is drawn from an address, such as (seed, epoch), and never from what came before. So a
-training that was killed and resumed draws the same as one that was not.
+Everything random is drawn from a seed, and never from a generator that other draws have moved on. A training that was
+killed and resumed therefore draws the same as one that was not.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.arrays import evenly
 from deconvviz.data.feed import Feed
 from deconvviz.errors import DataError
 from deconvviz.types import Ints, Pixels
 
-MEMORY = 2 << 30  # bytes of decoded pictures that a training keeps, where all of them fit
+MEMORY = 2 << 30  # bytes of decoded pictures that a job keeps, where all of them fit
 
 
 def split(labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
@@ -51,15 +50,18 @@ def split(labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
 
 
 def random_crops(pictures: Pixels, side: int, rng: np.random.Generator) -> Pixels:
-    """Cut a random square out of each picture and flip every second one, by chance.
+    """Cut a random square out of each picture, and mirror it with a probability of one half.
 
     Args:
         pictures: uint8 [n, h, w, 3].
         side: of the squares, in pixels.
-        rng: where places and flips are drawn from.
+        rng: where places and mirroring are drawn from.
 
     Returns:
         uint8 [n, side, side, 3].
+
+    >>> random_crops(np.zeros((4, 30, 40, 3), np.uint8), 24, np.random.default_rng(0)).shape
+    (4, 24, 24, 3)
     """
     count, height, width, _ = pictures.shape
     tops, lefts = rng.integers(0, height - side + 1, count), rng.integers(0, width - side + 1, count)
@@ -72,7 +74,16 @@ def random_crops(pictures: Pixels, side: int, rng: np.random.Generator) -> Pixel
 
 
 def mean_colour(feed: Feed, seed: int, count: int = 1000) -> tuple[float, float, float]:
-    """Return the mean of each channel, in 0..1, over at most `count` pictures of a feed."""
+    """Return the mean of each colour channel over pictures of a feed.
+
+    Args:
+        feed: the pictures.
+        seed: of the choice of pictures.
+        count: pictures that are looked at, at most.
+
+    Returns:
+        Red, green and blue in 0..1, rounded to four digits.
+    """
     rng = np.random.default_rng([seed, 2])
     places = np.sort(rng.permutation(len(feed))[:count])
     total = sum(feed.picture(int(place)).mean((0, 1)) for place in places) / len(places) / 255
@@ -80,28 +91,44 @@ def mean_colour(feed: Feed, seed: int, count: int = 1000) -> tuple[float, float,
     return red, green, blue
 
 
-def room_for(feed_length: int, height: int, width: int) -> int:
-    """Return how many bytes of pictures a training keeps: all of them, or none where they do not fit in MEMORY."""
-    return MEMORY if feed_length * height * width * 3 <= MEMORY else 0
+def room_for(count: int, height: int, width: int) -> int:
+    """Return how many bytes a feed may keep: MEMORY where all pictures fit in it, else 0.
 
-
-def spread(labels: NDArray[np.int64], count: int) -> Ints:
-    """Return `count` images, ascending: the first of evenly chosen classes, then their second ones, and so on.
+    Keeping a part of them would help little: each epoch has another order.
 
     Args:
-        labels: int64 [N]; the images of unknown class (-1) count as one class.
-        count: of images; all of them where there are not more.
+        count: number of pictures.
+        height: of a picture in pixels.
+        width: of a picture in pixels.
+
+    >>> room_for(1000, 224, 224) // 2**30, room_for(1_000_000, 224, 224)
+    (2, 0)
+    """
+    return MEMORY if count * height * width * 3 <= MEMORY else 0
+
+
+def spread(labels: Ints, count: int) -> Ints:
+    """Choose images of as many classes as possible: the first image of each class, then the second ones, and so on.
+
+    Where fewer images are left to choose than classes have them, the classes are evenly spread.
+
+    Args:
+        labels: int64 [N], the class of each image; images of unknown class (-1) count as one class.
+        count: number of images; all are chosen where there are fewer.
+
+    Returns:
+        int64 [min(count, N)], indices of images, ascending.
 
     >>> spread(np.array([0, 0, 1, 1, 2, 2]), 4)
     array([0, 1, 2, 4])
     """
     order = np.argsort(labels, kind="stable")
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    chosen: list[int] = []
+    indices: list[int] = []
     turn = 0
-    while len(chosen) < min(count, len(labels)):
-        left = np.flatnonzero(sizes > turn)
-        classes = left[evenly(len(left), count - len(chosen))]
-        chosen += [int(order[first[each] + turn]) for each in classes]
+    while len(indices) < min(count, len(labels)):
+        having_more = np.flatnonzero(sizes > turn)
+        classes = having_more[evenly(len(having_more), count - len(indices))]
+        indices += [int(order[first[number] + turn]) for number in classes]
         turn += 1
-    return np.sort(np.array(chosen, np.int64))
+    return np.sort(np.array(indices, np.int64))
