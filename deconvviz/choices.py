@@ -14,6 +14,9 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Rule = Literal["deconvnet", "guided", "gradient"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 CHANNEL_CHOICES = ("active", "random", "first")
+OVERLAPS = ("sum", "last")  # where pooling windows overlap
+LRN_POLICIES = ("identity", "gradient")  # contrast normalisation on the way back
+SEEDS = ("one", "activation")  # the signal that starts at the unit
 
 # --- explanations and their metrics ---
 CONVENTIONS = ("paper", "pytorch-grad-cam", "torch-cam")

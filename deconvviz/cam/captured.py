@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.plan import make_plan
-from deconvviz.deconv.rules import Way
+from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import CamError
 from deconvviz.graph.layers import channel_axis
@@ -40,7 +40,7 @@ class Captured:
         axis = channel_axis(self.network.layer(layer).node)
         return layout_of(layer, tuple(value.shape[1:]), axis, image, tokens)
 
-    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: Way) -> Tensor:
+    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
         """Send a signal from the output back to the images; raises CamError where there is more than one output."""
         output = self._output()
         images = self.network.checked(x)

@@ -19,7 +19,7 @@ from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import resized
 from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.cam.tokens import Layout
-from deconvviz.deconv.rules import Way
+from deconvviz.deconv.rules import BackwardRule
 
 IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 and takes less
 
@@ -46,7 +46,7 @@ class Backend(Protocol):
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
         """Return how the layer's value becomes maps."""
 
-    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: Way) -> Tensor:
+    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
         """Send a signal from the output back to the images by a policy; `seed` makes it from the output."""
 
 
@@ -207,7 +207,7 @@ class View:
             total.index_add_(0, images, weights[images, variants, None, None] * masks)
         return total
 
-    def back(self, policy: Way, x: Tensor | None = None, relevance: bool = False) -> Tensor:
+    def back(self, policy: BackwardRule, x: Tensor | None = None, relevance: bool = False) -> Tensor:
         """Send the target's score back to the images by a policy, [N, C, H, W].
 
         x: other images than the view's. relevance: start with the score itself instead of its gradient.

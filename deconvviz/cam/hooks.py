@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deconvviz.cam.tokens import Layout, layout_of
-from deconvviz.deconv.rules import Way
+from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError, LayerNotFound, nearest
 from deconvviz.graph.evaluating import evaluating
 
@@ -57,7 +57,7 @@ class HookedModel:
         """Return how the layer's value becomes maps; one with rows and columns is taken as [N, K, h, w]."""
         return layout_of(layer, tuple(value.shape[1:]), 1, image, tokens)
 
-    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: Way) -> Tensor:
+    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
         """Hooks cannot change how an op goes back; raises CamError."""
         raise CamError(f"{self.name} is not captured, and maps on pixels need its graph; take a method on a layer")
 

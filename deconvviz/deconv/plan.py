@@ -1,4 +1,4 @@
-"""Which part of every value a unit of a layer sees: the plan that its projection runs by."""
+"""Which part of every value a unit of a layer depends on: the plan by which its projection runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class WindowPlan:
 
     Attributes:
         steps: the nodes that depend on the image, from the image to the layer.
-        windows: rows and columns of each value that a unit sees; a value that is not in it is needed whole.
+        windows: node -> the rows and columns of its value that a unit depends on; a value that is missing here is
+            needed as a whole.
     """
 
     steps: tuple[fx.Node, ...]
@@ -54,20 +55,21 @@ def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan
 
 
 def _ancestors(target: fx.Node) -> list[fx.Node]:
-    found = {target}
+    """Return the nodes from which a node's value is computed, and itself, in the order of the graph."""
+    ancestors = {target}
     for node in reversed(target.graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return [node for node in target.graph.nodes if node in found]
+        if node in ancestors:
+            ancestors.update(node.all_input_nodes)
+    return [node for node in target.graph.nodes if node in ancestors]
 
 
 def _covers(window: Reach, sizes: tuple[int, int]) -> bool:
-    """True where the window is the whole map, or so large that the whole map costs no more."""
+    """Return whether the window is the whole map, or so large that the whole map costs no more."""
     return any(i.jump == 0 or i.size >= length for i, length in zip(window, sizes, strict=True))
 
 
 def then(window: Reach, reach: Reach) -> Reach:
-    """Return what a window reads of an input, rows and columns."""
+    """Return the rows and columns of an input that a window of an op's output reads; `reach` is the op's own."""
     return window[0].then(reach[0]), window[1].then(reach[1])
 
 

@@ -6,21 +6,58 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
+from deconvviz.choices import SEEDS
 from deconvviz.deconv.plan import WindowPlan, make_plan
 from deconvviz.deconv.rules import Policy
 from deconvviz.deconv.windows import Sweep
-from deconvviz.errors import ProjectionError
+from deconvviz.errors import ProjectionError, require_choice
 from deconvviz.graph.layers import as_maps, as_value
 from deconvviz.graph.network import Network
 from deconvviz.types import Box
 
-Unit = tuple[int, str, int, tuple[int, int]]
-SEEDS = ("one", "activation")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Unit = tuple[int, str, int, tuple[int, int]]  # image, layer, channel, (y, x) on the layer's map
 MEMORY = 256 * 2**20  # bytes of values that one batch of units may keep
+
+
+class SignalKeywords(TypedDict, total=False):
+    """The fields of `SignalOptions`, as the keyword arguments of `project` and `project_units`."""
+
+    overlap: str
+    lrn: str
+    seed: str
+    windowed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalOptions:
+    """Conventions of a projection where papers are silent or differ.
+
+    Attributes:
+        overlap: where pooling windows overlap, "sum" adds their signals, "last" keeps that of the last window.
+        lrn: contrast normalisation hands the signal on ("identity") or takes its "gradient".
+        seed: the signal that starts at the unit: "one", or its "activation" as in the paper. Every rule scales with
+            it, so a picture of one unit looks the same.
+        windowed: compute only the part of each map that the unit depends on. The result is the same without.
+
+    Raises:
+        ProjectionError: another seed; `overlap` and `lrn` are checked by `rules.Policy`.
+    """
+
+    overlap: str = "sum"
+    lrn: str = "identity"
+    seed: str = "one"
+    windowed: bool = True
+
+    def __post_init__(self) -> None:
+        require_choice("seed", self.seed, SEEDS, ProjectionError)
 
 
 @dataclass(frozen=True)
@@ -29,13 +66,15 @@ class Projection:
 
     Attributes:
         image: index of the image among those given.
-        layer, channel, position: the unit; position is (y, x) on the layer's map.
+        layer: name of the unit's layer.
+        channel: of the layer.
+        position: (y, x) on the layer's map.
         rule: "deconvnet", "guided" or "gradient".
         value: the unit's activation.
-        window: the pixels that the unit sees, cut to the image.
-        pixels: [C, h, w], the projection there; zero everywhere else.
+        window: the pixels that the unit depends on, clipped to the image.
+        pixels: [C, h, w], the projection inside the window; it is zero everywhere else.
         image_shape: (C, H, W).
-        linearised: ops on the way that are not linear and were replaced by their vector-Jacobian product.
+        linearised: names of ops on the way that are not linear, for which their vector-Jacobian product stands.
     """
 
     image: int
@@ -52,13 +91,13 @@ class Projection:
     def full(self) -> Tensor:
         """Return the projection on a zero canvas of the image's shape, [C, H, W]."""
         canvas = self.pixels.new_zeros(self.image_shape)
-        canvas[:, self.window.top : self.window.bottom, self.window.left : self.window.right] = self.pixels
+        top, left, bottom, right = self.window
+        canvas[:, top:bottom, left:right] = self.pixels
         return canvas
 
     def __repr__(self) -> str:
         unit = f"{self.layer}:{self.channel}@{self.position[0]},{self.position[1]}"
-        size = f"{self.window.bottom - self.window.top}x{self.window.right - self.window.left} px"
-        place = f"{size} at {tuple(self.window)[:2]}"
+        place = f"{self.window.height}x{self.window.width} px at {tuple(self.window)[:2]}"
         return f"Projection({unit} of image {self.image}, {self.rule}, value {self.value:.4g}, {place})"
 
     def _repr_png_(self) -> bytes:
@@ -75,8 +114,14 @@ class Projection:
 def parse_unit(text: str) -> tuple[str, int, tuple[int, int] | None]:
     """Read a unit as a user writes it, `layer:channel` or `layer:channel@y,x`.
 
+    Returns:
+        The layer's name, the channel, and (y, x) on the layer's map or None.
+
     Raises:
         ProjectionError: the text has another form.
+
+    >>> parse_unit("features.5:12@3,4")
+    ('features.5', 12, (3, 4))
     """
     match = re.fullmatch(r"(.+):(\d+)(?:@(\d+),(\d+))?", text.strip())
     if not match:
@@ -94,41 +139,42 @@ def project(
     channel: int,
     position: tuple[int, int] | None = None,
     rule: str = "deconvnet",
-    *,
-    overlap: str = "sum",
-    lrn: str = "identity",
-    seed: str = "one",
-    windowed: bool = True,
+    **signal: Unpack[SignalKeywords],
 ) -> Projection:
     """Project one unit of one image back to its pixels.
 
     Args:
         network: a captured network.
         x: one image, [1, C, H, W].
-        layer, channel: the unit's map.
-        position: (y, x) on the map; None takes the map's strongest position, the first one where several are.
-        rule, overlap, lrn: see `rules.Policy`.
-        seed: the signal that starts at the unit: "one", or its "activation" as in the paper. Every rule scales
-            with it, so a picture of one unit looks the same.
-        windowed: compute only the part of each map that the unit sees. The result is the same without.
+        layer: name of the unit's layer.
+        channel: of the layer.
+        position: (y, x) on the layer's map; None takes the map's strongest position, the first one where several are
+            equal.
+        rule: "deconvnet", "guided" or "gradient"; see `rules`.
+        signal: `overlap`, `lrn`, `seed` and `windowed` of `SignalOptions`.
 
     Raises:
-        LayerNotFound, CaptureError: no such layer; x does not fit the network.
-        ProjectionError: no such channel or position, or an op on the way that has no transpose.
+        LayerNotFound: a layer of this name does not exist.
+        CaptureError: x does not fit the network.
+        ProjectionError: the channel or the position does not exist, or an op on the way has no transpose.
 
     Source: Zeiler and Fergus 2013, section 2.1.
+
+    >>> import deconvviz as dv
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, bias=False), torch.nn.ReLU())
+    >>> _ = torch.nn.init.ones_(model[0].weight)
+    >>> projection = dv.project(dv.capture(model, (1, 8, 8)), torch.ones(1, 1, 8, 8), "1", 0, (2, 3))
+    >>> projection.window, projection.value, projection.pixels.tolist()
+    (Box(top=2, left=3, bottom=5, right=6), 9.0, [[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]])
     """
     if x.shape[0] != 1:
         raise ProjectionError(f"{x.shape[0]} images given; project takes one, project_units takes many")
     if position is None:
-        rows, columns = _checked_unit(network, layer, channel, (0, 0))
+        _, columns = _check_unit(network, layer, channel, (0, 0))
         with torch.no_grad():
-            chosen = network.maps(layer, network.activations(x, [layer])[layer])[0, channel]
-        best = int(chosen.argmax())
-        assert best < rows * columns
-        position = (best // columns, best % columns)
-    unit = (0, layer, channel, position)
-    return project_units(network, x, [unit], rule, overlap=overlap, lrn=lrn, seed=seed, windowed=windowed)[0]
+            unit_map = network.maps(layer, network.activations(x, [layer])[layer])[0, channel]
+        position = divmod(int(unit_map.argmax()), columns)
+    return project_units(network, x, [(0, layer, channel, position)], rule, **signal)[0]
 
 
 def project_units(
@@ -136,50 +182,49 @@ def project_units(
     images: Tensor,
     units: Sequence[Unit],
     rule: str = "deconvnet",
-    *,
-    overlap: str = "sum",
-    lrn: str = "identity",
-    seed: str = "one",
-    windowed: bool = True,
+    **signal: Unpack[SignalKeywords],
 ) -> list[Projection]:
     """Project many units of many images, batched by layer, each on its own window.
 
     Args:
         network: a captured network.
         images: [N, C, H, W].
-        units: (image, layer, channel, (y, x)) each.
-        rule, overlap, lrn, seed, windowed: as for `project`.
+        units: (image, layer, channel, (y, x)) each; the image is an index into `images`.
+        rule: "deconvnet", "guided" or "gradient"; see `rules`.
+        signal: `overlap`, `lrn`, `seed` and `windowed` of `SignalOptions`.
 
     Returns:
-        One Projection a unit, in the order of `units`.
+        One projection a unit, in the order of `units`.
 
     Raises:
-        As `project`; a unit's image that is not among `images` is a ProjectionError too.
+        LayerNotFound, CaptureError, ProjectionError: as `project`; a ProjectionError also where a unit's image is not
+            among `images`.
+
+    Source: Zeiler and Fergus 2013, section 2.1; the windows are this package's.
     """
-    policy = Policy(rule, overlap, lrn)
-    if seed not in SEEDS:
-        raise ProjectionError(f"seed {seed!r} given; expected one of {', '.join(SEEDS)}")
+    options = SignalOptions(**signal)
+    policy = Policy(rule, options.overlap, options.lrn)
     images = network.checked(images)
-    layers: dict[str, list[int]] = {}
+    numbers_by_layer: dict[str, list[int]] = {}
     for number, (image, layer, channel, position) in enumerate(units):
         if not 0 <= image < len(images):
             raise ProjectionError(f"image {image} given; expected 0 to {len(images) - 1}")
-        _checked_unit(network, layer, channel, position)
-        layers.setdefault(layer, []).append(number)
-    found: dict[int, Projection] = {}
+        _check_unit(network, layer, channel, position)
+        numbers_by_layer.setdefault(layer, []).append(number)
+    projections: dict[int, Projection] = {}
     with torch.no_grad():
-        for layer, numbers in layers.items():
-            # "last" lets a window that the unit does not see overwrite with zero: only the whole map knows
-            plan = make_plan(network, layer, windowed and overlap == "sum")
+        for layer, numbers in numbers_by_layer.items():
+            # "last" lets a window that the unit does not depend on overwrite with zero: only the whole map knows
+            plan = make_plan(network, layer, options.windowed and options.overlap == "sum")
             for batch in _batches(numbers, units, plan, images):
-                for number, projection in zip(
-                    batch, _project_batch(network, plan, images, [units[n] for n in batch], policy, seed), strict=True
-                ):
-                    found[number] = projection
-    return [found[number] for number in range(len(units))]
+                batch_units = [units[number] for number in batch]
+                projected = _project_batch(network, plan, images, batch_units, policy, options.seed)
+                projections.update(zip(batch, projected, strict=True))
+    return [projections[number] for number in range(len(units))]
 
 
-def _checked_unit(network: Network, layer: str, channel: int, position: tuple[int, int]) -> tuple[int, int]:
+def _check_unit(network: Network, layer: str, channel: int, position: tuple[int, int]) -> tuple[int, int]:
+    """Return the rows and columns of the layer's map; raises ProjectionError where it does not have the unit."""
     channels, rows, columns = network.layer(layer).units
     if not 0 <= channel < channels:
         raise ProjectionError(f"channel {channel} of layer {layer!r} given; expected 0 to {channels - 1}")
@@ -190,7 +235,7 @@ def _checked_unit(network: Network, layer: str, channel: int, position: tuple[in
 
 
 def _batches(numbers: list[int], units: Sequence[Unit], plan: WindowPlan, images: Tensor) -> Iterator[list[int]]:
-    """Split the units of a layer so that one batch's values fit in MEMORY; units of one image stand together."""
+    """Split the units of a layer so that the values of one batch fit in MEMORY; units of one image stay together."""
     size = max(1, min(256, MEMORY // (3 * plan.elements() * images.element_size())))
     ordered = sorted(numbers, key=lambda number: units[number][0])
     for start in range(0, len(ordered), size):
@@ -201,29 +246,25 @@ def _project_batch(
     network: Network, plan: WindowPlan, images: Tensor, units: Sequence[Unit], policy: Policy, seed: str
 ) -> list[Projection]:
     distinct = sorted({unit[0] for unit in units})
-    device = images.device
+    device, everyone = images.device, torch.arange(len(units), device=images.device)
     index = torch.tensor([distinct.index(unit[0]) for unit in units], device=device)
-    positions = torch.tensor([unit[3] or (0, 0) for unit in units], device=device)
+    channels = torch.tensor([unit[2] for unit in units], device=device)
+    positions = torch.tensor([unit[3] for unit in units], device=device)
     rows, columns = positions[:, 0], positions[:, 1]
     sweep = Sweep(network, plan, images[distinct], index, rows, columns)
     target, node = sweep.forward(), plan.steps[-1]
-    every, channels = torch.arange(len(units), device=device), torch.tensor([u[2] for u in units], device=device)
     maps = as_maps(node, target)
     if node in plan.windows:  # the window of the layer itself is the unit
-        image_at, y, x = every, torch.zeros_like(rows), torch.zeros_like(columns)
+        image_at, y, x = everyone, torch.zeros_like(rows), torch.zeros_like(columns)
     else:
         image_at, y, x = index, rows, columns
     values = maps[image_at, channels, y, x]
     start = maps.new_zeros(len(units), *maps.shape[1:])
-    start[every, channels, y, x] = values if seed == "activation" else torch.ones_like(values)
+    start[everyone, channels, y, x] = values if seed == "activation" else torch.ones_like(values)
     signal = sweep.back(as_value(node, start), policy)
-    places, named = sweep.image_places(), tuple(sorted(sweep.linearised))
     depth, height, width = network.input_shape
-    found = []
-    for (image, layer, channel, position), value, (box, inside), pixels in zip(
-        units, values.tolist(), places, signal, strict=True
-    ):
-        cut, shape = pixels[inside].clone(), (depth, height, width)
-        unit = (image, layer, channel, position or (0, 0))
-        found.append(Projection(*unit, policy.rule, value, Box(*box), cut, shape, named))
-    return found
+    linearised = tuple(sorted(sweep.linearised))
+    return [
+        Projection(*unit, policy.rule, value, Box(*box), pixels[inside].clone(), (depth, height, width), linearised)
+        for unit, value, (box, inside), pixels in zip(units, values.tolist(), sweep.image_places(), signal, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""The rules of a projection: what each kind of op does to the signal on its way down.
+"""The rules of a projection: what each kind of op does to the signal on its way back to the image.
 
 The three rules differ at rectifiers only. With g the signal from above and x the rectifier's input:
 
@@ -6,9 +6,9 @@ The three rules differ at rectifiers only. With g the signal from above and x th
     deconvnet  max(g, 0)                    Zeiler and Fergus 2013, section 2.1, "Rectification"
     guided     max(g, 0) * [0 < x < cap]    Springenberg et al. 2014, section 3
 
-Papers define the last two for ReLU. For the rectifiers that came later (SiLU, GELU, hard swish, leaky ReLU, ...)
-they are taken as written: the signal is clamped, and guided masks where the input was not positive; `cap` is 6 for
-ReLU6 and infinite for the others.
+The papers define the last two for ReLU. For the rectifiers that came later (SiLU, GELU, hard swish, leaky ReLU, ...)
+they are taken as they are written: the signal is clamped, and the guided rule masks where the input was not positive.
+`cap` is 6 for ReLU6, the upper bound of a hardtanh, and infinite for all others.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Protocol
 
 from torch import Tensor, fx
 
-from deconvviz.deconv.switches import OVERLAPS, unpool
-from deconvviz.errors import ProjectionError
+from deconvviz.choices import LRN_POLICIES, OVERLAPS
+from deconvviz.deconv.switches import unpool
+from deconvviz.errors import ProjectionError, require_choice
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of, vector_jacobian
 from deconvviz.registry import Registry
 
 Rectify = Callable[[Call, Tensor], Tensor]
 RULES: Registry[Rectify] = Registry("rule")
-LRN_POLICIES = ("identity", "gradient")
 
 
 def _gradient(call: Call, signal: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def _guided(call: Call, signal: Tensor) -> Tensor:
 
 
 def _cap(call: Call) -> float:
-    """Where the rectifier stops rising."""
+    """Return the input from which on the rectifier's value does not rise any more."""
     name = op_name(call.node)
     return 6.0 if name == "relu6" else float(call.args[2]) if name == "hardtanh" else math.inf
 
@@ -61,19 +61,19 @@ for _name, _rule in {"deconvnet": _deconvnet, "guided": _guided, "gradient": _gr
     RULES.add(_name, _rule)
 
 
-class Way(Protocol):
-    """How a signal goes down through the ops of a graph: a `Policy`, or relevance propagation."""
+class BackwardRule(Protocol):
+    """How a signal goes back through the ops of a graph: a projection's `Policy`, or relevance propagation."""
 
     def reads_values(self, node: fx.Node) -> bool:
-        """True where the signal's way through this op depends on the values that ran through it."""
+        """Return whether the signal behind this op depends on the values that ran through it forwards."""
 
     def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
-        """Return the signal for each data input of one call from the signal at its output."""
+        """Return the signal at each data input of one call, from the signal at its output."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a signal goes down: the rule at rectifiers, at overlapping switches, and at contrast normalisation.
+    """How a projection's signal goes back: the rule at rectifiers, overlapping switches and contrast normalisation.
 
     Attributes:
         rule: "deconvnet", "guided" or "gradient".
@@ -81,7 +81,7 @@ class Policy:
         lrn: "identity" hands the signal through; "gradient" takes the vector-Jacobian product. The paper is silent.
 
     Raises:
-        ProjectionError: a value that is none of these.
+        ProjectionError: another value.
     """
 
     rule: str = "deconvnet"
@@ -89,13 +89,9 @@ class Policy:
     lrn: str = "identity"
 
     def __post_init__(self) -> None:
-        for what, given, known in (
-            ("rule", self.rule, tuple(RULES)),
-            ("overlap", self.overlap, OVERLAPS),
-            ("lrn", self.lrn, LRN_POLICIES),
-        ):
-            if given not in known:
-                raise ProjectionError(f"{what} {given!r} given; expected one of {', '.join(known)}")
+        require_choice("rule", self.rule, tuple(RULES), ProjectionError)
+        require_choice("overlap", self.overlap, OVERLAPS, ProjectionError)
+        require_choice("lrn", self.lrn, LRN_POLICIES, ProjectionError)
 
     def reads_values(self, node: fx.Node) -> bool:
         """True where the signal's way through this op depends on the values that ran through it."""

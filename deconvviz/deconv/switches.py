@@ -7,18 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deconvviz.errors import ProjectionError
-
-OVERLAPS = ("sum", "last")
+from deconvviz.choices import OVERLAPS
+from deconvviz.errors import ProjectionError, require_choice
 
 
 def pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> tuple[Tensor, Tensor]:
-    """Max-pool x [N, C, H, W] and return (maxima, switches).
+    """Max-pool x and record the switches: where each maximum was.
 
-    The switches, int64 and of the maxima's shape, are the flat positions `row * W + column` of each maximum;
-    the first one in reading order where several are equal.
+    Args:
+        x: [N, C, H, W].
+        kernel, stride, padding, dilation, ceil_mode: as for `torch.nn.functional.max_pool2d`.
+
+    Returns:
+        The maxima [N, C, h, w] and the switches, int64 [N, C, h, w]: the flat position `row * W + column` of each
+        maximum in its map. Of several equal values the first in reading order is the maximum.
 
     Source: Zeiler and Fergus 2013, section 2.1, "Unpooling".
+
+    >>> maxima, switches = pool(torch.tensor([[[[1.0, 5.0], [2.0, 3.0]]]]), 2, 2, 0, 1, False)
+    >>> maxima.item(), switches.item()
+    (5.0, 1)
     """
     maxima, switches = torch.nn.functional.max_pool2d(
         x, kernel, stride or None, padding, dilation, ceil_mode=ceil_mode, return_indices=True
@@ -30,7 +38,7 @@ def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: s
     """Put each value of a signal [N, C, h, w] back at its switch, in a map [N, C, height, width] of zeros.
 
     Args:
-        signal: what comes down to the pooled map.
+        signal: what arrives at the pooled map from above.
         switches: int64, of the signal's shape, from `pool`.
         height, width: size of the map that was pooled.
         overlap: where windows overlap, one position may be the maximum of several. "sum" adds their signals
@@ -38,10 +46,12 @@ def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: s
             as unpooling by assignment does.
 
     Raises:
-        ProjectionError: an overlap policy other than these two.
+        ProjectionError: another overlap policy.
+
+    >>> unpool(torch.tensor([[[[7.0]]]]), torch.tensor([[[[1]]]]), 2, 2).squeeze().tolist()
+    [[0.0, 7.0], [0.0, 0.0]]
     """
-    if overlap not in OVERLAPS:
-        raise ProjectionError(f"overlap {overlap!r} given; expected one of {', '.join(OVERLAPS)}")
+    require_choice("overlap", overlap, OVERLAPS, ProjectionError)
     values, places = signal.flatten(2), switches.flatten(2)
     if overlap == "last":
         order = torch.arange(places.shape[-1], device=places.device).expand_as(places)

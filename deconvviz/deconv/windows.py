@@ -1,10 +1,11 @@
-"""Running a network on just the part of each value that one unit can see, and sending a signal back through it.
+"""Running a network on just the part of each value that one unit depends on, and sending a signal back through it.
 
 `plan.make_plan` walks the graph backwards from a layer and notes for every value the interval of rows and columns
-that a unit at position (y, x) sees. Units of one layer have windows of one size, so they batch. A value is kept either
-whole, one a distinct image, or as windows, one a unit. A window may hang over the border of its map: positions
-outside hold zero there, which is what a convolution's padding would be; max-pooling reads minus infinity instead,
-and average pooling divides by its own count. So a unit's value, switches and projection come out exactly.
+on which a unit at position (y, x) depends. Units of one layer have windows of one size, so they form batches. A value
+is kept either as a whole, one for each distinct image, or as windows, one for each unit. A window may extend beyond the
+border of its map. Positions outside hold zero there, which is what the padding of a convolution would be; max pooling
+reads minus infinity instead, and average pooling divides by its own count. So the value, the switches and the
+projection of a unit are exact.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, fx
 
 from deconvviz.deconv import switches
 from deconvviz.deconv.plan import WindowPlan, then
-from deconvviz.deconv.rules import Way
+from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
@@ -29,11 +30,16 @@ from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_input
 class Sweep:
     """One batch of units: forward over their windows, then a signal back to the image.
 
-    Args:
-        network, plan: what to run.
+    Attributes:
+        network: the network that runs.
+        plan: which of its values are windows, and in which order they are computed.
         images: [M, C, H, W], the distinct images.
         index: int64 [N], the image of each unit.
-        rows, columns: int64 [N], the position of each unit on the layer's map.
+        rows: int64 [N], the row of each unit on the layer's map.
+        columns: int64 [N], the column of each unit on the layer's map.
+        values: node -> its value, as windows [N, ...] or whole [M, ...].
+        calls: node -> the call that computed its value, with the switches of max pooling.
+        linearised: names of ops for which the vector-Jacobian product stands on the way back.
     """
 
     network: Network
@@ -58,7 +64,7 @@ class Sweep:
     # --- forward ---
 
     def forward(self) -> Tensor:
-        """Compute every value on the way and return the layer's: [N, ...] at the units, or [M, ...] whole."""
+        """Compute every value up to the layer and return the layer's: [N, ...] at the units, or [M, ...] whole."""
         for node in self.plan.steps:
             if node is self.network.image:
                 windowed = node in self.plan.windows
@@ -72,7 +78,7 @@ class Sweep:
         return self.values[self.plan.steps[-1]]
 
     def _call(self, node: fx.Node, inputs: Sequence[Tensor], batch: int, size: tuple[int, int] | None = None) -> Call:
-        """Bind a node's arguments; `size` is its output window's, and then padding comes with the inputs."""
+        """Bind the arguments of a node; `size` is that of its output window, whose inputs bring their own padding."""
         supply = iter(inputs)
         constants = self.constants[batch]
 
@@ -104,18 +110,18 @@ class Sweep:
         return self._filled(out, node, window, 0.0)
 
     def _fetch(self, source: fx.Node, window: Reach) -> Tensor:
-        """Return one input on the window that its reader asks for, [N, ...]."""
+        """Return one input on the window that its reader needs, [N, ...]."""
         stored = self.plan.windows.get(source)
         if stored is None:
             return self._cut(self.values[source], source, window)
         value, axes = self.values[source], axes_of(source)
         assert axes is not None
-        for axis, own, asked in zip(axes, stored, window, strict=True):
-            value = value.narrow(axis, asked.low - own.low, asked.size)
+        for axis, stored_interval, interval in zip(axes, stored, window, strict=True):
+            value = value.narrow(axis, interval.low - stored_interval.low, interval.size)
         return value
 
     def _places(self, node: fx.Node, window: Reach) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """For each unit, the index of its window in the whole map, and of that part in the window."""
+        """Return for each unit the index of its window in the whole map, and of that part within the window."""
         axes, sizes = axes_of(node), lengths(node)
         assert axes is not None
         places = []
@@ -130,7 +136,7 @@ class Sweep:
         return places
 
     def _cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
-        """Cut each unit's window out of whole maps [M, ...]; outside the map stands zero."""
+        """Cut the window of each unit out of whole maps [M, ...]; it is zero outside the map."""
         axes = axes_of(node)
         assert axes is not None
         shape = [len(self.index), *value.shape[1:]]
@@ -160,7 +166,7 @@ class Sweep:
         return value if outside is None else value.masked_fill(outside, fill)
 
     def _counts(self, node: fx.Node) -> Tensor:
-        """The divisor of average pooling at each position of each unit's window, [N, 1, h, w]."""
+        """Return the divisor of average pooling at each position of the window of each unit, [N, 1, h, w]."""
         counts = op_of(node).counts
         assert counts is not None
         factors = []
@@ -171,8 +177,19 @@ class Sweep:
 
     # --- back ---
 
-    def back(self, seed: Tensor, policy: Way) -> Tensor:
-        """Send a signal [N, ...] from the layer back; return it at the image, [N, C, h, w] on its window or whole."""
+    def back(self, seed: Tensor, policy: BackwardRule) -> Tensor:
+        """Send a signal [N, ...] from the layer back to the image.
+
+        Args:
+            seed: the signal at the layer, on its window or whole.
+            policy: what each kind of op does to the signal.
+
+        Returns:
+            The signal at the image, [N, C, h, w] on the window of each unit, or [N, C, H, W] whole.
+
+        Raises:
+            ProjectionError: an op on the way has no transpose.
+        """
         target = self.plan.steps[-1]
         signals = {target: seed}
         for node in reversed(self.plan.steps[1:]):
@@ -198,7 +215,7 @@ class Sweep:
         return self._filled(signals[image], image, window, 0.0) if window else signals[image]
 
     def image_places(self) -> list[tuple[tuple[int, int, int, int], tuple[Any, ...]]]:
-        """For each unit, the pixels (top, left, bottom, right) that it sees, and where they lie in its signal."""
+        """Return for each unit the box of pixels that it depends on, and where its signal holds them."""
         image = self.network.image
         window = self.plan.windows.get(image)
         if window is None:
@@ -209,7 +226,7 @@ class Sweep:
             for (_, rows, columns), inner in self._places(image, window)
         ]
 
-    def _transposed(self, call: Call, signal: Tensor, policy: Way) -> Sequence[Tensor | None]:
+    def _transposed(self, call: Call, signal: Tensor, policy: BackwardRule) -> Sequence[Tensor | None]:
         try:
             return policy.transpose(call, signal)
         except RuntimeError as error:
@@ -222,8 +239,8 @@ class Sweep:
                 "choose a layer before it"
             ) from error
 
-    def _expanded(self, node: fx.Node, policy: Way) -> Call:
-        """A call on whole maps, one a unit: several units may share an image's forward pass."""
+    def _expanded(self, node: fx.Node, policy: BackwardRule) -> Call:
+        """Return a call on whole maps, one for each unit: several units may share the forward pass of an image."""
         call = self.calls[node]
         if not self.shared:
             return call
@@ -236,7 +253,7 @@ class Sweep:
         return twin
 
     def _placed(self, part: Tensor, source: fx.Node, window: Reach | None) -> Tensor:
-        """Put a signal on the part of a value that its reader fetched into the shape in which the value is kept."""
+        """Bring a signal from the window that its reader fetched into the shape in which the value is kept."""
         stored, axes = self.plan.windows.get(source), axes_of(source)
         if window is None or axes is None or (stored is None and all(i.jump == 0 for i in window)):
             return part
@@ -249,8 +266,8 @@ class Sweep:
             return part
         out = part.new_zeros(len(self.index), *self.values[source].shape[1:])
         view = out
-        for axis, own, asked in zip(axes, stored, window, strict=True):
-            view = view.narrow(axis, asked.low - own.low, asked.size)
+        for axis, stored_interval, interval in zip(axes, stored, window, strict=True):
+            view = view.narrow(axis, interval.low - stored_interval.low, interval.size)
         view.copy_(part)
         return out
 
@@ -261,7 +278,7 @@ def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
 
 
 def _execute(call: Call) -> Tensor:
-    """Run a call; max-pooling notes its switches."""
+    """Run a call; max pooling records its switches."""
     if op_of(call.node).kind == "max_pool":
         out, call.extra["switches"] = switches.pool(*call.args)
         return out
@@ -270,5 +287,5 @@ def _execute(call: Call) -> Tensor:
 
 
 def _indices(interval: Interval, at: Tensor) -> Tensor:
-    """The map positions that each unit's interval covers, [N, size]; some may lie outside the map."""
+    """Return the map positions that the interval of each unit covers, [N, size]; some may lie outside the map."""
     return interval.low + at[:, None] * interval.jump + torch.arange(interval.size, device=at.device)

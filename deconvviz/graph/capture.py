@@ -32,8 +32,17 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         model: a module that takes one float tensor [N, *input_shape].
         input_shape: the shape of one image, (channels, height, width).
 
+    Returns:
+        The network, on the model's device and of its dtype.
+
     Raises:
         CaptureError: the model does not accept such an image, or does what torch.export cannot follow.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
+    >>> network = capture(model, (3, 32, 32))
+    >>> layer = network.layers["1"]
+    >>> layer.kind, layer.shape, layer.receptive_field.size, layer.stride
+    ('ReLU', (8, 15, 15), (3, 3), (2, 2))
     """
     shape = tuple(int(n) for n in input_shape)
     if not shape or min(shape) < 1:
@@ -93,7 +102,7 @@ def _may_alias(node: fx.Node) -> bool:
 
 
 def _aliased_writes(graph: fx.Graph, state: set[str]) -> bool:
-    """True where an in-place op changes a value that is read later under another name, or a weight or buffer.
+    """Return whether an in-place op changes a value that is read later under another name, or a weight or buffer.
 
     Only then must torch's own functionalisation rewrite the graph; the plain case (relu_ after a convolution)
     is a renaming, and keeps the ops as the model wrote them.
@@ -121,7 +130,7 @@ def _aliased_writes(graph: fx.Graph, state: set[str]) -> bool:
 
 
 class Pick:
-    """One output of an op that returns several, as an op of its own."""
+    """One output of an op that returns several outputs, as an op of its own."""
 
     def __init__(self, target: Callable[..., Any], index: int) -> None:
         self.target, self.index = target, index
@@ -174,7 +183,7 @@ def _tensor(program: torch.export.ExportedProgram, target: str) -> Tensor:
 
 
 def _copy(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, fx.Node]) -> None:
-    """Copy one op, out of place, complete, and with a single result."""
+    """Copy one op: out of place, with all arguments, and with a single result."""
     if isinstance(node.meta["val"], list | tuple):
         return  # its outputs are copied where they are picked
     source: Any = node
@@ -196,7 +205,7 @@ def _copy(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, fx.Node]) -> None
 
 
 def _complete(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Write out the op's defaults: positional arguments all, keyword-only ones as given."""
+    """Write out the defaults of an op: all positional arguments; keyword-only ones stay as they were given."""
     if not isinstance(target, torch._ops.OpOverload):
         return tuple(args), dict(kwargs)
     rest = dict(kwargs)
@@ -208,7 +217,7 @@ def _complete(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
 
 
 def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """Give an op that torch decomposed its plain name back, so that one entry serves both."""
+    """Give an op that torch decomposed its plain name back, so that one record serves both."""
     if target is aten.conv2d.padding:
         return _plain_padding(args)
     if index is None:
@@ -223,7 +232,7 @@ def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[A
 
 
 def _plain_padding(args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """Write "valid" and "same" padding as numbers, but for an even kernel's, which is not symmetric."""
+    """Write "valid" and "same" padding as numbers; that of an even kernel, which is not symmetric, stays."""
     x, weight, bias, stride, padding, dilation, groups = args
     totals = [d * (k - 1) for k, d in zip(weight.meta["shape"][2:], dilation * (2 // len(dilation)), strict=True)]
     if padding == "valid":

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import fx
 
+from deconvviz.arrays import evenly
 from deconvviz.errors import CamError, DataError, LayerNotFound
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import data_inputs, shape_of
 
+MANY = 4  # stages: with so many, module names of this depth are taken
+
 
 def last_maps(network: Network) -> str:
-    """Return the last layer with rows and columns before the classifier, not a pooled or thinned copy of another.
+    """Return the name of the last layer with rows and columns before the classifier: what CAM methods explain.
 
-    It is found from the last convolution or linear layer backwards, along the first input of each op; of a value's
-    names it is that of the outermost module that is more than a list of others. Raises LayerNotFound where there is
-    none.
+    It is searched from the last convolution or linear layer backwards, along the first input of each op. Values that
+    only repeat or pool another one are passed over. Where several modules return the value, the name is that of the
+    outermost one that is not a plain list of others.
+
+    Raises:
+        LayerNotFound: no layer before the last one has rows and columns.
     """
     weighted = [node for node in network.graph.nodes if _weighted(node)]
     names = {layer.node: name for name, layer in network.layers.items() if layer.kind != "Sequential"}
@@ -30,9 +35,10 @@ def last_maps(network: Network) -> str:
 
 
 def last_of_each_size(network: Network, most: int = 4) -> tuple[str, ...]:
-    """Return the last layer of `by_depth` of each size of maps, of the `most` smallest sizes, in the order of depth.
+    """Return the last layer of `by_depth` for each size of maps, for the `most` smallest sizes, in the order of depth.
 
-    Raises LayerNotFound where there are fewer than two.
+    Raises:
+        LayerNotFound: the network has maps of fewer than two sizes.
     """
     sizes: dict[tuple[int, ...], str] = {}
     for name in by_depth(network):
@@ -48,7 +54,13 @@ def last_of_each_size(network: Network, most: int = 4) -> tuple[str, ...]:
 def by_depth(network: Network) -> tuple[str, ...]:
     """Return every convolution and linear layer in the order of computation, by the name of its final value.
 
-    That is the value after the BatchNorm and the ReLU that follow it, where nothing else reads what is between.
+    The final value is the one after the BatchNorm and the rectifier that follow, where nothing else reads between.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    >>> by_depth(dv.capture(model, (3, 4, 4)))
+    ('1', '3')
     """
     names = network.names
     ends = [final_value(node) for node in network.graph.nodes if _weighted(node)]
@@ -56,9 +68,12 @@ def by_depth(network: Network) -> tuple[str, ...]:
 
 
 def first_and_last(network: Network) -> tuple[str, ...]:
-    """Return the first layer of `by_depth` and what the last convolution or linear layer, the classifier, reads.
+    """Return the first layer of `by_depth` and the layer that the classifier reads: the paper's layers 1 and 7.
 
-    Raises CamError where the network has neither.
+    The classifier is the last convolution or linear layer.
+
+    Raises:
+        CamError: the network has no convolution and no linear layer.
     """
     weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
     if not weighted:
@@ -70,30 +85,37 @@ def first_and_last(network: Network) -> tuple[str, ...]:
 
 
 def default_layers(network: Network, most: int = 8, pooled: bool = True) -> tuple[str, ...]:
-    """Return layers to probe where none were named, in the order of depth; of a ZFNet its layers 1 to 7, as the paper.
+    """Return layers to look at where the user named none, in the order of depth; of a ZFNet its layers 1 to 7.
 
-    A place in the graph that everything passes through separates what comes before from what follows. Such places
-    between the same two weighted ops (convolutions, linear maps) are one stage: its last value stands for it, after
-    rectifying, pooling (without `pooled`, the last that is no pooling) and normalising. Only modules count, of the
-    shallowest level that has four stages or more; the stage of the output is none. Of more than `most` stages, some are
-    left out evenly.
+    A value that every path to the output passes through separates what comes before from what follows. Such values
+    between the same two weighted ops (convolutions and linear maps) belong to one stage, and the last of them stands
+    for the stage: the value after rectifying, pooling and normalising. Only modules count, of the shallowest level of
+    names that has four stages or more. The stage of the output is left out. Of more than `most` stages, some are left
+    out evenly.
+
+    Args:
+        network: a captured network.
+        most: layers to return at most.
+        pooled: whether a stage may be represented by a pooled value; otherwise the last value before the pooling is.
+
+    Raises:
+        DataError: no module returns a value that every path passes through.
     """
     stages = _stages(network, pooled)
     deepest = max((name.count(".") for names in stages.values() for name in names), default=0)
-    found: list[str] = []
+    layers: list[str] = []
     for level in range(deepest + 1):
-        levels = ([name for name in names if name.count(".") <= level] for names in stages.values())
-        found = [names[-1] for names in levels if names]
-        if len(found) >= 4:
+        names_of_level = ([name for name in names if name.count(".") <= level] for names in stages.values())
+        layers = [names[-1] for names in names_of_level if names]
+        if len(layers) >= MANY:
             break
-    if not found:
+    if not layers:
         raise DataError(f"{network.name} has no layer that everything passes through; name the layers to probe")
-    places = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    return tuple(found[place] for place in places)
+    return tuple(layers[place] for place in evenly(len(layers), most))
 
 
 def _stages(network: Network, pooled: bool) -> dict[int, list[str]]:
-    """Map the number of weighted ops so far to the module layers there that everything passes through."""
+    """Map the number of weighted ops so far to the names of module layers through which every path passes there."""
     order = [node for node in network.graph.nodes if node.meta.get("data") and node.op == "call_function"]
     places = {node: place for place, node in enumerate(order)}
     names = {
@@ -102,9 +124,9 @@ def _stages(network: Network, pooled: bool) -> dict[int, list[str]]:
         if not layer.functional and layer.kind != "Sequential"
     }
     stages: dict[int, list[str]] = {}
-    weighted, needed = 0, -1
+    weighted, needed = 0, -1  # weighted ops so far; the place up to which an earlier value is still needed
     for place, node in enumerate(order):
-        weighted += any(_weight(given) for given in node.all_input_nodes)
+        weighted += any(_is_weight(source) for source in node.all_input_nodes)
         if needed <= place and node in names and not _same_values(node) and (pooled or not _derived(node)):
             stages.setdefault(weighted, []).append(names[node])
         needed = max([needed, *(places.get(user, needed) for user in node.users)])
@@ -127,5 +149,6 @@ def _derived(node: fx.Node) -> bool:
     return op.identity or op.averages or op.kind == "max_pool"
 
 
-def _weight(node: fx.Node) -> bool:
+def _is_weight(node: fx.Node) -> bool:
+    """Whether a node holds a weight (not a bias) or is computed from weights alone."""
     return not node.meta["data"] and node.op in ("get_attr", "call_function") and len(node.meta.get("shape", ())) > 1

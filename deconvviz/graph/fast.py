@@ -19,18 +19,23 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Network:
-    """Return an equal network for forward-only jobs; see `Network.fast`.
+    """Return an equal network for jobs that only run forward; see `Network.fast`.
+
+    Args:
+        network: a captured network.
+        precision: "fp32" or "bf16".
+        keep: names of layers whose values are read; their convolutions are not folded.
 
     Raises:
-        CaptureError: a precision other than "fp32" and "bf16".
+        CaptureError: another precision.
         LayerNotFound: a name in `keep` does not exist.
     """
     require_choice("precision", precision, PRECISIONS, CaptureError)
-    kept = {network.layer(name).node.name for name in keep}
+    nodes_to_keep = {network.layer(name).node.name for name in keep}
     out = network.replaced(network.graph, dict(network.tensors))
-    folded = [node for node in list(out.graph.nodes) if _foldable(node, kept)]
+    folded = [node for node in list(out.graph.nodes) if _foldable(node, nodes_to_keep)]
     names = {layer.node: name for name, layer in out.layers.items() if not layer.functional}
-    gone = {names[n.args[0]]: names.get(n, n.name) for n in folded if n.args[0] in names}
+    folded_into = {names[n.args[0]]: names.get(n, n.name) for n in folded if n.args[0] in names}
     for node in folded:
         _fold(out, node)
     out.graph.eliminate_dead_code()
@@ -38,7 +43,7 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
     dtype = DTYPES[precision]
     tensors = {name: _fast_tensor(t, dtype) for name, t in out.tensors.items() if name in used}
     out = out.replaced(out.graph, tensors)
-    out.memory_format, out.precision, out.folded = torch.channels_last, precision, {**network.folded, **gone}
+    out.memory_format, out.precision, out.folded = torch.channels_last, precision, {**network.folded, **folded_into}
     return out
 
 
@@ -48,7 +53,7 @@ def _fast_tensor(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _foldable(node: fx.Node, keep: set[str]) -> bool:
-    """A BatchNorm that is the only reader of a convolution whose own value nobody asked for."""
+    """Whether a node is a BatchNorm that alone reads a convolution whose own value is not kept."""
     if node.op != "call_function" or op_name(node) != "batch_norm":
         return False
     conv = node.args[0]
@@ -62,7 +67,10 @@ def _foldable(node: fx.Node, keep: set[str]) -> bool:
 
 
 def _fold(network: Network, norm: fx.Node) -> None:
-    """BN(W x + b) = (scale W) x + (scale (b - mean) + shift), in float64."""
+    """Replace a convolution and its BatchNorm by one convolution, whose weights are computed in float64.
+
+    BN(W x + b) = (scale W) x + (scale (b - mean) + shift)
+    """
     conv = norm.args[0]
     assert isinstance(conv, fx.Node)
 

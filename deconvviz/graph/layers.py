@@ -1,4 +1,4 @@
-"""The layer table: which node of the graph each module call returned, its shape, reach and parameters."""
+"""The layer table: which node of the graph each module call returned, its shape, receptive field and parameters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, receptive_
 
 
 class ReceptiveField(NamedTuple):
-    """What one unit can see, in input pixels, each as (rows, columns).
+    """The pixels of the input that one unit depends on, each as (rows, columns).
 
-    The unit at map position a sees the pixels `offset + a * stride` to `offset + a * stride + size - 1`, cut to
-    the image. A stride of 0 means that every unit sees the same pixels.
+    The unit at map position a depends on the pixels `offset + a * stride` to `offset + a * stride + size - 1`, clipped
+    to the image. A stride of 0 means that every unit depends on the same pixels.
+
+    Attributes:
+        size: number of pixels.
+        stride: pixels between the fields of two neighbouring units.
+        offset: first pixel of the field of unit (0, 0); negative where it begins in the padding.
     """
 
     size: tuple[int, int]
@@ -33,9 +38,10 @@ class Layer:
         name: module path; `name@1` for the second call of the same module.
         kind: the module's class, or the op.
         shape: of its value, without the batch axis.
-        receptive_field: what one of its units can see.
+        receptive_field: the pixels of the input that one of its units depends on.
         stride: input pixels between neighbouring units, (rows, columns).
         parameters: number of parameters of the module.
+        node: the node of the graph that holds its value.
     """
 
     name: str
@@ -48,12 +54,12 @@ class Layer:
 
     @property
     def functional(self) -> bool:
-        """True for an op that no module call returned."""
+        """Whether it is an op that no module call returned."""
         return not any(call == self.name for call, *_ in self.node.meta["modules"])
 
     @property
     def units(self) -> tuple[int, int, int]:
-        """Channels, rows and columns: how its units are addressed."""
+        """Number of channels, rows and columns: how its units are addressed."""
         shape, axis = shape_of(self.node), channel_axis(self.node)
         rest = [n for i, n in enumerate(shape) if i not in (0, axis)]
         rows, columns = [*rest, 1, 1][:2]
@@ -61,7 +67,7 @@ class Layer:
 
 
 def annotate(graph: fx.Graph, image: fx.Node) -> None:
-    """Note on each node whether it depends on the image, and its geometry."""
+    """Note on each node whether it depends on the image ("data"), and its "geometry"."""
     for node in graph.nodes:
         node.meta["data"] = node is image or any(n.meta["data"] for n in node.all_input_nodes)
         if node is image:
@@ -85,7 +91,7 @@ def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mappi
         below[node] = receptive_interval(node, below, image)
         if not node.meta.get("batched") or -1 in shape_of(node)[1:] or len(shape_of(node)) < 2:
             continue
-        calls = returned.get(node) or [(_unused(node.name, parameters), "", op_name(node))]
+        calls = returned.get(node) or [(_free_name(node.name, parameters), "", op_name(node))]
         for name, path, kind in calls:
             layers[name] = _layer(
                 name, kind.rsplit(".", 1)[-1], node, below[node], parameters.get(path, 0) if path else 0
@@ -95,34 +101,35 @@ def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mappi
 
 def _layer(name: str, kind: str, node: fx.Node, reach: Reach, parameters: int) -> Layer:
     rows, columns = reach
-    seen = ReceptiveField((rows.size, columns.size), (rows.jump, columns.jump), (rows.low, columns.low))
-    return Layer(name, kind, shape_of(node)[1:], seen, seen.stride, parameters, node)
+    field = ReceptiveField((rows.size, columns.size), (rows.jump, columns.jump), (rows.low, columns.low))
+    return Layer(name, kind, shape_of(node)[1:], field, field.stride, parameters, node)
 
 
-def _unused(name: str, parameters: Mapping[str, int]) -> str:
+def _free_name(name: str, parameters: Mapping[str, int]) -> str:
+    """Return the graph's name of an op, changed where a module has the same name."""
     return f"{name}_op" if name in parameters else name
 
 
 def _returned(graph: fx.Graph) -> dict[fx.Node, list[tuple[str, str, str]]]:
-    """Map a node to the module calls whose value it is, innermost first.
+    """Map a node to the module calls that returned its value, the innermost first.
 
-    A call returned the value that is used outside of it; where several are (a tuple), the last.
+    A call returned the value that is used outside of it; where several values are (a tuple), the last of them.
     """
     members: dict[tuple[str, str, str], list[fx.Node]] = {}
     for node in graph.nodes:
         for call in node.meta.get("modules", ()):
             if node.op == "call_function" and call[0]:
                 members.setdefault(call, []).append(node)
-    found: dict[fx.Node, list[tuple[str, str, str]]] = {}
+    calls_by_node: dict[fx.Node, list[tuple[str, str, str]]] = {}
     for call, nodes in members.items():
         inside = set(nodes)
         used_outside = [n for n in nodes if any(user not in inside for user in n.users)]
-        found.setdefault((used_outside or nodes)[-1], []).append(call)
-    return {node: sorted(calls, key=lambda call: -len(call[0])) for node, calls in found.items()}
+        calls_by_node.setdefault((used_outside or nodes)[-1], []).append(call)
+    return {node: sorted(calls, key=lambda call: -len(call[0])) for node, calls in calls_by_node.items()}
 
 
 def channel_axis(node: fx.Node) -> int:
-    """Return the dimension of a value that counts its channels: 1, or the last one of tokens and of N, H, W, C."""
+    """Return the dimension of a value that counts its channels: 1, or the last one of tokens and of [N, H, W, C]."""
     axes = axes_of(node)
     if axes is not None and len(shape_of(node)) == 4:
         return ({1, 2, 3} - set(axes)).pop()
@@ -130,7 +137,7 @@ def channel_axis(node: fx.Node) -> int:
 
 
 def as_maps(node: fx.Node, value: Tensor) -> Tensor:
-    """View a value [N, ...] of `node` as [N, channels, rows, columns]; raises nothing, copies nothing."""
+    """View a value [N, ...] of `node` as maps [N, channels, rows, columns], without a copy."""
     value = value.movedim(channel_axis(node), 1)
     while value.dim() < 4:
         value = value.unsqueeze(-1)
@@ -138,7 +145,7 @@ def as_maps(node: fx.Node, value: Tensor) -> Tensor:
 
 
 def as_value(node: fx.Node, maps: Tensor) -> Tensor:
-    """The inverse of `as_maps`."""
+    """View maps as a value of `node`: the inverse of `as_maps`."""
     for _ in range(4 - len(shape_of(node))):
         maps = maps.squeeze(-1)
     return maps.movedim(1, channel_axis(node))
@@ -151,12 +158,13 @@ def text_table(layers: Mapping[str, Layer], modules_only: bool) -> str:
     for layer in layers.values():
         if modules_only and layer.functional:
             continue
-        seen = layer.receptive_field
-        cells = (_by(layer.shape), _by(seen.size), _by(seen.stride), f"{seen.offset[0]},{seen.offset[1]}")
+        field = layer.receptive_field
+        cells = (_by(layer.shape), _by(field.size), _by(field.stride), f"{field.offset[0]},{field.offset[1]}")
         rows.append((layer.name, layer.kind, *cells, f"{layer.parameters:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _by(sizes: tuple[int, ...]) -> str:
+    """Return sizes as text such as 96x54x54; a field whose stride is 0 has one number."""
     return str(sizes[0]) if len(set(sizes)) == 1 and len(sizes) == 2 and sizes[0] == 0 else "x".join(map(str, sizes))

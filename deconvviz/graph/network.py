@@ -23,13 +23,18 @@ Values = dict[fx.Node, Any]
 
 
 class Network:
-    """What a model computes, as a graph of ops. Made by `capture`.
+    """What a model computes, as a graph of ops. `capture` makes it.
 
     Attributes:
+        name: the class of the model.
         graph: the torch.fx graph in plain form.
         tensors: weights, buffers and constants by name, shared with the captured model.
         input_shape: shape of one image, (channels, height, width).
-        layers: ordered mapping from a layer's name to its `Layer`.
+        layers: ordered mapping from the name of a layer to its `Layer`.
+        parameters: name of a module -> number of its parameters; "" is the whole model.
+        image: the node that holds the images.
+        precision: "as captured", "fp32" or "bf16".
+        folded: layers that `fast` folded into another one -> the name of that one.
     """
 
     def __init__(
@@ -71,38 +76,53 @@ class Network:
             name -> Tensor [N, *layer.shape]: what the module returned, before any later in-place op.
 
         Raises:
-            LayerNotFound: a name that is not a layer; the message lists the nearest ones.
+            LayerNotFound: a name in `layers` does not exist; the message lists the nearest ones.
             CaptureError: x has another shape, dtype or device than the network.
+
+        >>> import deconvviz as dv
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> dv.capture(model, (3, 8, 8)).activations(torch.zeros(2, 3, 8, 8), ["1"])["1"].shape
+        torch.Size([2, 4, 6, 6])
         """
         nodes = {name: self.layer(name).node for name in layers}
         values = self.run({self.image: self.checked(x)}, list(nodes.values()), x.shape[0])
         return {name: values[node] for name, node in nodes.items()}
 
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
-        """Return the values of `layers` and what the model returns, from one pass; arguments and errors as before."""
+        """Return the values of `layers` and what the model returns, from one pass.
+
+        Arguments and errors are those of `activations`.
+        """
         nodes = {name: self.layer(name).node for name in layers}
         outputs = self._outputs()
         values = self.run({self.image: self.checked(x)}, [*nodes.values(), *outputs], x.shape[0])
         return {name: values[node] for name, node in nodes.items()}, self._packed(values)
 
     def after(self, layer: str, x: Tensor | None = None) -> Callable[[Tensor], Any]:
-        """Return a function from this layer's value A [M, *layer.shape] to the model's output.
+        """Return a function from values of a layer to the model's output: what comes after the layer.
 
-        Nothing before the layer runs again. Values that pass the layer by (a skip connection around it) are
-        computed once, from `x`, and kept; M may then be a multiple of len(x): each image's M / N changed
-        values stand together.
+        Nothing before the layer runs again. Values that bypass the layer (a skip connection around it) are computed
+        once, from `x`, and kept.
+
+        Args:
+            layer: name of the layer.
+            x: images [N, *input_shape]; needed only where values bypass the layer.
+
+        Returns:
+            A function that takes values [M, *layer.shape] and returns what the model returns for them. Where values
+            bypass the layer, M is a multiple of N, and the M / N changed values of one image stand together.
 
         Raises:
-            LayerNotFound: no such layer.
-            CaptureError: values pass the layer by and x was not given, or M is no multiple of len(x).
+            LayerNotFound: a layer of this name does not exist.
+            CaptureError: values bypass the layer and x was not given, or M is not a multiple of N.
         """
-        beside = self._crossing(self.layer(layer).node, self._outputs())
-        if not beside:
+        bypassing = self._bypassing(self.layer(layer).node, self._outputs())
+        if not bypassing:
             return self._tail(layer, {})
         if x is None:
-            names = ", ".join(n.name for n in beside[:3])
+            names = ", ".join(node.name for node in bypassing[:3])
             raise CaptureError(
-                f"the output does not follow from {layer!r} alone: {names} pass it by; give the images too: "
+                f"the output does not follow from {layer!r} alone: {names} bypass it; give the images too: "
                 f"after({layer!r}, x)"
             )
         (_, tail), count = self.split(layer, x), x.shape[0]
@@ -110,33 +130,49 @@ class Network:
         def each(value: Tensor) -> Any:
             many = value.shape[0]
             if many % count:
-                raise CaptureError(f"{many} values given for {count} images; expected a multiple")
+                raise CaptureError(f"{many} values given for {count} images; expected a multiple of {count}")
             return tail(value, torch.arange(count, device=value.device).repeat_interleave(many // count))
 
         return each
 
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[..., Any]]:
-        """Return a layer's value for images x, and a function `tail(value, images=None)` from such values on.
+        """Split the network at a layer: what comes before it runs once, what comes after it as often as it is called.
 
-        All that comes before the layer, and what passes it by, runs once. tail takes values [M, *layer.shape] and
-        int64 [M], the image of x that each belongs to; None means one for each image, in order.
+        Args:
+            layer: name of the layer.
+            x: images [N, *input_shape].
+
+        Returns:
+            The value of the layer [N, *layer.shape], and a function `tail(value, images=None)` that returns what the
+            model returns for values [M, *layer.shape]. `images`, int64 [M], says to which image of x each value
+            belongs; None means one value for each image, in order.
 
         Raises:
-            LayerNotFound, CaptureError: no such layer; x has another shape, dtype or device than the network.
+            LayerNotFound: a layer of this name does not exist.
+            CaptureError: x has another shape, dtype or device than the network.
         """
         node = self.layer(layer).node
-        beside = self._crossing(node, self._outputs())
+        bypassing = self._bypassing(node, self._outputs())
         with torch.no_grad():
-            values = self.run({self.image: self.checked(x)}, [node, *beside], x.shape[0])
-        return values[node], self._tail(layer, {n: values[n] for n in beside})
+            values = self.run({self.image: self.checked(x)}, [node, *bypassing], x.shape[0])
+        return values[node], self._tail(layer, {other: values[other] for other in bypassing})
 
-    def run(self, known: Values, wanted: Sequence[fx.Node], batch_size: int) -> Values:
-        """Compute the values of `wanted` from the `known` ones, each op once, forgetting what is not needed."""
-        plan = self._plan(frozenset(known), tuple(wanted))
-        values: Values = {**known, self.batch_size: batch_size}
+    def run(self, given: Values, targets: Sequence[fx.Node], batch_size: int) -> Values:
+        """Compute the values of `targets` from the given ones, each op once, and forget what is not needed any more.
+
+        Args:
+            given: node -> its value.
+            targets: nodes whose values are computed.
+            batch_size: number of images that the values belong to.
+
+        Returns:
+            node -> value, of the targets at least.
+        """
+        plan = self._plan(frozenset(given), tuple(targets))
+        values: Values = {**given, self.batch_size: batch_size}
         overwriting = plan.overwriting if self.precision != "as captured" and not torch.is_grad_enabled() else ()
         for node in plan.steps:
-            if node in overwriting:  # a forward-only job saves a copy of every map
+            if node in overwriting:  # saves a copy of the map
                 values[node] = torch.relu_(values[node.all_input_nodes[0]])
             else:
                 values[node] = self.value(node, values)
@@ -159,7 +195,7 @@ class Network:
         return args, kwargs
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return images ready for this network; raises CaptureError for another shape, dtype or device."""
+        """Return images as this network takes them; raises CaptureError for another shape, dtype or device."""
         if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
             raise CaptureError(
                 f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, *{self.input_shape})"
@@ -191,11 +227,11 @@ class Network:
 
     @property
     def outputs(self) -> int:
-        """How many scores the model returns for an image; raises CaptureError where it returns anything else."""
+        """Number of scores that the model returns for an image; raises CaptureError where it returns anything else."""
         shapes = [shape_of(node) for node in self._outputs()]
         if len(shapes) != 1 or len(shapes[0]) != 2:
-            shown = ", ".join(str(tuple(shape[1:])) for shape in shapes)
-            raise CaptureError(f"{self.name} returns {shown} for an image; expected one score for each class")
+            listed = ", ".join(str(tuple(shape[1:])) for shape in shapes)
+            raise CaptureError(f"{self.name} returns {listed} for an image; expected one score for each class")
         return int(shapes[0][1])
 
     @property
@@ -208,7 +244,7 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the graph and every weight: equal networks have equal fingerprints, on any device."""
+        """Digest of the graph and every weight: equal networks have equal fingerprints, on any device."""
         steps = [(n.op, _target(n), fx.node.map_arg((n.args, n.kwargs), str)) for n in self.graph.nodes]
         digest = hashlib.sha256(repr((self.input_shape, steps)).encode())
         for name, tensor in sorted(self.tensors.items()):
@@ -266,9 +302,9 @@ class Network:
         return out
 
     def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
-        """Return an equal network for forward-only jobs: BatchNorm folded, channels-last, fp32 or bf16.
+        """Return an equal network for jobs that only run forward: BatchNorm folded, channels-last, fp32 or bf16.
 
-        A convolution that was folded with its BatchNorm is no layer any more, unless it is in `keep`.
+        A convolution that was folded with its BatchNorm is not a layer any more, unless it is in `keep`.
         """
         return accelerated(self, precision, keep)
 
@@ -297,32 +333,35 @@ class Network:
         leaves = [values[n] if isinstance(n, fx.Node) else n for n in pytree.tree_leaves(self.output.args[0])]
         return pytree.tree_unflatten(leaves, self.out_spec)
 
-    def _tail(self, layer: str, kept: Values) -> Callable[..., Any]:
-        """Return the function from a layer's values to the output; `kept` are the values that pass the layer by."""
+    def _tail(self, layer: str, bypassing: Values) -> Callable[..., Any]:
+        """Return the function from a layer's values to the output, with the values that bypass the layer."""
         node, outputs = self.layer(layer).node, self._outputs()
 
         def tail(value: Tensor, images: Tensor | None = None) -> Any:
             expected = self.layers[layer].shape
             if tuple(value.shape[1:]) != expected:
                 raise CaptureError(f"value of shape {tuple(value.shape)} given for {layer!r}; expected [N, {expected}]")
-            known = {n: v if images is None or v.shape[0] == 1 else v[images] for n, v in kept.items()} | {node: value}
-            return self._packed(self.run(known, outputs, value.shape[0]))
+            given = {
+                other: kept if images is None or kept.shape[0] == 1 else kept[images]
+                for other, kept in bypassing.items()
+            }
+            return self._packed(self.run({**given, node: value}, outputs, value.shape[0]))
 
         return tail
 
-    def _crossing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
-        """The values that the output needs and that do not follow from `node`."""
+    def _bypassing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
+        """Return the nodes whose values the output needs and that do not follow from `node`."""
         return crossing(self.graph, node, self._plan(frozenset({node, self.image}), tuple(outputs)), outputs)
 
-    def _plan(self, known: frozenset[fx.Node], wanted: tuple[fx.Node, ...]) -> Plan:
-        key = (known, wanted)
+    def _plan(self, given: frozenset[fx.Node], targets: tuple[fx.Node, ...]) -> Plan:
+        key = (given, targets)
         if key not in self._plans:
-            self._plans[key] = make_plan(self.graph, known | {self.batch_size}, wanted)
+            self._plans[key] = make_plan(self.graph, given | {self.batch_size}, targets)
         return self._plans[key]
 
 
 def _target(node: fx.Node) -> str:
-    """A target's name without the address that a plain function's text holds."""
+    """Return the name of a node's target, without the address in memory that the text of a function holds."""
     return str(getattr(node.target, "__name__", node.target))
 
 

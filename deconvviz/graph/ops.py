@@ -17,16 +17,26 @@ Kind = Literal["linear", "rectifier", "max_pool", "lrn", "other"]
 
 @dataclass
 class Call:
-    """One execution of an op: what was called, on which tensors. Data inputs may be windows of their maps."""
+    """One execution of an op.
+
+    Attributes:
+        target: what is called.
+        args: positional arguments, with tensors in the place of nodes.
+        kwargs: keyword arguments.
+        inputs: the data inputs among the arguments, in order; they may be windows of their maps.
+        node: the op's node in the graph.
+        extra: what the op recorded besides its value, such as "switches".
+    """
 
     target: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    inputs: list[Tensor]  # the data inputs among args, in order
+    inputs: list[Tensor]
     node: fx.Node
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> Any:
+        """Call the target and return what it returns."""
         return self.target(*self.args, **self.kwargs)
 
 
@@ -36,7 +46,7 @@ OnWindow = Callable[[fx.Node, tuple[Any, ...], tuple[int, int]], tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Op:
-    """One op.
+    """The record of one op: everything that deconvviz knows about it.
 
     Attributes:
         name: its name in ATen, without the overload.
@@ -90,19 +100,19 @@ UNKNOWN = Op("unknown", kind="other")
 
 
 def op_of(node: fx.Node) -> Op:
-    """Return the entry of the node's op; one without an entry is `UNKNOWN`."""
+    """Return the record of a node's op; `UNKNOWN` where there is none."""
     name = op_name(node)
     return OPS[name] if name in OPS else UNKNOWN
 
 
 def op_name(node: fx.Node) -> str:
-    """Return the op's plain name: "conv2d" for torch.ops.aten.conv2d.default."""
+    """Return the plain name of a node's op: "conv2d" for torch.ops.aten.conv2d.default."""
     target: Any = node.target
     return str(getattr(target, "_opname", None) or getattr(target, "__name__", target))
 
 
 def is_linear(node: fx.Node) -> bool:
-    """True where the op's vector-Jacobian product is its transpose, whatever the values."""
+    """Return whether the vector-Jacobian product of an op is its transpose, whatever the values are."""
     name = op_name(node)
     if name in ("mul", "div"):  # by a constant
         return len(data_inputs(node)) == 1 and (name == "mul" or data_inputs(node)[0] is node.args[0])
@@ -130,11 +140,11 @@ def vector_jacobian(call: Call, signal: Tensor) -> list[Tensor | None]:
 
 def _replace(call: Call, supply: Callable[[], Tensor]) -> tuple[Any, Any]:
     """Return the call's arguments with each data input replaced, in order, by what `supply` returns."""
-    wanted = {id(value) for value in call.inputs}
+    inputs = {id(value) for value in call.inputs}
 
     def swap(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return supply() if id(value) in wanted else value
+            return supply() if id(value) in inputs else value
         if isinstance(value, list | tuple):
             return type(value)(swap(item) for item in value)
         return value
@@ -143,7 +153,11 @@ def _replace(call: Call, supply: Callable[[], Tensor]) -> tuple[Any, Any]:
 
 
 def batch_norm_scale(call_args: Sequence[Any]) -> Tensor:
-    """Return BatchNorm's factor per channel in eval mode: weight / sqrt(running_var + eps)."""
+    """Return the factor of BatchNorm in eval mode, weight / sqrt(running_var + eps), one for each channel.
+
+    >>> batch_norm_scale([None, torch.tensor([2.0]), None, None, torch.tensor([3.0]), False, 0.1, 1.0, True])
+    tensor([1.])
+    """
     _, weight, _, _, variance, _, _, eps, *_ = call_args
     scale = torch.rsqrt(variance + eps)
     return scale if weight is None else scale * weight

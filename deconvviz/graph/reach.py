@@ -19,7 +19,20 @@ Axes = tuple[int, int]  # which two dimensions of a value are rows and columns
 
 @dataclass(frozen=True)
 class Interval:
-    """The input positions `low + a * jump .. low + a * jump + size - 1` that output position `a` reads."""
+    """The input positions that an output position reads.
+
+    Output position `a` reads the positions `low + a * jump` to `low + a * jump + size - 1`.
+
+    Attributes:
+        jump: how far the interval moves from one output position to the next; 0 for an op that reads the same
+            positions everywhere.
+        low: first position that output position 0 reads; negative in the padding.
+        size: number of positions.
+
+    >>> convolution = Interval(jump=2, low=-1, size=3)  # kernel 3, stride 2, padding 1
+    >>> convolution.then(convolution)  # what a unit of a second such convolution reads of the first one's input
+    Interval(jump=4, low=-3, size=7)
+    """
 
     jump: int
     low: int
@@ -53,7 +66,10 @@ def whole(length: int) -> Interval:
 class Geometry:
     """Where the rows and columns of a node's value lie, and what it reads of each of its data inputs.
 
-    `reach` is aligned with `data_inputs(node)`; an entry is None where that input must be there as a whole.
+    Attributes:
+        axes: the dimensions of the value that hold rows and columns; None where it has no map.
+        reach: for each of `data_inputs(node)` the rows and columns that are read; None where the input is needed as a
+            whole.
     """
 
     axes: Axes | None
@@ -61,25 +77,29 @@ class Geometry:
 
     @property
     def local(self) -> bool:
-        """True where the op can be computed on windows of its inputs."""
+        """Whether the op can be computed on windows of its inputs."""
         return self.axes is not None and all(entry is not None for entry in self.reach)
 
 
 def data_inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the node's inputs that depend on the image, in argument order, repeated where used twice."""
-    found: list[fx.Node] = []
+    """Return the node's inputs that depend on the image, in the order of the arguments, twice where used twice."""
+    inputs: list[fx.Node] = []
 
-    def visit(arg: fx.Node) -> fx.Node:
-        if arg.meta["data"]:
-            found.append(arg)
-        return arg
+    def visit(argument: fx.Node) -> fx.Node:
+        if argument.meta["data"]:
+            inputs.append(argument)
+        return argument
 
     fx.node.map_arg((node.args, node.kwargs), visit)
-    return found
+    return inputs
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """Return an op's `int` or `[int]` or `[int, int]` argument as two integers."""
+    """Return an argument of an op, `int`, `[int]` or `[int, int]`, as two integers.
+
+    >>> pair(3), pair([2]), pair([1, 2])
+    ((3, 3), (2, 2), (1, 2))
+    """
     values = [value] if isinstance(value, int) else list(value)
     return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
 
@@ -105,7 +125,7 @@ def lengths(node: fx.Node) -> tuple[int, int]:
 
 
 def whole_map(node: fx.Node) -> Geometry:
-    """The fallback: every output position may depend on every input position."""
+    """Return the geometry of an op of which nothing is known: every output position may depend on every input."""
     shape = node.meta.get("shape", ())
     return Geometry(_likely_axes(node) if len(shape) == 4 else None, (None,) * len(data_inputs(node)))
 
@@ -123,7 +143,7 @@ def _likely_axes(node: fx.Node) -> Axes:
 
 
 def sliding(node: fx.Node, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:
-    """A window that slides over rows and columns: convolution and pooling."""
+    """Return the geometry of a window that slides over rows and columns: of convolution and pooling."""
     inputs = data_inputs(node)
     if len(inputs) != 1 or axes_of(inputs[0]) != (2, 3):
         return whole_map(node)
@@ -136,8 +156,7 @@ def sliding(node: fx.Node, kernel: Sequence[int], stride: Any, padding: Any, dil
 
 def _pointwise_reach(source: fx.Node, node: fx.Node, axes: Axes) -> Reach | None:
     shift = len(shape_of(node)) - len(shape_of(source))
-    own = axes_of(source)
-    if own != (axes[0] - shift, axes[1] - shift):
+    if axes_of(source) != (axes[0] - shift, axes[1] - shift):
         return None
     inner, outer = lengths(source), [shape_of(node)[axis] for axis in axes]
     rows, columns = (SAME if a == b else ONE for a, b in zip(inner, outer, strict=True))
@@ -145,7 +164,10 @@ def _pointwise_reach(source: fx.Node, node: fx.Node, axes: Axes) -> Reach | None
 
 
 def pointwise(node: fx.Node, blocked: Sequence[int] = ()) -> Geometry:
-    """An op that mixes no rows and columns; `blocked` are dimensions that it does mix (softmax, layer norm)."""
+    """Return the geometry of an op that mixes no rows and columns.
+
+    `blocked` are the dimensions that it does mix, as softmax and layer norm do.
+    """
     inputs, shape = data_inputs(node), shape_of(node)
     candidates = [axes_of(i) for i in inputs if len(shape_of(i)) == len(shape)]
     axes = next((a for a in candidates if a is not None), None)
@@ -156,7 +178,7 @@ def pointwise(node: fx.Node, blocked: Sequence[int] = ()) -> Geometry:
 
 
 def elementwise(node: fx.Node, blocked: Sequence[int] = ()) -> Geometry:
-    """A point-wise op of several operands, any of which may be a constant."""
+    """Return the geometry of a point-wise op of several operands, any of which may be a constant."""
     geometry = pointwise(node, blocked)
     if geometry.axes is not None and not _constants_broadcast(node, geometry.axes):
         return whole_map(node)
@@ -164,7 +186,10 @@ def elementwise(node: fx.Node, blocked: Sequence[int] = ()) -> Geometry:
 
 
 def _constants_broadcast(node: fx.Node, axes: Axes) -> bool:
-    """A constant with rows and columns of its own would have to be cropped with the window: not local then."""
+    """Return whether all constants broadcast over rows and columns.
+
+    A constant with rows and columns of its own would have to be cropped with the window: the op is then not local.
+    """
     for arg in node.all_input_nodes:
         if arg.meta["data"] or "shape" not in arg.meta:
             continue
@@ -175,7 +200,7 @@ def _constants_broadcast(node: fx.Node, axes: Axes) -> bool:
 
 
 def moved(node: fx.Node, order: Sequence[int]) -> Geometry:
-    """Permuted dimensions: output dimension i is input dimension `order[i]`."""
+    """Return the geometry of permuted dimensions: output dimension i is input dimension `order[i]`."""
     axes = axes_of(data_inputs(node)[0])
     if axes is None:
         return whole_map(node)
@@ -184,7 +209,10 @@ def moved(node: fx.Node, order: Sequence[int]) -> Geometry:
 
 
 def reshaped(node: fx.Node) -> Geometry:
-    """A view that leaves trailing rows and columns alone (channel shuffle); any other mixes the whole map."""
+    """Return the geometry of a view.
+
+    One that leaves trailing rows and columns alone (channel shuffle) is local; any other mixes the whole map.
+    """
     source = data_inputs(node)[0]
     before, after, axes = shape_of(source), shape_of(node), axes_of(source)
     trailing = axes == (len(before) - 2, len(before) - 1)
@@ -194,7 +222,7 @@ def reshaped(node: fx.Node) -> Geometry:
 
 
 def shifted(node: fx.Node, low: tuple[int, int]) -> Geometry:
-    """Padding or slicing: output row a is input row `a + low[0]`, columns alike."""
+    """Return the geometry of padding or slicing: output row a is input row `a + low[0]`, and columns alike."""
     axes = axes_of(data_inputs(node)[0])
     return Geometry(axes, ((Interval(1, low[0], 1), Interval(1, low[1], 1)),))
 
@@ -213,20 +241,23 @@ def receptive_interval(node: fx.Node, below: dict[fx.Node, Reach], image: tuple[
     result: Reach | None = None
     for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
         if reach is None or not axes_of(source):
-            own = tuple(_anywhere(interval, source, axis, image[axis]) for axis, interval in enumerate(below[source]))
+            through = tuple(
+                _anywhere(interval, source, axis, image[axis]) for axis, interval in enumerate(below[source])
+            )
         else:
-            own = tuple(
+            through = tuple(
                 outer.then(inner) if outer.jump else _cut(outer.then(inner), image[axis])
                 for axis, (outer, inner) in enumerate(zip(reach, below[source], strict=True))
             )
-        joined = own if result is None else tuple(a.union(b, n) for a, b, n in zip(result, own, image, strict=True))
-        result = (joined[0], joined[1])
+        if result is not None:
+            through = tuple(a.union(b, length) for a, b, length in zip(result, through, image, strict=True))
+        result = (through[0], through[1])
     assert result is not None
     return result
 
 
 def _anywhere(interval: Interval, source: fx.Node, axis: int, image: int) -> Interval:
-    """The union of an input's intervals over all its positions, cut to the image."""
+    """Return the union of an input's intervals over all its positions, clipped to the image."""
     count = lengths(source)[axis] if axes_of(source) else 1
     return _cut(Interval(0, interval.low, (count - 1) * interval.jump + interval.size), image)
 
@@ -234,9 +265,3 @@ def _anywhere(interval: Interval, source: fx.Node, axis: int, image: int) -> Int
 def _cut(interval: Interval, image: int) -> Interval:
     low, high = max(interval.low, 0), min(interval.low + interval.size, image)
     return Interval(0, low, high - low)
-
-
-def clipped(interval: Interval, position: int, length: int) -> tuple[int, int]:
-    """Return the first and the one-past-last index that `position` reads, cut to `0 .. length`."""
-    low = interval.low + position * interval.jump
-    return min(max(low, 0), length), max(min(low + interval.size, length), 0)

@@ -1,4 +1,4 @@
-"""Which nodes of a graph to run for some values, from others that are known."""
+"""Which nodes of a graph to run for some values, where others are given."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from deconvviz.graph.ops import op_of
 
 
 class Plan(NamedTuple):
-    """Which nodes to run, after which of them which values are not needed any more, and which may overwrite theirs."""
+    """What to run.
+
+    Attributes:
+        steps: the nodes to compute, in order.
+        release: node -> the values that are not needed any more once it is computed.
+        overwriting: rectifiers that may write into their input, which nobody else reads.
+    """
 
     steps: tuple[fx.Node, ...]
     release: dict[fx.Node, tuple[fx.Node, ...]]
     overwriting: frozenset[fx.Node]
 
 
-def make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.Node]) -> Plan:
-    """Return the steps from the known nodes to the wanted ones."""
+def make_plan(graph: fx.Graph, given: frozenset[fx.Node], targets: Sequence[fx.Node]) -> Plan:
+    """Return the steps that compute the values of `targets` where those of `given` are there."""
     needed: set[fx.Node] = set()
-    stack = [node for node in wanted if node not in known]
+    stack = [node for node in targets if node not in given]
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
-            stack += [i for i in node.all_input_nodes if i not in known]
+            stack += [source for source in node.all_input_nodes if source not in given]
     steps = tuple(node for node in graph.nodes if node in needed)
     last = {source: node for node in steps for source in node.all_input_nodes}
     release: dict[fx.Node, tuple[fx.Node, ...]] = {}
     for source, node in last.items():
-        if source not in wanted:
+        if source not in targets:
             release[node] = (*release.get(node, ()), source)
     fresh = {node for node in steps if node.op == "call_function" and op_of(node).fresh}
     overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
@@ -40,10 +46,13 @@ def make_plan(graph: fx.Graph, known: frozenset[fx.Node], wanted: Sequence[fx.No
 
 
 def crossing(graph: fx.Graph, node: fx.Node, plan: Plan, outputs: Sequence[fx.Node]) -> list[fx.Node]:
-    """Return the values that the outputs need and that do not follow from `node`; plan: from it to the outputs."""
+    """Return the values that bypass a node: the outputs need them, and they do not follow from it.
+
+    `plan` goes from the node and the image to the outputs.
+    """
     after = {node}
-    for n in graph.nodes:
-        if any(i in after for i in n.all_input_nodes):
-            after.add(n)
-    needed = {i for n in plan.steps if n in after for i in n.all_input_nodes} | set(outputs)
-    return [n for n in graph.nodes if n in needed and n not in after and n.meta["data"]]
+    for other in graph.nodes:
+        if any(source in after for source in other.all_input_nodes):
+            after.add(other)
+    needed = {source for step in plan.steps if step in after for source in step.all_input_nodes} | set(outputs)
+    return [other for other in graph.nodes if other in needed and other not in after and other.meta["data"]]

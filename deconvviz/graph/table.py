@@ -1,8 +1,8 @@
 """The table of ops, one entry each: its reach, its form on a window, its transpose (the deconvnet step).
 
-An entry is found by the ATen op's name, whatever its overload. Arguments are complete and positional
-(capture fills in the defaults), so an entry unpacks them like a signature. An op without an entry still
-runs, reaches the whole map, and transposes as its vector-Jacobian product, named in `Projection.linearised`.
+An entry is found by the name of the ATen op, whatever its overload. Arguments are complete and positional, because
+capture fills in the defaults, so an entry unpacks them like a signature. An op without an entry still runs. It counts
+as reading the whole map and goes back as its vector-Jacobian product; `Projection.linearised` names it.
 """
 
 from __future__ import annotations
