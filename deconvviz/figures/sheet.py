@@ -123,3 +123,19 @@ def wrapped(text: str, width: float) -> list[str]:
     """
     letters = max(int((width - 0.2) / CHARACTER), 1)
     return [line for part in text.splitlines() for line in textwrap.wrap(part, letters) or [""]]
+
+
+def shortened(text: str, letters: int, keep_end: bool = False) -> str:
+    """Return a text of at most so many letters; one that is longer ends with "…", or begins with it.
+
+    Args:
+        text: such as the name of an image or of a layer.
+        letters: that there is room for, at least 1.
+        keep_end: leave the beginning out, as for a layer's path, whose end says most.
+
+    >>> shortened("black_and_gold_garden_spider.jpg", 12), shortened("features.12.expand3x3", 12, keep_end=True)
+    ('black_and_g…', '…2.expand3x3')
+    """
+    if len(text) <= letters:
+        return text
+    return f"…{text[len(text) - letters + 1 :]}" if keep_end else f"{text[: letters - 1]}…"
