@@ -24,7 +24,7 @@ from .models.zfnet import zfnet as zfnet
 from .results.snapshots import Snapshots as Snapshots
 from .run.features import stream_features as stream_features
 from .run.options import RunOptions as RunOptions
-from .studies.ablation.train import ablate_variants as ablate_variants
+from .studies.ablation.ablate import ablate as ablate
 from .studies.correspondence.measure import correspondence as correspondence
 from .studies.diagnosis.diagnose import diagnose as diagnose
 from .studies.diagnosis.result import Diagnosis as Diagnosis
@@ -35,6 +35,7 @@ from .studies.evolution.result import Evolution as Evolution
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.lesions.measure import lesion as lesion
+from .studies.lesions.result import Lesions as Lesions
 from .studies.mining.merge import merge as merge
 from .studies.mining.mine import mine as mine
 from .studies.mining.panels import layer_panels as layer_panels

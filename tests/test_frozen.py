@@ -22,7 +22,7 @@ from deconvviz.models.weights import read_weights
 from deconvviz.results.features import Features
 from deconvviz.results.tiles import load_gallery
 from deconvviz.studies.evaluation.result import Evaluation
-from deconvviz.studies.lesions.result import load_lesions
+from deconvviz.studies.lesions.result import Lesions
 
 FROZEN = sorted((pathlib.Path(__file__).parent / "frozen").glob("*.zip"))
 MODEL = ["--input", "32", "--resize", "32", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--weights", "none"]
@@ -111,7 +111,7 @@ def test_evaluations_and_lesions(frozen: pathlib.Path) -> None:
     assert (
         evaluation.complete and list(evaluation.values) == ["grad-cam"] and evaluation.pictures.shape == (4, 32, 32, 3)
     )
-    lesions = load_lesions("lesions.h5")
+    lesions = Lesions.load("lesions.h5")
     assert lesions.complete and lesions.images == 20 and len(lesions.drop) == 6
     written = (frozen / "lesions.csv").read_text()
     lesions.save_csv("again.csv")

@@ -71,7 +71,11 @@ COMMANDS = {
         "studies.correspondence.command",
         "Test whether masking the same part of several images changes a layer in the same way.",
     ),
-    "ablate": LazyCommand("studies.ablation.command", "Find out which layers and filters a network needs."),
+    "ablate": LazyCommand(
+        "studies.ablation.command",
+        "Find out which layers a network needs to learn: train it without some, and compare.",
+    ),
+    "lesion": LazyCommand("studies.lesions.command", "Find out which filters or layers a trained network needs."),
     "probe": LazyCommand(
         "studies.probing.command",
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",
@@ -113,6 +117,7 @@ What its features are sensitive to, and what they are good for:
   deconvviz occlude torchvision:squeezenet1_0 dog.jpg -o occlusion.png
   deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
   deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv
+  deconvviz lesion demo scenes:500:1 -l relu3 -o lesions.csv
   deconvviz ablate zfnet photos.h5 -o ablation.csv
   deconvviz probe torchvision:squeezenet1_0 photos.h5 -o probe.csv
 

@@ -1,4 +1,4 @@
-"""A folder that one command fills, and continues where it was interrupted."""
+"""Folders that one command fills, and fills further where it was interrupted."""
 
 from __future__ import annotations
 
@@ -7,38 +7,66 @@ from collections.abc import Mapping
 from typing import Any
 
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike, one_line
+from deconvviz.results.files import one_line
 from deconvviz.results.results import Result, require_same
+from deconvviz.types import Pathlike
 
 
 def claim(folder: Pathlike, kind: str, config: Mapping[str, Any]) -> None:
-    """Make a folder for results of this kind, or take the one that was made for the same configuration.
+    """Make a folder for one command's files, or take the one that was made with the same settings.
 
-    The folder `data` in it, and a file KIND.h5 there, tell whose it is and what was asked. What a killed command had
-    half written is removed; two commands must not fill one folder at a time.
+    The file data/KIND.h5 in the folder says which command fills it, and with which settings. Files that a killed
+    command left half written are removed; two commands must not fill one folder at the same time.
+
+    Args:
+        folder: path of the folder; it may exist if it is empty or was claimed before.
+        kind: what the folder holds, such as "atlas".
+        config: the settings that must agree, JSON values.
 
     Raises:
-        MismatchError: it was made otherwise. DataError: it holds other files, or cannot be made.
+        MismatchError: the folder was made with other settings.
+        DataError: the folder holds other files, or cannot be made.
     """
     folder = pathlib.Path(folder)
-    note = folder / "data" / f"{kind}.h5"
-    if note.is_file():
-        require_same(folder, Result.load(note, kind, 1).config, config, "remove it or choose another output with -o")
-        for part in folder.rglob(".*.part"):
-            part.unlink(missing_ok=True)
-        return
-    if folder.exists() and (not folder.is_dir() or _foreign(folder)):
+    note = f"data/{kind}.h5"
+    begun = (folder / note).is_file()
+    if not begun and folder.exists() and (not folder.is_dir() or _holds_other_files(folder)):
         what = "holds other files" if folder.is_dir() else "is a file"
         raise DataError(f"{folder} {what}; give another folder with -o")
+    begin_or_resume(folder, note, Result(kind, 1, dict(config)), "remove it or choose another output with -o")
+    if begun:
+        for part in folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
+
+def begin_or_resume(folder: Pathlike, note: str, fresh: Result, advice: str) -> Result:
+    """Return the result file by which a job in a folder resumes; where there is none, begin it.
+
+    Args:
+        folder: path of the folder; it is made where it does not exist. Other files in it stay as they are.
+        note: the file's name within the folder.
+        fresh: what the file holds at the beginning.
+        advice: what to do where the file was written with other settings, such as "give another folder".
+
+    Raises:
+        MismatchError: the file was written with other settings than those of `fresh`.
+        DataError: the file cannot be read, or the folder cannot be made.
+    """
+    path = pathlib.Path(folder, note)
+    if path.is_file():
+        result = Result.load(path, fresh.kind, fresh.schema)
+        require_same(folder, result.config, fresh.config, advice)
+        return result
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make {folder}: {one_line(error)}; give another folder with -o") from error
-    Result(kind, 1, dict(config)).save(note)
+        raise DataError(f"cannot make {folder}: {one_line(error)}; give another folder") from error
+    fresh.save(path)
+    return fresh
 
 
-def _foreign(folder: pathlib.Path) -> bool:
-    """Whether there is more than a command leaves that was killed before it had begun."""
+def _holds_other_files(folder: pathlib.Path) -> bool:
+    """Whether a folder holds more than what a command leaves that is killed before it has begun."""
     data = folder / "data"
     inside = [path for path in folder.iterdir() if path != data]
     if data.is_dir():

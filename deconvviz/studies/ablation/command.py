@@ -2,250 +2,126 @@
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
-from typing import TYPE_CHECKING, Any
+import re
+import shlex
+from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
-from deconvviz.cli.inputs import captured, found_device, load
-from deconvviz.cli.options import ModelOptions, model_options
-from deconvviz.cli.outputs import command_line, save_figure, sources
+from deconvviz.cli.inputs import found_device, names_of
+from deconvviz.cli.options import DECODING, device_option, run_options
+from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
 from deconvviz.errors import DataError
-from deconvviz.studies.training.command import recipe_options, validation_of
+from deconvviz.studies.training.command import RecipeOptions, ZFNetOptions, recipe_options, zfnet_options
 
 if TYPE_CHECKING:
-    from deconvviz.data.datasets import Images
-    from deconvviz.graph.network import Network
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.ablation.result import VariantTable
 
-TRAINS = "--variants --validation --work --width --first --dropout --epochs --lr --momentum --weight-decay --factor"
-TRAINS += " --patience --radius --augment --seed"
-LESIONS = "--layer --by --how --count --classes --mean --std"
-CHAIN = " Where nothing passes a layer by, the output then is the same for every image."
-AT_ONCE = 32  # changed values, where --batch-size is not given
+# Options of `deconvviz lesion`, which was a part of this command in version 0.1.
+LESION_OPTION = re.compile(r"-l.*|--(layer|by|how|count|classes|weights|mean|std)(=.*)?")
 
 
-def _training_options(command: Any) -> Any:
-    """Options of the trained variants that `deconvviz train` has not, or explains for one network."""
-    for option in (
-        click.option("--dropout", default=0.5, show_default=True, help="Training: share dropped in layers 6 and 7."),
-        click.option(
-            "--first",
-            default="zfnet",
-            show_default=True,
-            type=click.Choice(["zfnet", "alexnet"]),
-            help="Training: layers 1 and 2; table 3 removes layers from alexnet.",
-        ),
-        click.option("--width", default=1.0, show_default=True, help="Training: factor on all maps and units."),
-        click.option("--work", metavar="FOLDER", help="Training: where the networks are kept.  [default: OUT's name]"),
-        click.option(
-            "--variants", default="all", show_default=True, help="Training: some of table 3, such as full,no-7,no-6-7."
-        ),
-    ):
-        command = option(command)
-    return command
+class AblateCommand(click.Command):
+    """The command, which answers the spelling that version 0.1 had for lesions with the one that replaces it."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the words after the command's name; raises DataError where they ask for lesions."""
+        words = list(args)
+        lesions = any(LESION_OPTION.fullmatch(word) for word in words)
+        rest = [] if lesions else super().parse_args(context, args)
+        if lesions or context.params.get("model", "zfnet") != "zfnet":
+            command = shlex.join(["deconvviz", "lesion", *words])
+            raise DataError(f"`ablate` trains variants of zfnet; to silence parts of a trained network: {command}")
+        return rest
 
 
-def _lesion_options(command: Any) -> Any:
-    for option in (
-        click.option("--classes", metavar="FILE", help="Lesions: the names of the outputs, one a line."),
-        click.option("--count", type=click.IntRange(1), help="Lesions: so many of the images, spread evenly."),
-        click.option(
-            "--how",
-            default="zero",
-            show_default=True,
-            type=click.Choice(["zero", "mean"]),
-            help="Lesions: what takes a filter's place: zero, or its mean over the images.",
-        ),
-        click.option(
-            "--by",
-            default="filter",
-            show_default=True,
-            type=click.Choice(["filter", "layer"]),
-            help="Lesions: one filter at a time, or a whole layer.",
-        ),
-        click.option(
-            "-l", "--layer", "layers", multiple=True, help="Lesions: of this layer.  [default: with --by layer, each]"
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command()
-@click.argument("model")
-@click.argument("images", metavar="DATA")
-@click.option("-o", "--out", required=True, help="The table, .csv; the figure .png beside it.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-@_lesion_options
-@_training_options
+@click.command(cls=AblateCommand)
+@click.argument("model", metavar="zfnet")
+@click.argument("data")
+@click.option("-o", "--out", required=True, help="The table, .csv; the figure OUT.png comes beside it.")
+@click.option(
+    "--variants", default="all", show_default=True, help="Some of table 3's variants, such as full,no-7,no-6-7."
+)
+@click.option("--work", metavar="FOLDER", help="Folder for the trained networks.  [default: OUT without .csv]")
+@click.option(
+    "--input",
+    "input_size",
+    type=click.IntRange(1),
+    help="Side of the square input: 32, 64, 96 or 224.  [default: the largest that fits the images]",
+)
+@click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
+@zfnet_options
 @recipe_options
-@model_options
-@click.pass_context
-def ablate(context: click.Context, /, model: str, images: str, out: str, options: ModelOptions, **more: Any) -> None:
-    """Find out which layers and filters a network needs.
+@run_options(workers=DECODING)
+@device_option
+def ablate(
+    model: str,
+    data: str,
+    out: str,
+    variants: str,
+    work: str | None,
+    input_size: int | None,
+    resize: int | None,
+    zfnet: ZFNetOptions,
+    recipe: RecipeOptions,
+    run: RunOptions,
+    device: str,
+) -> None:
+    """Find out which layers a network needs to learn: train it without some, and compare.
 
-    \b
-    Two things, told apart by --weights:
-      deconvviz ablate zfnet DATA -o ablation.csv
-          TRAINS the variants of the paper's table 3 by one recipe: without layers 3 and 4, without 6 and 7, without
-          all four, with wider layers; and compares their errors.
-      deconvviz ablate MODEL DATA --weights FILE -l LAYER -o lesions.csv
-          trains NOTHING: silences each filter of a trained network in turn, or each layer, and measures what accuracy
-          is lost. Every MODEL but a zfnet without --weights is taken so.
+    The variants of the paper's table 3 are trained by one recipe: the full network; without layers 3 and 4; without 7;
+    without 6 and 7; without all four; and with wider layers. `deconvviz lesion` silences layers or filters of a network
+    that is trained already.
 
-    DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures;
-    a packed one is read fastest, and each variant reads it anew. Interrupted, the same command goes on; a variant
+    DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures. A
+    packed store is read fastest; each variant reads it anew. The same command resumes what was interrupted; a variant
     that is finished is not trained again.
 
     \b
     Examples:
       deconvviz ablate zfnet scenes:2000 --input 64 --width 0.2 --epochs 10 --validation scenes:500:1 -o ablation.csv
-      deconvviz ablate zfnet imagenet.h5 --variants full,no-3-4,no-6-7,no-3-4-6-7 -o ablation.csv
-      deconvviz ablate zfnet scenes:500:1 --weights ablation/full.pth -l relu3 -o lesions.csv
-      deconvviz ablate torchvision:resnet18 photos.h5 --by layer -l layer1.1.bn2 -l layer2.1.bn2 -o lesions.csv
+      deconvviz ablate zfnet imagenet.h5 --first alexnet --variants full,no-3-4,no-6-7,no-3-4-6-7 -o ablation.csv
     """
     from deconvviz.data.datasets import open_images
-
-    table, trains = pathlib.Path(out), model == "zfnet" and options.weights == "DEFAULT"
-    if table.suffix != ".csv":
-        raise DataError(f"{out} given; expected a name that ends in .csv")
-    _refuse_foreign(context, trains)
-    if trains:
-        _train(table, open_images(images), images, options, **more)
-        return
-    if context.get_parameter_source("batch_size") != ParameterSource.COMMANDLINE:
-        more["batch_size"] = AT_ONCE
-    _lesions(table, model, open_images(images), images, options, **more)
-
-
-def _refuse_foreign(context: click.Context, trains: bool) -> None:
-    """Refuse an option that would be without effect; raises DataError."""
-    foreign = LESIONS if trains else TRAINS
-    for parameter in context.command.params:
-        given = context.get_parameter_source(str(parameter.name)) == ParameterSource.COMMANDLINE
-        name = next((text for text in parameter.opts if text in foreign.split()), None)
-        if given and name:
-            rule = "zfnet without --weights trains variants; of any other model the filters are silenced"
-            raise DataError(f"{name} given, which has no effect here: {rule}")
-
-
-def _train(
-    table: pathlib.Path,
-    images: Images,
-    shown: str,
-    options: ModelOptions,
-    *,
-    variants: str,
-    validation: str,
-    work: str | None,
-    workers: int,
-    quiet: bool,
-    width: float,
-    first: str,
-    dropout: float,
-    **recipe: Any,
-) -> None:
-    from deconvviz.data.datasets import open_images
+    from deconvviz.studies.ablation.ablate import ablate as train_variants
     from deconvviz.studies.ablation.figure import draw_variants
-    from deconvviz.studies.ablation.train import VARIANTS, ablate_variants
-    from deconvviz.studies.training.recipe import Recipe
+    from deconvviz.studies.ablation.variants import VARIANTS
 
-    share, others = validation_of(validation)
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    found = ablate_variants(
-        images,
-        open_images(others) if others else None,
-        list(VARIANTS) if variants == "all" else [name.strip() for name in variants.split(",")],
-        folder=work or table.with_suffix(""),
-        input_size=options.crop,
-        resize=options.resize,
-        width=width,
-        first=first,
-        dropout=dropout,
-        recipe=Recipe(**{k: v for k, v in recipe.items() if k in names}, validation=share),
-        device=found_device(options.device),
-        workers=workers,
-        progress=not quiet,
+    table = check_table(out)
+    folder = work or beside(table, "")
+    result = train_variants(
+        open_images(data),
+        recipe.validation_images(),
+        list(VARIANTS) if variants == "all" else names_of(variants),
+        folder=folder,
+        recipe=recipe.recipe(),
+        input_size=input_size,
+        resize=resize,
+        width=zfnet.width,
+        first=zfnet.first,
+        dropout=zfnet.dropout,
+        device=found_device(device),
+        workers=run.workers,
+        progress=run.progress,
         sources={"command": command_line()},
     )
-    found.save_csv(table)
-    caption = (
-        f"Trained alike on {shown}, {found.rows[0].epochs} epochs; validated on {found.images} images"
-        f"{f' of {others}' if others else ''}. Input {found.config['input_size']} px, width {width:g}, layers 1 and 2 "
-        f"of {first}. Errors of the finished networks on central crops.\nThe intervals are over images (Bonett and "
-        "Price 2012), not over trainings from other initial weights."
+    result.save_csv(table)
+    caption = caption_of(result, data, recipe)
+    figure = draw_variants(result, "Layers left out, or wider (Zeiler and Fergus 2013, table 3)", caption)
+    save_figure(figure, beside(table, ".png"), caption)
+    click.echo(f"wrote {table}; the networks are in {folder}")
+    click.echo(repr(result))
+
+
+def caption_of(table: VariantTable, data: str, recipe: RecipeOptions) -> str:
+    """Return what the figure shows: the images, the networks, and what the intervals cover."""
+    config = table.config
+    others = f" of {recipe.validation}" if recipe.share is None else ""
+    return (
+        f"Each variant was trained on {data} for {table.rows[0].epochs} epochs by the same recipe, and validated on "
+        f"{table.images} images{others}. Input {config['input_size']} x {config['input_size']} px, width "
+        f"{config['width']:g}, layers 1 and 2 of {config['first']}. The errors are those of the finished networks on "
+        "central crops.\nThe 95 % intervals are over images (Bonett and Price 2012), not over trainings from other "
+        "initial weights."
     )
-    figure = draw_variants(found, "Layers left out, or wider (Zeiler and Fergus 2013, table 3)", caption)
-    save_figure(figure, str(table.with_suffix(".png")), caption)
-    click.echo(f"wrote {table}; the networks are in {work or table.with_suffix('')}")
-    click.echo(repr(found))
-
-
-def _lesions(
-    table: pathlib.Path,
-    model: str,
-    images: Images,
-    shown: str,
-    options: ModelOptions,
-    *,
-    layers: tuple[str, ...],
-    by: str,
-    how: str,
-    count: int | None,
-    classes: str | None,
-    batch_size: int,
-    precision: str,
-    workers: int,
-    quiet: bool,
-    **_: Any,
-) -> None:
-    from deconvviz.models.labels import outputs_of, read_classes
-    from deconvviz.studies.ablation.figure import draw_lesions
-    from deconvviz.studies.lesions.measure import lesion
-
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    names = read_classes(classes) if classes else loaded.classes
-    found = lesion(
-        network,
-        images,
-        layers or _modules(network, by),
-        preprocess=preprocess,
-        outputs=outputs_of(images.classes, network.outputs, names),
-        by=by,
-        how=how,
-        count=count,
-        batch_size=batch_size,
-        precision=precision,
-        workers=workers,
-        out=table.with_suffix(".h5"),
-        progress=not quiet,
-        sources=sources(loaded),
-    )
-    found.save_csv(table)
-    what = "Each filter in turn is" if by == "filter" else "All filters of each layer in turn are"
-    place = "zero" if how == "zero" else "the mean over images and positions"
-    caption = (
-        f"{found.images} images of {shown}; the network as it is names {found.accuracy:.1%} right. {what} set to "
-        f"{place}.{CHAIN if by == 'layer' else ''}\n"
-        "Intervals: 95 %, of the same images with and without (Bonett and Price 2012), each by itself: what leads a "
-        "ranking of many owes part of its place to chance."
-    )
-    figure = draw_lesions(found, f"What {network.name} loses when a {by} is silenced", caption)
-    save_figure(figure, str(table.with_suffix(".png")), caption)
-    click.echo(f"wrote {table} and {table.with_suffix('.h5')}")
-    click.echo(repr(found))
-
-
-def _modules(network: Network, by: str) -> list[str]:
-    """Return every module, one of those that have the same value; raises DataError for filters."""
-    if by == "filter":
-        raise DataError("no layer given; name one with -l, or ask for whole layers with --by layer")
-    named: dict[Any, str] = {}
-    for name, layer in network.layers.items():
-        if not layer.functional and "Dropout" not in layer.kind:
-            named.setdefault(layer.node, name)
-    return list(named.values())

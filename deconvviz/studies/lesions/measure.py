@@ -1,4 +1,8 @@
-"""Lesions: how much worse a trained network gets when one filter, or a whole layer, is silenced. Nothing is trained."""
+"""Measure lesions: how much worse a trained network gets when a filter, or a whole layer, is silenced.
+
+Nothing is trained. What comes before a layer runs once for all its filters; what follows it runs again for each of
+them, and only on the images whose values change.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,69 @@ import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from deconvviz.arrays import evenly, widened
 from deconvviz.cam.engine import whole_images
+from deconvviz.choices import LESION_UNITS, LESION_VALUES
 from deconvviz.data.datasets import Images
-from deconvviz.data.parallel import in_order
+from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import CamError, CaptureError, DataError
+from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
-from deconvviz.results.files import Pathlike
 from deconvviz.results.results import require_same, versions
-from deconvviz.studies.lesions.result import WHOLE, Floats, Ints, Lesions, load_lesions
+from deconvviz.run.options import RunKeywords, RunOptions
+from deconvviz.studies.lesions.result import WHOLE, Lesions
+from deconvviz.types import Floats, Ints, Pathlike
 
-OPTIONS = {"by": ("filter", "layer"), "how": ("zero", "mean"), "precision": ("fp32", "bf16")}
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+AT_ONCE = 32  # changed values in one pass, by default
+
+
+class LesionKeywords(RunKeywords, total=False):
+    """The fields of `LesionOptions`, as the keyword arguments of `lesion`."""
+
+    by: str
+    how: str
+    count: int | None
+    indices: Sequence[int] | Ints | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionOptions(RunOptions):
+    """What is silenced, on which images, and how the job runs.
+
+    Attributes:
+        by: "filter" silences one channel at a time; "layer" silences all channels of a layer at once.
+        how: the value that replaces a channel: "zero", or the channel's "mean" over the positions of all images that
+            take part. A first pass finds the means; an interruption begins that pass anew.
+        count: number of images, spread evenly over those whose class is known; None takes all of them.
+        indices: the images to take, by their indices; None takes all of them.
+
+    Raises:
+        DataError: a value out of its range.
+    """
+
+    by: str = "filter"
+    how: str = "zero"
+    count: int | None = None
+    indices: Sequence[int] | Ints | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self,
+            DataError,
+            by=(self.by in LESION_UNITS, " or ".join(LESION_UNITS)),
+            how=(self.how in LESION_VALUES, " or ".join(LESION_VALUES)),
+            count=(self.count is None or self.count >= 1, "at least 1 image"),
+        )
 
 
 def lesion(
@@ -34,228 +81,257 @@ def lesion(
     layers: Sequence[str],
     *,
     preprocess: Preprocess,
-    outputs: NDArray[np.int64],
-    by: str = "filter",
-    how: str = "zero",
-    count: int | None = None,
-    indices: Sequence[int] | NDArray[np.int64] | None = None,
-    batch_size: int = 32,
-    precision: str = "fp32",
-    workers: int = 2,
+    outputs: Sequence[int] | Ints,
     out: Pathlike | None = None,
-    progress: bool = True,
     sources: Mapping[str, Any] | None = None,
+    **options: Unpack[LesionKeywords],
 ) -> Lesions:
-    """Silence each filter (or each layer as a whole) of a trained network in turn, and rank them by loss of accuracy.
+    """Silence each filter, or each layer, of a trained network in turn, and measure the loss of accuracy.
 
-    What comes before a layer runs once for all its filters; a filter that an image leaves as it is, such as one that
-    is zero anyway, costs nothing. An image is right where its class's output is the largest, the first of equal ones.
-    With `out`, what is done is committed there after every few images; the same call again goes on.
+    A filter is a channel of a layer's value: it is silenced at every position. Where the value holds tokens, a filter
+    is a feature of every token. An image is classified correctly where its class's output is the largest, the first of
+    equal ones. A filter that does not change an image's value, such as one that is zero there, takes no pass.
+
+    With `out`, the sums are written after every few images, and calling again with the same arguments resumes.
 
     Args:
-        layers: names; a filter is a channel of the layer's value at every position (of tokens: a feature).
-        outputs: int64 [classes], the network's output for each class of the images; see `models.labels.outputs_of`.
-        by: "filter", or "layer": all channels of a layer at once, one lesion each layer. Where nothing passes the layer
-            by, as in a chain, the output then is the same for every image: that tells only where something does.
-        how: what stands in the place of a channel: "zero", or the channel's "mean" over the positions of all the images
-            that take part, found in a first pass, which an interruption begins anew.
-        count: so many images, spread evenly; indices: these ones. By default, all whose class is known.
-        batch_size: changed values that run at once; the result does not depend on it but for rounding.
-        precision: "fp32", or "bf16"; a network that was captured in float64 stays so.
+        network: a captured network, on the device that computes.
+        images: labelled images; those of unknown class are left out.
+        layers: names from `network.layers`.
+        preprocess: how an image becomes the network's input.
+        outputs: int64 [classes], the network's output that stands for each class of the images, as
+            `models.labels.outputs_of` returns it.
+        out: path of the HDF5 file of the result.
+        sources: where the model and the images came from, for the file.
+        options: `by`, `how`, `count` and `indices` of `LesionOptions`, and `batch_size` (32 by default; the changed
+            values that run at once), `precision`, `workers` and `progress` of `RunOptions`.
+
+    Returns:
+        The lesions in the order of the layers and of their channels. With by="layer" and a network in which nothing
+        passes a layer by, the silenced network's output is the same for every image: such a lesion says little.
 
     Raises:
-        LayerNotFound: no such layer. CamError: a layer without channels.
-        DataError: labels or outputs out of range, no image, an option that does not exist. CaptureError: another shape,
-            or a network that does not return one score for each class.
-        MismatchError: `out` belongs to other lesions.
+        LayerNotFound: a name in `layers` does not exist.
+        CamError: a layer's value has no channels.
+        CaptureError: the preprocessing gives images of another shape, or the network does not return one score for each
+            class.
+        DataError: no layer, no image, a label or an output out of range, or an option out of its range.
+        MismatchError: `out` was written with other settings.
+
+    Source: derived; the paper removes layers and trains again (Zeiler and Fergus 2013, section 5.1, here `ablate`).
+
+    >>> from torch import nn
+    >>> import deconvviz as dv
+    >>> model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> _ = nn.init.eye_(model[0].weight.data[:, :, 0, 0]), nn.init.zeros_(model[0].bias)
+    >>> red, green, blue = (np.broadcast_to(colour, (8, 8, 3)).astype(np.uint8) * 255 for colour in np.eye(3))
+    >>> images = dv.InMemoryImages([red, green, blue], [0, 1, 2], ("red", "green", "blue"))
+    >>> plain = dv.Preprocess(resize=None, crop=8, mean=(0, 0, 0), std=(1, 1, 1))
+    >>> network = dv.capture(model.eval(), plain.shape)
+    >>> lesions = dv.lesion(network, images, ["1"], preprocess=plain, outputs=[0, 1, 2], progress=False)
+    >>> lesions.accuracy, lesions.lost.tolist()  # without its filter a colour is taken for the first class, red
+    (1.0, [0, 1, 1])
     """
-    layers = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
-    outputs, options = np.asarray(outputs, np.int64), {"by": by, "how": how, "precision": precision}
-    chosen = _chosen(images, outputs, count, indices)
-    _check(network, layers, preprocess, outputs, options, batch_size)
+    how = LesionOptions(**options)
+    layers, outputs = _names(layers), np.asarray(outputs, np.int64)
+    indices = _indices(images, outputs, how)
+    _check(network, layers, outputs)
+    network.check_input(preprocess.shape)
     config = {
         "model": network.name,
         "model_fingerprint": network.fingerprint,
         "images_fingerprint": images.fingerprint,
-        "chosen": _digest(chosen),
+        "chosen": _digest(indices),
         "outputs": _digest(outputs),
         "layers": layers,
-        **options,
+        "by": how.by,
+        "how": how.how,
+        "precision": how.precision,
         "preprocess": preprocess.as_dict(),
     }
-    found = _start(network, config, {"versions": versions(), **(sources or {})}, len(chosen), out)
-    if found.complete:
-        return found
-    faster = precision == "bf16" or network.dtype == torch.float32
-    runs = network.fast(precision, keep=layers) if faster else network
-    surgeon = _Surgeon(runs, network.dtype, images, chosen, preprocess, torch.from_numpy(outputs), batch_size, workers)
-    return surgeon.run(found, out, progress)
+    lesions = _resumed(network, config, {"versions": versions(), **(sources or {})}, len(indices), out)
+    if lesions.complete:
+        return lesions
+    feed = Feed(images, preprocess, indices, workers=how.workers)
+    forward = network.forward_only(how.precision, keep=layers)
+    return LesionRun(forward, feed, outputs, how, network.dtype).resume(lesions, out)
 
 
-def _chosen(
-    images: Images, outputs: Ints, count: int | None, indices: Sequence[int] | NDArray[np.int64] | None
-) -> Ints:
-    """Return which images take part; raises DataError where there is none, or a label has no output."""
+def module_layers(network: Network) -> list[str]:
+    """Return the layers that modules make, but for dropouts; of several with the same value, the first.
+
+    >>> from torch import nn
+    >>> from deconvviz.graph.capture import capture
+    >>> model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Dropout(), nn.Flatten())
+    >>> module_layers(capture(model.eval(), (3, 8, 8)))
+    ['0.0', '0.1', '2']
+    """
+    by_value: dict[Any, str] = {}
+    for name, layer in network.layers.items():
+        if not layer.functional and "Dropout" not in layer.kind:
+            by_value.setdefault(layer.node, name)
+    return list(by_value.values())
+
+
+class Scores(NamedTuple):
+    """How a network classifies some images.
+
+    Attributes:
+        correct: bool [n] or [n, lesions], whether the target's output is the largest.
+        loss: the log-loss of the target in nats, of the same shape.
+    """
+
+    correct: Tensor
+    loss: Tensor
+
+
+class LesionRun:
+    """The measurement of lesions: batch after batch, the intact network and then every lesion of every layer.
+
+    Attributes:
+        network: in the form that runs forward only.
+        feed: the images that take part.
+        options: what is silenced, and how the job runs.
+        input_dtype: dtype of the images that the network is given.
+        targets: int64 [n], the output that stands for the class of each image of the feed.
+        at_once: number of changed values in one pass.
+    """
+
+    def __init__(
+        self, network: Network, feed: Feed, outputs: Ints, options: LesionOptions, input_dtype: torch.dtype
+    ) -> None:
+        self.network, self.feed, self.options, self.input_dtype = network, feed, options, input_dtype
+        self.targets = torch.from_numpy(outputs[feed.labels])
+        self.at_once = options.images_at_once(network.device, AT_ONCE)
+
+    def resume(self, lesions: Lesions, out: Pathlike | None) -> Lesions:
+        """Measure the images that are not done yet, and write the sums to `out` after each batch."""
+        layers = lesions.config["layers"]
+        bar = self.options.bar("image", lesions.total, "lesions", lesions.images)
+        with bar, torch.inference_mode():
+            if self.options.how == "mean" and not lesions.means:
+                lesions = replace(lesions, means=self.means(layers))
+            for x, targets in self.batches(lesions.images):
+                intact = scores(self.network(x), targets)
+                silenced = [self.silenced(x, targets, intact, name, lesions.means.get(name)) for name in layers]
+                lesions = _with_images(lesions, intact, silenced)
+                if out is not None:
+                    lesions.save(out)
+                bar.update(len(x))
+        return lesions
+
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images as the network takes them, int64 targets) batch by batch, without the first `start` images."""
+        device = self.network.device
+        size = whole_images(self.at_once, device)
+        for places, x in self.feed.tensors(size, device, self.input_dtype, start=start):
+            yield x, self.targets[torch.from_numpy(places)].to(device)
+
+    def means(self, layers: Sequence[str]) -> dict[str, Floats]:
+        """Return layer -> float64 [channels], the mean of each channel over positions and images."""
+        sums = {name: np.zeros(self.network.layer(name).units[0]) for name in layers}
+        for x, _ in self.batches(0):
+            for name, value in self.network.activations(x, layers).items():
+                means = self.network.maps(name, value).mean((2, 3), dtype=widened(value.dtype))
+                sums[name] += means.cpu().double().sum(0).numpy()
+        return {name: total / len(self.feed) for name, total in sums.items()}
+
+    def silenced(self, x: Tensor, targets: Tensor, intact: Scores, layer: str, means: Floats | None) -> Scores:
+        """Return the scores after each lesion of a layer, [n, lesions]: its channels one by one, or all at once.
+
+        Args:
+            x: [n, C, h, w], images as the network takes them.
+            targets: int64 [n].
+            intact: the scores of the intact network, [n].
+            layer: its name.
+            means: float64 [channels], the values that replace the channels; None for zeros.
+        """
+        value, tail = self.network.split(layer, x)
+        maps, whole = self.network.maps(layer, value), self.options.by == "layer"
+        fill = torch.zeros(maps.shape[1]) if means is None else torch.from_numpy(means)
+        fill = fill.to(maps)[:, None, None]
+        changes = (maps != fill).flatten(2).any(2)  # [n, channels]: where a lesion changes an image's value
+        changes = changes.any(1, keepdim=True) if whole else changes
+        correct, loss = (before[:, None].repeat(1, changes.shape[1]) for before in intact)
+        parts = (torch.split(index, self.at_once) for index in changes.nonzero(as_tuple=True))
+        for images, channels in zip(*parts, strict=True):
+            changed = value[images]  # a copy, which the next lines write to through `inside`
+            inside = self.network.maps(layer, changed)
+            if whole:
+                inside[:] = fill
+            else:
+                inside[torch.arange(len(images)), channels] = fill[channels]
+            correct[images, channels], loss[images, channels] = scores(tail(changed, images), targets[images])
+        return Scores(correct, loss)
+
+
+def scores(output: Tensor, targets: Tensor) -> Scores:
+    """Return how a network's output [n, classes] classifies images with these targets, int64 [n]."""
+    log_shares = output.to(widened(output.dtype)).log_softmax(1)
+    return Scores(output.argmax(1) == targets, -log_shares[torch.arange(len(targets)), targets])
+
+
+def _with_images(lesions: Lesions, intact: Scores, silenced: Sequence[Scores]) -> Lesions:
+    """Add some images to the sums, which are float64 whatever the network computes in."""
+    correct, loss = (torch.cat(columns, 1).cpu() for columns in zip(*silenced, strict=True))
+    before, loss_before = intact.correct.cpu().numpy(), intact.loss.cpu().double().numpy()
+    return lesions.with_images(before, loss_before, correct.numpy(), loss.double().numpy())
+
+
+def _names(layers: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
+
+
+def _indices(images: Images, outputs: Ints, options: LesionOptions) -> Ints:
+    """Return the images that take part; raises DataError where there is none, or a label has no output."""
     labels = np.asarray(images.labels)
-    chosen = np.arange(len(labels)) if indices is None else np.asarray(indices, np.int64)
-    wrong = chosen[(chosen < 0) | (chosen >= len(labels))]
-    if len(wrong):
-        raise DataError(f"image {wrong[0]} given; expected 0 to {len(labels) - 1}")
-    chosen = chosen[labels[chosen] >= 0]
-    if not len(chosen) or (count is not None and count < 1):
-        raise DataError(f"count {count} of {len(chosen)} images of known class; expected at least one")
-    if count is not None and count < len(chosen):
-        chosen = chosen[np.linspace(0, len(chosen) - 1, count).round().astype(np.int64)]
-    beyond = chosen[labels[chosen] >= len(outputs)]
+    indices = np.arange(len(labels)) if options.indices is None else np.asarray(options.indices, np.int64)
+    beyond = indices[(indices < 0) | (indices >= len(labels))]
     if len(beyond):
+        raise DataError(f"image {beyond[0]} given; expected 0 to {len(labels) - 1}")
+    indices = indices[labels[indices] >= 0]
+    if not len(indices):
+        raise DataError("no image of known class given; expected at least one")
+    if options.count is not None:
+        indices = indices[evenly(len(indices), options.count)]
+    without_output = indices[labels[indices] >= len(outputs)]
+    if len(without_output):
+        image = int(without_output[0])
         raise DataError(
-            f"{images.names[int(beyond[0])]} is of class {labels[beyond[0]]}; outputs are given for {len(outputs)} "
-            "classes: give one for each class of the images"
+            f"{images.names[image]} is of class {labels[image]}; outputs are given for {len(outputs)} classes: give "
+            "one for each class of the images"
         )
-    return chosen
+    return indices
 
 
-def _check(
-    network: Network,
-    layers: list[str],
-    preprocess: Preprocess,
-    outputs: Ints,
-    options: Mapping[str, str],
-    batch_size: int,
-) -> None:
-    for name, value in options.items():
-        if value not in OPTIONS[name]:
-            raise DataError(f"{name} {value!r} given; expected {' or '.join(OPTIONS[name])}")
-    if not layers or batch_size < 1:
-        raise DataError(f"{len(layers)} layers and batches of {batch_size} given; expected at least 1 of each")
-    if preprocess.shape != network.input_shape:
-        raise CaptureError(f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}")
+def _check(network: Network, layers: Sequence[str], outputs: Ints) -> None:
+    if not layers:
+        raise DataError("no layer given; expected at least 1")
     for name in layers:
         shape = network.layer(name).shape
         if len(shape) > 3:
             raise CamError(f"layer {name!r} has the shape {list(shape)}, without channels; choose another")
-    most = network.outputs
-    if outputs.min() < 0 or outputs.max() >= most:
-        raise DataError(f"outputs {outputs.min()} to {outputs.max()} given; {network.name} has {most}")
+    if outputs.min() < 0 or outputs.max() >= network.outputs:
+        raise DataError(f"outputs {outputs.min()} to {outputs.max()} given; {network.name} has {network.outputs}")
 
 
 def _digest(numbers: Ints) -> str:
     return f"{len(numbers)}, SHA-256 {hashlib.sha256(numbers.tobytes()).hexdigest()[:12]}"
 
 
-def _start(
+def _resumed(
     network: Network, config: dict[str, Any], sources: dict[str, Any], total: int, out: Pathlike | None
 ) -> Lesions:
-    """Return lesions with no image done, or those that the file holds."""
+    """Return the lesions that the file holds, or lesions of which no image is done yet."""
     if out is not None and pathlib.Path(out).exists():
-        kept = load_lesions(out)
-        require_same(out, kept.config, config, "remove it or choose another output")
-        return kept
+        lesions = Lesions.load(out)
+        require_same(out, lesions.config, config, "remove it or choose another output")
+        return lesions
     if config["by"] == "layer":
         channels = [np.array([WHOLE]) for _ in config["layers"]]
     else:
         channels = [np.arange(network.layer(name).units[0]) for name in config["layers"]]
-    layer = np.repeat(np.arange(len(channels)), [len(c) for c in channels])
-    none, zero = np.zeros(len(layer), np.int64), np.zeros(len(layer))
-    found = Lesions(config, sources, layer, np.concatenate(channels), none, none, zero, zero, total=total)
+    lesions = Lesions.empty(config, sources, channels, total)
     if out is not None:
-        found.save(out)  # a place that cannot be written to is found out now
-    return found
-
-
-@dataclass
-class _Surgeon:
-    network: Network
-    dtype: torch.dtype
-    images: Images
-    chosen: Ints
-    preprocess: Preprocess
-    outputs: Tensor
-    batch_size: int
-    workers: int
-
-    def run(self, found: Lesions, out: Pathlike | None, progress: bool) -> Lesions:
-        """Go through the images that are not done yet, a few at a time, and commit after each of them."""
-        layers, whole = found.config["layers"], found.config["by"] == "layer"
-        bar = tqdm(total=found.total, initial=found.images, unit="image", desc="lesions", disable=not progress)
-        with bar, torch.inference_mode():
-            if found.config["how"] == "mean" and not found.means:
-                found = replace(found, means=self._means(layers))
-            for x, targets in self._batches(found.images):
-                intact = _read(self.network(x), targets)
-                parts = [self._silenced(x, targets, intact, name, found.means.get(name), whole) for name in layers]
-                found = _added(found, intact, [torch.cat(each, 1) for each in zip(*parts, strict=True)])
-                if out is not None:
-                    found.save(out)
-                bar.update(len(x))
-        return found
-
-    def _batches(self, begin: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images for the network, int64 the output that stands for each one's class), a few at a time."""
-        device, chosen = self.network.device, self.chosen[begin:]
-        size = whole_images(self.batch_size, device)
-        pictures = in_order(lambda i: self.preprocess.picture(self.images[int(i)][0]), chosen, self.workers)
-        for start in range(0, len(chosen), size):
-            labels = torch.from_numpy(np.asarray(self.images.labels)[chosen[start : start + size]])
-            some = np.stack(list(islice(pictures, len(labels))))
-            yield self.preprocess.tensor(some, device, self.dtype), self.outputs[labels].to(device)
-
-    def _means(self, layers: Sequence[str]) -> dict[str, Floats]:
-        """Return the mean of each channel over positions and images."""
-        sums = {name: np.zeros(self.network.layer(name).units[0]) for name in layers}
-        for x, _ in self._batches(0):
-            for name, value in self.network.activations(x, layers).items():
-                exact = torch.promote_types(value.dtype, torch.float32)
-                means = self.network.maps(name, value).mean((2, 3), dtype=exact)
-                sums[name] += means.cpu().double().sum(0).numpy()
-        return {name: total / len(self.chosen) for name, total in sums.items()}
-
-    def _silenced(
-        self,
-        x: Tensor,
-        targets: Tensor,
-        intact: tuple[Tensor, Tensor],
-        layer: str,
-        means: Floats | None,
-        whole: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Return what `_read` does, [N, lesions] each, with the channels of a layer silenced one by one, or all."""
-        value, tail = self.network.split(layer, x)
-        maps = self.network.maps(layer, value)
-        fill = torch.zeros(maps.shape[1]) if means is None else torch.from_numpy(means)
-        fill = fill.to(maps)[:, None, None]
-        changes = (maps != fill).flatten(2).any(2)
-        changes = changes.any(1, keepdim=True) if whole else changes
-        right, loss = (one[:, None].repeat(1, changes.shape[1]) for one in intact)
-        pairs = (torch.split(index, self.batch_size) for index in changes.nonzero(as_tuple=True))
-        for images, channels in zip(*pairs, strict=True):
-            changed = value[images]  # a copy, which the next line writes through to
-            inside = self.network.maps(layer, changed)
-            if whole:
-                inside[:] = fill
-            else:
-                inside[torch.arange(len(images)), channels] = fill[channels]
-            right[images, channels], loss[images, channels] = _read(tail(changed, images), targets[images])
-        return right, loss
-
-
-def _read(output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether the target's output is the largest, bool [N], and its log-loss in nats [N]."""
-    shares = output.to(torch.promote_types(output.dtype, torch.float32)).log_softmax(1)
-    return output.argmax(1) == targets, -shares[torch.arange(len(targets)), targets]
-
-
-def _added(found: Lesions, intact: tuple[Tensor, Tensor], silenced: Sequence[Tensor]) -> Lesions:
-    """Add some images to the sums; these are in float64, whatever the network computes in."""
-    before, loss = intact[0].cpu().numpy(), intact[1].cpu().double().numpy()
-    after, rise = silenced[0].cpu().numpy(), silenced[1].cpu().double().numpy() - loss[:, None]
-    return replace(
-        found,
-        right=found.right + int(before.sum()),
-        loss=found.loss + float(loss.sum()),
-        lost=found.lost + (before[:, None] & ~after).sum(0),
-        gained=found.gained + (~before[:, None] & after).sum(0),
-        rise=found.rise + rise.sum(0),
-        squares=found.squares + np.square(rise).sum(0),
-        images=found.images + len(before),
-    )
+        lesions.save(out)  # before the work: a place that cannot be written to is found out now
+    return lesions

@@ -16,11 +16,13 @@ import deconvviz as dv
 from deconvviz.data.sampling import split
 from deconvviz.errors import DataError, MismatchError, ModelError
 from deconvviz.metrics.intervals import paired_interval
-from deconvviz.studies.ablation import train as ablation
+from deconvviz.studies.ablation import ablate as ablation
+from deconvviz.studies.ablation.ablate import ablate
 from deconvviz.studies.ablation.figure import draw_variants
-from deconvviz.studies.ablation.train import FULL, PAPER_ERRORS, VARIANTS, VariantTable, ablate_variants
+from deconvviz.studies.ablation.result import VariantTable
+from deconvviz.studies.ablation.variants import FULL, PAPER_ERRORS, VARIANTS
 from deconvviz.studies.training import train as training
-from deconvviz.studies.training.recipe import Recipe
+from deconvviz.studies.training.recipe import Recipe, fitting_input_size
 
 TINY: dict[str, Any] = {"input_size": 64, "width": 0.04, "dropout": 0.3, "progress": False, "workers": 1}
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.01, seed=3)
@@ -75,7 +77,7 @@ def straight(
     scenes: tuple[InMemoryImages, InMemoryImages], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[pathlib.Path, VariantTable]:
     folder = tmp_path_factory.mktemp("ablation") / "straight"
-    return folder, ablate_variants(*scenes, SOME, folder=folder, recipe=RECIPE, **TINY)
+    return folder, ablate(*scenes, SOME, folder=folder, recipe=RECIPE, **TINY)
 
 
 def without_seconds(table: VariantTable) -> list[dict[str, Any]]:
@@ -159,11 +161,11 @@ def test_interrupted_and_continued(
     monkeypatch.setattr(training, "renormalise", counted)
     job: dict[str, Any] = {"folder": tmp_path / "f", "recipe": RECIPE, "commit_every": 1, **TINY}
     with pytest.raises(Stop):
-        ablate_variants(*scenes, SOME, **job)
-    found = ablate_variants(*scenes, SOME, **job)
+        ablate(*scenes, SOME, **job)
+    found = ablate(*scenes, SOME, **job)
     assert without_seconds(found) == without_seconds(straight[1])
     assert steps == 18 + 1  # the step that was stopped, and no other, was taken twice
-    again = ablate_variants(*scenes, SOME, **job)
+    again = ablate(*scenes, SOME, **job)
     assert steps == 19 and again.rows == found.rows
 
 
@@ -176,13 +178,13 @@ def test_what_is_finished_is_not_opened(
         raise AssertionError("trained or measured again")
 
     monkeypatch.setattr(ablation, "train", never)
-    monkeypatch.setattr(ablation, "_right", never)
+    monkeypatch.setattr(ablation, "correct_images", never)
     folder, table = straight
-    assert ablate_variants(*scenes, SOME, folder=folder, recipe=RECIPE, **TINY).rows == table.rows
-    alone = ablate_variants(*scenes, "no-6-7", folder=folder, recipe=RECIPE, **TINY)  # compared with the kept full one
+    assert ablate(*scenes, SOME, folder=folder, recipe=RECIPE, **TINY).rows == table.rows
+    alone = ablate(*scenes, "no-6-7", folder=folder, recipe=RECIPE, **TINY)  # compared with the kept full one
     assert alone.rows == table.rows[:1]
     with pytest.raises(AssertionError, match="again"):
-        ablate_variants(*scenes, "no-7", folder=folder, recipe=RECIPE, **TINY)
+        ablate(*scenes, "no-7", folder=folder, recipe=RECIPE, **TINY)
 
 
 def test_more_epochs_and_a_share_held_out(
@@ -191,11 +193,11 @@ def test_more_epochs_and_a_share_held_out(
     """Trained on, as if at once; the held-out share is what it was validated on, the rest what it was trained on."""
     images, recipe = scenes[0], Recipe(epochs=1, batch_size=16, lr=0.01, validation=0.4)
     longer = Recipe(epochs=2, batch_size=16, lr=0.01, validation=0.4)
-    ablate_variants(images, None, FULL, folder=tmp_path / "a", recipe=recipe, **TINY)
-    ahead = ablate_variants(images, None, "no-3-4-6-7", folder=tmp_path / "a", recipe=longer, **TINY)
+    ablate(images, None, FULL, folder=tmp_path / "a", recipe=recipe, **TINY)
+    ahead = ablate(images, None, "no-3-4-6-7", folder=tmp_path / "a", recipe=longer, **TINY)
     assert ahead.rows[0].difference is None  # the full one has seen fewer epochs
-    found = ablate_variants(images, None, FULL, folder=tmp_path / "a", recipe=longer, **TINY)
-    once = ablate_variants(images, None, FULL, folder=tmp_path / "b", recipe=longer, **TINY)
+    found = ablate(images, None, FULL, folder=tmp_path / "a", recipe=longer, **TINY)
+    once = ablate(images, None, FULL, folder=tmp_path / "b", recipe=longer, **TINY)
     assert without_seconds(found) == without_seconds(once) and found.rows[0].epochs == 2
     parts = split(images.labels, 0.4, 0)
     loaded = dv.load_model("zfnet", str(tmp_path / "a" / "full.pth"))
@@ -206,12 +208,12 @@ def test_more_epochs_and_a_share_held_out(
         errors.append(float(np.mean(loaded.model(x).argmax(1).numpy() != images.labels[part])))
     assert [found.rows[0].training_error, found.rows[0].validation_error] == pytest.approx(errors)
     assert found.images == len(parts[1])
-    with pytest.raises(MismatchError, match="trained for 2 epochs, 1 asked for"):
-        ablate_variants(images, None, ("no-7", FULL), folder=tmp_path / "a", recipe=recipe, **TINY)
+    with pytest.raises(MismatchError, match="trained for 2 epochs, 1 given; give 2"):
+        ablate(images, None, ("no-7", FULL), folder=tmp_path / "a", recipe=recipe, **TINY)
     assert not (tmp_path / "a" / "no-7.pth").exists()  # refused before any work
     (tmp_path / "a" / "ablation.h5").unlink()  # the networks tell it too
-    with pytest.raises(MismatchError, match="trained for 2 epochs, 1 asked for"):
-        ablate_variants(images, None, FULL, folder=tmp_path / "a", recipe=recipe, **TINY)
+    with pytest.raises(MismatchError, match="trained for 2 epochs, 1 given; give 2"):
+        ablate(images, None, FULL, folder=tmp_path / "a", recipe=recipe, **TINY)
 
 
 def test_a_folder_holds_one_recipe_and_one_dataset(
@@ -231,7 +233,7 @@ def test_a_folder_holds_one_recipe_and_one_dataset(
     ]
     for data, change, complaint in cases:
         with pytest.raises(MismatchError, match=complaint):
-            ablate_variants(*data, "no-7", folder=folder, **{"recipe": RECIPE, **TINY, **change})
+            ablate(*data, "no-7", folder=folder, **{"recipe": RECIPE, **TINY, **change})
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -247,24 +249,22 @@ def test_what_cannot_be_trained(scenes: tuple[InMemoryImages, InMemoryImages], t
         ((coloured_images([-1, -1]), None, FULL), {}, DataError, "0 of 2 images have a class"),
         ((images, held, FULL), {"width": 0.0}, ModelError, "positive factor"),
         ((images, held, FULL), {"input_size": 50}, ModelError, "input size 50 given"),
-        ((images, held, FULL), {"folder": tmp_path / "file"}, DataError, "cannot make the folder"),
+        ((images, held, FULL), {"folder": tmp_path / "file"}, DataError, "cannot make .*file: "),
     ]
     for data, change, kind, complaint in cases:
         with pytest.raises(kind, match=complaint):
-            ablate_variants(*data, **{"folder": tmp_path / "f", "recipe": RECIPE, **TINY, **change})
+            ablate(*data, **{"folder": tmp_path / "f", "recipe": RECIPE, **TINY, **change})
     assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_few_classes_have_no_top_5_and_the_size_fits(tmp_path: pathlib.Path) -> None:
     """8 px images get the smallest input there is; of three classes the five best would always hold the right one."""
     job = {**TINY, "input_size": None, "recipe": Recipe(epochs=1, batch_size=8)}
-    found = ablate_variants(
-        coloured_images([0, 1, 2] * 4), coloured_images([0, 1, 2]), "no-6-7", folder=tmp_path / "f", **job
-    )
+    found = ablate(coloured_images([0, 1, 2] * 4), coloured_images([0, 1, 2]), "no-6-7", folder=tmp_path / "f", **job)
     assert found.config["input_size"] == 32 and found.rows[0].validation_top5_error is None
     assert found.rows[0].difference is None and found.rows[0].training_top5_error is None
-    assert ablation._fitting(dv.Scenes(1, size=100), "zfnet") == 96
-    assert ablation._fitting(dv.Scenes(1, size=48), "alexnet") == 64
+    assert fitting_input_size(dv.Scenes(1, size=100), "zfnet") == 96
+    assert fitting_input_size(dv.Scenes(1, size=48), "alexnet") == 64
 
 
 def test_the_figure_of_variants(straight: tuple[pathlib.Path, VariantTable]) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import deconvviz as dv
 from deconvviz.errors import CamError, CaptureError, DataError, LayerNotFound, MismatchError
 from deconvviz.metrics.intervals import paired_interval
-from deconvviz.studies.ablation.figure import draw_lesions
 from deconvviz.studies.lesions import measure as lesions
-from deconvviz.studies.lesions.result import Lesions, load_lesions
+from deconvviz.studies.lesions.figure import draw_lesions
+from deconvviz.studies.lesions.result import Lesions
 
 
 def lesions_of(lost: list[int], gained: list[int], rise: list[float], layer: list[int], channel: list[int]) -> Lesions:
@@ -27,7 +27,18 @@ def lesions_of(lost: list[int], gained: list[int], rise: list[float], layer: lis
     places, channels, losses, gains = (np.array(a) for a in (layer, channel, lost, gained))
     squares = np.square(rise)
     return Lesions(
-        config, {}, places, channels, losses, gains, np.array(rise), squares, right=8, loss=5.0, images=10, total=10
+        config=config,
+        sources={},
+        layer=places,
+        channel=channels,
+        lost=losses,
+        gained=gains,
+        rise=np.array(rise),
+        squares=squares,
+        right=8,
+        loss=5.0,
+        images=10,
+        total=10,
     )
 
 
@@ -56,7 +67,7 @@ def test_interrupted_lesions_go_on(tmp_path: pathlib.Path, monkeypatch: pytest.M
     """Stopped after two of three chunks: the rest is done, the first chunks and the means are not done again."""
     network, out = dv.capture(chain(), (3, 12, 12)), tmp_path / "l.h5"
     straight = operate(network, noise_images(), ["1", "4"], how=how)
-    added, original = 0, lesions._added
+    added, original = 0, lesions._with_images
 
     def stopping(*arguments: Any) -> Lesions:
         nonlocal added
@@ -66,16 +77,16 @@ def test_interrupted_lesions_go_on(tmp_path: pathlib.Path, monkeypatch: pytest.M
         return original(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(lesions, "_added", stopping)
+        patch.setattr(lesions, "_with_images", stopping)
         operate(network, noise_images(), ["1", "4"], how=how, out=out)
-    assert load_lesions(out).images == 16 and "16 images of 21, unfinished" in repr(load_lesions(out))
+    assert Lesions.load(out).images == 16 and "16 images of 21, unfinished" in repr(Lesions.load(out))
     images = noise_images()
     ended = operate(network, images, ["1", "4"], how=how, out=out, workers=1)
     assert len(images.read) == 5 and ended.complete
     for name in ("layer", "channel", "lost", "gained", "rise", "squares"):
         assert np.array_equal(getattr(ended, name), getattr(straight, name)), name
     assert (ended.right, ended.loss) == (straight.right, straight.loss)
-    again, untouched = load_lesions(out), noise_images()
+    again, untouched = Lesions.load(out), noise_images()
     assert again.means.keys() == straight.means.keys() and np.array_equal(again.drop, straight.drop)
     assert operate(network, untouched, ["1", "4"], how=how, out=out).complete and not untouched.read
 
@@ -127,12 +138,12 @@ def test_what_cannot_be_operated_on() -> None:
         (network, "1", {"by": "unit"}, DataError, "by 'unit' given; expected filter or layer"),
         (network, "1", {"how": "noise"}, DataError, "how 'noise' given; expected zero or mean"),
         (network, "1", {"precision": "fp8"}, DataError, "precision 'fp8' given"),
-        (network, [], {}, DataError, "0 layers and batches of 32 given"),
-        (network, "1", {"batch_size": 0}, DataError, "batches of 0 given"),
-        (network, "1", {"count": 0}, DataError, "expected at least one"),
-        (network, "1", {"indices": [3, 11]}, DataError, "of 0 images of known class"),
+        (network, [], {}, DataError, "no layer given; expected at least 1"),
+        (network, "1", {"batch_size": 0}, DataError, "batch size 0 given; expected at least 1"),
+        (network, "1", {"count": 0}, DataError, "count 0 given; expected at least 1 image"),
+        (network, "1", {"indices": [3, 11]}, DataError, "no image of known class given"),
         (network, "1", {"indices": [23]}, DataError, "image 23 given; expected 0 to 22"),
-        (network, "1", {"preprocess": dv.Preprocess(16, 16)}, CaptureError, "network takes"),
+        (network, "1", {"preprocess": dv.Preprocess(16, 16)}, CaptureError, "Sequential takes"),
     ]
     for net, layers, options, kind, complaint in cases:
         with pytest.raises(kind, match=complaint):

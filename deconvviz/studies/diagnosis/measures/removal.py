@@ -15,8 +15,8 @@ from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import data_inputs, shape_of
 from deconvviz.graph.steps import crossing, make_plan
+from deconvviz.metrics.intervals import paired_interval
 from deconvviz.studies.diagnosis.subject import Subject
-from deconvviz.studies.lesions.result import paired_interval
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Lesions as a figure: the largest drops by name, and all drops layer by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deconvviz.figures.bars import draw_interval, label_values, rows_from_top
+from deconvviz.figures.sheet import Sheet
+
+if TYPE_CHECKING:
+    from deconvviz.studies.lesions.result import Lesions
+    from deconvviz.types import Floats
+
+MOST = 20  # lesions that are named
+ROW = 0.19  # inches of a named lesion, or of a layer that is silenced as a whole
+CLOUD = 0.4  # inches of a layer whose filters are dots
+LETTER = 0.062  # inches of a letter of a row's name
+BELOW, ABOVE = 0.5, 0.2  # inches for the axes' labels below the panels, and for their titles above
+GOLDEN = 0.618034  # multiples of it, taken modulo 1, spread evenly: dots of a cloud are drawn apart
+
+
+def draw_lesions(lesions: Lesions, title: str, caption: str) -> Figure:
+    """Draw three panels: the largest drops by name, the rise of their log-loss, and all drops layer by layer."""
+    ranking, layers = lesions.ranking[:MOST], lesions.config["layers"]
+    whole = lesions.config["by"] == "layer"
+    names = [lesions.name(i) for i in ranking]
+    height = max(ROW * len(ranking), (ROW if whole else CLOUD) * len(layers), 1.5)
+    figure, ranked, losses, spread = _panels(names, layers, height, title, caption)
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(layers)))
+    drops = 100 * np.column_stack([lesions.drop, lesions.interval])
+    rises = lesions.loss_rise[:, None] + lesions.loss_rise_error[:, None] * np.array([0, -1, 1])
+    for row, i in zip(rows_from_top(len(ranking)), ranking.tolist(), strict=True):
+        for axes, estimates in ((ranked, drops), (losses, rises)):
+            draw_interval(axes, estimates[i], row, colours[lesions.layer[i]])
+    for number, row in enumerate(rows_from_top(len(layers))):
+        drops_of_layer = drops[lesions.layer == number]
+        if whole:
+            draw_interval(spread, drops_of_layer[0], row, colours[number])
+        else:
+            _draw_cloud(spread, drops_of_layer[:, 0], row, colours[number])
+    for axes, labels in ((ranked, names), (losses, [""] * len(ranking)), (spread, layers)):
+        axes.set_yticks(rows_from_top(len(labels)), labels, fontsize=7)
+        axes.set_ylim(-0.7, len(labels) - 0.3)
+        axes.axvline(0, color="0.5", linewidth=0.8)
+    units = "layers" if whole else "filters"
+    ranked.set_title(f"the {len(ranking)} {units} with the largest drops", fontsize=8)
+    losses.set_title(f"the same {units}", fontsize=8)
+    spread.set_title(
+        "in the order given" if whole else f"all {len(lesions.drop)} {units}; median and quartiles in grey", fontsize=8
+    )
+    label_values(ranked, "loss of accuracy\n(percentage points, 95 % interval)")
+    label_values(losses, "rise of the log-loss\n(nats, 95 % interval)")
+    label_values(spread, "loss of accuracy\n(percentage points" + (", 95 % interval)" if whole else ")"))
+    return figure
+
+
+def _panels(
+    names: list[str], layers: list[str], height: float, title: str, caption: str
+) -> tuple[Figure, Axes, Axes, Axes]:
+    """Place three panels of this height in inches, the second close to the first, with room for the rows' names."""
+    rooms = [0.35 + LETTER * max(map(len, labels)) for labels in (names, layers)]
+    sheet = Sheet(max(11, sum(rooms) + 7.3), BELOW + height + ABOVE, title, caption)
+    free, bottom = sheet.width - sum(rooms) - 0.5, sheet.bottom + BELOW
+    left = rooms[0]
+    ranked = sheet.axes(left, bottom, 0.37 * free, height)
+    left += 0.37 * free + 0.2
+    losses = sheet.axes(left, bottom, 0.29 * free, height)
+    left += 0.29 * free + rooms[1]
+    spread = sheet.axes(left, bottom, 0.34 * free, height)
+    return sheet.figure, ranked, losses, spread
+
+
+def _draw_cloud(axes: Axes, values: Floats, row: float, colour: Any) -> None:
+    """Draw the values of a layer as dots around its row, over the range of their quartiles and their median."""
+    low, median, high = np.percentile(values, (25, 50, 75))
+    axes.plot([low, high], [row, row], color="0.75", linewidth=7, solid_capstyle="butt", zorder=1)
+    axes.plot([median] * 2, [row - 0.36, row + 0.36], color="0.2", linewidth=1.2)
+    heights = row + 0.6 * (np.arange(len(values)) * GOLDEN % 1 - 0.5)
+    axes.plot(values, heights, "o", color=colour, markersize=2.6, alpha=0.7, markeredgewidth=0)
