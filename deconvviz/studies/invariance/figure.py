@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from deconvviz.data.transforms import transform_of
-from deconvviz.figures.sheet import Sheet
+from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.figures.tiles import mosaic
 from deconvviz.types import Array, Floats, Pixels
 
@@ -52,7 +51,9 @@ def draw_invariance(
     sheet = Sheet(width, legend + len(kinds) * (ROW + BELOW) + HEADS, title, caption)
     for row, kind in enumerate(kinds):
         bottom = sheet.bottom + legend + (len(kinds) - 1 - row) * (ROW + BELOW) + BELOW
-        _draw_strip(sheet.axes(LEFT, bottom, STRIP, ROW), *strips[kind], colours)
+        strip = sheet.axes(LEFT, bottom, STRIP, ROW)
+        _draw_strip(strip, *strips[kind], colours)
+        strip.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
         distance = result.distance(kind)
         curves = [*(distance[..., result.index_of(layer)] for layer in layers), result.probability[kind]]
         for column, values in enumerate(curves):
@@ -60,7 +61,7 @@ def draw_invariance(
             _draw_curves(axes, result.steps[kind], values, colours)
             is_probability = column == len(layers)
             axes.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
-            axes.set_ylabel("P" if is_probability else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
+            axes.set_ylabel("probability" if is_probability else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
             axes.set_ylim(0, 1.03 if is_probability else None)
     heads = [*(f"{layer}: distance" for layer in layers), "probability of the class"]
     _draw_head(sheet, "examples", LEFT + STRIP / 2)
@@ -111,8 +112,8 @@ def _colours(count: int) -> Array:
 
 
 def _draw_head(sheet: Sheet, text: str, middle: float) -> None:
-    shortened = text if len(text) < HEAD_LETTERS else f"…{text[2 - HEAD_LETTERS :]}"
-    sheet.text(middle, sheet.top - HEADS + 0.08, shortened, ha="center", va="bottom", fontsize=8)
+    head = shortened(text, HEAD_LETTERS, keep_end=True)
+    sheet.text(middle, sheet.top - HEADS + 0.08, head, ha="center", va="bottom", fontsize=8)
 
 
 def _draw_strip(axes: Axes, steps: Floats, pictures: Pixels, colours: Array) -> None:
@@ -157,7 +158,7 @@ def _draw_legend(sheet: Sheet, names: Sequence[str], colours: Array) -> None:
     if len(names) > COLOURED:
         labels, line_colours = ["single images", f"mean of {len(names)} images"], [GREY, MEAN]
     else:
-        labels, line_colours = [textwrap.shorten(name, NAME_LETTERS) for name in names], list(colours)
+        labels, line_colours = [shortened(name, NAME_LETTERS) for name in names], list(colours)
     handles = [Line2D([], [], color=colour, linewidth=1.6) for colour in line_colours]
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, sheet.bottom / sheet.height)}
     columns = min(_legend_columns(sheet.width), len(labels))

@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from deconvviz.arrays import stretched
-from deconvviz.figures.sheet import Sheet
+from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.types import Array
 
 if TYPE_CHECKING:
     from deconvviz.studies.occlusion.result import Occlusion
 
-SIDE, GAP, BELOW = 1.9, 0.2, 0.35  # inches: of a panel, between two panels, for the labels below a row
+SIDE, GAP, BELOW = 1.9, 0.34, 0.42  # inches: of a panel, between two panels, for the labels below a row
 TITLES, LEFT, COLOUR_BAR, LEGEND = 0.45, 0.35, 0.7, 2.1  # inches: above, left of, between and right of the panels
 WIDTH = LEFT + 5 * (SIDE + GAP) + 2 * COLOUR_BAR + LEGEND
 # Left edges of the five panels in inches; the second and the fourth have a colour bar beside them.
 PANELS = [LEFT + n * (SIDE + GAP) + bars * COLOUR_BAR for n, bars in enumerate((0, 0, 1, 1, 2))]
 CLASSES = 7  # with colours of their own; the others share one
-LETTERS = 26  # of a name beside or below a panel
+LETTERS, LAYER_LETTERS = 26, 30  # of the name of an image or a class, and of a layer
 PANEL_TITLES = (
     "(a) image with the square",
     "(b) sum of the strongest map of\n{layer}, by the square's place",
@@ -62,7 +62,7 @@ def draw_occlusions(
 def _draw_titles(sheet: Sheet, layer: str, with_others: bool) -> None:
     others = ", and three\nof other images" if with_others else ""
     for left, text in zip(PANELS, PANEL_TITLES, strict=True):
-        panel_title = text.format(layer=layer[-30:], others=others)
+        panel_title = text.format(layer=shortened(layer, LAYER_LETTERS, keep_end=True), others=others)
         sheet.text(left + SIDE / 2, sheet.top - TITLES + 0.06, panel_title, ha="center", va="bottom", fontsize=7)
 
 
@@ -78,7 +78,8 @@ class OcclusionRow:
         """Draw the label and the panels (a) to (e); `others` are projections of the map from other images."""
         occlusion, (first, second, third, fourth, fifth) = self.occlusion, PANELS
         target = self._class_name(occlusion.target)
-        label = f"{occlusion.name[:LETTERS]}\n{target[:LETTERS]}, p {occlusion.whole.probability:.2f}"
+        probability = f"p {occlusion.whole.probability:.2f}"
+        label = f"{shortened(occlusion.name, LETTERS)}\n{shortened(target, LETTERS)}, {probability}"
         middle = self.bottom + SIDE / 2
         self.sheet.text(0.16, middle, label, rotation=90, ha="center", va="center", fontsize=6)
         self.sheet.picture(occlusion.occluded_picture / 255.0, first, self.bottom, SIDE)
@@ -125,7 +126,7 @@ class OcclusionRow:
         axes = self._map_axes(left)
         style: dict[str, Any] = {"vmin": -0.5, "vmax": len(colours) - 0.5, "aspect": "auto", "interpolation": "nearest"}
         axes.imshow(self.occlusion.grid(ranks), cmap=ListedColormap(colours), extent=self._extent(), **style)
-        labels = [self._class_name(int(number))[:24] for number in coloured]
+        labels = [shortened(self._class_name(int(number)), LETTERS) for number in coloured]
         if len(by_frequency) > CLASSES:
             labels.append(f"{len(by_frequency) - CLASSES} others")
         patches = [Patch(color=colour, label=label) for colour, label in zip(colours, labels, strict=False)]
@@ -135,6 +136,8 @@ class OcclusionRow:
         axes = self.sheet.axes(left, self.bottom, SIDE, SIDE)
         axes.tick_params(labelsize=5, length=2, pad=1)
         axes.locator_params(nbins=4)
+        axes.set_xlabel("column (px)", fontsize=5.5, labelpad=1)
+        axes.set_ylabel("row (px)", fontsize=5.5, labelpad=1)
         return axes
 
     def _extent(self) -> tuple[float, float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +134,7 @@ class OcclusionRun:
     def image(self, picture: Pixels, name: str, target: int | None) -> Occlusion:
         """Measure one picture, uint8 [H, W, 3]; without a target its own most probable class is followed."""
         x = self.preprocess.tensor(picture[None], self.network.device, self.network.dtype)
-        view = View(self.exact, self.fast, x, self.layer, target, self._explain_options(), Counter())
+        view = View(self.exact, self.fast, x, self.layer, target, self._explain_options())
         probabilities, maps = view.output[0].to(widened(view.output.dtype)).softmax(0), view.A[0]
         channel = self._channel(maps)
         fill = self._fill(view)
