@@ -1,7 +1,7 @@
-"""Gallery files: a layer of a network as the atlas shows it, its many small pictures compressed.
+"""Gallery files: one layer of a network as the atlas shows it, with its many small pictures compressed.
 
-The file is a result of kind "gallery". Its arrays are kept as they are, except for tiles, uint8 [F, k, h, w, 3]: the k
-tiles of a row stand side by side in one image file. As arrays they would take ten times as much.
+The file is a result of kind "gallery". Its arrays are written as they are, except for tiles, uint8 [F, k, h, w, 3]: the
+k tiles of a row stand side by side in one image file. As arrays they would take ten times as much.
 """
 
 from __future__ import annotations
@@ -13,42 +13,51 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from deconvviz.errors import DataError
-from deconvviz.results.files import Pathlike
-from deconvviz.results.results import Array, Result, reading
+from deconvviz.results.results import Result, reading
+from deconvviz.types import Array, Ints, Pathlike, Pixels
 
 KIND, SCHEMA = "gallery", 1
-QUALITY = 85
-LOSSLESS = 32  # pixels: smaller tiles are looked at enlarged, where JPEG's blocks would show
-BLOCK, MARGIN = 16, 2  # pixels of JPEG's blocks of colour, and how far its smoothing reaches: tiles stay apart by these
-LONGEST = 65_500  # pixels of a JPEG's side
-Pixels = NDArray[np.uint8]
+QUALITY = 85  # of JPEG, of 100
+GREY = 128  # the colour of a tile that shows nothing, and of a projection's zero
+LOSSLESS = 32  # pixels: tiles up to this size are shown enlarged, and JPEG's blocks would be visible
+BLOCK, MARGIN = 16, 2  # pixels: JPEG's blocks of colour, and how far its smoothing reaches; tiles are that far apart
+LONGEST = 65_500  # pixels: the longest side of a JPEG
 
 
 class Tiles:
-    """Tiles [F, k, h, w, 3], uint8, that are decoded row by row as they are asked for.
+    """Tiles uint8 [F, k, h, w, 3], whose rows are decoded when they are asked for.
 
-    `tiles[f]` is uint8 [k, h, w, 3]; with a slice or a list of rows, or as `np.asarray(tiles)`, one axis more.
+    `tiles[f]` is uint8 [k, h, w, 3]. A slice or a list of rows, and `np.asarray(tiles)`, give one axis more.
+
+    Attributes:
+        shape: (F, k, h, w, 3).
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, data: Pixels, offsets: NDArray[np.int64], shape: tuple[int, ...]) -> None:
+    def __init__(self, data: Pixels, offsets: Ints, shape: tuple[int, ...]) -> None:
+        """Take the image files of the rows.
+
+        Args:
+            data: uint8 [bytes], the image files one after the other.
+            offsets: int64 [F + 1], where each file begins; the last number is the end.
+            shape: (F, k, h, w, 3).
+        """
         self._data, self._offsets, self.shape = data, offsets, shape
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> Pixels:
-        """Return a row, or several; raises IndexError for one that is not there, DataError for a damaged one."""
-        chosen = np.arange(len(self))[rows]
-        if chosen.ndim == 0:
-            return self._row(int(chosen))
-        found = [self._row(int(row)) for row in chosen]
-        return np.stack(found) if found else np.zeros((0, *self.shape[1:]), np.uint8)
+        """Return one row or several; raises IndexError for a row that does not exist, DataError for a damaged one."""
+        numbers = np.arange(len(self))[rows]
+        if numbers.ndim == 0:
+            return self._row(int(numbers))
+        decoded = [self._row(int(number)) for number in numbers]
+        return np.stack(decoded) if decoded else np.zeros((0, *self.shape[1:]), np.uint8)
 
     def __iter__(self) -> Iterator[Pixels]:
         return (self._row(row) for row in range(len(self)))
@@ -70,7 +79,20 @@ class Tiles:
 
 @dataclass
 class TileWriter:
-    """Takes tiles row by row and holds them compressed. shape: (k, h, w) of a row."""
+    """Takes tiles row by row and holds them compressed.
+
+    Attributes:
+        shape: (k, h, w) of a row.
+        rows: the image file of each row.
+
+    Raises:
+        DataError: a row has more tiles than an image file can hold.
+
+    >>> writer = TileWriter((9, 16, 16))
+    >>> writer.add(np.zeros((9, 16, 16, 3), np.uint8))
+    >>> sorted(writer.arrays("patches"))
+    ['patches/data', 'patches/offsets', 'patches/shape']
+    """
 
     shape: tuple[int, int, int]
     rows: list[bytes] = field(default_factory=list)
@@ -97,7 +119,7 @@ class TileWriter:
         self.rows.append(buffer.getvalue())
 
     def arrays(self, name: str) -> dict[str, Array]:
-        """Return what a result keeps of these tiles, under a name; `load_gallery` makes `Tiles` of it."""
+        """Return the arrays that hold these tiles under a name in a result; `load_gallery` makes `Tiles` of them."""
         lengths = [len(row) for row in self.rows]
         return {
             f"{name}/data": np.frombuffer(b"".join(self.rows), np.uint8),
@@ -106,12 +128,23 @@ class TileWriter:
         }
 
 
+def compressed(name: str, tiles: Pixels) -> dict[str, Array]:
+    """Return tiles, uint8 [F, k, h, w, 3], as the arrays that hold them under a name in a result."""
+    writer = TileWriter((tiles.shape[1], tiles.shape[2], tiles.shape[3]))
+    for row in tiles:
+        writer.add(row)
+    return writer.arrays(name)
+
+
 @dataclass(frozen=True)
 class Gallery:
     """What a gallery file holds.
 
-    config: the layer and what was asked; sources: where things were; arrays: name -> array, or `Tiles`, which index by
-    row as an array does. The names are those of `studies.gallery.layer_gallery`.
+    Attributes:
+        config: the layer, its network and images, and the options with which it was made.
+        sources: where model and images were, the command, and versions.
+        arrays: name -> array, or `Tiles`, whose rows are indexed as those of an array. The names are described at
+            `studies.atlas.galleries.GalleryMaker.make`.
     """
 
     config: dict[str, Any]
@@ -123,14 +156,18 @@ class Gallery:
 
 
 def gallery_config(path: Pathlike) -> dict[str, Any]:
-    """Read the configuration of a gallery file only; raises DataError as `load_gallery`."""
+    """Read only the configuration of a gallery file; the errors are those of `load_gallery`."""
     with reading(path, KIND, SCHEMA) as file:
-        found: dict[str, Any] = json.loads(file.attrs["config"])
-    return found
+        config: dict[str, Any] = json.loads(file.attrs["config"])
+    return config
 
 
 def load_gallery(path: Pathlike) -> Gallery:
-    """Read a gallery file; raises DataError where it is missing, truncated or something else."""
+    """Read a gallery file.
+
+    Raises:
+        DataError: the file is missing, truncated or of another kind.
+    """
     result = Result.load(path, KIND, SCHEMA)
     arrays: dict[str, Any] = dict(result.arrays)
     for name in [key.removesuffix("/offsets") for key in arrays if key.endswith("/offsets")]:

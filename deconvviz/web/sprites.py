@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvviz.results.files import atomic
+from deconvviz.results.tiles import GREY
 from deconvviz.types import Pixels
 
 LIMIT = 2048  # pixels, the longest side of a sheet: a phone still decodes it at once
 QUALITY = 78  # of WebP, of 100
-GREY = 128  # the colour of a tile that shows nothing; a projection's zero has it too
 SMALL = 40  # pixels: smaller tiles are enlarged, because a browser would smooth the edge of one into the next
 Blocks = Callable[[int, int], Pixels]  # (first, last) -> the blocks first .. last - 1, uint8 [n, height, width, 3]
 

@@ -14,11 +14,15 @@ import deconvviz as dv
 from deconvviz.data.decode import encode
 from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import pack
+from deconvviz.data.pictures import resized
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.results.features import FeatureArrays
 from deconvviz.results.tiles import Gallery, load_gallery
-from deconvviz.studies.atlas.galleries import GalleryMaker, resized
+from deconvviz.run.options import RunOptions
+from deconvviz.studies.atlas.galleries import GalleryMaker, GalleryOptions
+from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.mining.mine import mine
+from deconvviz.studies.mining.result import Mined
 
 SIDE, IMAGES, K = 28, 30, 4
 PREPROCESS = Preprocess(resize=None, crop=SIDE)
@@ -71,11 +75,21 @@ class Case:
         self.network = dv.capture(self.model, (3, SIDE, SIDE))
         self.mined = mine(self.network, self.store, ["relu1", "relu2"], K + 1, preprocess=PREPROCESS, progress=False)
 
-    def maker(self, **changes: Any) -> GalleryMaker:
-        """What makes the galleries of both layers; changes: other arguments of it."""
+    def inputs(self, **changes: Any) -> AtlasInputs:
+        """What an atlas of the network is made of; changes: other fields of it."""
+        fields = {"network": self.network, "model": self.model, "store": self.store, "preprocess": PREPROCESS}
+        return AtlasInputs(**{**fields, **changes})
+
+    def maker(self, inputs: AtlasInputs | None = None, mined: Mined | None = None, **options: Any) -> GalleryMaker:
+        """What makes the galleries of both layers; options: other fields of `GalleryOptions`."""
         maxima = FeatureArrays({name: maps.max((2, 3)) for name, maps in self.maps.items()}, self.store.labels)
-        given: dict[str, Any] = {"k": K, "progress": False, **changes}
-        return GalleryMaker(self.mined, maxima, self.store, self.network, ("relu1", "relu2"), **given)
+        return GalleryMaker(
+            inputs=inputs or self.inputs(),
+            mined=mined or self.mined,
+            maxima=maxima,
+            options=GalleryOptions(**{"layers": ("relu1", "relu2"), "k": K, **options}),
+            run=RunOptions(progress=False),
+        )
 
     def gallery(self, layer: str, **changes: Any) -> Gallery:
         """Make the gallery of a layer, save it, and load it again."""

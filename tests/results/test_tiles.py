@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
 from deconvviz.results.results import Result
-from deconvviz.results.tiles import Gallery, TileWriter, load_gallery
-from deconvviz.studies.atlas import galleries as making
+from deconvviz.results.tiles import Gallery, TileWriter, compressed, load_gallery
 
 
 def written(folder: pathlib.Path, tiles: NDArray[np.uint8]) -> Gallery:
@@ -21,7 +20,7 @@ def written(folder: pathlib.Path, tiles: NDArray[np.uint8]) -> Gallery:
     arrays: dict[str, Any] = {
         "channels": np.arange(len(tiles)),
         "plain": tiles,
-        **making.compressed("some/tiles", tiles),
+        **compressed("some/tiles", tiles),
     }
     Result("gallery", 1, config, {"command": "c"}, arrays).save(folder / "g.h5")
     return load_gallery(folder / "g.h5")
@@ -62,7 +61,7 @@ def test_large_tiles_take_a_tenth(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_damaged_row_is_told(tmp_path: pathlib.Path) -> None:
-    arrays: dict[str, Any] = {"channels": np.arange(2), **making.compressed("t", soft_tiles((2, 2, 40, 40, 3)))}
+    arrays: dict[str, Any] = {"channels": np.arange(2), **compressed("t", soft_tiles((2, 2, 40, 40, 3)))}
     arrays["t/data"] = arrays["t/data"].copy()
     arrays["t/data"][int(arrays["t/offsets"][1]) :] = 7
     Result("gallery", 1, {}, {}, arrays).save(tmp_path / "g.h5")

@@ -1,6 +1,6 @@
-"""What else the atlas tells of filters: how invariant they are, what they lose under a square, how they came to be.
+"""What else the atlas shows of filters: invariance, sensitivity to occlusion, and evolution during a training.
 
-Each is measured for all layers at once, and kept in a file of its own beside the galleries.
+Each of the three is measured for all layers at once, and kept in files of its own beside the galleries.
 """
 
 from __future__ import annotations
@@ -8,265 +8,322 @@ from __future__ import annotations
 import copy
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor
 
+from deconvviz.arrays import evenly
 from deconvviz.cam.engine import whole_images
-from deconvviz.cam.occluder import Occluder
-from deconvviz.data.images import ImageStore
+from deconvviz.cam.occluder import GREY, Occluder
+from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.graph.network import Network
-from deconvviz.results.files import Pathlike
-from deconvviz.results.results import Array, Result, require_same
-from deconvviz.results.snapshots import Snapshots
-from deconvviz.studies.atlas.galleries import resized, signed, tile_size
+from deconvviz.results.results import Result, require_same
+from deconvviz.run.options import RunOptions
+from deconvviz.studies.atlas.galleries import tile_size
+from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.result import AtlasOptions
 from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import LayerEvolution
 from deconvviz.studies.invariance.measure import invariance
 from deconvviz.studies.mining.result import Mined
+from deconvviz.types import Array, Ints, Pathlike
 
-TRANSFORMED = 20  # images, evenly chosen, whose transforms tell how invariant a filter is
-GREY = 0.5  # of the range of a pixel
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.run.options import RunKeywords
+
+TRANSFORMED = 20  # images, evenly spread over the store, whose transforms measure how invariant a filter is
+FOLLOWED = 12  # filters of a layer that are followed through a training
+BATCH = 32  # images in one pass, by default
 COMMIT = 20  # images between commits
+INVARIANCE_KIND = "invariance of filters"
+OCCLUSION_KIND = "occlusion of filters"
 ADVICE = "remove it or choose another output"
+LayerArrays = dict[str, dict[str, Array]]  # layer -> name -> array; the first axis is that of all the layer's filters
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Arrays of several layers: `arrays[layer][name]`, the first axis of each that of all the layer's filters."""
+@dataclass(frozen=True, kw_only=True)
+class FilterAspects:
+    """The aspects that an atlas asks for, measured for all layers at once when the first gallery needs them.
 
-    arrays: Mapping[str, Mapping[str, Array]]
+    Attributes:
+        inputs: the network and the images.
+        options: which aspects.
+        mined: the maxima of the layers.
+        channels: layer -> the filters that are shown.
+        folder: where the measurements are kept.
+        run: how the measurements run.
+    """
 
-    def of(self, layer: str) -> Mapping[str, Array]:
-        return self.arrays.get(layer, {})
+    inputs: AtlasInputs
+    options: AtlasOptions
+    mined: Mined
+    channels: Mapping[str, Sequence[int]]
+    folder: pathlib.Path
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def of(self, layer: str, channels: Ints) -> dict[str, Array]:
+        """Return the arrays of some filters, name -> array."""
+        arrays: dict[str, Array] = {}
+        if self.options.invariance:
+            arrays |= {name: values[channels] for name, values in self._invariance[layer].items()}
+        if self.options.occlusion:
+            arrays |= {name: values[channels] for name, values in self._occlusion[layer].items()}
+            arrays["occlusion/places"] = occluder_for(self.inputs.preprocess).boxes
+        if self.inputs.snapshots is not None:
+            evolution = self._evolution[layer]
+            rows = np.isin(evolution["evolution/channels"], channels)
+            arrays |= {name: a if name == "evolution/epochs" else a[rows] for name, a in evolution.items()}
+        return arrays
+
+    @cached_property
+    def _invariance(self) -> LayerArrays:
+        path = self.folder / "invariance.h5"
+        return filter_invariance(self.inputs, self.options.layers, path, **self.run.keywords())
+
+    @cached_property
+    def _occlusion(self) -> LayerArrays:
+        path = self.folder / "occlusion.h5"
+        return filter_occlusion(self.inputs, self.mined, self.channels, path, **self.run.keywords())
+
+    @cached_property
+    def _evolution(self) -> LayerArrays:
+        numbers, layers = self.options.filters, self.options.layers
+        filters = list(numbers[:FOLLOWED]) if isinstance(numbers, tuple) else FOLLOWED
+        folder = self.folder / "epochs"
+        return filter_evolution(self.inputs, layers, filters, folder, k=self.options.k, **self.run.keywords())
 
 
-def measured_invariance(
-    network: Network,
-    store: ImageStore,
-    layers: Sequence[str],
-    out: Pathlike,
-    *,
-    preprocess: Preprocess,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> Measured:
-    """Score how invariant each filter is under each kind of transform, in 0..1; or read the scores from `out`.
+def filter_invariance(
+    inputs: AtlasInputs, layers: Sequence[str], out: Pathlike, **run: Unpack[RunKeywords]
+) -> LayerArrays:
+    """Score how invariant each filter is under each kind of transform; scores that `out` holds are read from there.
 
-    Returns for each layer "invariance/KIND" float64 [C], of KINDS (`data.transforms`), NaN for a dead filter, measured
-    on TRANSFORMED images as `invariance` does it.
+    Args:
+        inputs: the network and the images; TRANSFORMED of them are transformed.
+        layers: names of the layers.
+        out: path of the file.
+        run: `batch_size` and `progress` of `RunOptions`.
+
+    Returns:
+        For each layer "invariance/KIND" float64 [C], for each of TRANSFORMS (`deconvviz.choices`): 0 if a transform
+        changes the filter's maximum as much as another image does, 1 if it does not change it, NaN for a dead filter.
 
     Raises:
-        MismatchError: `out` was made otherwise.
+        MismatchError: `out` was written with other settings.
     """
-    which = np.unique(np.linspace(0, len(store) - 1, min(TRANSFORMED, len(store))).round().astype(int)).tolist()
-    config = _config(network, store, layers, preprocess) | {"which": which}
+    options = RunOptions(**run)
+    which = evenly(len(inputs.store), TRANSFORMED).tolist()
+    config = {**inputs.identity, "layers": list(layers), "which": which}
     if not pathlib.Path(out).exists():
-        found = invariance(
-            network,
-            store,
+        result = invariance(
+            inputs.network,
+            inputs.store,
             layers,
-            preprocess=preprocess,
+            preprocess=inputs.preprocess,
             which=which,
             units=layers,
-            batch_size=batch_size,
-            progress=progress,
+            batch_size=options.batch_size or BATCH,
+            progress=options.progress,
         )
         arrays = {
             f"{layer}/invariance/{kind}": scores
             for layer in layers
-            for kind, scores in zip(found.steps, found.per_unit(layer), strict=True)
+            for kind, scores in zip(result.steps, result.per_unit(layer), strict=True)
         }
-        Result("invariance of filters", 1, config, {}, arrays).save(out)
-    return _by_layer(_loaded(out, "invariance of filters", config), layers)
+        Result(INVARIANCE_KIND, 1, config, {}, arrays).save(out)
+    return _by_layer(_loaded(out, INVARIANCE_KIND, config).arrays, layers)
 
 
-def measured_occlusion(
-    network: Network,
-    store: ImageStore,
+def filter_occlusion(
+    inputs: AtlasInputs,
     mined: Mined,
     channels: Mapping[str, Sequence[int]],
     out: Pathlike,
-    *,
-    preprocess: Preprocess,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> Measured:
-    """Move a grey square over each filter's strongest image; the same call again goes on where `out` stands.
+    **run: Unpack[RunKeywords],
+) -> LayerArrays:
+    """Move a grey square over each filter's strongest image; calling again with the same arguments resumes.
 
-    The square has a quarter of the image's sides, its stride is an eighth. All layers are seen in the same passes.
+    The sides of the square are a quarter of the image's, its stride is an eighth. All layers are read in the same
+    passes.
 
-    channels: layer -> the filters to measure; the others' values are NaN.
-    Returns for each layer "occlusion/values" float32 [C, W], the sum of the filter's map under each window;
-    "occlusion/whole" float32 [C], without a square; "occlusion/image" int64 [C], the image, -1 for none.
+    Args:
+        inputs: the network and the images.
+        mined: the maxima of the layers.
+        channels: layer -> the filters to measure.
+        out: path of the file.
+        run: `batch_size` and `progress` of `RunOptions`.
+
+    Returns:
+        For each layer, with W windows: "occlusion/values" float32 [C, W], the sum of the filter's map while the square
+        covers each window; "occlusion/whole" float32 [C], the sum without a square; "occlusion/image" int64 [C], the
+        image. The values of filters that were not measured are NaN, and their image is -1.
 
     Raises:
-        MismatchError: `out` was made otherwise.
+        MismatchError: `out` was written with other settings.
 
     Source: Zeiler and Fergus 2013, section 4.2 and figure 7 (b).
     """
-    asked = {layer: [int(c) for c in chosen] for layer, chosen in channels.items()}
-    occluder = occluder_for(preprocess)
-    config = _config(network, store, list(asked), preprocess) | {"channels": asked, "square": list(occluder.square)}
-    state: dict[str, Any] = {"done": 0}
+    options = RunOptions(**run)
+    channels_by_layer = {layer: [int(channel) for channel in numbers] for layer, numbers in channels.items()}
+    occluder = occluder_for(inputs.preprocess)
+    config = {
+        **inputs.identity,
+        "layers": list(channels_by_layer),
+        "channels": channels_by_layer,
+        "square": list(occluder.square),
+    }
+    done = 0
     if pathlib.Path(out).exists():
-        result = Result.load(out, "occlusion of filters", 1)
-        require_same(out, result.config, config, ADVICE)
-        arrays, state = result.arrays, result.state
+        result = _loaded(out, OCCLUSION_KIND, config)
+        arrays, done = result.arrays, int(result.state["done"])
     else:
-        arrays = _blank(mined, asked, len(occluder))
-    images = sorted({int(i) for layer in asked for i in arrays[f"{layer}/occlusion/image"] if i >= 0})
-    job = _Occluding(network, store, preprocess, occluder, tuple(asked), batch_size)
-    bar = tqdm(images, unit="image", desc="occluding", disable=not progress)
-    for n, image in enumerate(bar):
-        if n < state["done"]:
-            continue
-        job.image(image, arrays)
-        if (n + 1) % COMMIT == 0 or n + 1 == len(images):
-            Result("occlusion of filters", 1, config, {}, arrays, {"done": n + 1}).save(out)
-    return _by_layer(arrays, list(asked))
+        arrays = _unmeasured(mined, channels_by_layer, len(occluder))
+    images = sorted({int(i) for layer in channels_by_layer for i in arrays[f"{layer}/occlusion/image"] if i >= 0})
+    measurement = OcclusionMeasurement(inputs, occluder, tuple(channels_by_layer), options.batch_size or BATCH)
+    with options.bar("image", len(images), "occluding", done) as bar:
+        for number, image in enumerate(images[done:], done + 1):
+            measurement.measure(image, arrays)
+            if number % COMMIT == 0 or number == len(images):
+                Result(OCCLUSION_KIND, 1, config, {}, arrays, {"done": number}).save(out)
+            bar.update()
+    return _by_layer(arrays, list(channels_by_layer))
 
 
 def occluder_for(preprocess: Preprocess) -> Occluder:
-    """Return the windows of `measured_occlusion` on a preprocessed picture."""
+    """Return the windows of `filter_occlusion` on a preprocessed picture.
+
+    >>> occluder_for(Preprocess(resize=64, crop=64)).square
+    (16, 16)
+    """
     height, width = preprocess.shape[1:]
-    square, stride = ((max(height // n, 1), max(width // n, 1)) for n in (4, 8))
+    square, stride = ((max(height // parts, 1), max(width // parts, 1)) for parts in (4, 8))
     return Occluder((height, width), square, stride)
 
 
-def places_of(occluder: Occluder) -> NDArray[np.int64]:
-    """Return an occluder's windows, int64 [W, 4]: top, left, bottom, right."""
-    return occluder.boxes
-
-
-def followed(
-    snapshots: Snapshots,
-    model: nn.Module,
-    store: ImageStore,
+def filter_evolution(
+    inputs: AtlasInputs,
     layers: Sequence[str],
     filters: int | Sequence[int],
-    work: Pathlike,
+    folder: Pathlike,
     *,
-    preprocess: Preprocess,
     k: int = 9,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
-) -> dict[str, dict[str, Array]]:
-    """Return each layer's filters through the epochs of a training, as `evolve` finds them, in tiles.
+    **run: Unpack[RunKeywords],
+) -> LayerArrays:
+    """Follow filters of each layer through the epochs of a training with `evolve`, and make tiles of what it shows.
 
-    filters: how many of each layer, the most active at the last epoch; or which. work: a folder for `evolve`.
-    For each layer: "evolution/epochs" int64 [E], "evolution/channels" int64 [G], "evolution/values" float32 [G, E],
-    "evolution/patches" and "evolution/projections" uint8 [G, E, h, w, 3].
+    Args:
+        inputs: the network, the images and the snapshots.
+        layers: names of the layers.
+        filters: how many of each layer, the most active ones at the last epoch; or their channels.
+        folder: where `evolve` keeps the mined file of each epoch.
+        k: images of each filter that are mined.
+        run: `progress` of `RunOptions`.
+
+    Returns:
+        For each layer, with E epochs and G filters: "evolution/epochs" int64 [E], "evolution/channels" int64 [G],
+        "evolution/values" float32 [G, E], the largest activation, and the tiles "evolution/patches" and
+        "evolution/projections" uint8 [G, E, h, w, 3].
 
     Raises:
         MismatchError: the snapshots are of another network.
     """
-    found = evolve(
-        snapshots,
-        copy.deepcopy(model),
-        store,
+    assert inputs.snapshots is not None
+    evolution = evolve(
+        inputs.snapshots,
+        copy.deepcopy(inputs.model),
+        inputs.store,
         layers,
         filters,
-        preprocess=preprocess,
+        preprocess=inputs.preprocess,
         k=k,
-        work=work,
-        device=device,
-        progress=progress,
+        work=folder,
+        device=inputs.network.device,
+        progress=RunOptions(**run).progress,
     )
-    return {one.layer: _evolution(one, found.epochs) for one in found.layers}
+    return {layer.layer: _evolution_arrays(layer, evolution.epochs) for layer in evolution.layers}
 
 
-def _evolution(found: LayerEvolution, epochs: Sequence[int]) -> dict[str, Array]:
-    size = tile_size((found.patches.shape[2], found.patches.shape[3]))
-    projections = [[resized(signed(one), size) for one in row] for row in found.projections]
-    patches = [[resized(one, size) for one in row] for row in found.patches]
+def _evolution_arrays(layer: LayerEvolution, epochs: Sequence[int]) -> dict[str, Array]:
+    size = tile_size((layer.patches.shape[2], layer.patches.shape[3]))
+    projections = [[resized(signed_picture(values), size) for values in row] for row in layer.projections]
+    patches = [[resized(patch, size) for patch in row] for row in layer.patches]
     return {
         "evolution/epochs": np.asarray(epochs, np.int64),
-        "evolution/channels": found.channels.astype(np.int64),
-        "evolution/values": found.values,
+        "evolution/channels": layer.channels.astype(np.int64),
+        "evolution/values": layer.values,
         "evolution/patches": np.array(patches, np.uint8),
         "evolution/projections": np.array(projections, np.uint8),
     }
 
 
-@dataclass
-class _Occluding:
-    network: Network
-    store: ImageStore
-    preprocess: Preprocess
-    occluder: Occluder
-    layers: tuple[str, ...]
-    batch_size: int
+class OcclusionMeasurement:
+    """Measures filters under a square, image after image.
 
-    def __post_init__(self) -> None:
-        self.fast = self.network.fast("fp32", keep=self.layers)
-        self.grey = self.preprocess.level(GREY).to(self.network.device)[None, :, None, None]
+    Attributes:
+        inputs: the network and the images.
+        occluder: the square and its windows.
+        layers: names of the layers that are read.
+        batch_size: images in one pass; a CPU takes fewer, which its cache holds.
+    """
 
-    def image(self, image: int, arrays: Mapping[str, Array]) -> None:
-        """Note the sums of the maps of the filters whose strongest image this is."""
-        picture = self.preprocess.picture(self.store[image][0])
-        x = self.preprocess.tensor(picture[None], self.network.device)
-        own = {layer: np.flatnonzero(arrays[f"{layer}/occlusion/image"] == image) for layer in self.layers}
-        own = {layer: chosen for layer, chosen in own.items() if len(chosen)}
-        for layer, sums in self._sums(x, own).items():
-            arrays[f"{layer}/occlusion/whole"][own[layer]] = sums[0]
-        step = whole_images(self.batch_size, x.device)
-        for start in range(0, len(self.occluder), step):
-            windows = torch.arange(start, min(start + step, len(self.occluder)))
-            covered = self.occluder.covers(windows, x)[:, None]
-            for layer, sums in self._sums(x * (1 - covered) + self.grey * covered, own).items():
-                arrays[f"{layer}/occlusion/values"][own[layer], start : start + step] = sums.T
+    def __init__(self, inputs: AtlasInputs, occluder: Occluder, layers: tuple[str, ...], batch_size: int) -> None:
+        self.inputs, self.occluder, self.layers, self.batch_size = inputs, occluder, layers, batch_size
+        network = inputs.network
+        self._network = network.forward_only("fp32", keep=layers)
+        self._grey = inputs.preprocess.level(GREY).to(network.device, network.dtype)[None, :, None, None]
 
-    def _sums(self, x: torch.Tensor, own: Mapping[str, NDArray[np.intp]]) -> dict[str, NDArray[np.float32]]:
-        """Return the sums of the chosen filters' maps, [m, filters] each layer."""
+    def measure(self, image: int, arrays: Mapping[str, Array]) -> None:
+        """Write the sums of the maps of all filters whose strongest image this is into the arrays."""
+        network = self.inputs.network
+        x = self.inputs.feed.tensor(self.inputs.feed.pictures([image]), network.device, network.dtype)
+        rows = {layer: np.flatnonzero(arrays[f"{layer}/occlusion/image"] == image) for layer in self.layers}
+        channels = {layer: numbers for layer, numbers in rows.items() if len(numbers)}
+        for layer, sums in self._sums(x, channels).items():
+            arrays[f"{layer}/occlusion/whole"][channels[layer]] = sums[0]
+        for windows, covered in self.occluder.under(x, self._grey, whole_images(self.batch_size, x.device)):
+            for layer, sums in self._sums(covered, channels).items():
+                arrays[f"{layer}/occlusion/values"][channels[layer][:, None], windows.numpy()] = sums.T
+
+    def _sums(self, x: Tensor, channels: Mapping[str, Ints]) -> dict[str, NDArray[np.float32]]:
+        """Return the sums of the maps of some filters of each layer, float32 [m, filters]."""
         with torch.inference_mode():
-            values = self.fast.activations(x, list(own))
+            values = self._network.activations(x, list(channels))
             return {
-                layer: self.fast.maps(layer, values[layer])[:, chosen].sum((2, 3)).float().cpu().numpy()
-                for layer, chosen in own.items()
+                layer: self._network.maps(layer, values[layer])[:, numbers].sum((2, 3)).float().cpu().numpy()
+                for layer, numbers in channels.items()
             }
 
 
-def _blank(mined: Mined, asked: Mapping[str, Sequence[int]], windows: int) -> dict[str, Array]:
-    """Return the arrays of an occlusion that has not begun: which image each filter asked for is measured on."""
+def _unmeasured(mined: Mined, channels: Mapping[str, Sequence[int]], windows: int) -> dict[str, Array]:
+    """Return the arrays of an occlusion that has not begun: NaN, and the image on which each filter is measured."""
     arrays: dict[str, Array] = {}
-    for layer, chosen in asked.items():
+    for layer, numbers in channels.items():
         images = np.full(len(mined[layer].values), -1)
-        shown = mined[layer].values[:, 0] > 0
-        images[chosen] = np.where(shown, mined[layer].images[:, 0], -1)[chosen]
+        fires = mined[layer].values[:, 0] > 0
+        images[numbers] = np.where(fires, mined[layer].images[:, 0], -1)[numbers]
         arrays[f"{layer}/occlusion/image"] = images
         arrays[f"{layer}/occlusion/whole"] = np.full(len(images), np.nan, np.float32)
         arrays[f"{layer}/occlusion/values"] = np.full((len(images), windows), np.nan, np.float32)
     return arrays
 
 
-def _config(network: Network, store: ImageStore, layers: Sequence[str], preprocess: Preprocess) -> dict[str, Any]:
-    return {
-        "model_fingerprint": network.fingerprint,
-        "images_fingerprint": store.fingerprint,
-        "layers": list(layers),
-        "preprocess": preprocess.as_dict(),
-    }
-
-
-def _loaded(out: Pathlike, kind: str, config: Mapping[str, Any]) -> dict[str, Array]:
+def _loaded(out: Pathlike, kind: str, config: Mapping[str, Any]) -> Result:
     result = Result.load(out, kind, 1)
     require_same(out, result.config, config, ADVICE)
-    return result.arrays
+    return result
 
 
-def _by_layer(arrays: Mapping[str, Array], layers: Sequence[str]) -> Measured:
-    return Measured(
-        {
-            layer: {
-                name.removeprefix(f"{layer}/"): array for name, array in arrays.items() if name.startswith(f"{layer}/")
-            }
-            for layer in layers
+def _by_layer(arrays: Mapping[str, Array], layers: Sequence[str]) -> LayerArrays:
+    return {
+        layer: {
+            name.removeprefix(f"{layer}/"): values for name, values in arrays.items() if name.startswith(f"{layer}/")
         }
-    )
+        for layer in layers
+    }

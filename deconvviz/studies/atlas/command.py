@@ -2,95 +2,158 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.choices import Precision
-from deconvviz.cli.inputs import captured, channels_of, load, matched_outputs, output_names
-from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, classes_option, model_options
+from deconvviz.choices import RULES
+from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, names_of, open_model, output_names
+from deconvviz.cli.options import (
+    PROJECTION_NOTE,
+    ModelOptions,
+    classes_option,
+    model_options,
+    option_group,
+    run_options,
+)
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import CaptureError, LayerNotFound
 
 if TYPE_CHECKING:
+    from deconvviz.data.images import ImageStore
     from deconvviz.graph.network import Network
     from deconvviz.results.snapshots import Snapshots
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.atlas.inputs import AtlasInputs
+    from deconvviz.studies.atlas.result import AtlasOptions, AtlasResult
+    from deconvviz.studies.mining.result import Mined
 
-DECISIONS = 12
+DECISIONS = 12  # images whose decision is explained, where no number is given
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilterArguments:
+    """What the command line says of the filters that are shown.
+
+    Attributes:
+        layers: names of layers; none for the default.
+        filters: "active", "random", "first" or numbers, as text; None for all filters.
+        count: filters of each layer, where `filters` is a word.
+        top: images of each filter.
+        rule: of the projections.
+        mined: path of a mined file; None to mine the images.
+        snapshots: path of snapshots, or "demo"; None for no evolution.
+        invariance: whether to score each filter under transforms.
+        occlusion: whether to move a square over each filter's strongest image.
+    """
+
+    layers: tuple[str, ...]
+    filters: str | None
+    count: int
+    top: int
+    rule: str
+    mined: str | None
+    snapshots: str | None
+    invariance: bool
+    occlusion: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecisionArguments:
+    """What the command line says of the decisions that are explained.
+
+    Attributes:
+        decisions: number of images; None for the default.
+        methods: names of methods, as text; None for the default.
+        cam_layer: the layer at which they explain; None for the default.
+    """
+
+    decisions: int | None
+    methods: str | None
+    cam_layer: str | None
+
+
+filter_options = option_group(
+    "filter_arguments",
+    FilterArguments,
+    click.option(
+        "-l",
+        "--layer",
+        "--layers",
+        "layers",
+        multiple=True,
+        help="A layer's name; may be given several times.  [default: up to eight, evenly spread over the depth]",
+    ),
+    click.option(
+        "--filters", help="active (highest mean), random, first, or numbers such as 5,40,100-110.  [default: all]"
+    ),
+    click.option(
+        "-n",
+        "--count",
+        default=64,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Filters of each layer, with --filters active, random or first.",
+    ),
+    click.option("--top", default=9, show_default=True, type=click.IntRange(1, 100), help="Images of each filter."),
+    click.option(
+        "--rule", default="deconvnet", show_default=True, type=click.Choice(RULES), help="Rule of the projections."
+    ),
+    click.option("--mined", metavar="FILE", help="A mined file of these layers.  [default: the images are mined]"),
+    click.option(
+        "--snapshots",
+        metavar="FILE",
+        help="Snapshots of a training, or demo: the most active filters are followed through its epochs.",
+    ),
+    click.option("--invariance", is_flag=True, help="Score how much translation, scale and rotation change filters."),
+    click.option("--occlusion", is_flag=True, help="Move a square over each filter's strongest image (slow)."),
+)
+decision_options = option_group(
+    "decision_arguments",
+    DecisionArguments,
+    click.option(
+        "--decisions",
+        type=click.IntRange(0),
+        help=f"Images, spread over the classes, whose decision is explained; 0 for none.  [default: {DECISIONS}]",
+    ),
+    click.option(
+        "-m",
+        "--methods",
+        help="Methods that explain decisions, separated by commas; `deconvviz cam --list` lists them.",
+    ),
+    click.option("--cam-layer", help="The layer at which they explain.  [default: the last with rows and columns]"),
+)
 
 
 @click.command(epilog=PROJECTION_NOTE)
 @click.argument("model")
 @click.argument("images")
 @click.option("-o", "--out", required=True, help="A folder; an unfinished atlas in it is continued.")
-@click.option(
-    "-l",
-    "--layer",
-    "--layers",
-    "layers",
-    multiple=True,
-    help="A layer's name; give as many as you like.  [default: up to eight, evenly over the depth]",
+@filter_options
+@decision_options
+@run_options(
+    batch_size="Images in one pass; decisions, invariance and occlusion take 32 by default, the other steps as here.",
+    precision="Precision of forward passes in mining and in decisions.",
 )
-@click.option(
-    "--filters", help="active (highest mean), random, first, or numbers such as 5,40,100-110.  [default: all]"
-)
-@click.option(
-    "-n",
-    "--count",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Filters of each layer, of active, random, first.",
-)
-@click.option("--top", default=9, show_default=True, type=click.IntRange(1, 100), help="Images a filter.")
-@click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(["deconvnet", "guided", "gradient"]))
-@click.option("--mined", metavar="FILE", help="A mined file of these layers.  [default: the images are mined]")
-@click.option(
-    "--snapshots",
-    metavar="FILE",
-    help="Snapshots of a training, or demo: the most active filters are followed through it.",
-)
-@click.option("--invariance", is_flag=True, help="Also score each filter under moves, scales and turns.")
-@click.option("--occlusion", is_flag=True, help="Also move a square over each filter's strongest image (slow).")
-@click.option(
-    "--decisions",
-    type=click.IntRange(0),
-    help=f"Images, spread over the classes, whose decision is explained; 0 for none.  [default: {DECISIONS}]",
-)
-@click.option("-m", "--methods", help="That explain decisions, with commas between; `deconvviz cam --list` tells them.")
-@click.option("--cam-layer", help="The layer that they explain.  [default: the last before the classifier]")
-@click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: each step's own]")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--quiet", is_flag=True, help="No progress bars.")
 @classes_option
 @model_options
 def atlas(
     model: str,
     images: str,
     out: str,
-    layers: tuple[str, ...],
-    filters: str | None,
-    count: int,
-    top: int,
-    rule: str,
-    mined: str | None,
-    snapshots: str | None,
-    invariance: bool,
-    occlusion: bool,
-    decisions: int | None,
-    methods: str | None,
-    cam_layer: str | None,
-    batch_size: int | None,
-    precision: Precision,
-    quiet: bool,
+    filter_arguments: FilterArguments,
+    decision_arguments: DecisionArguments,
+    run: RunOptions,
     names: str | None,
     options: ModelOptions,
 ) -> None:
     """Make pages that show a whole network: open OUT/index.html, no server needed.
 
-    IMAGES is a packed store. Each filter is shown with its strongest images and projections, and what it has in common
-    with others; some images with what the network says of them, and why. Interrupted, the same command continues.
+    IMAGES is a packed store. Each filter is shown with its strongest images, their projections and the filters that are
+    most similar to it. Some images are shown with what the network predicts for them, and why. The same command resumes
+    an atlas that was interrupted.
 
     \b
     Examples:
@@ -98,83 +161,108 @@ def atlas(
       deconvviz atlas demo scenes.h5 -l conv1 -l relu3 -l relu5 --snapshots demo --invariance -o atlas
     """
     from deconvviz.data.images import ImageStore
-    from deconvviz.graph.choose import default_layers
-    from deconvviz.studies.atlas.decisions import METHODS
-    from deconvviz.studies.atlas.make import AtlasMaker, Wanted
-    from deconvviz.studies.atlas.site.inputs import SiteImages
-    from deconvviz.studies.atlas.site.site import build_site
+    from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.mining.result import load_mined
 
     with ImageStore.open(images) as store:
-        found = None if mined is None else load_mined(mined)
-        training = None if snapshots is None else _snapshots(snapshots)
-        loaded, preprocess = load(model, options)
-        network = captured(loaded, preprocess, options.device)
-        called = output_names(loaded, names)
-        explained = _decisions(network, decisions, cam_layer)
-        outputs = None
-        if explained:
-            outputs = matched_outputs(store, network, called, names is not None, "decisions have no label to compare")
-        numbers = None if filters is None else channels_of(filters)
-        wanted = Wanted(
-            layers or (tuple(found) if found is not None else default_layers(network, pooled=False)),
-            top,
-            tuple(numbers) if isinstance(numbers, list) else numbers,
-            count,
-            rule,
-            explained,
-            METHODS if methods is None else tuple(name.strip() for name in methods.split(",")),
-            cam_layer,
-            invariance,
-            occlusion,
-        )
-        computed = AtlasMaker(
-            network,
-            loaded.model,
-            store,
-            preprocess,
-            wanted,
-            found,
-            training,
-            outputs,
-            called,
-            batch_size,
-            precision,
-            sources(loaded),
-            progress=not quiet,
-        ).run(out)
-        click.echo(repr(computed))
-        title = f"{network.name} on {pathlib.Path(store.path).name}"
-        site = build_site(
-            out,
-            computed.galleries,
-            computed.decisions,
-            SiteImages(names=store.names, labels=store.labels, classes=store.classes, picture=computed.picture),
-            title=title,
-            command=command_line(),
-            note=PROJECTION_NOTE,
-            progress=not quiet,
-        )
+        mined = None if filter_arguments.mined is None else load_mined(filter_arguments.mined)
+        snapshots = _snapshots(filter_arguments.snapshots)
+        opened = open_model(model, options)
+        atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
+        inputs = _inputs(opened, store, mined, snapshots, names, labelled=bool(atlas_options.decisions))
+        result = make_atlas(inputs, atlas_options, out, **run.keywords())
+        click.echo(repr(result))
+        _build_site(out, result, store, f"{opened.network.name} on {pathlib.Path(store.path).name}", run.progress)
+
+
+def _options(
+    network: Network, mined: Mined | None, filters: FilterArguments, decisions: DecisionArguments
+) -> AtlasOptions:
+    """Return what the atlas shows."""
+    from deconvviz.graph.choose import default_layers
+    from deconvviz.studies.atlas.result import METHODS, AtlasOptions
+
+    channels = None if filters.filters is None else channels_of(filters.filters)
+    return AtlasOptions(
+        layers=filters.layers or (tuple(mined) if mined is not None else default_layers(network, pooled=False)),
+        filters=tuple(channels) if isinstance(channels, list) else channels,
+        count=filters.count,
+        k=filters.top,
+        rule=filters.rule,
+        decisions=_decision_count(network, decisions),
+        methods=METHODS if decisions.methods is None else tuple(names_of(decisions.methods)),
+        cam_layer=decisions.cam_layer,
+        invariance=filters.invariance,
+        occlusion=filters.occlusion,
+    )
+
+
+def _inputs(
+    opened: OpenedModel,
+    store: ImageStore,
+    mined: Mined | None,
+    snapshots: Snapshots | None,
+    class_file: str | None,
+    labelled: bool,
+) -> AtlasInputs:
+    """Return what the atlas is made of; `labelled` says whether predictions are compared with labels."""
+    from deconvviz.studies.atlas.inputs import AtlasInputs
+
+    names, outputs = output_names(opened.loaded, class_file), None
+    if labelled:
+        note = "decisions are not compared with labels"
+        outputs = matched_outputs(store, opened.network, names, class_file is not None, note)
+    return AtlasInputs(
+        network=opened.network,
+        model=opened.loaded.model,
+        store=store,
+        preprocess=opened.preprocess,
+        mined=mined,
+        snapshots=snapshots,
+        outputs=outputs,
+        output_names=names,
+        sources=sources(opened.loaded),
+    )
+
+
+def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, progress: bool) -> None:
+    """Write the pages and print where they are."""
+    from deconvviz.studies.atlas.site.inputs import SiteImages
+    from deconvviz.studies.atlas.site.site import build_site
+
+    site = build_site(
+        out,
+        result.galleries,
+        result.decisions,
+        SiteImages(names=store.names, labels=store.labels, classes=store.classes, picture=result.picture),
+        title=title,
+        command=command_line(),
+        note=PROJECTION_NOTE,
+        progress=progress,
+    )
     click.echo(repr(site))
     click.echo(f"open {site.index}")
 
 
-def _decisions(network: Network, count: int | None, layer: str | None) -> int:
-    """Return how many decisions to explain; by default none of a network that makes none."""
+def _decision_count(network: Network, arguments: DecisionArguments) -> int:
+    """Return how many decisions to explain; by default none of a network that returns no scores."""
     from deconvviz.graph.choose import last_maps
 
-    if count is not None:
-        return count
+    if arguments.decisions is not None:
+        return arguments.decisions
     try:
-        _ = network.outputs, layer or last_maps(network)
+        _ = network.outputs, arguments.cam_layer or last_maps(network)
     except (CaptureError, LayerNotFound) as error:
         click.echo(f"note: no decisions are explained: {error}", err=True)
         return 0
     return DECISIONS
 
 
-def _snapshots(path: str) -> Snapshots:
+def _snapshots(path: str | None) -> Snapshots | None:
+    """Open snapshots; "demo" names those of the packaged network."""
     from deconvviz.models.load import DEMO_SNAPSHOTS
     from deconvviz.results.snapshots import Snapshots
 
+    if path is None:
+        return None
     return Snapshots(DEMO_SNAPSHOTS if path == "demo" else path)

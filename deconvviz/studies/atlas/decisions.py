@@ -3,215 +3,214 @@
 from __future__ import annotations
 
 import pathlib
-import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from deconvviz.cam.engine import whole_images
-from deconvviz.cam.explain import ConstantMapWarning, Explainer, cam
-from deconvviz.cam.occluder import Occluder
-from deconvviz.choices import Precision
-from deconvviz.data.datasets import Images
-from deconvviz.data.preprocess import Preprocess
+from deconvviz.cam.explain import Explainer, cam, constant_maps_allowed
+from deconvviz.cam.occluder import GREY, Occluder
+from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
 from deconvviz.graph.choose import last_maps
-from deconvviz.graph.network import Network
-from deconvviz.results.files import Pathlike
-from deconvviz.results.results import Array, Result, require_same
-from deconvviz.studies.atlas.aspects import GREY, places_of
+from deconvviz.results.results import Result, require_same
+from deconvviz.run.options import RunOptions
+from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, METHODS
+from deconvviz.types import Array, Pathlike, Pixels
 
-KIND, SCHEMA = "decisions", 1
-METHODS = ("grad-cam", "layercam", "recipro-cam", "guided")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.run.options import RunKeywords
+
 TARGETS = 5  # outputs that are explained of each image
-MAP = 56  # pixels: the longer side of a map that is kept
+MAP = 56  # pixels: the longer side of a map in the file
+BATCH = 32  # images in one pass, by default
 COMMIT = 4  # images between commits
 
 
-def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return `count` images, ascending: the first of evenly chosen classes, then their second ones, and so on.
-
-    labels: int64 [N]; images of unknown class (-1) count as one class. All images where there are not more.
-    """
-    order = np.argsort(labels, kind="stable")
-    _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    chosen: list[int] = []
-    turn = 0
-    while len(chosen) < min(count, len(labels)):
-        left = np.flatnonzero(sizes > turn)
-        wanted = min(count - len(chosen), len(left))
-        some = left[np.linspace(0, len(left) - 1, wanted).round().astype(int)] if wanted > 1 else left[:1]
-        chosen += [int(order[first[one] + turn]) for one in some]
-        turn += 1
-    return np.sort(np.array(chosen, np.int64))
-
-
-def decisions(
-    explaining: Explaining,
-    images: Images,
-    count: int,
-    out: Pathlike,
-    *,
-    outputs: NDArray[np.int64] | None = None,
-    names: Sequence[str] = (),
-    progress: bool = True,
-    sources: dict[str, Any] | None = None,
-) -> Result:
-    """Explain what a network says of some images; the same call again goes on where `out` stands.
+def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -> Result:
+    """Explain what a network predicts for some images; calling again with the same arguments resumes.
 
     Args:
-        explaining: the network and how its decisions are explained.
-        images: labelled images; `count` of them are taken, see `spread`.
-        out: the file.
-        outputs: int64, the output that stands for each class of the images, None where that is not known.
-        names: of the outputs, for the file; empty where unknown.
+        explainer: the network, the images, and how decisions are explained.
+        count: of images, which `spread` takes evenly from the classes.
+        out: path of the file.
 
     Returns:
-        A result of kind "decisions" about D images. Its arrays: images int64 [D]; targets int64 [D, T], the outputs
-        explained, most probable first; the label's output stands in the last place where it is none of them;
-        probabilities float64 [D, T]; label_output int64 [D], -1 unknown; maps uint8 [D, M, T, h, w], of M methods,
-        each from its own minimum (0) to its maximum (255), 0 where a map is the same everywhere; occlusion/probability
-        float32 [D, T, gh, gw], of each target with a grey square there; occlusion/square int64 [2], its height and
-        width; occlusion/places int64 [gh * gw, 4], (top, left, bottom, right) of each.
+        A result of kind "decisions". Its arrays, for D images, M methods and T targets:
+
+        - images int64 [D], ascending.
+        - targets int64 [D, T], the outputs that are explained, the most probable first. If the label's output is not
+          among them, it takes the last place.
+        - probabilities float64 [D, T], of the targets.
+        - label_output int64 [D], the output of the image's label, -1 where it is unknown.
+        - maps uint8 [D, M, T, h, w], each from its own minimum (0) to its maximum (255); 0 where a map is constant.
+        - occlusion/probability float32 [D, T, gh, gw], of each target while a grey square covers each window;
+          occlusion/square int64 [2], height and width of the square in pixels; occlusion/places int64 [gh * gw, 4],
+          (top, left, bottom, right) of each window.
 
     Raises:
-        MismatchError: `out` was made otherwise. DataError: a count that is none.
+        MismatchError: `out` was written with other settings.
+        DataError: the count is not positive.
     """
     if count < 1:
         raise DataError(f"{count} images given; expected at least 1")
-    chosen = spread(np.asarray(images.labels), count)
+    inputs = explainer.inputs
+    images = spread(np.asarray(inputs.store.labels), count)
     config = {
-        **explaining.config,
-        "images_fingerprint": images.fingerprint,
-        "outputs": list(names),
-        "images": len(chosen),
-        "label_outputs": None if outputs is None else outputs.tolist(),
+        **explainer.config,
+        "images_fingerprint": inputs.store.fingerprint,
+        "outputs": list(inputs.output_names),
+        "images": len(images),
+        "label_outputs": None if inputs.outputs is None else inputs.outputs.tolist(),
     }
-    result = _begun(out, config, explaining, len(chosen), sources or {})
-    bar = tqdm(total=len(chosen), initial=result.state["done"], unit="image", desc="explaining", disable=not progress)
-    with bar:
-        for n in range(result.state["done"], len(chosen)):
-            image = int(chosen[n])
-            picture, label = images[image]
-            own = -1 if outputs is None or label < 0 else int(outputs[label])
-            for name, value in explaining.image(picture, own).items():
-                result.arrays[name][n] = value
-            result.arrays["images"][n] = image
-            result.state["done"] = n + 1
-            if (n + 1) % COMMIT == 0 or n + 1 == len(chosen):
+    result = _begin(out, config, explainer, len(images))
+    done = int(result.state["done"])
+    with explainer.options.bar("image", len(images), "explaining", done) as bar:
+        for row in range(done, len(images)):
+            image = int(images[row])
+            label = int(inputs.store.labels[image])
+            label_output = -1 if inputs.outputs is None or label < 0 else int(inputs.outputs[label])
+            for name, values in explainer.explain(inputs.feed.picture(image), label_output).items():
+                result.arrays[name][row] = values
+            result.arrays["images"][row] = image
+            result.state["done"] = row + 1
+            if (row + 1) % COMMIT == 0 or row + 1 == len(images):
                 result.save(out)
             bar.update()
     return result
 
 
-def _begun(out: Pathlike, config: dict[str, Any], maker: Explaining, count: int, sources: dict[str, Any]) -> Result:
+def _begin(out: Pathlike, config: Mapping[str, Any], explainer: DecisionExplainer, count: int) -> Result:
+    """Return the result in the file, or an empty one."""
     if pathlib.Path(out).exists():
-        found = Result.load(out, KIND, SCHEMA)
-        require_same(out, found.config, config, "remove it or choose another output")
-        return found
-    rows, columns = (len(one) for one in maker.occluder.grid)
+        result = Result.load(out, DECISIONS_KIND, DECISIONS_SCHEMA)
+        require_same(out, result.config, config, "remove it or choose another output")
+        return result
+    rows, columns = explainer.occluder.grid
+    targets = explainer.targets
     shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "images": (np.int64, ()),
-        "targets": (np.int64, (maker.targets,)),
+        "targets": (np.int64, (targets,)),
         "label_output": (np.int64, ()),
-        "probabilities": (np.float64, (maker.targets,)),
-        "maps": (np.uint8, (len(maker.methods), maker.targets, *maker.kept)),
-        "occlusion/probability": (np.float32, (maker.targets, rows, columns)),
+        "probabilities": (np.float64, (targets,)),
+        "maps": (np.uint8, (len(explainer.explainers), targets, *explainer.map_size)),
+        "occlusion/probability": (np.float32, (targets, len(rows), len(columns))),
     }
-    arrays: dict[str, Array] = {name: np.zeros((count, *shape), kind) for name, (kind, shape) in shapes.items()}
-    arrays["occlusion/square"] = np.asarray(maker.occluder.square, np.int64)
-    arrays["occlusion/places"] = places_of(maker.occluder)
-    return Result(KIND, SCHEMA, config, sources, arrays, {"done": 0})
+    arrays: dict[str, Array] = {name: np.zeros((count, *shape), dtype) for name, (dtype, shape) in shapes.items()}
+    arrays["occlusion/square"] = np.asarray(explainer.occluder.square, np.int64)
+    arrays["occlusion/places"] = explainer.occluder.boxes
+    return Result(DECISIONS_KIND, DECISIONS_SCHEMA, dict(config), explainer.inputs.provenance, arrays, {"done": 0})
 
 
-class Explaining:
-    """One network with its methods, image after image."""
+class DecisionExplainer:
+    """Explains the decisions of one network, image after image.
+
+    Attributes:
+        inputs: the network and the images.
+        options: how it runs.
+        targets: how many outputs are explained of each image.
+        map_size: height and width of the maps in the file, in pixels.
+        occluder: the grey square and its windows.
+        explainers: one for each method.
+        config: network, layer, methods, sizes, preprocessing and precision, as JSON values.
+    """
 
     def __init__(
         self,
-        network: Network,
-        preprocess: Preprocess,
+        inputs: AtlasInputs,
         methods: Sequence[str] = METHODS,
         layer: str | None = None,
-        batch_size: int = 32,
-        precision: Precision = "fp32",
+        **run: Unpack[RunKeywords],
     ) -> None:
-        """Make what explains.
+        """Make the explainers of the methods.
 
         Args:
-            network: captured; it returns one score for each class.
-            preprocess: how an image becomes its input.
-            methods: names of `cam`'s methods.
-            layer: that they explain, by default the last one with rows and columns.
-            batch_size, precision: as for `cam`.
+            inputs: the network, which returns one score for each class, and the images.
+            methods: names of methods of `cam`.
+            layer: at which they explain; by default the last one with rows and columns.
+            run: `batch_size`, `precision` and `progress` of `RunOptions`.
 
         Raises:
-            LayerNotFound: no such layer, or none with rows and columns. CaptureError: the network returns no scores.
-            DeconvvizError: no such method.
+            LayerNotFound: the layer does not exist, or no layer has rows and columns.
+            CaptureError: the network does not return scores.
+            DeconvvizError: a method does not exist.
         """
-        self.network, self.preprocess, self.methods = network, preprocess, tuple(methods)
-        self.layer, self.batch_size = layer or last_maps(network), batch_size
-        height, width = self.size = (preprocess.shape[1], preprocess.shape[2])
-        self.targets = min(TARGETS, self.network.outputs)
-        scale = min(1.0, MAP / max(self.size))
-        self.kept = (max(1, round(height * scale)), max(1, round(width * scale)))
-        square, stride = ((max(height // n, 1), max(width // n, 1)) for n in (4, 14))
-        self.occluder = Occluder(self.size, square, stride)
+        self.inputs, self.options = inputs, RunOptions(**run)
+        network, preprocess = inputs.network, inputs.preprocess
+        layer = layer or last_maps(network)
+        height, width = size = preprocess.shape[1:]
+        self.targets = min(TARGETS, network.outputs)
+        scale = min(1.0, MAP / max(size))
+        self.map_size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        square, stride = ((max(height // parts, 1), max(width // parts, 1)) for parts in (4, 14))
+        self.occluder = Occluder(size, square, stride)
+        self._batch_size = self.options.images_at_once(network.device, BATCH)
+        precision = self.options.precision
         self.explainers: list[Explainer] = [
-            cam(name, network, self.layer, batch_size=batch_size, precision=precision) for name in methods
+            cam(name, network, layer, batch_size=self._batch_size, precision=precision) for name in methods
         ]
-        self.fast = network.fast(precision)
-        self.grey = self.preprocess.level(GREY).to(network.device)[None, :, None, None]
+        self._network = network.forward_only(precision)
+        self._grey = preprocess.level(GREY).to(network.device, network.dtype)[None, :, None, None]
         self.config: dict[str, Any] = {
             "model": network.name,
             "model_fingerprint": network.fingerprint,
-            "layer": self.layer,
+            "layer": layer,
             "methods": list(methods),
-            "image_size": list(self.size),
+            "image_size": list(size),
             "precision": precision,
             "square": list(square),
             "stride": list(stride),
             "preprocess": preprocess.as_dict(),
         }
 
-    def image(self, image: NDArray[np.uint8], own: int) -> dict[str, Any]:
-        """Return what the arrays hold of one image, uint8 [H, W, 3]; own: its label's output, or -1."""
-        picture = self.preprocess.picture(image)
-        x = self.preprocess.tensor(picture[None], self.network.device, self.network.dtype)
+    def explain(self, picture: Pixels, label_output: int) -> dict[str, Any]:
+        """Explain what the network predicts for one image.
+
+        Args:
+            picture: uint8 [H, W, 3], as the network receives it.
+            label_output: the output of the image's label, -1 where it is unknown.
+
+        Returns:
+            The image's values of the arrays of `explain_decisions`, but for "images".
+        """
+        network = self.inputs.network
+        x = self.inputs.preprocess.tensor(picture[None], network.device, network.dtype)
         with torch.no_grad():
-            shares = self.network(x)[0].double().softmax(0).cpu()
-        targets = shares.argsort(descending=True, stable=True)[: self.targets]
-        if own >= 0 and own not in targets:
-            targets[-1] = own
+            probabilities = network(x)[0].double().softmax(0).cpu()
+        targets = probabilities.argsort(descending=True, stable=True)[: self.targets]
+        if label_output >= 0 and label_output not in targets:
+            targets[-1] = label_output
         return {
             "targets": targets.numpy(),
-            "probabilities": shares[targets].numpy(),
-            "label_output": own,
-            "maps": np.stack([self._maps(one, x, targets) for one in self.explainers]),
+            "probabilities": probabilities[targets].numpy(),
+            "label_output": label_output,
+            "maps": np.stack([self._maps(explainer, x, targets) for explainer in self.explainers]),
             "occlusion/probability": self._occluded(x, targets),
         }
 
-    def _maps(self, explainer: Explainer, x: torch.Tensor, targets: torch.Tensor) -> NDArray[np.uint8]:
-        """Return a method's map of each target, [T, h, w]."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConstantMapWarning)
+    def _maps(self, explainer: Explainer, x: Tensor, targets: Tensor) -> NDArray[np.uint8]:
+        """Return a method's map of each target, uint8 [T, h, w]."""
+        with constant_maps_allowed():
             maps = explainer(x.expand(len(targets), -1, -1, -1).contiguous(), targets.tolist())
-        small = functional.adaptive_avg_pool2d(maps.float()[None], self.kept)[0]
+        small = functional.adaptive_avg_pool2d(maps.float()[None], self.map_size)[0]
         low, high = small.amin((1, 2), keepdim=True), small.amax((1, 2), keepdim=True)
         scaled = (small - low) / (high - low).clamp(min=1e-12)
         return (255 * scaled).round().to(torch.uint8).cpu().numpy()
 
-    def _occluded(self, x: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float32]:
-        """Return each target's probability with a grey square in each place, [T, gh, gw]."""
-        found, step = [], whole_images(self.batch_size, x.device)
+    def _occluded(self, x: Tensor, targets: Tensor) -> NDArray[np.float32]:
+        """Return each target's probability while a grey square covers each window, float32 [T, gh, gw]."""
+        parts = []
         with torch.inference_mode():
-            for windows in torch.split(torch.arange(len(self.occluder)), step):
-                covered = self.occluder.covers(windows, x)[:, None]
-                shares = self.fast(x * (1 - covered) + self.grey * covered).float().softmax(1)
-                found.append(shares[:, targets.to(x.device)].T.cpu().numpy())
-        return np.concatenate(found, 1).reshape(len(targets), *(len(one) for one in self.occluder.grid))
+            for _, covered in self.occluder.under(x, self._grey, whole_images(self._batch_size, x.device)):
+                probabilities = self._network(covered).float().softmax(1)
+                parts.append(probabilities[:, targets.to(x.device)].T.cpu().numpy())
+        rows, columns = self.occluder.grid
+        return np.concatenate(parts, 1).reshape(len(targets), len(rows), len(columns))

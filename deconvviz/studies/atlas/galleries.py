@@ -4,226 +4,251 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
-from deconvviz.data.images import ImageStore
-from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import MismatchError
-from deconvviz.graph.network import Network
+from deconvviz.data.pictures import resized, signed_picture
+from deconvviz.metrics.intervals import DUPLICATE
 from deconvviz.results.features import FeatureTable
-from deconvviz.results.results import Array, Result
-from deconvviz.results.tiles import KIND, SCHEMA, TileWriter
-from deconvviz.studies.atlas import similarity
-from deconvviz.studies.atlas.similarity import similar_filters
+from deconvviz.results.results import Result
+from deconvviz.results.tiles import GREY, KIND, SCHEMA, TileWriter, compressed
+from deconvviz.run.options import RunOptions
+from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.similarity import DEFINITION, similar_filters
 from deconvviz.studies.mining.cache import AT_ONCE, ProjectionCache
 from deconvviz.studies.mining.projections import ENERGY, StoredProjection
 from deconvviz.studies.mining.result import Mined, MinedLayer, Winner
-from deconvviz.types import Box, Pixels
+from deconvviz.types import Array, Box, Ints, Pixels
 
 TILE = 96  # pixels: the longer side of the largest tile
-NEIGHBOURS = 6
-GREY = 128  # of a tile that shows nothing, and of a projection's zero
-PICTURES = 128 * 2**20  # bytes of decoded pictures that are kept: neighbouring filters like the same ones
-Aspects = Callable[[str, NDArray[np.int64]], Mapping[str, Any]]
+NEIGHBOURS = 6  # similar filters of each filter
+Aspects = Callable[[str, Ints], Mapping[str, Array]]
 
 
-@dataclass(frozen=True)
-class GalleryMaker:
-    """Makes the galleries of several layers of one network.
+def no_aspects(layer: str, channels: Ints) -> Mapping[str, Array]:
+    """Return no further arrays."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryOptions:
+    """What the galleries of a network show.
 
     Attributes:
-        mined: of the layers, complete, with at least `k` images a channel.
-        maxima: for each layer [N, C], the maxima of the filters' maps in N images, for their similarity.
-        store: the images that were mined.
-        network: that was mined.
         layers: names, in the order of depth.
-        channels: layer -> the filters to show; all of a layer that is not there.
-        k: images a filter.
-        rule: of the projections.
-        settings: what else was asked, JSON values; it becomes part of the files' configuration.
-        aspects: layer, channels -> more arrays for the file, such as `studies.aspects` makes; an array of tiles
-            [G, n, h, w, 3] uint8 is kept compressed.
-        sources: where model and images came from.
+        channels: layer -> the filters to show; of a layer that is not named here, all of them.
+        k: images of each filter.
+        rule: of the projections: "deconvnet", "guided" or "gradient".
+        settings: what else was asked for, as JSON values; it becomes part of the files' configuration.
     """
 
-    mined: Mined
-    maxima: FeatureTable
-    store: ImageStore
-    network: Network
     layers: tuple[str, ...]
     channels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     k: int = 9
     rule: str = "deconvnet"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    aspects: Aspects = lambda layer, channels: {}
-    sources: Mapping[str, Any] = field(default_factory=dict)
-    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryMaker:
+    """Makes the galleries of several layers of one network.
+
+    Attributes:
+        inputs: the network and the images.
+        mined: the maxima of the layers, complete, with at least `k` images of each filter.
+        maxima: of the layers, [N, C], the maxima of the filters' maps in N images; filters are compared by them.
+        options: what the galleries show.
+        aspects: layer, channels -> further arrays for the file, see `studies.atlas.aspects`. An array of tiles, uint8
+            [G, n, h, w, 3], is written compressed.
+        run: whether progress bars are shown.
+
+    Raises:
+        MismatchError: the mined result is not of these inputs.
+    """
+
+    inputs: AtlasInputs
+    mined: Mined
+    maxima: FeatureTable
+    options: GalleryOptions
+    aspects: Aspects = no_aspects
+    run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        """Check that everything belongs together; raises MismatchError."""
-        check_mined(self.mined, self.network, self.store, self.k)
+        self.inputs.require_mined(self.mined, self.options.layers, self.options.k)
+
+    @cached_property
+    def cache(self) -> ProjectionCache:
+        """Computes the projections; the mined file is not changed."""
+        return ProjectionCache(self.mined, self.inputs.store, self.inputs.network, self.options.rule, progress=False)
+
+    def channels(self, layer: str) -> Ints:
+        """Return the filters of a layer that are shown, int64 [F]."""
+        units = self.inputs.network.layer(layer).units
+        return np.asarray(self.options.channels.get(layer, range(units[0])), np.int64)
 
     def config(self, layer: str) -> dict[str, Any]:
-        """Return the configuration of a layer's file: what has to agree for a file to be the one asked for."""
-        found = self.network.layer(layer)
-        chosen = self.channels.get(layer)
+        """Return the configuration of a layer's file: what must agree for a file to be taken instead of made again."""
+        network, options = self.inputs.network, self.options
+        record = network.layer(layer)
+        channels = options.channels.get(layer)
         return {
-            "model": self.network.name,
-            "model_fingerprint": self.network.fingerprint,
-            "images_fingerprint": self.store.fingerprint,
+            "model": network.name,
+            "model_fingerprint": network.fingerprint,
+            "images_fingerprint": self.inputs.store.fingerprint,
             "layer": layer,
-            "depth": self.layers.index(layer),
-            "kind": found.kind,
-            "shape": list(found.units),
-            "parameters": found.parameters,
-            "stride": list(found.stride),
-            "receptive_field": list(found.receptive_field.size),
-            "rule": self.rule,
-            "k": self.k,
+            "depth": options.layers.index(layer),
+            "kind": record.kind,
+            "shape": list(record.units),
+            "parameters": record.parameters,
+            "stride": list(record.stride),
+            "receptive_field": list(record.receptive_field.size),
+            "rule": options.rule,
+            "k": options.k,
             "crop": f"{ENERGY:.0%} of the projections' energy, median of the layer",
             "count": self.mined.total,
-            "image_size": list(self.network.input_shape[-2:]),
-            "channels": None if chosen is None else [int(c) for c in chosen],
-            "similarity": similarity.WORDS,
-            "duplicate": similarity.DUPLICATE,
+            "image_size": list(network.input_shape[-2:]),
+            "channels": None if channels is None else [int(channel) for channel in channels],
+            "similarity": DEFINITION,
+            "duplicate": DUPLICATE,
             "mined": self.mined.config,
-            **self.settings,
+            **options.settings,
         }
 
     def make(self, layer: str) -> Result:
-        """Return the gallery of a layer, as `load_gallery` reads it from a file; F filters, k images each.
+        """Return the gallery of a layer, as `load_gallery` reads it from a file.
 
-        Its arrays: channels int64 [F]; values float32, images int64 [F, k] and positions int64 [F, k, 2] (y, x) as
-        mined; boxes, the pixels that the unit sees, and windows, those that are shown, int64 [F, k, 4] (top, left,
-        bottom, right); patches and projections, tiles [F, k, h, w, 3]; fired int64, firing_rate float64 (share of the
-        images), maximum float32, mean_activation float64, dead uint8 [F]; top_class int64 (the most frequent class of
-        the k images, -1: unknown) and top_class_share float64 [F]; neighbours, similarity and duplicate_of as in
-        `similar_filters`; filters uint8 [F, a, b, 3], of a layer that reads the image; and the aspects.
+        Its arrays, for F filters and k images of each:
 
-        An entry whose value is not above zero tells nothing of the filter: its image is -1, its value 0.
+        - channels int64 [F].
+        - values float32 [F, k], images int64 [F, k] and positions int64 [F, k, 2] (y, x), as mined. An entry whose
+          value is not above zero shows nothing of the filter: its image and position are -1, its value is 0.
+        - boxes, the pixels that the unit sees, and windows, those that are shown, int64 [F, k, 4] (top, left, bottom,
+          right).
+        - patches and projections, tiles uint8 [F, k, h, w, 3].
+        - fired int64 [F], the number of images in which the filter fired, and firing_rate float64 [F], their share;
+          maximum float32 [F]; mean_activation float64 [F]; dead uint8 [F].
+        - top_class int64 [F], the most frequent class of the k images, -1 where it is unknown, and top_class_share
+          float64 [F], its share of them.
+        - neighbours, similarity and duplicate_of, see `similar_filters`.
+        - filters uint8 [F, a, b, 3], the weights of a layer that reads the image.
+        - the arrays of `aspects`.
         """
-        found = self.mined[layer]
-        channels = np.asarray(self.channels.get(layer, range(len(found.values))), np.int64)
-        table = _Table.of(found, channels, self.k)
+        mined_layer, channels = self.mined[layer], self.channels(layer)
+        strongest = StrongestImages.of(mined_layer, channels, self.options.k)
+        maxima = self.maxima.rows(layer, np.arange(len(self.maxima.labels)))
         arrays: dict[str, Array] = {
             "channels": channels,
-            "values": table.values,
-            "images": table.images,
-            "positions": table.positions,
-            **_activity(found, channels),
-            **_classes(table.images, self.store.labels),
-            **similar_filters(self._maxima(layer), channels, NEIGHBOURS)._asdict(),
+            "values": strongest.values,
+            "images": strongest.images,
+            "positions": strongest.positions,
+            **_activity(mined_layer, channels),
+            **_classes(strongest.images, self.inputs.store.labels),
+            **similar_filters(maxima, channels, NEIGHBOURS)._asdict(),
+            **self._tiles(layer, strongest),
         }
-        arrays |= self._shown(layer, table)
-        for name, array in self.aspects(layer, channels).items():
-            array = np.asarray(array)
-            arrays |= compressed(name, array) if array.ndim == 5 else {name: array}
-        return Result(KIND, SCHEMA, self.config(layer), dict(self.sources), arrays)
+        weights = self.cache.first_filters(layer, channels.tolist())
+        if weights is not None:
+            arrays["filters"] = np.stack([signed_picture(filter_weights, 100) for filter_weights in weights])
+        for name, values in self.aspects(layer, channels).items():
+            arrays |= compressed(name, values) if values.ndim == 5 else {name: values}
+        return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays)
 
-    def _maxima(self, layer: str) -> NDArray[np.float32]:
-        return self.maxima.rows(layer, np.arange(len(self.maxima.labels)))
-
-    def _shown(self, layer: str, table: _Table) -> dict[str, Array]:
-        """Return the tiles of a layer and where they are cut."""
-        cache = ProjectionCache(self.mined, self.store, self.network, self.rule, progress=False)
-        height, width = cache.image_size
-        alive = bool((table.images >= 0).any())
-        size = cache.crop(layer).size if alive else (height, width)
-        tile = tile_size((min(size[0], height), min(size[1], width)))
-        count, k = table.images.shape
+    def _tiles(self, layer: str, strongest: StrongestImages) -> dict[str, Array]:
+        """Return patches and projections of a layer, and the boxes at which they are cut."""
+        count, k = strongest.images.shape
+        size = self._window_size(layer, strongest)
+        tile = tile_size(size)
         boxes, windows = np.full((count, k, 4), -1), np.full((count, k, 4), -1)
         patches, projections = TileWriter((k, *tile)), TileWriter((k, *tile))
-        bar = tqdm(total=count, unit="filter", desc=layer, disable=not self.progress)
-        with bar:
+        with self.run.bar("filter", count, layer) as bar:
             for start in range(0, count, AT_ONCE):
                 rows = range(start, min(start + AT_ONCE, count))
-                winners = [Winner(int(table.channels[f]), r) for f in rows for r in range(k) if table.images[f, r] >= 0]
-                stored = cache.projections(layer, winners, keep=False)
-                for f in rows:
-                    seen = _Row(*(np.full((k, *tile, 3), GREY, np.uint8) for _ in range(2)))
-                    for r in np.flatnonzero(table.images[f] >= 0):
-                        projection = stored[Winner(int(table.channels[f]), int(r))]
-                        window = projection.window(size, cache.image_size)
-                        boxes[f, r], windows[f, r] = projection.box, window
-                        seen.put(int(r), cache.feed.picture(int(table.images[f, r])), projection, window)
-                    patches.add(seen.patches)
-                    projections.add(seen.projections)
+                stored = self.cache.projections(layer, strongest.winners(rows), keep=False)
+                for row in rows:
+                    tiles = _FilterTiles(*(np.full((k, *tile, 3), GREY, np.uint8) for _ in range(2)))
+                    for winner in strongest.winners([row]):
+                        projection, rank = stored[winner], winner.rank
+                        window = projection.window(size, self.cache.image_size)
+                        boxes[row, rank], windows[row, rank] = projection.box, window
+                        tiles.put(rank, self.cache.patch(layer, winner, window), projection, window)
+                    patches.add(tiles.patches)
+                    projections.add(tiles.projections)
                     bar.update()
-        filters = cache.first_filters(layer, [int(c) for c in table.channels])
         return {
             "boxes": boxes,
             "windows": windows,
             **patches.arrays("patches"),
             **projections.arrays("projections"),
-            **({} if filters is None else {"filters": np.stack([signed(one, 100) for one in filters])}),
         }
 
-    @cached_property
-    def picture(self) -> Callable[[int], Pixels]:
-        """The preprocessed picture, uint8 [H, W, 3], of image i of the store; the last ones are kept."""
-        preprocess = Preprocess.from_dict(self.mined.config["preprocess"])
-        room = PICTURES // (3 * int(np.prod(preprocess.shape[1:])))
-        return lru_cache(max(room, 16))(lambda image: preprocess.picture(self.store[image][0]))
-
-
-def check_mined(mined: Mined, network: Network, store: ImageStore, k: int) -> None:
-    """Raise MismatchError unless a mined result is complete, of this network and store, and of k images or more."""
-    for what, found, given in (
-        ("model", mined.config["model_fingerprint"], network.fingerprint),
-        ("images", mined.config["store_fingerprint"], store.fingerprint),
-    ):
-        if found != given:
-            raise MismatchError(f"mined with {what} {found[:16]}, {given[:16]} given; mine again, or give the same")
-    if not mined.complete or mined.config["k"] < k:
-        raise MismatchError(
-            f"mined was the top {mined.config['k']} of {mined.done} of {mined.total} images; expected all images and "
-            f"the top {k}: mine again"
-        )
+    def _window_size(self, layer: str, strongest: StrongestImages) -> tuple[int, int]:
+        """Return height and width of the part of an image that is shown; the whole image if all filters are dead."""
+        height, width = self.cache.image_size
+        if not (strongest.images >= 0).any():
+            return height, width
+        crop = self.cache.crop(layer).size
+        return min(crop[0], height), min(crop[1], width)
 
 
 @dataclass(frozen=True)
-class _Table:
-    """The part of a mined table that is shown: of some channels, the first k entries that are above zero."""
+class StrongestImages:
+    """The strongest images of some filters: the part of a mined layer's table that is shown.
 
-    channels: NDArray[np.int64]
+    Attributes:
+        channels: int64 [F].
+        values: float32 [F, k], 0 where an entry is not above zero.
+        images: int64 [F, k], -1 there.
+        positions: int64 [F, k, 2], (y, x) on the layer's map, -1 there.
+    """
+
+    channels: Ints
     values: NDArray[np.float32]
-    images: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    images: Ints
+    positions: Ints
 
     @classmethod
-    def of(cls, found: MinedLayer, channels: NDArray[np.int64], k: int) -> _Table:
-        values, images, positions = (part[channels, :k] for part in (found.values, found.images, found.positions))
-        none = ~(values > 0)
+    def of(cls, mined_layer: MinedLayer, channels: Ints, k: int) -> StrongestImages:
+        """Take the first k entries of some channels."""
+        table = mined_layer.top
+        values, images, positions = (array[channels, :k] for array in (table.values, table.images, table.positions))
+        absent = ~(values > 0)
         return cls(
             channels,
-            np.where(none, 0, values).astype(np.float32),
-            np.where(none, -1, images),
-            np.where(none[..., None], -1, positions),
+            np.where(absent, 0, values).astype(np.float32),
+            np.where(absent, -1, images),
+            np.where(absent[..., None], -1, positions),
         )
+
+    def winners(self, rows: range | list[int]) -> list[Winner]:
+        """Return the entries of some rows that are above zero."""
+        return [
+            Winner(int(self.channels[row]), int(rank)) for row in rows for rank in np.flatnonzero(self.images[row] >= 0)
+        ]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """The tiles of one filter, [k, h, w, 3]."""
+class _FilterTiles:
+    """The tiles of one filter.
+
+    Attributes:
+        patches: uint8 [k, h, w, 3].
+        projections: uint8 [k, h, w, 3].
+    """
 
     patches: Pixels
     projections: Pixels
 
-    def put(self, rank: int, picture: Pixels, projection: StoredProjection, window: Box) -> None:
+    def put(self, rank: int, patch: Pixels, projection: StoredProjection, window: Box) -> None:
         size = (self.patches.shape[1], self.patches.shape[2])
-        patch = picture[window.top : window.bottom, window.left : window.right]
         self.patches[rank] = resized(patch, size)
-        self.projections[rank] = resized(signed(projection.cut(window)), size)
+        self.projections[rank] = resized(signed_picture(projection.cut(window)), size)
 
 
-def _activity(found: MinedLayer, channels: NDArray[np.int64]) -> dict[str, Array]:
-    activity = found.activity
+def _activity(mined_layer: MinedLayer, channels: Ints) -> dict[str, Array]:
+    activity = mined_layer.activity
     return {
         "fired": activity.fired[channels],
         "firing_rate": activity.frequency[channels],
@@ -233,47 +258,29 @@ def _activity(found: MinedLayer, channels: NDArray[np.int64]) -> dict[str, Array
     }
 
 
-def _classes(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Array]:
+def _classes(images: Ints, labels: Ints) -> dict[str, Array]:
     """Return the class that is most frequent among each filter's images [F, k], and its share of them.
 
-    Of several, the one whose image is strongest.
+    Of classes that are equally frequent, the one whose image is strongest is taken.
     """
-    top, share = np.full(len(images), -1), np.zeros(len(images))
-    for f, row in enumerate(images):
-        seen = labels[row[row >= 0]]
-        known = seen[seen >= 0]
-        if len(known):
-            times = (known[:, None] == known[None, :]).sum(1)
-            top[f], share[f] = known[times.argmax()], times.max() / len(seen)
-    return {"top_class": top, "top_class_share": share}
+    top_class, share = np.full(len(images), -1), np.zeros(len(images))
+    for row, filter_images in enumerate(images):
+        filter_labels = labels[filter_images[filter_images >= 0]]
+        known_labels = filter_labels[filter_labels >= 0]
+        if len(known_labels):
+            times = (known_labels[:, None] == known_labels[None, :]).sum(1)
+            top_class[row], share[row] = known_labels[times.argmax()], times.max() / len(filter_labels)
+    return {"top_class": top_class, "top_class_share": share}
 
 
 def tile_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of the tile that shows a window (height, width): the same, or TILE on its longer side."""
+    """Return the size of the tile that shows a window: that of the window, scaled down if it is longer than TILE.
+
+    Args:
+        size: height and width of the window in pixels.
+
+    >>> tile_size((60, 40)), tile_size((192, 96))
+    ((60, 40), (96, 48))
+    """
     scale = min(1.0, TILE / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize a picture, uint8 [h, w, 3], to (height, width), antialiased."""
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
-
-
-def signed(values: NDArray[np.floating[Any]], share: float = 99.8) -> Pixels:
-    """Return signed values [h, w, C] as a picture, uint8 [h, w, 3]: zero is grey, the contrast is its own.
-
-    The `share` percentile of the absolute values has full contrast, as in the layer figure (`figures.tiles.stretched`).
-    """
-    peak = float(np.percentile(np.abs(values), share)) or float(np.abs(values).max()) or 1.0
-    levels = np.clip(0.5 + 0.5 * values / peak, 0, 1)
-    return np.broadcast_to(np.floor(255 * levels + 0.5).astype(np.uint8), (*values.shape[:2], 3))
-
-
-def compressed(name: str, tiles: NDArray[Any]) -> dict[str, Array]:
-    """Return tiles, uint8 [G, n, h, w, 3], as a result keeps them."""
-    writer = TileWriter((tiles.shape[1], tiles.shape[2], tiles.shape[3]))
-    for row in tiles:
-        writer.add(row)
-    return writer.arrays(name)

@@ -7,60 +7,89 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-DUPLICATE = 0.95  # a correlation from which on a filter is called a duplicate; this package's choice
-FIRED = 10  # images in which both must have fired for that: fewer agree by chance
+from deconvviz.metrics.intervals import DUPLICATE, unit_columns
+from deconvviz.types import Floats, Ints
+
+FIRED = 10  # images in which both filters must have fired to be called duplicates: fewer agree by chance
 AT_ONCE = 512  # filters whose correlations with all others are in memory together
-WORDS = "Pearson correlation of the maxima of the filters' maps over the images"
+DEFINITION = "Pearson correlation of the maxima of the filters' maps over the images"
 
 
 class Similar(NamedTuple):
-    """For each of F filters: `neighbours` int64 [F, n], the channels most similar to it, -1 where there are fewer;
-    `similarity` float32 [F, n], 0 there; `duplicate_of` int64 [F], a lower channel that it repeats, or -1."""
+    """Which filters are similar to each of F filters.
 
-    neighbours: NDArray[np.int64]
+    Attributes:
+        neighbours: int64 [F, n], the channels that are most similar to it, -1 where there are fewer.
+        similarity: float32 [F, n], their correlation with it, -1 to 1; 0 where there are fewer.
+        duplicate_of: int64 [F], a lower channel that it repeats, or -1.
+    """
+
+    neighbours: Ints
     similarity: NDArray[np.float32]
-    duplicate_of: NDArray[np.int64]
+    duplicate_of: Ints
 
 
-def similar_filters(maxima: NDArray[np.float32], channels: NDArray[np.int64], count: int = 6) -> Similar:
-    """Return the filters most similar to each one, among those chosen.
+def similar_filters(maxima: NDArray[np.float32], channels: Ints, count: int = 6) -> Similar:
+    """Return the filters that are most similar to each one, among those chosen.
 
-    Similarity is the Pearson correlation of two filters' maxima over the images: -1 to 1, whatever their scale. A
-    filter that is the same for all images (a dead one) has no correlation, hence no neighbours. A duplicate correlates
-    by DUPLICATE or more with a lower channel, where both fired (lay above their minimum) in FIRED images at least.
+    Similarity is the Pearson correlation of two filters' maxima over the images. A filter whose maximum is the same in
+    all images (a dead one) has no correlation, and so no neighbours. A filter is a duplicate of a lower channel if they
+    correlate by DUPLICATE or more, and each of them fired (lay above its minimum) in at least FIRED images.
 
     Args:
-        maxima: [N, C], the maximum of each filter's map in each image.
-        channels: int64 [F], those to compare.
-        count: neighbours of each, or fewer where there are not so many others.
+        maxima: float32 [N, C], the maximum of each filter's map in each image.
+        channels: int64 [F], the filters to compare.
+        count: neighbours of each filter, or all others where there are fewer.
+
+    Source: our choice, with its thresholds.
+
+    >>> maxima = np.array([[3.0, 0.0, 6.1], [2.0, 5.0, 4.0], [1.0, 1.0, 2.0]], np.float32)
+    >>> similar = similar_filters(maxima, np.arange(3), count=1)
+    >>> similar.neighbours.ravel(), similar.similarity.ravel().round(2)
+    (array([2, 0, 0]), array([ 1.  , -0.19,  1.  ], dtype=float32))
     """
-    n = max(min(count, len(channels) - 1), 0)
+    neighbour_count = max(min(count, len(channels) - 1), 0)
     values = maxima[:, channels].astype(np.float64)
-    fired = (values > values.min(0)).sum(0)
-    centred = values - values.mean(0)
-    length = np.sqrt((centred**2).sum(0))
-    unit = np.divide(centred, length, out=np.zeros_like(centred), where=fired > 0).astype(np.float32)
-    parts = [_rows(unit, fired, channels, start, n) for start in range(0, len(channels), AT_ONCE)]
+    images_fired = (values > values.min(0)).sum(0)
+    compared = _Compared(unit_columns(values).astype(np.float32), images_fired, channels)
+    parts = [compared.similar(start, neighbour_count) for start in range(0, len(channels), AT_ONCE)]
     return Similar(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _rows(
-    unit: NDArray[np.float32], fired: NDArray[np.int64], channels: NDArray[np.int64], start: int, n: int
-) -> Similar:
-    """Compare the filters from `start` on, AT_ONCE of them, with all."""
-    rows = np.arange(start, min(start + AT_ONCE, len(channels)))
-    found = unit[:, rows].T @ unit
-    found[:, fired == 0] = -np.inf
-    found[fired[rows] == 0] = -np.inf
-    found[np.arange(len(rows)), rows] = -np.inf
-    nearest = np.argsort(-found, axis=1, kind="stable")[:, :n]
-    similarity = np.take_along_axis(found, nearest, 1)
-    none = np.isneginf(similarity)
-    often = fired >= FIRED
-    lower = (channels[None, :] < channels[rows, None]) & often[None, :] & often[rows, None]
-    candidates = np.where(lower, found, -np.inf)
-    best = candidates.argmax(1)
-    repeats = candidates[np.arange(len(rows)), best] >= DUPLICATE
-    return Similar(
-        np.where(none, -1, channels[nearest]), np.where(none, 0, similarity), np.where(repeats, channels[best], -1)
-    )
+class _Compared(NamedTuple):
+    """The filters that are compared.
+
+    Attributes:
+        unit: float32 [N, F], each filter's maxima less their mean, of length 1.
+        images_fired: int64 [F], in how many images the maximum lies above its minimum.
+        channels: int64 [F].
+    """
+
+    unit: NDArray[np.float32]
+    images_fired: Ints
+    channels: Ints
+
+    def similar(self, start: int, count: int) -> Similar:
+        """Compare AT_ONCE filters, from `start` on, with all."""
+        rows = np.arange(start, min(start + AT_ONCE, len(self.channels)))
+        correlations = self.unit[:, rows].T @ self.unit
+        correlations[:, self.images_fired == 0] = -np.inf
+        correlations[self.images_fired[rows] == 0] = -np.inf
+        correlations[np.arange(len(rows)), rows] = -np.inf
+        nearest = np.argsort(-correlations, axis=1, kind="stable")[:, :count]
+        similarity = np.take_along_axis(correlations, nearest, 1)
+        absent = np.isneginf(similarity)
+        return Similar(
+            np.where(absent, -1, self.channels[nearest]),
+            np.where(absent, 0, similarity),
+            self._duplicates(rows, correlations),
+        )
+
+    def _duplicates(self, rows: Ints, correlations: Floats | NDArray[np.float32]) -> Ints:
+        """Return for each row the lower channel that it correlates with most, where it is a duplicate; else -1."""
+        often = self.images_fired >= FIRED
+        lower = (self.channels[None, :] < self.channels[rows, None]) & often[None, :] & often[rows, None]
+        candidates = np.where(lower, correlations, -np.inf)
+        best = candidates.argmax(1)
+        repeats = candidates[np.arange(len(rows)), best] >= DUPLICATE
+        return np.asarray(np.where(repeats, self.channels[best], -1), np.int64)

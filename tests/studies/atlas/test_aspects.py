@@ -12,48 +12,47 @@ from gallery_case import DEAD, PREPROCESS, Case
 
 import deconvviz as dv
 from deconvviz.data.images import ImageStore
+from deconvviz.data.pictures import signed_picture
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import MismatchError
 from deconvviz.models.load import DEMO_SNAPSHOTS
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.atlas import aspects
-from deconvviz.studies.atlas.galleries import signed
+from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import Evolution
 
 
 def test_invariance_is_that_of_the_study(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aspects, "TRANSFORMED", 3)
-    arguments = (case.network, case.store, ["relu1", "relu2"], tmp_path / "i.h5")
-    found = aspects.measured_invariance(*arguments, preprocess=PREPROCESS, progress=False)
+    inputs, out = case.inputs(), tmp_path / "i.h5"
+    found = aspects.filter_invariance(inputs, ["relu1", "relu2"], out, progress=False)
     expected = dv.invariance(
         case.network, case.store, "relu2", preprocess=PREPROCESS, which=[0, 14, 29], units=["relu2"], progress=False
     )
-    arrays = found.of("relu2")
+    arrays = found["relu2"]
     assert sorted(arrays) == [f"invariance/{kind}" for kind in ("rotation", "scale", "translate-x", "translate-y")]
     for kind, scores in zip(expected.steps, expected.per_unit("relu2"), strict=True):
         np.testing.assert_allclose(arrays[f"invariance/{kind}"], scores, atol=1e-6)
-    assert np.isnan(arrays["invariance/scale"][DEAD]) and len(found.of("relu1")["invariance/scale"]) == 6
+    assert np.isnan(arrays["invariance/scale"][DEAD]) and len(found["relu1"]["invariance/scale"]) == 6
     monkeypatch.setattr(aspects, "invariance", None)  # not measured again
-    again = aspects.measured_invariance(*arguments, preprocess=PREPROCESS, progress=False)
-    assert np.array_equal(again.of("relu2")["invariance/scale"], arrays["invariance/scale"], equal_nan=True)
+    again = aspects.filter_invariance(inputs, ["relu1", "relu2"], out, progress=False)
+    assert np.array_equal(again["relu2"]["invariance/scale"], arrays["invariance/scale"], equal_nan=True)
     with pytest.raises(MismatchError, match="layers"):
-        aspects.measured_invariance(case.network, case.store, ["relu2"], arguments[3], preprocess=PREPROCESS)
+        aspects.filter_invariance(inputs, ["relu2"], out)
 
 
-def occluded(case: Case, out: pathlib.Path) -> aspects.Measured:
-    chosen = {"relu1": range(6), "relu2": [0, DEAD, 8]}
-    return aspects.measured_occlusion(
-        case.network, case.store, case.mined, chosen, out, preprocess=PREPROCESS, progress=False
-    )
+def occluded(case: Case, out: pathlib.Path) -> aspects.LayerArrays:
+    channels = {"relu1": range(6), "relu2": [0, DEAD, 8]}
+    return aspects.filter_occlusion(case.inputs(), case.mined, channels, out, progress=False)
 
 
 def test_occlusion_is_the_sum_of_the_map_under_each_square(case: Case, tmp_path: pathlib.Path) -> None:
     found = occluded(case, tmp_path / "o.h5")
-    places = aspects.places_of(aspects.occluder_for(PREPROCESS))
+    places = aspects.occluder_for(PREPROCESS).boxes
     assert places[0].tolist() == [0, 0, 7, 7] and places[-1].tolist() == [21, 21, 28, 28] and len(places) == 64
     for layer, chosen in (("relu1", range(6)), ("relu2", [0, 8])):
-        arrays = found.of(layer)
+        arrays = found[layer]
         for c in chosen:
             image = int(case.maps[layer].max((2, 3))[:, c].argmax())
             assert arrays["occlusion/image"][c] == image
@@ -67,7 +66,7 @@ def test_occlusion_is_the_sum_of_the_map_under_each_square(case: Case, tmp_path:
                     value = case.model.relu1(case.model.conv1(x))
                     value = value if layer == "relu1" else case.model.relu2(case.model.conv2(value))
                 assert arrays["occlusion/values"][c, w] == pytest.approx(float(value[0, c].sum()), rel=1e-4)
-    arrays = found.of("relu2")
+    arrays = found["relu2"]
     assert arrays["occlusion/image"][DEAD] == -1 and np.isnan(arrays["occlusion/values"][DEAD]).all()
     assert arrays["occlusion/image"][1] == -1 and np.isnan(arrays["occlusion/whole"][1])  # not asked for
 
@@ -75,7 +74,7 @@ def test_occlusion_is_the_sum_of_the_map_under_each_square(case: Case, tmp_path:
 def test_an_interrupted_occlusion_goes_on(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     occluded(case, tmp_path / "whole.h5")
     monkeypatch.setattr(aspects, "COMMIT", 2)
-    done, measure = list[int](), aspects._Occluding.image
+    done, measure = list[int](), aspects.OcclusionMeasurement.measure
 
     def failing(self: Any, image: int, arrays: Any) -> None:
         if len(done) == 3:
@@ -83,12 +82,12 @@ def test_an_interrupted_occlusion_goes_on(case: Case, tmp_path: pathlib.Path, mo
         done.append(image)
         measure(self, image, arrays)
 
-    monkeypatch.setattr(aspects._Occluding, "image", failing)
+    monkeypatch.setattr(aspects.OcclusionMeasurement, "measure", failing)
     with pytest.raises(KeyboardInterrupt):
         occluded(case, tmp_path / "o.h5")
     again = list[int]()
     monkeypatch.setattr(
-        aspects._Occluding, "image", lambda self, i, arrays: (again.append(i), measure(self, i, arrays))
+        aspects.OcclusionMeasurement, "measure", lambda self, i, arrays: (again.append(i), measure(self, i, arrays))
     )
     occluded(case, tmp_path / "o.h5")
     assert again[0] == done[2] and not {*done[:2]} & {*again}  # the two that were committed are not done again
@@ -103,15 +102,20 @@ def test_evolution_in_tiles(scenes: pathlib.Path, tmp_path: pathlib.Path, monkey
     results = list[Evolution]()
     monkeypatch.setattr(aspects, "evolve", lambda *given, **more: results.append(evolve(*given, **more)) or results[0])
     with ImageStore.open(scenes) as store:
-        found = aspects.followed(
-            snapshots, loaded.model, store, ["relu3"], [5, 40], tmp_path, preprocess=preprocess, progress=False
-        )["relu3"]
+        inputs = AtlasInputs(
+            network=dv.capture(loaded.model, preprocess.shape),
+            model=loaded.model,
+            store=store,
+            preprocess=preprocess,
+            snapshots=snapshots,
+        )
+        found = aspects.filter_evolution(inputs, ["relu3"], [5, 40], tmp_path, progress=False)["relu3"]
     layer = results[0].layers[0]
     assert found["evolution/epochs"].tolist() == list(snapshots.epochs)
     assert found["evolution/channels"].tolist() == [5, 40]
     assert np.array_equal(found["evolution/values"], layer.values)
     assert np.array_equal(found["evolution/patches"], layer.patches)  # a crop below the largest tile stays as it is
-    assert np.array_equal(found["evolution/projections"][1, 2], signed(layer.projections[1, 2]))
+    assert np.array_equal(found["evolution/projections"][1, 2], signed_picture(layer.projections[1, 2]))
     assert found["evolution/projections"].shape == layer.patches.shape
     after = loaded.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before), "the model itself got other weights"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Outcome
-from gallery_case import OUTPUTS, PREPROCESS, Case, K
+from gallery_case import OUTPUTS, Case, K
 
 import deconvviz as dv
 from deconvviz.data.images import ImageStore
@@ -21,26 +21,27 @@ from deconvviz.results.results import Result
 from deconvviz.results.tiles import load_gallery
 from deconvviz.studies.atlas import aspects
 from deconvviz.studies.atlas.command import atlas
-from deconvviz.studies.atlas.make import AtlasMaker, Wanted
+from deconvviz.studies.atlas.make import make_atlas
+from deconvviz.studies.atlas.result import AtlasOptions
 from deconvviz.studies.mining.mine import mine
 
 
 def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aspects, "TRANSFORMED", 2)
-    wanted = Wanted(
-        ("relu2", "relu1"),
-        K,
-        (0, 5, 3),
+    options = AtlasOptions(
+        layers=("relu2", "relu1"),
+        k=K,
+        filters=(0, 5, 3),
         decisions=2,
         methods=("gradient",),
         cam_layer="relu2",
         invariance=True,
         occlusion=True,
     )
-    made = AtlasMaker(case.network, case.model, case.store, PREPROCESS, wanted, outputs=OUTPUTS, progress=False)
-    found = made.run(tmp_path / "atlas")
+    inputs = case.inputs(outputs=OUTPUTS)
+    found = make_atlas(inputs, options, tmp_path / "atlas", progress=False)
     assert [path.name for path in found.galleries] == ["00-relu1.h5", "01-relu2.h5"]  # in the order of depth
-    assert found.filters == found.made == 6 and "6 filters of 2 layers" in repr(found)
+    assert found.filters == found.new_filters == 6 and "6 filters of 2 layers" in repr(found)
     arrays = load_gallery(found.galleries[1]).arrays
     maxima = case.maps["relu2"].max((2, 3))[:, [0, 5, 3]]
     assert arrays["similarity"][0, 0] == pytest.approx(np.corrcoef(maxima.T[:2])[0, 1], abs=1e-5)
@@ -49,8 +50,8 @@ def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pyt
     assert arrays["occlusion/places"].shape == (64, 4)
     assert np.array_equal(found.picture(7), case.pictures[7])
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "atlas").rglob("*.h5")}
-    again = made.run(tmp_path / "atlas")
-    assert again.filters == 6 and again.made == 0 and again.galleries == found.galleries
+    again = make_atlas(inputs, options, tmp_path / "atlas", progress=False)
+    assert again.filters == 6 and again.new_filters == 0 and again.galleries == found.galleries
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "atlas").rglob("*.h5")} == times
     assert found.decisions is not None and len(Result.load(found.decisions, "decisions", 1).arrays["images"]) == 2
 

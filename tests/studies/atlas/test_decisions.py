@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from gallery_case import OUTPUTS, PREPROCESS, SIDE, Case
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import deconvviz as dv
 from deconvviz.errors import DataError, MismatchError
@@ -18,33 +16,16 @@ from deconvviz.results.results import Result
 from deconvviz.studies.atlas import decisions as deciding
 
 
-@given(st.lists(st.integers(-1, 5), min_size=1, max_size=40), st.integers(1, 45))
-@settings(max_examples=60, deadline=None)
-def test_spread(labels: list[int], count: int) -> None:
-    given = np.array(labels)
-    chosen = deciding.spread(given, count)
-    assert len(chosen) == min(count, len(labels)) and (np.diff(chosen) > 0).all()
-    times = {label: int((given[chosen] == label).sum()) for label in labels}
-    for label, n in times.items():  # a class comes again only when every other one has come as often, or is used up
-        assert all(n - 1 <= m or m == labels.count(other) for other, m in times.items()), times
-        first = np.flatnonzero(given == label)[:n]
-        assert np.array_equal(first, chosen[given[chosen] == label])
-
-
-def test_spread_takes_classes_evenly() -> None:
-    assert deciding.spread(np.arange(101), 5).tolist() == [0, 25, 50, 75, 100]
-    assert deciding.spread(np.array([1, 1, 0, 0]), 2).tolist() == [0, 2]
-    assert deciding.spread(np.array([0, 0, 0, 1]), 1).tolist() == [0]
-
-
-def decided(case: Case, out: pathlib.Path, count: int = 6, **more: Any) -> Result:
-    explaining = deciding.Explaining(case.network, PREPROCESS, ("grad-cam", "recipro-cam", "gradient"), "relu2")
-    return deciding.decisions(explaining, case.store, count, out, **{"outputs": OUTPUTS, "progress": False, **more})
+def decided(case: Case, out: pathlib.Path, count: int = 6, **inputs: Any) -> Result:
+    methods = ("grad-cam", "recipro-cam", "gradient")
+    subject = case.inputs(**{"outputs": OUTPUTS, **inputs})
+    explainer = deciding.DecisionExplainer(subject, methods, "relu2", progress=False)
+    return deciding.explain_decisions(explainer, count, out)
 
 
 @pytest.fixture(scope="module")
 def six(case: Case) -> Result:
-    decided(case, case.folder / "decisions.h5", names=list("abcdefg"))
+    decided(case, case.folder / "decisions.h5", output_names=list("abcdefg"))
     return Result.load(case.folder / "decisions.h5", "decisions", 1)
 
 
@@ -81,8 +62,8 @@ def test_maps_are_those_of_the_methods(case: Case, six: Result) -> None:
 
 def test_large_maps_are_kept_small(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deciding, "MAP", 7)
-    explaining = deciding.Explaining(case.network, PREPROCESS, ("gradient",), "relu2")
-    found = explaining.image(case.pictures[0], -1)
+    explainer = deciding.DecisionExplainer(case.inputs(), ("gradient",), "relu2")
+    found = explainer.explain(case.pictures[0], -1)
     whole = dv.cam("gradient", case.network)(case.x[:1], int(found["targets"][0]))[0].double().numpy()
     mean = whole.reshape(7, 4, 7, 4).mean((1, 3))
     expected = 255 * (mean - mean.min()) / (mean.max() - mean.min())
@@ -107,7 +88,7 @@ def test_probabilities_under_a_square(case: Case, six: Result) -> None:
 
 def test_decisions_go_on_and_do_not_change(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decided(case, tmp_path / "whole.h5")
-    explain, calls = deciding.Explaining.image, list[int]()
+    explain, calls = deciding.DecisionExplainer.explain, list[int]()
 
     def failing(self: Any, image: Any, own: int) -> Any:
         calls.append(own)
@@ -115,7 +96,7 @@ def test_decisions_go_on_and_do_not_change(case: Case, tmp_path: pathlib.Path, m
             raise KeyboardInterrupt
         return explain(self, image, own)
 
-    monkeypatch.setattr(deciding.Explaining, "image", failing)
+    monkeypatch.setattr(deciding.DecisionExplainer, "explain", failing)
     with pytest.raises(KeyboardInterrupt):
         decided(case, tmp_path / "d.h5")
     decided(case, tmp_path / "d.h5")

@@ -11,11 +11,12 @@ from gallery_case import DEAD, IMAGES, RARE, SIDE, Case, K, soft_tiles
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.errors import MismatchError
 from deconvviz.figures.tiles import stretched
-from deconvviz.results.tiles import Gallery
+from deconvviz.results.tiles import GREY, Gallery
 from deconvviz.studies.atlas import galleries as making
-from deconvviz.studies.atlas.galleries import GalleryMaker, resized, signed, tile_size
+from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.mining.result import Mined, MinedLayer
 from deconvviz.studies.mining.topk import Activity, TopK
 
@@ -40,7 +41,7 @@ def test_entries_that_are_not_above_zero_are_none() -> None:
     values = np.array([[3, 0.5, -0.25, -np.inf], [0, 0, 0, -1]], np.float32)
     images, positions = np.array([[4, 2, 7, -1], [0, 1, 2, 3]]), np.arange(16).reshape(2, 4, 2)
     found = MinedLayer(name="conv", top=TopK(values, images, positions), activity=Activity.empty(2))
-    table = making._Table.of(found, np.array([1, 0]), 3)
+    table = making.StrongestImages.of(found, np.array([1, 0]), 3)
     assert table.values.tolist() == [[0, 0, 0], [3, 0.5, 0]] and table.images.tolist() == [[-1] * 3, [4, 2, -1]]
     assert table.positions[1].tolist() == [[0, 1], [2, 3], [-1, -1]] and (table.positions[0] == -1).all()
 
@@ -111,8 +112,8 @@ def test_the_contrast_is_that_of_the_layer_figure() -> None:
     for values in (sparse, rng.normal(0, 1, (20, 17, 3)), np.zeros((4, 4, 3)), rng.normal(0, 1e-9, (9, 9, 1))):
         values[:1, :1] *= 40  # beyond full contrast
         expected = np.floor(255 * stretched(values) + 0.5)
-        assert np.array_equal(signed(values), np.broadcast_to(expected, (*values.shape[:2], 3)))
-    assert (signed(np.zeros((4, 4, 3))) == making.GREY).all()
+        assert np.array_equal(signed_picture(values), np.broadcast_to(expected, (*values.shape[:2], 3)))
+    assert (signed_picture(np.zeros((4, 4, 3))) == GREY).all()
 
 
 def test_tiles_are_bounded_and_keep_their_form() -> None:
@@ -185,8 +186,7 @@ def test_what_does_not_belong_together_is_refused(case: Case) -> None:
     for change, words in (
         ({"k": K + 2}, f"top {K + 1} of {IMAGES}"),
         ({"mined": Mined(**{**vars(case.mined), "done": 3})}, f"of 3 of {IMAGES}"),
-        ({"network": other}, "mined with model"),
+        ({"inputs": case.inputs(network=other)}, "mined with model"),
     ):
-        arguments = {**vars(case.maker()), **change}
         with pytest.raises(MismatchError, match=words):
-            GalleryMaker(**{name: arguments[name] for name in GalleryMaker.__dataclass_fields__})
+            case.maker(**change)

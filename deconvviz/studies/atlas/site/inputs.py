@@ -17,6 +17,7 @@ from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
 from deconvviz.results.results import reading
 from deconvviz.results.tiles import load_gallery
+from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 from deconvviz.web.scripts import folder_name
 
@@ -26,7 +27,6 @@ REQUIRED = (
     *("firing_rate", "maximum", "mean_activation", "dead", "top_class", "top_class_share", "neighbours"),
     *("similarity", "duplicate_of"),
 )
-DECISIONS_KIND, DECISIONS_SCHEMA = "decisions", 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,123 @@
+"""What an atlas is made of: a network, images, and what was computed of them before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from deconvviz.data.feed import Feed
+from deconvviz.data.images import ImageStore
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.errors import MismatchError
+from deconvviz.graph.network import Network
+from deconvviz.results.results import digest_of, require_same, versions
+from deconvviz.results.snapshots import Snapshots
+from deconvviz.studies.mining.cache import PICTURES
+from deconvviz.studies.mining.result import Mined
+from deconvviz.types import Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasInputs:
+    """What an atlas is made of.
+
+    Attributes:
+        network: captured, on the device that computes.
+        model: the module that it was captured from; the weights of snapshots are loaded into a copy of it.
+        store: the images.
+        preprocess: how an image becomes the network's input.
+        mined: what mining found in these images; None if the atlas shall mine them.
+        snapshots: of a training of this kind of network, through which filters are followed; None for none.
+        outputs: int64, the output that stands for each class of the images; None where that is unknown.
+        output_names: of the network's outputs; empty where they are unknown.
+        sources: where model and images came from, for the files.
+    """
+
+    network: Network
+    model: nn.Module
+    store: ImageStore
+    preprocess: Preprocess
+    mined: Mined | None = None
+    snapshots: Snapshots | None = None
+    outputs: Ints | None = None
+    output_names: Sequence[str] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def feed(self) -> Feed:
+        """All images of the store, prepared for the network; the last ones that were used stay in memory."""
+        return Feed(self.store, self.preprocess, memory=PICTURES)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The sources with the path of the images and the versions of what computes, for the files."""
+        return {"images": str(self.store.path), "versions": versions(), **self.sources}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What identifies the inputs; it must agree for an atlas to be continued."""
+        outputs = [list(self.output_names), None if self.outputs is None else self.outputs.tolist()]
+        return {
+            **self.identity,
+            "model": self.network.name,
+            "mined": None if self.mined is None else digest_of(self.mined.config),
+            "snapshots": self.training_digest,
+            "outputs": digest_of(outputs),
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies network, images and preprocessing."""
+        return {
+            "model_fingerprint": self.network.fingerprint,
+            "images_fingerprint": self.store.fingerprint,
+            "preprocess": self.preprocess.as_dict(),
+        }
+
+    @property
+    def training_digest(self) -> str | None:
+        """What identifies the snapshots; None where there are none."""
+        if self.snapshots is None:
+            return None
+        return digest_of([self.snapshots.config, self.snapshots.epochs, self.snapshots.history])
+
+    def by_depth(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """Return layers in the order of depth, each once; raises LayerNotFound for a name that does not exist."""
+        names = {self.network.layer(name).name for name in layers}
+        return tuple(name for name in self.network.layers if name in names)
+
+    def require_mined(self, mined: Mined, layers: Sequence[str], k: int) -> None:
+        """Check that a mined result is of these inputs.
+
+        Args:
+            mined: from `mine` or `load_mined`.
+            layers: that it must hold.
+            k: images of each filter that it must hold.
+
+        Raises:
+            MismatchError: it is of another network, other images or another preprocessing; it is unfinished; or it
+                holds too few images of a filter.
+            DataError: it does not hold a layer.
+        """
+        for what, mined_with, present in (
+            ("model", mined.config["model_fingerprint"], self.network.fingerprint),
+            ("images", mined.config["store_fingerprint"], self.store.fingerprint),
+        ):
+            if mined_with != present:
+                raise MismatchError(
+                    f"mined with {what} {mined_with[:16]}, {present[:16]} given; mine again, or give the same"
+                )
+        advice = "mine again, or give the options that it was mined with"
+        preprocess = {"preprocess": self.preprocess.as_dict()}
+        require_same("the mined file", {"preprocess": mined.config["preprocess"]}, preprocess, advice)
+        for layer in layers:
+            _ = mined[layer]
+        if not mined.complete or mined.config["k"] < k:
+            raise MismatchError(
+                f"mined was the top {mined.config['k']} of {mined.done} of {mined.total} images; expected all images "
+                f"and the top {k}: mine again"
+            )

@@ -1,0 +1,87 @@
+"""What an atlas shows, and the files that making one gives."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deconvviz.types import Pixels
+
+METHODS = ("grad-cam", "layercam", "recipro-cam", "guided")  # explain decisions where no others are named
+DECISIONS_KIND, DECISIONS_SCHEMA = "decisions", 1  # of the file with the decisions that are explained
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasOptions:
+    """What an atlas shows.
+
+    Attributes:
+        layers: names of the layers.
+        filters: channels of each layer, or "active", "random" or "first"; None for all channels.
+        count: filters of each layer, where `filters` is a word.
+        k: images of each filter.
+        rule: of the projections: "deconvnet", "guided" or "gradient".
+        decisions: number of images whose decision is explained; 0 for none.
+        methods: names of the methods that explain decisions.
+        cam_layer: the layer at which the methods explain; None for the last one with rows and columns.
+        invariance: whether each filter is scored under transforms of images.
+        occlusion: whether a grey square is moved over each filter's strongest image.
+
+    >>> AtlasOptions(layers=("conv1", "conv5"), filters="active", count=16).config["count"]
+    16
+    """
+
+    layers: tuple[str, ...]
+    filters: str | tuple[int, ...] | None = None
+    count: int = 64
+    k: int = 9
+    rule: str = "deconvnet"
+    decisions: int = 12
+    methods: tuple[str, ...] = METHODS
+    cam_layer: str | None = None
+    invariance: bool = False
+    occlusion: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options as JSON values: they must agree for an atlas to be continued."""
+        return {
+            "layers": list(self.layers),
+            "filters": list(self.filters) if isinstance(self.filters, tuple) else self.filters,
+            "count": self.count if isinstance(self.filters, str) else None,
+            "k": self.k,
+            "rule": self.rule,
+            "decisions": self.decisions,
+            "methods": list(self.methods) if self.decisions else None,
+            "cam_layer": self.cam_layer,
+            "invariance": self.invariance,
+            "occlusion": self.occlusion,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasResult:
+    """The files of an atlas.
+
+    Attributes:
+        galleries: one file for each layer, in the order of depth.
+        decisions: the file with the decisions; None where none were asked for.
+        filters: number of filters that are shown.
+        new_filters: how many of them this call computed.
+        seconds: time that this call took.
+        picture: index of an image of the store -> the picture as the network receives it, uint8 [H, W, 3].
+    """
+
+    galleries: tuple[pathlib.Path, ...]
+    decisions: pathlib.Path | None
+    filters: int
+    new_filters: int
+    seconds: float
+    picture: Callable[[int], Pixels]
+
+    def __repr__(self) -> str:
+        each = f", {1000 * self.seconds / self.new_filters:.0f} ms each" if self.new_filters else ""
+        total = f"{self.filters} filters of {len(self.galleries)} layers"
+        return f"AtlasResult({total}, {self.new_filters} of them computed now in {self.seconds:.0f} s{each})"
