@@ -13,7 +13,7 @@ import torchvision
 
 import deconvviz as dv
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.studies.explainers.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 
 SPOTS = {"squeezenet1_0": "features.12", "resnet18": "layer4", "vgg16": "features.29"}
 
@@ -25,7 +25,7 @@ def learned(bench: Any, race: Callable[..., list[float]], device: torch.device) 
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, weights=None).eval().to(device)
         net = dv.capture(model, (3, 224, 224))
-        frozen = Frozen(net, [layer], Preprocess(), "fp32")
+        frozen = FrozenNetwork(net, [layer], Preprocess(), "fp32")
         ours = dv.cam("l-cam-img", net, explainer=new_explainer("l-cam-img", frozen, {}, 0))
         for count in (1, 16):
             x = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)

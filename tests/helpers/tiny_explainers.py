@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import deconvviz as dv
 from deconvviz.cam.learned.base import LEARNED, Batch, LearnedExplainer
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.studies.explainers.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 
 EXPLAINERS = ("l-cam-fm", "l-cam-img", "real-time-masking")
 TINY_SIZE = (10, 8)
@@ -62,7 +62,7 @@ def layers_of(name: str) -> list[str]:
 
 def lively_explainer(name: str, network: dv.Network | None = None, seed: int = 1, **options: Any) -> LearnedExplainer:
     """An untrained explainer of the tiny network, with weights that make lively maps."""
-    frozen = Frozen(network or tiny_net()[1], layers_of(name), TINY_PREPROCESS, "fp32")
+    frozen = FrozenNetwork(network or tiny_net()[1], layers_of(name), TINY_PREPROCESS, "fp32")
     options = {"width": 4, **options} if LEARNED[name].many else options
     explainer = new_explainer(name, frozen, options, seed)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def batch_of(
     name: str, x: Tensor, classes: list[int] | None, network: dv.Network | None = None, real: list[bool] | None = None
 ) -> Batch:
     """What the training gives for these images; its noise starts anew with every batch."""
-    frozen = Frozen(network or tiny_net()[1], layers_of(name), TINY_PREPROCESS, "fp32")
+    frozen = FrozenNetwork(network or tiny_net()[1], layers_of(name), TINY_PREPROCESS, "fp32")
     given = None if classes is None else torch.tensor(classes)
     batch = frozen.batch(x, given, torch.Generator().manual_seed(4))
     return batch if real is None else replace(batch, real=torch.tensor(real))

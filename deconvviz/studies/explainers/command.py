@@ -2,73 +2,183 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.inputs import captured, integers, load, matched_outputs, numbers, output_names
-from deconvviz.cli.options import ModelOptions, classes_option, model_options
-from deconvviz.cli.outputs import sources
+from deconvviz.choices import EXPLAINED
+from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.inputs import integers, matched_outputs, numbers, open_model, output_names
+from deconvviz.cli.options import (
+    DECODING,
+    ModelOptions,
+    classes_option,
+    layers_option,
+    model_options,
+    option_group,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
     from deconvviz.cam.learned.base import Phase
+    from deconvviz.cli.inputs import OpenedModel
+    from deconvviz.data.datasets import Images
     from deconvviz.graph.network import Network
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.explainers.options import ExplainerTrainingKeywords
+    from deconvviz.studies.explainers.result import TrainedExplainer
 
 NOTE = (
-    "An explainer learns a class from images that show it: for a class that the training did not hold, its map is "
-    "little more than noise. How it does on images held out is told at the end, beside Grad-CAM. L-CAM's default "
-    "schedule is its authors', for more than a million images: with some hundred, give a higher rate and smaller "
-    "batches, such as --lr 1 --batch-size 16."
+    "An explainer learns a class from images that show it: for a class that the training images did not show, its map "
+    "is little more than noise. At the end the command prints how the explainer does on images held out, beside "
+    "Grad-CAM. L-CAM's default schedule is its authors', for more than a million images: with some hundred, give a "
+    "higher learning rate and smaller batches, such as --lr 1 --batch-size 16."
 )
 
 
-def schedule_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what can be changed of a method's own schedule; several values with commas, one for each phase."""
-    for option in (
-        click.option("--batch-size", help="Images a step."),
-        click.option("--decay", help="Factor on the rate after each epoch (real-time-masking: each 4000 steps)."),
-        click.option("--lr", help="Learning rate to begin with; L-CAM's biases take twice that."),
-        click.option("--steps", help="Steps instead of epochs."),
-        click.option(
-            "--epochs", help="Passes over the images; more than in OUT trains on.  [default: the method's own]"
-        ),
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Changes to a method's own schedule, as they were typed: one value, or one for each phase with commas between.
+
+    Attributes:
+        epochs: passes over the images.
+        steps: steps, instead of epochs.
+        lr: learning rate to begin with.
+        decay: factor on the learning rate.
+        batch_size: images in a step.
+        augment: whether images are cropped and flipped at random.
+    """
+
+    epochs: str | None = None
+    steps: str | None = None
+    lr: str | None = None
+    decay: str | None = None
+    batch_size: str | None = None
+    augment: bool = True
+
+    def phases(self, method: str) -> tuple[Phase, ...]:
+        """Return the method's phases with these changes; raises DataError for another number of values than phases."""
+        from deconvviz.cam.learned import files  # noqa: F401, the explainers register
+        from deconvviz.cam.learned.base import LEARNED
+
+        phases = tuple(replace(phase, augment=self.augment) for phase in LEARNED[method].schedule())
+        for name in ("epochs", "steps", "lr", "decay", "batch_size"):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            values: Sequence[float] = numbers(text, "0.1") if name in ("lr", "decay") else integers(text)
+            if len(values) not in (1, len(phases)):
+                known = ", ".join(phase.name for phase in phases)
+                option = name.replace("_", "-")
+                raise DataError(f"--{option} {text} given; expected one value, or one for each of {known}")
+            values = [*values] * len(phases) if len(values) == 1 else values
+            changes: list[dict[str, Any]] = [{name: value} for value in values]
+            if name == "epochs":  # a phase of a fixed number of steps becomes one of epochs
+                changes = [{**change, "steps": 0} for change in changes]
+            phases = tuple(replace(phase, **change) for phase, change in zip(phases, changes, strict=True))
+        return phases
+
+
+schedule_options = option_group(
+    "schedule",
+    ScheduleOptions,
+    click.option(
+        "--epochs",
+        help="Passes over the images. A higher number than OUT was trained with adds some."
+        "  [default: the method's own]",
+    ),
+    click.option("--steps", help="Number of steps, instead of epochs."),
+    click.option("--lr", help="Learning rate to begin with; that of L-CAM's biases is twice as high."),
+    click.option(
+        "--decay", help="Factor on the learning rate after each epoch (real-time-masking: after each 4000 steps)."
+    ),
+    click.option("--batch-size", help="Images in a step."),
+    click.option("--augment/--no-augment", default=True, show_default=True, help="Crop and flip images at random."),
+)
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The method's options, as they were typed.
+
+    Attributes:
+        pairs: each "KEY=VALUE".
+        grid: each "KEY=V1,V2,..."; all combinations of the values are tried.
+        validation: share of the images that is held out.
+    """
+
+    pairs: tuple[str, ...]
+    grid: tuple[str, ...]
+    validation: float
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that are set; raises DataError for a pair without a value."""
+        return {key: json_value(value) for key, value in (key_and_value(text, "area=2") for text in self.pairs)}
+
+    def values(self) -> dict[str, tuple[float, ...]]:
+        """Return the values to try, option -> values; raises DataError for one without values."""
+        example = "1,2,4"
+        pairs = (key_and_value(text, f"area={example}") for text in self.grid)
+        return {key: numbers(text, example) for key, text in pairs}
+
+
+loss_options = option_group(
+    "loss",
+    LossOptions,
+    click.option(
+        "--option", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method, such as area=2."
+    ),
+    click.option(
+        "--grid",
+        multiple=True,
+        metavar="KEY=V1,V2",
+        help="Train with each of these values, and keep the explainer that does best on the images held out.",
+    ),
+    click.option(
+        "--validation",
+        default=0.2,
+        show_default=True,
+        help="Share of the images that is held out; 0 holds out none.",
+    ),
+)
 
 
 @click.command("train-cam", epilog=NOTE)
 @click.argument("method")
 @click.argument("model")
 @click.argument("images")
-@click.option("-l", "--layer", "layers", multiple=True, help="The layer to read; real-time-masking reads several.")
+@layers_option("Name of a layer to read; real-time-masking reads several.")
 @click.option(
-    "-o", "--out", required=True, help="The explainer, .pth; beside it .json, .csv; an unfinished one goes on."
+    "-o",
+    "--out",
+    required=True,
+    help="The explainer, .pth; beside it .json and .csv. A training that was interrupted resumes.",
 )
 @click.option(
     "--explain",
     default="top",
     show_default=True,
-    type=click.Choice(["top", "label"]),
+    type=click.Choice(EXPLAINED),
     help="Learn the network's own decisions, or the images' labels.",
 )
-@click.option("--option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the method, such as area=2.")
-@click.option("--grid", multiple=True, metavar="KEY=V1,V2", help="Try all of these, keep what does best held out.")
-@click.option("--validation", default=0.2, show_default=True, help="Share of the images held out; 0 for none.")
-@click.option(
-    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]), help="The network's."
-)
-@click.option("--augment/--no-augment", default=True, show_default=True, help="Random crops and flips.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, order, crops, flips.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
-@click.option("--commit-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between commits.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@loss_options
 @schedule_options
+@click.option(
+    "--commit-every",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of steps between two checkpoints.",
+)
+@run_options(
+    precision="Precision of the network's passes; the explainer computes in fp32.",
+    workers=DECODING,
+    seed="Seed of the first weights, the order of the images, crops and flips.",
+)
 @classes_option
 @model_options
 def train_cam(
@@ -78,25 +188,18 @@ def train_cam(
     layers: tuple[str, ...],
     out: str,
     explain: str,
-    given: tuple[str, ...],
-    grid: tuple[str, ...],
-    validation: float,
+    loss: LossOptions,
+    schedule: ScheduleOptions,
+    commit_every: int,
+    run: RunOptions,
     names: str | None,
-    quiet: bool,
     options: ModelOptions,
-    augment: bool,
-    epochs: str | None,
-    steps: str | None,
-    lr: str | None,
-    decay: str | None,
-    batch_size: str | None,
-    **how: Any,
 ) -> None:
     """Train an explainer for a network, which then explains an image in one forward pass.
 
-    METHOD is l-cam-fm, l-cam-img or real-time-masking. The network stays as it is. IMAGES is a packed store, a folder
-    of classes or scenes[:COUNT[:SEED]]. Interrupted, even by a power cut, the same command continues and ends with the
-    same weights (on a CPU). OUT.csv has the loss term by term.
+    METHOD is l-cam-fm, l-cam-img or real-time-masking. The network is left unchanged. IMAGES is a packed store, a
+    folder of classes or scenes[:COUNT[:SEED]]. If the training is interrupted, even by a power cut, the same command
+    resumes and ends with the same weights (on a CPU). OUT.csv has the loss term by term.
 
     \b
     Examples:
@@ -105,82 +208,84 @@ def train_cam(
       deconvviz train-cam l-cam-fm demo scenes:2000 -l relu5 --lr 0.1 --epochs 8 --grid area=1,2,4 -o lcam.pth
     """
     from deconvviz.data.datasets import open_images
-    from deconvviz.studies.explainers.search import held_out, parted, search
-    from deconvviz.studies.explainers.train import train_explainer
 
-    found = open_images(images)
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    called = output_names(loaded, names)
-    outputs = matched_outputs(found, network, called, True, "") if explain == "label" else None
-    chosen = layers or default_layers(method, network)
-    changed = {"epochs": epochs, "steps": steps, "lr": lr, "decay": decay, "batch_size": batch_size}
-    own = {key: _value(text) for key, text in (_pair(one, "area=2") for one in given)}
-    how |= {
-        "preprocess": preprocess,
-        "progress": not quiet,
-        "sources": sources(loaded),
+    opened_images = open_images(images)
+    opened = open_model(model, options)
+    class_names = output_names(opened.loaded, names)
+    outputs = matched_outputs(opened_images, opened.network, class_names, True, "") if explain == "label" else None
+    layers = layers or default_layers(method, opened.network)
+    training: ExplainerTrainingKeywords = {
+        "options": loss.options(),
+        "phases": schedule.phases(method),
         "outputs": outputs,
-        "options": own,
-        "phases": phases_of(method, changed, augment),
+        "commit_every": commit_every,
+        "sources": sources(opened.loaded),
+        **run.keywords(),
     }
-    if grid:
-        pairs = (_pair(one, "area=1,2,4") for one in grid)
-        values = {key: numbers(text, "1,2,4") for key, text in pairs}
-        table, trained = search(method, network, found, chosen, out, values, validation=validation, **how)
-        table.save_csv(pathlib.Path(out).with_suffix(".search.csv"))
-        click.echo(repr(table))
-    else:
-        learnt, held = parted(found, validation, how["seed"])
-        trained = train_explainer(method, network, learnt, chosen, out, **how)
-        if held is not None:
-            others, where = (["grad-cam"], chosen) if len(chosen) == 1 else ([], ())
-            score = held_out(trained, network, held, preprocess, others, where, not quiet)
-            score.save_csv(pathlib.Path(out).with_suffix(".held-out.csv"))
-            click.echo(f"on {len(held)} images held out:\n{score!r}")
+    work = _search if loss.grid else _train
+    trained = work(method, opened, opened_images, layers, out, loss, training)
     click.echo(repr(trained))
     click.echo(f"wrote {out}; next: deconvviz cam {method} {model} IMAGE --explainer {out} -o cam.png")
 
 
+def _search(
+    method: str,
+    opened: OpenedModel,
+    images: Images,
+    layers: Sequence[str],
+    out: str,
+    loss: LossOptions,
+    training: ExplainerTrainingKeywords,
+) -> TrainedExplainer:
+    """Train an explainer with each setting of the grid, and write and print how they do."""
+    from deconvviz.studies.explainers.search import grid_search
+
+    search, trained = grid_search(
+        method,
+        opened.network,
+        images,
+        layers,
+        out,
+        loss.values(),
+        preprocess=opened.preprocess,
+        validation=loss.validation,
+        **training,
+    )
+    search.save_csv(beside(out, ".search.csv"))
+    click.echo(repr(search))
+    return trained
+
+
+def _train(
+    method: str,
+    opened: OpenedModel,
+    images: Images,
+    layers: Sequence[str],
+    out: str,
+    loss: LossOptions,
+    training: ExplainerTrainingKeywords,
+) -> TrainedExplainer:
+    """Train an explainer, and write and print how it does on the images held out, beside Grad-CAM."""
+    from deconvviz.studies.explainers.search import evaluate_held_out, hold_out
+    from deconvviz.studies.explainers.train import train_explainer
+
+    network, preprocess, _ = opened
+    training_images, held_out = hold_out(images, loss.validation, training["seed"])
+    trained = train_explainer(method, network, training_images, layers, out, preprocess=preprocess, **training)
+    if held_out is not None:
+        others, other_layers = (["grad-cam"], layers) if len(layers) == 1 else ([], ())
+        evaluation = evaluate_held_out(
+            trained, network, held_out, preprocess, others, other_layers, progress=training["progress"]
+        )
+        evaluation.save_csv(beside(out, ".held-out.csv"))
+        click.echo(f"on {len(held_out)} images held out:\n{evaluation!r}")
+    return trained
+
+
 def default_layers(method: str, network: Network) -> tuple[str, ...]:
-    """Return the layers to read where none were named: the last maps, or the last of each size."""
+    """Return the layers to read where none is named: the last maps of the network, or the last maps of each size."""
     from deconvviz.cam.learned import files  # noqa: F401, the explainers register
     from deconvviz.cam.learned.base import LEARNED
     from deconvviz.graph.choose import last_maps, last_of_each_size
 
     return last_of_each_size(network) if LEARNED[method].many else (last_maps(network),)
-
-
-def phases_of(method: str, changed: dict[str, str | None], augment: bool) -> tuple[Phase, ...]:
-    """Return the method's phases with what was given instead; raises DataError for another number of values."""
-    from deconvviz.cam.learned.base import LEARNED
-
-    phases = LEARNED[method].schedule()
-    for name, text in changed.items():
-        if text is None:
-            continue
-        values: Sequence[float] = numbers(text, "0.1") if name in ("lr", "decay") else integers(text)
-        if len(values) not in (1, len(phases)):
-            known = ", ".join(phase.name for phase in phases)
-            raise DataError(f"--{name.replace('_', '-')} {text} given; expected one value, or one for each of {known}")
-        every = list(values) * len(phases) if len(values) == 1 else list(values)
-        instead = {"steps": 0} if name == "epochs" else {}
-        phases = tuple(
-            dataclasses.replace(phase, **{name: value, **instead})  # type: ignore[arg-type]
-            for phase, value in zip(phases, every, strict=False)
-        )
-    return tuple(dataclasses.replace(phase, augment=augment) for phase in phases)
-
-
-def _pair(text: str, such_as: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not value:
-        raise DataError(f"{text!r} given; expected KEY=VALUE, such as {such_as}")
-    return key, value
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

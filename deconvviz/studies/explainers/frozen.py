@@ -1,4 +1,4 @@
-"""A network whose weights stay: gradients go through it to a mask, and to nothing that belongs to it."""
+"""FrozenNetwork: a network whose weights stay. Gradients pass through it to a mask, and to none of its weights."""
 
 from __future__ import annotations
 
@@ -8,86 +8,116 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import widened
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.learned import files  # noqa: F401, the explainers register
 from deconvviz.cam.learned.base import LEARNED, Batch, LearnedExplainer
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import CaptureError, DataError
+from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
+from deconvviz.types import Pixels
 
 
-class Frozen:
-    """What an explainer learns from: a captured network in eval mode, its weights without gradients.
-
-    Args:
-        network: to be explained. layers: that the explainer reads. precision: "fp32" or "bf16"; maps and logits are
-            handed out in float32 at least.
+class FrozenNetwork:
+    """What an explainer learns from: a captured network in eval mode, whose weights have no gradients.
 
     Attributes:
-        shapes: layer -> (K, h, w) of its maps.
-
-    Raises:
-        CamError: a layer without rows and columns. CaptureError: the preprocessing does not fit the network, or it
-        returns something else than one score for each class.
+        original: the network as it was given.
+        network: the same network for forward passes, with weights that are cut off from any gradient.
+        layers: names of the layers that the explainer reads.
+        outputs: number of outputs.
+        dtype: of the maps and logits that are handed out: float32 at least.
+        layouts: layer -> how its value becomes maps.
+        shapes: layer -> (K, h, w), the shape of its maps.
+        black: Tensor [C, 1, 1], a black pixel, normalised.
+        full: Tensor [C, 1, 1], the difference of a white and a black pixel, normalised.
     """
 
     def __init__(self, network: Network, layers: Sequence[str], preprocess: Preprocess, precision: str) -> None:
-        if preprocess.shape != network.input_shape:
-            raise CaptureError(f"preprocessing gives {preprocess.shape}; the network takes {network.input_shape}")
+        """Freeze a network.
+
+        Args:
+            network: the network to explain; it is left unchanged.
+            layers: names of the layers that the explainer reads, in the order of depth.
+            preprocess: as the network takes images.
+            precision: of the network's passes, "fp32" or "bf16"; a float64 network stays float64 in "fp32".
+
+        Raises:
+            CamError: a layer without rows and columns.
+            CaptureError: the preprocessing does not fit the network, or the network returns something else than one
+                score for each class.
+            DataError: a layer is named twice, or the layers are not in the order of depth.
+        """
+        network.check_input(preprocess.shape)
         order = list(network.layers)
         places = [order.index(network.layer(name).name) for name in layers]
         if places != sorted(set(places)):
             raise DataError(f"layers {', '.join(layers)} given; name each once, in the order of depth")
         self.original, self.layers, self.outputs = network, tuple(layers), network.outputs
-        if network.dtype == torch.float32:
-            network = network.fast(precision, keep=layers)
-        self.network = network.replaced(network.graph, {name: t.detach() for name, t in network.tensors.items()})
-        self.exact = torch.promote_types(self.network.dtype, torch.float32)
+        forward = network.forward_only(precision, keep=layers)
+        self.network = forward.replaced(forward.graph, {name: t.detach() for name, t in forward.tensors.items()})
+        self.dtype = widened(self.network.dtype)
         backend, size = Captured(network), (preprocess.shape[1], preprocess.shape[2])
-        found = {name: torch.zeros(1, *network.layer(name).shape) for name in self.layers}
-        self.layouts = {name: backend.layout(name, value, size, None) for name, value in found.items()}
-        self.shapes = {name: tuple(self.layouts[name].maps(value).shape[1:]) for name, value in found.items()}
-        black, white = (preprocess.level(share).to(network.device, self.exact)[:, None, None] for share in (0, 1))
-        self.black, self.full = black, white - black
+        values = {name: torch.zeros(1, *network.layer(name).shape) for name in self.layers}
+        self.layouts = {name: backend.layout(name, value, size, None) for name, value in values.items()}
+        self.shapes = {name: tuple(self.layouts[name].maps(value).shape[1:]) for name, value in values.items()}
+        self.black, white = (preprocess.level(share).to(network.device, self.dtype)[:, None, None] for share in (0, 1))
+        self.full = white - self.black
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the scores [N, outputs] of images."""
-        out: Tensor = self.network(x.to(self.network.dtype)).to(self.exact)
-        return out
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the scores [N, outputs] of images [N, C, H, W]; gradients pass through to the images."""
+        scores: Tensor = self.network(images.to(self.network.dtype)).to(self.dtype)
+        return scores
 
-    def batch(self, x: Tensor, classes: Tensor | None, generator: torch.Generator) -> Batch:
-        """Return what a step needs, from one pass over images x [N, C, H, W]; classes: None for the network's own."""
-        given = x.to(self.network.dtype)
+    def batch(self, images: Tensor, classes: Tensor | None, generator: torch.Generator) -> Batch:
+        """Return what a training step needs, from one pass over images.
+
+        Args:
+            images: Tensor [N, C, H, W], normalised.
+            classes: int64 Tensor [N], the classes to explain; None takes the network's own decisions.
+            generator: of the step's noise.
+        """
+        inputs = images.to(self.network.dtype)
         with torch.no_grad():
             if len(self.layers) == 1:
-                value, tail = self.network.split(self.layers[0], given)
+                value, tail = self.network.split(self.layers[0], inputs)
                 values, output = {self.layers[0]: value}, tail(value)
             else:
-                values, output = self.network.observed(given, self.layers)
+                values, output = self.network.observed(inputs, self.layers)
                 tail = None
             classes = output.argmax(1) if classes is None else classes.to(output.device)
-            maps = {name: self.layouts[name].maps(value).to(self.exact) for name, value in values.items()}
+            maps = {name: self.layouts[name].maps(value).to(self.dtype) for name, value in values.items()}
 
-        def after(changed: Tensor) -> Tensor:
+        def after(changed_maps: Tensor) -> Tensor:
             assert tail is not None
-            first = self.layers[0]
-            full = self.layouts[first].value(changed.to(values[first].dtype), values[first])
-            scores: Tensor = tail(full).to(self.exact)
+            layer = self.layers[0]
+            changed = self.layouts[layer].value(changed_maps.to(values[layer].dtype), values[layer])
+            scores: Tensor = tail(changed).to(self.dtype)
             return scores
 
         def noise(shape: tuple[int, ...]) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float32).to(x.device, self.exact)
+            return torch.randn(shape, generator=generator, dtype=torch.float32).to(images.device, self.dtype)
 
-        real = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return Batch(x, maps, classes, real, self.black, self.full, after, self.logits, noise)
+        real = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        return Batch(images, maps, classes, real, self.black, self.full, after, self.logits, noise)
 
-    def inputs(self, preprocess: Preprocess, pictures: Any) -> Tensor:
-        """Return uint8 pictures [N, H, W, 3] as the network takes them."""
-        return preprocess.tensor(pictures, self.network.device, self.exact)
+    def inputs(self, preprocess: Preprocess, pictures: Pixels) -> Tensor:
+        """Return pictures, uint8 [N, H, W, 3], as the network takes them."""
+        return preprocess.tensor(pictures, self.network.device, self.dtype)
 
 
-def new_explainer(method: str, frozen: Frozen, options: Mapping[str, Any], seed: int) -> LearnedExplainer:
-    """Return an explainer with the weights that the seed gives; raises DataError for an option that is none of its."""
+def new_explainer(method: str, frozen: FrozenNetwork, options: Mapping[str, Any], seed: int) -> LearnedExplainer:
+    """Return an untrained explainer, whose weights are drawn from the seed.
+
+    Args:
+        method: "l-cam-fm", "l-cam-img", "real-time-masking" or another name in LEARNED.
+        frozen: the network and the layers that the explainer reads.
+        options: the method's own.
+        seed: of the first weights.
+
+    Raises:
+        DataError: an option that the method does not have, or another number of layers than it reads.
+    """
     kind = LEARNED[method]
     unknown = sorted(set(options) - set(kind.defaults()))
     if unknown:
@@ -99,6 +129,6 @@ def new_explainer(method: str, frozen: Frozen, options: Mapping[str, Any], seed:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        explainer = kind(frozen.shapes, frozen.outputs, **options).to(frozen.exact)
+        explainer = kind(frozen.shapes, frozen.outputs, **options).to(frozen.dtype)
     explainer.begin(frozen.original)
     return explainer

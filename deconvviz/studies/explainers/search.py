@@ -1,35 +1,53 @@
-"""How good a trained explainer is on images that it did not learn from, and which weights of its loss serve best."""
+"""How well a trained explainer does on images held out of its training, and a search for the weights of its loss."""
 
 from __future__ import annotations
 
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.cam.learned.files import save_explainer
 from deconvviz.data.datasets import Images, Part
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
-from deconvviz.results.files import Pathlike
-from deconvviz.results.tables import write_csv
+from deconvviz.studies.evaluation.columns import SHARES
 from deconvviz.studies.evaluation.measure import evaluate
 from deconvviz.studies.evaluation.result import Evaluation
-from deconvviz.studies.explainers.result import TrainedExplainer
+from deconvviz.studies.explainers.result import GridSearch, TrainedExplainer
 from deconvviz.studies.explainers.train import train_explainer
+from deconvviz.types import Floats, Pathlike
 
-MOST = 64  # settings in a grid: each is a training
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.run.options import RunKeywords
+    from deconvviz.studies.explainers.options import ExplainerTrainingKeywords
+
+MOST_SETTINGS = 64  # in a grid: each of them is a training
 
 
-def parted(images: Images, share: float, seed: int) -> tuple[Images, Images | None]:
-    """Split images at random into those to learn from and a share that is held out, None for a share of 0.
+def hold_out(images: Images, share: float, seed: int) -> tuple[Images, Images | None]:
+    """Split images at random into those to train on and those held out.
 
-    Raises DataError for a share outside 0 to below 1, or that leaves one of them empty.
+    Args:
+        images: the whole.
+        share: of the images that are held out, from 0 to below 1.
+        seed: of the choice.
+
+    Returns:
+        The images to train on, and the images held out; None where the share is of no image.
+
+    Raises:
+        DataError: another share, or one that leaves no image to train on.
+
+    >>> from deconvviz.data.scenes.scenes import Scenes
+    >>> training, held_out = hold_out(Scenes(8), 0.25, seed=0)
+    >>> len(training), len(held_out)
+    (6, 2)
     """
     if not 0 <= share < 1:
         raise DataError(f"a share of {share:g} to hold out given; expected 0 to below 1")
@@ -40,74 +58,37 @@ def parted(images: Images, share: float, seed: int) -> tuple[Images, Images | No
     return Part(images, np.sort(order[count:])), Part(images, np.sort(order[:count]))
 
 
-def held_out(
+def evaluate_held_out(
     trained: TrainedExplainer,
     network: Network,
     images: Images,
     preprocess: Preprocess,
     others: Sequence[str] = (),
     layers: Sequence[str] = (),
-    progress: bool = False,
+    **run: Unpack[RunKeywords],
 ) -> Evaluation:
-    """Return drop and increase at 100, 50 and 15 % on images, masked pixels black, and those of other methods."""
+    """Measure drop and increase of a trained explainer where 100, 50 and 15 % of the pixels are kept.
+
+    Args:
+        trained: the explainer.
+        network: the network that it explains.
+        images: images that it was not trained on.
+        preprocess: as the network takes images.
+        others: names of other methods to measure as well.
+        layers: names of the layers that these explain.
+        run: the fields of `RunOptions`.
+
+    Returns:
+        The evaluation; masked pixels are black.
+    """
     methods: dict[str, dict[str, Any]] = {trained.explainer.name: {"explainer": trained.explainer}}
+    methods |= {name: {} for name in others}
     return evaluate(
-        network,
-        images,
-        methods | {name: {} for name in others},
-        layers,
-        preprocess=preprocess,
-        metrics=["faithfulness"],
-        fill="black",
-        progress=progress,
+        network, images, methods, layers, preprocess=preprocess, metrics=["faithfulness"], fill="black", **run
     )
 
 
-@dataclass(frozen=True)
-class Search:
-    """A grid of settings: each one's explainer on the images held out; `best` is the one of least mean drop.
-
-    settings: one mapping each; drop, increase: float64 [settings, 3], at 100, 50 and 15 %.
-    """
-
-    settings: tuple[dict[str, float], ...]
-    drop: NDArray[np.float64]
-    increase: NDArray[np.float64]
-
-    @property
-    def best(self) -> int:
-        """The setting of least drop, mean over the three shares; of equal ones that of most increase."""
-        order = np.lexsort((-self.increase.mean(1), self.drop.mean(1)))
-        return int(order[0])
-
-    def save_csv(self, path: Pathlike) -> None:
-        """Write a row for each setting."""
-        names = list(self.settings[0])
-        head = [
-            *names,
-            *(f"{what}_{share}" for share in (100, 50, 15) for what in ("average_drop", "increase")),
-            "best",
-        ]
-        rows = [
-            [
-                *setting.values(),
-                *(float(v) for pair in zip(self.drop[n], self.increase[n], strict=True) for v in pair),
-                int(n == self.best),
-            ]
-            for n, setting in enumerate(self.settings)
-        ]
-        write_csv(path, head, rows)
-
-    def __repr__(self) -> str:
-        lines = [f"Search({len(self.settings)} settings; average drop at 100, 50, 15 %; increase)"]
-        for n, setting in enumerate(self.settings):
-            shown = ", ".join(f"{name} {value:g}" for name, value in setting.items())
-            drop, rise = (" ".join(f"{v:6.1%}" for v in row[n]) for row in (self.drop, self.increase))
-            lines.append(f"  {shown}: {drop}; {rise}{'  best' if n == self.best else ''}")
-        return "\n".join(lines)
-
-
-def search(
+def grid_search(
     method: str,
     network: Network,
     images: Images,
@@ -117,51 +98,54 @@ def search(
     *,
     preprocess: Preprocess,
     validation: float = 0.2,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    **how: Any,
-) -> tuple[Search, TrainedExplainer]:
-    """Train an explainer for each setting of a grid, score it on images held out, and keep the best as `out`.
+    **training: Unpack[ExplainerTrainingKeywords],
+) -> tuple[GridSearch, TrainedExplainer]:
+    """Train an explainer with each setting of a grid, measure it on images held out, and keep the best one as `out`.
 
-    Each setting has files of its own beside `out`, so that an interrupted search goes on. The choice is made on the
-    images held out: report the chosen one's numbers on others.
+    Each setting has files of its own beside `out`, so that an interrupted search resumes. The choice is made on the
+    images held out: report the numbers of the chosen explainer on other images.
 
     Args:
-        grid: option -> values, such as {"area": (1, 2, 4), "smoothness": (0.01, 0.1)}.
+        method: name of the explainer's method.
+        network: the network to explain.
+        images: images to train on, of which a share is held out.
+        layers: names of the layers that the explainer reads.
+        out: path of the best explainer, .pth or .pt.
+        grid: option -> values, such as {"area": (1, 2, 4), "smoothness": (0.01, 0.1)}; all combinations are tried.
+        preprocess: as the network takes images.
         validation: share of the images that is held out.
-        how: further arguments of `train_explainer`.
+        training: the fields of `ExplainerTrainingOptions`.
+
+    Returns:
+        The table of the settings, and the best explainer.
 
     Raises:
-        DataError: nothing to choose from, more than 64 settings, or nothing held out.
+        DataError: a grid of fewer than 2 or more than 64 settings, or no image is held out.
+        DeconvvizError: as `train_explainer`.
     """
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    if not 1 < len(settings) <= MOST:
-        raise DataError(f"the grid has {len(settings)} settings; expected 2 to {MOST}")
-    learnt, held = parted(images, validation, seed)
-    if held is None:
+    if not 1 < len(settings) <= MOST_SETTINGS:
+        raise DataError(f"the grid has {len(settings)} settings; expected 2 to {MOST_SETTINGS}")
+    training_images, held_out = hold_out(images, validation, training.get("seed", 0))
+    if held_out is None:
         raise DataError("nothing is held out to choose by; give a share for validation, such as 0.2")
-    path, found, scores = pathlib.Path(out), list[TrainedExplainer](), list[Evaluation]()
+    path, explainers, evaluations = pathlib.Path(out), list[TrainedExplainer](), list[Evaluation]()
     for setting in settings:
         name = path.stem + "".join(f"-{key}{value:g}" for key, value in setting.items()) + path.suffix
+        keywords: ExplainerTrainingKeywords = {**training, "options": {**training.get("options", {}), **setting}}
         trained = train_explainer(
-            method,
-            network,
-            learnt,
-            layers,
-            path.with_name(name),
-            preprocess=preprocess,
-            seed=seed,
-            options={**(options or {}), **setting},
-            **how,
+            method, network, training_images, layers, path.with_name(name), preprocess=preprocess, **keywords
         )
-        found.append(trained)
-        scores.append(held_out(trained, network, held, preprocess))
-    table = Search(tuple(settings), *(_columns(scores, name) for name in ("average_drop", "increase")))
-    best = found[table.best]
+        explainers.append(trained)
+        evaluations.append(evaluate_held_out(trained, network, held_out, preprocess, progress=False))
+    drop, increase = (_means(evaluations, metric) for metric in ("average_drop", "increase"))
+    search = GridSearch(settings=tuple(settings), drop=drop, increase=increase)
+    best = explainers[search.best]
     save_explainer(best.explainer, path, best.config)
-    return table, TrainedExplainer(explainer=best.explainer, path=path, history=best.history, config=best.config)
+    return search, TrainedExplainer(explainer=best.explainer, path=path, history=best.history, config=best.config)
 
 
-def _columns(scores: Sequence[Evaluation], name: str) -> NDArray[np.float64]:
-    columns = [scores[0].columns.index(f"{name}_{share}") for share in (100, 50, 15)]
-    return np.array([score.mean(next(iter(score.values)))[columns] for score in scores])
+def _means(evaluations: Sequence[Evaluation], metric: str) -> Floats:
+    """Return the means of a metric at each share of the pixels, [evaluations, 3], of each evaluation's only method."""
+    columns = [evaluations[0].columns.index(f"{metric}_{share}") for share in SHARES]
+    return np.array([evaluation.mean(next(iter(evaluation.values)))[columns] for evaluation in evaluations])

@@ -29,15 +29,15 @@ from deconvviz.graph.network import Network
 from deconvviz.results.results import require_same, versions
 from deconvviz.results.tables import write_csv
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
-from deconvviz.run.options import RunOptions
-from deconvviz.studies.explainers.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
+from deconvviz.studies.explainers.options import ExplainerTrainingOptions
 from deconvviz.studies.explainers.result import TrainedExplainer
 from deconvviz.types import Ints, Pathlike, Pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from deconvviz.run.options import RunKeywords
+    from deconvviz.studies.explainers.options import ExplainerTrainingKeywords
 
 FORMAT, SCHEMA = "deconvviz-explainer-training", 1
 
@@ -50,12 +50,7 @@ def train_explainer(
     out: Pathlike,
     *,
     preprocess: Preprocess,
-    options: Mapping[str, Any] | None = None,
-    phases: Sequence[Phase] = (),
-    outputs: Ints | None = None,
-    commit_every: int = 200,
-    sources: Mapping[str, Any] | None = None,
-    **run: Unpack[RunKeywords],
+    **training: Unpack[ExplainerTrainingKeywords],
 ) -> TrainedExplainer:
     """Train an explainer.
 
@@ -65,82 +60,113 @@ def train_explainer(
 
     Args:
         method: "l-cam-fm", "l-cam-img", "real-time-masking" or another name in LEARNED.
-        network: whose decisions are explained; it stays as it is.
-        images: to learn from.
+        network: the network whose decisions are explained; it is left unchanged.
+        images: images to learn from.
         layers: names of the layers that the explainer reads, in the order of depth.
         out: path of the explainer, .pth or .pt.
         preprocess: as the network takes images; random crops are cut out of the resized images.
-        options: the method's own.
-        phases: other ones than the method's own.
-        outputs: int64 [classes], the output that stands for each class of the images: the label is then explained.
-            Without it, each crop's own top class is: the network's decision.
-        commit_every: steps between checkpoints within an epoch.
-        sources: where model and images came from, for the file.
-        run: `precision` (of the network; the explainer computes in float32), `seed`, `workers` and `progress` of
-            `RunOptions`; the batch size is the phases'.
+        training: the fields of `ExplainerTrainingOptions`: the method's `options`, the `phases`, `outputs` to learn
+            labels, `commit_every`, `sources`, and how the training runs (`precision`, `seed`, `workers`, `progress`).
+
+    Returns:
+        The trained explainer with its history.
 
     Raises:
-        DeconvvizError: a method, layer or option that does not exist, or images that do not fit.
+        DataError: a method's option or a value that is invalid, or images without the classes that are asked for.
+        DeconvvizError: a method or a layer that does not exist, or images that do not fit the network.
         MismatchError: `out` was written by a training with other settings.
         TrainingError: the loss is not finite; the last good checkpoint is kept.
+
+    >>> import pathlib, tempfile, torch, deconvviz as dv
+    >>> maps = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5, 4), torch.nn.ReLU())
+    >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+    >>> network = dv.capture(torch.nn.Sequential(maps, head).eval(), (3, 32, 32))
+    >>> phases = [Phase("attention", epochs=2, batch_size=4, lr=0.1)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trained = train_explainer(
+    ...         "l-cam-fm", network, dv.Scenes(8), ["0"], pathlib.Path(folder, "lcam.pth"), phases=phases,
+    ...         preprocess=dv.Preprocess(resize=36, crop=32), progress=False,
+    ...     )
+    >>> [record["epoch"] for record in trained.history], list(trained.explainer.layers)
+    ([1, 2], ['0'])
     """
-    if commit_every < 1:
-        raise DataError(f"commit_every {commit_every} given; expected at least 1")
-    how = RunOptions(**run)
-    frozen = Frozen(network, layers, preprocess, how.precision)
-    explainer = new_explainer(method, frozen, options or {}, how.seed).to(network.device)
-    training = ExplainerTraining(explainer, frozen, images, preprocess, tuple(phases) or explainer.schedule(), outputs)
-    training.options, training.commit_every = how, commit_every
-    about = {
-        "images": images.fingerprint,
-        "preprocess": preprocess.as_dict(),
-        "precision": how.precision,
-        "seed": how.seed,
-        "phases": [asdict(phase) for phase in training.phases],
-        "explain": "top" if outputs is None else "label",
-        "label_outputs": None if outputs is None else outputs.tolist(),
-    }
-    training.config = configuration(explainer, network, about)
-    training.sources = {"versions": versions(), **(sources or {})}
-    training.restore(pathlib.Path(out))
-    return training.run()
+    options = ExplainerTrainingOptions(**training)
+    frozen = FrozenNetwork(network, layers, preprocess, options.precision)
+    explainer = new_explainer(method, frozen, options.options, options.seed).to(network.device)
+    job = ExplainerTraining(explainer, frozen, images, preprocess, options)
+    job.restore(pathlib.Path(out))
+    return job.run()
 
 
 class ExplainerTraining:
-    """The training of an explainer: what a step, an epoch's end and a commit do, phase after phase."""
+    """The training of an explainer: what a step, an epoch's end and a commit do, phase after phase.
 
-    config: dict[str, Any]
-    sources: dict[str, Any]
-    options: RunOptions
+    Attributes:
+        explainer: what learns.
+        frozen: the network that it learns to explain.
+        images: images to learn from.
+        preprocess: as the network takes images.
+        options: how the training runs.
+        phases: the stretches of the training.
+        indices: int64 [n], which images are used: all of them, or those with a label where labels are learned.
+        config: what must be equal for a training to be resumed, but for the length of the last phase; JSON values.
+        sources: where model and images came from, and the versions; JSON values.
+        phase_number: index of the phase under way.
+        position: how far this phase has come.
+        finished: whether the last phase is over.
+        history: a record for each epoch, see `TrainedExplainer`.
+        optimiser: of the phase under way.
+        feed: the pictures of the phase under way.
+    """
+
     optimiser: torch.optim.Optimizer
-    commit_every = 200
+    feed: Feed
 
     def __init__(
         self,
         explainer: LearnedExplainer,
-        frozen: Frozen,
+        frozen: FrozenNetwork,
         images: Images,
         preprocess: Preprocess,
-        phases: tuple[Phase, ...],
-        outputs: Ints | None,
+        options: ExplainerTrainingOptions,
     ) -> None:
-        self.explainer, self.frozen, self.preprocess, self.phases = explainer, frozen, preprocess, phases
-        self.images, self.outputs = images, outputs
-        self.indices = np.arange(len(images)) if outputs is None else np.flatnonzero(images.labels >= 0)
+        """Prepare a training; raises DataError where no image has a label, or the outputs do not fit the labels."""
+        self.explainer, self.frozen, self.preprocess, self.options = explainer, frozen, preprocess, options
+        self.images, self.phases = images, tuple(options.phases) or explainer.schedule()
+        labels_are_learned = options.outputs is not None
+        self.indices = np.flatnonzero(images.labels >= 0) if labels_are_learned else np.arange(len(images))
         if not len(self.indices):
             raise DataError("no image has a known class; explain the network's own decisions instead of labels")
-        if outputs is not None and not self._covers_labels(outputs):
-            raise DataError(f"the outputs of the labels are {outputs}; expected one of {frozen.outputs} for each class")
+        if options.outputs is not None and not self._covers_labels(options.outputs):
+            raise DataError(
+                f"the outputs of the labels are {options.outputs}; expected one of {frozen.outputs} for each class"
+            )
+        self.config = configuration(explainer, frozen.original, self._settings())
+        self.sources = {"versions": versions(), **options.sources}
         self.phase_number, self.position, self.finished = 0, Position(), False
         self.history: list[dict[str, Any]] = []
-        self.saved_optimiser: Any = None  # its state in the checkpoint, until the phase begins
-        self.began_optimiser = False
+        self._saved_optimiser: Any = None  # its state in the checkpoint, until the phase begins
+        self._phase_began = False
 
     def _covers_labels(self, outputs: Ints) -> bool:
+        """Return whether every label of the images has an output of the network."""
         enough = len(outputs) > self.images.labels.max()
         return enough and bool(((outputs >= 0) & (outputs < self.frozen.outputs)).all())
 
-    # --- where it stands ---
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of the training, for its configuration; JSON values."""
+        outputs = self.options.outputs
+        return {
+            "images": self.images.fingerprint,
+            "preprocess": self.preprocess.as_dict(),
+            "precision": self.options.precision,
+            "seed": self.options.seed,
+            "phases": [asdict(phase) for phase in self.phases],
+            "explain": "top" if outputs is None else "label",
+            "label_outputs": None if outputs is None else outputs.tolist(),
+        }
+
+    # --- position ---
 
     @property
     def phase(self) -> Phase:
@@ -158,17 +184,22 @@ class ExplainerTraining:
         return self.phase.steps or self.phase.epochs * self.per_epoch
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step of the phase under way."""
+        """Return the learning rate of a step, counted from 0, of the phase under way."""
         phase = self.phase
         return phase.lr * phase.decay ** min(step // (phase.every or self.per_epoch), phase.decays)
 
     # --- resuming ---
 
     def restore(self, out: pathlib.Path) -> None:
-        """Resume from the files, where there are any; a place that cannot be written to is found out now."""
+        """Resume from the files if they exist; otherwise write the first checkpoint, so that a bad path is found now.
+
+        Raises:
+            DataError: the name does not fit, files of another job are in the way, or nothing can be written.
+            MismatchError: the files are of a training with other settings.
+        """
         self.out, self.checkpoint = out, Checkpoint(out.with_suffix(".training.pth"), FORMAT, SCHEMA)
         if out.suffix not in (".pth", ".pt"):
-            raise DataError(f"{out} given; its JSON and CSV files stand beside it: expected a name such as lcam.pth")
+            raise DataError(f"{out} given; JSON and CSV files are written beside it: expected a name such as lcam.pth")
         if not self.checkpoint.path.exists():
             others = [path for path in (out, *map(out.with_suffix, (".json", ".csv"))) if path.exists()]
             if others:
@@ -183,7 +214,7 @@ class ExplainerTraining:
         images = int(sums.pop("images", 0))
         self.position = Position(content["step"], sums, images, content["seconds"])
         self.phase_number = content["phase"]
-        self.history, self.saved_optimiser = list(content["history"]), content["optimiser"]
+        self.history, self._saved_optimiser = list(content["history"]), content["optimiser"]
         if self.phase_number == len(self.phases):  # finished: more epochs of the last phase may have been asked for
             self.phase_number, self.position.step = self.phase_number - 1, content["last_step"]
         if self.phase_number == len(self.phases) - 1 and self.position.step > self.total:
@@ -192,19 +223,19 @@ class ExplainerTraining:
             )
 
     def _comparable(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration but for the length of the last phase, which may grow."""
+        """Return a configuration without the length of the last phase, which may grow."""
         *before, last = config["phases"]
         return {**config, "phases": [*before, {k: v for k, v in last.items() if k not in ("epochs", "steps")}]}
 
     def commit(self) -> None:
-        """Write everything that is needed to resume, atomically, and then what is of use already."""
+        """Write everything that is needed to resume, atomically; then the explainer and its table."""
         sums = {**self.position.sums, "images": self.position.images} if self.position.images else {}
         self.checkpoint.write(
             {
                 "config": self.config,
                 "sources": self.sources,
                 "state_dict": self.explainer.state_dict(),
-                "optimiser": self.optimiser.state_dict() if self.began_optimiser else None,
+                "optimiser": self.optimiser.state_dict() if self._phase_began else None,
                 "phase": len(self.phases) if self.finished else self.phase_number,
                 "step": self.position.step,
                 "last_step": self.position.step,
@@ -220,16 +251,16 @@ class ExplainerTraining:
     # --- learning ---
 
     def run(self) -> TrainedExplainer:
-        """Train through the phases."""
+        """Train through the phases that are left, and return the explainer."""
         self.explainer.train()
         for number in range(self.phase_number, len(self.phases)):
             self.phase_number = number
             self._begin_phase()
             with self.options.bar("step", self.total, self.phase.name, self.position.step) as bar:
-                run_steps(self, self.per_epoch, self.total, self.commit_every, bar)
+                run_steps(self, self.per_epoch, self.total, self.options.commit_every, bar)
             self.finished = number == len(self.phases) - 1
             if not self.finished:
-                self.phase_number, self.position, self.began_optimiser = number + 1, Position(), False
+                self.phase_number, self.position, self._phase_began = number + 1, Position(), False
             self.commit()
         self.explainer.origin = self.config
         return TrainedExplainer(
@@ -238,12 +269,12 @@ class ExplainerTraining:
 
     def _begin_phase(self) -> None:
         """Make the optimiser and the pictures of the phase under way."""
-        self.optimiser, self.began_optimiser = self._new_optimiser(self.phase), True
-        if self.saved_optimiser is not None:
-            self.optimiser.load_state_dict(self.saved_optimiser)
-            self.saved_optimiser = None
-        room = self._room(self.phase)
-        preprocess = replace(self.preprocess, resize=room, crop=room) if room else self.preprocess
+        self.optimiser, self._phase_began = self._new_optimiser(self.phase), True
+        if self._saved_optimiser is not None:
+            self.optimiser.load_state_dict(self._saved_optimiser)
+            self._saved_optimiser = None
+        side = self._side_before_crop(self.phase)
+        preprocess = replace(self.preprocess, resize=side, crop=side) if side else self.preprocess
         memory = room_for(len(self.indices), *preprocess.shape[1:])
         self.feed = Feed(self.images, preprocess, self.indices, workers=self.options.workers, memory=memory)
 
@@ -259,17 +290,19 @@ class ExplainerTraining:
         ]
         groups = [group for group in groups if group["params"]]
         if not groups:
-            raise DataError(f"phase {phase.name} trains {', '.join(phase.parameters)}, which {self.explainer} has not")
+            raise DataError(
+                f"phase {phase.name} trains {', '.join(phase.parameters)}, which {self.explainer} does not have"
+            )
         if phase.optimiser == "adam":
             return torch.optim.Adam(groups, phase.lr, weight_decay=phase.weight_decay)
         nesterov = phase.momentum > 0
         return torch.optim.SGD(groups, phase.lr, phase.momentum, weight_decay=phase.weight_decay, nesterov=nesterov)
 
-    def _room(self, phase: Phase) -> int:
-        """Side of the resized square that crops are cut out of; 0 where there are none."""
+    def _side_before_crop(self, phase: Phase) -> int:
+        """Return the side of the resized square that crops are cut out of; 0 where no crops are taken."""
         _, height, width = self.preprocess.shape
-        room = self.preprocess.resize
-        return max(room, height) if phase.augment and height == width and room else 0
+        resize = self.preprocess.resize
+        return max(resize, height) if phase.augment and height == width and resize else 0
 
     def batches(self, epoch: int, done: int) -> Iterator[PictureBatch]:
         """Yield the batches of an epoch, from 0, in the order that (seed, phase, epoch) draws."""
@@ -278,10 +311,10 @@ class ExplainerTraining:
         yield from self.feed.batches(size, order, start=done * size)
 
     def step(self, batch: PictureBatch, epoch: int) -> Measured:
-        """Learn from one batch."""
+        """Learn from one batch, and return the sums of the loss and its terms."""
         address = np.random.SeedSequence([self.options.seed, self.phase_number, self.position.step])
         rng, rate, pictures = np.random.default_rng(address), self.rate(self.position.step), batch.pictures
-        if self._room(self.phase):
+        if self._side_before_crop(self.phase):
             pictures = random_crops(pictures, self.preprocess.shape[1], rng)
         terms, right = self._terms(pictures, self.feed.labels[batch.places], rng)
         loss = torch.stack(list(terms.values())).sum()
@@ -296,20 +329,21 @@ class ExplainerTraining:
         return Measured({name: float(value.detach()) * len(pictures) for name, value in means.items()}, len(pictures))
 
     def _terms(self, pictures: Pixels, labels: Ints, rng: np.random.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the weighted terms of the loss, and bool [n], for which images it went right."""
-        classes = None if self.outputs is None else torch.from_numpy(self.outputs[labels])
+        """Return the weighted terms of the loss, and bool [n], for which images the class is still found."""
+        outputs = self.options.outputs
+        classes = None if outputs is None else torch.from_numpy(outputs[labels])
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batch = self.frozen.batch(self.frozen.inputs(self.preprocess, pictures), classes, noise)
         phase = self.phase
         if phase.fakes:
             fake = torch.from_numpy(rng.random(len(pictures)) < phase.fakes).to(batch.classes.device)
-            away = torch.from_numpy(rng.integers(1, self.frozen.outputs, len(pictures))).to(batch.classes.device)
-            other = (batch.classes + away) % self.frozen.outputs
-            batch = replace(batch, classes=torch.where(fake, other, batch.classes), real=~fake)
+            shift = torch.from_numpy(rng.integers(1, self.frozen.outputs, len(pictures))).to(batch.classes.device)
+            other_class = (batch.classes + shift) % self.frozen.outputs
+            batch = replace(batch, classes=torch.where(fake, other_class, batch.classes), real=~fake)
         return self.explainer.terms(batch, phase.name)
 
     def end_epoch(self, epoch: int) -> None:
-        """Note the epoch."""
+        """Add a record of the epoch to the history, and print it."""
         means, seconds, phase = self.position.means(), round(self.position.seconds, 3), self.phase
         record = {"phase": phase.name, "epoch": epoch + 1, "lr": self.rate(self.position.step - 1)}
         self.history.append({**record, **means, "seconds": seconds})

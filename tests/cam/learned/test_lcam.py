@@ -29,7 +29,7 @@ from deconvviz.errors import (
     CamError,
     DataError,
 )
-from deconvviz.studies.explainers.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 
 
 def masked_logits(name: str, model: nn.Sequential, raw: rl.Array, a: rl.Array, masks: rl.Array) -> rl.Array:
@@ -97,7 +97,7 @@ def test_the_attention_at_initialisation(name: str) -> None:
     """1x1 convolution to one map a class: `forward` is the class's before the sigmoid; shown is min-max, then up."""
     model, network = tiny_net()
     _, x = tiny_images(3)
-    frozen = Frozen(network, ["4"], TINY_PREPROCESS, "fp32")
+    frozen = FrozenNetwork(network, ["4"], TINY_PREPROCESS, "fp32")
     explainer = new_explainer(name, frozen, {}, 7)
     state = state_of(explainer)
     assert {k: v.shape for k, v in state.items()} == {"attention.weight": (4, 5, 1, 1), "attention.bias": (4,)}
@@ -125,7 +125,7 @@ def test_starting_from_the_classifier_is_cam(name: str) -> None:
         nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
     ).double()
     network, (_, x) = dv.capture(model.eval(), (3, *TINY_SIZE)), tiny_images(2)
-    explainer = new_explainer(name, Frozen(network, ["1"], TINY_PREPROCESS, "fp32"), {"start": "classifier"}, 0)
+    explainer = new_explainer(name, FrozenNetwork(network, ["1"], TINY_PREPROCESS, "fp32"), {"start": "classifier"}, 0)
     state = {key: value.detach().numpy() for key, value in model[4].state_dict().items()}
     expected = rl.class_maps(state["weight"], state["bias"], values_at(model, x, "1"))[[0, 1], [3, 1]]
     np.testing.assert_allclose(

@@ -19,7 +19,7 @@ import deconvviz as dv
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer, Phase
 from deconvviz.cam.learned.masking import RealTimeMasking
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.studies.explainers.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.explainers.train import train_explainer
 
 
@@ -33,7 +33,7 @@ def test_training_against_plain_torch(tmp_path: pathlib.Path, name: str, labels:
     )
     mapping = np.roll(np.arange(10), 3)  # no label explains its own class
     out = tmp_path / "e.pth"
-    first = new_explainer(name, Frozen(demo()[1], ["relu5"], preprocess, "fp32"), {}, 2)
+    first = new_explainer(name, FrozenNetwork(demo()[1], ["relu5"], preprocess, "fp32"), {}, 2)
     trained = learn(name, out, phase, outputs=mapping if labels else None)
 
     w = first.state_dict()["attention.weight"][:, :, 0, 0].clone().requires_grad_()
@@ -105,7 +105,9 @@ def test_terms_in_the_csv_add_up_and_crops_matter(tmp_path: pathlib.Path) -> Non
 def test_phases_in_order(tmp_path: pathlib.Path) -> None:
     """First the selector, which changes the embedding alone; then everything; and the defaults are the authors'."""
     _, network, preprocess, _ = demo()
-    first = new_explainer("real-time-masking", Frozen(network, ["relu2", "relu5"], preprocess, "fp32"), {"width": 8}, 2)
+    first = new_explainer(
+        "real-time-masking", FrozenNetwork(network, ["relu2", "relu5"], preprocess, "fp32"), {"width": 8}, 2
+    )
     half = learn("real-time-masking", tmp_path / "half.pth", SELECTOR).explainer.state_dict()
     for key, value in first.state_dict().items():
         assert torch.equal(half[key], value) == (key != "embedding.weight"), key

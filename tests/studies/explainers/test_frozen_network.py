@@ -22,7 +22,7 @@ from deconvviz.errors import (
     DataError,
     DeconvvizError,
 )
-from deconvviz.studies.explainers.frozen import Frozen, new_explainer
+from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 
 
 class Residual(nn.Module):
@@ -70,7 +70,7 @@ def test_the_tail_at_mask_one_is_the_model(dtype: torch.dtype) -> None:
     with torch.no_grad():
         whole, beside = model(x), model.norm(model.stem(x)).relu()
         value = model.conv(beside)
-    batch = Frozen(network, ["conv"], TINY_PREPROCESS, "fp32").batch(x, None, torch.Generator())
+    batch = FrozenNetwork(network, ["conv"], TINY_PREPROCESS, "fp32").batch(x, None, torch.Generator())
     assert torch.allclose(batch.values["conv"], value, atol=tolerance) and (value < 0).any()  # before its ReLU
     assert batch.classes.tolist() == whole.argmax(1).tolist() and batch.real.all()
     for _ in range(2):  # what passes the layer by is still there the second time
@@ -78,7 +78,9 @@ def test_the_tail_at_mask_one_is_the_model(dtype: torch.dtype) -> None:
         assert torch.allclose(batch.whole(x), whole, atol=tolerance)
     half = 0.5 * value
     assert torch.allclose(batch.after(half), model.rest(half, beside), atol=tolerance)
-    explainer = new_explainer("l-cam-fm", Frozen(network, ["conv"], TINY_PREPROCESS, "fp32"), {"ce_only": True}, 0)
+    explainer = new_explainer(
+        "l-cam-fm", FrozenNetwork(network, ["conv"], TINY_PREPROCESS, "fp32"), {"ce_only": True}, 0
+    )
     with torch.no_grad():
         explainer.attention.weight.zero_()
         explainer.attention.bias.fill_(60.0)
@@ -94,7 +96,7 @@ def test_the_tail_of_a_token_layer() -> None:
     model = Patches().double().eval()
     network = dv.capture(model, (3, *TINY_SIZE))
     _, x = tiny_images(3)
-    frozen = Frozen(network, ["block"], TINY_PREPROCESS, "fp32")
+    frozen = FrozenNetwork(network, ["block"], TINY_PREPROCESS, "fp32")
     batch = frozen.batch(x, None, torch.Generator())
     with torch.no_grad():
         value, whole = model.before(x), model(x)
@@ -117,8 +119,8 @@ def test_a_black_pixel_is_black() -> None:
 def test_making_one(tmp_path: pathlib.Path) -> None:
     """Wrong layers, options and images are told before anything is written."""
     network = tiny_net()[1]
-    frozen = Frozen(network, ["4"], TINY_PREPROCESS, "fp32")
-    two = Frozen(network, ["1", "4"], TINY_PREPROCESS, "fp32")
+    frozen = FrozenNetwork(network, ["4"], TINY_PREPROCESS, "fp32")
+    two = FrozenNetwork(network, ["1", "4"], TINY_PREPROCESS, "fp32")
     for name, reads, options, complaint in (
         ("l-cam-fm", frozen, {"colour": 1}, "no option 'colour'"),
         ("l-cam-fm", two, {}, "reads one layer"),
@@ -130,9 +132,9 @@ def test_making_one(tmp_path: pathlib.Path) -> None:
         with pytest.raises(DeconvvizError, match=complaint):
             new_explainer(name, reads, options, 0)
     with pytest.raises(CaptureError, match="preprocessing"):
-        Frozen(network, ["4"], Preprocess(), "fp32")
+        FrozenNetwork(network, ["4"], Preprocess(), "fp32")
     with pytest.raises(CamError, match="rows and columns"):
-        Frozen(network, ["6"], TINY_PREPROCESS, "fp32")
+        FrozenNetwork(network, ["6"], TINY_PREPROCESS, "fp32")
     for wrong in (
         {"epochs": 0},
         {"batch_size": 0},

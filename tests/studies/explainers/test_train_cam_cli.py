@@ -16,7 +16,7 @@ import deconvviz as dv
 from deconvviz.cam.learned.files import load_explainer
 from deconvviz.cli.main import cli
 from deconvviz.errors import CamError, DataError, DeconvvizError, MismatchError
-from deconvviz.studies.explainers.command import default_layers, phases_of
+from deconvviz.studies.explainers.command import ScheduleOptions, default_layers
 
 SHORT = ("--lr", "0.1", "--epochs", "2", "--batch-size", "16", "--quiet", "--device", "cpu")
 
@@ -112,7 +112,7 @@ def test_labels_may_be_learnt(tmp_path: pathlib.Path) -> None:
 
 
 def test_schedules() -> None:
-    (own,) = phases_of("l-cam-fm", {}, True)
+    (own,) = ScheduleOptions().phases("l-cam-fm")
     assert (own.epochs, own.lr, own.bias_lr, own.decay, own.batch_size, own.weight_decay) == (
         26,
         1e-4,
@@ -121,7 +121,7 @@ def test_schedules() -> None:
         64,
         5e-4,
     )
-    selector, masks = phases_of("real-time-masking", {"epochs": "3,4", "lr": "0.01", "steps": None}, False)
+    selector, masks = ScheduleOptions(epochs="3,4", lr="0.01", augment=False).phases("real-time-masking")
     assert (selector.epochs, selector.steps, masks.epochs, masks.lr, masks.augment) == (3, 0, 4, 0.01, False)
     assert (selector.fakes, masks.fakes, selector.parameters) == (0.5, 0.3, ("embedding",))
     network = dv.capture(dv.load_model("demo").model, (3, 64, 64))
