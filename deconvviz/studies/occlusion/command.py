@@ -207,9 +207,9 @@ def _caption(occlusion: Occlusion, square: SquareChoice) -> str:
     size, stride = ("x".join(map(str, dict.fromkeys(lengths))) for lengths in (square.square, square.stride))
     config, windows = occlusion.config, len(occlusion.windows)
     return (
-        f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes of (b), "
-        f"(d) and (e) are the place of the square's centre. (c): {config['rule']} projections, the contrast of each "
-        f"is stretched by itself. Precision: {config['precision']}."
+        f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
+        f"of (b), (d) and (e) are the place of the square's centre. (c): {config['rule']} projections, the contrast of "
+        f"each is stretched by itself. Precision: {config['precision']}."
     )
 
 
