@@ -40,6 +40,9 @@ SIGN_ZERO = ("three-valued", "drop", "positive")
 NORMALISATIONS = ("mean", "sum")
 RANDOM_PLACES = ("picture", "object")
 
+# --- features and probes ---
+FEATURE_DTYPES = ("float32", "float16")  # of the values in a features file
+
 # --- lesions and variants ---
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")

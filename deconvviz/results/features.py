@@ -1,12 +1,13 @@
-"""Features: what layers of a network answer to every image of a set, a row an image, in one HDF5 file.
+"""Features: the values of a network's layers for many images, one row an image, in one HDF5 file.
 
-The file (a result of kind "features", schema 1). Attributes: deconvviz, schema, and as JSON config (what must agree
+The file is a result of kind "features", schema 1. Attributes: deconvviz, schema, and as JSON config (what must agree
 when it is continued) and sources. Datasets: labels [N] int64, classes [K] text, done [1] int64, and layers/NAME [N, D]
 float32 or float16 for each layer.
 
-A result file is replaced whole at each commit; features are too large for that. Instead the file is begun at its full
-length, with a place for every row, and from then on only numbers in these places are overwritten, never HDF5's own
-structure: a writer that is killed at any moment leaves a readable file. Rows are on the disk before `done` counts them.
+Other result files are replaced as a whole at each commit; features are too large for that. Instead the file is begun at
+its full length, with a place for every row, and from then on only numbers in these places are overwritten, never HDF5's
+own structure: a writer that is killed at any moment leaves a readable file. Rows are on the disk before `done` counts
+them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz.errors import DataError, LayerNotFound, nearest
-from deconvviz.results.files import Pathlike, Sink, atomic, one_line
+from deconvviz.choices import FEATURE_DTYPES
+from deconvviz.errors import DataError, LayerNotFound, nearest, require_choice
+from deconvviz.results.files import Sink, atomic, one_line
 from deconvviz.results.results import reading, require_same
+from deconvviz.types import Ints, Pathlike
 
 KIND, SCHEMA = "features", 1
-DTYPES = ("float32", "float16")
 Rows = NDArray[np.float32]
 
 
@@ -38,55 +40,72 @@ class FeatureTable(Protocol):
 
     @property
     def layers(self) -> Mapping[str, int]:
-        """Name -> D, how many values an image has there; in the order of depth."""
+        """Name of a layer -> D, its number of values for an image; in the order of depth."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> Ints:
         """int64 [N], an index into the classes, -1 where unknown."""
 
     @property
     def classes(self) -> Sequence[str]:
         """The class names; empty where none were given."""
 
-    def rows(self, layer: str, chosen: NDArray[np.int64]) -> Rows:
-        """Return the features of the chosen images, float32 [n, D]."""
+    def rows(self, layer: str, indices: Ints) -> Rows:
+        """Return the features of some images, float32 [n, D]."""
 
 
 @dataclass(frozen=True)
 class FeatureArrays:
-    """Features that are in memory. arrays: layer -> [N, D]; labels: int64 [N]; classes: their names, if any."""
+    """Features in memory.
+
+    Attributes:
+        arrays: name of a layer -> float [N, D].
+        labels: int64 [N], an index into the classes, -1 where unknown.
+        classes: the class names; empty where none were given.
+
+    >>> features = FeatureArrays({"conv5": np.zeros((4, 9216))}, np.array([0, 0, 1, 1]), ("cat", "dog"))
+    >>> features.layers, features.rows("conv5", np.array([2])).shape
+    ({'conv5': 9216}, (1, 9216))
+    """
 
     arrays: Mapping[str, NDArray[np.floating[Any]]]
-    labels: NDArray[np.int64]
+    labels: Ints
     classes: Sequence[str] = ()
 
     @property
     def layers(self) -> Mapping[str, int]:
+        """Name of a layer -> D, its number of values for an image."""
         return {name: array.shape[1] for name, array in self.arrays.items()}
 
-    def rows(self, layer: str, chosen: NDArray[np.int64]) -> Rows:
-        """Return the features of the chosen images, float32 [n, D]; raises LayerNotFound."""
-        return np.asarray(self.arrays[known_layer(layer, self.arrays)][chosen], np.float32)
+    def rows(self, layer: str, indices: Ints) -> Rows:
+        """Return the features of some images, float32 [n, D]; raises LayerNotFound."""
+        return np.asarray(self.arrays[checked_layer(layer, self.arrays)][indices], np.float32)
 
 
 class Features:
-    """A file of features, for reading; a file that is being written shows the rows that are done.
+    """A file of features, for reading. A file that is still written has the rows that are done so far.
 
-    layers: name -> D, values an image; labels: int64 [N]; classes: their names; done: how many rows are there;
-    config: the network, the images and the settings; sources: where they were.
+    Attributes:
+        path: path of the file.
+        layers: name of a layer -> D, its number of values for an image.
+        labels: int64 [N], an index into the classes, -1 where unknown.
+        classes: the class names; empty where none were given.
+        done: number of rows that are done.
+        config: the network, the images and the settings, JSON values.
+        sources: where the model and the images came from, JSON values.
     """
 
     def __init__(self, path: Pathlike) -> None:
-        """Read the lists; raises DataError where the file is missing, truncated, or something else."""
+        """Read everything but the rows; raises DataError where the file is missing, truncated, or something else."""
         self.path = pathlib.Path(path)
         with reading(path, KIND, SCHEMA) as file:
             self.config, self.sources = (json.loads(file.attrs[name]) for name in ("config", "sources"))
-            self.labels: NDArray[np.int64] = file["labels"][:].astype(np.int64)
+            self.labels: Ints = file["labels"][:].astype(np.int64)
             self.classes: tuple[str, ...] = tuple(file["classes"].asstr()[:])
             self.done = int(file["done"][0])
-            self.layers: dict[str, int] = {name: file[_place(name)].shape[1] for name in self.config["layers"]}
-            whole = all(len(file[_place(name)]) == len(self.labels) for name in self.layers)
-        if not whole or not 0 <= self.done <= len(self.labels):
+            self.layers: dict[str, int] = {name: file[_dataset(name)].shape[1] for name in self.config["layers"]}
+            lengths_agree = all(len(file[_dataset(name)]) == len(self.labels) for name in self.layers)
+        if not lengths_agree or not 0 <= self.done <= len(self.labels):
             raise DataError(f"{path} is damaged: its lists are not of one length; remove it and make it again")
 
     def __len__(self) -> int:
@@ -94,22 +113,33 @@ class Features:
 
     @property
     def complete(self) -> bool:
-        """True where every image has its row."""
+        """Whether every image has its row."""
         return self.done == len(self)
 
-    def rows(self, layer: str, chosen: NDArray[np.int64]) -> Rows:
-        """Return the features of the chosen images, float32 [n, D]; no others are read.
+    def rows(self, layer: str, indices: Ints) -> Rows:
+        """Return the features of some images; no other rows are read.
 
-        Raises LayerNotFound, and DataError for a row that is not done or cannot be read.
+        Args:
+            layer: its name.
+            indices: int64 [n], in 0 .. done - 1.
+
+        Returns:
+            float32 [n, D].
+
+        Raises:
+            LayerNotFound: the file has no such layer.
+            DataError: a row is not done yet, or cannot be read.
         """
-        width = self.layers[known_layer(layer, self.layers)]
-        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < self.done:
-            raise DataError(f"rows {chosen.min()} to {chosen.max()} asked of {self.path}; it has {self.done} so far")
+        width = self.layers[checked_layer(layer, self.layers)]
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.done:
+            raise DataError(
+                f"rows {indices.min()} to {indices.max()} of {self.path} given; it has {self.done} so far: finish it"
+            )
         with reading(self.path, KIND, SCHEMA) as file:
-            offset, dtype = _offset(file[_place(layer)], self.path), file[_place(layer)].dtype
-            # HDF5 takes 0.1 ms for each row that does not follow the one before
+            offset, dtype = _offset(file[_dataset(layer)], self.path), file[_dataset(layer)].dtype
+            # HDF5 takes 0.1 ms for each row that does not follow the one before.
             values = np.memmap(self.path, dtype, "r", offset, (len(self), width))
-            return np.asarray(values[chosen], np.float32)
+            return np.asarray(values[indices], np.float32)
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name} [{width}]" for name, width in self.layers.items())
@@ -117,36 +147,48 @@ class Features:
 
 
 class FeatureWriter:
-    """Writes rows into a features file, in order; `commit` makes them count. Made by `write_features`."""
+    """Writes rows into a features file, in order; `commit` makes them count. `write_features` makes it.
+
+    Attributes:
+        path: path of the file.
+        widths: name of a layer -> D, its number of values for an image.
+        row: number of rows that are written.
+        committed: number of rows that count.
+    """
 
     def __init__(self, path: Pathlike) -> None:
         """Open a file that has been begun; raises DataError where it cannot be read, or may not be written."""
-        self.path, self.begun = pathlib.Path(path), Features(path)
-        self.row = self.committed = self.begun.done
+        self.path, features = pathlib.Path(path), Features(path)
+        self.widths = features.layers
+        self.row = self.committed = features.done
         with reading(path, KIND, SCHEMA) as file:
-            places = {name: file[_place(name)] for name in self.begun.layers}
-            self._places = {name: (_offset(found, path), found.dtype) for name, found in places.items()}
+            datasets = {name: file[_dataset(name)] for name in self.widths}
+            self._places = {name: (_offset(dataset, path), dataset.dtype) for name, dataset in datasets.items()}
             self._done = _offset(file["done"], path)
         try:
-            self._file = self.path.open("rb" if self.begun.complete else "r+b", buffering=0)
+            self._file = self.path.open("rb" if features.complete else "r+b", buffering=0)
         except OSError as error:
             raise self._unwritable(error) from error
 
     def append(self, values: Mapping[str, NDArray[np.floating[Any]]]) -> None:
-        """Write the next rows: layer -> [n, D], the same n for each.
+        """Write the next rows.
 
-        Raises DataError where the disk refuses them, or for a value that is not finite (in the file's dtype).
+        Args:
+            values: name of a layer -> [n, D], the same n for each.
+
+        Raises:
+            DataError: the disk refuses them, or a value is not finite in the file's dtype.
         """
         for name, (offset, dtype) in self._places.items():
-            with np.errstate(over="ignore"):  # told below
+            with np.errstate(over="ignore"):  # the next lines raise an error that says more
                 rows = np.ascontiguousarray(values[name], dtype)
             if not np.isfinite(rows).all():
                 raise self._infinite(name, values[name], rows)
-            self._write(offset + self.row * self.begun.layers[name] * dtype.itemsize, rows.data.cast("B"))
+            self._write(offset + self.row * self.widths[name] * dtype.itemsize, rows.data.cast("B"))
         self.row += len(rows)
 
     def commit(self) -> None:
-        """Make the rows count that were appended, once they are on the disk."""
+        """Make the rows that were appended count, once they are on the disk."""
         if self.row > self.committed:
             self._sync()
             self._write(self._done, np.array([self.row], "<i8").data.cast("B"))
@@ -156,7 +198,7 @@ class FeatureWriter:
     def _write(self, offset: int, data: memoryview) -> None:
         try:
             self._file.seek(offset)
-            while len(data):  # a raw file may take a part only
+            while len(data):  # an unbuffered file may write a part only
                 data = data[self._file.write(data) :]
         except OSError as error:
             raise self._unwritable(error) from error
@@ -170,7 +212,7 @@ class FeatureWriter:
     def _unwritable(self, error: OSError) -> DataError:
         return DataError(
             f"cannot write {self.path}: {one_line(error)}; free some space or change its permissions, then run it "
-            "again: it goes on where it was"
+            "again: it resumes"
         )
 
     def _infinite(self, name: str, values: NDArray[Any], rows: NDArray[Any]) -> DataError:
@@ -187,7 +229,7 @@ class FeatureWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            self.commit()  # what a job that was interrupted has done is done
+            self.commit()  # also after an error: the rows that are written are not computed again
         finally:
             self._file.close()
 
@@ -195,36 +237,45 @@ class FeatureWriter:
 def write_features(
     path: Pathlike,
     widths: Mapping[str, int],
-    labels: NDArray[np.int64],
+    labels: Ints,
     classes: Sequence[str],
     config: Mapping[str, Any],
     sources: Mapping[str, Any],
     dtype: str = "float32",
 ) -> FeatureWriter:
-    """Begin a features file, or continue one of the same configuration where it stands.
+    """Begin a features file, or continue one of the same configuration where it ends.
 
     Args:
-        widths: layer -> D, values an image.
-        labels: int64 [N]; classes: their names.
-        config: what must agree, JSON values; sources: where things were, JSON values.
-        dtype: "float32" or "float16" (half the size).
+        path: path of the file.
+        widths: name of a layer -> D, its number of values for an image.
+        labels: int64 [N], an index into the classes, -1 where unknown.
+        classes: the class names; empty where none were given.
+        config: the network, the images and the settings, which must agree; JSON values.
+        sources: where the model and the images came from, JSON values.
+        dtype: "float32", or "float16" for half the size.
 
     Raises:
-        MismatchError: the file was made with another configuration.
+        MismatchError: the file was written with another configuration.
         DataError: the file cannot be read or written, or the disk is too small for it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with write_features(f"{folder}/f.h5", {"conv5": 3}, np.array([0, 1]), ("cat", "dog"), {}, {}) as writer:
+    ...         writer.append({"conv5": np.ones((2, 3))})
+    ...     Features(f"{folder}/f.h5").rows("conv5", np.array([1]))
+    array([[1., 1., 1.]], dtype=float32)
     """
-    if dtype not in DTYPES:
-        raise DataError(f"dtype {dtype!r} given; expected {' or '.join(DTYPES)}")
+    require_choice("dtype", dtype, FEATURE_DTYPES)
     settings = {**config, "layers": list(widths), "dtype": dtype}
     if pathlib.Path(path).exists():
         require_same(path, Features(path).config, settings, "remove it or choose another file")
     else:
-        _begin(path, widths, labels, classes, settings, sources, dtype)
+        _begin(path, widths, labels, classes, settings, sources)
     return FeatureWriter(path)
 
 
-def known_layer(layer: str, layers: Mapping[str, Any]) -> str:
-    """Return the name of a layer that is there; raises LayerNotFound with the nearest names."""
+def checked_layer(layer: str, layers: Mapping[str, Any]) -> str:
+    """Return the name of a layer that has features; raises LayerNotFound, with the nearest names, for another."""
     if layer not in layers:
         raise LayerNotFound(f"no features of layer {layer!r}; {nearest(layer, layers)}")
     return layer
@@ -233,19 +284,20 @@ def known_layer(layer: str, layers: Mapping[str, Any]) -> str:
 def _begin(
     path: Pathlike,
     widths: Mapping[str, int],
-    labels: NDArray[np.int64],
+    labels: Ints,
     classes: Sequence[str],
     config: Mapping[str, Any],
     sources: Mapping[str, Any],
-    dtype: str,
 ) -> None:
-    size = len(labels) * sum(widths.values()) * np.dtype(dtype).itemsize
+    """Write a file with a place for every row; the arguments are those of `write_features`."""
+    dtype = np.dtype(config["dtype"])
+    size = len(labels) * sum(widths.values()) * dtype.itemsize
     folder = pathlib.Path(os.path.realpath(path)).parent
     free = shutil.disk_usage(folder).free if folder.is_dir() else size
     if free < size:
         raise DataError(
             f"the features of {len(labels)} images take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; "
-            "ask for fewer layers, pool them more, or keep float16"
+            "give fewer layers, pool them more, or keep float16"
         )
     # Aligned, the eight bytes of `done` lie in one sector of the disk, which is written whole or not at all.
     with (
@@ -259,11 +311,12 @@ def _begin(
         file["classes"] = np.array(list(classes), h5py.string_dtype())
         file["done"] = np.zeros(1, "<i8")
         for name, width in widths.items():
-            found = file.create_dataset(_place(name), (len(labels), width), np.dtype(dtype), fill_time="never")
-            found[-1:, -1:] = 0  # a dataset gets its place with its first value
+            dataset = file.create_dataset(_dataset(name), (len(labels), width), dtype, fill_time="never")
+            dataset[-1:, -1:] = 0  # HDF5 gives a dataset its place in the file with its first value
 
 
-def _place(layer: str) -> str:
+def _dataset(layer: str) -> str:
+    """Return the name of the dataset that holds a layer's features."""
     return f"layers/{layer}"
 
 

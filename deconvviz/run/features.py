@@ -8,37 +8,45 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
+from deconvviz.choices import FEATURE_DTYPES
 from deconvviz.data.datasets import Images
-from deconvviz.data.parallel import in_order
+from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import CaptureError, DataError
+from deconvviz.errors import CaptureError, DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.results.features import Features, FeatureWriter, write_features
-from deconvviz.results.files import Pathlike
 from deconvviz.results.results import versions
+from deconvviz.run.options import RunKeywords, RunOptions
+from deconvviz.types import Ints, Pathlike, Pixels
 
-LIMIT = 10_000  # values of one layer; the paper's layer 5 has 9216, which stay as they are
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# Values of one layer of one image, at most. Our choice: the 9216 values of the paper's layer 5 stay as they are.
+MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
 class Pooling:
     """How maps become features: the maximum or the mean over the bins of a grid.
 
-    The paper takes all values of a layer. At the first layers these are very many: by default the grid is the finest
-    square one that leaves at most 10,000 values, or one value a channel. A map that is smaller stays as it is.
+    The paper takes all values of a layer. The first layers have very many: by default the grid is the finest square one
+    that leaves at most 10,000 values, or one value a channel. A map with fewer rows or columns than the grid stays as
+    it is.
 
-    how: "max", "mean", or "all" for every value.
-    grid: (rows, columns) at most, or None for the default.
+    Attributes:
+        how: "max", "mean", or "all" for every value.
+        grid: (rows, columns), at most; None for the default.
+
+    >>> Pooling().bins((256, 6, 6)), Pooling().bins((96, 110, 110))
+    ((6, 6), (10, 10))
     """
 
     how: str = "max"
@@ -59,20 +67,56 @@ class Pooling:
             return rows, columns
         if self.grid is not None:
             return min(rows, self.grid[0]), min(columns, self.grid[1])
-        fits = (g for g in range(max(rows, columns), 1, -1) if channels * min(rows, g) * min(columns, g) <= LIMIT)
+        fits = (g for g in range(max(rows, columns), 1, -1) if channels * min(rows, g) * min(columns, g) <= MOST_VALUES)
         side = next(fits, 1)
         return min(rows, side), min(columns, side)
 
     def __call__(self, maps: Tensor) -> Tensor:
         """Pool maps [N, C, H, W] and lay them out as features [N, C * rows * columns].
 
-        Bin i of g covers the rows from floor(i H / g) to ceil((i + 1) H / g), and so in columns.
+        Bin i of g covers the rows from floor(i H / g) to ceil((i + 1) H / g) - 1, and the columns alike.
         """
         grid = self.bins((maps.shape[1], maps.shape[2], maps.shape[3]))
         if grid != tuple(maps.shape[2:]):
             pool = functional.adaptive_max_pool2d if self.how == "max" else functional.adaptive_avg_pool2d
             maps = pool(maps, grid)
         return maps.flatten(1)
+
+
+class StreamKeywords(RunKeywords, total=False):
+    """The fields of `StreamOptions`, as the keyword arguments of `stream_features` and of what calls it."""
+
+    pool: str
+    dtype: str
+    commit_every: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(RunOptions):
+    """How features are pooled and kept, and how the job runs.
+
+    Attributes:
+        pool: "max", "mean", "all", or with a grid: "max 6x6"; see `Pooling`.
+        dtype: "float32" or "float16", of the values in the file.
+        commit_every: number of batches between commits.
+
+    Raises:
+        DataError: a value out of its range.
+    """
+
+    pool: str = "max"
+    dtype: str = "float32"
+    commit_every: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = Pooling.parse(self.pool)
+        require(
+            self,
+            DataError,
+            dtype=(self.dtype in FEATURE_DTYPES, " or ".join(FEATURE_DTYPES)),
+            commit_every=(self.commit_every >= 1, "at least 1"),
+        )
 
 
 def stream_features(
@@ -82,112 +126,123 @@ def stream_features(
     out: Pathlike,
     *,
     preprocess: Preprocess,
-    pool: str = "max",
-    chosen: NDArray[np.int64] | None = None,
-    batch_size: int | None = None,
-    precision: str = "fp32",
-    dtype: str = "float32",
-    workers: int = 2,
-    commit_every: int = 20,
-    progress: bool = True,
+    indices: Sequence[int] | Ints | None = None,
     sources: Mapping[str, Any] | None = None,
+    **options: Unpack[StreamKeywords],
 ) -> Features:
-    """Write the features of images at several layers to a file, by one pass; the same call again continues it.
+    """Write the features of images at several layers to a file, in one pass over the images.
+
+    Calling again with the same arguments resumes where the file ends.
 
     Args:
-        network: a captured network, on the device that shall compute.
+        network: a captured network, on the device that computes.
         images: labelled images.
         layers: names from `network.layers`.
         out: path of the features file.
         preprocess: how an image becomes the network's input.
-        pool: "max", "mean", "all", or with a grid: "max 6x6"; see `Pooling`.
-        chosen: int64 [n], the images to take, by default all; rows of the file are in this order.
-        batch_size: images at once, by default 16 on a CPU and 64 on a GPU.
-        precision: "fp32" or "bf16", of the forward pass; dtype: "float32" or "float16", of the file.
-        workers: threads that decode images.
-        commit_every: batches between commits.
-        sources: where model and images came from, for the file.
+        indices: the images to take; None takes all of them. The file has a row for each, in this order.
+        sources: where the model and the images came from, for the file.
+        options: `pool`, `dtype` and `commit_every` of `StreamOptions`, and `batch_size` (by default 16 images on a CPU
+            and 64 on a GPU), `precision`, `workers` and `progress` of `RunOptions`.
+
+    Returns:
+        The file, opened for reading.
 
     Raises:
-        LayerNotFound: no such layer. CaptureError: images of another shape than the network's, or too many at once.
-        MismatchError: `out` was made with another model, other images, layers or settings.
-        DataError: `out` cannot be written, an image cannot be read, or a value is not finite.
+        LayerNotFound: a name in `layers` does not exist.
+        CaptureError: the preprocessing gives images of another shape, or a batch does not fit into memory.
+        MismatchError: `out` was written with another model, other images, layers or settings.
+        DataError: `out` cannot be written, an image cannot be read, a value is not finite, or an option is out of its
+            range.
 
-    Source: Zeiler and Fergus 2013, sections 5.2 and 5.3 (features of fixed layers; the pooling is this package's).
+    Source: Zeiler and Fergus 2013, sections 5.2 and 5.3 (features of fixed layers). The pooling is this package's.
+
+    >>> import tempfile
+    >>> import deconvviz as dv
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> plain = dv.Preprocess(resize=16, crop=16)
+    >>> job = {"preprocess": plain, "pool": "mean 1x1", "progress": False}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     network = dv.capture(model.eval(), plain.shape)
+    ...     features = dv.stream_features(network, dv.Scenes(5), ["1"], f"{folder}/f.h5", **job)
+    ...     features.layers, features.rows("1", np.array([0, 3])).shape
+    ({'1': 4}, (2, 4))
     """
-    pooling, layers = Pooling.parse(pool), list(dict.fromkeys(layers))
-    chosen = np.arange(len(images)) if chosen is None else np.asarray(chosen, np.int64)
-    batch_size = batch_size if batch_size is not None else 16 if network.device.type == "cpu" else 64
-    for what, count in (("layers", len(layers)), ("images", len(chosen)), ("batch size", batch_size)):
-        if count < 1:
-            raise DataError(f"{what} {count} given; expected at least 1")
-    if preprocess.shape != network.input_shape:
-        raise CaptureError(f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}")
+    how, layers = StreamOptions(**options), list(dict.fromkeys(layers))
+    feed = Feed(images, preprocess, indices, workers=how.workers)
+    if not layers or not len(feed):
+        raise DataError(f"{len(layers)} layers and {len(feed)} images given; expected at least 1 of each")
+    network.check_input(preprocess.shape)
+    pooling = Pooling.parse(how.pool)
     units = {name: network.layer(name).units for name in layers}
     widths = {name: channels * int(np.prod(pooling.bins(units[name]))) for name, (channels, _, _) in units.items()}
     config = {
         "model": network.name,
         "model_fingerprint": network.fingerprint,
         "images_fingerprint": images.fingerprint,
-        "chosen": f"{len(chosen)} images, {sha256(chosen.astype('<i8').tobytes()).hexdigest()[:16]}",
-        "pool": pool,
-        "precision": precision,
+        "chosen": f"{len(feed)} images, {sha256(feed.indices.astype('<i8').tobytes()).hexdigest()[:16]}",
+        "pool": how.pool,
+        "precision": how.precision,
         "preprocess": preprocess.as_dict(),
     }
-    fast, told = network.fast(precision, keep=layers), {"versions": versions(), **(sources or {})}
-    labels = np.asarray(images.labels)[chosen]
-    with write_features(out, widths, labels, tuple(images.classes), config, told, dtype) as writer:
-        _Streamer(fast, images, preprocess, pooling, batch_size, workers, commit_every, progress).run(writer, chosen)
+    origin = {"versions": versions(), **(sources or {})}
+    stream = FeatureStream(network.forward_only(how.precision, keep=layers), feed, pooling, how, network.dtype)
+    with write_features(out, widths, feed.labels, tuple(images.classes), config, origin, how.dtype) as writer:
+        stream.run(writer)
     return Features(out)
 
 
-@dataclass
-class _Streamer:
-    network: Network
-    images: Images
-    preprocess: Preprocess
-    pooling: Pooling
-    batch_size: int
-    workers: int
-    commit_every: int
-    progress: bool
+class FeatureStream:
+    """The stream from images to rows of a file: one batch is pooled and written while the next one is computed.
 
-    def run(self, writer: FeatureWriter, chosen: NDArray[np.int64]) -> None:
-        """Write the rows that are not there; a batch is pooled and written while the next one is computed."""
-        pictures = in_order(self._picture, chosen[writer.row :], self.workers)
-        bar = tqdm(total=len(chosen), initial=writer.row, unit="image", desc="features", disable=not self.progress)
-        with bar, torch.inference_mode(), ThreadPoolExecutor(1) as keeper:
-            kept: Future[None] | None = None
-            for count, batch in enumerate(iter(lambda: list(islice(pictures, self.batch_size)), []), 1):
-                values = self._values(np.stack(batch), list(writer.begun.layers))
-                if kept is not None:
-                    kept.result()
-                kept = keeper.submit(self._keep, writer, values, count % self.commit_every == 0)
-                bar.update(len(batch))
-            if kept is not None:
-                kept.result()
+    Attributes:
+        network: in the form that runs forward only.
+        feed: the images.
+        pooling: how maps become features.
+        options: how the job runs.
+        input_dtype: dtype of the images that the network is given.
+    """
 
-    def _picture(self, index: int) -> NDArray[np.uint8]:
-        return self.preprocess.picture(self.images[int(index)][0])
+    def __init__(
+        self, network: Network, feed: Feed, pooling: Pooling, options: StreamOptions, input_dtype: torch.dtype
+    ) -> None:
+        self.network, self.feed, self.pooling, self.options = network, feed, pooling, options
+        self.input_dtype = input_dtype
 
-    def _values(self, pictures: NDArray[np.uint8], layers: list[str]) -> dict[str, Tensor]:
-        with _fitting(len(pictures)):
-            x = self.preprocess.tensor(pictures, self.network.device)
+    def run(self, writer: FeatureWriter) -> None:
+        """Write the rows that the file does not have yet, and commit after every few batches."""
+        layers = list(writer.widths)
+        size = self.options.images_at_once(self.network.device)
+        bar = self.options.bar("image", len(self.feed), "features", writer.row)
+        with bar, torch.inference_mode(), ThreadPoolExecutor(1) as pool:
+            writing: Future[None] | None = None
+            for count, batch in enumerate(self.feed.batches(size, start=writer.row), 1):
+                values = self._values(batch.pictures, layers)
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(self._write, writer, values, count % self.options.commit_every == 0)
+                bar.update(len(batch.places))
+            if writing is not None:
+                writing.result()
+
+    def _values(self, pictures: Pixels, layers: list[str]) -> dict[str, Tensor]:
+        with _out_of_memory_explained(len(pictures)):
+            x = self.feed.tensor(pictures, self.network.device, self.input_dtype)
             return self.network.activations(x, layers)
 
-    def _keep(self, writer: FeatureWriter, values: dict[str, Tensor], commit: bool) -> None:
-        with torch.inference_mode(), _fitting(len(next(iter(values.values())))):
-            pooled = {name: self.pooling(self.network.maps(name, value)) for name, value in values.items()}
-            writer.append({name: value.float().cpu().numpy() for name, value in pooled.items()})
+    def _write(self, writer: FeatureWriter, values: dict[str, Tensor], commit: bool) -> None:
+        with torch.inference_mode(), _out_of_memory_explained(len(next(iter(values.values())))):
+            features = {name: self.pooling(self.network.maps(name, value)) for name, value in values.items()}
+            writer.append({name: value.float().cpu().numpy() for name, value in features.items()})
         if commit:
             writer.commit()
 
 
 @contextlib.contextmanager
-def _fitting(count: int) -> Iterator[None]:
+def _out_of_memory_explained(images: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise CaptureError(
-            f"{count} images at once do not fit in memory; give a smaller batch size: what is done is kept"
+            f"{images} images at once do not fit into memory; give a smaller batch size: what is done is kept"
         ) from error

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages, ReadImages
+from in_memory import ReadImages
 from numpy.typing import NDArray
 from streamed_features import COUNT, model, noise_images, streamed
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import CaptureError, DataError, DeconvvizError, LayerNotFound, MismatchError
 from deconvviz.results.features import FeatureArrays, Features, write_features
 
@@ -30,7 +31,7 @@ def test_an_error_keeps_what_was_done(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="no image 23"):
         streamed(out, noise_images(kind=Broken), commit_every=1000)
     assert (done := Features(out).done) == 20 and not Features(out).complete
-    with pytest.raises(DataError, match=r"rows 0 to 20 asked of .*f.h5; it has 20 so far"):
+    with pytest.raises(DataError, match=r"rows 0 to 20 of .*f.h5 given; it has 20 so far"):
         Features(out).rows("1", np.arange(21))
     rest = noise_images(kind=ReadImages)
     assert isinstance(rest, ReadImages)
@@ -49,7 +50,7 @@ def test_an_error_keeps_what_was_done(tmp_path: pathlib.Path) -> None:
         ({"pool": "mean"}, "pool"),
         ({"dtype": "float16"}, "dtype"),
         ({"precision": "bf16"}, "precision"),
-        ({"chosen": np.arange(COUNT)[::-1]}, "chosen"),
+        ({"indices": np.arange(COUNT)[::-1]}, "chosen"),
         ({"preprocess": dv.Preprocess(resize=None, crop=(20, 28))}, "preprocess"),
     ],
 )
@@ -67,9 +68,9 @@ def test_another_question_is_refused(change: dict[str, Any], named: str, tmp_pat
     ("change", "kind", "complaint"),
     [
         ({"layers": ("1", "conv9")}, LayerNotFound, "no layer 'conv9'"),
-        ({"layers": ()}, DataError, "layers 0 given"),
+        ({"layers": ()}, DataError, "0 layers and 60 images given; expected at least 1 of each"),
         ({"batch_size": 0}, DataError, "batch size 0 given"),
-        ({"chosen": np.zeros(0, np.int64)}, DataError, "images 0 given"),
+        ({"indices": np.zeros(0, np.int64)}, DataError, "3 layers and 0 images given"),
         ({"pool": "max 0x3"}, DataError, "pooling 'max 0x3' given; expected max, mean, all"),
         ({"pool": "median"}, DataError, "pooling 'median' given"),
         ({"dtype": "int8"}, DataError, "dtype 'int8' given"),

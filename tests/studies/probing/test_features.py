@@ -15,7 +15,7 @@ from streamed_features import COUNT, LAYERS, PLAIN, model, noise_images, streame
 from torch import nn
 
 import deconvviz as dv
-from deconvviz.studies.probing.features import LIMIT, Pooling
+from deconvviz.run.features import MOST_VALUES, Pooling
 
 
 def pooled(maps: NDArray[np.float64], how: str, grid: tuple[int, int]) -> NDArray[np.float64]:
@@ -69,13 +69,25 @@ def test_any_batch_size(tmp_path: pathlib.Path) -> None:
 
 def test_chosen_images_half_precision_and_bf16(tmp_path: pathlib.Path) -> None:
     whole, chosen = streamed(tmp_path / "w.h5"), np.array([41, 3, 17])
-    half = streamed(tmp_path / "h.h5", chosen=chosen, dtype="float16")
+    half = streamed(tmp_path / "h.h5", indices=chosen, dtype="float16")
     assert half.labels.tolist() == [41 % 3, 0, 17 % 3]
     rows = half.rows("2", np.array([2, 0, 1, 1]))
     assert np.array_equal(rows, whole.rows("2", chosen[[2, 0, 1, 1]]).astype(np.float16))
     rough = streamed(tmp_path / "b.h5", precision="bf16").rows("2", chosen)
     exact = whole.rows("2", chosen)
     assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_a_network_in_float64_stays_in_float64(tmp_path: pathlib.Path) -> None:
+    """Rounded once, when they are written, its features are the exact ones; those of float32 are not all."""
+    images, indices, unequal = noise_images(9), np.arange(9), {}
+    exact = dv.capture(model().double(), (3, 20, 28))
+    x = torch.stack([PLAIN.tensor(PLAIN.picture(images[n][0])[None], dtype=torch.float64)[0] for n in range(9)])
+    expected = exact.activations(x, ["5"])["5"].detach().numpy().astype(np.float32)
+    for name, network in (("double", exact), ("single", dv.capture(model(), (3, 20, 28)))):
+        rows = streamed(tmp_path / f"{name}.h5", images, network=network).rows("5", indices)
+        unequal[name] = int((rows != expected).sum())
+    assert unequal["double"] == 0 < unequal["single"]
 
 
 def test_a_convolution_before_its_batch_norm(tmp_path: pathlib.Path) -> None:
@@ -97,7 +109,7 @@ def test_a_convolution_before_its_batch_norm(tmp_path: pathlib.Path) -> None:
 def test_the_default_grid_is_the_finest_that_fits(channels: int, rows: int, columns: int) -> None:
     grid = Pooling.parse("max").bins((channels, rows, columns))
     sides = [(min(rows, g), min(columns, g)) for g in range(1, 231)]
-    fitting = [side for side in sides if channels * side[0] * side[1] <= LIMIT]
+    fitting = [side for side in sides if channels * side[0] * side[1] <= MOST_VALUES]
     assert grid == (max(fitting) if fitting else (1, 1))
 
 
