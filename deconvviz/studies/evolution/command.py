@@ -3,66 +3,118 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from deconvviz.cli.inputs import channels_of, found_device, integers
-from deconvviz.cli.options import PROJECTION_NOTE, device_option
-from deconvviz.cli.outputs import check_figure, save_figure
+from deconvviz.cli.options import (
+    PROJECTION_NOTE,
+    device_option,
+    layers_option,
+    limit_option,
+    option_group,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from deconvviz.results.snapshots import Snapshots
+    from deconvviz.run.options import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownFilters:
+    """Which filters `evolve` shows, and how.
+
+    Attributes:
+        filters: how many of each layer.
+        channels: "active", "random" or "first", or numbers as text.
+        epochs: numbers as text; None shows all that are kept.
+        crop: size of the patches, as for `grid`.
+    """
+
+    filters: int
+    channels: str
+    epochs: str | None
+    crop: str
+
+    def numbers(self, layers: tuple[str, ...]) -> int | list[int]:
+        """Return how many filters of each layer, or the channels of one; raises DataError for those of several."""
+        channels = channels_of(self.channels)
+        if isinstance(channels, str):
+            return self.filters
+        if len(layers) > 1:
+            raise DataError(
+                f"channels {self.channels} given for {len(layers)} layers; name channels of one layer at a time"
+            )
+        return channels
+
+    @property
+    def choice(self) -> str:
+        """How filters are chosen where only their number is given."""
+        channels = channels_of(self.channels)
+        return channels if isinstance(channels, str) else "active"
 
 
 @click.command(epilog=PROJECTION_NOTE)
 @click.argument("snapshots")
 @click.argument("images")
-@click.option("-l", "--layer", "layers", multiple=True, required=True, help="A layer's name; give as many as you like.")
-@click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; beside it two .csv tables.")
-@click.option("--filters", default=6, show_default=True, type=click.IntRange(1, 40), help="Filters of each layer.")
-@click.option(
-    "-c",
-    "--channels",
-    default="active",
-    show_default=True,
-    help="active, random or first at the last epoch, or numbers such as 5,40 (of one layer).",
+@layers_option("Name of a layer; give as many as you like.", required=True)
+@click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; two .csv tables go beside it.")
+@option_group(
+    "shown",
+    ShownFilters,
+    click.option("--filters", default=6, show_default=True, type=click.IntRange(1, 40), help="Filters of each layer."),
+    click.option(
+        "-c",
+        "--channels",
+        default="active",
+        show_default=True,
+        help="Filters to show: active (highest mean activation at the last epoch), random or first; or numbers such as "
+        "5,40 of one layer.",
+    ),
+    click.option("--epochs", help="The epochs to show, such as 1,5,20.  [default: all that are kept]"),
+    click.option(
+        "--crop",
+        default="energy",
+        show_default=True,
+        metavar="energy|receptive-field|PIXELS",
+        help="Size of the patches, as for grid.",
+    ),
 )
-@click.option("--epochs", help="The epochs to show, such as 1,5,20.  [default: all that are kept]")
 @click.option(
-    "--crop", default="energy", show_default=True, metavar="energy|receptive-field|PIXELS", help="As for grid."
+    "-k", default=9, show_default=True, type=click.IntRange(1), help="Images of each channel in the curves below."
 )
-@click.option("-k", default=9, show_default=True, type=click.IntRange(1), help="Images a filter in the convergence.")
-@click.option("--limit", type=click.IntRange(1), help="The first images only.")
-@click.option("--model", help="The model, where the file does not tell: a SNAPSHOTS file of your own training loop.")
-@click.option("--work", metavar="FOLDER", help="Keep each epoch's mined file there, and continue with what is there.")
+@limit_option
+@click.option("--model", help="The model, if the file does not name it: snapshots of your own training loop.")
+@click.option("--work", metavar="FOLDER", help="Keep each epoch's mined file in this folder; the same command resumes.")
 @click.option("--force", is_flag=True, help="Replace the tables beside OUT if they exist.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@run_options()
 @device_option
 def evolve(
     snapshots: str,
     images: str,
     layers: tuple[str, ...],
     out: str,
-    filters: int,
-    channels: str,
-    epochs: str | None,
-    crop: str,
+    shown: ShownFilters,
     k: int,
     limit: int | None,
     model: str | None,
     work: str | None,
     force: bool,
-    quiet: bool,
+    run: RunOptions,
     device: str,
 ) -> None:
     """Draw how filters came to be: each one's strongest projection at every snapshot of a training.
 
     SNAPSHOTS is what `deconvviz train --snapshots` or a SnapshotRecorder wrote, or `demo` for the packaged training.
-    A coloured frame marks a jump: the strongest image is another one. Below, two curves tell when each layer settled.
+    A coloured frame marks a jump: the strongest image differs from that of the epoch before. Curves below show when
+    each layer settled.
 
     \b
     Example:
@@ -75,42 +127,51 @@ def evolve(
     from deconvviz.studies.evolution.figure import draw_evolution
 
     check_figure(out)
-    tables = [pathlib.Path(out).with_suffix(suffix) for suffix in (".csv", ".layers.csv")]
+    tables = beside(out, ".csv"), beside(out, ".layers.csv")
     for table in tables:
         if table.exists() and not force:
             raise DataError(f"{table} exists already; choose another OUT, or --force to replace it")
-    numbered = channels_of(channels)
-    if not isinstance(numbered, str) and len(layers) > 1:
-        raise DataError(f"channels {channels} given for {len(layers)} layers; name channels of one layer at a time")
+        check_place(table)
+    numbers = shown.numbers(layers)
     file = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
     with ImageStore.open(images) as store:
-        found = follow(
+        evolution = follow(
             file,
             _model(file, model),
             store,
             layers,
-            filters if isinstance(numbered, str) else numbered,
-            epochs=integers(epochs) if epochs else None,
-            choice=channels,
-            crop=crop,
+            numbers,
+            device=found_device(device),
+            epochs=integers(shown.epochs) if shown.epochs else None,
+            choice=shown.choice,
+            crop=shown.crop,
             k=k,
             limit=limit,
             work=work,
-            device=found_device(device),
-            progress=not quiet,
+            **run.keywords(),
         )
-        caption = (
-            f"Projections (deconvnet, contrast stretched one by one) of each filter's strongest activation over "
-            f"{found.count} images of {store.path.name}, by the weights after each epoch.\n"
-            "A coloured frame: the strongest image is another one than at the epoch before."
-        )
-    save_figure(draw_evolution(found, f"Evolution of {file.config['network'].split()[0]}", caption), out, caption)
-    found.save_csv(*tables)
+    caption = _caption(evolution.count, store.path)
+    title = f"Evolution of {file.config['network'].split()[0]}"
+    save_figure(draw_evolution(evolution, title, caption), out, caption)
+    evolution.save_csv(*tables)
     click.echo(f"wrote {tables[0]} and {tables[1]}")
-    click.echo(repr(found))
+    click.echo(repr(evolution))
+
+
+def _caption(images: int, store: pathlib.Path) -> str:
+    return (
+        f"Rows are filters (the number is the channel's). Each picture is the deconvnet projection of the filter's "
+        f"strongest activation over {images} images of {store.name}, by the weights after each epoch. It has its own "
+        "contrast; zero is grey. A coloured frame marks that the strongest image differs from that of the epoch "
+        "before.\n"
+        "Curves: share of the strongest images that are those of the last epoch (mean over channels); cosine between "
+        "the projections of the same units by the weights after each epoch and after the last (mean over channels); "
+        "accuracy of the network in the training."
+    )
 
 
 def _model(file: Snapshots, spec: str | None) -> nn.Module:
+    """Build the network that was trained; raises ModelError where neither the file nor --model names it."""
     from deconvviz.models.load import build_model
 
     spec = spec or file.config.get("model")

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
-from hashlib import sha256
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
+from deconvviz.arrays import evenly
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.deconv.project import Projection, Unit, project_units
+from deconvviz.deconv.project import Unit, project_units
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.capture import capture
 from deconvviz.graph.network import Network
+from deconvviz.metrics.intervals import correlation
 from deconvviz.models.weights import misfit
-from deconvviz.results.files import Pathlike
+from deconvviz.results.results import digest_of
 from deconvviz.results.snapshots import Snapshots
+from deconvviz.studies.evolution.options import EvolutionOptions
 from deconvviz.studies.evolution.result import Evolution, LayerEvolution
 from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.result import MinedLayer, Winner
+from deconvviz.types import Ints, Pixels
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.studies.evolution.options import EvolutionKeywords
 
 REFERENCES = 32  # filters of a layer whose projections are compared with the last epoch's
+TILES = ("values", "images", "positions", "projections", "patches")
+CURVES = ("top_final", "similarity")
 
 
 def evolve(
@@ -38,187 +48,255 @@ def evolve(
     filters: int | Sequence[int] = 6,
     *,
     preprocess: Preprocess | None = None,
-    epochs: Sequence[int] | None = None,
-    choice: str = "active",
-    crop: str | int = "energy",
-    k: int = 9,
-    limit: int | None = None,
-    work: Pathlike | None = None,
     device: torch.device | str = "cpu",
-    progress: bool = True,
+    **options: Unpack[EvolutionKeywords],
 ) -> Evolution:
     """Follow filters through the epochs of a training.
 
-    At each epoch the store is mined; a filter shows its strongest activation's projection by that epoch's weights.
+    At each epoch the store is mined; a filter shows the projection of its strongest activation by that epoch's
+    weights.
 
     Args:
         snapshots: from `Snapshots(path)`.
         model: a network of the kind that was trained; its weights are replaced.
         store: the images to mine; the paper takes the training images.
         layers: names, as in `capture(model).layers`.
-        filters: how many of each layer, chosen at the last epoch as `choice` says ("active", "random", "first"), or
-            which channels.
-        preprocess: the one of the training; by default what the snapshots tell.
-        epochs: those to show; by default all that are kept.
-        crop: as for `layer_panels`; the last epoch's size is used for all.
-        work: a folder for the mined file of each epoch. With it, an interrupted call goes on where it was.
+        filters: how many filters of each layer, or the channels themselves.
+        preprocess: how images are prepared; by default as in the training, if the snapshots say so.
+        device: where the network computes.
+        options: `epochs`, `choice`, `crop`, `k`, `limit` and `work` of `EvolutionOptions`; `batch_size`, `precision`,
+            `workers` and `progress` of `RunOptions`.
 
     Raises:
-        DataError: an epoch that is not in the file, or is damaged. MismatchError: weights of another network.
-        LayerNotFound: no such layer.
+        DataError: the file does not hold an epoch's weights, or they are damaged; an option is out of its range.
+        MismatchError: the weights are those of another network.
+        LayerNotFound: a name in `layers` does not exist.
 
     Source: Zeiler and Fergus 2013, section 4.1 and figure 4. Top-k overlap and similarity are this package's.
     """
-    chosen = tuple(sorted(set(epochs if epochs is not None else snapshots.epochs)))
-    missing = [epoch for epoch in chosen if epoch not in snapshots.epochs]
-    if missing or not chosen:
+    settings = EvolutionOptions(**options)
+    epochs = tuple(sorted(set(snapshots.epochs if settings.epochs is None else settings.epochs)))
+    missing = [epoch for epoch in epochs if epoch not in snapshots.epochs]
+    if missing or not epochs:
         raise DataError(
             f"epoch {missing[0] if missing else 'none'} given; {snapshots.path} holds the weights of epochs "
             f"{', '.join(map(str, snapshots.epochs)) or 'none'}: choose among them"
         )
-    settings = preprocess or Preprocess.from_dict(snapshots.config.get("preprocess", {}))
-    runner = _Evolver(snapshots, model, store, tuple(dict.fromkeys(layers)), settings, crop, k, limit, work, device)
-    runner.progress = progress
-    return runner.run(chosen, filters, choice)
+    preprocess = preprocess or Preprocess.from_dict(snapshots.config.get("preprocess", {}))
+    networks = EpochNetworks(snapshots, model, preprocess, torch.device(device))
+    run = EvolutionRun(networks, store, tuple(dict.fromkeys(layers)), settings)
+    return run.follow(epochs, filters)
 
 
-class _Evolver:
-    progress = True
+@dataclass(frozen=True)
+class EpochNetworks:
+    """The networks of the epochs of a training.
 
-    def __init__(
-        self,
-        snapshots: Snapshots,
-        model: nn.Module,
-        store: ImageStore,
-        layers: tuple[str, ...],
-        preprocess: Preprocess,
-        crop: str | int,
-        k: int,
-        limit: int | None,
-        work: Pathlike | None,
-        device: torch.device | str,
-    ) -> None:
-        self.snapshots, self.model, self.store, self.layers = snapshots, model, store, layers
-        self.preprocess, self.crop, self.k, self.limit, self.device = preprocess, crop, k, limit, device
-        self.work = None if work is None else pathlib.Path(work)
+    Attributes:
+        snapshots: the weights of the epochs.
+        model: a network of the kind that was trained; its weights are those of the epoch that was asked for last.
+        preprocess: how an image becomes the network's input.
+        device: where the network computes.
+    """
 
-    def run(self, epochs: tuple[int, ...], filters: int | Sequence[int], choice: str) -> Evolution:
-        """Take the last epoch first: it decides which filters are shown, how large, and what is final."""
-        last = _Epoch(self, epochs[-1])
-        shown = {
-            layer: last.mined[layer].choose_channels(*((choice, filters) if isinstance(filters, int) else (filters,)))
-            for layer in self.layers
-        }
-        references = {layer: _Reference(last, layer) for layer in self.layers}
-        rows: dict[int, dict[str, dict[str, Any]]] = {}
-        bar = tqdm(total=len(epochs), unit="epoch", desc="evolving", disable=not self.progress)
-        with bar:
-            for epoch in (epochs[-1], *epochs[:-1]):
-                at = last if epoch == epochs[-1] else _Epoch(self, epoch)
-                rows[epoch] = {layer: at.row(layer, shown[layer], references[layer]) for layer in self.layers}
-                at.keep()
-                bar.update()
-        found = tuple(_layer(name, shown[name], [rows[epoch][name] for epoch in epochs]) for name in self.layers)
-        history = tuple(self.snapshots.history)
-        return Evolution(found, epochs, history, tuple(self.store.names), last.mined.total, self.k)
+    snapshots: Snapshots
+    model: nn.Module
+    preprocess: Preprocess
+    device: torch.device
 
     def network(self, epoch: int) -> Network:
-        """Return the network with the weights of an epoch."""
-        given = {name: torch.from_numpy(array) for name, array in self.snapshots.weights(epoch).items()}
-        complaint = misfit(self.model.state_dict(), given)
+        """Return the network with the weights of an epoch; raises MismatchError where they do not fit the model."""
+        state = {name: torch.from_numpy(array) for name, array in self.snapshots.weights(epoch).items()}
+        complaint = misfit(self.model.state_dict(), state)
         if complaint:
             raise MismatchError(
                 f"epoch {epoch} of {self.snapshots.path} does not fit {type(self.model).__name__} ({complaint}); "
                 "give the model that was trained with --model"
             )
-        self.model.load_state_dict(given)
+        self.model.load_state_dict(state)
         network = capture(self.model.eval(), self.preprocess.shape)
-        return network if str(self.device) == "cpu" else network.to(torch.device(self.device))
-
-    def mined_file(self, epoch: int) -> pathlib.Path | None:
-        """Where an epoch's mined file stands: named by what was mined, so that another question finds another file."""
-        if self.work is None:
-            return None
-        self.work.mkdir(parents=True, exist_ok=True)
-        asked = [self.layers, self.k, self.limit, self.store.fingerprint, self.preprocess.as_dict()]
-        digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-        return self.work / f"epoch-{epoch:05d}-{digest}.h5"
+        return network if self.device.type == "cpu" else network.to(self.device)
 
 
-class _Epoch:
-    """One epoch: its network, and what it mined."""
+class EvolutionRun:
+    """Some layers of a network that are followed through the epochs of its training."""
 
-    def __init__(self, job: _Evolver, epoch: int) -> None:
-        self.job, self.network, self.out = job, job.network(epoch), job.mined_file(epoch)
-        self.mined = mine(
-            self.network,
-            job.store,
-            job.layers,
-            job.k,
-            self.out,
-            preprocess=job.preprocess,
-            limit=job.limit,
-            progress=job.progress,
+    def __init__(
+        self, networks: EpochNetworks, store: ImageStore, layers: tuple[str, ...], settings: EvolutionOptions
+    ) -> None:
+        self.networks, self.store, self.layers, self.settings = networks, store, layers, settings
+
+    def follow(self, epochs: tuple[int, ...], filters: int | Sequence[int]) -> Evolution:
+        """Return the evolution over epochs, ascending.
+
+        The last epoch comes first: it decides which filters are shown, how large, and what is final.
+        """
+        last = self._mined(epochs[-1])
+        choice, count = (self.settings.choice, filters) if isinstance(filters, int) else (filters, 0)
+        channels = {layer: last.cache.mined[layer].choose_channels(choice, count) for layer in self.layers}
+        finals = {layer: FinalLayer(last, layer, self.settings.crop) for layer in self.layers}
+        columns: dict[int, dict[str, LayerAtEpoch]] = {}
+        with self.settings.bar("epoch", len(epochs), "evolving") as bar:
+            for epoch in (epochs[-1], *epochs[:-1]):
+                mined = last if epoch == epochs[-1] else self._mined(epoch)
+                columns[epoch] = {layer: mined.column(finals[layer], channels[layer]) for layer in self.layers}
+                mined.save()
+                bar.update()
+        return Evolution(
+            layers=tuple(_stacked(name, channels[name], [columns[e][name] for e in epochs]) for name in self.layers),
+            epochs=epochs,
+            history=tuple(self.networks.snapshots.history),
+            names=tuple(self.store.names),
+            count=last.cache.mined.total,
+            k=self.settings.k,
         )
-        self.cache = ProjectionCache(self.mined, job.store, self.network, progress=False)
 
-    def row(self, layer: str, channels: Sequence[int], reference: _Reference) -> dict[str, Any]:
-        """Return this epoch's column of a layer: what `LayerEvolution` holds, without the axis of epochs."""
-        top, winners = self.mined[layer], [Winner(c, 0) for c in channels]
-        projections = self.cache.projections(layer, winners)
-        windows = {w: projections[w].window(reference.size, self.cache.image_size) for w in winners}
-        return {
-            "values": top.values[channels, 0],
-            "images": top.images[channels, 0],
-            "positions": top.positions[channels, 0],
-            "projections": np.stack([projections[w].cut(windows[w]) for w in winners]),
-            "patches": np.stack([self.cache.patch(layer, w, windows[w]) for w in winners]),
-            "top_final": _overlap(top, reference.top),
-            "similarity": reference.similarity(self.network),
-        }
+    def _mined(self, epoch: int) -> MinedEpoch:
+        """Mine the store with the weights of an epoch, or read what was mined before."""
+        network, settings, path = self.networks.network(epoch), self.settings, self._mined_file(epoch)
+        mined = mine(
+            network,
+            self.store,
+            self.layers,
+            settings.k,
+            path,
+            preprocess=self.networks.preprocess,
+            limit=settings.limit,
+            **settings.keywords(),
+        )
+        return MinedEpoch(network, ProjectionCache(mined, self.store, network, progress=False), path)
 
-    def keep(self) -> None:
-        """Save the projections that were computed, where there is a file for them."""
-        if self.out is not None:
-            self.cache.save(self.out)
+    def _mined_file(self, epoch: int) -> pathlib.Path | None:
+        """Return the path of an epoch's mined file; its name depends on the settings, so that others do not clash.
+
+        "fp32" is not part of it: files of version 0.1.0, which knew no other precision, are found again.
+        """
+        if self.settings.work is None:
+            return None
+        folder = pathlib.Path(self.settings.work)
+        folder.mkdir(parents=True, exist_ok=True)
+        preprocess = self.networks.preprocess.as_dict()
+        config = [self.layers, self.settings.k, self.settings.limit, self.store.fingerprint, preprocess]
+        config += [self.settings.precision] if self.settings.precision != "fp32" else []
+        return folder / f"epoch-{epoch:05d}-{digest_of(config, 8)}.h5"
 
 
-class _Reference:
-    """What is final of a layer: the last epoch's table, its crop, and some of its projections."""
+@dataclass(frozen=True, kw_only=True)
+class LayerAtEpoch:
+    """One layer at one epoch, with the F filters that are shown; the attributes are those of `LayerEvolution`.
 
-    def __init__(self, last: _Epoch, layer: str) -> None:
-        self.top, self.layer = last.mined[layer], layer
-        self.size, _ = last.cache.crop(layer, last.job.crop)
-        live = np.flatnonzero(~self.top.activity.dead)
-        some = live[np.linspace(0, len(live) - 1, min(REFERENCES, len(live))).round().astype(int)]
-        images = sorted({int(self.top.images[c, 0]) for c in some})
-        pictures = np.stack([last.cache.feed.picture(i) for i in images])
-        self.x = last.job.preprocess.tensor(pictures, last.network.device, last.network.dtype)
-        self.units: list[Unit] = []
-        for c in some:
-            y, x = (int(n) for n in self.top.positions[c, 0])
-            self.units.append((images.index(int(self.top.images[c, 0])), layer, int(c), (y, x)))
-        self.final = project_units(last.network, self.x, self.units)
+    Attributes:
+        values: float32 [F].
+        images: int64 [F].
+        positions: int64 [F, 2].
+        projections: float32 [F, h, w, C].
+        patches: uint8 [F, h, w, 3].
+        top_final: share of the last epoch's top-k images that are in the top k.
+        similarity: mean cosine with the last epoch's projections.
+    """
+
+    values: NDArray[np.float32]
+    images: Ints
+    positions: Ints
+    projections: NDArray[np.float32]
+    patches: Pixels
+    top_final: float
+    similarity: float
+
+
+@dataclass(frozen=True)
+class MinedEpoch:
+    """One epoch of a training.
+
+    Attributes:
+        network: with the weights of the epoch.
+        cache: what it mined, with its projections.
+        path: of the mined file; None where it is in memory only.
+    """
+
+    network: Network
+    cache: ProjectionCache
+    path: pathlib.Path | None
+
+    def column(self, final: FinalLayer, channels: Sequence[int]) -> LayerAtEpoch:
+        """Return what is shown of some channels of a layer at this epoch."""
+        layer, winners = self.cache.mined[final.name], [Winner(channel, 0) for channel in channels]
+        projections = self.cache.projections(final.name, winners)
+        windows = {winner: projections[winner].window(final.size, self.cache.image_size) for winner in winners}
+        return LayerAtEpoch(
+            values=layer.values[channels, 0],
+            images=layer.images[channels, 0],
+            positions=layer.positions[channels, 0],
+            projections=np.stack([projections[winner].cut(windows[winner]) for winner in winners]),
+            patches=np.stack([self.cache.patch(final.name, winner, windows[winner]) for winner in winners]),
+            top_final=share_final(layer, final.mined),
+            similarity=final.similarity(self.network),
+        )
+
+    def save(self) -> None:
+        """Add the projections that were computed to the mined file, if there is one."""
+        if self.path is not None:
+            self.cache.save(self.path)
+
+
+class FinalLayer:
+    """What is final of a layer: its table at the last epoch, and projections of some of its filters.
+
+    Attributes:
+        name: of the layer.
+        mined: what mining found at the last epoch.
+        size: height and width of the patches in pixels.
+    """
+
+    def __init__(self, last: MinedEpoch, name: str, crop: str | int) -> None:
+        """Project the strongest activations of some filters, evenly chosen, by the last epoch's weights.
+
+        Args:
+            last: the last epoch.
+            name: of the layer.
+            crop: size of the patches, as for `layer_panels`.
+        """
+        self.name, self.mined = name, last.cache.mined[name]
+        self.size = last.cache.crop(name, crop).size
+        alive = np.flatnonzero(~self.mined.activity.dead)
+        channels = alive[evenly(len(alive), REFERENCES)]
+        images = sorted({int(self.mined.images[channel, 0]) for channel in channels})
+        feed = last.cache.feed
+        self._inputs = feed.tensor(feed.pictures(images), last.network.device, last.network.dtype)
+        self._units: list[Unit] = []
+        for channel in channels:
+            y, x = map(int, self.mined.positions[channel, 0])
+            self._units.append((images.index(int(self.mined.images[channel, 0])), name, int(channel), (y, x)))
+        self._projections = self._projected(last.network)
 
     def similarity(self, network: Network) -> float:
-        """Mean cosine between the projections of the reference units by these weights and by the last ones."""
-        found = project_units(network, self.x, self.units)
-        return float(np.mean([_cosine(a, b) for a, b in zip(found, self.final, strict=True)]))
+        """Return the mean cosine between projections of the same units by a network and by the last epoch's."""
+        pairs = zip(self._projected(network), self._projections, strict=True)
+        return float(np.mean([correlation(ours, final, centred=False) for ours, final in pairs]))
+
+    def _projected(self, network: Network) -> list[NDArray[np.float64]]:
+        projections = project_units(network, self._inputs, self._units)
+        return [projection.pixels.double().cpu().numpy() for projection in projections]
 
 
-def _cosine(a: Projection, b: Projection) -> float:
-    one, two = a.pixels.double().flatten(), b.pixels.double().flatten()
-    return float(one @ two / (one.norm() * two.norm()).clamp(min=1e-300))
+def share_final(layer: MinedLayer, final: MinedLayer) -> float:
+    """Return the share of the final table's images that are in a layer's table already.
+
+    It is the mean over the channels that are not dead in the final table.
+
+    Args:
+        layer: what was mined at some epoch.
+        final: what was mined at the last epoch, with the same k.
+    """
+    alive = ~final.activity.dead
+    images, final_images = layer.images[alive], final.images[alive]
+    present = final_images >= 0
+    common = (images[:, :, None] == final_images[:, None, :]) & present[:, None, :]
+    return float(common.any(1).sum() / max(present.sum(), 1))
 
 
-def _overlap(now: MinedLayer, last: MinedLayer) -> float:
-    """Share of the last epoch's top-k images that are in the table now, over the channels that live at the last."""
-    live = ~last.activity.dead
-    same = (now.images[live][:, :, None] == last.images[live][:, None, :]) & (last.images[live] >= 0)[:, None, :]
-    return float(same.any(1).sum() / max((last.images[live] >= 0).sum(), 1))
-
-
-def _layer(name: str, channels: Sequence[int], columns: Sequence[dict[str, Any]]) -> LayerEvolution:
-    stacked = {key: np.stack([column[key] for column in columns], 1) for key in list(columns[0])[:-2]}
-    curves = {key: np.array([column[key] for column in columns]) for key in ("top_final", "similarity")}
-    return LayerEvolution(name, np.asarray(channels), **stacked, **curves)
+def _stacked(name: str, channels: Sequence[int], columns: Sequence[LayerAtEpoch]) -> LayerEvolution:
+    """Join a layer's columns, one for each epoch."""
+    tiles = {key: np.stack([getattr(column, key) for column in columns], 1) for key in TILES}
+    curves = {key: np.array([getattr(column, key) for column in columns]) for key in CURVES}
+    return LayerEvolution(layer=name, channels=np.asarray(channels), **tiles, **curves)

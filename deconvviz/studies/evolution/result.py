@@ -1,96 +1,133 @@
-"""What `evolve` found, and its tables."""
+"""What `evolve` found: filters and layers over the epochs of a training, and the two tables of them."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz.results.files import Pathlike
 from deconvviz.results.tables import write_csv
+from deconvviz.types import Floats, Ints, Mask, Pathlike, Pixels
+
+UNIT_COLUMNS = ("layer", "channel", "epoch", "activation", "image", "y", "x", "image_changed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerEvolution:
-    """One layer over E epochs, of F filters shown.
+    """One layer over E epochs, with the F filters that are shown.
 
     Attributes:
-        layer: its name; channels: int64 [F].
+        layer: name of the layer.
+        channels: int64 [F], the channels of the filters.
         values: float32 [F, E], the strongest activation over the images at each epoch.
-        images: int64 [F, E], the image that gave it; positions: int64 [F, E, 2], (y, x) on the map.
+        images: int64 [F, E], the image that gave it, an index into the store.
+        positions: int64 [F, E, 2], (y, x) of that activation on the layer's map.
         projections: float32 [F, E, h, w, C], each in units of its largest absolute value.
-        patches: uint8 [F, E, h, w, 3].
-        top_final: float64 [E], share of the last epoch's top-k images that are in the top k already, mean over all
-            channels that live at the last epoch; similarity: float64 [E], cosine between the projections of the same
-            units (the last epoch's strongest) by this epoch's weights and by the last's, mean over 32 channels.
+        patches: uint8 [F, E, h, w, 3], the parts of the images that the projections cover.
+        top_final: float64 [E], share of the last epoch's top-k images that are in the top k already. It is the mean
+            over all channels of the layer that are not dead at the last epoch.
+        similarity: float64 [E], cosine between the projections of the same units (the last epoch's strongest) by this
+            epoch's weights and by the last epoch's. It is the mean over at most 32 channels.
     """
 
     layer: str
-    channels: NDArray[np.int64]
+    channels: Ints
     values: NDArray[np.float32]
-    images: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    images: Ints
+    positions: Ints
     projections: NDArray[np.float32]
-    patches: NDArray[np.uint8]
-    top_final: NDArray[np.float64]
-    similarity: NDArray[np.float64]
+    patches: Pixels
+    top_final: Floats
+    similarity: Floats
 
     @property
-    def changed(self) -> NDArray[np.bool_]:
-        """bool [F, E], true where the strongest image is another one than at the epoch before."""
+    def changed(self) -> Mask:
+        """bool [F, E], true where the strongest image differs from that of the epoch before."""
         first = np.zeros((len(self.images), 1), bool)
         return np.concatenate([first, self.images[:, 1:] != self.images[:, :-1]], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evolution:
-    """What `evolve` found: a `LayerEvolution` each layer, over `epochs`; `names` are the store's."""
+    """What `evolve` found.
+
+    Attributes:
+        layers: one entry for each layer.
+        epochs: the epochs that are shown, ascending.
+        history: the metrics of every epoch that was recorded, such as {"epoch": 3, "accuracy": 0.61}.
+        names: of the store's images.
+        count: number of images that were mined.
+        k: images that were mined for each channel.
+    """
 
     layers: tuple[LayerEvolution, ...]
     epochs: tuple[int, ...]
-    history: tuple[dict[str, float], ...]
+    history: tuple[Mapping[str, float], ...]
     names: tuple[str, ...]
     count: int
     k: int
 
     def settled(self, layer: LayerEvolution, share: float = 0.5) -> tuple[int, int]:
-        """Return the first epochs from which on `share` of the top k, and of the projections, are final."""
-        found = []
-        for curve in (layer.top_final, layer.similarity):
-            below = np.flatnonzero(curve < share)
-            found.append(self.epochs[int(below[-1]) + 1 if len(below) else 0])
-        return found[0], found[1]
+        """Return from which epoch on a layer is final, by its strongest images and by its projections.
+
+        Args:
+            layer: one of `layers`.
+            share: how much of the top k has to be final, and how large the cosine of the projections has to be.
+
+        Returns:
+            (epoch, epoch): the first ones from which on the two curves stay at `share` or above.
+        """
+        by_images, by_projections = (self._settled(curve, share) for curve in (layer.top_final, layer.similarity))
+        return by_images, by_projections
+
+    def _settled(self, curve: Floats, share: float) -> int:
+        below = np.flatnonzero(curve < share)
+        return self.epochs[int(below[-1]) + 1 if len(below) else 0]
 
     def save_csv(self, units: Pathlike, layers: Pathlike) -> None:
-        """Write two tables: each unit shown at each epoch, and each layer's convergence at each epoch."""
+        """Write two tables: each filter that is shown at each epoch, and the convergence of each layer at each epoch.
+
+        Args:
+            units: path of the first table.
+            layers: path of the second table.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
         rows = [
             (
-                one.layer,
-                int(c),
-                e,
-                float(one.values[f, n]),
-                self.names[one.images[f, n]],
-                *map(int, one.positions[f, n]),
-                int(one.changed[f, n]),
+                layer.layer,
+                int(channel),
+                epoch,
+                float(layer.values[f, n]),
+                self.names[layer.images[f, n]],
+                *map(int, layer.positions[f, n]),
+                int(layer.changed[f, n]),
             )
-            for one in self.layers
-            for f, c in enumerate(one.channels)
-            for n, e in enumerate(self.epochs)
+            for layer in self.layers
+            for f, channel in enumerate(layer.channels)
+            for n, epoch in enumerate(self.epochs)
         ]
-        write_csv(units, ("layer", "channel", "epoch", "activation", "image", "y", "x", "image_changed"), rows)
+        write_csv(units, UNIT_COLUMNS, rows)
         curves = [
-            (one.layer, e, float(one.top_final[n]), float(one.similarity[n]))
-            for one in self.layers
-            for n, e in enumerate(self.epochs)
+            (layer.layer, epoch, float(layer.top_final[n]), float(layer.similarity[n]))
+            for layer in self.layers
+            for n, epoch in enumerate(self.epochs)
         ]
         write_csv(layers, ("layer", "epoch", f"top{self.k}_already_final", "projection_similarity"), curves)
 
     def __repr__(self) -> str:
         lines = [f"Evolution over epochs {', '.join(map(str, self.epochs))} on {self.count} images"]
         for layer in self.layers:
-            top, projection = self.settled(layer)
+            by_images, by_projections = self.settled(layer)
             lines.append(
-                f"  {layer.layer}: half of its top {self.k} final from epoch {top}, projections from {projection}"
+                f"  {layer.layer}: half of its top {self.k} final from epoch {by_images}, "
+                f"projections from {by_projections}"
             )
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"

@@ -141,14 +141,16 @@ class ProjectionCache:
             side = int(crop)
             if side < 1:
                 raise DataError(f"crop {crop} given; expected a number of pixels")
-            return Crop((side, side), f"{side} px, as asked")
+            return Crop((side, side), "as given")
         if crop == "receptive-field":
             height, width = self._remembered(layer, "receptive_field", self._receptive_field)
             return Crop((int(height), int(width)), "the theoretical receptive field")
         if crop != "energy":
             raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
         side = int(self._remembered(layer, f"crop_{self.rule}", self._typical_extent)[0])
-        return Crop((side, side), f"{ENERGY:.0%} of the projections' energy, median of the layer")
+        return Crop(
+            (side, side), f"the smallest square with {ENERGY:.0%} of the projections' energy, median of the layer"
+        )
 
     def first_filters(self, layer: str, channels: Sequence[int]) -> NDArray[np.float32] | None:
         """Return filters of a layer that reads the image directly, float32 [n, h, w, 3]; None for another layer."""

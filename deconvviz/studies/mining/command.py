@@ -252,8 +252,8 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path) -> str:
     size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
     weights = "its weights, then " if panels.weights is not None else ""
     return (
-        f"For each channel: {weights}{panels.rule} projections of its {k} strongest images (each with its own "
+        f"For each channel (its number is to the left): {weights}{panels.rule} projections of its {k} strongest images (each with its own "
         f"contrast, zero is grey) beside the patches of these images, strongest first.\n"
-        f"Patches are {size} px of {image} px: {panels.crop_rule}. "
+        f"Patches are {size} px of {image} px ({panels.crop_rule}). "
         f"{images} images of {store.name}{unfinished}; model fingerprint {mined.config['model_fingerprint']}."
     )

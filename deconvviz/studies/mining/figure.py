@@ -1,4 +1,4 @@
-"""The layer grid, as the paper's figure 2: per filter a block of projections beside the block of their patches."""
+"""The layer grid, as the paper's figure 2: for each filter a block of projections beside the block of their patches."""
 
 from __future__ import annotations
 
@@ -9,70 +9,74 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deconvviz.figures.tiles import GREY, mosaic, place, stretched
+from deconvviz.arrays import GREY, stretched
+from deconvviz.figures.sheet import SMALL, Sheet
+from deconvviz.figures.tiles import mosaic
 
 if TYPE_CHECKING:
     from deconvviz.studies.mining.result import FilterPanel, LayerPanels
 
-BLOCK = 1.3  # inches, one block
-MOST = 100  # filters on a page
+BLOCK = 1.3  # inches: side of a block of projections or patches
+WEIGHT = 0.5 * BLOCK  # inches: side of the picture of a filter's weights
+LABEL, GAP, BETWEEN = 0.4, 0.05, 0.14  # inches: for a filter's number, between two blocks, between two rows
+HEADING = 0.12  # inches: for the words above the blocks of the first row
+NARROWEST = 4.6  # inches: a page that the caption can be read on
+DPI = 220
 
 
-def draw_grid(shown: LayerPanels, title: str, caption: str) -> Figure:
-    """Draw a layer's filters, each labelled with its channel: [filter |] projections | patches.
+def draw_grid(layer: LayerPanels, title: str, caption: str) -> Figure:
+    """Draw the filters of a layer, each with its channel number: [weights |] projections | patches.
 
     Args:
-        shown: 1 to 100 filters.
-        title, caption: text above and below.
+        layer: what is shown of the layer, 1 to 100 filters.
+        title: text above.
+        caption: text below.
     """
-    extra = 0 if shown.weights is None else 1
-    across = _filters_across(len(shown.panels), 2 + extra)
-    down = math.ceil(len(shown.panels) / across)
-    unit = 2 * BLOCK + 0.55 * extra * BLOCK + 0.45
-    width, top, bottom = max(across * unit + 0.2, 4.6), 0.5, _caption_height(caption, max(across * unit + 0.2, 4.6))
-    height = down * (BLOCK + 0.14) + top + bottom
-    figure = Figure(figsize=(width, height), dpi=220)
-    figure.text(0.5, 1 - 0.22 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.1 / height, caption, ha="center", va="bottom", fontsize=6.5, color="0.25", wrap=True)
-    left = (width - across * unit) / 2
-    for index, panel in enumerate(shown.panels):
-        x = left + (index % across) * unit + 0.4
-        y = height - top - (index // across + 1) * (BLOCK + 0.14) + 0.14
-        weight = None if shown.weights is None else shown.weights[index]
-        _draw_filter(figure, panel, weight, x, y)
-    return figure
+    weight_width = 0.0 if layer.weights is None else WEIGHT + GAP
+    across = _filters_across(len(layer.panels), 2 if layer.weights is None else 3)
+    filter_width = LABEL + weight_width + 2 * BLOCK + GAP
+    rows = math.ceil(len(layer.panels) / across)
+    width = max(across * filter_width + 0.2, NARROWEST)
+    sheet = Sheet(width, rows * (BLOCK + BETWEEN) + HEADING, title, caption, DPI)
+    left = (width - across * filter_width) / 2
+    for index, panel in enumerate(layer.panels):
+        row, column = divmod(index, across)
+        x = left + column * filter_width + LABEL
+        y = sheet.top - HEADING - (row + 1) * (BLOCK + BETWEEN) + BETWEEN
+        sheet.text(x - 0.06, y + BLOCK / 2, str(panel.channel), rotation=90, ha="right", va="center", fontsize=7)
+        if layer.weights is not None:
+            _draw_weights(sheet, layer.weights[index], x, y)
+        _draw_blocks(sheet, panel, x + weight_width, y)
+        if row == 0:
+            _draw_headings(sheet, x, weight_width, y + BLOCK + 0.03)
+    return sheet.figure
 
 
 def _filters_across(count: int, blocks: int) -> int:
-    """Columns that make the page about as wide as high."""
+    """Return how many filters stand in a row, so that the page is about as wide as high."""
     return max(1, min(count, round(math.sqrt(count / blocks * 2)) if count > 3 else 1))
 
 
-def _caption_height(caption: str, width: float) -> float:
-    lines = sum(math.ceil(len(line) * 0.047 / width) for line in caption.splitlines())
-    return 0.2 + 0.125 * lines
+def _draw_weights(sheet: Sheet, weights: NDArray[np.float32], x: float, y: float) -> None:
+    sheet.picture(stretched(weights, 100), x, y + (BLOCK - WEIGHT) / 2, WEIGHT)
 
 
-def _draw_filter(figure: Figure, panel: FilterPanel, weight: NDArray[np.float32] | None, x: float, y: float) -> None:
-    side = max(1, math.ceil(math.sqrt(len(panel.values))))
-    gap = max(1, panel.patches.shape[1] // 40) if len(panel.values) else 1
-    figure.text(
-        *_at(figure, x - 0.06, y + BLOCK / 2), str(panel.channel), rotation=90, ha="right", va="center", fontsize=7
-    )
-    if weight is not None:
-        place(figure, stretched(weight, 100), (x, y + 0.25 * BLOCK, 0.5 * BLOCK, 0.5 * BLOCK))
-        x += 0.55 * BLOCK
+def _draw_blocks(sheet: Sheet, panel: FilterPanel, x: float, y: float) -> None:
+    """Draw projections and patches as two square blocks."""
     if not len(panel.values):
-        figure.text(
-            *_at(figure, x + BLOCK, y + BLOCK / 2), "dead: no image activates it", ha="center", va="center", fontsize=6
-        )
+        text = "dead: no image activates it"
+        sheet.text(x + BLOCK, y + BLOCK / 2, text, ha="center", va="center", fontsize=SMALL)
         return
-    projections, patches = [stretched(p) for p in panel.projections], list(panel.patches / 255.0)
-    place(figure, mosaic(projections, side, gap, GREY), (x, y, BLOCK, BLOCK))
-    place(figure, mosaic(patches, side, gap, 1.0), (x + BLOCK + 0.05, y, BLOCK, BLOCK))
+    columns = math.ceil(math.sqrt(len(panel.values)))
+    gap = max(1, panel.patches.shape[1] // 40)
+    projections = [stretched(projection) for projection in panel.projections]
+    sheet.picture(mosaic(projections, columns, gap, GREY), x, y, BLOCK)
+    sheet.picture(mosaic(list(panel.patches / 255.0), columns, gap, 1.0), x + BLOCK + GAP, y, BLOCK)
 
 
-def _at(figure: Figure, x: float, y: float) -> tuple[float, float]:
-    """Inches to figure fractions."""
-    width, height = figure.get_size_inches()
-    return x / width, y / height
+def _draw_headings(sheet: Sheet, x: float, weight_width: float, y: float) -> None:
+    style = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": "0.25"}
+    if weight_width:
+        sheet.text(x + WEIGHT / 2, y, "weights", **style)
+    sheet.text(x + weight_width + BLOCK / 2, y, "projections", **style)
+    sheet.text(x + weight_width + BLOCK + GAP + BLOCK / 2, y, "patches", **style)

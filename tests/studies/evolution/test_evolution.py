@@ -24,7 +24,7 @@ from deconvviz.errors import DataError, DeconvvizError, MismatchError
 from deconvviz.models.zfnet import zfnet
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.evolution import evolve as evolution
-from deconvviz.studies.evolution.evolve import evolve
+from deconvviz.studies.evolution.evolve import TILES, evolve
 from deconvviz.studies.evolution.result import Evolution, LayerEvolution
 from deconvviz.studies.training.recorder import SnapshotRecorder
 
@@ -136,11 +136,10 @@ def test_a_network_that_never_changes_is_settled_at_once(folder: pathlib.Path, t
 
 def test_settled_is_the_start_of_the_last_run(folder: pathlib.Path) -> None:
     """A curve that falls below the share again has not settled before that."""
-    nothing = np.zeros((0, 4))
-    curve = np.array([0.3, 0.6, 0.4, 1.0])
-    arrays: Any = [np.zeros(0), *[nothing] * 5, curve, np.array([0.6, 0.7, 0.8, 1])]
-    layer = LayerEvolution("a", *arrays)
-    whole = Evolution((layer,), (1, 2, 5, 10), (), (), 3, 9)
+    arrays: dict[str, Any] = {name: np.zeros((0, 4)) for name in TILES}
+    curves = {"top_final": np.array([0.3, 0.6, 0.4, 1.0]), "similarity": np.array([0.6, 0.7, 0.8, 1])}
+    layer = LayerEvolution(layer="a", channels=np.zeros(0, np.int64), **arrays, **curves)
+    whole = Evolution(layers=(layer,), epochs=(1, 2, 5, 10), history=(), names=(), count=3, k=9)
     assert whole.settled(layer) == (10, 1)
 
 
