@@ -155,7 +155,7 @@ class _AtlasMaker:
             self.data / "maxima.h5",
             preprocess=self.inputs.preprocess,
             pool="max 1x1",
-            chosen=evenly(self.mined.total, COMPARED),
+            indices=evenly(self.mined.total, COMPARED),
             batch_size=self.run.batch_size,
             precision=self.run.precision,
             progress=self.run.progress,
