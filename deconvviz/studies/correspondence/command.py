@@ -2,60 +2,100 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.inputs import captured, load
-from deconvviz.cli.options import ModelOptions, model_options
-from deconvviz.cli.outputs import check_figure, save_figure
+from deconvviz.choices import MASK_FILLS, NORMALISATIONS, RANDOM_PLACES, SIGN_ZERO
+from deconvviz.cli.inputs import open_model
+from deconvviz.cli.options import ModelOptions, layers_option, model_options, option_group, run_options
+from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
 from deconvviz.errors import DataError
+
+if TYPE_CHECKING:
+    from deconvviz.run.options import RunOptions
 
 NOTE = (
     "A score is the share of a layer's dimensions that change in different directions when the same part is masked in "
-    "two images. Random masks tell how low that is by chance; p is of one row, not corrected for their number. In a "
-    "layer with positions, parts at like places of all images change like positions whatever they are; and with three "
-    "signs, masks that change little count as alike: compare --sign-zero drop and --random-on object."
+    "two images. Random masks show how low that is by chance; p belongs to one row and is not corrected for their "
+    "number. In a layer with positions, parts at like places of all images change like positions, whatever they are. "
+    "With three signs, masks that change little count as alike: compare --sign-zero drop and --random-on object."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyChoice:
+    """What the command line asks for, see `CorrespondenceOptions`; across_classes is the opposite of its per_class."""
+
+    count: int
+    repeats: int
+    across_classes: bool
+    random: int
+    random_on: str
+    fill: str
+    sign_zero: str
+    normalisation: str
+    permutations: int
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments of `correspondence`."""
+        keywords = dataclasses.asdict(self)
+        keywords["per_class"] = not keywords.pop("across_classes")
+        return keywords
+
+
+study_options = option_group(
+    "study",
+    StudyChoice,
+    click.option("--count", default=5, show_default=True, type=click.IntRange(2), help="Images in a set."),
+    click.option(
+        "--repeats", default=10, show_default=True, type=click.IntRange(1), help="Most sets of a part and class."
+    ),
+    click.option("--across-classes", is_flag=True, help="Sets of images of any classes, not of one."),
+    click.option(
+        "--random", default=10, show_default=True, type=click.IntRange(1), help="Random masks for each image."
+    ),
+    click.option(
+        "--random-on",
+        default="picture",
+        show_default=True,
+        type=click.Choice(RANDOM_PLACES),
+        help="Where the middles of random masks may be.",
+    ),
+    click.option(
+        "--fill", default="mean", show_default=True, type=click.Choice(MASK_FILLS), help="What masked pixels become."
+    ),
+    click.option(
+        "--sign-zero",
+        default="three-valued",
+        show_default=True,
+        type=click.Choice(SIGN_ZERO),
+        help="Unchanged features have a third sign, are left out, or count as +1.",
+    ),
+    click.option(
+        "--normalisation",
+        default="mean",
+        show_default=True,
+        type=click.Choice(NORMALISATIONS),
+        help="Over dimensions and pairs.",
+    ),
+    click.option(
+        "--permutations", default=1000, show_default=True, type=click.IntRange(1), help="Permutations of the test."
+    ),
 )
 
 
 @click.command(epilog=NOTE)
 @click.argument("model")
 @click.argument("images", metavar="PARTS")
-@click.option("-l", "--layer", "layers", multiple=True, required=True, help="A layer's name; give as many as you like.")
+@layers_option("A layer's name; repeat for several.", required=True)
 @click.option("-o", "--out", required=True, help="The table, .csv; beside it the figure .png.")
 @click.option("--boxes", type=click.Path(), help="A CSV file: image,left,top,right,bottom,part (pixels, half-open).")
-@click.option("-p", "--part", "parts", multiple=True, help="A part; give as many as you like.  [default: all]")
-@click.option("--count", default=5, show_default=True, type=click.IntRange(2), help="Images in a set.")
-@click.option("--repeats", default=10, show_default=True, type=click.IntRange(1), help="Most sets of a part and class.")
-@click.option("--across-classes", is_flag=True, help="Sets of images of any classes, not of one.")
-@click.option("--random", default=10, show_default=True, type=click.IntRange(1), help="Random masks for each image.")
-@click.option(
-    "--random-on",
-    default="picture",
-    show_default=True,
-    type=click.Choice(["picture", "object"]),
-    help="Where their middles may be.",
-)
-@click.option("--fill", default="mean", show_default=True, type=click.Choice(["mean", "black"]), help="Masked pixels.")
-@click.option(
-    "--sign-zero",
-    default="three-valued",
-    show_default=True,
-    type=click.Choice(["three-valued", "drop", "positive"]),
-    help="Unchanged features: a third sign, left out, or +1.",
-)
-@click.option(
-    "--normalisation",
-    default="mean",
-    show_default=True,
-    type=click.Choice(["mean", "sum"]),
-    help="Over dimensions and pairs.",
-)
-@click.option("--permutations", default=1000, show_default=True, type=click.IntRange(1), help="Of the test.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Masked images at once.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of sets, masks and permutations.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("-p", "--part", "parts", multiple=True, help="A part's name; repeat for several.  [default: all]")
+@study_options
+@run_options(batch_size="Masked images in one pass.", default_batch=32, seed="Of sets, random masks and permutations.")
 @model_options
 def correspond(
     model: str,
@@ -64,18 +104,8 @@ def correspond(
     out: str,
     boxes: str | None,
     parts: tuple[str, ...],
-    count: int,
-    repeats: int,
-    across_classes: bool,
-    random: int,
-    random_on: str,
-    fill: str,
-    sign_zero: str,
-    normalisation: str,
-    permutations: int,
-    batch_size: int,
-    seed: int,
-    quiet: bool,
+    study: StudyChoice,
+    run: RunOptions,
     options: ModelOptions,
 ) -> None:
     """Test whether masking the same part of several images changes a layer in the same way.
@@ -92,47 +122,41 @@ def correspond(
     from deconvviz.studies.correspondence.figure import draw_correspondence
     from deconvviz.studies.correspondence.measure import correspondence
 
-    table = pathlib.Path(out)
-    if table.suffix != ".csv":
-        raise DataError(f"{out} given; expected a name that ends in .csv")
+    table = check_table(out)
     if boxes is not None and table.resolve() == pathlib.Path(boxes).resolve():
         raise DataError(f"{out} is the table of boxes; choose another name for the result")
-    check_figure(str(table.with_suffix(".png")))
-    opened = open_images(images)
-    truth = open_truth(boxes, opened)
+    check_figure(beside(table, ".png"))
+    dataset = open_images(images)
+    truth = open_truth(boxes, dataset)
     if truth is None:
         raise DataError(f"where the parts are in {images} is not known; give --boxes, or scenes:COUNT:SEED")
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    found = correspondence(
+    network, preprocess, _ = open_model(model, options)
+    result = correspondence(
         network,
-        opened,
+        dataset,
         truth,
         parts or None,
         layers,
         preprocess=preprocess,
-        per_class=not across_classes,
-        count=count,
-        repeats=repeats,
-        random=random,
-        random_on=random_on,
-        fill=fill,
-        sign_zero=sign_zero,
-        normalisation=normalisation,
-        permutations=permutations,
-        seed=seed,
-        batch_size=batch_size,
-        progress=not quiet,
+        **study.keywords(),
+        **run.keywords(),
     )
-    found.save_csv(table)
-    caption = (
-        f"Score: {normalisation} over pairs of {count} images{'' if across_classes else ' of one class'} of the signs' "
-        f"Hamming distance ({sign_zero}); lower is tighter.\nWhiskers: standard errors over the sets (over the pairs "
-        f"of a single one). {random} random masks an image, of the part's shape, on the {random_on};\nmasked pixels "
-        f"become {'black' if fill == 'black' else 'the mean colour'}. p: one-sided, by {permutations} permutations of "
-        "which mask of an image is the part."
-    )
-    figure = draw_correspondence(found, f"Correspondence of parts in {network.name}", caption)
-    save_figure(figure, str(table.with_suffix(".png")), caption)
+    result.save_csv(table)
+    caption = _caption(study)
+    figure = draw_correspondence(result, f"Correspondence of parts in {network.name}", caption)
+    save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table}")
-    click.echo(repr(found))
+    click.echo(repr(result))
+
+
+def _caption(study: StudyChoice) -> str:
+    images = f"{study.count} images{'' if study.across_classes else ' of one class'}"
+    colour = "black" if study.fill == "black" else "the mean colour"
+    return (
+        f"Score: {study.normalisation} over pairs of {images} of the Hamming distance of the signs "
+        f"({study.sign_zero}); lower is tighter.\n"
+        "Whiskers: standard errors over the sets (over the pairs of a single set). "
+        f"Each image has {study.random} random masks of the part's shape, on the {study.random_on}; masked pixels "
+        f"become {colour}.\n"
+        f"p: one-sided, by {study.permutations} permutations of which mask of an image is the part."
+    )

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from deconvviz.data.datasets import Images
+from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.truth import OBJECT, Truth, bounds
-from deconvviz.errors import CaptureError, DataError, nearest
+from deconvviz.data.truth import Truth
+from deconvviz.errors import DataError, nearest
 from deconvviz.graph.network import Network
-from deconvviz.studies.correspondence.result import (
-    NORMALISATIONS,
-    SIGN_ZERO,
-    Correspondence,
-    Floats,
-    Row,
-    hamming,
-    permutation_test,
-)
-from deconvviz.types import Mask
+from deconvviz.studies.correspondence.distances import hamming, permutation_test
+from deconvviz.studies.correspondence.options import CorrespondenceOptions
+from deconvviz.studies.correspondence.parts import Parts
+from deconvviz.studies.correspondence.result import Correspondence, PartScore
+from deconvviz.types import Floats, Ints, Pixels
 
-FILLS = ("mean", "black")
-RANDOM_ON = ("picture", "object")
-LEAST = {"count": 2, "repeats": 1, "random": 1, "permutations": 1, "batch_size": 1, "seed": 0}
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.studies.correspondence.options import CorrespondenceKeywords
+
 ROUNDING = 64  # machine epsilons of a layer's largest value: another batch size changes float32 features by up to 10
+EXAMPLES = 5  # pictures of each part that are kept for the figure
 
 
 def correspondence(
@@ -42,71 +39,66 @@ def correspondence(
     layers: Sequence[str],
     *,
     preprocess: Preprocess,
-    per_class: bool = True,
-    count: int = 5,
-    repeats: int = 10,
-    random: int = 10,
-    random_on: str = "picture",
-    fill: str = "mean",
-    sign_zero: str = "three-valued",
-    normalisation: str = "mean",
-    permutations: int = 1000,
-    seed: int = 0,
-    batch_size: int = 32,
-    progress: bool = True,
+    **options: Unpack[CorrespondenceKeywords],
 ) -> Correspondence:
     """Mask the same part in sets of images, and measure how alike the signs of what changes in each layer are.
 
-    Of image i, eps_i = x_i - x~_i is the feature vector of a layer less that of the masked image; the score is the
+    For image i, eps_i = x_i - x~_i is the feature vector of a layer less that of the masked image. The score is the
     mean over the pairs of a set, and over the sets, of H(sign eps_i, sign eps_j), the share of differing dimensions.
 
     Args:
+        network: captured.
+        images: labelled images.
         truth: where the parts are; a part of which the network's picture shows no pixel is absent from its image.
-        parts: by name; None for all that at least `count` images (of one class) have.
-        layers: of any shape.
-        per_class: sets are of images of one class (those of unknown class being one); else of any images.
-        count: images in a set; repeats: the most sets of a part (and class), which share no image.
-        random: masks for each image to compare with: the part's own shape, so of equal area, at other places drawn
-            uniformly, anywhere within the "picture" or (`random_on`) so that the shape's middle is on the "object".
-        fill: what masked pixels become, the "mean" colour or "black".
-        sign_zero: an unchanged feature (up to rounding) has the sign 0 ("three-valued"), is left out where it is
-            unchanged in either image ("drop"; 1/2 where none is left), or has the sign +1 ("positive").
-        normalisation: "mean", or "sum" as the formula is printed: dimensions and ordered pairs are added up.
-        permutations: of the test.
+        parts: by name; None takes all that at least `count` images (of one class) have.
+        layers: names of layers, of any shape.
+        preprocess: how an image becomes the network's input.
+        options: `per_class`, `count`, `repeats`, `random`, `random_on`, `fill`, `sign_zero`, `normalisation` and
+            `permutations` of `CorrespondenceOptions`; `batch_size` (masked images in one pass, by default 32), `seed`
+            (of sets, random masks and permutations) and `progress` of `RunOptions`.
 
     Raises:
-        DataError: no or too few images have a part; an unknown option. LayerNotFound: no such layer.
+        DataError: no or too few images have a part, or an option does not exist.
+        LayerNotFound: a name in `layers` does not exist.
         CaptureError: the images do not fit the network.
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901, section 4.3 and table 1, whose scores such as .067 must be means.
+    The random masks, the permutation test and the treatment of unchanged features are this package's.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten()).eval()
+    >>> network, preprocess = dv.capture(model, (3, 64, 64)), dv.Preprocess(resize=64, crop=64)
+    >>> scenes = dv.Scenes(40)
+    >>> options = {"count": 3, "permutations": 20, "progress": False}
+    >>> truth = dv.open_truth(None, scenes)
+    >>> result = correspondence(network, scenes, truth, ["left eye"], ["0"], preprocess=preprocess, **options)
+    >>> (row,) = result.rows
+    >>> row.part, row.layer, 0 <= row.mean <= 1
+    ('left eye', '0', True)
     """
-    options = {
-        "per_class": per_class,
-        "count": count,
-        "repeats": repeats,
-        "random": random,
-        "random_on": random_on,
-        "fill": fill,
-        "sign_zero": sign_zero,
-        "normalisation": normalisation,
-        "permutations": permutations,
-        "seed": seed,
-    }
-    _check(network, layers, preprocess, options, batch_size)
-    study = _Study(network, images, truth, layers, preprocess, options, batch_size)
-    sets = study.sets(parts, progress)
-    rows: list[Row] = []
-    examples: dict[str, NDArray[np.uint8]] = {}
-    with tqdm(total=sum(map(len, sets.values())), unit="set", desc="masking parts", disable=not progress) as bar:
-        for part, chosen in sets.items():
+    settings = CorrespondenceOptions(**options)
+    if not layers:
+        raise DataError(f"no layer given; name at least one, {nearest('', network.layers)}")
+    for name in layers:
+        network.layer(name)
+    network.check_input(preprocess.shape)
+    where = Parts(Feed(images, preprocess), truth, settings)
+    masking = Masking(network, layers, where)
+    sets = where.sets(parts)
+    rows: list[PartScore] = []
+    examples: dict[str, Pixels] = {}
+    with settings.bar("set", sum(map(len, sets.values())), "masking parts") as bar:
+        for part, image_sets in sets.items():
             tables: dict[str, list[Floats]] = {layer: [] for layer in layers}
-            for members in chosen:
-                x, masks = study.masked(members, part)
-                examples.setdefault(part, study.shown(x, masks))
-                for layer, signs in study.signs(x, masks).items():
-                    tables[layer].append(hamming(signs, sign_zero, normalisation))
+            for members in image_sets:
+                x, masks = masking.inputs(members, part)
+                examples.setdefault(part, masking.examples(x, masks))
+                for layer, signs in masking.signs(x, masks).items():
+                    tables[layer].append(hamming(signs, settings.sign_zero, settings.normalisation))
                 bar.update()
-            rows += [study.row(part, layer, chosen, np.stack(found)) for layer, found in tables.items()]
+            rows += [masking.score(part, layer, image_sets, np.stack(table)) for layer, table in tables.items()]
     config = {
         "model": network.name,
         "model_fingerprint": network.fingerprint,
@@ -115,166 +107,80 @@ def correspondence(
         "parts": list(sets),
         "layers": list(layers),
         "preprocess": preprocess.as_dict(),
-        **options,
+        **settings.as_config(),
     }
-    return Correspondence(tuple(rows), examples, config)
+    return Correspondence(rows=tuple(rows), examples=examples, config=config)
 
 
-def elsewhere(mask: Mask, number: int, rng: np.random.Generator, within: Mask | None = None) -> NDArray[np.bool_]:
-    """Move a mask's shape to random other places of its picture: bool [H, W] -> [number, H, W], of equal area.
+class Masking:
+    """Masks parts, and runs the network on what is left of the images."""
 
-    within: where the middle of the shape's box may be, bool [H, W]; None for anywhere. Raises DataError without place.
-    """
-    top, left, bottom, right = bounds(mask)
-    free = _free(mask, within)
-    if not len(free):
-        raise DataError("the part has no other place in the picture; choose a smaller part, or random_on='picture'")
-    moved = np.zeros((number, *mask.shape), bool)
-    for one, (y, x) in zip(moved, free[rng.integers(len(free), size=number)], strict=True):
-        one[y : y + bottom - top, x : x + right - left] = mask[top:bottom, left:right]
-    return moved
+    def __init__(self, network: Network, layers: Sequence[str], parts: Parts) -> None:
+        self.network, self.layers, self.parts, self.options = network, layers, parts, parts.options
+        preprocess = parts.feed.preprocess
+        colour = preprocess.level(0) if self.options.fill == "black" else torch.zeros(preprocess.shape[0])
+        self.fill = colour.to(network.device, network.dtype)[:, None, None]
 
+    def inputs(self, members: Ints, part: str) -> tuple[Tensor, Tensor]:
+        """Return images as the network takes them, and their masks.
 
-class _Study:
-    """Finds the parts, masks them, and runs the network."""
+        Args:
+            members: int64 [n], indices of images that have the part.
+            part: its name.
 
-    def __init__(
-        self,
-        network: Network,
-        images: Images,
-        truth: Truth,
-        layers: Sequence[str],
-        preprocess: Preprocess,
-        options: Mapping[str, Any],
-        batch_size: int,
-    ) -> None:
-        self.network, self.images, self.truth, self.layers = network, images, truth, layers
-        self.preprocess, self.options, self.batch_size = preprocess, options, batch_size
-        value = preprocess.level(0) if options["fill"] == "black" else torch.zeros(len(preprocess.mean))
-        self.fill = value.to(network.device, network.dtype)[:, None, None]
-
-    def sets(self, parts: Sequence[str] | None, progress: bool) -> dict[str, NDArray[np.int64]]:
-        """Return the sets of images of each part, int64 [S, n]; raises DataError where there is none."""
-        having: dict[str, list[int]] = {}
-        for index in tqdm(range(len(self.images)), unit="image", desc="finding parts", disable=not progress):
-            for part in self._masks(index).keys() - {OBJECT}:
-                having.setdefault(part, []).append(index)
-        if not having:
-            raise DataError("no part is known in these images; give scenes, or boxes with a column part")
-        chosen = {part: self._drawn(having.get(part, [])) for part in parts or sorted(having)}
-        known = ", ".join(f"{part} ({len(members)})" for part, members in sorted(having.items()))
-        least = f"{self.options['count']} {'of one class ' if self.options['per_class'] else ''}at least"
-        for part in parts or ():
-            if not len(chosen[part]):
-                number = len(having.get(part, []))
-                raise DataError(f"{number} images have a part {part!r}; expected {least}; the parts are {known}")
-        chosen = {part: found for part, found in chosen.items() if len(found)}
-        if not chosen:
-            raise DataError(f"no part is in enough images; expected {least}; the parts are {known}")
-        return chosen
-
-    def _drawn(self, having: list[int]) -> NDArray[np.int64]:
-        """Draw disjoint sets of images, of one class each or of any; parts of the same images get the same sets."""
-        members, size = np.array(having, np.int64), self.options["count"]
-        labels = self.images.labels[members] if self.options["per_class"] else np.zeros(len(members), np.int64)
-        drawn = [np.zeros((0, size), np.int64)]
-        for label in np.unique(labels):
-            rng = np.random.default_rng([self.options["seed"], 0, label + 1])
-            group = rng.permutation(members[labels == label])
-            drawn.append(group[: min(len(group) // size, self.options["repeats"]) * size].reshape(-1, size))
-        return np.concatenate(drawn)
-
-    def _masks(self, index: int) -> dict[str, Mask]:
-        """Return the masks of an image in the network's picture, but of parts that are cut off or leave no room."""
-        found = {part: self.preprocess.mask(mask) for part, mask in self.truth.masks(index).items()}
-        within = self._within(found, index)
-        return {part: mask for part, mask in found.items() if part == OBJECT or len(_free(mask, within))}
-
-    def _within(self, found: Mapping[str, Mask], index: int) -> Mask | None:
-        if self.options["random_on"] == "picture" or not found:
-            return None
-        if OBJECT not in found:
-            raise DataError(f"the object of {self.images.names[index]} is not known; give a box without a part for it")
-        return found[OBJECT]
-
-    def masked(self, members: NDArray[np.int64], part: str) -> tuple[Tensor, Tensor]:
-        """Return images [n, C, H, W] and their masks, bool [n, 1 + R, H, W]: the part, then as large random ones."""
-        pictures, masks = [], []
-        for index in map(int, members):
-            found, rng = self._masks(index), self._rng(part, 1, index)
-            others = elsewhere(found[part], self.options["random"], rng, self._within(found, index))
-            pictures.append(self.preprocess.picture(self.images[index][0]))
-            masks.append(np.concatenate([found[part][None], others]))
-        x = self.preprocess.tensor(np.stack(pictures), self.network.device, self.network.dtype)
-        return x, torch.from_numpy(np.stack(masks)).to(x.device)
+        Returns:
+            Images [n, C, H, W], and bool [n, 1 + R, H, W]: the part's mask, then random masks of equal area.
+        """
+        feed = self.parts.feed
+        masks = np.stack([self.parts.with_random_masks(int(index), part) for index in members])
+        x = feed.tensor(feed.pictures(members), self.network.device, self.network.dtype)
+        return x, torch.from_numpy(masks).to(x.device)
 
     def signs(self, x: Tensor, masks: Tensor) -> dict[str, NDArray[np.int8]]:
         """Return the signs of what each mask takes from each layer's features, int8 [n, 1 + R, D]."""
-        found: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
+        signs: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
+        at_once = self.options.images_at_once(x.device, 32)
         with torch.no_grad():
-            for image, covers in zip(x, masks, strict=True):
+            for image, image_masks in zip(x, masks, strict=True):
                 # The whole image runs among the masked ones: another batch size would round its features otherwise.
-                covers = torch.cat([torch.zeros_like(covers[:1]), covers])[:, None]
+                covers = torch.cat([torch.zeros_like(image_masks[:1]), image_masks])[:, None]
                 batches = [
-                    self.network.activations(torch.where(some, self.fill, image), self.layers)
-                    for some in torch.split(covers, self.batch_size)
+                    self.network.activations(torch.where(cover, self.fill, image), self.layers)
+                    for cover in torch.split(covers, at_once)
                 ]
                 for layer in self.layers:
-                    found[layer].append(_signs(torch.cat([batch[layer] for batch in batches]).flatten(1)).cpu())
-        return {layer: torch.stack(some).numpy() for layer, some in found.items()}
+                    features = torch.cat([batch[layer] for batch in batches]).flatten(1)
+                    signs[layer].append(signs_of_change(features).cpu())
+        return {layer: torch.stack(of_images).numpy() for layer, of_images in signs.items()}
 
-    def shown(self, x: Tensor, masks: Tensor) -> NDArray[np.uint8]:
+    def examples(self, x: Tensor, masks: Tensor) -> Pixels:
         """Return up to five images without the part, and the first one with a random mask, uint8 [m + 1, H, W, 3]."""
-        cover = torch.cat([masks[:5, 0], masks[:1, 1]])[:, None]
-        return self.preprocess.inverse(torch.where(cover, self.fill, torch.cat([x[:5], x[:1]])))
+        cover = torch.cat([masks[:EXAMPLES, 0], masks[:1, 1]])[:, None]
+        masked = torch.where(cover, self.fill, torch.cat([x[:EXAMPLES], x[:1]]))
+        return self.parts.feed.preprocess.inverse(masked)
 
-    def row(self, part: str, layer: str, chosen: NDArray[np.int64], tables: Floats) -> Row:
+    def score(self, part: str, layer: str, image_sets: Ints, tables: Floats) -> PartScore:
         """Summarise the distances [S, n, 1 + R, n, 1 + R] of one part and layer."""
         count, mask = tables.shape[1], np.arange(tables.shape[2])
-        first, second = (one[:, None] for one in np.triu_indices(count, 1))
-        scale = count * (count - 1) if self.options["normalisation"] == "sum" else 1
-        p = permutation_test(tables, self.options["permutations"], self._rng(part, 2))
-        return Row(part, layer, chosen, scale * tables[:, first, mask, second, mask], p)
-
-    def _rng(self, part: str, *purpose: int) -> np.random.Generator:
-        # Its own stream for each part and image: what is drawn does not depend on which other parts are asked for.
-        return np.random.default_rng([self.options["seed"], zlib.crc32(part.encode()), *purpose])
+        first, second = (indices[:, None] for indices in np.triu_indices(count, 1))
+        scale = count * (count - 1) if self.options.normalisation == "sum" else 1
+        p = permutation_test(tables, self.options.permutations, self.parts.generator(part, 2))
+        distances = scale * tables[:, first, mask, second, mask]
+        return PartScore(part=part, layer=layer, image_sets=image_sets, distances=distances, p=p)
 
 
-def _check(
-    network: Network, layers: Sequence[str], preprocess: Preprocess, options: Mapping[str, Any], batch_size: int
-) -> None:
-    if not layers:
-        raise DataError(f"no layer given; name at least one, {nearest('', network.layers)}")
-    for name in layers:
-        network.layer(name)
-    choices = {"fill": FILLS, "sign_zero": SIGN_ZERO, "normalisation": NORMALISATIONS, "random_on": RANDOM_ON}
-    for name, known in choices.items():
-        if options[name] not in known:
-            raise DataError(f"{name} {options[name]!r} given; expected {' or '.join(known)}")
-    numbers = {**options, "batch_size": batch_size}
-    for name, low in LEAST.items():
-        if numbers[name] < low:
-            raise DataError(f"{name} {numbers[name]} given; expected {low} or more")
-    if preprocess.shape != network.input_shape:
-        raise CaptureError(f"preprocessing gives images of {preprocess.shape}; the network takes {network.input_shape}")
+def signs_of_change(features: Tensor) -> Tensor:
+    """Return the signs of the first row's features less each other row's; 0 where rounding alone may make a change.
 
+    Args:
+        features: [1 + K, D]: of the whole image, then of K masked ones.
 
-def _signs(features: Tensor) -> Tensor:
-    """Return the signs of the first row less each other, [1 + K, D] -> int8 [K, D]; 0 where rounding may differ so."""
+    Returns:
+        int8 [K, D].
+
+    >>> signs_of_change(torch.tensor([[1.0, 2.0, 3.0], [0.5, 2.0, 4.0]]))
+    tensor([[ 1,  0, -1]], dtype=torch.int8)
+    """
     change = features[:1] - features[1:]
     least = ROUNDING * torch.finfo(features.dtype).eps * features[0].abs().max()
     return torch.where(change.abs() > least, change.sign(), 0).to(torch.int8)
-
-
-def _free(mask: Mask, within: Mask | None) -> NDArray[np.intp]:
-    """Return where the corner of a shape's box may be moved to, [places, 2]."""
-    if not mask.any():
-        return np.zeros((0, 2), np.intp)
-    top, left, bottom, right = bounds(mask)
-    height, width = bottom - top, right - left
-    free = np.ones((mask.shape[0] - height + 1, mask.shape[1] - width + 1), bool)
-    if within is not None:
-        free &= within[height // 2 :, width // 2 :][: free.shape[0], : free.shape[1]]
-    free[top, left] = False
-    return np.argwhere(free)

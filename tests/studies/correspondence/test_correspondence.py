@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_memory import InMemoryImages
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
@@ -22,13 +21,17 @@ from scipy.spatial.distance import pdist, squareform
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.truth import OBJECT, open_truth
 from deconvviz.errors import CaptureError, DataError, DeconvvizError, LayerNotFound
-from deconvviz.studies.correspondence import measure as module
+from deconvviz.studies.correspondence import measure
+from deconvviz.studies.correspondence import parts as parts_of_images
 from deconvviz.studies.correspondence.command import correspond
+from deconvviz.studies.correspondence.distances import hamming, permutation_test
 from deconvviz.studies.correspondence.figure import draw_correspondence
-from deconvviz.studies.correspondence.measure import _signs, correspondence, elsewhere
-from deconvviz.studies.correspondence.result import Correspondence, Row, hamming, permutation_test
+from deconvviz.studies.correspondence.measure import correspondence, signs_of_change
+from deconvviz.studies.correspondence.parts import random_masks
+from deconvviz.studies.correspondence.result import Correspondence, PartScore
 
 PRE = dv.Preprocess(resize=32, crop=28, mean=(0.25, 0.5, 0.5), std=(0.5, 0.5, 0.25))
 
@@ -43,7 +46,7 @@ class Planted(InMemoryImages):
         self.corners[:, 1, 1] += 17  # the dull place lies in the other half
         for picture, (y, x) in zip(pictures, self.corners[:, 0], strict=True):
             picture[y : y + 9, x : x + 10] = (250, 0, 0)
-        super().__init__(pictures, np.arange(count) % 2, ("even", "odd"))
+        super().__init__(pictures, np.arange(count) % 2, ("even", "odd"), [f"{n}.png" for n in range(count)])
 
     def masks(self, index: int) -> Mapping[str, NDArray[np.bool_]]:
         found = {OBJECT: np.ones((40, 40), bool)}
@@ -128,8 +131,8 @@ def test_the_score_by_scipy_and_by_loops(seed: int, rows: int, size: int) -> Non
 
 def test_a_sign_beyond_rounding() -> None:
     features = torch.tensor([[1.0, 8, -2, 0], [1 - 1e-6, 8.5, -2, 0], [0.9, 8, -2.1, 0]])
-    assert _signs(features).tolist() == [[0, -1, 0, 0], [1, 0, 1, 0]]
-    assert _signs(features.double())[0].tolist() == [1, -1, 0, 0]  # a millionth is no rounding of float64
+    assert signs_of_change(features).tolist() == [[0, -1, 0, 0], [1, 0, 1, 0]]
+    assert signs_of_change(features.double())[0].tolist() == [1, -1, 0, 0]  # a millionth is no rounding of float64
 
 
 @pytest.mark.parametrize("sign_zero", ["three-valued", "drop", "positive"])
@@ -141,10 +144,10 @@ def test_the_study_by_plain_loops(
     images, places = Planted(13, seed=5), []
 
     def recorded(*arguments: Any) -> NDArray[np.bool_]:
-        places.append(elsewhere(*arguments))
+        places.append(random_masks(*arguments))
         return places[-1]
 
-    monkeypatch.setattr(module, "elsewhere", recorded)
+    monkeypatch.setattr(parts_of_images, "random_masks", recorded)
     found = study(
         convolutions,
         images,
@@ -156,11 +159,11 @@ def test_the_study_by_plain_loops(
         fill=fill,
         normalisation=normalisation,
     )
-    assert [row.layer for row in found.rows] == ["3", "5"] and len(places) == found.rows[0].images.size == 12
+    assert [row.layer for row in found.rows] == ["3", "5"] and len(places) == found.rows[0].image_sets.size == 12
     value = torch.tensor([0.0, 0, 0] if fill == "mean" else [-0.5, -1, -2], dtype=torch.float64)
     for row in found.rows:
         signs: list[NDArray[np.float64]] = []
-        for image, others in zip(row.images.ravel(), places, strict=True):
+        for image, others in zip(row.image_sets.ravel(), places, strict=True):
             x = PRE.tensor(PRE.picture(images[image][0])[None], dtype=torch.float64)
             before = convolutions.activations(x, [row.layer])[row.layer].numpy().ravel()
             for mask in (PRE.mask(images.masks(int(image))["spot"]), *others):
@@ -171,7 +174,7 @@ def test_the_study_by_plain_loops(
                 signs.append(np.where(np.abs(before - after) < 1e-13, 0, np.sign(before - after)))
         assert any((one == 0).any() for one in signs) == (row.layer == "3")
         for s, (k, (i, j)), mask_number in itertools.product(
-            range(len(row.images)), enumerate(((0, 1), (0, 2), (1, 2))), range(3)
+            range(len(row.image_sets)), enumerate(((0, 1), (0, 2), (1, 2))), range(3)
         ):
             a, b = (signs[(3 * s + image) * 3 + mask_number] for image in (i, j))
             if sign_zero == "drop":
@@ -186,15 +189,16 @@ def test_the_study_by_plain_loops(
 
 def test_means_and_standard_errors() -> None:
     distances = np.array([[[0.1, 0.5, 0.7], [0.2, 0.6, 0.6], [0.3, 0.4, 0.8]], [[0.5, 0.9, 0.9]] * 3])
-    two = Row("eye", "fc", np.arange(6).reshape(2, 3), distances, 0.5)
+    two = PartScore(part="eye", layer="fc", image_sets=np.arange(6).reshape(2, 3), distances=distances, p=0.5)
     # sets: .2 and .5, so .35 with a deviation of .3 / sqrt(2), over sqrt(2) sets; at random .6 and .9
-    assert (two.mean, two.error) == pytest.approx((0.35, 0.15))
-    assert (two.random_mean, two.random_error) == pytest.approx((0.75, 0.15))
-    one = Row("eye", "fc", np.arange(3)[None], distances[:1], 0.5)
+    assert (two.mean, two.standard_error) == pytest.approx((0.35, 0.15))
+    assert (two.random_mean, two.random_standard_error) == pytest.approx((0.75, 0.15))
+    one = PartScore(part="eye", layer="fc", image_sets=np.arange(3)[None], distances=distances[:1], p=0.5)
     # pairs: .1, .2, .3 with a deviation of .1; at random .6, .6, .6
-    assert (one.mean, one.error) == pytest.approx((0.2, 0.1 / np.sqrt(3)))
-    assert (one.random_mean, one.random_error) == pytest.approx((0.6, 0))
-    assert np.isnan(Row("eye", "fc", np.arange(2)[None], distances[:1, :1], 0.5).error)
+    assert (one.mean, one.standard_error) == pytest.approx((0.2, 0.1 / np.sqrt(3)))
+    assert (one.random_mean, one.random_standard_error) == pytest.approx((0.6, 0))
+    pair = PartScore(part="eye", layer="fc", image_sets=np.arange(2)[None], distances=distances[:1, :1], p=0.5)
+    assert np.isnan(pair.standard_error)
 
 
 def test_planted_parts_are_told_apart(planted: tuple[dv.Network, Planted]) -> None:
@@ -252,7 +256,7 @@ def test_random_masks_are_of_equal_area(seed: int, height: int, width: int, on_o
     if on_object:
         within = rng.random((height, width)) < 0.5
     try:
-        moved = elsewhere(mask, 5, rng, within)
+        moved = random_masks(mask, 5, rng, within)
     except DataError:
         assert on_object
         return
@@ -267,7 +271,7 @@ def test_random_masks_are_of_equal_area(seed: int, height: int, width: int, on_o
 def test_places_are_equally_likely() -> None:
     mask = np.zeros((3, 4), bool)
     mask[1, 1:3] = True
-    moved = elsewhere(mask, 8000, np.random.default_rng(2))
+    moved = random_masks(mask, 8000, np.random.default_rng(2))
     starts = [tuple(np.argwhere(one)[0]) for one in moved]
     counts = {place: starts.count(place) for place in set(starts)}
     assert set(counts) == set(itertools.product(range(3), range(3))) - {(1, 1)}
@@ -277,16 +281,16 @@ def test_places_are_equally_likely() -> None:
 def test_sets_of_images(planted: tuple[dv.Network, Planted]) -> None:
     network, images = planted
     found = study(network, images, ["head"], parts=None, count=4, repeats=2, permutations=1)
-    parts = {row.part: row.images for row in found.rows}
+    parts = {row.part: row.image_sets for row in found.rows}
     # "rare" is in too few, "cut off" in none once cropped, "all" has no other place, "" is the whole object
     assert list(parts) == ["dull", "spot"] and list(found.examples) == ["dull", "spot"]
     assert np.array_equal(parts["dull"], parts["spot"]) and parts["spot"].shape == (4, 4)
     assert len(np.unique(parts["spot"])) == 16
     assert sorted(np.unique(images.labels[one]).tolist() for one in parts["spot"]) == [[0], [0], [1], [1]]
-    mixed = study(network, images, ["head"], count=4, repeats=5, permutations=1, per_class=False).rows[0].images
+    mixed = study(network, images, ["head"], count=4, repeats=5, permutations=1, per_class=False).rows[0].image_sets
     assert mixed.shape == (5, 4) and len(np.unique(mixed)) == 20 and len(np.unique(images.labels[mixed[0]])) == 2
-    assert len(study(network, images, ["head"], count=6, repeats=9, permutations=1).rows[0].images) == 2 * (20 // 6)
-    other = study(network, images, ["head"], count=4, repeats=2, permutations=1, seed=1).rows[0].images
+    assert len(study(network, images, ["head"], count=6, repeats=9, permutations=1).rows[0].image_sets) == 2 * (20 // 6)
+    other = study(network, images, ["head"], count=4, repeats=2, permutations=1, seed=1).rows[0].image_sets
     assert not np.array_equal(other, parts["spot"])
     # All 20 images of both classes, in another order and with other random masks: the part's own score stays.
     one, two = (study(network, images, ["head"], count=20, seed=seed, permutations=1).rows[0] for seed in (0, 1))
@@ -296,7 +300,7 @@ def test_sets_of_images(planted: tuple[dv.Network, Planted]) -> None:
 def test_examples_show_what_was_masked(planted: tuple[dv.Network, Planted]) -> None:
     network, images = planted
     found = study(network, images, ["head"], count=6, fill="black", permutations=1)
-    shown, members = found.examples["spot"], found.rows[0].images[0]
+    shown, members = found.examples["spot"], found.rows[0].image_sets[0]
     assert shown.shape == (6, 28, 28, 3) and shown.dtype == np.uint8
     for picture, index in zip(shown[:5], members, strict=False):
         mask, whole = PRE.mask(images.masks(index)["spot"]), PRE.picture(images[index][0])
@@ -360,13 +364,22 @@ def test_wrong_input(planted: tuple[dv.Network, Planted]) -> None:
         ({"count": 41, "per_class": False}, DataError, "40 images have a part 'spot'; expected 41 at least"),
         ({"layers": []}, DataError, "no layer given; name at least one, nearest: "),
         ({"layers": ["haed"]}, LayerNotFound, "nearest: head"),
-        ({"preprocess": dv.Preprocess(resize=32, crop=32)}, CaptureError, "the network takes"),
+        (
+            {"preprocess": dv.Preprocess(resize=32, crop=32)},
+            CaptureError,
+            r"\(3, 32, 32\); Response takes \(3, 28, 28\)",
+        ),
+        ({"precision": "bf16"}, DataError, "precision 'bf16' given; expected fp32"),
         *(
             ({name: "x"}, DataError, f"{name} 'x' given; expected ")
             for name in ("fill", "sign_zero", "normalisation", "random_on")
         ),
         *(
-            ({name: low - 1}, DataError, f"{name} {low - 1} given; expected {low} or more")
+            (
+                {name: low - 1},
+                DataError,
+                f"{name.replace('_', ' ')} {low - 1} given; expected ({low} or more|at least {low})$",
+            )
             for name, low in {
                 "count": 2,
                 "repeats": 1,
@@ -390,7 +403,7 @@ def test_wrong_input(planted: tuple[dv.Network, Planted]) -> None:
     with pytest.raises(DataError, match=r"the object of 0.png is not known; give a box without a part"):
         study(network, bare, ["head"], random_on="object")
     with pytest.raises(DataError, match="no other place"):
-        elsewhere(np.ones((3, 3), bool), 1, np.random.default_rng(0))
+        random_masks(np.ones((3, 3), bool), 1, np.random.default_rng(0))
 
 
 def test_the_table_and_the_figure(planted: tuple[dv.Network, Planted], tmp_path: pathlib.Path) -> None:
@@ -401,12 +414,18 @@ def test_the_table_and_the_figure(planted: tuple[dv.Network, Planted], tmp_path:
         rows = list(csv.DictReader(file))
     assert [(row["part"], row["layer"]) for row in rows] == list(itertools.product(("spot", "dull"), ("head", "relu")))
     for row, expected in zip(rows, found.rows, strict=True):
-        values = [expected.mean, expected.error, expected.random_mean, expected.random_error, expected.p]
+        values = [
+            expected.mean,
+            expected.standard_error,
+            expected.random_mean,
+            expected.random_standard_error,
+            expected.p,
+        ]
         assert [float(value) for value in list(row.values())[2:7]] == pytest.approx(values, rel=1e-6)
         assert (row["images"], row["sets"]) == ("12", "4")
     lines = repr(found).splitlines()
     assert len(lines) == 5 and "head" in lines[1] and "relu" in lines[1] and lines[3].startswith("spot      12  0.0")
-    assert f"{found.rows[3].mean:.3f}±{found.rows[3].error:.3f}" in lines[4]
+    assert f"{found.rows[3].mean:.3f}±{found.rows[3].standard_error:.3f}" in lines[4]
     assert found.config["parts"] == ["spot", "dull"] and found.config["count"] == 3
     figure = draw_correspondence(found, "title", "caption")
     panels = [axes for axes in figure.axes if axes.get_title() in ("head", "relu")]
@@ -469,7 +488,7 @@ def test_the_options_of_the_command_arrive(tmp_path: pathlib.Path, monkeypatch: 
         given.update(options, parts=parts, layers=layers)
         raise DataError("enough")
 
-    monkeypatch.setattr(module, "correspondence", recorded)
+    monkeypatch.setattr(measure, "correspondence", recorded)
     asked: dict[str, Any] = {
         "count": 4,
         "repeats": 7,
@@ -486,4 +505,5 @@ def test_the_options_of_the_command_arrive(tmp_path: pathlib.Path, monkeypatch: 
     with pytest.raises(DataError, match="enough"):
         run("demo", "scenes:9:1", "-l", "fc7", "--across-classes", "--quiet", *words, "-o", tmp_path / "c.csv")
     assert given.pop("preprocess").crop == 64
-    assert given == asked | {"per_class": False, "progress": False, "parts": None, "layers": ("fc7",)}
+    run_only = {"progress": False, "precision": "fp32", "workers": 2}
+    assert given == asked | run_only | {"per_class": False, "parts": None, "layers": ("fc7",)}
