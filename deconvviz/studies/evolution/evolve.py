@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deconvviz.arrays import evenly
-from deconvviz.data.images import ImageStore
+from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.deconv.project import Unit, project_units
 from deconvviz.errors import DataError, MismatchError
@@ -43,7 +43,7 @@ CURVES = ("top_final", "similarity")
 def evolve(
     snapshots: Snapshots,
     model: nn.Module,
-    store: ImageStore,
+    store: Images,
     layers: Sequence[str],
     filters: int | Sequence[int] = 6,
     *,
@@ -72,7 +72,19 @@ def evolve(
         MismatchError: the weights are those of another network.
         LayerNotFound: a name in `layers` does not exist.
 
-    Source: Zeiler and Fergus 2013, section 4.1 and figure 4. Top-k overlap and similarity are this package's.
+    Source: Zeiler and Fergus 2013, section 4.1 and figure 4. Top-k overlap and similarity are our choice.
+
+    >>> import tempfile
+    >>> import deconvviz as dv
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU())
+    >>> preprocess = Preprocess(resize=32, crop=32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     record = dv.SnapshotRecorder(f"{folder}/snapshots.h5", epochs=(1, 2))
+    ...     recorded = [record(epoch, model) for epoch in (1, 2)]
+    ...     snapshots = Snapshots(f"{folder}/snapshots.h5")
+    ...     evolution = evolve(snapshots, model, dv.Scenes(20), ["1"], 3, preprocess=preprocess, progress=False)
+    >>> evolution.layers[0].images.shape, evolution.layers[0].top_final.tolist()  # 3 filters, 2 epochs
+    ((3, 2), [1.0, 1.0])
     """
     settings = EvolutionOptions(**options)
     epochs = tuple(sorted(set(snapshots.epochs if settings.epochs is None else settings.epochs)))
@@ -122,7 +134,7 @@ class EvolutionRun:
     """Some layers of a network that are followed through the epochs of its training."""
 
     def __init__(
-        self, networks: EpochNetworks, store: ImageStore, layers: tuple[str, ...], settings: EvolutionOptions
+        self, networks: EpochNetworks, store: Images, layers: tuple[str, ...], settings: EvolutionOptions
     ) -> None:
         self.networks, self.store, self.layers, self.settings = networks, store, layers, settings
 

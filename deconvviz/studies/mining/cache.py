@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.arrays import evenly
+from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
-from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
@@ -55,7 +55,7 @@ class ProjectionCache:
     def __init__(
         self,
         mined: Mined,
-        store: ImageStore,
+        store: Images,
         network: Network | Callable[[], Network],
         rule: str = "deconvnet",
         progress: bool = True,
@@ -76,7 +76,8 @@ class ProjectionCache:
         """
         if store.fingerprint != mined.config["store_fingerprint"]:
             raise MismatchError(
-                f"{store.path} is not the store that was mined ({mined.config['store_fingerprint'][:12]}); "
+                f"{getattr(store, 'path', store)} is not the store that was mined "
+                f"({mined.config['store_fingerprint'][:12]}); "
                 "give the right one with --images"
             )
         self.mined, self.rule = mined, rule

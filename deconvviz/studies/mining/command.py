@@ -28,6 +28,7 @@ from deconvviz.cli.outputs import check_figure, save_figure, sources
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
+    from deconvviz.data.images import ImageStore
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
@@ -154,6 +155,17 @@ class MovedSources:
     images: str | None
     device: str
 
+    def store(self, mined: Mined) -> ImageStore:
+        """Open the store that was mined; raises DataError where nothing names it."""
+        from deconvviz.data.images import ImageStore
+
+        path = self.images or mined.sources.get("images")
+        if not path:
+            raise DataError(
+                "the file does not name its images: it was mined from Python; give a packed store: --images"
+            )
+        return ImageStore.open(path)
+
     def network(self, mined: Mined) -> Network:
         """Load the network that was mined; raises ModelError where nothing names the model."""
         from deconvviz.data.preprocess import Preprocess
@@ -225,7 +237,6 @@ def grid(
       deconvviz grid mined.h5 -l features.7 -o features.7.png
       deconvviz grid mined.h5 -l features.7 -c 5,40,150,200 --crop receptive-field -o features.7.pdf
     """
-    from deconvviz.data.images import ImageStore
     from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.figure import draw_grid
     from deconvviz.studies.mining.panels import panels_from
@@ -236,7 +247,7 @@ def grid(
     numbers = mined[layer].choose_channels(channels_of(channels), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
         raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
-    with ImageStore.open(moved.images or mined.sources["images"]) as store:
+    with moved.store(mined) as store:
         # The network is loaded only if the file does not keep all that is shown.
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), rule, run.progress)
         panels = panels_from(cache, layer, numbers, crop)
@@ -252,8 +263,8 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path) -> str:
     size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
     weights = "its weights, then " if panels.weights is not None else ""
     return (
-        f"For each channel (its number is to the left): {weights}{panels.rule} projections of its {k} strongest images (each with its own "
-        f"contrast, zero is grey) beside the patches of these images, strongest first.\n"
+        f"For each channel (its number is to the left): {weights}{panels.rule} projections of its {k} strongest images "
+        f"(each with its own contrast, zero is grey) beside the patches of these images, strongest first.\n"
         f"Patches are {size} px of {image} px ({panels.crop_rule}). "
         f"{images} images of {store.name}{unfinished}; model fingerprint {mined.config['model_fingerprint']}."
     )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
-from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, require
 from deconvviz.graph.network import Network
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def mine(
     network: Network,
-    store: ImageStore,
+    store: Images,
     layers: Sequence[str],
     k: int = 9,
     out: Pathlike | None = None,
@@ -48,13 +48,13 @@ def mine(
 
     Args:
         network: a captured network, on the device that shall compute.
-        store: the images.
+        store: the images, such as an `ImageStore`.
         layers: names from `network.layers`.
         k: images that are kept for each channel.
         out: path of the mined file; None keeps the result in memory only.
         preprocess: how an image becomes the network's input; by default resized and cropped to the network's input
             size, normalised for ImageNet networks.
-        sources: where model and weights came from, for the file.
+        sources: where model and weights came from, for the file; the path of the store is added.
         options: `limit`, `shard` and `commit_every` of `MiningOptions`; `batch_size`, `precision`, `workers` and
             `progress` of `RunOptions`. A batch that does not fit in memory is halved, and so are later ones.
 
@@ -68,6 +68,14 @@ def mine(
         MismatchError: `out` was written with another model, store, list of layers or other settings.
 
     Source: Zeiler and Fergus 2013, section 4 (top 9 activations of a feature map).
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> preprocess = dv.Preprocess(resize=32, crop=32)
+    >>> mined = mine(network, dv.Scenes(20), ["1"], k=4, preprocess=preprocess, progress=False)
+    >>> mined["1"].images.shape, mined["1"].positions.shape, mined["1"].activity.images
+    ((8, 4), (8, 4, 2), 20)
     """
     settings = MiningOptions(**options)
     height, width = network.input_shape[-2:]
@@ -87,12 +95,13 @@ def mine(
         "limit": settings.limit,
         "shard": list(settings.shard) if settings.shard else None,
     }
-    sources = {"images": str(pathlib.Path(store.path).resolve()), "versions": versions(), **(sources or {})}
+    path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
+    where = {} if path is None else {"images": str(path.resolve())}
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
         layers={name: _empty_layer(network, name, k) for name in names},
         config=config,
-        sources=sources,
+        sources={**where, "versions": versions(), **(sources or {})},
         done=0,
         total=len(feed),
         path=None if out is None else pathlib.Path(out),

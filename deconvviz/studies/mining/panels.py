@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deconvviz.data.images import ImageStore
+from deconvviz.data.datasets import Images
 from deconvviz.graph.network import Network
 from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.result import FilterPanel, LayerPanels, Mined
@@ -15,7 +15,7 @@ from deconvviz.types import Array
 
 def layer_panels(
     mined: Mined,
-    store: ImageStore,
+    store: Images,
     network: Network,
     layer: str,
     channels: Sequence[int],
@@ -46,6 +46,15 @@ def layer_panels(
         DataError: the layer was not mined.
 
     Source: Zeiler and Fergus 2013, figure 2. The size of the crop is our choice.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> scenes, preprocess = dv.Scenes(20), dv.Preprocess(resize=32, crop=32)
+    >>> mined = dv.mine(network, scenes, ["1"], k=4, preprocess=preprocess, progress=False)
+    >>> panels = layer_panels(mined, scenes, network, "1", channels=[3, 5], progress=False)
+    >>> panels.panels[0].channel, panels.panels[0].patches.shape, panels.panels[0].projections.shape
+    (3, (4, 5, 5, 3), (4, 5, 5, 3))
     """
     cache = ProjectionCache(mined, store, network, rule, progress)
     return panels_from(cache, layer, channels, crop)
@@ -59,6 +68,16 @@ def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], cro
         layer: name of a mined layer.
         channels: the filters to show.
         crop: as for `layer_panels`.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> scenes, preprocess = dv.Scenes(20), dv.Preprocess(resize=32, crop=32)
+    >>> mined = dv.mine(network, scenes, ["1"], k=4, preprocess=preprocess, progress=False)
+    >>> cache = ProjectionCache(mined, scenes, network, rule="gradient", progress=False)
+    >>> panels = panels_from(cache, "1", channels=[3], crop=9)
+    >>> panels.crop, panels.rule, panels.weights.shape
+    ((9, 9), 'gradient', (1, 5, 5, 3))
     """
     size, crop_rule = cache.crop(layer, crop)
     cache.projections(layer, cache.mined[layer].winners(channels))  # all at once, under one progress bar

@@ -31,6 +31,13 @@ class StoredProjection:
     Attributes:
         pixels: float16 [C, h, w], in units of the largest absolute value.
         box: the pixels of the image that the unit sees; the projection is zero outside.
+
+    >>> projection = StoredProjection(pixels=np.eye(5, dtype=np.float16)[None], box=Box(10, 0, 15, 5))
+    >>> projection.centre(), projection.extent()
+    ((12, 2), 5)
+    >>> window = projection.window(size=(3, 3), image=(32, 32))
+    >>> window, projection.cut(window)[..., 0].diagonal()
+    (Box(top=11, left=1, bottom=14, right=4), array([1., 1., 1.], dtype=float32))
     """
 
     pixels: NDArray[np.float16]
@@ -121,6 +128,16 @@ def project_winners(
     Raises:
         ProjectionError: another rule, or an op on the way that has no transpose.
         LayerNotFound: the network does not have the layer.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> scenes, preprocess = dv.Scenes(20), dv.Preprocess(resize=32, crop=32)
+    >>> mined = dv.mine(network, scenes, ["1"], k=4, preprocess=preprocess, progress=False)
+    >>> winners = mined["1"].winners([0, 7])
+    >>> projections = project_winners(network, mined["1"], Feed(scenes, preprocess), winners)
+    >>> len(projections), projections[winners[0]].pixels.shape
+    (8, (3, 5, 5))
     """
     indices = sorted({int(layer.images[winner]) for winner in winners})
     inputs = feed.tensor(feed.pictures(indices), network.device, network.dtype)
@@ -140,6 +157,13 @@ def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | N
 
     Between the convolution and the layer there may be rectifiers of any kind, normalisations of single channels, and
     ops that hand their input on. Other layers, and those of grey images, have None.
+
+    >>> from torch import nn
+    >>> from deconvviz.graph.capture import capture
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.Mish(), nn.Conv2d(8, 4, 3)).eval()
+    >>> network = capture(model, (3, 32, 32))
+    >>> first_layer_weights(network, "2").shape, first_layer_weights(network, "3")
+    ((8, 5, 5, 3), None)
     """
     node = network.layer(layer).node
     while op_of(node).kind == "rectifier" or op_of(node).normalises or op_of(node).identity:

@@ -65,7 +65,10 @@ class MinedLayer:
         return self.top.positions
 
     def winners(self, channels: Sequence[int]) -> list[Winner]:
-        """Return the entries of some channels, channel by channel, strongest first; fewer than k where images lack."""
+        """Return the entries of some channels, channel by channel, strongest first.
+
+        A channel has fewer than k entries where fewer than k images were mined.
+        """
         return [Winner(c, r) for c in channels for r in range(self.top.k) if self.images[c, r] >= 0]
 
     def choose_channels(self, how: str | Sequence[int], count: int = 16) -> list[int]:
@@ -78,6 +81,11 @@ class MinedLayer:
 
         Raises:
             DataError: the layer does not have a channel, or `how` is another word.
+
+        >>> activity = Activity.empty(5)
+        >>> layer = MinedLayer(name="conv1", top=TopK.empty(5, k=9), activity=activity)
+        >>> layer.choose_channels("first", count=2), layer.choose_channels([4, 0])
+        ([0, 1], [4, 0])
         """
         if how == "active":
             order = np.argsort(-self.activity.mean, kind="stable")
