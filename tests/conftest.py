@@ -15,6 +15,7 @@ from torch import nn
 import deconvviz as dv
 
 torch.set_num_threads(1)  # the tests run in two processes
+pytest.register_assert_rewrite("demo_explainers")  # its assertions tell as much as those of a test file
 LEFT_OUT_OF_FAST = ("slow", "kill", "browser", "peers", "data")
 HELPERS = str(pathlib.Path(__file__).resolve().parent / "helpers")
 # A test file that is run as a program by its own test finds the helpers as pytest does.

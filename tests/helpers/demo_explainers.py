@@ -8,11 +8,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from in_memory import InMemoryImages, drawn_scenes
+from in_memory import drawn_scenes
 from torch import nn
 
 import deconvviz as dv
 from deconvviz.cam.learned.base import LEARNED, Phase
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.explainers.result import TrainedExplainer
 from deconvviz.studies.explainers.train import train_explainer

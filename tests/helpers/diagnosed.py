@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from in_memory import InMemoryImages, noise
+from in_memory import noise
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.data.datasets import Images
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.diagnosis.finding import CHECKS, Check, Finding
 from deconvviz.studies.diagnosis.subject import Subject

@@ -1,49 +1,17 @@
-"""Datasets whose pictures are in memory, for the tests that need labelled images and no file."""
+"""Datasets in memory that several tests use: noise, colours, scenes, and images that know which of them were read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 
 Picture = NDArray[np.uint8]
-
-
-class InMemoryImages:
-    """Pictures with labels, class names and names of their own, as `deconvviz.data.datasets.Images` has them.
-
-    pictures: uint8 [N,H,W,3], or a sequence of uint8 [H,W,3]; they are kept as they are given, not copied.
-    labels: an index into the classes for each picture, -1 where unknown; without labels every one is unknown.
-    names: one for each picture; without names they are 0.png, 1.png and so on.
-    fingerprint: equal for equal pictures, labels, classes and names.
-    """
-
-    def __init__(
-        self,
-        pictures: Sequence[Picture] | Picture,
-        labels: Sequence[int] | NDArray[np.int64] | None = None,
-        classes: Sequence[str] = (),
-        names: Sequence[str] | None = None,
-    ) -> None:
-        self.pictures = pictures
-        self.labels = np.array([-1] * len(pictures) if labels is None else labels, np.int64)
-        self.classes = tuple(classes)
-        self.names = tuple([f"{n}.png" for n in range(len(pictures))] if names is None else names)
-        digest = sha256(repr((self.labels.tolist(), self.classes, self.names)).encode())
-        for picture in pictures:
-            digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
-        self.fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Picture, int]:
-        return self.pictures[index], int(self.labels[index])
 
 
 class ReadImages(InMemoryImages):

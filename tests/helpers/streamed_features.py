@@ -6,10 +6,11 @@ import pathlib
 from typing import Any
 
 import torch
-from in_memory import InMemoryImages, noise
+from in_memory import noise
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.results.features import Features
 from deconvviz.run.features import stream_features
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages, coloured_images, drawn_scenes
+from in_memory import coloured_images, drawn_scenes
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.sampling import split
 from deconvviz.errors import DataError, MismatchError, ModelError
 from deconvviz.metrics.intervals import paired_interval

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from diagnosed import SIDE, about, net, noise_images, weights
-from in_memory import InMemoryImages
 from numpy.typing import NDArray
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, LayerNotFound
 from deconvviz.studies.diagnosis.finding import CHECKS, graded

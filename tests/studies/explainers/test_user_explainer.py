@@ -12,11 +12,11 @@ import replicas as r
 import torch
 from corners import Corners
 from demo_explainers import SHORT, demo, learn, rows, same_files
-from in_memory import InMemoryImages
 
 from deconvviz.cam.explain import cam
 from deconvviz.cam.learned.base import Phase
 from deconvviz.cam.registry import METHODS
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import (
     DataError,
     TrainingError,

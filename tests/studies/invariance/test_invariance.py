@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages, Picture, noise
+from in_memory import Picture, noise
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.transforms import (
     canvas,
     inverse_map,
@@ -32,7 +33,8 @@ PLAIN = dv.Preprocess(resize=None, crop=SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.
 def listed(pictures: Sequence[Picture], labels: Sequence[int] | None = None) -> InMemoryImages:
     """Pictures of four classes, which take turns where no labels are given."""
     given = [n % 4 for n in range(len(pictures))] if labels is None else labels
-    return InMemoryImages(list(pictures), given, [f"class {n}" for n in range(4)])
+    names = [f"{n}.png" for n in range(len(pictures))]
+    return InMemoryImages(pictures, given, [f"class {n}" for n in range(4)], names)
 
 
 def small() -> nn.Sequential:

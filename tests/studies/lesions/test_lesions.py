@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages, coloured_images
+from in_memory import coloured_images
 from lesioned import OUTPUTS, PLAIN, Residual, chain, noise_images, operate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.studies.lesions.result import Lesions
 
 Hook = Callable[[str, Tensor], Tensor]

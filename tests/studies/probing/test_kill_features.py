@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages
 from numpy.typing import NDArray
 from streamed_features import COUNT, LAYERS, model, noise_images, streamed
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.results.features import Features, FeatureWriter
 
 

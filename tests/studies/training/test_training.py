@@ -12,13 +12,13 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_memory import InMemoryImages
 from numpy.typing import NDArray
 from torch import nn
 
 from deconvviz.cli.main import cli
 from deconvviz.data.decode import encode
 from deconvviz.data.images import ImageStore
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.pack import pack
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import random_crops, split

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diagnosed import PLAIN, found_by, subject_of
-from in_memory import InMemoryImages
 from torch import Tensor, nn
 
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.studies.diagnosis.checks.classes import confused
 from deconvviz.studies.diagnosis.measures.neighbours import neighbours, save_neighbours
 
@@ -67,7 +67,7 @@ def test_shared_filters_respond_to_both() -> None:
     shown = [RED, yellow, GREEN, BLUE, DARK, (40, 200, 200)]
     images = coloured(shown, 4)
     subject = subject_of(ByColour(shown), images, outputs=np.arange(6))
-    means = np.array([images.pictures[images.labels == n].mean((0, 1, 2)) for n in range(6)])
+    means = np.array([np.asarray(images.pictures)[images.labels == n].mean((0, 1, 2)) for n in range(6)])
     z = (means - means.mean(0)) / means.std(0)
     differs = 0
     for place, one in enumerate(neighbours(subject)):

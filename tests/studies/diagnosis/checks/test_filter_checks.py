@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diagnosed import SIDE, about, found, net, noise_images, weights
-from in_memory import InMemoryImages, noise
+from in_memory import noise
 from torch import nn
 
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.models.zfnet import PAPER_RANGE
 from deconvviz.studies.diagnosis.checks import filters as checks_filters
 from deconvviz.studies.diagnosis.measures.filters import Filters

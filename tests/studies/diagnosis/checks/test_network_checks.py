@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diagnosed import found_by, subject_of
-from in_memory import InMemoryImages, noise
+from in_memory import noise
 from numpy.typing import NDArray
 from scipy.signal import convolve, convolve2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.truth import SceneTruth
 from deconvviz.studies.diagnosis.checks import network as checks_network
 from deconvviz.studies.diagnosis.checks.network import ALIASING, aliasing, receptive_field

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from diagnosed import SIDE, about, found, net, weights
-from in_memory import InMemoryImages, noise
+from in_memory import noise
 from torch import nn
 
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.studies.diagnosis.checks.responses import effective_rank, eigenvalues, selectivity
 
 # --- saturated -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from diagnosed import PLAIN, found_by, subject_of
-from in_memory import InMemoryImages, noise
+from in_memory import noise
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.results.snapshots import Snapshots, write_epoch
 from deconvviz.studies.diagnosis.checks import training as checks_training
 from deconvviz.studies.diagnosis.checks.training import removable, unsettled
