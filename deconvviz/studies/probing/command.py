@@ -2,69 +2,126 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import captured, integers, load, numbers
-from deconvviz.cli.options import ModelOptions, model_options
-from deconvviz.cli.outputs import save_figure, sources
-from deconvviz.errors import DataError
+from deconvviz.cli.inputs import captured, integers, load, names_of, numbers
+from deconvviz.cli.options import DECODING, ModelOptions, layers_option, model_options, option_group, run_options
+from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 
 if TYPE_CHECKING:
-    from deconvviz.studies.probing.measure import ProbeSettings
+    from deconvviz.graph.network import Network
+    from deconvviz.models.load import Loaded
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.probing.result import Transfer
+    from deconvviz.studies.probing.settings import ProbeSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """What the command line says of the probes.
+
+    Attributes:
+        per_class: numbers of training images of each class, as text.
+        splits: number of random splits.
+        test: number of test images of each class, at most; None for all.
+        probes: names of the probes, as text.
+        costs: costs that cross-validation chooses from, as text.
+    """
+
+    per_class: str
+    splits: int
+    test: int | None
+    probes: str
+    costs: str
+
+    def settings(self, seed: int) -> ProbeSettings:
+        """Return the settings; raises DataError for a value out of its range."""
+        from deconvviz.studies.probing.settings import ProbeSettings
+
+        return ProbeSettings(
+            probes=tuple(names_of(self.probes)),
+            per_class=integers(self.per_class),
+            splits=self.splits,
+            test=self.test,
+            costs=numbers(self.costs, "0.01,1,100"),
+            seed=seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """What the command line says of the features.
+
+    Attributes:
+        features: path of a file that keeps them; None for temporary files.
+        pool: how maps become features, as text.
+        half: whether they are kept in half precision.
+        limit: number of images of each class, at most; None for all.
+    """
+
+    features: str | None
+    pool: str
+    half: bool
+    limit: int | None
 
 
 @click.command()
 @click.argument("model")
-@click.argument("images", metavar="DATA")
-@click.option("-o", "--out", required=True, help="The table, .csv; the figure, .png, comes beside it.")
-@click.option("-l", "--layer", "layers", multiple=True, help="A layer; several.  [default: up to 8 over the depth]")
-@click.option("--per-class", default="5,15,30", show_default=True, help="Training images of each class.")
-@click.option("--splits", default=5, show_default=True, type=click.IntRange(2), help="How often images are drawn.")
-@click.option("--test", type=click.IntRange(1), help="At most so many test images a class.  [default: all others]")
-@click.option("--probes", default="svm,softmax", show_default=True, help="svm, softmax or both.")
-@click.option("--costs", default="0.01,0.1,1,10,100", show_default=True, help="C, of which cross-validation chooses.")
+@click.argument("data")
+@click.option("-o", "--out", required=True, help="The table, .csv; the figure OUT.png comes beside it.")
+@layers_option("A layer; several.  [default: up to 8 over the depth]")
+@option_group(
+    "probing",
+    ProbeOptions,
+    click.option("--per-class", default="5,15,30", show_default=True, help="Training images of each class."),
+    click.option("--splits", default=5, show_default=True, type=click.IntRange(2), help="Number of random splits."),
+    click.option(
+        "--test", type=click.IntRange(1), help="Test images of each class, at most.  [default: all that are left]"
+    ),
+    click.option("--probes", default="svm,softmax", show_default=True, help="svm, softmax or both."),
+    click.option(
+        "--costs", default="0.01,0.1,1,10,100", show_default=True, help="C, which cross-validation chooses from these."
+    ),
+)
 @click.option("--random/--no-random", "compare", default=True, show_default=True, help="Compare with random weights.")
-@click.option("--features", metavar="FILE.h5", help="Keep the features here, and go on where they stand.")
-@click.option("--pool", default="max", show_default=True, help="max, mean, all, or with a grid: 'max 6x6'.")
-@click.option("--half", is_flag=True, help="Keep the features in half precision: half the size.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many images of each class, drawn at random.")
-@click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: 16; 64 on a GPU]")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
-@click.option("--seed", default=0, show_default=True, help="Of splits and random weights.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@option_group(
+    "storage",
+    FeatureOptions,
+    click.option("--features", metavar="FILE.h5", help="Keep the features here; an unfinished file is resumed."),
+    click.option("--pool", default="max", show_default=True, help="max, mean, all, or with a grid: 'max 6x6'."),
+    click.option("--half", is_flag=True, help="Keep the features in half precision, in half the space."),
+    click.option("--limit", type=click.IntRange(1), help="Images of each class, at most, drawn at random."),
+)
+@run_options(
+    batch_size="Images in a pass.",
+    precision="Precision of the network.",
+    workers=DECODING,
+    seed="Seed of splits and random weights.",
+)
 @model_options
 def probe(
     model: str,
-    images: str,
+    data: str,
     out: str,
     layers: tuple[str, ...],
-    per_class: str,
-    splits: int,
-    test: int | None,
-    probes: str,
-    costs: str,
+    probing: ProbeOptions,
     compare: bool,
-    features: str | None,
-    pool: str,
-    half: bool,
-    limit: int | None,
-    batch_size: int | None,
-    precision: str,
-    workers: int,
-    seed: int,
-    quiet: bool,
+    storage: FeatureOptions,
+    run: RunOptions,
     options: ModelOptions,
 ) -> None:
     """Measure how well a linear classifier tells the classes apart by the features of each layer.
 
-    The network stays as it is; on its features, and on those of the same network with random weights, a linear SVM and
-    a softmax classifier learn from a few images a class. DATA is a packed store, a folder with a sub-folder for each
-    class, or scenes:COUNT:SEED. Features are pooled to at most 10,000 values a layer. With --features, an interrupted
-    command goes on where it was.
+    The network's weights do not change. A linear SVM and a softmax classifier are trained on its features of a few
+    images of each class, and on those of the same network with random weights. Features are pooled to at most 10,000
+    values a layer.
+
+    DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures.
+    With --features, the same command resumes what was interrupted.
 
     \b
     Examples:
@@ -73,53 +130,49 @@ def probe(
     """
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers
-    from deconvviz.models.load import Loaded
     from deconvviz.studies.probing.figure import draw_probing
-    from deconvviz.studies.probing.transfer import transfer, untrained
+    from deconvviz.studies.probing.transfer import transfer
 
-    table = pathlib.Path(out)
-    if table.suffix != ".csv" or not table.resolve().parent.is_dir():
-        raise DataError(f"{out} given; expected a name that ends in .csv, in a folder that is there")
-    settings = _settings(probes, per_class, splits, test, costs, seed)
-    found_images = open_images(images)
+    table = check_table(out)
+    settings, images = probing.settings(run.seed), open_images(data)
     loaded, preprocess = load(model, options)
     networks = {"trained" if loaded.weights != "none" else "random": captured(loaded, preprocess, options.device)}
     if compare and loaded.weights != "none":
-        other = Loaded(untrained(loaded, seed), loaded.settings, loaded.spec, "none")
-        networks["random"] = captured(other, preprocess, options.device)
-    network = next(iter(networks.values()))
-    found = transfer(
+        networks["random"] = captured(_with_random_weights(loaded, run.seed), preprocess, options.device)
+    network: Network = next(iter(networks.values()))
+    result = transfer(
         networks,
-        found_images,
+        images,
         layers or default_layers(network),
         settings,
-        features,
+        storage.features,
         preprocess=preprocess,
-        limit=limit,
-        progress=not quiet,
+        limit=storage.limit,
         sources=sources(loaded),
-        pool=pool,
-        batch_size=batch_size,
-        precision=precision,
-        dtype="float16" if half else "float32",
-        workers=workers,
+        pool=storage.pool,
+        dtype="float16" if storage.half else "float32",
+        **run.keywords(),
     )
-    found.save_csv(table)
-    first = next(iter(found.found.values()))
-    caption = (
-        f"{network.name} on {pathlib.PurePath(images).name}: points are means over {splits} random splits "
-        f"({first.tested} test images each), "
-        f"whiskers their standard deviations. Features ({pool} pooling) stay fixed; the random network has the same "
-        "layers. Features are standardised; C is chosen by cross-validation among the training images."
+    result.save_csv(table)
+    caption = caption_of(result, network.name, data, storage.pool)
+    figure = draw_probing(result, f"Linear probes of {network.name}", caption)
+    save_figure(figure, beside(table, ".png"), caption)
+    click.echo(repr(result))
+    click.echo(f"wrote {table}" + (f"; the features are in {storage.features}" if storage.features else ""))
+
+
+def caption_of(transfer: Transfer, network: str, data: str, pool: str) -> str:
+    """Return what the figure shows: the images, the splits, and how the features were made."""
+    random = " The random network has the same layers." if "random" in transfer.by_network else ""
+    return (
+        f"{network} on {pathlib.PurePath(data).name}. Points are means over {transfer.first.settings.splits} random "
+        f"splits ({transfer.first.tested} test images each), whiskers are their standard deviations. The features "
+        f"({pool} pooling) are fixed; only the linear classifiers are trained.{random} Features are standardised; C is "
+        "chosen by cross-validation among the training images."
     )
-    figure = draw_probing(found, f"Linear probes of {network.name}", caption)
-    save_figure(figure, str(table.with_suffix(".png")), caption)
-    click.echo(repr(found))
-    click.echo(f"wrote {table}" + (f"; features are kept in {features}" if features else ""))
 
 
-def _settings(probes: str, per_class: str, splits: int, test: int | None, costs: str, seed: int) -> ProbeSettings:
-    from deconvviz.studies.probing.measure import ProbeSettings
+def _with_random_weights(loaded: Loaded, seed: int) -> Loaded:
+    from deconvviz.studies.probing.transfer import untrained
 
-    names = tuple(name.strip() for name in probes.split(","))
-    return ProbeSettings(names, integers(per_class), splits, test, numbers(costs, "0.01,1,100"), seed)
+    return dataclasses.replace(loaded, model=untrained(loaded, seed), weights="none")

@@ -20,7 +20,9 @@ from sklearn.svm import LinearSVC
 from deconvviz.errors import DataError, DeconvvizError, LayerNotFound
 from deconvviz.results.features import FeatureArrays
 from deconvviz.studies.probing import measure as probing
-from deconvviz.studies.probing.measure import Probed, ProbeSettings, class_accuracy, draw_splits, probe
+from deconvviz.studies.probing.measure import class_accuracy, draw_splits, probe
+from deconvviz.studies.probing.result import ProbeResult
+from deconvviz.studies.probing.settings import ProbeSettings
 
 # --- splits and accuracy ---------------------------------------------------------------------------------------------
 
@@ -133,7 +135,14 @@ def test_probes_are_plain_scikit_learn(width: int, monkeypatch: pytest.MonkeyPat
 def test_the_table(tmp_path: pathlib.Path) -> None:
     asked = ProbeSettings(per_class=(15, 5), splits=2, costs=(1.0,))
     accuracy = np.array([0.5, 0.7, 0.8, 0.8, 0.1, 0.3, 0.2, 0.6]).reshape(1, 2, 2, 2)
-    found = Probed({"conv5": 9216}, asked, 0.1, accuracy, np.ones_like(accuracy), 90)
+    found = ProbeResult(
+        layers={"conv5": 9216},
+        settings=asked,
+        chance=0.1,
+        accuracy=accuracy,
+        costs=np.ones_like(accuracy),
+        tested=90,
+    )
     found.save_csv(tmp_path / "t.csv")
     with (tmp_path / "t.csv").open() as file:
         (row,) = csv.DictReader(file)
@@ -158,8 +167,8 @@ def test_the_table(tmp_path: pathlib.Path) -> None:
     [
         ({"per_class": (5, 12)}, "class 'q' has 12 images; 12 to train on and at least 1 to test need 13"),
         ({"per_class": (2,)}, "2 images a class given; to choose among 5 costs they are split into 3 folds"),
-        ({"per_class": ()}, r"per_class \(\) given"),
-        ({"per_class": (0,)}, r"per_class \(0,\) given"),
+        ({"per_class": ()}, r"per class \(\) given"),
+        ({"per_class": (0,)}, r"per class \(0,\) given"),
         ({"splits": 1}, "splits 1 given; expected 2 or more"),
         ({"test": 0}, "test 0 given"),
         ({"costs": (0.0,)}, r"costs \(0.0,\) given; expected positive"),

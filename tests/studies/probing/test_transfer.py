@@ -18,8 +18,9 @@ from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.models.load import Loaded
 from deconvviz.studies.probing.command import probe as command
 from deconvviz.studies.probing.figure import draw_probing
-from deconvviz.studies.probing.measure import Probed, ProbeSettings
-from deconvviz.studies.probing.transfer import Transfer, some_of_each, transfer, untrained
+from deconvviz.studies.probing.result import ProbeResult, Transfer
+from deconvviz.studies.probing.settings import ProbeSettings
+from deconvviz.studies.probing.transfer import some_of_each, transfer, untrained
 
 
 def test_some_of_each() -> None:
@@ -61,14 +62,14 @@ def test_trained_features_carry_further(tmp_path: pathlib.Path, monkeypatch: pyt
     options: dict[str, Any] = {"preprocess": preprocess, "limit": 12, "progress": False, "pool": "max 4x4"}
     found = transfer(networks, scenes, ("norm1", "relu7"), asked, tmp_path / "f.h5", **options)
     assert {path.name for path in tmp_path.iterdir()} == {"f.h5", "f.random.h5"}
-    trained, random = found.found["trained"], found.found["random"]
+    trained, random = found.by_network["trained"], found.by_network["random"]
     assert trained.tested == random.tested == 60 and trained.config["pool"] == "max 4x4"
     assert trained.mean[1, :, -1].min() > 0.85 > 0.6 > trained.mean[0, :, -1].max()  # it rises with depth
     assert random.mean[1, :, -1].max() < 0.45
     mean, deviation = found.curve("random", "relu7", "softmax")
     assert np.array_equal(mean, random.mean[1, 1]) and np.array_equal(deviation, random.deviation[1, 1])
     alone = transfer({"trained": networks["trained"]}, scenes, ("norm1", "relu7"), asked, **options)
-    assert np.array_equal(alone.found["trained"].accuracy, trained.accuracy)
+    assert np.array_equal(alone.by_network["trained"].accuracy, trained.accuracy)
     with pytest.raises(DataError, match="12 images; 12 to train on"):  # before any image is read
         transfer(networks, scenes, ("norm1",), ProbeSettings(per_class=(12,)), tmp_path / "g.h5", **options)
     with monkeypatch.context() as patch:
@@ -91,17 +92,26 @@ def test_the_figure() -> None:
     def made(counts: tuple[int, ...]) -> Transfer:
         asked = ProbeSettings(per_class=counts, costs=(1.0,), splits=3)
         shape = (2, 2, len(counts), 3)
-        return Transfer(
-            {name: Probed({"x": 5, "y": 6}, asked, 0.2, rng.random(shape), np.ones(shape), 9) for name in ("t", "r")}
-        )
+        results = {
+            name: ProbeResult(
+                layers={"x": 5, "y": 6},
+                settings=asked,
+                chance=0.2,
+                accuracy=rng.random(shape),
+                costs=np.ones(shape),
+                tested=9,
+            )
+            for name in ("t", "r")
+        }
+        return Transfer(by_network=results)
 
     found = made((5, 15))
     depth, counts = draw_probing(found, "title", "caption").axes
     assert len(depth.containers) == len(counts.containers) == 4
     told = {c.get_label(): c[0] for c in depth.containers}
-    assert np.allclose(told["r, softmax"].get_ydata(), 100 * found.found["r"].mean[:, 1, -1])
+    assert np.allclose(told["r, softmax"].get_ydata(), 100 * found.by_network["r"].mean[:, 1, -1])
     bars = next(c for c in depth.containers if c.get_label() == "r, softmax")[2][0].get_segments()
-    assert np.allclose([bar[1, 1] - bar[0, 1] for bar in bars], 200 * found.found["r"].deviation[:, 1, -1])
+    assert np.allclose([bar[1, 1] - bar[0, 1] for bar in bars], 200 * found.by_network["r"].deviation[:, 1, -1])
     curve = {c.get_label(): c[0] for c in counts.containers}["t, linear SVM"]
     assert curve.get_xdata().tolist() == [5, 15]
     assert np.allclose(curve.get_ydata(), 100 * found.curve("t", "y", "svm")[0])
@@ -140,7 +150,7 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     ("change", "complaint"),
     [
         ({"-o": "x.png"}, "ends in .csv"),
-        ({"-o": "none/x.csv"}, "folder that is there"),
+        ({"-o": "none/x.csv"}, "there is no folder"),
         ({"--per-class": "5,x"}, "expected whole numbers"),
         ({"--per-class": "40"}, "40 to train on and at least 1 to test need 41"),
         ({"--limit": "5", "--per-class": "5"}, "has 5 images; 5 to train on"),

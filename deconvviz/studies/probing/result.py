@@ -1,0 +1,123 @@
+"""The accuracy of linear probes: of one network's layers, and of several networks side by side."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deconvviz.results.tables import write_csv
+from deconvviz.studies.probing.settings import ProbeSettings
+from deconvviz.types import Floats, Pathlike
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """How well linear classifiers recognise the classes by the features of each layer.
+
+    Attributes:
+        layers: name of a layer -> number of values that a probe is given for an image.
+        settings: how the layers are probed.
+        chance: accuracy of guessing: one divided by the number of classes.
+        accuracy: float64 [layers, probes, per_class, splits], the mean over the classes of the share of a class's test
+            images that are classified correctly.
+        costs: float64 [layers, probes, per_class, splits], the cost that was chosen.
+        tested: number of test images in a split.
+        config: the network, the images and the settings, JSON values.
+        sources: where the model and the images came from, JSON values.
+    """
+
+    layers: dict[str, int]
+    settings: ProbeSettings
+    chance: float
+    accuracy: Floats
+    costs: Floats
+    tested: int
+    config: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Floats:
+        """float64 [layers, probes, per_class], the mean over the splits."""
+        return np.asarray(self.accuracy.mean(-1))
+
+    @property
+    def deviation(self) -> Floats:
+        """float64 [layers, probes, per_class], the standard deviation over the splits (of a sample: n - 1)."""
+        return np.asarray(self.accuracy.std(-1, ddof=1))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the numbers in a row of the table: accuracy and deviation for each probe and number of images."""
+        names = (f"{name}_{count}" for name in self.settings.probes for count in self.settings.per_class)
+        return tuple(column for name in names for column in (name, f"{name}_deviation"))
+
+    def table(self) -> list[list[Any]]:
+        """Return a row for each layer: its name, its number of values, then the numbers of `columns`, in fractions."""
+        numbers = np.stack([self.mean, self.deviation], -1).reshape(len(self.layers), -1)
+        return [[*layer, *map(float, row)] for layer, row in zip(self.layers.items(), numbers, strict=True)]
+
+    def save_csv(self, path: Pathlike) -> None:
+        """Write the table, in fractions, as the paper's table 7 has it."""
+        write_csv(path, ("layer", "values", *self.columns), self.table())
+
+    def __repr__(self) -> str:
+        head = ["layer".ljust(20), "values".rjust(7), *(name.rjust(14) for name in self.columns[::2])]
+        lines = ["".join(head)]
+        for name, values, *numbers in self.table():
+            cells = (f"{100 * m:.1f} ± {100 * d:.1f}" for m, d in zip(numbers[::2], numbers[1::2], strict=True))
+            lines.append("".join([name.ljust(20), str(values).rjust(7), *(cell.rjust(14) for cell in cells)]))
+        title = f"Mean accuracy of a class in %, deviation over {self.settings.splits} splits"
+        return "\n".join([f"{title} of {self.tested} test images; chance {100 * self.chance:.1f}", *lines])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """The probes of several networks, on the same splits of the same images.
+
+    Attributes:
+        by_network: name of a network -> the result of its probes.
+    """
+
+    by_network: dict[str, ProbeResult]
+
+    @property
+    def first(self) -> ProbeResult:
+        """The result of the first network; layers, settings and splits are those of all of them."""
+        return next(iter(self.by_network.values()))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Name of a network -> the configuration of its probes."""
+        return {name: result.config for name, result in self.by_network.items()}
+
+    def curve(self, network: str, layer: str, probe: str) -> tuple[Floats, Floats]:
+        """Return the accuracy against the number of training images.
+
+        Args:
+            network: its name.
+            layer: its name.
+            probe: "svm" or "softmax".
+
+        Returns:
+            Two float64 [per_class]: the means over the splits, and their standard deviations.
+        """
+        result = self.by_network[network]
+        place = list(result.layers).index(layer), result.settings.probes.index(probe)
+        return result.mean[place], result.deviation[place]
+
+    def save_csv(self, path: Pathlike) -> None:
+        """Write the tables of all networks one below the other, in fractions."""
+        rows = [[name, *row] for name, result in self.by_network.items() for row in result.table()]
+        write_csv(path, ("network", "layer", "values", *self.first.columns), rows)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {result!r}" for name, result in self.by_network.items())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
