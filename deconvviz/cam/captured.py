@@ -1,4 +1,4 @@
-"""A captured network as the engine sees it."""
+"""A captured network as the engine uses it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deconvviz.graph.network import Network
 
 
 class Captured:
-    """A `Network`: what comes before a layer runs once, and a signal goes back by any policy."""
+    """A captured network for the engine: what comes before a layer runs once, and a signal goes back by any policy."""
 
     def __init__(self, network: Network) -> None:
         self.network, self.name = network, network.name

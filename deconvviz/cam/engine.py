@@ -1,4 +1,4 @@
-"""What every method asks of a network, in one place: values, gradients, and scores after a change.
+"""What every method needs of a network, in one place: values, gradients, and scores after a change.
 
 A method is given a `View` of a batch of images at one layer and reads like its equation. The view runs the part of the
 network before the layer once; what follows a changed value runs from the layer on; masked images run whole, in
@@ -21,11 +21,14 @@ from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.cam.tokens import Layout
 from deconvviz.deconv.rules import BackwardRule
 
-IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 and takes less
+IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 at once
 
 Tail = Callable[[Tensor, Tensor | None], Any]
+"""Values of a layer [M, ...] and int64 [M], the image each belongs to (None: in order) -> the network's output."""
 Make = Callable[[Tensor, Tensor], Tensor]
+"""Images int64 [m] and variants int64 [m] -> changed maps [m, K, h, w] or masks [m, H, W]."""
 Read = Callable[[Any, Tensor], Tensor]
+"""An output and int64 [m], the image each of its rows belongs to -> what is read off it, [m, ...]."""
 
 
 class Backend(Protocol):
@@ -51,9 +54,12 @@ class Backend(Protocol):
 
 
 class View:
-    """A batch of images, one layer, and a target: what a method computes with.
+    """A batch of images, one layer and a target: what a method computes with.
 
     Attributes:
+        backend: the network, for gradients.
+        forward: the network for masked images and changed values.
+        output: what the network returned for the images.
         x: images [N, C, H, W].
         value: the layer's value, as the model returned it.
         A: the layer's value as maps [N, K, h, w].
@@ -72,7 +78,6 @@ class View:
         layer: str | None,
         target: Target,
         options: ExplainOptions,
-        passes: Counter[str],
         watched: Sequence[str] = (),
     ) -> None:
         """Look at a batch of images.
@@ -85,11 +90,11 @@ class View:
             layer: the layer that is explained, or None.
             target: what is explained, see `targets`.
             options: batch size, precision, seed and tokens.
-            passes: counts what is run.
             watched: without a layer, those whose maps are kept.
         """
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
-        self.batch_size, self.seed, self.passes = options.batch_size, options.seed, passes
+        self.batch_size, self.seed = options.batch_size, options.seed
+        self.passes: Counter[str] = Counter()
         self.at_once = whole_images(options.batch_size, x.device)
         self.extras: dict[str, Tensor] = {}
         self.lower = options.lower
@@ -150,10 +155,17 @@ class View:
         return self.layout.maps(gradient)
 
     def after(self, count: int, make: Make, read: Read | None = None) -> Tensor:
-        """Return the target's scores for changed values of the layer, [N, count].
+        """Score changed values of the layer.
 
-        make: given images int64 [m] and variants int64 [m] (0 .. count - 1), the changed maps [m, K, h, w].
-        read: what to read off the output, given it and the images; the target's logits by default.
+        Args:
+            count: variants of each image.
+            make: takes images int64 [m] and variants int64 [m] (0 .. count - 1), returns the changed maps
+                [m, K, h, w].
+            read: takes an output and the images that its rows belong to, returns what is read off it; by default the
+                logits of the targets.
+
+        Returns:
+            [N, count], or [N, count, ...] where `read` returns more than one number.
         """
         read, (tail, dtype) = read or self.scorer.logit, self._fast_tail()
 
@@ -172,17 +184,24 @@ class View:
         fill: Tensor | float = 0.0,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """Return the target's probabilities on masked images, [N, count].
+        """Score masked images.
 
-        make: given images and variants as in `after`, masks [m, H, W] in 0..1; a pixel becomes x * m + fill * (1 - m).
-        read: what to read off the output; the target's probability by default. fill: a number, or images [N, C, H, W].
-        keep: bool [N, count]; where it is false nothing runs, and the score is zero.
+        Args:
+            count: masks for each image.
+            make: takes images and variants as in `after`, returns masks [m, H, W] in 0..1; a pixel becomes
+                x * m + fill * (1 - m).
+            read: what is read off the output; by default the probability of the target.
+            fill: a number, or images [N, C, H, W].
+            keep: bool [N, count]; where it is false nothing runs, and the score is zero.
+
+        Returns:
+            [N, count], or [N, count, ...] where `read` returns more than one number.
         """
         read = read or self.scorer.probability
 
         def scored(images: Tensor, variants: Tensor) -> Tensor:
-            masks, given = make(images, variants)[:, None].to(self.x.dtype), self.x[images]
-            changed = given * masks
+            masks = make(images, variants)[:, None].to(self.x.dtype)
+            changed = self.x[images] * masks
             if isinstance(fill, Tensor):
                 changed = changed + fill[images] * (1 - masks)
             elif fill:
@@ -193,14 +212,31 @@ class View:
         return self._over_pairs(count, scored, keep, self.at_once)
 
     def scored(self, x: Tensor, images: Tensor) -> Tensor:
-        """Return the target's probability on other images [m, C, H, W]; images: int64 [m], whose target each has."""
+        """Return the probability of the target on other images.
+
+        Args:
+            x: [m, C, H, W].
+            images: int64 [m], the image of this view whose target counts for each.
+
+        Returns:
+            [m].
+        """
         self.passes["forward"] += len(x)
         with torch.no_grad():
             parts = zip(torch.split(x, self.at_once), torch.split(images, self.at_once), strict=True)
-            return torch.cat([self.scorer.probability(self.forward(part), of) for part, of in parts]).to(self.x.dtype)
+            scores = [self.scorer.probability(self.forward(part), owners) for part, owners in parts]
+            return torch.cat(scores).to(self.x.dtype)
 
     def combined(self, weights: Tensor, make: Make) -> Tensor:
-        """Return sum_i w_i M_i over masks that are made again, [N, H, W]; weights [N, count]; zeros are free."""
+        """Return the weighted sum of masks, sum_i w_i M_i.
+
+        Args:
+            weights: [N, count]; masks of weight zero are not made.
+            make: makes the masks, as in `masked`; they are made once more.
+
+        Returns:
+            [N, H, W].
+        """
         total = self.x.new_zeros(len(self.x), *self.size, dtype=weights.dtype)
         for images, variants in self._pairs(weights.shape[1], weights != 0, self.at_once):
             masks = make(images, variants).to(weights.dtype)
@@ -208,9 +244,15 @@ class View:
         return total
 
     def back(self, policy: BackwardRule, x: Tensor | None = None, relevance: bool = False) -> Tensor:
-        """Send the target's score back to the images by a policy, [N, C, H, W].
+        """Send the score of the target back to the images.
 
-        x: other images than the view's. relevance: start with the score itself instead of its gradient.
+        Args:
+            policy: what each kind of op does to the signal.
+            x: other images than the view's.
+            relevance: start with the score itself instead of its gradient.
+
+        Returns:
+            [N, C, H, W].
         """
         x = self.x if x is None else x
 
@@ -230,7 +272,7 @@ class View:
         return resized(maps, self.size)
 
     def noise(self, variants: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return standard normal noise [m, *shape], the same for a variant whatever the batch it comes in."""
+        """Return standard normal noise [m, *shape]; a variant has the same noise in whatever batch it comes."""
         drawn = []
         for variant in variants.tolist():
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + variant)
@@ -238,8 +280,11 @@ class View:
         return torch.stack(drawn).to(self.x.device, self.x.dtype)
 
     def _fast_tail(self) -> tuple[Tail, torch.dtype]:
-        """Return the tail for changed values and its dtype. Of another precision what passes the layer by is computed
-        once more; else the gradient's tail serves, and nothing before the layer runs again."""
+        """Return the function from changed values to the output, and the dtype of the values.
+
+        In a lower precision the values that bypass the layer are computed once more. Otherwise the function that
+        gradients use serves, and nothing before the layer runs again.
+        """
         if not self.lower:
             return self.tail, self.value.dtype
         if self._lower_tail is None:
@@ -250,21 +295,21 @@ class View:
 
     def _over_pairs(self, count: int, scored: Make, keep: Tensor | None, at_once: int) -> Tensor:
         """Score every pair of an image and a variant, a batch at a time, in order; those not kept get zero."""
-        found: Tensor | None = None
+        table: Tensor | None = None
         with torch.no_grad():
             for images, variants in self._pairs(count, keep, at_once):
                 scores = scored(images, variants).to(self.x.dtype)
-                if found is None:
-                    found = scores.new_zeros(len(self.x), count, *scores.shape[1:])
-                found[images, variants] = scores
-        return self.x.new_zeros(len(self.x), count) if found is None else found
+                if table is None:
+                    table = scores.new_zeros(len(self.x), count, *scores.shape[1:])
+                table[images, variants] = scores
+        return self.x.new_zeros(len(self.x), count) if table is None else table
 
     def _pairs(self, count: int, keep: Tensor | None, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, variants), int64 each, of the pairs in order, a batch at a time."""
         if keep is None:
-            every = len(self.x) * count
-            for start in range(0, every, at_once):
-                pairs = torch.arange(start, min(start + at_once, every), device=self.x.device)
+            total = len(self.x) * count
+            for start in range(0, total, at_once):
+                pairs = torch.arange(start, min(start + at_once, total), device=self.x.device)
                 yield pairs // count, pairs % count
         else:
             images, variants = keep.nonzero(as_tuple=True)

@@ -1,4 +1,4 @@
-"""`cam`: a method, a network and a layer become a function from images to maps."""
+"""`cam`: from a method, a network and a layer to a function that takes images and returns maps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deconvviz.arrays import widened
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import Backend, View
 from deconvviz.cam.hooks import HookedModel
@@ -91,9 +92,9 @@ class Explainer:
         elif how.lower:
             raise CamError("a model that is not captured runs in its own precision; move it with .bfloat16() instead")
 
-    def _trained(self, given: Any, network: Network | nn.Module) -> LearnedExplainer:
+    def _trained(self, explainer_or_file: Any, network: Network | nn.Module) -> LearnedExplainer:
         """Return the trained explainer; the layers are those that it was trained on."""
-        explainer = fitting(given, self.method.name, network)
+        explainer = fitting(explainer_or_file, self.method.name, network)
         if self.layers and self.layers != tuple(explainer.layers):
             raise CamError(
                 f"the explainer was trained on {', '.join(explainer.layers)}, {', '.join(self.layers)} given; leave "
@@ -115,41 +116,47 @@ class Explainer:
             [N, H, W] in 0..1 on the device of x; zeros, with a ConstantMapWarning, where a map is the same everywhere.
 
         Raises:
-            TargetError: a target that is out of range or of another number. CaptureError: images of another shape.
-            CamError: a layer without rows and columns, or a network without the structure that the method needs.
+            TargetError: a target is out of range, or there are not as many targets as images.
+            CaptureError: the images have another shape than the network takes.
+            CamError: the layer has no rows and columns, or the network lacks the structure that the method needs.
         """
         self.passes, self.extras = Counter(), {}
         with torch.no_grad():
             layers = self.layers if self.method.needs in ("layer", "layers") else ()
             watched = self.layers if self.method.needs == "trained" else ()
-            views = [self._view(x, layer, target, watched) for layer in layers or (None,)]
-            if self.method.needs == "inner":
-                found = [self.method.formula(views[0], self._inner, **self.options)]
-            elif self.method.needs == "layers":
-                found = [self.method.formula(views, **self.options)]
-            else:
-                found = [self.method.formula(view, **self.options) for view in views]
+            views = [
+                View(self.backend, self.forward, x, layer, target, self.how, watched) for layer in layers or (None,)
+            ]
+            maps = self._maps(views)
             self.output = views[0].output
             for view in views:
                 self.extras |= view.extras
+                self.passes.update(view.passes)
             if raw:
-                return found[0] if len(found) == 1 else torch.stack([views[0].up(one) for one in found]).mean(0)
-            return self._finished(found, views[0].size)
+                return maps[0] if len(maps) == 1 else torch.stack([views[0].up(each) for each in maps]).mean(0)
+            return self._finished(maps, views[0].size)
+
+    def _maps(self, views: list[View]) -> list[Tensor]:
+        """Return the maps of the method's equation: one, or one for each layer."""
+        formula, options = self.method.formula, self.options
+        if self.method.needs == "inner":
+            return [formula(views[0], self._inner, **options)]
+        if self.method.needs == "layers":
+            return [formula(views, **options)]
+        return [formula(view, **options) for view in views]
 
     def _inner(self, x: Tensor, target: Target) -> Tensor:
-        """The wrapped method's maps; a window without the target has none, which is no cause for a warning."""
+        """Return the maps of the wrapped method, where a window without the target may have a constant map."""
         with constant_maps_allowed():
             maps = self._wrapped(x, target)
         self.passes.update(self._wrapped.passes)
         return maps
 
-    def _view(self, x: Tensor, layer: str | None, target: Target, watched: Sequence[str] = ()) -> View:
-        return View(self.backend, self.forward, x, layer, target, self.how, self.passes, watched)
-
-    def _finished(self, found: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        exact = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in found]
-        varied = torch.stack([_varies(one) for one in exact])  # [layers, N]
-        exact = [one * here[:, None, None] for one, here in zip(exact, varied, strict=True)]
+    def _finished(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Resize, scale and fuse the layers' maps, [N, h, w] each -> [N, H, W] in 0..1."""
+        exact = [each.to(widened(each.dtype)) for each in maps]
+        varied = torch.stack([_varies(each) for each in exact])  # [layers, N]
+        exact = [each * varies[:, None, None] for each, varies in zip(exact, varied, strict=True)]
         constant = ~varied.any(0)
         for image in constant.nonzero().flatten().tolist():
             warnings.warn(
@@ -157,12 +164,12 @@ class Explainer:
             )
         convention = self.how.convention
         order = self.method.order if convention == "paper" else convention
-        maps = [shaped(one, size, order, self.how.align_corners) for one in exact]
-        if len(maps) == 1:
-            return maps[0]
+        finished = [shaped(each, size, order, self.how.align_corners) for each in exact]
+        if len(finished) == 1:
+            return finished[0]
         if self.fuse == "max":  # LayerCAM, equation 9: shallow layers are faint
-            return min_max(torch.stack([torch.tanh(2 * one) for one in maps]).amax(0))
-        return min_max(torch.stack(maps).mean(0))
+            return min_max(torch.stack([torch.tanh(2 * each) for each in finished]).amax(0))
+        return min_max(torch.stack(finished).mean(0))
 
     def __repr__(self) -> str:
         where = f" of {', '.join(self.layers)}" if self.layers else ""
@@ -171,7 +178,7 @@ class Explainer:
 
 
 def _varies(maps: Tensor) -> Tensor:
-    """bool [N], true where a map [N, h, w] differs over its positions by more than rounding."""
+    """Return which maps [N, h, w] differ over their positions by more than rounding, bool [N]."""
     span, largest = maps.amax((1, 2)) - maps.amin((1, 2)), maps.abs().amax((1, 2))
     return span > 16 * torch.finfo(maps.dtype).eps * largest
 
@@ -194,21 +201,31 @@ def cam(
     """Return an explainer.
 
     Args:
-        name: a method; `deconvviz cam --list` tells them, and METHODS[name].source where each comes from.
+        name: of a method; `deconvviz cam --list` lists them, and METHODS[name].source says where each comes from.
         network: a captured network, or a module that cannot be captured, which then runs with hooks.
-        layer: its name, or several, whose maps are fused; methods on the image alone need none.
+        layer: name of a layer, or of several layers, whose maps are fused; methods on the image alone need none.
         convention: "paper", "pytorch-grad-cam" or "torch-cam": see `cam.shaping`.
         align_corners: of the resizing of the finished map.
-        batch_size: changed values or masked images at once; of whole images a CPU takes 8, which its cache holds.
+        batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
         precision: "fp32", or "bf16" for the masked images and changed values; gradients stay as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
-        fuse: how several layers' maps become one, "mean" or "max".
+        fuse: how the maps of several layers become one, "mean" or "max".
         seed: of methods that draw masks, noise or orders.
         call: for a module: how it takes images [N, C, H, W], such as `list` for torchvision's detectors.
         options: the method's own.
 
+    Returns:
+        A function from images [N, C, H, W] to maps [N, H, W] in 0..1.
+
     Raises:
-        DeconvvizError: no such method, option or layer; the message lists those there are.
+        DeconvvizError: a method, option or layer does not exist; the message lists those that do.
+
+    >>> import deconvviz as dv
+    >>> pool, head = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 5)
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), head).eval()
+    >>> explainer = dv.cam("layercam", dv.capture(model, (3, 8, 8)), "1")
+    >>> explainer(torch.rand(2, 3, 8, 8), target=[1, 4]).shape
+    torch.Size([2, 8, 8])
     """
     layers = [layer] if isinstance(layer, str) else list(layer or ())
     how = ExplainOptions(

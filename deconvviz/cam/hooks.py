@@ -1,4 +1,4 @@
-"""Networks that cannot be captured, such as detectors: the same questions, answered through module hooks."""
+"""Networks that cannot be captured, such as detectors: the same service through module hooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deconvviz.graph.evaluating import evaluating
 
 
 class HookedModel:
-    """A module as the engine sees it. Hooks live as long as one call, and the module is left as it was.
+    """A module as the engine uses it. Hooks live as long as one call, and the module is left as it was.
 
     Args:
         model: the module; it computes in eval mode and is given back in the mode it was in.
@@ -34,23 +34,23 @@ class HookedModel:
 
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
         """Return the layer's value, and the output as a function of it; what comes before the layer runs each time."""
-        seen: list[Any] = []
-        with self._hooked(layer, lambda *given: seen.append(given[-1])):
+        values: list[Any] = []
+        with self._hooked(layer, lambda *hook_arguments: values.append(hook_arguments[-1])):
             self(x)
-        if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(x):
-            what = type(seen[0]).__name__ if len(seen) == 1 else f"{len(seen)} values"
+        if len(values) != 1 or not isinstance(values[0], Tensor) or len(values[0]) != len(x):
+            what = type(values[0]).__name__ if len(values) == 1 else f"{len(values)} values"
             raise CamError(
                 f"layer {layer!r} returned {what} for {len(x)} images; choose one that returns a tensor [N, ...] once"
             )
 
         def tail(value: Tensor, images: Tensor | None = None) -> Any:
-            with self._hooked(layer, lambda *given: value):
+            with self._hooked(layer, lambda *hook_arguments: value):
                 return self(x if images is None else x[images])
 
-        return seen[0].detach().clone(), tail
+        return values[0].detach().clone(), tail
 
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
-        """What is trained belongs to a captured network, which has a fingerprint; raises CamError."""
+        """Raise CamError: a trained explainer belongs to a captured network, which has a fingerprint."""
         raise CamError(f"{self.name} is not captured, and an explainer is trained for a captured network; capture it")
 
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
@@ -58,7 +58,7 @@ class HookedModel:
         return layout_of(layer, tuple(value.shape[1:]), 1, image, tokens)
 
     def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
-        """Hooks cannot change how an op goes back; raises CamError."""
+        """Raise CamError: hooks cannot change how a signal goes back through an op."""
         raise CamError(f"{self.name} is not captured, and maps on pixels need its graph; take a method on a layer")
 
     @contextlib.contextmanager

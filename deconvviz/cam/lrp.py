@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation over the op table: a policy that a signal goes down by, like the deconvnet's.
+"""Layer-wise relevance propagation over the op table: one more policy for a signal that goes back, as the deconvnet is.
 
 Every op takes the relevance of its output and shares it out among its inputs in proportion to what they contributed:
 
@@ -23,13 +23,18 @@ from deconvviz.graph.ops import Call, op_name, op_of, vector_jacobian
 
 @dataclass(frozen=True)
 class LRP:
-    """How relevance goes down: `convolution` is "epsilon" or "z+"; `epsilon` keeps small sums in bounds."""
+    """How relevance goes back.
+
+    Attributes:
+        convolution: rule at convolutions, "epsilon" or "z+".
+        epsilon: keeps small sums away from zero.
+    """
 
     convolution: Literal["epsilon", "z+"] = "epsilon"
     epsilon: float = 1e-6
 
     def reads_values(self, node: fx.Node) -> bool:
-        """Every share depends on the values."""
+        """Return True: every share depends on the values."""
         return True
 
     def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
@@ -47,12 +52,12 @@ class LRP:
         return self._shared(call, signal)
 
     def _shared(self, call: Call, signal: Tensor) -> list[Tensor | None]:
-        """The epsilon rule; the bias is among the contributions and takes its share with it."""
+        """Return the relevance by the epsilon rule; the bias is a contribution too, and its share is lost."""
         parts = vector_jacobian(call, signal / self._away_from_zero(call.run()))
         return [None if part is None else part * value for part, value in zip(parts, call.inputs, strict=True)]
 
     def _positive(self, call: Call, signal: Tensor) -> Tensor:
-        """The z+ rule: what is positive of a w, a >= 0 by w^+ and a < 0 by w^-."""
+        """Return the relevance by the z+ rule: only positive products a w count, a >= 0 with w^+ and a < 0 with w^-."""
         value, weight, bias, *rest = call.args
         total, parts = torch.zeros_like(signal), list[tuple[Tensor, Call]]()
         for a, w in ((value.clamp(min=0), weight.clamp(min=0)), (value.clamp(max=0), weight.clamp(max=0))):
@@ -61,12 +66,12 @@ class LRP:
         if bias is not None:
             total = total + bias.clamp(min=0)[:, None, None]
         share = signal / self._away_from_zero(total)
-        found = torch.zeros_like(value)
+        relevance = torch.zeros_like(value)
         for a, part in parts:
             product = vector_jacobian(part, share)[0]
             assert product is not None
-            found += a * product
-        return found
+            relevance += a * product
+        return relevance
 
     def _away_from_zero(self, z: Tensor) -> Tensor:
         return z + self.epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)

@@ -1,4 +1,4 @@
-"""The registry of explanation methods, and what an entry says of itself."""
+"""The registry of explanation methods, and what an entry says about its method."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ Formula = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """One method: `formula(view, **options)` returns maps [N, h, w] at the layer's size or [N, H, W] at the image's.
+    """One explanation method.
 
-    needs: "layer" where it explains one layer (several are fused by the caller), "layers" where it takes the views of
-    several at once, "image" where it has no layer, "inner" where it wraps another method, "trained" where a trained
-    explainer tells its layers.
-    fuse: how several layers' maps become one, "mean" or "max".
-    source: the paper, and what was settled where sources differ.
-    order: how its map is finished where the user asks for the paper's convention, see `cam.shaping`.
+    Attributes:
+        name: by which users know it.
+        formula: `formula(view, **options)` returns maps [N, h, w] at the size of the layer or [N, H, W] at that of the
+            image.
+        needs: "layer" for a method that explains one layer (the maps of several are fused), "layers" for one that takes
+            the views of several layers at once, "image" for one without a layer, "inner" for one that wraps another
+            method, "trained" for one whose trained explainer says which layers it reads.
+        fuse: how the maps of several layers become one, "mean" or "max".
+        source: the paper, and what was decided where sources differ.
+        order: how its map is finished in the paper's convention, see `cam.shaping`.
     """
 
     name: str
@@ -39,28 +43,28 @@ class Method:
     @property
     def options(self) -> Mapping[str, Any]:
         """The options and their defaults."""
-        skipped = 2 if self.needs == "inner" else 1
-        parameters = list(inspect.signature(self.formula).parameters.values())[skipped:]
-        return {p.name: p.default for p in parameters}
+        arguments = 2 if self.needs == "inner" else 1  # the view, and the wrapped method
+        parameters = list(inspect.signature(self.formula).parameters.values())[arguments:]
+        return {parameter.name: parameter.default for parameter in parameters}
 
     def layers_for(self, layers: Sequence[str]) -> Sequence[str]:
         """Return the layers to give to `cam` where `layers` are those for all methods: a trained one has its own."""
         return () if self.needs == "trained" else layers
 
-    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the given options; raises DataError for one that the method does not have."""
-        unknown = sorted(set(given) - set(self.options))
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options; raises DataError for one that the method does not have."""
+        unknown = sorted(set(options) - set(self.options))
         if unknown:
-            known = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {known}")
-        return dict(given)
+            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
+            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        return dict(options)
 
 
 METHODS: Registry[Method] = Registry("method")
 
 
 def method(name: str, needs: Needs = "layer", fuse: str = "mean") -> Callable[[Formula], Formula]:
-    """Register a formula; its docstring is the source."""
+    """Register a formula under a name; its docstring says what it computes and where it comes from."""
 
     def register(formula: Formula) -> Formula:
         METHODS.add(name, Method(name, formula, needs, fuse, inspect.cleandoc(formula.__doc__ or "")))

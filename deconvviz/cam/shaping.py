@@ -1,13 +1,13 @@
-"""From a method's map to the map that is shown: resized to the image and scaled to 0..1.
+"""From the map of a method's equation to the finished map: resized to the image and scaled to 0..1.
 
-The order, and what becomes of negative values, differ between libraries and change numbers:
+The order of the two, and the treatment of negative values, differ between libraries and change numbers:
 
     paper              resize, then min-max; a method's own equation says whether it is rectified
     pytorch-grad-cam   rectify, min-max, then resize, then min-max again
     torch-cam          min-max, then resize
 
-A method may have an order of its own, which "paper" then means: L-CAM's is torch-cam's, and a map that is a mask in
-0..1 already is resized only ("mask").
+A method may have an order of its own, which "paper" then stands for: that of L-CAM is torch-cam's, and a map that is a
+mask in 0..1 already is only resized ("mask").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deconvviz.errors import DataError
 
 
 def resized(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Resize maps [..., h, w] to [..., H, W], bilinear; as many leading axes as there are."""
+    """Resize maps [..., h, w] to [..., H, W], bilinear; there may be any number of leading axes."""
     if tuple(maps.shape[-2:]) == size:
         return maps
     flat = maps.reshape(1, -1, *maps.shape[-2:])
@@ -30,14 +30,23 @@ def resized(maps: Tensor, size: tuple[int, int], align_corners: bool = False) ->
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale each map [..., h, w] to 0..1; a constant one becomes zeros."""
+    """Scale each map [..., h, w] to 0..1; a constant one becomes zeros.
+
+    >>> min_max(torch.tensor([[1.0, 3.0], [5.0, 2.0]]))
+    tensor([[0.0000, 0.5000],
+            [1.0000, 0.2500]])
+    """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     span = high - low
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0)
 
 
 def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: bool) -> Tensor:
-    """Return maps [N, h, w] as they are shown, [N, H, W] in 0..1."""
+    """Return finished maps [N, H, W] in 0..1 of maps [N, h, w], by one of the conventions above.
+
+    Raises:
+        DataError: another convention.
+    """
     if convention == "paper":
         return min_max(resized(maps, size, align_corners))
     if convention == "pytorch-grad-cam":
@@ -50,7 +59,13 @@ def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: 
 
 
 def gaussian_blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
-    """Blur images [N, C, H, W]; the kernel is cut to what reflection at the border allows."""
+    """Blur images [N, C, H, W] with a Gaussian; the kernel is as large as reflection at the border allows.
+
+    Args:
+        images: [N, C, H, W].
+        kernel: its side in pixels.
+        sigma: standard deviation in pixels.
+    """
     from torchvision.transforms.functional import gaussian_blur as blur
 
     sides = [min(kernel, 2 * side - 1) // 2 * 2 + 1 for side in images.shape[-2:]]

@@ -1,4 +1,4 @@
-"""What is explained: a class, each image's own top class, or any number that can be read off the output."""
+"""What is explained: a class, the top class of each image, or any number that can be read off the output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scorer:
         return scores
 
     def probability(self, output: Any, images: Tensor) -> Tensor:
-        """Return [M], the softmax probability of the class; of a function, its value as it is."""
+        """Return [M], the softmax probability of the class; the value of a function stays as it is."""
         if self.function is not None:
             return self.logit(output, images)
         exact = torch.promote_types(output.dtype, torch.float32)
@@ -48,16 +48,20 @@ class Scorer:
 
 
 def scorer_of(target: Target, output: Any, count: int) -> Scorer:
-    """Make a scorer of what the user gave.
+    """Return a scorer for a target.
 
     Args:
-        target: a class index, one for each image, None (the class that the model finds itself), or a function of the
+        target: the index of a class, one index for each image, None (the top class of each image), or a function of the
             output that returns one number for each image [N].
-        output: the model's, on the images.
-        count: of images.
+        output: what the model returns for the images.
+        count: number of images.
 
     Raises:
-        TargetError: an index out of range, another number of them, or an output that has no classes.
+        TargetError: an index is out of range, there are not as many as images, or the output has no classes.
+
+    >>> scorer = scorer_of(None, torch.tensor([[0.1, 0.9], [3.0, -1.0]]), 2)
+    >>> scorer.classes.tolist()
+    [1, 0]
     """
     if callable(target) and not isinstance(target, Tensor):
         _one_each(target(output), count)
@@ -87,21 +91,27 @@ def _one_each(scores: Any, count: int) -> Tensor:
 
 
 def detection(label: int, box: Sequence[float], overlap: float = 0.5) -> Callable[[Any], Tensor]:
-    """Return a target for torchvision's detectors: the score of the detection of this label that overlaps a box most.
+    """Return a target for torchvision's detectors: the score of the detection of a label that overlaps a box most.
 
-    label: as in the detections; box: left, top, right, bottom in pixels; overlap: the least intersection over union.
-    Where an image has no such detection, its score is zero.
+    Args:
+        label: as in the detections.
+        box: left, top, right and bottom in pixels, the order of torchvision.
+        overlap: the least intersection over union.
+
+    Returns:
+        A function from the detector's output to the scores [N]; zero for an image without such a detection.
     """
 
     def scores(output: Any) -> Tensor:
         from torchvision.ops import box_iou
 
-        found = []
-        for one in output:
-            shared = box_iou(one["boxes"], one["boxes"].new_tensor([list(box)]))[:, 0]
-            shared = torch.where(one["labels"] == label, shared, -1.0)
+        best = []
+        for detections in output:
+            shared = box_iou(detections["boxes"], detections["boxes"].new_tensor([list(box)]))[:, 0]
+            shared = torch.where(detections["labels"] == label, shared, -1.0)
             there = len(shared) > 0 and float(shared.max()) >= overlap
-            found.append(one["scores"][shared.argmax()] if there else one["scores"].sum() * 0)
-        return torch.stack(found)
+            scores_here = detections["scores"]
+            best.append(scores_here[shared.argmax()] if there else scores_here.sum() * 0)
+        return torch.stack(best)
 
     return scores

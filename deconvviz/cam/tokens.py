@@ -1,4 +1,4 @@
-"""Layers whose value is a row of tokens: where the image's patches stand among them."""
+"""Layers whose value is a row of tokens: which of them belong to the patches of the image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ EXTRA = (0, 1, 2, 4, 5)  # class, distillation and register tokens that stand be
 
 @dataclass(frozen=True)
 class Layout:
-    """How a layer's value becomes maps [N, K, h, w], and back.
+    """How the value of a layer becomes maps [N, K, h, w], and back.
 
-    axis: of the channels, for a value with rows and columns; grid, extra: for tokens, their rows and columns and how
-    many stand before them.
+    Attributes:
+        axis: dimension of the channels, for a value with rows and columns.
+        grid: rows and columns of the patches, for tokens; None otherwise.
+        extra: number of tokens before those of the patches, such as a class token.
     """
 
     axis: int = 1
@@ -33,7 +35,7 @@ class Layout:
         return tokens.reshape(*tokens.shape[:2], *self.grid)
 
     def value(self, maps: Tensor, original: Tensor) -> Tensor:
-        """The inverse; tokens that are no patches stay those of the original."""
+        """View maps as the layer's value; tokens that do not belong to patches are those of `original`."""
         if self.grid is None:
             return maps.movedim(1, self.axis)
         return torch.cat([original[:, : self.extra], maps.flatten(2).transpose(1, 2)], 1)
@@ -42,10 +44,20 @@ class Layout:
 def layout_of(
     layer: str, shape: tuple[int, ...], axis: int, image: tuple[int, int], tokens: tuple[int, int] | None
 ) -> Layout:
-    """Find how a layer's value becomes maps.
+    """Find how the value of a layer becomes maps.
 
-    layer: its name; shape: of its value without the batch; axis: of the channels; image: height and width; tokens: rows
-    and columns of the patches, where they cannot be found. Raises CamError for a layer without positions.
+    Args:
+        layer: its name.
+        shape: of its value without the batch.
+        axis: dimension of the channels.
+        image: height and width of the images in pixels.
+        tokens: rows and columns of the patches, where they cannot be found.
+
+    Raises:
+        CamError: the layer has no positions, or its tokens are not a grid of the image's shape.
+
+    >>> layout_of("blocks.0", (197, 768), 2, (224, 224), None)  # a ViT: one class token, then 14 x 14 patches
+    Layout(axis=2, grid=(14, 14), extra=1)
     """
     if len(shape) == 3:
         return Layout(axis)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.cam import shaping
+from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import View
 from deconvviz.cam.explain import ConstantMapWarning, cam
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
 from deconvviz.cam.methods import images, scales
+from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.registry import METHODS
 from deconvviz.errors import (
     CamError,
@@ -90,7 +92,8 @@ def case(model: nn.Sequential, x: Tensor, layer: int = 4) -> r.Case:
 
 def view(network: dv.Network, x: Tensor) -> View:
     """What a method is given; for the random numbers it draws."""
-    return cam("grad-cam", network, "4", seed=SEED)._view(x, "4", TARGET)
+    captured = Captured(network)
+    return View(captured, captured, x, "4", TARGET, ExplainOptions(seed=SEED))
 
 
 # name -> options, and the replica of the raw map for (model, network, x, case)

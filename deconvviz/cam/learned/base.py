@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deconvviz.cam.engine import View
 from deconvviz.cam.registry import METHODS, Method
-from deconvviz.errors import CamError, DataError
+from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.registry import Registry
 
@@ -28,11 +28,25 @@ BORDER, OFFSET = 0.3, 0.0005  # of the released code's loss; the papers' formula
 class Phase:
     """One stretch of a training.
 
-    name: of the phase; epochs, or steps where they are given: its length. batch_size: images a step.
-    optimiser: "sgd" (Nesterov) or "adam". lr: of weights, lr * bias_lr of biases; times decay after each `every` steps,
-    after each epoch where `every` is 0, at most `decays` times. weight_decay, momentum: of the optimiser.
-    fakes: share of images that are given a class that they do not have. augment: random crops and flips.
-    parameters: prefixes of the parameters that learn; all of them where there are none.
+    Attributes:
+        name: of the phase.
+        epochs: its length in passes over the images.
+        steps: its length in steps; 0 takes `epochs`.
+        batch_size: images in a step.
+        optimiser: "sgd" (with Nesterov momentum) or "adam".
+        lr: learning rate of weights to begin with.
+        bias_lr: factor on the rate for biases.
+        decay: factor on the rate after each `every` steps.
+        every: steps between two decays; 0 decays after each epoch.
+        decays: number of decays at most.
+        weight_decay: of the optimiser.
+        momentum: of SGD.
+        fakes: share of the images that get a class which they do not have.
+        parameters: prefixes of the names of the parameters that learn; all parameters where it is empty.
+        augment: whether images are cropped and flipped at random.
+
+    Raises:
+        DataError: a value out of its range.
     """
 
     name: str
@@ -52,31 +66,36 @@ class Phase:
     augment: bool = True
 
     def __post_init__(self) -> None:
-        expectations = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "steps": (self.steps >= 0, "0 or more"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "lr": (0 < self.lr < math.inf, "a positive number"),
-            "decay": (0 < self.decay <= 1, "a factor above 0 and at most 1"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "optimiser": (self.optimiser in ("sgd", "adam"), "sgd or adam"),
-            "bias_lr": (0 < self.bias_lr < math.inf, "a positive number"),
-            "momentum": (0 <= self.momentum < 1, "a number from 0 to below 1"),
-            "fakes": (0 <= self.fakes <= 1, "a share from 0 to 1"),
-        }
-        for name, (holds, expected) in expectations.items():
-            if not holds:
-                raise DataError(f"{name} {getattr(self, name)} given; expected {expected}")
+        require(
+            self,
+            DataError,
+            epochs=(self.epochs >= 1, "at least 1"),
+            steps=(self.steps >= 0, "0 or more"),
+            batch_size=(self.batch_size >= 1, "at least 1"),
+            lr=(0 < self.lr < math.inf, "a positive number"),
+            decay=(0 < self.decay <= 1, "a factor above 0 and at most 1"),
+            weight_decay=(self.weight_decay >= 0, "0 or more"),
+            optimiser=(self.optimiser in ("sgd", "adam"), "sgd or adam"),
+            bias_lr=(0 < self.bias_lr < math.inf, "a positive number"),
+            momentum=(0 <= self.momentum < 1, "a number from 0 to below 1"),
+            fakes=(0 <= self.fakes <= 1, "a share from 0 to 1"),
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step of the training gives.
+    """What an explainer is given in one step of its training.
 
-    x: images [N, C, H, W], normalised. values: layer -> its maps [N, K, h, w], without gradient. classes: int64 [N], to
-    explain. real: bool [N], false where the class is a fake. black: [C, 1, 1], a black pixel, normalised; full:
-    [C, 1, 1], how far it is from a white one. after: from changed maps of the first layer to the logits [N, outputs];
-    whole: from changed images to them. noise: standard normal numbers of a shape, the same for the same step.
+    Attributes:
+        x: images [N, C, H, W], normalised.
+        values: layer -> its maps [N, K, h, w], without gradient.
+        classes: int64 [N], to explain.
+        real: bool [N], false where the class is a fake.
+        black: [C, 1, 1], a black pixel, normalised.
+        full: [C, 1, 1], the difference of a white and a black pixel, normalised.
+        after: takes changed maps of the first layer, returns the logits [N, outputs].
+        whole: takes changed images, returns the logits [N, outputs].
+        noise: takes a shape, returns standard normal numbers; a step always gets the same ones.
     """
 
     x: Tensor
@@ -96,14 +115,18 @@ class LearnedExplainer(nn.Module):
     A subclass sets name, takes its options as keyword arguments of `__init__`, and is registered by `@learned`.
 
     Attributes:
-        layers: name -> shape (K, h, w) of the maps that it reads, in the order of depth. outputs: the network's.
-        options: what it was made with; JSON values. origin: the configuration it was read with. order: how its map is
-            finished, see `Method.order`.
+        name: by which users know it.
+        order: how its map is finished, see `Method.order`.
+        many: whether it reads several layers.
+        layers: name -> shape (K, h, w) of the maps that it reads, in the order of depth.
+        outputs: number of outputs of the network.
+        options: what it was made with, JSON values.
+        origin: the configuration that it was read with.
     """
 
     name: ClassVar[str]
     order: ClassVar[str] = "torch-cam"
-    many: ClassVar[bool] = False  # whether it reads several layers
+    many: ClassVar[bool] = False
 
     def __init__(self, layers: Mapping[str, Shape], outputs: int, **options: Any) -> None:
         super().__init__()
@@ -112,7 +135,7 @@ class LearnedExplainer(nn.Module):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The options and their defaults."""
+        """Return the options and their defaults."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -121,15 +144,15 @@ class LearnedExplainer(nn.Module):
         raise NotImplementedError
 
     def terms(self, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the weighted terms of the loss, each a number, and bool [N], for which images it went right."""
+        """Return the weighted terms of the loss, each a number, and bool [N], which images still have their class."""
         raise NotImplementedError
 
     def begin(self, network: Network) -> None:
-        """Take from the network what a new explainer starts with; by default nothing."""
+        """Take over from the network what a new explainer starts with; by default nothing."""
 
     @classmethod
     def schedule(cls) -> tuple[Phase, ...]:
-        """Return how it is trained where nothing else is asked for; L-CAM's authors' schedule by default."""
+        """Return the phases of its training; by default the schedule of L-CAM's authors."""
         return (Phase(cls.name),)
 
     def __repr__(self) -> str:
@@ -149,12 +172,12 @@ def learned(kind: type[LearnedExplainer]) -> type[LearnedExplainer]:
 
 
 def _explained(v: View, explainer: LearnedExplainer | str | None = None) -> Tensor:
-    """The map of a trained explainer; `explainer`: it, or its file."""
+    """Return the maps of a trained explainer, [N, h, w]."""
     if v.scorer.classes is None:
         raise CamError("a trained explainer explains a class; give one, or take grad-cam for a function of the output")
     assert isinstance(explainer, LearnedExplainer)
-    own = next(explainer.parameters()).dtype
-    values = {layer: value.to(own) for layer, value in v.stages.items()}
+    dtype = next(explainer.parameters()).dtype
+    values = {layer: value.to(dtype) for layer, value in v.stages.items()}
     maps: Tensor = explainer(values, v.scorer.classes)
     return maps
 
@@ -170,7 +193,9 @@ def area(maps: Tensor, power: float) -> Tensor:
 def smoothness(maps: Tensor, count: int | None = None) -> Tensor:
     """Return 1/(2N) (sum (a[i+1,j] - a[i,j])^2 + sum (a[i,j+1] - a[i,j])^2 + 0.3 sum of a^2 along the four borders).
 
-    maps: [M, h, w]; count: N, which is M but for the released batch-wide form of L-CAM.
+    Args:
+        maps: [M, h, w].
+        count: N, which is M except in the released batch-wide form of L-CAM.
 
     Source: the total variation of the released code of L-CAM and of real-time masking.
     """

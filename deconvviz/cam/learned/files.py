@@ -1,4 +1,4 @@
-"""A trained explainer's files: a plain state dict, and beside it JSON that says what it is and of which network."""
+"""The files of a trained explainer: a plain state dict, and beside it JSON that says what and of which network it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT, SCHEMA = "deconvviz-explainer", 1
 
 
 def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the JSON file says: all that makes the explainer again, and the network that it explains."""
+    """Return the content of the JSON file: what makes the explainer again, and the network that it explains."""
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -38,7 +38,7 @@ def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[
 
 
 def json_beside(path: Pathlike) -> pathlib.Path:
-    """Return where the configuration of an explainer stands."""
+    """Return the path of the JSON file of an explainer."""
     return pathlib.Path(path).with_suffix(".json")
 
 
@@ -78,36 +78,45 @@ def _config(path: pathlib.Path, weights: Pathlike) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"no {path}, which says what {weights} explains; keep both files together")
     try:
-        found = json.loads(path.read_text("utf-8"))
+        config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}); train the explainer again") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DataError(f"{path} does not describe an explainer; give what `deconvviz train-cam` wrote")
-    if not isinstance(found.get("schema"), int) or found["schema"] > SCHEMA:
-        raise DataError(f"{path} has schema {found.get('schema')}; this deconvviz reads up to {SCHEMA}: update it")
-    return found
+    if not isinstance(config.get("schema"), int) or config["schema"] > SCHEMA:
+        raise DataError(f"{path} has schema {config.get('schema')}; this deconvviz reads up to {SCHEMA}: update it")
+    return config
 
 
 def digest(explainer: LearnedExplainer) -> str:
-    """Return what tells this explainer from others: of its method, options and weights."""
-    found = hashlib.sha256(json.dumps([explainer.name, explainer.options], sort_keys=True).encode())
+    """Return a digest of an explainer's method, options and weights, by which it is told from others."""
+    content = hashlib.sha256(json.dumps([explainer.name, explainer.options], sort_keys=True).encode())
     for name, value in sorted(explainer.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        content.update(
+            name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return content.hexdigest()[:16]
 
 
-def fitting(given: LearnedExplainer | Pathlike | None, method: str, network: object) -> LearnedExplainer:
-    """Return the explainer that was given, or that the file holds, ready for this network.
+def fitting(explainer_or_file: LearnedExplainer | Pathlike | None, method: str, network: object) -> LearnedExplainer:
+    """Return an explainer, read from its file if need be, on the device of the network that it explains.
+
+    Args:
+        explainer_or_file: the explainer, or the path of its state dict.
+        method: that it must be of.
+        network: that it must have been trained for.
 
     Raises:
-        CamError: none was given, it is of another method, or the model was not captured.
+        CamError: it is missing or of another method, or the network was not captured.
         MismatchError: it was trained for another network.
     """
-    if given is None:
+    if explainer_or_file is None:
         raise CamError(
             f"{method} has to be trained first: deconvviz train-cam {method} ...; give its file as explainer"
         )
-    explainer = given if isinstance(given, LearnedExplainer) else load_explainer(given)
+    explainer = explainer_or_file
+    if not isinstance(explainer, LearnedExplainer):
+        explainer = load_explainer(explainer)
     if explainer.name != method:
         raise CamError(f"the explainer given is of the method {explainer.name}; {method} needs one of its own")
     if not isinstance(network, Network):
@@ -115,14 +124,14 @@ def fitting(given: LearnedExplainer | Pathlike | None, method: str, network: obj
     trained_for = explainer.origin.get("model_fingerprint")
     if trained_for is not None and trained_for != network.fingerprint:
         raise MismatchError(
-            f"the explainer was trained for {explainer.origin.get('model')} {trained_for}, given is {network.name} "
+            f"the explainer was trained for {explainer.origin.get('model')} {trained_for}, and this is {network.name} "
             f"{network.fingerprint}: another network or other weights; train one for it"
         )
-    own = {name: tuple(network.layer(name).shape) for name in explainer.layers}
+    layers = {name: tuple(network.layer(name).shape) for name in explainer.layers}
     sizes = {name: math.prod(shape) for name, shape in explainer.layers.items()}
-    if explainer.outputs != network.outputs or any(sizes[name] > math.prod(own[name]) for name in own):
+    if explainer.outputs != network.outputs or any(sizes[name] > math.prod(layers[name]) for name in layers):
         raise MismatchError(
-            f"the explainer reads {explainer.layers} for {explainer.outputs} classes; {network.name} has {own} and "
+            f"the explainer reads {explainer.layers} for {explainer.outputs} classes; {network.name} has {layers} and "
             f"{network.outputs}: train one for it"
         )
     return explainer.to(network.device)

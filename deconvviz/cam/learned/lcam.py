@@ -11,12 +11,12 @@ from torch.nn import functional
 from deconvviz.cam.learned.base import Batch, LearnedExplainer, Shape, area, learned, smoothness
 from deconvviz.cam.methods.activation import class_weights
 from deconvviz.cam.shaping import resized
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, require_choice
 from deconvviz.graph.network import Network
 
 
 class LCam(LearnedExplainer):
-    """What both forms share: c = conv(A) for the class, a = sigmoid(c), and the loss."""
+    """What both forms of L-CAM share: c = conv(A) for the class, a = sigmoid(c), and the loss."""
 
     def __init__(
         self,
@@ -31,17 +31,28 @@ class LCam(LearnedExplainer):
         ce_only: bool = False,
         start: str = "random",
     ) -> None:
-        """smoothness, area, cross_entropy: weights of the terms; power: of the area.
+        """Make an explainer.
 
-        batch_wide: the released form of the first two terms, over the maps of every class of the batch on every image;
-        the first then grows with the batch. ce_only: the "A" variants, cross-entropy alone.
-        start: "random", or (ours) "classifier": the weights with which a linear classifier reads the layer, so that an
-        untrained explainer is CAM and a class that the training never shows stays it, but for weight decay.
+        Args:
+            layers: name -> shape of the maps of the one layer that it reads.
+            outputs: number of outputs of the network.
+            smoothness: weight of the total variation.
+            area: weight of the area.
+            cross_entropy: weight of the cross-entropy.
+            power: of the area.
+            batch_wide: take the first two terms in the released form, over the maps of every class of the batch on
+                every image; the first term then grows with the batch.
+            ce_only: the "A" variants of the paper: cross-entropy alone.
+            start: "random", or (ours) "classifier": the weights with which a linear classifier reads the layer. An
+                untrained explainer is then CAM, and so it remains for a class that the training never shows, but for
+                weight decay.
+
+        Raises:
+            DataError: a negative weight, or another start.
         """
         options = {"smoothness": smoothness, "area": area, "cross_entropy": cross_entropy, "power": power}
         super().__init__(layers, outputs, **options, batch_wide=batch_wide, ce_only=ce_only, start=start)
-        if start not in ("random", "classifier"):
-            raise DataError(f"start {start!r} given; expected random or classifier")
+        require_choice("start", start, ("random", "classifier"))
         wrong = [f"{name} {value}" for name, value in options.items() if not value >= 0]
         if wrong:
             raise DataError(f"{wrong[0]} given; expected 0 or more")
@@ -50,7 +61,7 @@ class LCam(LearnedExplainer):
         self.attention = nn.Conv2d(shape[0], outputs, 1)
 
     def begin(self, network: Network) -> None:
-        """Start from the classifier where that was asked for; raises CamError where it is not linear in the layer."""
+        """Start from the classifier where `start` says so; raises CamError where it is not linear in the layer."""
         if self.options["start"] == "classifier":
             weight, bias = class_weights(network, self.layer)
             with torch.no_grad():
@@ -59,14 +70,14 @@ class LCam(LearnedExplainer):
                 self.attention.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
 
     def forward(self, values: Mapping[str, Tensor], classes: Tensor) -> Tensor:
-        """Return c of each image's class, before the sigmoid, [N, h, w]: the other classes' maps are not computed."""
+        """Return c of the class of each image, before the sigmoid, [N, h, w]; no other maps are computed."""
         weight, bias = self.attention.weight[classes, :, 0, 0], self.attention.bias
         assert bias is not None
         maps: Tensor = torch.einsum("nk,nkhw->nhw", weight, values[self.layer]) + bias[classes, None, None]
         return maps
 
     def terms(self, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the three terms; right is where what the attention left is still taken for the class."""
+        """Return the three terms, and which images keep their class where only the attended part is left."""
         attention = self(batch.values, batch.classes).sigmoid()
         logits, maps, count = self.logits(batch, attention), attention, len(attention)
         if self.options["batch_wide"]:  # the maps of all classes of the batch on every image, N^2 of them
@@ -108,6 +119,6 @@ class LCamImg(LCam):
     name = "l-cam-img"
 
     def logits(self, batch: Batch, attention: Tensor) -> Tensor:
-        """Return f(m x), masked where the pixels are still in 0..1, so that what is masked becomes black."""
+        """Return f(m x); masked pixels become black."""
         mask = resized(attention, (batch.x.shape[-2], batch.x.shape[-1]))[:, None]
         return batch.whole(batch.x * mask + batch.black * (1 - mask))

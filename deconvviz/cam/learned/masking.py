@@ -1,4 +1,4 @@
-"""Real-time image saliency: a decoder that draws the mask of a class in one pass."""
+"""Real-time image saliency: a decoder that draws the mask of a class in one forward pass."""
 
 from __future__ import annotations
 
@@ -58,8 +58,23 @@ class RealTimeMasking(LearnedExplainer):
         confidence: float = 6.0,
         width: int = 64,
     ) -> None:
-        """destroy, area, smoothness, preserve: weights of the terms; confidence: of the gate once it is trained (it is
-        trained with 0); width: maps of the decoder, a multiple of 4."""
+        """Make an explainer.
+
+        Args:
+            layers: name -> shape of the maps of the two to four layers that it reads, in the order of depth.
+            outputs: number of outputs of the network.
+            destroy: weight of the hinge on the image without the mask.
+            area: weight of the mask's area.
+            smoothness: weight of the mask's total variation.
+            preserve: weight of the hinge on the image within the mask.
+            power: of the area.
+            confidence: of the gate once it is trained; it is trained with 0.
+            width: number of maps of the decoder, a multiple of 4.
+
+        Raises:
+            DataError: a negative weight, or a width that 4 does not divide.
+            CamError: fewer than two layers.
+        """
         super().__init__(
             layers,
             outputs,
@@ -73,9 +88,9 @@ class RealTimeMasking(LearnedExplainer):
         )
         wrong = [f"{name} {value}" for name, value in self.options.items() if name != "confidence" and not value >= 0]
         if wrong or width < 4 or width % 4 or outputs < 2:
-            given = wrong[0] if wrong else f"width {width} and {outputs} classes"
+            complaint = wrong[0] if wrong else f"width {width} and {outputs} classes"
             raise DataError(
-                f"{given} given; expected weights of 0 or more, a width that 4 divides, two classes or more"
+                f"{complaint} given; expected weights of 0 or more, a width that 4 divides, two classes or more"
             )
         if len(layers) < 2:
             raise CamError(f"{self.name} reads layers of several sizes, {len(layers)} given; name two to four with -l")
@@ -90,16 +105,16 @@ class RealTimeMasking(LearnedExplainer):
         self.head = nn.Conv2d(width, 2, 3, padding=1)
 
     def found(self, values: Mapping[str, Tensor], classes: Tensor) -> Tensor:
-        """Return how much of the class there is at each place of the deepest layer, sum_k F_k e_ck, [N, h, w]."""
+        """Return the evidence for the class at each place of the deepest layer, sum_k F_k e_ck, [N, h, w]."""
         maps: Tensor = torch.einsum("nkhw,nk->nhw", values[self.names[-1]], self.embedding(classes))
         return maps
 
     def forward(self, values: Mapping[str, Tensor], classes: Tensor) -> Tensor:
-        """Return masks [N, h, w] in 0..1, of the size of the first layer."""
+        """Return masks [N, h, w] in 0..1, at the size of the first layer."""
         return self.masks(values, classes, self.options["confidence"])
 
     def masks(self, values: Mapping[str, Tensor], classes: Tensor, confidence: float) -> Tensor:
-        """Return the masks by a gate of this confidence."""
+        """Return the masks [N, h, w] that a gate of this confidence leads to."""
         signal = values[self.names[-1]] * (self.found(values, classes) - confidence).sigmoid()[:, None]
         for join, name in zip(self.joins, self.names[-2::-1], strict=True):
             signal = join(signal, values[name])
@@ -109,13 +124,13 @@ class RealTimeMasking(LearnedExplainer):
 
     @classmethod
     def schedule(cls) -> tuple[Phase, ...]:
-        """First the gate learns which classes are there, then everything the masks."""
+        """Return two phases: first the gate learns which classes are present, then all parameters learn the masks."""
         adam = {"optimiser": "adam", "lr": 1e-3, "bias_lr": 1.0, "decay": 0.1, "every": 4000, "weight_decay": 1e-4}
         selector = Phase("selector", steps=8500, batch_size=128, fakes=0.5, parameters=("embedding",), **adam)  # type: ignore[arg-type]
         return selector, Phase("masks", steps=3000, batch_size=64, fakes=0.3, **adam)  # type: ignore[arg-type]
 
     def terms(self, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the terms of the phase; right is where the selector, or what is kept of the image, tells the class."""
+        """Return the terms of the phase, and for which images the selector, or the masked image, tells the class."""
         if phase == "selector":
             there = self.found(batch.values, batch.classes).mean((1, 2))
             loss = functional.binary_cross_entropy_with_logits(there, batch.real.to(there.dtype))
@@ -123,23 +138,23 @@ class RealTimeMasking(LearnedExplainer):
         masks = self.masks(batch.values, batch.classes, 0.0)
         large = resized(masks, (batch.x.shape[-2], batch.x.shape[-1]))
         other, mask = self.instead(batch), large[:, None]
-        kept = batch.whole(
+        preserved = batch.whole(
             batch.x * mask + other * (1 - mask) + JITTER * batch.full * batch.noise(tuple(batch.x.shape))
         )
-        gone = batch.whole(
+        destroyed = batch.whole(
             batch.x * (1 - mask) + other * mask + JITTER * batch.full * batch.noise(tuple(batch.x.shape))
         )
         direction = torch.where(batch.real, 1.0, -1.0)
         options = self.options
         return {
-            "destroy": options["destroy"] * (direction * lead(gone, batch.classes) + DESTROY).relu().mean(),
+            "destroy": options["destroy"] * (direction * lead(destroyed, batch.classes) + DESTROY).relu().mean(),
             "area": options["area"] * area(masks, options["power"]),
             "smoothness": options["smoothness"] * smoothness(large),
-            "preserve": options["preserve"] * (KEEP - direction * lead(kept, batch.classes)).relu().mean(),
-        }, (lead(kept, batch.classes) > 0) == batch.real
+            "preserve": options["preserve"] * (KEEP - direction * lead(preserved, batch.classes)).relu().mean(),
+        }, (lead(preserved, batch.classes) > 0) == batch.real
 
     def instead(self, batch: Batch) -> Tensor:
-        """Return what stands where the mask takes away: in half of the steps the image blurred, else a noisy colour."""
+        """Return the fill for masked pixels: in half of the steps the blurred image, otherwise a noisy colour."""
         if float(batch.noise((1,))) > 0:
             return gaussian_blur(batch.x, BLUR, SIGMA)
         count, channels = batch.x.shape[:2]
@@ -150,5 +165,5 @@ class RealTimeMasking(LearnedExplainer):
 
 def lead(logits: Tensor, classes: Tensor) -> Tensor:
     """Return y_c - max of the other logits, [N]."""
-    own = functional.one_hot(classes, logits.shape[1]).bool()
-    return logits[own] - logits.masked_fill(own, -torch.inf).amax(1)
+    of_class = functional.one_hot(classes, logits.shape[1]).bool()
+    return logits[of_class] - logits.masked_fill(of_class, -torch.inf).amax(1)

@@ -1,4 +1,4 @@
-"""CAM itself: what the last linear layer reads off each position."""
+"""CAM itself: what the last linear layer reads at each position."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def class_activation(v: View) -> Tensor:
     plain = [node for node in head if op_name(node) != "relu"]
     if len(plain) == 1 and op_of(plain[0]).averages:
         return v.A[v.everyone, v.scorer.classes]
-    shown = ", ".join(op_name(node) for node in head[:5]) or "nothing"
+    listed = ", ".join(op_name(node) for node in head[:5]) or "nothing"
     raise CamError(
-        f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {shown}: "
+        f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {listed}: "
         "choose the layer that is averaged, or take grad-cam"
     )
 
@@ -45,7 +45,8 @@ def class_activation(v: View) -> Tensor:
 def class_weights(network: Network, layer: str) -> tuple[Tensor, Tensor | None]:
     """Return the weights [classes, K] and the bias [classes] with which the classifier reads a layer's positions.
 
-    Raises CamError where no single linear layer or 1x1 convolution does, next to an average.
+    Raises:
+        CamError: the layer is not read by a single linear layer or 1x1 convolution next to an average.
     """
     reader = _reader(network, layer)
     if reader is None:
@@ -67,18 +68,20 @@ def _reader(network: Network, layer: str) -> fx.Node | None:
 
 
 def _head(network: Network, layer: str) -> list[fx.Node]:
-    """Return the ops from a layer to the output, without those that only move values; they stand in a row, or the
-    list ends where they do not."""
-    node, found = network.layer(layer).node, list[fx.Node]()
+    """Return the ops from a layer to the output, without those that only move values.
+
+    The list ends where several ops read a value, or one op reads several.
+    """
+    node, head = network.layer(layer).node, list[fx.Node]()
     while True:
         users = [user for user in node.users if user.meta.get("data") or user.op == "output"]
         if len(users) != 1 or users[0].op == "output":
-            return found
+            return head
         node = users[0]
         if len(data_inputs(node)) != 1:
-            return [*found, node]
+            return [*head, node]
         if not (op_of(node).identity or op_of(node).reshapes):
-            found.append(node)
+            head.append(node)
 
 
 def _weight(node: fx.Node) -> str:

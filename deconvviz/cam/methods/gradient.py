@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import widened
 from deconvviz.cam.engine import View
 from deconvviz.cam.methods.shared import channel_masks, mean, weighted
 from deconvviz.cam.registry import method
@@ -80,9 +81,9 @@ def eigen_grad_cam(v: View) -> Tensor:
 def first_component(maps: Tensor) -> Tensor:
     """Project [N, K, h, w] on the first right singular vector of its [h w, K] matrix, [N, h, w]."""
     flat = maps.flatten(2).transpose(1, 2)
-    exact = torch.promote_types(flat.dtype, torch.float32)  # no decomposition in half precision
+    exact = widened(flat.dtype)  # there is no decomposition in half precision
     _, _, vectors = torch.linalg.svd(flat.to(exact), full_matrices=False)
     map_ = (flat.to(exact) @ vectors[:, 0, :, None]).squeeze(-1)
     sign = torch.where(map_.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    found: Tensor = (map_ * sign).reshape(len(maps), *maps.shape[2:])
-    return found
+    component: Tensor = (map_ * sign).reshape(len(maps), *maps.shape[2:])
+    return component

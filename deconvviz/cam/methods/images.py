@@ -22,25 +22,25 @@ def rise(v: View, masks: int = 4000, cells: int = 7, share: float = 0.5) -> Tens
 
     masks: N, 4000 for VGG-16 and 8000 for ResNet-50 in the paper; cells: of the grid, s; share: p1 of them.
     """
-    made = random_masks(v, masks, cells, share)
-    return v.combined(v.masked(masks, made), made) / (masks * share)
+    make = random_masks(v, masks, cells, share)
+    return v.combined(v.masked(masks, make), make) / (masks * share)
 
 
 def random_masks(v: View, count: int, cells: int, share: float) -> Make:
-    """Return smooth random masks: grids of cells that are on by chance, enlarged, and cut out at a random place."""
+    """Return what makes smooth random masks: grids of cells that are on by chance, enlarged, cut at a random place."""
     height, width = v.size
     generator = torch.Generator().manual_seed(v.seed)
     grids = (torch.rand(count, 1, cells, cells, generator=generator) < share).to(v.x.device)
     steps = [math.ceil(side / cells) for side in (height, width)]
     shifts = torch.stack([torch.randint(step, (count,), generator=generator) for step in steps], 1).tolist()
 
-    def made(_: Tensor, variants: Tensor) -> Tensor:
+    def make(_: Tensor, variants: Tensor) -> Tensor:
         size = [(cells + 1) * step for step in steps]
         large = functional.interpolate(grids[variants].to(v.x.dtype), size=size, mode="bilinear", align_corners=False)
         places = (shifts[i] for i in variants.tolist())
         return torch.stack([m[0, y : y + height, x : x + width] for m, (y, x) in zip(large, places, strict=True)])
 
-    return made
+    return make
 
 
 @method("occlusion", needs="image")
@@ -100,8 +100,8 @@ def block_map(v: View, keep: Tensor) -> Tensor:
     scores = v.masked(keep.shape[1], masks, keep=keep)
 
     def shared_out(images: Tensor, channels: Tensor) -> Tensor:
-        made = masks(images, channels)
-        return made / made.sum((1, 2), keepdim=True)
+        channel_mask = masks(images, channels)
+        return channel_mask / channel_mask.sum((1, 2), keepdim=True)
 
     return min_max(v.combined(scores, shared_out))
 
@@ -110,14 +110,14 @@ def otsu(maps: Tensor) -> Tensor:
     """Return Otsu's threshold of each map [N, ...], [N]; a constant map's is its value."""
     from skimage import filters
 
-    found = [
-        float(filters.threshold_otsu(one))  # type: ignore[no-untyped-call]
-        for one in maps.detach().float().cpu().numpy()
+    thresholds = [
+        float(filters.threshold_otsu(values))  # type: ignore[no-untyped-call]
+        for values in maps.detach().float().cpu().numpy()
     ]
-    return torch.tensor(found, device=maps.device, dtype=maps.dtype)
+    return torch.tensor(thresholds, device=maps.device, dtype=maps.dtype)
 
 
 def otsu_of_positive(values: Tensor) -> Tensor:
     """Return Otsu's threshold of the positive values of each row [N, K], [N]; zero where there are none."""
-    found = [float(otsu(row[row > 0][None])[0]) if bool((row > 0).any()) else 0.0 for row in values]
-    return torch.tensor(found, device=values.device, dtype=values.dtype)
+    thresholds = [float(otsu(row[row > 0][None])[0]) if bool((row > 0).any()) else 0.0 for row in values]
+    return torch.tensor(thresholds, device=values.device, dtype=values.dtype)

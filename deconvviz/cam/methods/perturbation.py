@@ -1,4 +1,4 @@
-"""Methods that change the image or the layer and look at the score."""
+"""Methods that change the image or the layer and read the score of the changed one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deconvviz.arrays import widened
 from deconvviz.cam.engine import Make, View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant, weighted
 from deconvviz.cam.registry import method
@@ -74,7 +75,7 @@ def is_cam(v: View, samples: int = 10) -> Tensor:
 
 
 def _averaged(v: View, make: Make, varied: Tensor, samples: int) -> Tensor:
-    """Weigh each channel by the mean of its samples' scores; variants count channel by channel."""
+    """Weigh each channel by the mean score of its samples; the samples of one channel are consecutive variants."""
     keep = varied.repeat_interleave(samples, 1)
     scores = v.masked(keep.shape[1], make, keep=keep).reshape(*varied.shape, samples).mean(2)
     return v.up(weighted(scores, v.A)).relu()
@@ -115,7 +116,7 @@ def sidu(v: View, threshold: float = 0.1, sigma: float = 0.25) -> Tensor:
     vectors = v.masked(count, masks, lambda output, _: output.to(v.p.dtype).softmax(1))  # [N, K, C]
     here = vectors[v.everyone, :, v.scorer.classes]
     alike = torch.exp(-((v.p[:, None] - here) ** 2) / sigma**2).sqrt()
-    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    wide = vectors.to(widened(vectors.dtype))
     apart = torch.cdist(wide, wide).sum(2)
     low, high = apart.amin(1, keepdim=True), apart.amax(1, keepdim=True)
     unique = (apart - low) / (high - low).clamp(min=1e-12)
@@ -146,8 +147,7 @@ def fd_cam(v: View, share: float = 0.95) -> Tensor:
 
 def quantile(values: Tensor, share: float) -> Tensor:
     """Return the quantile of the last axis, kept; half precision is widened for it."""
-    exact = torch.promote_types(values.dtype, torch.float32)
-    return torch.quantile(values.to(exact), share, dim=-1, keepdim=True).to(values.dtype)
+    return torch.quantile(values.to(widened(values.dtype)), share, dim=-1, keepdim=True).to(values.dtype)
 
 
 def _min_max_row(values: Tensor) -> Tensor:
@@ -179,9 +179,8 @@ def shapley(v: View, orders: Tensor) -> Tensor:
         return v.A[images] * present.reshape(-1, 1, rows, columns)
 
     scores = v.after(count * (places + 1), joined, v.scorer.probability).reshape(len(v.x), count, places + 1)
-    gains = significant(scores.diff(dim=2), scores[..., 1:]).gather(
-        2, rank.expand(len(v.x), -1, -1)
-    )  # [N, n, h w], by position
+    # [N, n, h w], by position
+    gains = significant(scores.diff(dim=2), scores[..., 1:]).gather(2, rank.expand(len(v.x), -1, -1))
     spread = gains.std(1) if count > 1 else torch.full_like(gains[:, 0], torch.inf)
     v.extras["standard error"] = (spread / math.sqrt(count)).reshape(-1, rows, columns)
     return gains.mean(1).reshape(-1, rows, columns)

@@ -45,8 +45,8 @@ def sess(v: View, inner: Inner, scales: int = 12, step: int = 64, drop: float = 
     for n in range(len(v.x)):
         windows, parts = _windows(v.x[n : n + 1], scales, step)
         scores = v.scored(parts, torch.full((len(parts),), n, device=v.x.device))
-        found = torch.cat([inner(part, v.scorer.target(n, len(part))) for part in torch.split(parts, v.batch_size)])
-        maps.append(fused(found, scores, windows, v.size, drop))
+        inner_maps = [inner(part, v.scorer.target(n, len(part))) for part in torch.split(parts, v.batch_size)]
+        maps.append(fused(torch.cat(inner_maps), scores, windows, v.size, drop))
     return torch.stack(maps)
 
 
@@ -58,7 +58,7 @@ def _windows(image: Tensor, scales: int, step: int) -> tuple[list[Window], Tenso
         factor = 1 + i * step / min(height, width)
         room = (round(height * factor), round(width * factor))
         scaled = resized(image, room)
-        for top, left in product(*(starts(*one) for one in zip(room, (height, width), (height, width), strict=True))):
+        for top, left in product(*(starts(*axis) for axis in zip(room, (height, width), (height, width), strict=True))):
             windows.append(Window(*room, top, left))
             parts.append(scaled[..., top : top + height, left : left + width])
     return windows, torch.cat(parts)
@@ -67,10 +67,21 @@ def _windows(image: Tensor, scales: int, step: int) -> tuple[list[Window], Tenso
 def fused(
     maps: Tensor, scores: Tensor, windows: Sequence[tuple[int, int, int, int]], size: tuple[int, int], drop: float = 0.0
 ) -> Tensor:
-    """Fuse the maps [P, h, w] of windows with probabilities [P] at places in the scaled image, [H, W]."""
-    kept = scores.argsort(descending=True)[: max(1, len(scores) - int(drop * len(scores)))]
+    """Fuse the maps of windows into one map of the image.
+
+    Args:
+        maps: [P, h, w].
+        scores: [P], the probability of the target in each window.
+        windows: where each of them lies, as `Window`.
+        size: height and width of the image.
+        drop: share of the windows, those of the lowest probability, that is left out.
+
+    Returns:
+        [H, W].
+    """
+    strongest = scores.argsort(descending=True)[: max(1, len(scores) - int(drop * len(scores)))]
     total, count = maps.new_zeros(size), maps.new_zeros(size)
-    for index in kept.tolist():
+    for index in strongest.tolist():
         height, width, top, left = windows[index]
         canvas = maps.new_zeros(height, width)
         canvas[top : top + size[0], left : left + size[1]] = min_max(maps[index]) * scores[index] / scores.max()

@@ -10,12 +10,12 @@ from deconvviz.cam.shaping import min_max
 
 
 def weighted(weights: Tensor, maps: Tensor) -> Tensor:
-    """sum_k w_k A_k: weights [N, K], maps [N, K, h, w] -> [N, h, w]."""
+    """Return sum_k w_k A_k [N, h, w] of weights [N, K] and maps [N, K, h, w]."""
     return torch.einsum("nk,nkhw->nhw", weights, maps)
 
 
 def mean(maps: Tensor) -> Tensor:
-    """Global average pooling, [N, K, h, w] -> [N, K]."""
+    """Return the mean of each map over its positions, [N, K, h, w] -> [N, K]."""
     return maps.mean((2, 3))
 
 
