@@ -1,4 +1,4 @@
-"""The files of a trained explainer: a plain state dict, and beside it JSON that says what and of which network it is."""
+"""The files of a trained explainer: a plain state dict, and beside it JSON that says of which network it is."""
 
 from __future__ import annotations
 
