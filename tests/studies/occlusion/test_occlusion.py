@@ -253,7 +253,6 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
         cam("occlusion", network, fill="grey")(torch.zeros(1, 3, 24, 32), 1)
 
 
-@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     pack(dv.Scenes(12, seed=5), tmp_path / "s.h5", progress=False)
     store, loaded = dv.ImageStore.open(tmp_path / "s.h5"), dv.load_model("demo")
