@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,11 +19,12 @@ LONG = "Each of these words takes some room on the line, so that the caption is 
 
 def texts_outside(figure: Figure) -> list[str]:
     """The visible texts of a figure that do not lie on its page as a whole, by matplotlib's own measure."""
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     page = figure.bbox
     outside = []
-    for text in figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible()):
+    texts: list[Any] = figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
+    for text in texts:
         place = text.get_window_extent(canvas.get_renderer())
         if text.get_text().strip() and not (
             place.x0 >= page.x0 and place.x1 <= page.x1 and place.y0 >= page.y0 and place.y1 <= page.y1
@@ -59,7 +62,7 @@ def test_a_picture_is_square_unless_a_height_is_given() -> None:
     assert 5 * box.width == pytest.approx(2) and sheet.height * box.height == pytest.approx(2)
     assert sheet.height * shown.height == pytest.approx(4 / 3)  # 2 rows, 3 columns: shown undistorted
     assert (shown.y0 + shown.y1) / 2 == pytest.approx((box.y0 + box.y1) / 2)
-    assert np.array_equal(axes.images[0].get_array(), np.repeat(grey, 3, 2))
+    assert np.array_equal(np.asarray(axes.images[0].get_array()), np.repeat(grey, 3, 2))
     assert not len(axes.get_xticks()) and not len(axes.get_yticks())
     low = sheet.picture(np.zeros((2, 4, 3), np.uint8), 1.0, 1.0, 2.0, 1.0)
     assert sheet.height * low.get_position().height == pytest.approx(1)
@@ -101,7 +104,8 @@ def test_the_figure_of_a_projection(shape: tuple[int, int]) -> None:
         box = axes.get_position()
         width, height = figure.get_size_inches()
         assert box.height * height / (box.width * width) == pytest.approx(shape[0] / shape[1])
-        assert [patch.get_bbox().extents.tolist() for patch in axes.patches] == [[17.5, 7.5, 22.5, 13.5]] * 2
+        boxes: list[Any] = list(axes.patches)
+        assert [patch.get_bbox().extents.tolist() for patch in boxes] == [[17.5, 7.5, 22.5, 13.5]] * 2
     flat = draw_projection(picture, np.zeros((*shape, 3)), dv.Box(0, 0, 3, 3), "dead", "nothing")
     assert not np.any(flat.axes[2].images[1].get_array())  # a projection of zeros divides nothing
 
