@@ -1,1 +1,1 @@
-"""Which images drive each filter most, and the layer figure made of them."""
+"""Mining: which images activate each channel most, and the layer figure that is made of them."""

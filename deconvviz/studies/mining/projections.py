@@ -67,16 +67,18 @@ class StoredProjection:
         return min(side, max(self.box.height, self.box.width))
 
     def window(self, size: tuple[int, int], image: tuple[int, int]) -> Box:
-        """Return the part of the image to show: a rectangle that shows the projection, moved inside the image.
+        """Return the part of an image that shows the projection; it lies inside the image.
+
+        Where the box fits into it, it is centred on the box, and otherwise on the projection's energy; each axis by
+        itself.
 
         Args:
-            size: its height and width, cut to those of the image. A side that is shorter than that of the box is
-                centred on the projection's energy, another one on the box.
-            image: height and width of the image.
+            size: height and width of the part in pixels; it is no larger than the image.
+            image: height and width of the image in pixels.
         """
         (top, height), (left, width) = (
-            _placed(centre, (first, last), min(side, room), room)
-            for centre, first, last, side, room in zip(
+            _placed(centre, (first, end), min(side, room), room)
+            for centre, first, end, side, room in zip(
                 self.centre(), self.box[:2], self.box[2:], size, image, strict=True
             )
         )
@@ -96,10 +98,17 @@ class StoredProjection:
         return canvas
 
 
-def _placed(centre: int, seen: tuple[int, int], side: int, room: int) -> tuple[int, int]:
-    """Return where a side of a window begins, and its length; `seen` are the pixels of the box, first and past last."""
-    first, last = seen
-    start = centre - side // 2 if side < last - first else (first + last - side) // 2
+def _placed(centre: int, box: tuple[int, int], side: int, room: int) -> tuple[int, int]:
+    """Return where a window begins along one axis, and its length there.
+
+    Args:
+        centre: of the projection's energy.
+        box: first pixel of the projection's box, and the one after its last.
+        side: length of the window.
+        room: length of the image.
+    """
+    first, end = box
+    start = centre - side // 2 if side < end - first else (first + end - side) // 2
     return min(max(start, 0), room - side), side
 
 

@@ -1,4 +1,4 @@
-"""Top-k tables that merge: which images, and where in them, drive each channel most."""
+"""Top-k tables that merge: which images activate each channel most, and where in them."""
 
 from __future__ import annotations
 

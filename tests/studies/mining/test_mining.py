@@ -302,6 +302,15 @@ def test_bf16(lively: Network, photos: ImageStore) -> None:
         assert not np.array_equal(half[name].values, full[name].values)  # it was computed in bf16
 
 
+def test_a_float64_network_stays_float64(photos: ImageStore) -> None:
+    network = dv.capture(Lively().double().eval(), (3, 32, 32))
+    preprocess = Preprocess(36, 32)
+    mined = mine(network, photos, ["relu2"], 5, preprocess=preprocess, progress=False)
+    pictures = np.stack([preprocess.picture(image) for image, _ in photos])
+    maps = network.activations(preprocess.tensor(pictures, dtype=torch.float64), ["relu2"])["relu2"].detach().numpy()
+    np.testing.assert_array_equal(mined["relu2"].values, full_sort(maps, 5)["values"].astype(np.float32))
+
+
 def test_batchnorm_is_folded_and_a_convolution_before_it_keeps_its_own_value(
     lively: Network, photos: ImageStore
 ) -> None:
