@@ -197,7 +197,7 @@ READ = """() => {
     cells: all('#values tbody tr').map(row => [...row.cells].map(values)),
     names: all('#values tbody tr').map(row => row.cells[7].textContent),
     below: all('#where li').flatMap(values),
-    drawn: all('#where svg rect.seen:not(.halo)').map(r => ['y', 'x', 'height', 'width'].map(a => +r.getAttribute(a))),
+    drawn: all('#where svg rect.field:not(.halo)').map(r => ['y', 'x', 'height', 'width'].map(a => +r.getAttribute(a))),
     film: document.querySelector('#film').checkVisibility(),
   };
 }"""
@@ -277,7 +277,7 @@ def test_hostile_names_show_as_text(reader: Reader) -> None:
     reader.open(page, layer_page(LARGE))
     options = page.eval_on_selector_all("#class option", "all => all.map(one => one.textContent)")
     spaced = [" ".join(name.split()) for name in CLASSES]
-    assert {" ".join(o.rsplit(" (", 1)[0].split()) for o in options} == {*spaced, "any"}
+    assert {" ".join(o.rsplit(" (", 1)[0].split()) for o in options} == {*spaced, "any class"}
     assert page.text_content(".note") == NOTE
     reader.open(page, "index.html")
     assert page.text_content("h1") == "<b>Net</b>"
@@ -375,7 +375,7 @@ def test_search(reader: Reader) -> None:
             page.keyboard.press("/")
             page.wait_for_function("() => document.activeElement.id === 'query'")
         page.fill("#query", query)
-        page.wait_for_function("() => !document.querySelector('#found').textContent.includes('loading')")
+        page.wait_for_function("() => !document.querySelector('#result-count').textContent.includes('loading')")
         return page.eval_on_selector_all("#results a", "all => all.map(one => one.getAttribute('href'))")
 
     assert found("features.7:12")[0] == filter_page("features.7", 12)
@@ -398,7 +398,7 @@ def test_search(reader: Reader) -> None:
     page.wait_for_url("**/image.html#33")
     assert not page.evaluate("document.querySelector('#search').open")
     assert found("photo") == [f"image.html#{n}" for n in range(8, 32)]
-    assert page.text_content("#found") == "32 found, 24 are shown"
+    assert page.text_content("#result-count") == "32 results, 24 of them are listed"
     page.keyboard.press("Escape")
     assert not page.evaluate("document.querySelector('#search').open")
     page.keyboard.press("?")
@@ -471,7 +471,7 @@ def test_the_epoch_slider_follows_filters_through_the_training(reader: Reader) -
     tiles = []
     for place in (3, 2, 1, 0):
         page.keyboard.press("ArrowLeft")
-        assert page.text_content("#epoch-told") == str(arrays["evolution/epochs"][place])
+        assert page.text_content("#epoch-value") == str(arrays["evolution/epochs"][place])
         assert shown(page) == arrays["evolution/channels"].tolist()
         page.wait_for_selector("#grid .block.single")
         same(numbers(page, "#grid"), arrays["evolution/values"][:, place])
@@ -482,7 +482,7 @@ def test_the_epoch_slider_follows_filters_through_the_training(reader: Reader) -
     wanted = [100 * (4 * n + place) / 11 for place in (3, 2, 1, 0) for n in range(3)]
     assert tiles == pytest.approx(wanted, abs=1e-3) and "evolution-patches" in page.inner_html("#grid")
     page.keyboard.press("End")
-    assert shown(page) == everything and page.text_content("#epoch-told") == "end"
+    assert shown(page) == everything and page.text_content("#epoch-value") == "end"
     page.wait_for_function(
         "want => document.querySelector('#grid .block.patches')?.style.backgroundImage === want", arg=final
     )
@@ -545,8 +545,8 @@ def test_shares_are_never_rounded_to_all_or_nothing(reader: Reader) -> None:
     page = reader.open(reader.page(), "index.html")
     said = {0: "0 %", 1: "100 %", 1e-9: "< 0.01 %", 0.999999: "> 99.99 %", 0.99954: "99.95 %", 0.1234567: "12.3 %"}
     for share, text in said.items():
-        assert page.evaluate("share => atlas.percent(share).textContent", share) == text
-    assert page.evaluate("atlas.percent(NaN).textContent") == "–"
+        assert page.evaluate("share => atlas.percentNode(share).textContent", share) == text
+    assert page.evaluate("atlas.percentNode(NaN).textContent") == "–"
 
 
 def test_the_maps_are_those_of_the_chosen_class(reader: Reader) -> None:
@@ -558,7 +558,7 @@ def test_the_maps_are_those_of_the_chosen_class(reader: Reader) -> None:
         page.click(f"#targets [data-target='{target}']")
         page.wait_for_function("want => document.documentElement.dataset.target === String(want)", arg=target)
         name = page.text_content(f"#targets [data-target='{target}'] bdi")
-        assert name in (page.text_content("#maps-told") or "")
+        assert name in (page.text_content("#maps-caption") or "")
         assert page.get_attribute(f"#targets [data-target='{target}']", "aria-pressed") == "true"
         for method in range(3):
             panel = page.locator("#maps-at canvas").nth(method)

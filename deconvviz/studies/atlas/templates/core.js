@@ -1,144 +1,162 @@
 "use strict";
-/* What every page stands on: data that arrives as scripts, addresses, elements and numbers.
-   Names come from files and classes: they become text nodes and attributes, never markup. */
+/* What every page needs: data that arrives as scripts, addresses, elements and numbers.
+   Names of layers, classes and files come from outside: they become text nodes and attributes, never markup. */
 
 const atlas = (() => {
-  const arrived = new Map();
-  const waiting = new Map();
+  const valuesByKey = new Map();
+  const promisesByKey = new Map();
 
-  /** Called by each data file. */
+  /** Every data file calls this. */
   function put(key, value) {
-    arrived.set(key, value);
+    valuesByKey.set(key, value);
   }
 
-  /** Loads a data file once and resolves to what it put under `key`; a page from the disk may not fetch. */
-  function get(key, file) {
-    if (arrived.has(key)) return Promise.resolve(arrived.get(key));
-    if (!waiting.has(key)) {
-      waiting.set(key, new Promise((resolve, reject) => {
+  /** Loads a data file once; resolves to the value that it puts under `key`. A page from the disk may not use fetch. */
+  function load(key, file) {
+    if (valuesByKey.has(key)) return Promise.resolve(valuesByKey.get(key));
+    if (!promisesByKey.has(key)) {
+      promisesByKey.set(key, new Promise((resolve, reject) => {
         const script = document.createElement("script");
         script.src = file;
-        script.onload = () => (arrived.has(key) ? resolve(arrived.get(key)) : reject(new Error(`${file} has no ${key}`)));
-        script.onerror = () => reject(new Error(`${file} is missing: make the atlas again`));
+        script.onload = () => {
+          if (valuesByKey.has(key)) resolve(valuesByKey.get(key));
+          else reject(new Error(`The file ${file} does not contain ${key}. Make the atlas again.`));
+        };
+        script.onerror = () => reject(new Error(`The file ${file} is missing. Make the atlas again.`));
         document.head.append(script);
       }));
     }
-    return waiting.get(key);
+    return promisesByKey.get(key);
   }
 
-  /** What an assets script put that the page loaded itself. */
-  const given = (key) => arrived.get(key);
+  /** The value of a data file that the page itself includes: "site" or "classes". */
+  const included = (key) => valuesByKey.get(key);
 
-  const number3 = (n) => String(n).padStart(3, "0");
-  const number7 = (n) => String(n).padStart(7, "0");
+  const padded = (number, digits) => String(number).padStart(digits, "0");
 
-  const layerData = (layer) => get(`layer/${layer.folder}`, `layers/${layer.folder}/layer.js`);
+  const layerData = (layer) => load(`layer/${layer.folder}`, `layers/${layer.folder}/layer.js`);
 
-  /** Everything about one filter, and the names and labels of the images it shows. */
+  /** Everything about one filter; `imageNames` maps the images that it shows to their name and label. */
   async function filterData(layer, data, row) {
-    const part = Math.floor(row / data.chunk);
-    const file = `layers/${layer.folder}/filters-${number3(part)}.js`;
-    const chunk = await get(`filters/${layer.folder}/${part}`, file);
-    return { ...chunk.filters[row % data.chunk], named: chunk.images };
+    const chunkNumber = Math.floor(row / data.chunk);
+    const file = `layers/${layer.folder}/filters-${padded(chunkNumber, 3)}.js`;
+    const chunk = await load(`filters/${layer.folder}/${chunkNumber}`, file);
+    return { ...chunk.filters[row % data.chunk], imageNames: chunk.images };
   }
 
   /** One part of the list of images: rows of [image, name, label, verdict]. */
-  const imageList = (part) => get(`images/${part}`, `images/list-${number3(part)}.js`);
+  const imageList = (part) => load(`images/${part}`, `images/list-${padded(part, 3)}.js`);
 
-  async function aboutImage(image) {
-    const part = Math.floor(image / given("site").images.span);
-    const file = `images/about-${String(part).padStart(5, "0")}.js`;
-    return (await get(`about/${part}`, file))[image];
+  /** The whole list of images. */
+  async function allImages() {
+    const parts = included("site").images.starts.map((_, part) => imageList(part));
+    return (await Promise.all(parts)).flat();
   }
 
-  const decisionData = (image) => get(`decision/${image}`, `decisions/${number7(image)}.js`);
-  const picture = (image) => `pictures/${String(Math.floor(image / 1000)).padStart(4, "0")}/${number7(image)}.webp`;
-  const mapSheet = (image) => `decisions/${number7(image)}.webp`;
+  async function imageDetails(image) {
+    const part = Math.floor(image / included("site").images.span);
+    const detailsByImage = await load(`about/${part}`, `images/about-${padded(part, 5)}.js`);
+    return detailsByImage[image];
+  }
 
-  /** The address after #: what it names, then &-separated settings. */
+  const decisionData = (image) => load(`decision/${image}`, `decisions/${padded(image, 7)}.js`);
+  const pictureFile = (image) => `pictures/${padded(Math.floor(image / 1000), 4)}/${padded(image, 7)}.webp`;
+  const mapsFile = (image) => `decisions/${padded(image, 7)}.webp`;
+
+  /** The address after #: what the page shows, then settings, separated by &. */
   function address() {
-    const [main, ...rest] = location.hash.slice(1).split("&");
+    const [subject, ...pairs] = location.hash.slice(1).split("&");
     const settings = {};
-    for (const one of rest) {
-      const [key, value = ""] = one.split("=");
+    for (const pair of pairs) {
+      const [key, value = ""] = pair.split("=");
       settings[decoded(key)] = decoded(value);
     }
-    return { main: decoded(main), settings };
+    return { subject: decoded(subject), settings };
   }
 
   function decoded(text) {
     try {
       return decodeURIComponent(text);
     } catch {
-      return text; // a stray % is only a name that will not be found
+      return text; // a stray % makes a name that does not exist, and the page says so
     }
   }
 
-  /** "layer:channel" -> its two parts; a layer's name may hold colons itself. */
-  function unit(text) {
+  /** Splits "layer:channel" into its two parts; the name of a layer may contain colons too. */
+  function splitUnit(text) {
     const colon = text.lastIndexOf(":");
     return colon < 0 ? [text, null] : [text.slice(0, colon), Number(text.slice(colon + 1))];
   }
 
-  const layerAddress = (name, settings = {}) => {
-    const more = Object.entries(settings).filter(([, value]) => value !== "" && value != null);
-    return `layer.html#${encodeURIComponent(name)}${more.map(([k, v]) => `&${k}=${encodeURIComponent(v)}`).join("")}`;
-  };
+  function layerAddress(name, settings = {}) {
+    const pairs = Object.entries(settings).filter(([, value]) => value !== "" && value != null);
+    const suffix = pairs.map(([key, value]) => `&${key}=${encodeURIComponent(value)}`).join("");
+    return `layer.html#${encodeURIComponent(name)}${suffix}`;
+  }
   const filterAddress = (name, channel) => `filter.html#${encodeURIComponent(name)}:${channel}`;
   const imageAddress = (image) => `image.html#${image}`;
 
-  /** Makes an element; on... are listeners, style is a map of properties, children are texts or elements. */
-  function el(tag, settings = {}, ...children) {
-    const svg = tag === "svg" || tag === "rect";
-    const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-    for (const [key, value] of Object.entries(settings)) {
+  const SVG_TAGS = ["svg", "rect"];
+
+  /** Makes an element. Attributes on... are listeners, style is a map of properties; children are texts or nodes. */
+  function element(tag, attributes = {}, ...children) {
+    const isSvg = SVG_TAGS.includes(tag);
+    const node = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
       if (value == null || value === false) continue;
-      if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-      else if (key === "style") for (const [name, set] of Object.entries(value)) node.style.setProperty(name, set);
-      else node.setAttribute(key, value === true ? "" : value);
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name === "style") {
+        for (const [property, setting] of Object.entries(value)) node.style.setProperty(property, setting);
+      } else node.setAttribute(name, value === true ? "" : value);
     }
     node.append(...children.filter((child) => child != null));
     return node;
   }
 
-  /** A name from outside: shortened by the style sheet, whole in its title, its direction its own affair. */
-  const named = (text, kind = "name") => el("bdi", { class: kind, title: text }, text);
+  /** A name from outside: the style sheet shortens it, its title holds all of it, and it has its own text direction. */
+  const nameNode = (text, className = "name") => element("bdi", { class: className, title: text }, text);
 
-  const classOf = (label) => (label >= 0 ? given("classes")[label] ?? `class ${label}` : null);
-  const className = (label) => (label >= 0 ? named(classOf(label)) : el("span", { class: "quiet" }, "no class"));
+  const classOf = (label) => (label >= 0 ? included("classes")[label] ?? `class ${label}` : null);
+  const classNode = (label) =>
+    label >= 0 ? nameNode(classOf(label)) : element("span", { class: "quiet" }, "no class");
 
-  /** Four digits of a number; for the eye only. */
-  function short(value) {
+  /** A number with four significant digits. */
+  function rounded(value) {
     if (!Number.isFinite(value)) return Number.isNaN(value) ? "–" : String(value);
     return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
   }
 
-  /** A number to read, which holds the whole one: as its value and in its title. */
-  const exact = (value, shown = short(value)) => el("data", { value: String(value), title: String(value) }, shown);
+  /** A rounded number that keeps the exact one as its value and in its title. */
+  const numberNode = (value, text = rounded(value)) =>
+    element("data", { value: String(value), title: String(value) }, text);
 
-  /** A share as per cent, never rounded to all or nothing. */
-  function percent(share) {
-    const hundred = 100 * share;
-    if (!Number.isFinite(share)) return exact(share, "–");
-    if (hundred > 0 && hundred < 0.01) return exact(share, "< 0.01 %");
-    if (hundred < 100 && hundred > 99.99) return exact(share, "> 99.99 %");
-    return exact(share, `${hundred > 99 ? Number(hundred.toFixed(2)) : Number(hundred.toPrecision(3))} %`);
+  /** A share in per cent, which is never rounded to 0 % or to 100 %. */
+  function percentNode(share) {
+    const percent = 100 * share;
+    if (!Number.isFinite(share)) return numberNode(share, "–");
+    if (percent > 0 && percent < 0.01) return numberNode(share, "< 0.01 %");
+    if (percent < 100 && percent > 99.99) return numberNode(share, "> 99.99 %");
+    const digits = percent > 99 ? percent.toFixed(2) : percent.toPrecision(3);
+    return numberNode(share, `${Number(digits)} %`);
   }
 
-  /** One fact of a list: its name and what it is. */
-  const fact = (name, ...what) => el("div", {}, el("dt", {}, name), el("dd", {}, ...what));
+  /** A number of things: "1 filter", "3 filters". */
+  const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
-  const $ = (id) => document.getElementById(id);
+  /** One fact of a list: its name and its value. */
+  const fact = (name, ...value) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value));
 
-  /** Says on the page what went wrong; the last resort. */
-  function complain(error) {
+  const byId = (id) => document.getElementById(id);
+
+  /** Shows an error on the page. */
+  function showError(error) {
     const message = error instanceof Error ? error.message : String(error);
-    $("content").prepend(el("p", { class: "note", role: "alert" }, message));
+    byId("content").prepend(element("p", { class: "note", role: "alert" }, message));
   }
 
   return {
-    put, get, given, layerData, filterData, imageList, aboutImage, decisionData, picture, mapSheet, number3, address,
-    unit, layerAddress, filterAddress, imageAddress, el, named, classOf, className, short, exact, percent, fact, $,
-    complain,
+    put, included, padded, layerData, filterData, imageList, allImages, imageDetails, decisionData, pictureFile,
+    mapsFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, classOf, classNode,
+    rounded, numberNode, percentNode, counted, fact, byId, showError,
   };
 })();

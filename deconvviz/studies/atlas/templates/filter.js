@@ -2,127 +2,162 @@
 /* The filter page: filter.html#layer:channel. */
 
 (() => {
-  const { el, $, given } = atlas;
-  let here = null; // { layer, data, row, channel, filter }
+  const { element, byId, included, nameNode, numberNode } = atlas;
+  let current = null; // { layer, data, row, channel, filter } of the filter that is shown
 
-  const ranks = ({ filter }) => filter.images.map((image, rank) => ({ image, rank })).filter((one) => one.image >= 0);
+  /** The filter's images, strongest first, as { image, rank }. */
+  const rankedImages = ({ filter }) =>
+    filter.images.map((image, rank) => ({ image, rank })).filter(({ image }) => image >= 0);
 
-  function head({ layer, data, row, channel, filter }) {
-    const site = given("site");
-    document.title = `${layer.name}:${channel}: ${site.title}`;
-    atlas.crumbs(el("a", { href: atlas.layerAddress(layer.name) }, atlas.named(layer.name)), el("span", {}, String(channel)));
-    $("title").replaceChildren(atlas.named(layer.name), `:${channel}`);
-    const to = (channel) => channel !== undefined && { href: atlas.filterAddress(layer.name, channel), title: `${layer.name}:${channel}` };
-    atlas.steps(to(data.channels[row - 1]), to(data.channels[row + 1]));
-    const double = data.duplicate[row];
-    $("tags").replaceChildren(
-      data.dead[row] ? el("span", { class: "tag" }, "dead: no image activates it") : "",
-      double >= 0 ? duplicate(layer, data, double) : "");
-    const size = data.config.image_size;
-    $("facts").replaceChildren(
-      ...fact("Largest activation", "maximum", atlas.exact(data.maximum[row])), ...fact("Mean activation", "mean", atlas.exact(data.mean[row])),
-      ...fact("Fires on", "fired", atlas.exact(data.fired[row]), ` of ${layer.count} images`), ...fact("Firing rate", "rate", atlas.percent(data.rate[row])),
-      ...fact("Class", "class", atlas.className(data.topClass[row]), " ", data.topClass[row] >= 0 ? atlas.percent(data.share[row]) : ""),
-      ...fact("Sees", "sees", `${layer.receptive_field.join(" × ")} of ${size.join(" × ")} px`));
+  function showHead({ layer, data, row, channel, filter }) {
+    document.title = `${layer.name}:${channel}: ${included("site").title}`;
+    const layerLink = element("a", { href: atlas.layerAddress(layer.name) }, nameNode(layer.name));
+    atlas.showCrumbs(layerLink, element("span", {}, String(channel)));
+    byId("title").replaceChildren(nameNode(layer.name), `:${channel}`);
+    const target = (other) =>
+      other !== undefined && { href: atlas.filterAddress(layer.name, other), title: `${layer.name}:${other}` };
+    atlas.showSteps(target(data.channels[row - 1]), target(data.channels[row + 1]));
+    const original = data.duplicate[row];
+    byId("tags").replaceChildren(
+      data.dead[row] ? element("span", { class: "tag" }, "dead: no image activates it") : "",
+      original >= 0 ? duplicateTag(layer, data, original) : "");
+    showFacts(layer, data, row);
   }
 
-  /** Names the filter that this one repeats; it may not be among those that are shown. */
-  function duplicate(layer, data, channel) {
-    const said = ["duplicate of ", el("data", { value: channel }, String(channel))];
-    if (!data.channels.includes(channel)) return el("span", { class: "tag" }, ...said);
-    return el("a", { class: "tag", href: atlas.filterAddress(layer.name, channel) }, ...said);
+  function showFacts(layer, data, row) {
+    const label = data.topClass[row];
+    const size = data.config.image_size.join(" × ");
+    byId("facts").replaceChildren(
+      fact("Largest activation", "maximum", numberNode(data.maximum[row])),
+      fact("Mean activation", "mean", numberNode(data.mean[row])),
+      fact("Fires in", "fired", numberNode(data.fired[row]), ` of ${layer.count} images`),
+      fact("Firing rate", "rate", atlas.percentNode(data.rate[row])),
+      fact("Most frequent class", "class", atlas.classNode(label), " ",
+        label >= 0 ? atlas.percentNode(data.share[row]) : ""),
+      fact("Receptive field", "sees", `${layer.receptive_field.join(" × ")} of ${size} px`));
   }
 
-  const fact = (name, part, ...what) => {
-    const node = atlas.fact(name, ...what);
+  function fact(name, part, ...value) {
+    const node = atlas.fact(name, ...value);
     node.dataset.part = part;
-    return [node];
-  };
+    return node;
+  }
 
-  function best(shown) {
+  /** Names the filter that this one repeats; it need not be one of those that are shown. */
+  function duplicateTag(layer, data, channel) {
+    const text = ["duplicate of ", element("data", { value: channel }, String(channel))];
+    if (!data.channels.includes(channel)) return element("span", { class: "tag" }, ...text);
+    return element("a", { class: "tag", href: atlas.filterAddress(layer.name, channel) }, ...text);
+  }
+
+  function showBlocks(shown) {
     const { layer, data, row, channel } = shown;
-    const block = (kind, words) => el("figure", { class: kind }, atlas.block(layer, data, row, kind, `${words} of filter ${channel}, strongest first`), el("figcaption", {}, words));
-    const none = ranks(shown).length ? null : el("p", { class: "quiet" }, "No image activates this filter.");
-    $("blocks").replaceChildren(block("projections", "Projections"), block("patches", "Patches"));
-    if (none) $("blocks").replaceChildren(none);
+    if (!rankedImages(shown).length)
+      return byId("blocks").replaceChildren(element("p", { class: "quiet" }, "No image activates this filter."));
+    const figure = (kind, caption) => {
+      const block = atlas.blockNode(layer, data, row, kind, `${caption} of filter ${channel}, strongest first`);
+      return element("figure", { class: kind }, block, element("figcaption", {}, caption));
+    };
+    byId("blocks").replaceChildren(figure("projections", "Projections"), figure("patches", "Image patches"));
   }
 
-  function near({ layer, data, filter }) {
-    const rows = filter.neighbours.map((channel, n) => {
-      const row = data.channels.indexOf(channel);
-      const blocks = row < 0 ? [] : ["projections", "patches"].map((kind) => atlas.block(layer, data, row, kind, `${kind} of filter ${channel}`));
-      const words = el("span", { class: "words" }, el("b", {}, String(channel)), atlas.exact(filter.similarity[n], Number.isFinite(filter.similarity[n]) ? filter.similarity[n].toFixed(2) : "–"));
-      const inside = [el("span", { class: "pair" }, ...blocks), words];
-      return el("li", { "data-part": "neighbour", "data-channel": channel },
-        row < 0 ? el("span", {}, ...inside) : el("a", { href: atlas.filterAddress(layer.name, channel), "aria-label": `Filter ${channel}, similarity ${atlas.short(filter.similarity[n])}` }, ...inside));
-    });
-    $("near").replaceChildren(...rows);
-  }
-
-  function where(shown) {
-    const { layer, data, row, filter } = shown;
-    $("where").replaceChildren(...ranks(shown).map(({ image, rank }) => {
-      const [name, label] = filter.named[image];
-      const tiles = el("span", { class: "pair" }, ...["projections", "patches"].map((kind) => atlas.tile(layer, data, row, rank, kind, `${kind === "patches" ? "Patch" : "Projection"} of rank ${rank + 1}`)));
-      return el("li", {},
-        el("a", { href: atlas.imageAddress(image), "aria-label": `${rank + 1}: ${name}` }, atlas.framed(image, "", filter.boxes[rank], filter.windows[rank]), tiles,
-          el("span", { class: "words" }, el("b", {}, `${rank + 1}`), atlas.exact(filter.values[rank]), atlas.className(label)),
-          el("span", { class: "quiet words" }, atlas.named(name))));
+  function showNeighbours({ layer, data, filter }) {
+    byId("near").replaceChildren(...filter.neighbours.map((channel, n) => {
+      const similarity = filter.similarity[n];
+      const row = data.channels.indexOf(channel); // -1 where that filter is not shown
+      const blocks = row < 0 ? [] : ["projections", "patches"].map((kind) =>
+        atlas.blockNode(layer, data, row, kind, `${kind} of filter ${channel}`));
+      const text = Number.isFinite(similarity) ? similarity.toFixed(2) : "–";
+      const words = [element("b", {}, String(channel)), numberNode(similarity, text)];
+      const content = [element("span", { class: "pair" }, ...blocks), element("span", { class: "words" }, ...words)];
+      const link = {
+        href: atlas.filterAddress(layer.name, channel),
+        "aria-label": `Filter ${channel}, similarity ${atlas.rounded(similarity)}`,
+      };
+      return element("li", { "data-part": "neighbour", "data-channel": channel },
+        row < 0 ? element("span", {}, ...content) : element("a", link, ...content));
     }));
   }
 
-  function values(shown) {
-    const { filter } = shown;
-    const heads = ["Rank", "Value", "Position (y, x)", "Receptive field (top, left, bottom, right)", "Part shown", "Image", "Class", "File"];
-    const list = (numbers) => el("td", { class: "numbers" }, ...numbers.flatMap((n, at) => [at ? ", " : "", el("data", { value: n }, String(n))]));
-    const rows = ranks(shown).map(({ image, rank }) => {
-      const [name, label] = filter.named[image];
-      return el("tr", { "data-rank": rank }, el("th", { scope: "row" }, String(rank + 1)), el("td", {}, atlas.exact(filter.values[rank], String(filter.values[rank]))),
-        list(filter.positions[rank]), list(filter.boxes[rank]), list(filter.windows[rank]), el("td", {}, el("data", { value: image }, String(image))),
-        el("td", {}, atlas.className(label)), el("td", {}, el("a", { href: atlas.imageAddress(image) }, atlas.named(name))));
-    });
-    $("values").replaceChildren(el("thead", {}, el("tr", {}, ...heads.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...rows));
+  function showPlaces(shown) {
+    const { layer, data, row, filter } = shown;
+    const tile = (rank, kind, name) => atlas.tileNode(layer, data, row, rank, kind, `${name} of rank ${rank + 1}`);
+    byId("where").replaceChildren(...rankedImages(shown).map(({ image, rank }) => {
+      const [name, label] = filter.imageNames[image];
+      return element("li", {},
+        element("a", { href: atlas.imageAddress(image), "aria-label": `${rank + 1}: ${name}` },
+          atlas.framedPicture(image, "", filter.boxes[rank], filter.windows[rank]),
+          element("span", { class: "pair" }, tile(rank, "projections", "Projection"), tile(rank, "patches", "Patch")),
+          element("span", { class: "words" }, element("b", {}, `${rank + 1}`), numberNode(filter.values[rank]),
+            atlas.classNode(label)),
+          element("span", { class: "quiet words" }, nameNode(name))));
+    }));
   }
 
-  function made({ data }) {
+  const TABLE_HEADS = [
+    "Rank", "Activation", "Position on the map (y, x)", "Receptive field (top, left, bottom, right)",
+    "Part that is shown", "Image", "Class", "File",
+  ];
+
+  function showTable(shown) {
+    const { filter } = shown;
+    const numbersCell = (numbers) => element("td", { class: "numbers" },
+      ...numbers.flatMap((number, n) => [n ? ", " : "", element("data", { value: number }, String(number))]));
+    const rows = rankedImages(shown).map(({ image, rank }) => {
+      const [name, label] = filter.imageNames[image];
+      return element("tr", { "data-rank": rank },
+        element("th", { scope: "row" }, String(rank + 1)),
+        element("td", {}, numberNode(filter.values[rank], String(filter.values[rank]))),
+        numbersCell(filter.positions[rank]), numbersCell(filter.boxes[rank]), numbersCell(filter.windows[rank]),
+        element("td", {}, element("data", { value: image }, String(image))),
+        element("td", {}, atlas.classNode(label)),
+        element("td", {}, element("a", { href: atlas.imageAddress(image) }, nameNode(name))));
+    });
+    const heads = TABLE_HEADS.map((text) => element("th", { scope: "col" }, text));
+    byId("values").replaceChildren(
+      element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+  }
+
+  function showProvenance({ data }) {
     const { command, ...sources } = data.sources;
-    atlas.provenance(command, data.config, { where: sources });
+    atlas.showProvenance(command, data.config, { sources });
   }
 
   async function open() {
-    const { main } = atlas.address();
-    const [name, channel] = atlas.unit(main);
-    const layer = given("site").layers.find((one) => one.name === name);
+    const { subject } = atlas.address();
+    const [name, channel] = atlas.splitUnit(subject);
+    const layer = included("site").layers.find((candidate) => candidate.name === name);
     const data = layer && (await atlas.layerData(layer));
     const row = data ? data.channels.indexOf(channel) : -1;
-    if (row < 0) return atlas.absent(main);
+    if (row < 0) return atlas.showAbsent(subject);
     const filter = await atlas.filterData(layer, data, row);
-    if (atlas.address().main !== main) return; // the reader has gone on meanwhile
-    here = { layer, data, row, channel, filter };
-    for (const part of [head, best, near, where, values, made]) part(here);
-    await atlas.filterParts(here);
+    if (atlas.address().subject !== subject) return; // the reader has left for another filter meanwhile
+    current = { layer, data, row, channel, filter };
+    const parts = [showHead, showBlocks, showNeighbours, showPlaces, showTable, showProvenance];
+    for (const showPart of parts) showPart(current);
+    await atlas.showOptionalParts(current);
     document.documentElement.dataset.ready = `${name}:${channel}`;
   }
 
-  /** The filter `by` places on, in the order of the channels. */
-  function step(by) {
-    const channel = here?.data.channels[here.row + by];
-    if (channel !== undefined) atlas.go(atlas.filterAddress(here.layer.name, channel));
+  /** Goes to a filter nearby, in the order of the channels. */
+  function goToFilter(step) {
+    const channel = current?.data.channels[current.row + step];
+    if (channel !== undefined) atlas.follow(atlas.filterAddress(current.layer.name, channel));
   }
 
-  /** The filter at the same place of a layer nearby, or its last one. */
-  async function level(by) {
-    const layers = given("site").layers;
-    const next = here && layers[layers.indexOf(here.layer) + by];
+  /** Goes to the filter at the same place of a layer nearby, or to that layer's last filter. */
+  async function goToLayer(step) {
+    const { layers } = included("site");
+    const next = current && layers[layers.indexOf(current.layer) + step];
     if (!next) return;
     const { channels } = await atlas.layerData(next);
-    atlas.go(atlas.filterAddress(next.name, channels[Math.min(here.row, channels.length - 1)]));
+    atlas.follow(atlas.filterAddress(next.name, channels[Math.min(current.row, channels.length - 1)]));
   }
 
-  atlas.key("ArrowRight", "→", "next filter", () => step(1));
-  atlas.key("ArrowLeft", "←", "filter before", () => step(-1));
-  atlas.key("ArrowDown", "↓", "next layer", () => level(1).catch(atlas.complain));
-  atlas.key("ArrowUp", "↑", "layer before", () => level(-1).catch(atlas.complain));
-  window.addEventListener("hashchange", () => open().catch(atlas.complain));
-  open().catch(atlas.complain);
+  atlas.onKey("ArrowRight", "→", "Go to the next filter", () => goToFilter(1));
+  atlas.onKey("ArrowLeft", "←", "Go to the previous filter", () => goToFilter(-1));
+  atlas.onKey("ArrowDown", "↓", "Go to the next layer", () => goToLayer(1).catch(atlas.showError));
+  atlas.onKey("ArrowUp", "↑", "Go to the previous layer", () => goToLayer(-1).catch(atlas.showError));
+  window.addEventListener("hashchange", () => open().catch(atlas.showError));
+  open().catch(atlas.showError);
 })();

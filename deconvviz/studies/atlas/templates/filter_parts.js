@@ -2,65 +2,89 @@
 /* The parts of a filter page that not every filter has: weights, evolution, invariance, occlusion. */
 
 (() => {
-  const { el, $ } = atlas;
+  const { element, byId, nameNode, numberNode } = atlas;
 
-  /** Shows a section with what is in it, or hides it. */
-  const section = (id, node) => {
-    $(id).hidden = node === null;
-    $(`${id}-at`).replaceChildren(node ?? "");
-  };
-
-  function weights({ layer, data, row, channel }) {
-    if (!data.sheets.filters) return section("weights", null);
-    const node = el("span", { class: "tile weights", role: "img", "aria-label": `Weights of filter ${channel}` });
-    section("weights", atlas.place(node, layer, data.sheets.filters, row));
+  /** Shows a section with its content, or hides it where the content is null. */
+  function showSection(id, content) {
+    byId(id).hidden = content === null;
+    byId(`${id}-at`).replaceChildren(content ?? "");
   }
 
-  /** One tile an epoch, from the first to the last, with the filter's largest activation then. */
-  function evolution({ layer, data, channel }) {
-    const followed = data.evolution ? data.evolution.channels.indexOf(channel) : -1;
-    $("evolution").hidden = followed < 0;
-    if (followed < 0) return $("film").replaceChildren();
-    const epochs = data.evolution.epochs;
-    $("film").replaceChildren(...epochs.map((epoch, n) => {
+  function showWeights({ layer, data, row, channel }) {
+    if (!data.sheets.filters) return showSection("weights", null);
+    const label = `Weights of filter ${channel}`;
+    const node = element("span", { class: "tile weights", role: "img", "aria-label": label });
+    showSection("weights", atlas.showBlock(node, layer, data.sheets.filters, row));
+  }
+
+  /** For each epoch one projection, one patch, and the filter's largest activation at that epoch. */
+  function showEvolution({ layer, data, channel }) {
+    const evolutionRow = data.evolution ? data.evolution.channels.indexOf(channel) : -1;
+    byId("evolution").hidden = evolutionRow < 0;
+    if (evolutionRow < 0) return byId("film").replaceChildren();
+    const { epochs, values } = data.evolution;
+    byId("film").replaceChildren(...epochs.map((epoch, n) => {
       const tile = (kind) => {
-        const node = el("span", { class: `tile ${kind}`, role: "img", "aria-label": `${kind} at epoch ${epoch}` });
-        return atlas.place(node, layer, data.sheets[`evolution-${kind}`], followed * epochs.length + n);
+        const label = `${kind} at epoch ${epoch}`;
+        const node = element("span", { class: `tile ${kind}`, role: "img", "aria-label": label });
+        return atlas.showBlock(node, layer, data.sheets[`evolution-${kind}`], evolutionRow * epochs.length + n);
       };
-      const value = atlas.exact(data.evolution.values[followed][n]);
-      return el("li", { "data-part": "evolution" }, tile("projections"), tile("patches"), el("span", { class: "words" }, el("b", {}, `epoch ${epoch}`), value));
+      const words = [element("b", {}, `epoch ${epoch}`), numberNode(values[evolutionRow][n])];
+      return element("li", { "data-part": "evolution" },
+        tile("projections"), tile("patches"), element("span", { class: "words" }, ...words));
     }));
   }
 
-  /** A bar for each kind of transform: 0 is as different as other pictures, 1 is unchanged. */
-  function invariance({ filter }) {
-    const kinds = Object.entries(filter.invariance ?? {});
-    if (!kinds.length) return section("invariance", null);
-    const rows = kinds.map(([kind, score]) =>
-      el("tr", { "data-part": "invariance", "data-kind": kind }, el("th", { scope: "row" }, atlas.named(kind)), el("td", {}, atlas.exact(score)),
-        el("td", {}, el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${100 * Math.min(1, Math.max(0, score || 0))}%` } })))));
-    section("invariance", el("div", {}, el("table", { class: "bars" }, el("tbody", {}, ...rows)),
-      el("p", { class: "quiet" }, "0: as different as other pictures; 1: unchanged.")));
+  /** A bar for the score of each kind of transform. */
+  function showInvariance({ filter }) {
+    const scores = Object.entries(filter.invariance ?? {});
+    if (!scores.length) return showSection("invariance", null);
+    const rows = scores.map(([kind, score]) => {
+      const width = `${100 * Math.min(1, Math.max(0, score || 0))}%`;
+      const meter = element("span", { class: "meter", "aria-hidden": "true" }, element("i", { style: { width } }));
+      return element("tr", { "data-part": "invariance", "data-kind": kind },
+        element("th", { scope: "row" }, nameNode(kind)), element("td", {}, numberNode(score)),
+        element("td", {}, meter));
+    });
+    const explanation = "1: the transform does not change the filter's maximum; "
+      + "0: it changes the maximum as much as another image does.";
+    showSection("invariance", element("div", {},
+      element("table", { class: "bars" }, element("tbody", {}, ...rows)),
+      element("p", { class: "quiet" }, explanation)));
   }
 
-  async function occlusion({ data, filter, channel }) {
-    if (!filter.occlusion || !data.places || filter.occluded < 0) return section("occlusion", null);
-    const [name] = filter.named[filter.occluded];
-    const label = `Activation of filter ${channel} while a square hides each part of ${name}`;
-    const drawn = await atlas.heated(filter.occluded, data.places, filter.occlusion, 0.7, label);
-    const values = filter.occlusion.map((value, n) =>
-      el("tr", {}, el("th", { scope: "row" }, data.places[n].join(", ")), el("td", { "data-part": "occlusion" }, atlas.exact(value))));
-    section("occlusion", el("div", { class: "beside" },
-      el("div", {}, el("a", { href: atlas.imageAddress(filter.occluded), class: "canvas", "aria-label": name }, drawn), atlas.scale(filter.occlusion)),
-      el("div", {}, el("p", { class: "quiet" }, "The sum of the filter's map in its strongest picture, while a grey square hides each part in turn: dark is what it needs."),
-      el("details", {}, el("summary", {}, `All ${values.length} values`),
-        el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Values of the occlusion" }, el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "top, left, bottom, right"), el("th", { scope: "col" }, "sum"))), el("tbody", {}, ...values)))))));
+  /** The sum of the filter's map under each place of a square, over the picture, and all numbers in a table. */
+  async function showOcclusion({ data, filter, channel }) {
+    const image = filter.occluded;
+    if (!filter.occlusion || !data.places || image < 0) return showSection("occlusion", null);
+    const [name] = filter.imageNames[image];
+    const label = `Activation of filter ${channel} while a square covers each part of ${name}`;
+    const canvas = await atlas.occlusionOverPicture(image, data.places, filter.occlusion, 0.7, label);
+    const link = { href: atlas.imageAddress(image), class: "canvas", "aria-label": name };
+    const explanation = "The sum of the filter's map over its strongest image, while a grey square covers each part "
+      + "of the image in turn. Dark parts are those that the filter needs.";
+    showSection("occlusion", element("div", { class: "beside" },
+      element("div", {}, element("a", link, canvas), atlas.scaleNode(filter.occlusion)),
+      element("div", {}, element("p", { class: "quiet" }, explanation),
+        occlusionTable(data.places, filter.occlusion))));
   }
 
-  atlas.filterParts = (shown) => {
-    weights(shown);
-    evolution(shown);
-    invariance(shown);
-    return occlusion(shown);
+  function occlusionTable(places, values) {
+    const rows = values.map((value, n) =>
+      element("tr", {}, element("th", { scope: "row" }, places[n].join(", ")),
+        element("td", { "data-part": "occlusion" }, numberNode(value))));
+    const heads = ["top, left, bottom, right", "sum"].map((text) => element("th", { scope: "col" }, text));
+    const table = element("table", {},
+      element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+    const region = { class: "scroll", tabindex: "0", role: "region", "aria-label": "Values of the occlusion" };
+    return element("details", {},
+      element("summary", {}, `All ${values.length} values`), element("div", region, table));
+  }
+
+  atlas.showOptionalParts = (current) => {
+    showWeights(current);
+    showEvolution(current);
+    showInvariance(current);
+    return showOcclusion(current);
   };
 })();

@@ -2,135 +2,165 @@
 /* An image and the decision on it: image.html#number. */
 
 (() => {
-  const { el, $, given } = atlas;
-  let here = null; // { image, about, decision, target }
+  const { element, byId, included, nameNode, percentNode } = atlas;
+  let current = null; // { image, details, decision, target, neighbours } of the image that is shown
 
-  function head({ image, about, decision }) {
-    document.title = `${about.name}: ${given("site").title}`;
-    atlas.crumbs(el("a", { href: "images.html" }, "Images"), atlas.named(about.name));
-    $("title").replaceChildren(atlas.named(about.name));
-    const first = decision && decision.targets[best(decision)];
-    $("tags").replaceChildren(
-      el("span", { class: "tag" }, "image ", String(image)), el("span", { class: "tag" }, "class ", atlas.className(about.label)),
-      decision && decision.label >= 0 && first !== decision.label ? el("span", { class: "tag wrong" }, "named wrongly") : "");
-    $("picture").replaceChildren(atlas.photo(image, about.name));
+  const mostProbable = ({ probabilities }) => probabilities.indexOf(Math.max(...probabilities));
+
+  function showHead({ image, details, decision }) {
+    document.title = `${details.name}: ${included("site").title}`;
+    atlas.showCrumbs(element("a", { href: "images.html" }, "Images"), nameNode(details.name));
+    byId("title").replaceChildren(nameNode(details.name));
+    const isWrong = decision && decision.label >= 0 && decision.targets[mostProbable(decision)] !== decision.label;
+    const classTag = details.label < 0 ? ["unknown class"] : ["class ", atlas.classNode(details.label)];
+    byId("tags").replaceChildren(
+      element("span", { class: "tag" }, "image ", String(image)),
+      element("span", { class: "tag" }, ...classTag),
+      isWrong ? element("span", { class: "tag wrong" }, "classified incorrectly") : "");
+    byId("picture").replaceChildren(atlas.pictureNode(image, details.name));
   }
 
-  const best = (decision) => decision.probabilities.indexOf(Math.max(...decision.probabilities));
+  function targetButton(decision, n) {
+    const probability = decision.probabilities[n];
+    const isLabel = decision.targets[n] === decision.label;
+    const words = [
+      nameNode(decision.names[n]), isLabel ? element("span", { class: "tag" }, "its class") : null,
+      percentNode(probability),
+    ];
+    const bar = element("i", { style: { width: `${100 * probability}%` } });
+    return element("button", { type: "button", "data-target": n, onclick: () => explain(n) },
+      element("span", { class: "words" }, ...words), element("span", { class: "meter", "aria-hidden": "true" }, bar));
+  }
 
-  function targets({ decision }) {
-    $("decision").hidden = !decision;
+  function showTargets({ decision }) {
+    byId("decision").hidden = !decision;
     if (!decision) return;
-    $("targets").replaceChildren(...decision.targets.map((output, n) => {
-      const share = decision.probabilities[n];
-      return el("li", {}, el("button", { type: "button", "data-target": n, onclick: () => explain(n) },
-        el("span", { class: "words" }, atlas.named(decision.names[n]), output === decision.label ? el("span", { class: "tag" }, "its class") : null, atlas.percent(share)),
-        el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${100 * share}%` } }))));
-    }));
+    const items = decision.targets.map((_, n) => element("li", {}, targetButton(decision, n)));
+    byId("targets").replaceChildren(...items);
   }
 
-  /** Shows the maps of one of the explained outputs. */
+  /** Shows the maps of one of the outputs that are explained. */
   async function explain(target) {
-    here.target = target;
-    for (const button of $("targets").querySelectorAll("button"))
+    current.target = target;
+    for (const button of byId("targets").querySelectorAll("button"))
       button.setAttribute("aria-pressed", String(Number(button.dataset.target) === target));
-    await Promise.all([maps(here), occlusion(here)]);
+    await Promise.all([showMaps(current), showOcclusion(current)]);
     document.documentElement.dataset.target = target;
   }
 
-  const strength = () => Number($("strength").value) / 100;
+  const opacity = () => Number(byId("strength").value) / 100;
+  const isCurrent = (image, target) => image === current.image && target === current.target;
 
-  async function maps({ image, decision, target }) {
-    const { methods, targets, names } = decision;
-    const cut = (method) => (sheet) => {
-      const side = { width: sheet.naturalWidth / methods.length, height: sheet.naturalHeight / targets.length };
-      return { x: method * side.width, y: target * side.height, ...side };
+  async function showMaps({ image, decision, target }) {
+    const { methods, targets, names, layer } = decision;
+    const partOf = (column) => (sheet) => {
+      const [width, height] = [sheet.naturalWidth / methods.length, sheet.naturalHeight / targets.length];
+      return { x: column * width, y: target * height, width, height };
     };
-    const drawn = await Promise.all(methods.map((method, m) =>
-      atlas.mapped(image, atlas.mapSheet(image), cut(m), strength(), `${method} for ${names[target]}`)));
-    if (target !== here.target || image !== here.image) return; // another was chosen meanwhile
-    $("maps-told").replaceChildren("For ", atlas.named(names[target]), ", at layer ", atlas.named(decision.layer), ". Each map in its own range: dark nothing, yellow most.");
-    $("maps-at").replaceChildren(...drawn.map((node, m) => el("li", {}, el("figure", {}, node, el("figcaption", {}, atlas.named(methods[m]))))));
+    const canvases = await Promise.all(methods.map((method, column) =>
+      atlas.mapOverPicture(image, atlas.mapsFile(image), partOf(column), opacity(), `${method} for ${names[target]}`)));
+    if (!isCurrent(image, target)) return; // the reader has chosen another meanwhile
+    byId("maps-caption").replaceChildren(
+      "These maps explain the score of the class ", nameNode(names[target]), " at layer ", nameNode(layer),
+      ". Each map has its own scale: dark violet is its lowest value, yellow its highest.");
+    byId("maps-at").replaceChildren(...canvases.map((canvas, n) =>
+      element("li", {}, element("figure", {}, canvas, element("figcaption", {}, nameNode(methods[n]))))));
   }
 
-  async function occlusion({ image, decision, target }) {
-    $("occlusion").hidden = !decision.occlusion;
+  async function showOcclusion({ image, decision, target }) {
+    byId("occlusion").hidden = !decision.occlusion;
     if (!decision.occlusion) return;
     const { probability, square, places } = decision.occlusion;
     const values = probability[target];
     const lowest = values.indexOf(Math.min(...values));
     const name = decision.names[target];
-    const drawn = await atlas.heated(image, places, values, strength(), `Probability of ${name} while a square hides each part`);
-    if (target !== here.target || image !== here.image) return;
-    $("occlusion-told").replaceChildren("The probability of ", atlas.named(name), ` while a grey square of ${square.join(" × ")} pixels is there: dark is what the decision needs.`);
-    const covered = atlas.framed(image, "", places[lowest], places[lowest]);
-    $("occlusion-at").replaceChildren(
-      el("li", {}, el("figure", {}, drawn, el("figcaption", {}, atlas.scale(values)))),
-      el("li", {}, el("figure", {}, covered, el("figcaption", {}, "Hiding this leaves ", atlas.percent(values[lowest]), " of ", atlas.percent(decision.probabilities[target])))));
+    const label = `Probability of ${name} while a square covers each part of the image`;
+    const canvas = await atlas.occlusionOverPicture(image, places, values, opacity(), label);
+    if (!isCurrent(image, target)) return;
+    byId("occlusion-caption").replaceChildren(
+      "The probability of the class ", nameNode(name), `, while a grey square of ${square.join(" × ")} pixels covers `
+      + "each part of the image in turn. Dark parts are those that the decision needs.");
+    const framed = atlas.framedPicture(image, "", places[lowest], places[lowest]);
+    const comparison = [
+      "With the square here, the probability is lowest: ", percentNode(values[lowest]), " instead of ",
+      percentNode(decision.probabilities[target]), ".",
+    ];
+    byId("occlusion-at").replaceChildren(
+      element("li", {}, element("figure", {}, canvas, element("figcaption", {}, atlas.scaleNode(values)))),
+      element("li", {}, element("figure", {}, framed, element("figcaption", {}, ...comparison))));
   }
 
-  function drives({ about, decision }) {
-    const site = given("site");
-    const byLayer = new Map();
-    for (const [number, ...unit] of about.drives) byLayer.set(number, [...(byLayer.get(number) ?? []), unit]);
-    const rows = [...byLayer].map(([number, units]) => {
-      const layer = site.layers[number];
-      units.sort((a, b) => a[1] - b[1] || a[0] - b[0]);
-      const links = units.map(([channel, rank, value]) =>
-        el("a", { href: atlas.filterAddress(layer.name, channel), title: `rank ${rank}, ${value}` }, String(channel), rank === 1 ? el("sup", {}, "1") : null));
-      return el("tr", {}, el("th", { scope: "row" }, el("a", { href: atlas.layerAddress(layer.name) }, atlas.named(layer.name))), el("td", {}, el("div", { class: "chips" }, ...links)));
+  /** Lists the filters that have this image among their strongest, layer by layer. */
+  function showFilters({ details, decision }) {
+    const unitsByLayer = new Map();
+    for (const [layerNumber, channel, rank, value] of details.drives)
+      unitsByLayer.set(layerNumber, [...(unitsByLayer.get(layerNumber) ?? []), { channel, rank, value }]);
+    const rows = [...unitsByLayer].map(([layerNumber, units]) => {
+      const { name } = included("site").layers[layerNumber];
+      units.sort((a, b) => a.rank - b.rank || a.channel - b.channel);
+      const links = units.map(({ channel, rank, value }) =>
+        element("a", { href: atlas.filterAddress(name, channel), title: `rank ${rank}, activation ${value}` },
+          String(channel), rank === 1 ? element("sup", {}, "1") : null));
+      const head = element("a", { href: atlas.layerAddress(name) }, nameNode(name));
+      return element("tr", {},
+        element("th", { scope: "row" }, head), element("td", {}, element("div", { class: "chips" }, ...links)));
     });
-    const told = el("p", { class: "quiet" }, "By rank; ", el("sup", {}, "1"), " marks those that no other image drives more.");
-    (decision ? $("below") : $("beside")).append($("drives"));
-    $("drives-at").replaceChildren(rows.length ? told : el("p", { class: "quiet" }, "None of those that are shown."), el("table", { class: "drives" }, el("tbody", {}, ...rows)));
+    const explanation = rows.length
+      ? ["These filters have this image among their strongest. The mark ", element("sup", {}, "1"),
+        " means that no other image activates the filter more."]
+      : ["No filter that is shown has this image among its strongest."];
+    (decision ? byId("below") : byId("beside")).append(byId("drives"));
+    byId("drives-at").replaceChildren(
+      element("p", { class: "quiet" }, ...explanation),
+      element("table", { class: "drives" }, element("tbody", {}, ...rows)));
   }
 
-  function made({ decision }) {
-    const { config, sources } = given("site").decisions ?? {};
-    $("made-section").hidden = !decision;
+  function showProvenance({ decision }) {
+    byId("made-section").hidden = !decision;
     if (!decision) return;
-    const { command, ...others } = sources;
-    atlas.provenance(command, config, { where: others });
+    const { config, sources: allSources } = included("site").decisions;
+    const { command, ...sources } = allSources;
+    atlas.showProvenance(command, config, { sources });
   }
 
-  /** The images before and after, in the whole list; null for one that is not there. */
-  async function around(image) {
-    const { starts } = given("site").images;
+  /** The previous and the next image of the whole list as link targets; null where the image is not in the list. */
+  async function neighboursOf(image) {
+    const { starts } = included("site").images;
     const part = starts.findLastIndex((first) => first <= image);
-    const near = [part - 1, part, part + 1].filter((p) => p >= 0 && p < starts.length);
-    const rows = (await Promise.all(near.map(atlas.imageList))).flat();
-    const at = rows.findIndex((row) => row[0] === image);
-    if (at < 0) return null;
-    const to = (row) => row && { href: atlas.imageAddress(row[0]), title: row[1] };
-    return [to(rows[at - 1]), to(rows[at + 1])];
+    const parts = [part - 1, part, part + 1].filter((number) => number >= 0 && number < starts.length);
+    const rows = (await Promise.all(parts.map(atlas.imageList))).flat();
+    const place = rows.findIndex(([listed]) => listed === image);
+    if (place < 0) return null;
+    const target = (row) => row && { href: atlas.imageAddress(row[0]), title: row[1] };
+    return [target(rows[place - 1]), target(rows[place + 1])];
   }
 
   async function open() {
-    const { main } = atlas.address();
-    const image = Number(main);
-    const beside = /^\d+$/.test(main) ? await around(image) : null;
-    if (!beside) return atlas.absent(main);
-    const about = await atlas.aboutImage(image);
-    const decision = about.decided ? await atlas.decisionData(image) : null;
-    if (atlas.address().main !== main) return; // the reader has gone on meanwhile
-    here = { image, about, decision, target: 0, around: beside };
-    for (const part of [head, targets, drives, made]) part(here);
-    atlas.steps(...here.around);
-    for (const id of ["maps", "occlusion"]) $(id).hidden = !decision;
-    if (decision) await explain(best(decision));
+    const { subject } = atlas.address();
+    const image = Number(subject);
+    const neighbours = /^\d+$/.test(subject) ? await neighboursOf(image) : null;
+    if (!neighbours) return atlas.showAbsent(subject);
+    const details = await atlas.imageDetails(image);
+    const decision = details.decided ? await atlas.decisionData(image) : null;
+    if (atlas.address().subject !== subject) return; // the reader has left for another image meanwhile
+    current = { image, details, decision, target: 0, neighbours };
+    for (const showPart of [showHead, showTargets, showFilters, showProvenance]) showPart(current);
+    atlas.showSteps(...neighbours);
+    for (const id of ["maps", "occlusion"]) byId(id).hidden = !decision;
+    if (decision) await explain(mostProbable(decision));
     document.documentElement.dataset.ready = String(image);
   }
 
-  function target(by) {
-    const next = here?.target + by;
-    if (here?.decision && next >= 0 && next < here.decision.targets.length) explain(next).catch(atlas.complain);
+  function goToTarget(step) {
+    const next = current?.target + step;
+    if (current?.decision && next >= 0 && next < current.decision.targets.length) explain(next).catch(atlas.showError);
   }
 
-  $("strength").addEventListener("input", () => here?.decision && explain(here.target).catch(atlas.complain));
-  atlas.key("ArrowRight", "→", "next image", () => atlas.go(here?.around[1]?.href));
-  atlas.key("ArrowLeft", "←", "image before", () => atlas.go(here?.around[0]?.href));
-  atlas.key("ArrowDown", "↓", "next class to explain", () => target(1));
-  atlas.key("ArrowUp", "↑", "class before", () => target(-1));
-  window.addEventListener("hashchange", () => open().catch(atlas.complain));
-  open().catch(atlas.complain);
+  byId("strength").addEventListener("input", () => current?.decision && explain(current.target).catch(atlas.showError));
+  atlas.onKey("ArrowRight", "→", "Go to the next image", () => atlas.follow(current?.neighbours[1]?.href));
+  atlas.onKey("ArrowLeft", "←", "Go to the previous image", () => atlas.follow(current?.neighbours[0]?.href));
+  atlas.onKey("ArrowDown", "↓", "Explain the next class", () => goToTarget(1));
+  atlas.onKey("ArrowUp", "↑", "Explain the previous class", () => goToTarget(-1));
+  window.addEventListener("hashchange", () => open().catch(atlas.showError));
+  open().catch(atlas.showError);
 })();

@@ -2,71 +2,80 @@
 /* The images that the atlas shows, some at a time. */
 
 (() => {
-  const { el, $, given } = atlas;
-  const TOGETHER = 120;
+  const { element, byId, included, nameNode } = atlas;
+  const TOGETHER = 120; // images that are added at once
+  /* key -> what the list calls it, and whether an image with this verdict, [class, probability, correct], is shown */
   const SHOWS = {
     all: ["all images", () => true],
-    decided: ["explained", (one) => one[3] !== null],
-    right: ["named rightly", (one) => one[3]?.[2] === true],
-    wrong: ["named wrongly", (one) => one[3]?.[2] === false],
+    decided: ["explained", (verdict) => verdict !== null],
+    right: ["classified correctly", (verdict) => verdict?.[2] === true],
+    wrong: ["classified incorrectly", (verdict) => verdict?.[2] === false],
   };
+  const SIGNS = new Map([
+    [true, ["✓", "classified correctly"]], [false, ["✗", "classified incorrectly"]], [null, ["?", "of unknown class"]],
+  ]);
   let images = [];
-  let rest = [];
+  let remaining = [];
 
-  function card([image, name, label, verdict]) {
-    const said = verdict && el("span", { class: verdict[2] === false ? "words wrong" : "words quiet" }, el("span", { class: "says" }, verdict[2] === false ? "says" : verdict[2] ? "✓" : "?"), atlas.named(verdict[0]), atlas.percent(verdict[1]));
-    return el("li", { class: "card", "data-image": image }, el("a", { href: atlas.imageAddress(image), "aria-label": name }, atlas.photo(image, ""),
-      el("span", { class: "words" }, label >= 0 ? atlas.className(label) : atlas.named(name)), said));
+  function verdictNode([className, probability, correct]) {
+    const [sign, meaning] = SIGNS.get(correct);
+    return element("span", { class: correct === false ? "words wrong" : "words quiet" },
+      element("span", { class: "sign", title: meaning }, sign), nameNode(className), atlas.percentNode(probability));
   }
 
-  /** Adds the next ones when the end of the list comes near. */
-  function more() {
-    $("grid").append(...rest.splice(0, TOGETHER).map(card));
+  function newCard([image, name, label, verdict]) {
+    const title = label >= 0 ? atlas.classNode(label) : nameNode(name);
+    return element("li", { class: "card", "data-image": image },
+      element("a", { href: atlas.imageAddress(image), "aria-label": name }, atlas.pictureNode(image, ""),
+        element("span", { class: "words" }, title), verdict && verdictNode(verdict)));
   }
-  const watcher = new IntersectionObserver((seen) => {
-    if (!seen.some((one) => one.isIntersecting) || !rest.length) return;
-    more();
-    watcher.unobserve($("more")); // and again, since the end may still be in sight
-    watcher.observe($("more"));
+
+  /** Adds the next images; called when the end of the list comes near the window. */
+  function addCards() {
+    byId("grid").append(...remaining.splice(0, TOGETHER).map(newCard));
+  }
+  const endNearWindow = new IntersectionObserver((entries) => {
+    if (!entries.some(({ isIntersecting }) => isIntersecting) || !remaining.length) return;
+    addCards();
+    observeEnd(); // the end may still be near
   }, { rootMargin: "1200px 0px" });
 
+  function observeEnd() {
+    endNearWindow.unobserve(byId("more"));
+    endNearWindow.observe(byId("more"));
+  }
+
   function arrange() {
-    const [, shown] = SHOWS[$("show").value];
-    rest = images.filter((one) => shown(one) && ($("class").value === "" || one[2] === Number($("class").value)));
-    $("count").textContent = rest.length === images.length ? `${rest.length} images` : `${rest.length} of ${images.length} images`;
-    $("grid").replaceChildren();
-    more();
-    watcher.unobserve($("more"));
-    watcher.observe($("more"));
+    const [, isShown] = SHOWS[byId("show").value];
+    const wantedClass = byId("class").value;
+    remaining = images.filter(([, , label, verdict]) =>
+      isShown(verdict) && (wantedClass === "" || label === Number(wantedClass)));
+    const total = atlas.counted(images.length, "image");
+    byId("count").textContent = remaining.length === images.length ? total : `${remaining.length} of ${total}`;
+    byId("grid").replaceChildren();
+    addCards();
+    observeEnd();
   }
 
-  function controls() {
-    const some = Object.entries(SHOWS).filter(([key]) => key === "all" || given("site").images.decided);
-    $("show").append(...some.map(([key, [text]]) => el("option", { value: key }, text)));
-    const labels = [...new Set(images.map((one) => one[2]))].filter((label) => label >= 0);
-    const names = labels.map((label) => [label, atlas.classOf(label)]).sort((a, b) => (a[1] < b[1] ? -1 : 1));
-    $("class").append(el("option", { value: "" }, "any"), ...names.map(([label, name]) => el("option", { value: label }, name)));
-    for (const id of ["show", "class"]) $(id).addEventListener("change", arrange);
-  }
-
-  /** Moves the focus among the pictures. */
-  function step(by) {
-    const shown = [...$("grid").children];
-    const at = shown.findIndex((one) => one.contains(document.activeElement));
-    const next = at < 0 ? shown[0] : shown[at + by];
-    if (next) next.firstElementChild.focus();
+  function showControls() {
+    const shows = Object.entries(SHOWS).filter(([key]) => key === "all" || included("site").images.decided);
+    byId("show").append(...shows.map(([key, [text]]) => element("option", { value: key }, text)));
+    const labels = [...new Set(images.map(([, , label]) => label))].filter((label) => label >= 0);
+    const classes = labels.map((label) => [label, atlas.classOf(label)]).sort(([, a], [, b]) => (a < b ? -1 : 1));
+    const choices = classes.map(([label, name]) => element("option", { value: label }, name));
+    byId("class").append(element("option", { value: "" }, "any class"), ...choices);
+    for (const id of ["show", "class"]) byId(id).addEventListener("change", arrange);
   }
 
   async function open() {
-    const parts = given("site").images.starts.map((_, part) => atlas.imageList(part));
-    images = (await Promise.all(parts)).flat();
-    atlas.crumbs(el("span", {}, "Images"));
-    controls();
+    images = await atlas.allImages();
+    atlas.showCrumbs(element("span", {}, "Images"));
+    showControls();
     arrange();
     document.documentElement.dataset.ready = "images";
   }
 
-  atlas.key("ArrowRight", "→", "next image", () => step(1));
-  atlas.key("ArrowLeft", "←", "image before", () => step(-1));
-  open().catch(atlas.complain);
+  atlas.onKey("ArrowRight", "→", "Go to the next image", () => atlas.stepFocus(byId("grid"), 1));
+  atlas.onKey("ArrowLeft", "←", "Go to the previous image", () => atlas.stepFocus(byId("grid"), -1));
+  open().catch(atlas.showError);
 })();

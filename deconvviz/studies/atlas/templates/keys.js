@@ -1,40 +1,42 @@
 "use strict";
-/* Keys: one list, which answers the keyboard and fills the help. */
+/* Keyboard shortcuts: one list, which answers the keyboard and fills the help. */
 
 (() => {
-  const { el, $ } = atlas;
-  const keys = [];
+  const { element, byId } = atlas;
+  const shortcuts = [];
 
-  /** Has a key do something; label: how it is called in the help. */
-  atlas.key = (key, label, does, act) => keys.push({ key, label, does, act });
+  /** Adds a shortcut; label: what the help calls the key; action: what it says about it. */
+  atlas.onKey = (key, label, action, run) => shortcuts.push({ key, label, action, run });
 
-  /** Whether the arrows belong to what has the focus: a slider, a list, a text, what scrolls. */
-  const busy = (target) => target.closest("input, select, textarea, [contenteditable], [role=region], .film, dialog[open]") !== null;
+  /** What has the focus uses the keys itself: a slider, a list, a text, or something that scrolls. */
+  const USES_KEYS = "input, select, textarea, [contenteditable], [role=region], .film, dialog[open]";
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || busy(event.target)) return;
-    const found = keys.find((one) => one.key === event.key);
-    if (!found || document.querySelector("dialog[open]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.target.closest(USES_KEYS) !== null || document.querySelector("dialog[open]")) return;
+    const shortcut = shortcuts.find((candidate) => candidate.key === event.key);
+    if (!shortcut) return;
     event.preventDefault();
-    found.act();
+    shortcut.run();
   });
 
-  /** Follows a link, if there is one: what the arrow keys do. */
-  atlas.go = (href) => {
+  /** Follows a link, if there is one: the arrow keys do this. */
+  atlas.follow = (href) => {
     if (href) location.href = href;
   };
 
-  function help() {
-    const rows = keys.map((one) => el("tr", {}, el("td", {}, el("kbd", {}, one.label)), el("td", {}, one.does)));
-    $("key-table").querySelector("tbody").replaceChildren(...rows);
-    $("keys").showModal();
+  function showHelp() {
+    const rows = shortcuts.map(({ label, action }) =>
+      element("tr", {}, element("td", {}, element("kbd", {}, label)), element("td", {}, action)));
+    byId("key-table").querySelector("tbody").replaceChildren(...rows);
+    byId("keys").showModal();
   }
 
-  atlas.key("?", "?", "shows the keys", help);
-  atlas.key("t", "t", "projections, both, patches", atlas.toggle);
-  $("open-keys").addEventListener("click", help);
+  atlas.onKey("?", "?", "Show the keyboard shortcuts", showHelp);
+  atlas.onKey("t", "t", "Show projections, patches or both", () => atlas.nextMode());
+  byId("open-keys").addEventListener("click", showHelp);
   for (const dialog of document.querySelectorAll("dialog"))
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close(); // the backdrop
+      if (event.target === dialog) dialog.close(); // a click on the backdrop
     });
 })();

@@ -1,190 +1,217 @@
 "use strict";
-/* The layer page: every filter as a card. A card is an empty box until it comes near the window. */
+/* The layer page: every filter is a card. A card is an empty box until it comes near the window. */
 
 (() => {
-  const { el, $, given } = atlas;
+  const { element, byId, included, nameNode, numberNode, fact } = atlas;
+  /* key -> what the list calls it, and the value by which filters are sorted */
   const SORTS = {
-    channel: ["channel", (data, row) => data.channels[row]],
-    maximum: ["largest activation", (data, row) => -data.maximum[row]],
-    mean: ["mean activation", (data, row) => -data.mean[row]],
-    rate: ["firing rate", (data, row) => -data.rate[row]],
-    class: ["class", (data, row) => atlas.classOf(data.topClass[row]) ?? "\uffff"],
-    share: ["share of one class", (data, row) => -data.share[row]],
-    nearest: ["most similar to another", (data, row) => -data.nearest[row]],
+    channel: ["channel", (row) => data.channels[row]],
+    maximum: ["largest activation", (row) => -data.maximum[row]],
+    mean: ["mean activation", (row) => -data.mean[row]],
+    rate: ["firing rate", (row) => -data.rate[row]],
+    class: ["most frequent class", (row) => atlas.classOf(data.topClass[row]) ?? "\uffff"],
+    share: ["share of that class", (row) => -data.share[row]],
+    nearest: ["similarity to another", (row) => -data.nearest[row]],
   };
+  /* key -> what the list calls it, and whether a filter is shown */
   const SHOWS = {
     all: ["all filters", () => true],
-    live: ["live", (data, row) => !data.dead[row]],
-    dead: ["dead", (data, row) => data.dead[row]],
-    duplicates: ["duplicates", (data, row) => data.duplicate[row] >= 0],
+    live: ["live filters", (row) => !data.dead[row]],
+    dead: ["dead filters", (row) => data.dead[row]],
+    duplicates: ["duplicates", (row) => data.duplicate[row] >= 0],
   };
-  let layer, data, cards, followed;
+  let layer, data, cards, rowsOfEvolution;
 
-  /** The setting of each control, as the address keeps it. */
+  const isReversed = () => byId("turn").getAttribute("aria-pressed") === "true";
+
+  /** The setting of each control, as the address holds it. */
   const settings = () => ({
-    sort: $("sort").value === "channel" ? "" : $("sort").value,
-    turned: $("turn").getAttribute("aria-pressed") === "true" ? "1" : "",
-    show: $("show").value === "all" ? "" : $("show").value,
-    class: $("class").value,
-    epoch: epoch() === null ? "" : $("epoch").value,
+    sort: byId("sort").value === "channel" ? "" : byId("sort").value,
+    turned: isReversed() ? "1" : "",
+    show: byId("show").value === "all" ? "" : byId("show").value,
+    class: byId("class").value,
+    epoch: epochNumber() === null ? "" : byId("epoch").value,
   });
 
-  /** Which epoch is chosen, or null for the end of the training, with its top pictures. */
-  const epoch = () => (data.evolution && Number($("epoch").value) < data.evolution.epochs.length ? Number($("epoch").value) : null);
+  /** The number of the chosen epoch, from 0; null for the end of the training, where all tiles are shown. */
+  function epochNumber() {
+    const value = Number(byId("epoch").value);
+    return data.evolution && value < data.evolution.epochs.length ? value : null;
+  }
 
-  function card(row) {
+  function newCard(row) {
     const channel = data.channels[row];
-    const link = el("a", { href: atlas.filterAddress(layer.name, channel), "aria-label": described(row) });
-    return el("li", { class: data.dead[row] ? "card dead" : "card", "data-channel": channel, "data-row": row }, link);
+    const link = element("a", { href: atlas.filterAddress(layer.name, channel), "aria-label": description(row) });
+    const className = data.dead[row] ? "card dead" : "card";
+    return element("li", { class: className, "data-channel": channel, "data-row": row }, link);
   }
 
-  function described(row) {
-    const state = data.dead[row] ? ", dead" : data.duplicate[row] >= 0 ? `, duplicate of ${data.duplicate[row]}` : "";
-    const best = atlas.classOf(data.topClass[row]);
-    return `Filter ${data.channels[row]}, largest activation ${atlas.short(data.maximum[row])}${best ? `, ${best}` : ""}${state}`;
+  function description(row) {
+    const parts = [`Filter ${data.channels[row]}`, `largest activation ${atlas.rounded(data.maximum[row])}`];
+    const className = atlas.classOf(data.topClass[row]);
+    if (className) parts.push(className);
+    if (data.dead[row]) parts.push("dead");
+    else if (data.duplicate[row] >= 0) parts.push(`duplicate of ${data.duplicate[row]}`);
+    return parts.join(", ");
   }
 
-  /** The number below a filter: what the filters are sorted by, if that is a number, or how strongly it fires. */
-  function figure(row) {
-    if (epoch() !== null) return atlas.exact(data.evolution.values[followed.get(data.channels[row])][epoch()]);
-    const sort = $("sort").value;
-    if (sort === "rate" || sort === "share") return atlas.percent(data[sort][row]);
-    return atlas.exact((["mean", "nearest"].includes(sort) ? data[sort] : data.maximum)[row]);
+  /** The number below a filter: that by which filters are sorted, or else the largest activation. */
+  function cardNumber(row) {
+    const epoch = epochNumber();
+    if (epoch !== null) return numberNode(data.evolution.values[rowsOfEvolution.get(data.channels[row])][epoch]);
+    const sort = byId("sort").value;
+    if (sort === "rate" || sort === "share") return atlas.percentNode(data[sort][row]);
+    return numberNode((["mean", "nearest"].includes(sort) ? data[sort] : data.maximum)[row]);
   }
 
-  /** Draws a card's pictures and words. */
-  function fill(row) {
-    const label = (kind) => `${kind} of filter ${data.channels[row]}`;
-    const blocks = el("span", { class: "pair" });
+  /** Patches and projections of a filter; at an epoch before the last only the strongest of each. */
+  function blocksNode(row) {
+    const blocks = element("span", { class: "pair" });
+    const epoch = epochNumber();
     for (const kind of ["projections", "patches"]) {
-      const node = atlas.block(layer, data, row, kind, label(kind));
-      const at = epoch();
-      if (at !== null) {
+      const node = atlas.blockNode(layer, data, row, kind, `${kind} of filter ${data.channels[row]}`);
+      if (epoch !== null) {
         node.classList.add("single");
-        atlas.place(node, layer, data.sheets[`evolution-${kind}`], followed.get(data.channels[row]) * data.evolution.epochs.length + at);
+        const n = rowsOfEvolution.get(data.channels[row]) * data.evolution.epochs.length + epoch;
+        atlas.showBlock(node, layer, data.sheets[`evolution-${kind}`], n);
       }
       blocks.append(node);
     }
-    // Of one picture alone a class says nothing of the filter.
-    const own = data.share[row] * data.k > 1.5 ? atlas.className(data.topClass[row]) : null;
-    const state = data.dead[row] ? el("span", { class: "tag" }, "dead") : data.duplicate[row] >= 0 ? el("span", { class: "tag" }, `= ${data.duplicate[row]}`) : null;
-    const words = el("span", { class: "words" }, el("b", {}, String(data.channels[row])), figure(row), state ?? own);
-    cards[row].firstElementChild.replaceChildren(blocks, words);
+    return blocks;
+  }
+
+  /** What stands at the right below a filter: its state, or else the class that several of its images have. */
+  function stateNode(row) {
+    if (data.dead[row]) return element("span", { class: "tag" }, "dead");
+    if (data.duplicate[row] >= 0) return element("span", { class: "tag" }, `= ${data.duplicate[row]}`);
+    return data.share[row] * data.k > 1.5 ? atlas.classNode(data.topClass[row]) : null; // one image alone says nothing
+  }
+
+  function fillCard(row) {
+    const channel = element("b", {}, String(data.channels[row]));
+    const words = element("span", { class: "words" }, channel, cardNumber(row), stateNode(row));
+    cards[row].firstElementChild.replaceChildren(blocksNode(row), words);
     cards[row].dataset.filled = "";
   }
 
-  const watcher = new IntersectionObserver(
-    (seen) => {
-      for (const one of seen) {
-        if (one.isIntersecting && !("filled" in one.target.dataset)) fill(Number(one.target.dataset.row));
-      }
+  const nearWindow = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries)
+        if (isIntersecting && !("filled" in target.dataset)) fillCard(Number(target.dataset.row));
     },
     { rootMargin: "600px 0px" },
   );
 
-  function chosen() {
-    const [, shown] = SHOWS[$("show").value];
-    const label = $("class").value;
+  /** The rows that the controls ask for, in their order. */
+  function listedRows() {
+    const [, isShown] = SHOWS[byId("show").value];
+    const label = byId("class").value;
     const rows = data.channels.map((_, row) => row).filter((row) =>
-      shown(data, row) && (label === "" || data.topClass[row] === Number(label)) && (epoch() === null || followed.has(data.channels[row])));
-    const [, by] = SORTS[$("sort").value];
-    const keys = new Map(rows.map((row) => [row, by(data, row)]));
-    const compared = (a, b) => (a < b ? -1 : a > b ? 1 : a === b ? 0 : Number.isNaN(a) - Number.isNaN(b));
-    rows.sort((a, b) => compared(keys.get(a), keys.get(b)) || a - b);
-    return $("turn").getAttribute("aria-pressed") === "true" ? rows.reverse() : rows;
+      isShown(row)
+      && (label === "" || data.topClass[row] === Number(label))
+      && (epochNumber() === null || rowsOfEvolution.has(data.channels[row])));
+    const [, sortValue] = SORTS[byId("sort").value];
+    const values = new Map(rows.map((row) => [row, sortValue(row)]));
+    rows.sort((a, b) => order(values.get(a), values.get(b)) || a - b);
+    return isReversed() ? rows.reverse() : rows;
   }
 
-  /** Lays the cards out anew; each is observed afresh, so those in view are drawn. */
+  /** Compares two numbers or texts; a value that is not a number comes last. */
+  function order(a, b) {
+    if (a < b) return -1;
+    if (a > b) return 1;
+    return a === b ? 0 : Number.isNaN(a) - Number.isNaN(b);
+  }
+
+  /** Lays the cards out; each is observed anew, so that those in view are filled. */
   function arrange() {
-    const rows = chosen();
-    watcher.disconnect();
-    $("grid").replaceChildren(...rows.map((row) => cards[row]));
-    for (const row of rows) watcher.observe(cards[row]);
-    $("count").textContent = rows.length === data.channels.length ? `${rows.length} filters` : `${rows.length} of ${data.channels.length} filters`;
+    const rows = listedRows();
+    nearWindow.disconnect();
+    byId("grid").replaceChildren(...rows.map((row) => cards[row]));
+    for (const row of rows) nearWindow.observe(cards[row]);
+    const total = atlas.counted(data.channels.length, "filter");
+    byId("count").textContent = rows.length === data.channels.length ? total : `${rows.length} of ${total}`;
     history.replaceState(null, "", atlas.layerAddress(layer.name, settings()).slice("layer.html".length));
   }
 
   function redraw() {
-    for (const one of cards) delete one.dataset.filled;
-    const at = epoch();
-    $("epoch-told").textContent = at === null ? "end" : String(data.evolution.epochs[at]);
+    for (const card of cards) delete card.dataset.filled;
+    const epoch = epochNumber();
+    byId("epoch-value").textContent = epoch === null ? "end" : String(data.evolution.epochs[epoch]);
     arrange();
   }
 
-  const options = (node, pairs, value) => {
-    node.replaceChildren(...pairs.map(([key, text]) => el("option", { value: key }, text)));
-    node.value = pairs.some(([key]) => String(key) === value) ? value : String(pairs[0][0]);
-  };
+  function fillList(list, choices, value) {
+    list.replaceChildren(...choices.map(([key, text]) => element("option", { value: key }, text)));
+    list.value = choices.some(([key]) => String(key) === value) ? value : String(choices[0][0]);
+  }
 
-  function controls(wanted) {
-    options($("sort"), Object.entries(SORTS).map(([key, [text]]) => [key, text]), wanted.sort);
-    options($("show"), Object.entries(SHOWS).map(([key, [text]]) => [key, text]), wanted.show);
-    const best = layer.classes.map(([label, count]) => [label, `${atlas.classOf(label)} (${count})`]);
-    options($("class"), [["", "any"], ...best.sort((a, b) => (a[1] < b[1] ? -1 : 1))], wanted.class);
-    $("turn").setAttribute("aria-pressed", String(wanted.turned === "1"));
-    $("epochs").hidden = !data.evolution;
+  function showControls(wanted) {
+    fillList(byId("sort"), Object.entries(SORTS).map(([key, [text]]) => [key, text]), wanted.sort);
+    fillList(byId("show"), Object.entries(SHOWS).map(([key, [text]]) => [key, text]), wanted.show);
+    const classes = layer.classes.map(([label, count]) => [label, `${atlas.classOf(label)} (${count})`]);
+    const sortedClasses = classes.sort(([, a], [, b]) => (a < b ? -1 : 1));
+    fillList(byId("class"), [["", "any class"], ...sortedClasses], wanted.class);
+    byId("turn").setAttribute("aria-pressed", String(wanted.turned === "1"));
+    byId("epochs").hidden = !data.evolution;
     if (data.evolution) {
-      followed = new Map(data.evolution.channels.map((channel, n) => [channel, n]));
-      $("epoch").max = data.evolution.epochs.length;
-      $("epoch").value = wanted.epoch ?? data.evolution.epochs.length;
+      rowsOfEvolution = new Map(data.evolution.channels.map((channel, n) => [channel, n]));
+      byId("epoch").max = data.evolution.epochs.length;
+      byId("epoch").value = wanted.epoch ?? data.evolution.epochs.length;
     }
   }
 
-  function head() {
-    document.title = `${layer.name}: ${given("site").title}`;
-    atlas.crumbs(atlas.named(layer.name));
-    $("title").replaceChildren(atlas.named(layer.name));
-    const layers = given("site").layers;
-    const at = layers.indexOf(layer);
-    const to = (one) => one && { href: atlas.layerAddress(one.name), title: one.name };
-    atlas.steps(to(layers[at - 1]), to(layers[at + 1]));
-    $("facts").replaceChildren(
-      atlas.fact("Kind", layer.kind), atlas.fact("Size", layer.shape.join(" × ")),
-      atlas.fact("Sees", `${layer.receptive_field.join(" × ")} px`), atlas.fact("Stride", Math.max(...layer.stride) ? [...new Set(layer.stride)].join(" × ") : "–"),
-      atlas.fact("Parameters", layer.parameters.toLocaleString("en")), atlas.fact("Dead", `${layer.dead} of ${layer.filters}`),
-      atlas.fact("Duplicates", String(layer.duplicates)));
+  function showHead() {
+    document.title = `${layer.name}: ${included("site").title}`;
+    atlas.showCrumbs(nameNode(layer.name));
+    byId("title").replaceChildren(nameNode(layer.name));
+    const { layers } = included("site");
+    const place = layers.indexOf(layer);
+    const target = (other) => other && { href: atlas.layerAddress(other.name), title: other.name };
+    atlas.showSteps(target(layers[place - 1]), target(layers[place + 1]));
+    byId("facts").replaceChildren(
+      fact("Kind", layer.kind),
+      fact("Shape", layer.shape.join(" × ")),
+      fact("Receptive field", `${layer.receptive_field.join(" × ")} px`),
+      fact("Stride", Math.max(...layer.stride) ? `${[...new Set(layer.stride)].join(" × ")} px` : "–"),
+      fact("Parameters", layer.parameters.toLocaleString("en")),
+      fact("Dead filters", `${layer.dead} of ${layer.filters}`),
+      fact("Duplicates", String(layer.duplicates)));
   }
 
   async function open() {
-    const { main, settings: wanted } = atlas.address();
-    const found = given("site").layers.find((one) => one.name === main);
-    if (!found) return atlas.absent(main);
-    const arrived = await atlas.layerData(found);
-    if (atlas.address().main !== main) return; // the reader has gone on meanwhile
-    layer = found;
-    data = arrived;
-    cards = data.channels.map((_, row) => card(row));
-    head();
-    controls(wanted);
+    const { subject, settings: wanted } = atlas.address();
+    const addressed = included("site").layers.find(({ name }) => name === subject);
+    if (!addressed) return atlas.showAbsent(subject);
+    const addressedData = await atlas.layerData(addressed);
+    if (atlas.address().subject !== subject) return; // the reader has left for another layer meanwhile
+    layer = addressed;
+    data = addressedData;
+    cards = data.channels.map((_, row) => newCard(row));
+    showHead();
+    showControls(wanted);
     redraw();
     document.documentElement.dataset.ready = layer.name;
   }
 
-  /** Moves the focus among the cards. */
-  function step(by) {
-    const shown = [...$("grid").children];
-    const at = shown.findIndex((one) => one.contains(document.activeElement));
-    const next = at < 0 ? shown[0] : shown[at + by];
-    if (next) next.firstElementChild.focus();
-  }
-
-  function level(by) {
-    const layers = given("site").layers;
-    const next = layer && layers[layers.indexOf(layer) + by];
+  /** Goes to a layer nearby with the same settings. */
+  function goToLayer(step) {
+    const { layers } = included("site");
+    const next = layer && layers[layers.indexOf(layer) + step];
     if (next) location.hash = atlas.layerAddress(next.name, settings()).split("#")[1];
   }
 
-  for (const id of ["sort", "show", "class"]) $(id).addEventListener("change", redraw);
-  $("controls").addEventListener("submit", (event) => event.preventDefault());
-  $("epoch").addEventListener("input", redraw);
-  $("turn").addEventListener("click", () => {
-    $("turn").setAttribute("aria-pressed", String($("turn").getAttribute("aria-pressed") !== "true"));
+  for (const id of ["sort", "show", "class"]) byId(id).addEventListener("change", redraw);
+  byId("controls").addEventListener("submit", (event) => event.preventDefault());
+  byId("epoch").addEventListener("input", redraw);
+  byId("turn").addEventListener("click", () => {
+    byId("turn").setAttribute("aria-pressed", String(!isReversed()));
     arrange();
   });
-  atlas.key("ArrowRight", "→", "next filter", () => step(1));
-  atlas.key("ArrowLeft", "←", "filter before", () => step(-1));
-  atlas.key("ArrowDown", "↓", "next layer", () => level(1));
-  atlas.key("ArrowUp", "↑", "layer before", () => level(-1));
-  window.addEventListener("hashchange", () => open().catch(atlas.complain));
-  open().catch(atlas.complain);
+  atlas.onKey("ArrowRight", "→", "Go to the next filter", () => atlas.stepFocus(byId("grid"), 1));
+  atlas.onKey("ArrowLeft", "←", "Go to the previous filter", () => atlas.stepFocus(byId("grid"), -1));
+  atlas.onKey("ArrowDown", "↓", "Go to the next layer", () => goToLayer(1));
+  atlas.onKey("ArrowUp", "↑", "Go to the previous layer", () => goToLayer(-1));
+  window.addEventListener("hashchange", () => open().catch(atlas.showError));
+  open().catch(atlas.showError);
 })();

@@ -2,103 +2,111 @@
 /* What is drawn over pictures: boxes, and maps in the colours of the site. */
 
 (() => {
-  const { el, given } = atlas;
+  const { element, included, numberNode } = atlas;
 
-  /** The colour of a share in 0..1. */
-  atlas.colour = (share) => {
-    const anchors = given("site").colours;
-    const place = Math.min(1, Math.max(0, share)) * (anchors.length - 1);
-    const low = Math.min(Math.floor(place), anchors.length - 2);
-    const mixed = anchors[low].map((c, n) => Math.round(c + (place - low) * (anchors[low + 1][n] - c)));
+  /** The colour of a value in 0..1. */
+  function colour(value) {
+    const anchors = included("site").colours;
+    const place = Math.min(1, Math.max(0, value)) * (anchors.length - 1);
+    const lower = Math.min(Math.floor(place), anchors.length - 2);
+    const mixed = anchors[lower].map((level, channel) =>
+      Math.round(level + (place - lower) * (anchors[lower + 1][channel] - level)));
     return `rgb(${mixed.join(" ")})`;
-  };
-
-  /** A full picture with the box of the receptive field and that of the part that is shown. */
-  atlas.framed = (image, alt, seen, cut) => {
-    const [height, width] = given("site").size;
-    const rect = (kind, [top, left, bottom, right]) =>
-      el("rect", { class: kind, x: left, y: top, width: right - left, height: bottom - top });
-    const boxes = el("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, rect("seen halo", seen), rect("seen", seen), rect("cut halo", cut), rect("cut", cut));
-    return el("span", { class: "framed" }, photo(image, alt), boxes);
-  };
-
-  /** A picture that is loaded when it comes near. */
-  function photo(image, alt) {
-    const [height, width] = given("site").size;
-    return el("img", { src: atlas.picture(image), alt, width, height, loading: "lazy", decoding: "async" });
   }
-  atlas.photo = photo;
 
-  /** Loads an image file to be drawn on a canvas. */
-  const loaded = (file) =>
+  /** A whole picture with two boxes [top, left, bottom, right]: the receptive field, and the part that is shown. */
+  atlas.framedPicture = (image, alt, field, shownPart) => {
+    const [height, width] = included("site").size;
+    const rectangle = (className, [top, left, bottom, right]) =>
+      element("rect", { class: className, x: left, y: top, width: right - left, height: bottom - top });
+    const boxes = element("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
+      rectangle("field halo", field), rectangle("field", field),
+      rectangle("window halo", shownPart), rectangle("window", shownPart));
+    return element("span", { class: "framed" }, pictureNode(image, alt), boxes);
+  };
+
+  /** A picture that is loaded when it comes near the window. */
+  function pictureNode(image, alt) {
+    const [height, width] = included("site").size;
+    return element("img", { src: atlas.pictureFile(image), alt, width, height, loading: "lazy", decoding: "async" });
+  }
+  atlas.pictureNode = pictureNode;
+
+  /** Loads a picture file to be drawn on a canvas. */
+  const loadedPicture = (file) =>
     new Promise((resolve, reject) => {
-      const image = new Image();
-      image.onload = () => resolve(image);
-      image.onerror = () => reject(new Error(`${file} is missing: make the atlas again`));
-      image.src = file;
+      const picture = new Image();
+      picture.onload = () => resolve(picture);
+      picture.onerror = () => reject(new Error(`The file ${file} is missing. Make the atlas again.`));
+      picture.src = file;
     });
 
-  function canvas(label) {
-    const [height, width] = given("site").size;
-    const sharp = Math.min(2, Math.max(1, 448 / Math.max(height, width)));
-    const node = el("canvas", { role: "img", "aria-label": label, width: Math.round(width * sharp), height: Math.round(height * sharp) });
-    return [node, node.getContext("2d")];
+  function newCanvas(label) {
+    const [height, width] = included("site").size;
+    const scale = Math.min(2, Math.max(1, 448 / Math.max(height, width)));
+    const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
+    const canvas = element("canvas", { role: "img", "aria-label": label, ...size });
+    return [canvas, canvas.getContext("2d")];
   }
 
-  /** Draws the picture in grey, and leaves the brush at the strength of what comes over it. */
-  function underneath(brush, picture, strength) {
-    const { width, height } = brush.canvas;
-    brush.filter = "grayscale(1)";
-    brush.drawImage(picture, 0, 0, width, height);
-    brush.filter = "none";
-    brush.globalAlpha = strength;
+  /** Draws the picture in grey, and sets the opacity of what is drawn over it. */
+  function drawUnderneath(context, picture, opacity) {
+    const { width, height } = context.canvas;
+    context.filter = "grayscale(1)";
+    context.drawImage(picture, 0, 0, width, height);
+    context.filter = "none";
+    context.globalAlpha = opacity;
   }
 
-  /** One map of a sheet over the picture; cut: its {x, y, width, height} on the sheet. */
-  atlas.mapped = async (image, sheet, cutOf, strength, label) => {
-    const [node, brush] = canvas(label);
-    const [picture, maps] = await Promise.all([loaded(atlas.picture(image)), loaded(sheet)]);
-    const cut = cutOf(maps);
-    underneath(brush, picture, strength);
-    brush.drawImage(maps, cut.x, cut.y, cut.width, cut.height, 0, 0, node.width, node.height);
-    return node;
+  /** One map of a sheet over the picture; partOf: sheet -> the map's {x, y, width, height} on it. */
+  atlas.mapOverPicture = async (image, sheetFile, partOf, opacity, label) => {
+    const [canvas, context] = newCanvas(label);
+    const files = [atlas.pictureFile(image), sheetFile];
+    const [picture, sheet] = await Promise.all(files.map(loadedPicture));
+    const part = partOf(sheet);
+    drawUnderneath(context, picture, opacity);
+    context.drawImage(sheet, part.x, part.y, part.width, part.height, 0, 0, canvas.width, canvas.height);
+    return canvas;
   };
 
-  /** Values under a sliding square over the picture: each fills the middle of its place, as far as to the next one. */
-  atlas.heated = async (image, places, values, strength, label) => {
-    const [node, brush] = canvas(label);
-    underneath(brush, await loaded(atlas.picture(image)), strength);
-    const [height, width] = given("site").size;
-    const cells = places.map(([top, left, bottom, right]) => [(top + bottom) / 2, (left + right) / 2]);
-    const rows = edges(cells.map((cell) => cell[0]), height);
-    const columns = edges(cells.map((cell) => cell[1]), width);
-    const [low, high] = range(values);
-    const scale = node.width / width;
-    cells.forEach(([y, x], n) => {
+  /** The values of a sliding square over the picture. A value fills the middle of its window, half way to the next. */
+  atlas.occlusionOverPicture = async (image, windows, values, opacity, label) => {
+    const [canvas, context] = newCanvas(label);
+    drawUnderneath(context, await loadedPicture(atlas.pictureFile(image)), opacity);
+    const [height, width] = included("site").size;
+    const centres = windows.map(([top, left, bottom, right]) => [(top + bottom) / 2, (left + right) / 2]);
+    const rows = cellBounds(centres.map(([y]) => y), height);
+    const columns = cellBounds(centres.map(([, x]) => x), width);
+    const [low, high] = valueRange(values);
+    const scale = canvas.width / width;
+    centres.forEach(([y, x], n) => {
       const [top, bottom] = rows.get(y);
       const [left, right] = columns.get(x);
-      brush.fillStyle = atlas.colour((values[n] - low) / (high - low || 1));
-      brush.fillRect(left * scale, top * scale, (right - left) * scale, (bottom - top) * scale);
+      context.fillStyle = colour((values[n] - low) / (high - low || 1));
+      context.fillRect(left * scale, top * scale, (right - left) * scale, (bottom - top) * scale);
     });
-    return node;
+    return canvas;
   };
 
-  /** Centres -> for each, from where to where its cell reaches: half way to its neighbours, and to the border. */
-  function edges(centres, size) {
+  /** Maps each centre to the bounds of its cell, which lie half way to its neighbours and at the border. */
+  function cellBounds(centres, size) {
     const sorted = [...new Set(centres)].sort((a, b) => a - b);
-    const between = [0, ...sorted.slice(1).map((c, n) => (c + sorted[n]) / 2), size];
-    return new Map(sorted.map((c, n) => [c, [between[n], between[n + 1]]]));
+    const middles = sorted.slice(1).map((centre, n) => (centre + sorted[n]) / 2);
+    const bounds = [0, ...middles, size];
+    return new Map(sorted.map((centre, n) => [centre, [bounds[n], bounds[n + 1]]]));
   }
 
-  function range(values) {
+  /** The range of the colours begins at zero, so that a small change does not look like a large one. */
+  function valueRange(values) {
     const finite = values.filter(Number.isFinite);
-    return [Math.min(0, ...finite), Math.max(...finite)]; // from zero on, lest a change of nothing look like much
+    return [Math.min(0, ...finite), Math.max(...finite)];
   }
 
-  /** The scale of a map, with the values of its ends. */
-  atlas.scale = (values) => {
-    const [low, high] = range(values);
-    const ramp = `linear-gradient(to right, ${given("site").colours.map((c) => `rgb(${c.join(" ")})`).join(", ")})`;
-    return el("span", { class: "scale" }, atlas.exact(low), el("i", { style: { background: ramp }, "aria-hidden": "true" }), atlas.exact(high));
+  /** The colour scale of values, with the numbers at its ends. */
+  atlas.scaleNode = (values) => {
+    const [low, high] = valueRange(values);
+    const colours = included("site").colours.map((levels) => `rgb(${levels.join(" ")})`);
+    const ramp = { style: { background: `linear-gradient(to right, ${colours.join(", ")})` }, "aria-hidden": "true" };
+    return element("span", { class: "scale" }, numberNode(low), element("i", ramp), numberNode(high));
   };
 })();

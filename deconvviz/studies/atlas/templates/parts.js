@@ -1,95 +1,115 @@
 "use strict";
-/* Parts that several pages share: tiles cut out of sprites, the patch/projection choice, crumbs, tables. */
+/* Parts that several pages share: tiles cut out of sprites, the choice of patches or projections, crumbs, tables. */
 
 (() => {
-  const { el, $, given, number3 } = atlas;
+  const { element, byId, included, padded, nameNode } = atlas;
 
-  /** Shows block n of a sprite sheet, or one part of it, as the background of `node`, at whatever size it has. */
-  atlas.place = (node, layer, sheet, n, part = null) => {
-    const number = Math.floor(n / sheet.perSheet);
-    const within = n % sheet.perSheet;
-    const onThis = Math.min(sheet.perSheet, sheet.count - number * sheet.perSheet);
+  /** Where a part of a picture lies, in the per cent that background-position expects. */
+  const position = (start, whole, length) => (whole > length ? `${(100 * start) / (whole - length)}%` : "0%");
+
+  /** Shows block n of a sprite sheet, or a part of the block, as the background of a node of any size. */
+  atlas.showBlock = (node, layer, sheet, n, part = null) => {
+    const sheetNumber = Math.floor(n / sheet.perSheet);
+    const place = n % sheet.perSheet;
+    const blocksOnSheet = Math.min(sheet.perSheet, sheet.count - sheetNumber * sheet.perSheet);
     const width = sheet.columns * sheet.width;
-    const height = Math.ceil(onThis / sheet.columns) * sheet.height;
+    const height = Math.ceil(blocksOnSheet / sheet.columns) * sheet.height;
     const cut = part ?? { x: 0, y: 0, width: sheet.width, height: sheet.height };
-    const x = (within % sheet.columns) * sheet.width + cut.x;
-    const y = Math.floor(within / sheet.columns) * sheet.height + cut.y;
-    const share = (at, whole, shown) => (whole > shown ? `${(100 * at) / (whole - shown)}%` : "0%");
-    node.style.backgroundImage = `url("layers/${layer.folder}/${sheet.name}-${number3(number)}.${sheet.suffix}")`;
+    const x = (place % sheet.columns) * sheet.width + cut.x;
+    const y = Math.floor(place / sheet.columns) * sheet.height + cut.y;
+    const file = `${sheet.name}-${padded(sheetNumber, 3)}.${sheet.suffix}`;
+    node.style.backgroundImage = `url("layers/${layer.folder}/${file}")`;
     node.style.backgroundSize = `${(100 * width) / cut.width}% ${(100 * height) / cut.height}%`;
-    node.style.backgroundPosition = `${share(x, width, cut.width)} ${share(y, height, cut.height)}`;
+    node.style.backgroundPosition = `${position(x, width, cut.width)} ${position(y, height, cut.height)}`;
     node.style.aspectRatio = `${cut.width} / ${cut.height}`;
     return node;
   };
 
-  /** All of a filter's patches, or of its projections, as one picture. */
-  atlas.block = (layer, data, row, kind, label) => {
-    const node = el("span", { class: `block ${kind}`, role: "img", "aria-label": label, style: { "--side": data.side } });
-    return atlas.place(node, layer, data.sheets[kind], row);
+  /** All patches or all projections of a filter, as one picture; kind: "patches" or "projections". */
+  atlas.blockNode = (layer, data, row, kind, label) => {
+    const attributes = { class: `block ${kind}`, role: "img", "aria-label": label, style: { "--side": data.side } };
+    return atlas.showBlock(element("span", attributes), layer, data.sheets[kind], row);
   };
 
-  /** The size of a tile within the block of a sheet. */
-  const tileOf = ({ side, sheets }, kind) => ({ width: sheets[kind].width / side, height: sheets[kind].height / side });
-
-  /** One of them: the patch or projection of rank 0, 1 ... */
-  atlas.tile = (layer, data, row, rank, kind, label) => {
-    const { width, height } = tileOf(data, kind);
-    const part = { x: (rank % data.side) * width, y: Math.floor(rank / data.side) * height, width, height };
-    const node = el("span", { class: `tile ${kind}`, role: "img", "aria-label": label });
-    return atlas.place(node, layer, data.sheets[kind], row, part);
+  /** One patch or one projection of a filter; rank: 0 for the strongest. */
+  atlas.tileNode = (layer, data, row, rank, kind, label) => {
+    const { side, sheets } = data;
+    const [width, height] = [sheets[kind].width / side, sheets[kind].height / side];
+    const part = { x: (rank % side) * width, y: Math.floor(rank / side) * height, width, height };
+    const node = element("span", { class: `tile ${kind}`, role: "img", "aria-label": label });
+    return atlas.showBlock(node, layer, sheets[kind], row, part);
   };
 
-  /** The way here: the index, then links or texts. */
-  atlas.crumbs = (...parts) => {
-    const bar = $("crumbs");
-    bar.replaceChildren(bar.firstElementChild);
-    for (const part of parts) bar.append(el("span", { class: "slash", "aria-hidden": "true" }, "›"), part);
+  /** The path to this page: the index, then the parts, which are links or texts. */
+  atlas.showCrumbs = (...parts) => {
+    const crumbs = byId("crumbs");
+    crumbs.replaceChildren(crumbs.firstElementChild);
+    for (const part of parts) crumbs.append(element("span", { class: "slash", "aria-hidden": "true" }, "›"), part);
   };
 
-  /** Links to what comes before and after, as the arrow keys go. */
-  atlas.steps = (before, after) => {
-    const link = (to, sign, key) =>
-      to ? el("a", { href: to.href, title: `${to.title} (${key})`, "aria-label": to.title }, sign) : el("span", { class: "quiet" }, sign);
-    $("steps").replaceChildren(link(before, "←", "left arrow"), link(after, "→", "right arrow"));
+  /** Links to the previous and the next page, which the arrow keys follow too. */
+  atlas.showSteps = (previous, next) => {
+    const link = (target, arrow, key) =>
+      target
+        ? element("a", { href: target.href, title: `${target.title} (${key})`, "aria-label": target.title }, arrow)
+        : element("span", { class: "quiet" }, arrow);
+    byId("steps").replaceChildren(link(previous, "←", "left arrow"), link(next, "→", "right arrow"));
   };
 
-  /** The settings of nested objects as rows: [path, text]. */
-  const flat = (settings, path = []) =>
+  function settingText(value) {
+    if (Array.isArray(value)) return value.join(", ");
+    return value === null ? "–" : String(value);
+  }
+
+  /** The settings of nested objects as rows of [path, text]. */
+  const settingRows = (settings, path = []) =>
     Object.entries(settings).flatMap(([key, value]) => {
-      const here = [...path, key.replaceAll("_", " ")];
-      if (value !== null && typeof value === "object" && !Array.isArray(value)) return flat(value, here);
-      return [[here.join(", "), Array.isArray(value) ? value.join(", ") : value === null ? "–" : String(value)]];
+      const keyPath = [...path, key.replaceAll("_", " ")];
+      const nested = value !== null && typeof value === "object" && !Array.isArray(value);
+      return nested ? settingRows(value, keyPath) : [[keyPath.join(", "), settingText(value)]];
     });
 
-  /** The commands behind a page, and a table of the configuration. */
-  atlas.provenance = (command, ...groups) => {
-    const commands = [...new Set([given("site").command, command].filter(Boolean))];
-    const rows = groups.flatMap((group) => flat(group)).map(([key, text]) =>
-      el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, atlas.named(text, "wrap"))));
-    const table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Configuration" }, el("table", { class: "settings" }, el("tbody", {}, ...rows)));
-    $("made").replaceChildren(...commands.map((text) => el("pre", {}, text)), el("details", {}, el("summary", {}, "Configuration"), table));
+  /** Shows the commands that made a page, and a table of their configuration. */
+  atlas.showProvenance = (command, ...groups) => {
+    const commands = [...new Set([included("site").command, command].filter(Boolean))];
+    const rows = groups.flatMap((group) => settingRows(group)).map(([path, text]) =>
+      element("tr", {}, element("th", { scope: "row" }, path), element("td", {}, nameNode(text, "wrap"))));
+    const table = element("table", { class: "settings" }, element("tbody", {}, ...rows));
+    const region = { class: "scroll", tabindex: "0", role: "region", "aria-label": "Configuration" };
+    const details = element("details", {}, element("summary", {}, "Configuration"), element("div", region, table));
+    byId("made").replaceChildren(...commands.map((text) => element("pre", {}, text)), details);
   };
 
-  /** Says in place of a page that what its address names is not in the atlas. */
-  atlas.absent = (what) => {
-    const links = given("site").layers.map((layer) =>
-      el("li", {}, el("a", { href: atlas.layerAddress(layer.name) }, atlas.named(layer.name))));
+  /** Shows in place of a page that the atlas has nothing of this name. */
+  atlas.showAbsent = (name) => {
+    const links = included("site").layers.map((layer) =>
+      element("li", {}, element("a", { href: atlas.layerAddress(layer.name) }, nameNode(layer.name))));
     document.title = "Not found";
     document.documentElement.dataset.ready = "absent";
     window.addEventListener("hashchange", () => location.reload(), { once: true });
-    $("content").replaceChildren(
-      el("h1", {}, "Not in this atlas"), el("p", {}, "Nothing here is called ", atlas.named(what), ". The layers are:"), el("ul", {}, ...links));
+    byId("content").replaceChildren(
+      element("h1", {}, "Not in this atlas"),
+      element("p", {}, "This atlas has no page for ", nameNode(name), ". It shows these layers:"),
+      element("ul", {}, ...links));
   };
 
-  /** The address after # names what is shown, so that the way past the header cannot be such a link. */
+  /** Moves the focus to the next or previous card of a grid. */
+  atlas.stepFocus = (grid, step) => {
+    const cards = [...grid.children];
+    const place = cards.findIndex((card) => card.contains(document.activeElement));
+    const next = place < 0 ? cards[0] : cards[place + step];
+    if (next) next.firstElementChild.focus();
+  };
+
+  /** The address after # names what is shown, so the link that skips the header cannot be a link of that kind. */
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();
-    $("content").focus();
+    byId("content").focus();
   });
 
   const MODES = ["projections", "both", "patches"];
 
-  function show(mode) {
+  function showMode(mode) {
     document.documentElement.dataset.mode = mode;
     for (const button of document.querySelectorAll("#mode button"))
       button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
@@ -98,14 +118,14 @@
     } catch { /* a browser may forbid it; the choice then lasts as long as the page */ }
   }
 
-  /** Projections, both, patches, and around again. */
-  atlas.toggle = () => show(MODES[(MODES.indexOf(document.documentElement.dataset.mode) + 1) % MODES.length]);
+  /** Goes on to the next of projections, both and patches. */
+  atlas.nextMode = () => showMode(MODES[(MODES.indexOf(document.documentElement.dataset.mode) + 1) % MODES.length]);
 
-  let kept = null;
+  let storedMode = null;
   try {
-    kept = localStorage.getItem("atlas-mode");
+    storedMode = localStorage.getItem("atlas-mode");
   } catch { /* as above */ }
-  show(MODES.includes(kept) ? kept : "both");
+  showMode(MODES.includes(storedMode) ? storedMode : "both");
   for (const button of document.querySelectorAll("#mode button"))
-    button.addEventListener("click", () => show(button.dataset.mode));
+    button.addEventListener("click", () => showMode(button.dataset.mode));
 })();
