@@ -139,10 +139,8 @@ class _AtlasMaker:
             self.options.k,
             self.data / "mined.h5",
             preprocess=self.inputs.preprocess,
-            batch_size=self.run.batch_size,
-            precision=self.run.precision,
-            progress=self.run.progress,
             sources=self.inputs.sources,
+            **self.run.keywords(),
         )
 
     @cached_property
@@ -156,10 +154,8 @@ class _AtlasMaker:
             preprocess=self.inputs.preprocess,
             pool="max 1x1",
             indices=evenly(self.mined.total, COMPARED),
-            batch_size=self.run.batch_size,
-            precision=self.run.precision,
-            progress=self.run.progress,
             sources=self.inputs.sources,
+            **self.run.keywords(),
         )
 
     @cached_property
