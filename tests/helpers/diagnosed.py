@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,23 @@ import deconvviz as dv
 from deconvviz.data.datasets import Images
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.studies.diagnosis.finding import CHECKS, Check, Finding
+from deconvviz.studies.diagnosis.checks import CHECKS
+from deconvviz.studies.diagnosis.finding import Finding
+from deconvviz.studies.diagnosis.options import DiagnosisOptions
 from deconvviz.studies.diagnosis.subject import Subject
 
 SIDE = 24
 PLAIN = dv.Preprocess(resize=None, crop=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+class Planted(NamedTuple):
+    """A flaw that a check must find; both functions get an empty folder.
+
+    flawed makes a subject with the flaw; sound makes the same without it.
+    """
+
+    flawed: Callable[[pathlib.Path], Subject]
+    sound: Callable[[pathlib.Path], Subject]
 
 
 def noise_images(
@@ -33,26 +46,28 @@ def noise_images(
 
 
 def about(model: nn.Module, images: InMemoryImages | None = None, std: float = 0.5, **options: Any) -> Subject:
-    """A Subject of a model and some images, which is given the model itself as well."""
+    """A Subject of a model and some images."""
     images = images or noise_images()
     side = len(images[0][0])
     preprocess = Preprocess(resize=None, crop=side, mean=(0.5,) * 3, std=(std,) * 3)
-    return Subject(dv.capture(model.eval(), (3, side, side)), images, preprocess, model, **options)
+    return subject_of(model, images, preprocess, **options)
 
 
 def subject_of(model: nn.Module, images: Images, preprocess: dv.Preprocess = PLAIN, **options: Any) -> Subject:
     """A Subject of a network, images and how they become its input."""
-    return Subject(dv.capture(model.eval(), preprocess.shape), images, preprocess, **options)
+    return Subject(
+        dv.capture(model.eval(), preprocess.shape), images, preprocess, DiagnosisOptions(progress=False, **options)
+    )
 
 
 def found(name: str, subject: Subject) -> list[Finding]:
     """What the check of that name finds."""
-    return list(CHECKS[name](subject))
+    return list(CHECKS[name](subject).findings)
 
 
-def found_by(check: Check, subject: Subject) -> list[Finding]:
-    """What a check finds."""
-    return list(check(subject))
+def skipped(name: str, subject: Subject) -> str:
+    """Why the check of that name, or a part of it, was not made; empty where all of it was."""
+    return str(CHECKS[name](subject).skipped or "")
 
 
 def net(

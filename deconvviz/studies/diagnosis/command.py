@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from deconvviz.cli.inputs import captured, load, matched_outputs, output_names
-from deconvviz.cli.options import ModelOptions, classes_option, model_options
+from deconvviz.choices import SEVERITIES, Severity
+from deconvviz.cli.inputs import matched_outputs, open_model, output_names
+from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, run_options
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
+from deconvviz.run.options import RunOptions
 from deconvviz.version import __version__
 
 if TYPE_CHECKING:
@@ -19,31 +23,89 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.studies.diagnosis.result import Diagnosis
 
-MARK = "deconvviz diagnose"  # how a page of ours is known
-OWN = {"diagnosis.json", "other.json", "findings.csv", "classes.csv", "evidence"}  # what a broken-off report left
-NO_NEIGHBOURS = "the classes that are taken for one another, and accuracy, are left out"
+MARK = "deconvviz diagnose"  # every page of this command holds it
+# What a report consists of besides its page; a folder with nothing else may be written into.
+REPORT = {"diagnosis.json", "other.json", "findings.csv", "classes.csv", "evidence"}
+NO_NEIGHBOURS = "accuracy, and the classes that are taken for one another, are left out"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """What is asked alike of both networks."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What the options say about the checks and about what they look at.
+
+    Attributes:
+        checks: names of the checks; empty for all.
+        layers: names of the layers to look at; empty for the default ones.
+        limit: how many images to look at.
+        truth: path of a table of boxes or a folder of masks; None where there is none.
+        snapshots: path of the snapshots of the training; None where there are none.
+        names: path of a file with the names of the network's outputs; None for the model's own.
+    """
 
     checks: tuple[str, ...]
     layers: tuple[str, ...]
     limit: int
     truth: str | None
-    batch_size: int | None
-    workers: int
-    seed: int
+    snapshots: str | None
     names: str | None
-    quiet: bool
 
 
-def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+class Diagnosed(NamedTuple):
+    """A network and its diagnosis."""
+
+    network: Network
+    diagnosis: Diagnosis
+
+
+def report_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `ReportOptions`, handed to the command as `choices`."""
+    fields = [field.name for field in dataclasses.fields(ReportOptions)]
+
+    @functools.wraps(command)
+    def grouped(**arguments: Any) -> None:
+        chosen = {name: arguments.pop(name) for name in fields}
+        chosen["checks"] = () if chosen["checks"] == "all" else _split(chosen["checks"])
+        chosen["layers"] = _split(",".join(chosen["layers"]))
+        command(choices=ReportOptions(**chosen), **arguments)
+
+    options = (
+        click.option("-l", "--layer", "--layers", "layers", multiple=True, help="Look at these layers, such as a,b,c."),
+        click.option(
+            "--limit",
+            default=1000,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Look at this many images, evenly chosen.",
+        ),
+        click.option(
+            "--checks", default="all", show_default=True, help="Make only these checks, such as dead,aliasing."
+        ),
+        click.option(
+            "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_checks, help="List the checks."
+        ),
+        click.option("--snapshots", metavar="FILE", help="Snapshots of the training, to see whether features settled."),
+        click.option(
+            "--truth",
+            metavar="FILE|FOLDER",
+            help="Where the objects are: a CSV file of boxes, or a folder of masks. Scenes know it themselves.",
+        ),
+        classes_option,
+    )
+    decorated: Callable[..., None] = grouped
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> None:
     """Print the checks and leave: no model is needed for that."""
-    if not wanted or context.resilient_parsing:
+    if not asked or context.resilient_parsing:
         return
-    from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES
+    from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
 
     for entry in (CHECKS[name] for name in NAMES):
         needs = f" (needs {', '.join(entry.needs)})" if entry.needs else ""
@@ -54,51 +116,41 @@ def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.command()
 @click.argument("model")
 @click.argument("images")
-@click.option("-o", "--out", default="diagnosis", show_default=True, help="A folder for the page, JSON, CSV, figures.")
-@click.option("-l", "--layer", "--layers", "layers", multiple=True, help="Look at these layers, also a,b,c.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="Images, evenly over all.")
-@click.option("--checks", default="all", show_default=True, help="Some of --list, such as dead,aliasing.")
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_listed, help="List the checks.")
-@click.option("--snapshots", metavar="FILE", help="Of the training, to see whether features have settled.")
-@click.option("--truth", metavar="FILE|FOLDER", help="Where the objects are: a CSV of boxes, or masks. Scenes know it.")
-@click.option("--compare", metavar="MODEL", help="Another network, on the same images.")
 @click.option(
-    "--compare-weights", default="DEFAULT", show_default=True, metavar="DEFAULT|FILE|none", help="Its weights."
+    "-o", "--out", default="diagnosis", show_default=True, help="Folder for the page, JSON and CSV files, and figures."
+)
+@report_options
+@click.option("--compare", metavar="MODEL", help="Compare with another network on the same images.")
+@click.option(
+    "--compare-weights",
+    default="DEFAULT",
+    show_default=True,
+    metavar="DEFAULT|FILE|none",
+    help="Weights of the other network.",
 )
 @click.option(
     "--fail-on",
-    type=click.Choice(["note", "warning", "serious"]),
+    type=click.Choice(SEVERITIES),
     help="Exit with 1 where there is a finding of that severity or a higher one.",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="[default: 16 on a CPU, 64 on a GPU]")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode images.")
-@click.option("--seed", default=0, show_default=True, help="Of what is sampled.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-@classes_option
+@run_options(batch_size="Images in one pass.", workers=DECODING, seed="Seed of sampled positions and signs.")
 @model_options
 def diagnose(
     model: str,
     images: str,
     out: str,
-    options: ModelOptions,
+    choices: ReportOptions,
     compare: str | None,
     compare_weights: str,
-    snapshots: str | None,
-    fail_on: str | None,
-    checks: str,
-    layers: tuple[str, ...],
-    limit: int,
-    truth: str | None,
-    batch_size: int | None,
-    workers: int,
-    seed: int,
-    names: str | None,
-    quiet: bool,
+    fail_on: Severity | None,
+    run: RunOptions,
+    options: ModelOptions,
 ) -> None:
-    """Find out what is wrong with a network: OUT/index.html, with evidence and what to try.
+    """Find out what is wrong with a network. The report is OUT/index.html, with evidence and what to try.
 
-    ZFNet's authors found by looking that AlexNet's first layer had dead filters and its second aliased; this measures
-    such things on your images and shows the pictures. The exit code is 0 whatever is found, but for --fail-on.
+    The authors of ZFNet found by looking that AlexNet's first layer had dead filters and that its second one aliased.
+    This command measures such things on your images, and shows the pictures. The exit code is 0 whatever is found,
+    except with --fail-on.
 
     \b
     Examples:
@@ -108,27 +160,26 @@ def diagnose(
     """
     from deconvviz.data.datasets import open_images
 
-    wanted = () if checks == "all" else tuple(name.strip() for name in checks.split(",") if name.strip())
-    spread = tuple(name.strip() for text in layers for name in text.split(",") if name.strip())
-    asked = _Asked(wanted, spread, limit, truth, batch_size, workers, seed, names, quiet)
     folder = pathlib.Path(out)
-    _check(folder, wanted)
+    _check(folder, choices.checks)
     opened = open_images(images)
-    network, found = _diagnosed(model, options, opened, asked, snapshots)
-    other = None
+    both = [_diagnosed(model, options, opened, choices, run)]
     if compare is not None:
-        second = dataclasses.replace(options, weights=compare_weights)
-        other = _diagnosed(compare, second, opened, dataclasses.replace(asked, layers=()), None)
-    _write(folder, (model, compare), images, (network, found), other)
-    click.echo(repr(found))
+        its_options = dataclasses.replace(options, weights=compare_weights)
+        both.append(
+            _diagnosed(compare, its_options, opened, dataclasses.replace(choices, layers=(), snapshots=None), run)
+        )
+    _write(folder, [model, *([compare] if compare else [])], images, both)
+    diagnosis = both[0].diagnosis
+    click.echo(repr(diagnosis))
     click.echo(f"open {folder / 'index.html'}")
-    if fail_on is not None and found.at_least(fail_on):  # type: ignore[arg-type]
+    if fail_on is not None and diagnosis.at_least(fail_on):
         raise SystemExit(1)
 
 
 def _check(folder: pathlib.Path, checks: tuple[str, ...]) -> None:
-    """Refuse an unknown check, and a folder that holds anything else, before the work."""
-    from deconvviz.studies.diagnosis.diagnose import CHECKS
+    """Refuse an unknown check, or a folder that holds other files, before the work."""
+    from deconvviz.studies.diagnosis.checks import CHECKS
 
     for name in checks:
         _ = CHECKS[name]
@@ -136,75 +187,62 @@ def _check(folder: pathlib.Path, checks: tuple[str, ...]) -> None:
         raise DataError(f"{folder} is a file; give a folder with --out")
     page = folder / "index.html"
     ours = page.is_file() and MARK in page.read_text("utf-8", "replace")[:1000]
-    if folder.is_dir() and not ours and any(path.name not in OWN for path in folder.iterdir()):
+    if folder.is_dir() and not ours and any(path.name not in REPORT for path in folder.iterdir()):
         raise DataError(f"{folder} holds other files; give another folder with --out")
     if not folder.resolve().parent.is_dir():
         raise DataError(f"cannot make {folder}: there is no folder {folder.resolve().parent}; create it first")
 
 
-def _diagnosed(
-    model: str, options: ModelOptions, images: Images, asked: _Asked, snapshots: str | None
-) -> tuple[Network, Diagnosis]:
+def _diagnosed(model: str, options: ModelOptions, images: Images, choices: ReportOptions, run: RunOptions) -> Diagnosed:
+    """Load a network and diagnose it."""
     from deconvviz.data.truth import open_truth
     from deconvviz.results.snapshots import Snapshots
-    from deconvviz.studies.diagnosis import diagnose as diagnosis
+    from deconvviz.studies.diagnosis.diagnose import diagnose
 
-    loaded, preprocess = load(model, options)
-    network = captured(loaded, preprocess, options.device)
-    names = output_names(loaded, asked.names)
+    network, preprocess, loaded = open_model(model, options)
+    names = output_names(loaded, choices.names)
     outputs = matched_outputs(images, network, names, False, NO_NEIGHBOURS) if len(images.classes) else None
-    found = diagnosis.diagnose(
+    diagnosis = diagnose(
         network,
         images,
         preprocess=preprocess,
-        checks=asked.checks,
-        layers=asked.layers,
+        checks=choices.checks,
+        sources=sources(loaded),
+        layers=choices.layers,
+        limit=choices.limit,
         outputs=outputs,
         names=names,
-        truth=open_truth(asked.truth, images),
-        snapshots=Snapshots(snapshots) if snapshots else None,
-        limit=asked.limit,
-        batch_size=asked.batch_size,
-        workers=asked.workers,
-        seed=asked.seed,
-        progress=not asked.quiet,
-        sources=sources(loaded),
+        truth=open_truth(choices.truth, images),
+        snapshots=Snapshots(choices.snapshots) if choices.snapshots else None,
+        **run.keywords(),
     )
-    return network, found
+    return Diagnosed(network, diagnosis)
 
 
-def _write(
-    folder: pathlib.Path,
-    models: tuple[str, str | None],
-    images: str,
-    first: tuple[Network, Diagnosis],
-    second: tuple[Network, Diagnosis] | None,
-) -> None:
-    """Write the page last: a folder without one is no finished report."""
+def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed]) -> None:
+    """Write the report, its page last: a folder without a page is an unfinished report."""
     from deconvviz.studies.diagnosis.diagnose import first_filters
-    from deconvviz.studies.diagnosis.measures.neighbours import save_neighbours
     from deconvviz.studies.diagnosis.page import write_report
+    from deconvviz.studies.diagnosis.result import save_neighbours
 
     folder.mkdir(exist_ok=True)
-    for left in ("classes.csv", "other.json"):  # of an earlier report; not every one has them
-        (folder / left).unlink(missing_ok=True)
-    found = first[1]
-    found.save_json(folder / "diagnosis.json")
-    found.save_csv(folder / "findings.csv")
-    if found.classes:
-        save_neighbours(found.classes, folder / "classes.csv")
-    if second is not None:
-        second[1].save_json(folder / "other.json")
-    both = [first] if second is None else [first, second]
-    weights = [pathlib.Path(str(found.sources["weights"])).name for _, found in both]
-    names = [f"{model} ({file})" for model, file in zip(models, weights, strict=False)]
+    for name in ("classes.csv", "other.json"):  # of an earlier report; not every report has them
+        (folder / name).unlink(missing_ok=True)
+    diagnosis, other = both[0].diagnosis, both[1].diagnosis if len(both) > 1 else None
+    diagnosis.save_json(folder / "diagnosis.json")
+    diagnosis.save_csv(folder / "findings.csv")
+    if diagnosis.classes:
+        save_neighbours(diagnosis.classes, folder / "classes.csv")
+    if other is not None:
+        other.save_json(folder / "other.json")
+    weights = [pathlib.Path(str(each.diagnosis.sources["weights"])).name for each in both]
     write_report(
         folder,
-        found,
-        names=names,
+        diagnosis,
+        names=[f"{model} ({file})" for model, file in zip(models, weights, strict=True)],
         images=images,
         command=command_line(),
         version=__version__,
-        other=None if second is None else second[1],
-        first=[first_filters(network) for network, _ in both],
+        other=other,
+        first_layers=[first_filters(each.network) for each in both],
     )

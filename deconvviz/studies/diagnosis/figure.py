@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -13,172 +13,163 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from deconvviz.figures.tiles import mosaic, place, stretched
+from deconvviz.data.pictures import stretched
+from deconvviz.figures.sheet import Sheet
+from deconvviz.figures.tiles import mosaic
+from deconvviz.types import Floats
 
 if TYPE_CHECKING:
     from deconvviz.studies.diagnosis.finding import Evidence, Finding
 
+DPI = 150  # the page embeds these figures; more would only make it larger
 WIDTH = 7.2  # inches
-VALUES, LIMIT = "#21436b", "#d55e00"
+VALUES, LIMIT = "#21436b", "#d55e00"  # dark blue, and orange for thresholds; they differ in lightness too
 DASHES = ("-", "--", ":", "-.")
-NAMED = 40  # bars that are labelled by name
-Floats = NDArray[np.float64]
+NAMED = 40  # bars: more are not labelled by name
+LABEL, NAME = 6.5, 8  # points: labels of tiles, names of axes
+TITLE = 80  # letters of a title on one line
+MARGIN, GAP = 0.15, 0.1  # inches: beside the tiles, and between them
+LETTER, ROW = 0.062, 0.12  # inches: the width of a letter of a tile's label, and the height of its lines
+BLOCK, SPACE = 4.4, 0.3  # inches: the width of a network's first layer, and the space around it
 
 
 def draw_evidence(finding: Finding, title: str, caption: str) -> Figure:
-    """Draw what a finding shows, as the kind of its evidence says; the threshold, where there is one, as a line."""
-    evidence = finding.evidence
+    """Draw what a finding shows: bars, a histogram, lines, points or pictures.
+
+    Args:
+        finding: a finding; its evidence says what is drawn.
+        title: the heading; a long one is wrapped.
+        caption: what stands below. Where the evidence says what its pictures show, that is added in front.
+    """
+    evidence, title = finding.evidence, "\n".join(textwrap.wrap(title, TITLE)[:2])
     if evidence.kind == "tiles":
-        return _tiles(evidence, title, caption)
-    figure, axes = _framed(_height(evidence), title, caption)
+        return _tiles(evidence, title, f"{evidence.x}\n{caption}" if evidence.x else caption)
+    sheet = Sheet(WIDTH, _height(evidence), title, caption, DPI)
+    body = (0, sheet.bottom / sheet.height, 1, (sheet.top - sheet.bottom) / sheet.height)
+    sheet.figure.set_layout_engine(ConstrainedLayoutEngine(rect=body))
+    axes = sheet.figure.subplots()
     {"bars": _bars, "histogram": _histogram, "line": _line, "scatter": _scatter}[evidence.kind](axes, evidence)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return sheet.figure
 
 
-def draw_first_filters(
-    filters: Sequence[NDArray[np.floating[Any]]], names: Sequence[str], title: str, caption: str
-) -> Figure:
-    """Draw the first-layer filters of two networks beside each other, each stretched by itself.
+def draw_first_filters(filters: Sequence[Floats], names: Sequence[str], title: str, caption: str) -> Figure:
+    """Draw the first-layer filters of networks side by side, each filter with its own contrast.
 
-    filters: [n, h, w, 3] of each network; names: what stands above each.
+    Args:
+        filters: of each network, [n, h, w, 3].
+        names: of the networks.
+        title: the heading.
+        caption: what stands below.
 
     Source: Zeiler and Fergus 2013, figure 6 (b) and (c).
     """
-    wide = 4.4
     blocks = [
-        mosaic([stretched(f, 100) for f in each], max(1, math.ceil(math.sqrt(len(each)))), 1, 1.0) for each in filters
+        mosaic([stretched(each, 100) for each in network], max(1, math.ceil(math.sqrt(len(network)))), 1, 1.0)
+        for network in filters
     ]
-    tall = [wide * block.shape[0] / block.shape[1] for block in blocks]
-    lines = _wrapped(caption, 2 * wide)
-    height = max(tall) + 0.85 + 0.14 * (lines.count("\n") + 1)
-    width = len(filters) * (wide + 0.3) + 0.3
-    figure = Figure(figsize=(width, height), dpi=150)
-    figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=10, weight="bold")
-    figure.text(0.5, 0.08 / height, lines, ha="center", va="bottom", fontsize=7, color="0.25")
-    for n, (block, name, down) in enumerate(zip(blocks, names, tall, strict=True)):
-        x = 0.3 + n * (wide + 0.3)
-        figure.text((x + wide / 2) / width, 1 - 0.5 / height, _cut(name, 60), ha="center", va="center", fontsize=8)
-        place(figure, block, (x, height - 0.65 - down, wide, down))
-    return figure
-
-
-def _framed(height: float, title: str, caption: str) -> tuple[Figure, Axes]:
-    lines = _wrapped(caption, WIDTH)
-    below = 0.14 * (lines.count("\n") + 1)
-    height += below
-    bottom = (below + 0.1) / height
-    figure = Figure(figsize=(WIDTH, height), dpi=150, layout=ConstrainedLayoutEngine(rect=(0, bottom, 1, 1 - bottom)))
-    axes = figure.subplots()
-    axes.set_title("\n".join(textwrap.wrap(title, 90)), fontsize=9, weight="bold")
-    figure.text(0.5, 0.06 / height, lines, ha="center", va="bottom", fontsize=6.5, color="0.25")
-    return figure, axes
+    heights = [BLOCK * block.shape[0] / block.shape[1] for block in blocks]
+    sheet = Sheet(len(filters) * (BLOCK + SPACE) + SPACE, max(heights) + 0.25, title, caption, DPI)
+    for n, (block, name, height) in enumerate(zip(blocks, names, heights, strict=True)):
+        left = SPACE + n * (BLOCK + SPACE)
+        sheet.text(left + BLOCK / 2, sheet.top - 0.05, _cut(name, 60), ha="center", va="center", fontsize=NAME)
+        sheet.picture(block, left, sheet.top - 0.2 - height, BLOCK, height)
+    return sheet.figure
 
 
 def _height(evidence: Evidence) -> float:
+    """Return the height of the axes with their labels, in inches."""
     if evidence.kind == "bars" and len(evidence.arrays["values"]) <= NAMED:
-        return 1.1 + 0.19 * len(evidence.arrays["values"])
-    return 3.0
+        return 0.8 + 0.19 * len(evidence.arrays["values"])
+    return 2.7
 
 
 def _bars(axes: Axes, evidence: Evidence) -> None:
-    """Bars lie down, each with its name, as long as there is room for names; more of them stand, ranked by place."""
+    """Draw bars: lying, each with its name, as long as there is room for names; more of them upright by rank."""
     values = np.asarray(evidence.arrays["values"], np.float64)
-    if len(values) <= NAMED:
-        names = [_cut(label, 44) for label in evidence.labels] or [str(n) for n in range(len(values))]
-        places = np.arange(len(values))
-        axes.barh(places, values, 0.7, color=VALUES)
-        axes.set_yticks(places, names)
-        axes.set_ylim(len(values) - 0.4, -0.6)
-        axes.set_xlabel(evidence.y, fontsize=8)
-        axes.set_ylabel(evidence.x, fontsize=8)
-        axes.axvline(0, color="0.5", linewidth=0.6)
-        _mark(axes, evidence.mark, upright=True)
+    if len(values) > NAMED:
+        axes.bar(np.arange(len(values)), values, 1.0, color=VALUES)
+        axes.set_xlabel(evidence.x, fontsize=NAME)
+        axes.set_ylabel(evidence.y, fontsize=NAME)
+        _mark(axes, evidence.mark, upright=False)
         return
-    axes.bar(np.arange(len(values)), values, 1.0, color=VALUES)
-    axes.set_xlabel(evidence.x, fontsize=8)
-    axes.set_ylabel(evidence.y, fontsize=8)
-    _mark(axes, evidence.mark, upright=False)
+    names = [_cut(label, 44) for label in evidence.labels] or [str(n) for n in range(len(values))]
+    axes.barh(np.arange(len(values)), values, 0.7, color=VALUES)
+    axes.set_yticks(np.arange(len(values)), names)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set_xlabel(evidence.y, fontsize=NAME)
+    axes.set_ylabel(evidence.x, fontsize=NAME)
+    axes.axvline(0, color="0.5", linewidth=0.6)
+    _mark(axes, evidence.mark, upright=True)
 
 
 def _histogram(axes: Axes, evidence: Evidence) -> None:
     values = np.asarray(evidence.arrays["values"], np.float64)
     values = values[np.isfinite(values)]
     axes.hist(values, bins=min(40, max(10, len(values) // 8)), color=VALUES)
-    axes.set_xlabel(evidence.x, fontsize=8)
-    axes.set_ylabel(evidence.y or "count", fontsize=8)
+    axes.set_xlabel(evidence.x, fontsize=NAME)
+    axes.set_ylabel(evidence.y or "count", fontsize=NAME)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _mark(axes, evidence.mark, upright=True)
 
 
 def _line(axes: Axes, evidence: Evidence) -> None:
     x, y = evidence.arrays["x"], np.atleast_2d(evidence.arrays["y"])
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(y)))
-    few = "o" if len(x) <= 40 else ""
+    marker = "o" if len(x) <= 40 else ""
     labels = evidence.labels or ("",) * len(y)
     for n, (series, label) in enumerate(zip(y, labels, strict=False)):
-        axes.plot(x, series, DASHES[n % 4], color=colours[n], label=label, marker=few, markersize=3, linewidth=1.4)
-    axes.set_xlabel(evidence.x, fontsize=8)
-    axes.set_ylabel(evidence.y, fontsize=8)
+        axes.plot(x, series, DASHES[n % 4], color=colours[n], label=label, marker=marker, markersize=3, linewidth=1.4)
+    axes.set_xlabel(evidence.x, fontsize=NAME)
+    axes.set_ylabel(evidence.y, fontsize=NAME)
     axes.grid(color="0.92", linewidth=0.6)
     if (x == np.round(x)).all():
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _mark(axes, evidence.mark, upright=True)  # of a line it is a place along x
+    _mark(axes, evidence.mark, upright=True, word="limit")  # of lines it is a place along x
     if any(labels) or evidence.mark is not None:
         axes.legend(fontsize=7, frameon=False)
 
 
 def _scatter(axes: Axes, evidence: Evidence) -> None:
     axes.plot(evidence.arrays["x"], evidence.arrays["y"], "o", color=VALUES, markersize=3, alpha=0.6, mec="none")
-    axes.set_xlabel(evidence.x, fontsize=8)
-    axes.set_ylabel(evidence.y, fontsize=8)
+    axes.set_xlabel(evidence.x, fontsize=NAME)
+    axes.set_ylabel(evidence.y, fontsize=NAME)
     _mark(axes, evidence.mark, upright=False)
 
 
-def _mark(axes: Axes, mark: float | None, upright: bool) -> None:
-    """The threshold: a dashed line, named in a legend."""
+def _mark(axes: Axes, mark: float | None, upright: bool, word: str = "threshold") -> None:
+    """Draw the threshold as a dashed line, and name it in a legend."""
     if mark is None:
         return
     draw = axes.axvline if upright else axes.axhline
-    draw(mark, color=LIMIT, linestyle="--", linewidth=1.2, label=f"threshold: {mark:.3g}")
+    draw(mark, color=LIMIT, linestyle="--", linewidth=1.2, label=f"{word}: {mark:.3g}")
     axes.legend(fontsize=7, frameon=False)
 
 
 def _tiles(evidence: Evidence, title: str, caption: str) -> Figure:
-    """Pictures in rows, each with its label below."""
+    """Draw pictures in rows, each with its label below."""
     pictures = evidence.arrays["pictures"]
     across = _across(len(pictures))
-    side = (WIDTH - 0.2) / across - 0.1
-    down, aspect = math.ceil(len(pictures) / across), pictures.shape[1] / pictures.shape[2]
-    letters = int(side / 0.062)
+    side = (WIDTH - 2 * MARGIN + GAP) / across - GAP
+    down, height = math.ceil(len(pictures) / across), side * pictures.shape[1] / pictures.shape[2]
+    letters = int(side / LETTER)
     labels = [textwrap.fill(_cut(label, 2 * letters), letters) for label in evidence.labels]
-    below = 0.1 + 0.12 * max((label.count("\n") + 1 for label in labels if label), default=0)
-    lines = _wrapped(caption, WIDTH)
-    head = textwrap.wrap(title, 90)
-    top, bottom = 0.2 + 0.16 * len(head), 0.1 + 0.14 * (lines.count("\n") + 1)
-    height = top + down * (side * aspect + below) + bottom
-    figure = Figure(figsize=(WIDTH, height), dpi=150)
-    middle = 1 - (0.1 + 0.08 * len(head)) / height
-    figure.text(0.5, middle, "\n".join(head), ha="center", va="center", fontsize=9, weight="bold")
-    figure.text(0.5, 0.06 / height, lines, ha="center", va="bottom", fontsize=6.5, color="0.25")
+    step = height + GAP + ROW * max((label.count("\n") + 1 for label in labels if label), default=0)
+    sheet = Sheet(WIDTH, down * step, title, caption, DPI)
     for n, picture in enumerate(pictures):
         row, column = divmod(n, across)
-        x, y = 0.15 + column * (side + 0.1), height - top - row * (side * aspect + below) - side * aspect
-        place(figure, picture / 255.0, (x, y, side, side * aspect))
+        left, bottom = MARGIN + column * (side + GAP), sheet.top - row * step - height
+        sheet.picture(picture / 255.0, left, bottom, side, height)
         if n < len(labels):
-            figure.text((x + side / 2) / WIDTH, (y - 0.05) / height, labels[n], ha="center", va="top", fontsize=6.5)
-    return figure
+            sheet.text(left + side / 2, bottom - 0.05, labels[n], ha="center", va="top", fontsize=LABEL)
+    return sheet.figure
 
 
 def _across(count: int) -> int:
-    """Columns: all in one row where they fit, else a number that fills every row, else six."""
+    """Return the number of columns: all pictures in one row where they fit, else a number that fills every row."""
     return count if 2 < count <= 6 else 3 if count < 3 else next((n for n in (6, 5, 4, 7, 8) if count % n == 0), 6)
-
-
-def _wrapped(text: str, width: float) -> str:
-    return "\n".join(textwrap.fill(line, int(width / 0.052)) for line in text.splitlines())
 
 
 def _cut(text: str, most: int) -> str:

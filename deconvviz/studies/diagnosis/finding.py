@@ -1,58 +1,56 @@
-"""What a diagnosis says: a finding with its evidence, and the registry of the checks that make findings."""
+"""What a check reports: findings with their evidence, the number that it measured, and what it could not check."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from deconvviz.choices import SEVERITIES, Severity
-from deconvviz.registry import Registry
-
-if TYPE_CHECKING:
-    from deconvviz.studies.diagnosis.subject import Subject
+from deconvviz.types import Array
 
 Kind = Literal["bars", "line", "histogram", "tiles", "scatter"]
-Needs = Literal["labels", "truth", "snapshots", "outputs"]
-TILE_SIDE = 112  # pixels of a tile of a finding's figure
+Need = Literal["labels", "truth", "snapshots", "outputs"]
+TILE_SIDE = 112  # pixels of a tile in the figure of a finding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a figure of a finding shows.
+    """What the figure of a finding shows.
 
     Attributes:
-        kind: how it is drawn, and which arrays there are:
-            "bars": values [n]; "histogram": values [n]; "line": x [n], y [series, n]; "scatter": x [n], y [n];
-            "tiles": pictures uint8 [n, h, w, 3].
-        labels: of the bars, series or tiles.
-        x, y: what the axes are, with units.
-        mark: the threshold, drawn as a line; None for none.
+        kind: how it is drawn. It decides which arrays there are: "bars" and "histogram" have values [n]; "line" has
+            x [n] and y [series, n]; "scatter" has x [n] and y [n]; "tiles" has pictures, uint8 [n, h, w, 3].
+        arrays: name -> array.
+        labels: names of the bars, the series or the tiles, in their order.
+        x: what the horizontal axis shows, with its unit; what the pictures show, where they are tiles.
+        y: what the vertical axis shows, with its unit.
+        mark: a limit, drawn as a dashed line; None where there is none.
     """
 
     kind: Kind
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, Array]
     labels: tuple[str, ...] = ()
     x: str = ""
     y: str = ""
     mark: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that is wrong with a network, or worth a look.
 
     Attributes:
-        check: which check found it; severity: as that check's docstring defines it.
-        layer, channels: where; no channels where the layer as a whole is meant.
-        what: one sentence, with the numbers.
-        value, threshold, unit: what was measured, the limit that it passed, and what both count.
-        source: where the threshold comes from: a paper and its section, or "measured: ...".
+        check: name of the check.
+        severity: "note", "warning" or "serious"; the check's docstring says where each begins.
+        layer: name of the layer.
+        channels: the channels that are meant, the worst first where they differ; empty where the layer as a whole is.
+        what: what was found, in sentences with the numbers.
+        value: what was measured.
+        threshold: the limit that the value passed.
+        unit: what value and threshold count.
+        source: where the threshold comes from: a paper and its section, or "measured: ..." and on what.
         remedy: what to try.
-        evidence: what to look at.
+        evidence: what the figure shows.
     """
 
     check: str
@@ -68,44 +66,113 @@ class Finding:
     evidence: Evidence
 
 
-Check = Callable[["Subject"], Iterator[Finding]]
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a check measured, in one number; two networks are compared by it.
+
+    Attributes:
+        value: the number; None where there was nothing to measure.
+        unit: what it counts, and of which layer or class.
+    """
+
+    value: float | None
+    unit: str
 
 
-@dataclass(frozen=True)
-class CheckEntry:
-    """One check: `function(subject)` yields its findings; `needs` is what it cannot do without."""
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Why a check, or a part of it, was not made.
+
+    Attributes:
+        reason: the reason, in words.
+        part: whether only a part of the check was not made.
+    """
+
+    reason: str
+    part: bool = False
+
+    def __str__(self) -> str:
+        return f"in part: {self.reason}" if self.part else self.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRun:
+    """What a check returns.
+
+    Attributes:
+        findings: what passed a threshold, layer by layer.
+        measured: what was measured, also where it passed no threshold. None where the check has no such number; the
+            diagnosis then takes the value of the strongest finding.
+        skipped: why the check, or a part of it, was not made; None where all of it was.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    measured: Measured | None = None
+    skipped: Skipped | None = None
+
+    @classmethod
+    def not_made(cls, reason: str) -> CheckRun:
+        """Return the run of a check that could not be made at all.
+
+        >>> str(CheckRun.not_made("the layer has no rows and columns").skipped)
+        'the layer has no rows and columns'
+        """
+        return cls(skipped=Skipped(reason=reason))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """One class of the images, and the other class that it is most often taken for.
+
+    Attributes:
+        name: the class.
+        images: how many of its images were looked at.
+        right: how many of them are classified correctly.
+        neighbour: the other output that they are most often taken for; of several, the most probable one.
+        taken: how many of them are taken for the neighbour.
+        probability: the mean probability that the network gives them for the neighbour.
+        layer: the last layer with rows and columns.
+        shared: channels of that layer that respond to both classes, the strongest in both first.
+        place: the number of the class among the images' classes.
+        output: the number of the neighbour among the network's outputs.
+    """
 
     name: str
-    title: str
-    function: Check
-    needs: tuple[Needs, ...] = ()
+    images: int
+    right: int
+    neighbour: str
+    taken: int
+    probability: float
+    layer: str
+    shared: tuple[int, ...]
+    place: int
+    output: int
 
     @property
-    def docstring(self) -> str:
-        """What the check measures, and when it speaks up how loudly."""
-        return inspect.cleandoc(self.function.__doc__ or "")
-
-    def __call__(self, subject: Subject) -> Iterator[Finding]:
-        """Yield the check's findings."""
-        return self.function(subject)
-
-
-CHECKS: Registry[CheckEntry] = Registry("check")
-
-
-def check(name: str, title: str, needs: tuple[Needs, ...] = ()) -> Callable[[Check], Check]:
-    """Register a check under `name`; its docstring says what it measures, and its severities."""
-
-    def register(function: Check) -> Check:
-        CHECKS.add(name, CheckEntry(name, title, function, needs))
-        return function
-
-    return register
+    def share(self) -> float:
+        """The part of the class's images that are taken for the neighbour, in 0..1."""
+        return self.taken / self.images
 
 
 def graded(value: float, limits: tuple[float, float, float]) -> Severity | None:
-    """Return the highest severity whose limit `value` reaches, the limits in SEVERITIES' order; None below all."""
-    found: Severity | None = None
-    for severity, limit in zip(SEVERITIES, limits, strict=True):
-        found = severity if value >= limit else found
-    return found
+    """Return the highest severity whose limit a value reaches; None where it reaches none.
+
+    Args:
+        value: what was measured.
+        limits: for a note, a warning and serious. Where they fall, a lower value is worse.
+
+    >>> graded(0.2, (0.01, 0.1, 0.5)), graded(0.2, (0.25, 0.18, 0.1)), graded(0.2, (0.5, 0.6, 0.7))
+    ('warning', 'note', None)
+    """
+    sign = 1 if limits[0] <= limits[-1] else -1
+    reached = [severity for severity, limit in zip(SEVERITIES, limits, strict=True) if sign * value >= sign * limit]
+    return reached[-1] if reached else None
+
+
+def verb(count: int, singular: str = "is", plural: str = "are") -> str:
+    """Return the verb that agrees with a number of things.
+
+    >>> f"{1} of 20 filters {verb(1)} dead", f"{3} of 20 filters {verb(3)} dead"
+    ('1 of 20 filters is dead', '3 of 20 filters are dead')
+    """
+    return singular if count == 1 else plural

@@ -1,100 +1,123 @@
-"""The diagnosis as one page: every finding with its figure, what could not be checked, and two networks compared."""
+"""The diagnosis as one page: each finding with its figure, what was not checked, and two networks compared."""
 
 from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.figures.tiles import rendered
-from deconvviz.results.files import Pathlike, atomic
+from deconvviz.results.files import atomic
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
+from deconvviz.types import Floats, Pathlike
 from deconvviz.web.page import embedded, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from deconvviz.studies.diagnosis.finding import Finding
-    from deconvviz.studies.diagnosis.result import Diagnosis, Made
+    from deconvviz.studies.diagnosis.result import CheckSummary, Diagnosis
 
-SEVERITIES = ("serious", "warning", "note")  # as the page lists them
-WORDS = {"serious": "Serious", "warning": "Warnings", "note": "Notes"}
 PAGE, FIGURES = "index.html", "evidence"
-DRAWN = re.compile(r"(\d\d\d-.*|first-layers)\.png")  # what an earlier report left among the figures
-Filters = NDArray[np.floating[Any]]
+FIGURE_NAMES = re.compile(r"(\d\d\d-.*|first-layers)\.png")  # how the figures of a report are called
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """How the page shows a severity.
+
+    Attributes:
+        singular: what one finding of the severity is called.
+        plural: what several are called.
+        light: its colour on a light page.
+        dark: its colour on a dark page.
+    """
+
+    singular: str
+    plural: str
+    light: str
+    dark: str
+
+
+APPEARANCES: Mapping[Severity, Appearance] = {
+    "serious": Appearance(singular="serious finding", plural="serious findings", light="#b3261e", dark="#ff8a80"),
+    "warning": Appearance(singular="warning", plural="warnings", light="#b35a00", dark="#ffb45c"),
+    "note": Appearance(singular="note", plural="notes", light="#2667a8", dark="#8ab8ee"),
+}
 
 
 def write_report(
     folder: Pathlike,
-    found: Diagnosis,
+    diagnosis: Diagnosis,
     *,
     names: Sequence[str],
     images: str,
     command: str,
     version: str,
     other: Diagnosis | None = None,
-    first: Sequence[Filters | None] = (),
+    first_layers: Sequence[Floats | None] = (),
 ) -> None:
-    """Write index.html and the figures of a diagnosis into a folder that is there.
+    """Write index.html and the figures of a diagnosis into a folder that exists.
 
     Args:
-        names: of the network, and of the other one where two are compared; images: what they were judged by.
-        command: that made the report. other: the second network's diagnosis.
-        first: the first-layer filters of both, [n, h, w, 3], None where there are none to show.
+        folder: the folder.
+        diagnosis: what is shown.
+        names: name of the network, and of the other one where two are compared.
+        images: where the images came from.
+        command: the command that makes the report.
+        version: of deconvviz.
+        other: diagnosis of the other network; None where there is none.
+        first_layers: the first-layer filters of both networks, [n, h, w, 3]; None where there are none to show.
 
     Raises:
         DataError: a file cannot be written.
     """
     place = pathlib.Path(folder)
     (place / FIGURES).mkdir(exist_ok=True)
-    for old in (place / FIGURES).iterdir():
-        if DRAWN.fullmatch(old.name):
-            old.unlink()
-    titles = {made.name: made.title for made in found.checks}
-    findings = [_shown(place, n, finding, titles, command) for n, finding in enumerate(found.findings, 1)]
+    for path in (place / FIGURES).iterdir():
+        if FIGURE_NAMES.fullmatch(path.name):  # of an earlier report
+            path.unlink()
+    titles = {summary.name: summary.title for summary in diagnosis.checks}
+    entries = [_entry(place, n, finding, titles, command) for n, finding in enumerate(diagnosis.findings, 1)]
     groups = [
-        {"severity": severity, "word": WORDS[severity], "findings": [f for f in findings if f["severity"] == severity]}
-        for severity in SEVERITIES
+        {
+            "severity": severity,
+            "appearance": APPEARANCES[severity],
+            "findings": [entry for entry in entries if entry["severity"] == severity],
+        }
+        for severity in SEVERITIES[::-1]
     ]
     values = {
         "name": names[0],
         "images": images,
         "command": command,
         "version": version,
-        "config": found.config,
+        "config": diagnosis.config,
+        "appearances": APPEARANCES,
         "groups": [group for group in groups if group["findings"]],
-        "checks": found.checks,
-        "skipped": [(titles[name], reason) for name, reason in found.skipped.items()],
-        "classes": found.classes,
-        "quiet": [made for made in found.checks if not made.findings and not made.skipped],
-        "comparison": None if other is None else _comparison(place, found, other, names, first, command),
+        "checks": diagnosis.checks,
+        "skipped": [(titles[name], reason) for name, reason in diagnosis.skipped.items()],
+        "classes": diagnosis.classes,
+        "silent": [summary for summary in diagnosis.checks if not summary.findings and not summary.skipped],
+        "comparison": None if other is None else _comparison(place, (diagnosis, other), names, first_layers, command),
     }
     write_page(place / PAGE, "diagnosis.html", values)
 
 
-def _shown(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str, str], command: str) -> dict[str, Any]:
-    """Return what the page tells of a finding, its figure drawn."""
+def _entry(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str, str], command: str) -> dict[str, Any]:
+    """Draw a finding's figure, and return what the page says about the finding."""
     title = f"{finding.layer}: {titles[finding.check]}"
-    caption = f"{finding.value:.3g} {finding.unit}; threshold {finding.threshold:.3g} ({finding.source})"
+    caption = f"Measured: {finding.value:.3g} {finding.unit}. Threshold: {finding.threshold:.3g} ({finding.source})."
     figure = draw_evidence(finding, title, caption)
     name = f"{number:03d}-{finding.check}-{re.sub(r'[^A-Za-z0-9.]+', '_', finding.layer)[:60]}.png"
     return {
         "id": f"finding-{number}",
         "severity": finding.severity,
         "title": titles[finding.check],
-        "layer": finding.layer,
-        "check": finding.check,
-        "channels": finding.channels,
-        "what": finding.what,
-        "value": finding.value,
-        "threshold": finding.threshold,
-        "unit": finding.unit,
-        "source": finding.source,
-        "remedy": finding.remedy,
+        "finding": finding,
         "picture": _drawn(folder / FIGURES / name, figure, f"{caption}\n{command}"),
         "file": f"{FIGURES}/{name}",
         "alt": f"{title}. {_described(finding)}",
@@ -106,13 +129,14 @@ def _described(finding: Finding) -> str:
     evidence = finding.evidence
     if evidence.kind == "tiles":
         labels = ", ".join(dict.fromkeys(label for label in evidence.labels if label))
-        return f"{len(evidence.arrays['pictures'])} pictures: {labels[:300]}"
+        return f"{len(evidence.arrays['pictures'])} pictures: {labels[:300]}. {evidence.x}".strip()
     axes = " against ".join(text for text in (evidence.y, evidence.x) if text)
-    mark = f", the threshold at {evidence.mark:.3g}" if evidence.mark is not None else ""
+    mark = f", with the limit at {evidence.mark:.3g}" if evidence.mark is not None else ""
     return f"A figure of {axes or 'the measured values'} ({evidence.kind}){mark}."
 
 
 def _drawn(path: pathlib.Path, figure: Figure, description: str) -> str:
+    """Write a figure as a PNG file, and return it as an address for the page itself."""
     content = rendered(figure, "png", description)
     with atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -121,34 +145,34 @@ def _drawn(path: pathlib.Path, figure: Figure, description: str) -> str:
 
 def _comparison(
     folder: pathlib.Path,
-    found: Diagnosis,
-    other: Diagnosis,
+    pair: tuple[Diagnosis, Diagnosis],
     names: Sequence[str],
-    first: Sequence[Filters | None],
+    first_layers: Sequence[Floats | None],
     command: str,
 ) -> dict[str, Any]:
     """Return the page's section on two networks: a row for each check, and the first layers' filters."""
-    second = {made.name: made for made in other.checks}
+    by_name = [{summary.name: summary for summary in diagnosis.checks} for diagnosis in pair]
     rows = [
         {
-            "title": made.title,
-            "unit": made.unit or second[made.name].unit,
-            "cells": [_cell(made, found), _cell(second[made.name], other)],
+            "title": by_name[0][name].title,
+            "unit": by_name[0][name].unit or by_name[1][name].unit,
+            "cells": [_cell(summaries[name], each) for summaries, each in zip(by_name, pair, strict=True)],
         }
-        for made in found.checks
-        if made.name in second
+        for name in by_name[0]
+        if name in by_name[1]
     ]
-    shown = [filters for filters in first if filters is not None]
+    filters = [each for each in first_layers if each is not None]
     picture = ""
-    if len(shown) == 2:
-        told = "Each filter is stretched to full contrast by itself; channels in their order."
-        figure = draw_first_filters(shown, names, "First-layer filters (Zeiler and Fergus 2013, figure 6)", told)
-        picture = _drawn(folder / FIGURES / "first-layers.png", figure, f"{told}\n{command}")
-    accuracies = [each.config.get("accuracy") for each in (found, other)]
+    if len(filters) == 2:
+        caption = "Each filter is stretched to full contrast by itself; grey is zero. Filters are in their own order."
+        figure = draw_first_filters(filters, names, "First-layer filters (Zeiler and Fergus 2013, figure 6)", caption)
+        picture = _drawn(folder / FIGURES / "first-layers.png", figure, f"{caption}\n{command}")
+    accuracies = [each.config.get("accuracy") for each in pair]
     return {"names": names, "rows": rows, "picture": picture, "accuracies": accuracies}
 
 
-def _cell(made: Made, diagnosis: Diagnosis) -> dict[str, Any]:
-    own = [finding for finding in diagnosis.findings if finding.check == made.name]
-    counts = [(severity, sum(f.severity == severity for f in own)) for severity in SEVERITIES]
-    return {"value": made.value, "skipped": made.skipped, "counts": [(s, n) for s, n in counts if n]}
+def _cell(summary: CheckSummary, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what the comparison says about one check of one network."""
+    severities = [finding.severity for finding in diagnosis.findings if finding.check == summary.name]
+    counts = [(severity, severities.count(severity)) for severity in SEVERITIES[::-1] if severity in severities]
+    return {"value": summary.value, "skipped": summary.skipped, "counts": counts}

@@ -1,146 +1,164 @@
-"""The network under diagnosis and the images it is judged by: what every check asks, computed once."""
+"""The subject of a diagnosis: a network, the images that it is judged by, and what several checks ask of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from deconvviz.arrays import evenly
 from deconvviz.data.datasets import Images
-from deconvviz.data.parallel import in_order
+from deconvviz.data.feed import Feed
+from deconvviz.data.pictures import signed_picture
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.truth import Truth
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.graph.choose import by_depth
+from deconvviz.graph.filters import Filters, filters_of
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
-from deconvviz.results.snapshots import Snapshots
-from deconvviz.studies.diagnosis.measures.filters import Filters, filters_of, pictures
 from deconvviz.studies.diagnosis.measures.responses import Batch, LayerResponses, gather
+from deconvviz.studies.diagnosis.options import DiagnosisOptions
+from deconvviz.types import Box, Ints, Pixels
 
-LIMIT = 1000  # images, where not told otherwise
-PATCH = 0.5  # of the image's side: the largest patch that stands for what a filter sees
-Pictures = NDArray[np.uint8]
-Indices = Sequence[int] | NDArray[np.intp]
+if TYPE_CHECKING:
+    from deconvviz.studies.diagnosis.finding import Need
+
+PATCH = 0.5  # of the image's side: the largest patch that is shown for a filter
+Indices = Sequence[int] | NDArray[np.integer[Any]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Subject:
-    """What a diagnosis is about. Everything derived is computed when first asked for, and kept.
+    """A network and the images that it is judged by. What is derived from them is computed when first asked for.
+
+    A *place* is the number of an image among those that are looked at, from 0.
 
     Attributes:
-        network: captured, on the device that shall compute; model: the module it was captured from, if it is at hand.
-        images, preprocess: by which it is judged, and how an image becomes the network's input.
-        outputs: int64 [classes of the images], the output that stands for each; None where unknown.
-        names: of the network's outputs, empty where unknown.
-        truth: where the objects are in the images; snapshots: of the network's training; None where there are none.
-        layers: to look at; by default every convolution and linear layer after its rectifier, but the classifier.
-        limit: images to take, evenly over all; None for all.
-        batch_size: by default 16 on a CPU and 64 on a GPU. seed: of everything drawn at random.
-        skipped: check -> why it could not be made; the checks write it.
+        network: a captured network, on the device that computes.
+        images: the images.
+        preprocess: how an image becomes the network's input.
+        options: which layers and images are looked at, what is known about them, and how the measurements run.
+        memory: results of measurements that are `remembered`.
+
+    Raises:
+        CaptureError: the preprocessed images do not have the network's input shape.
+        DataError: there is no image.
+        LayerNotFound: a name in the options' layers does not exist.
     """
 
     network: Network
     images: Images
     preprocess: Preprocess
-    model: nn.Module | None = None
-    outputs: NDArray[np.int64] | None = None
-    names: tuple[str, ...] = ()
-    truth: Truth | None = None
-    snapshots: Snapshots | None = None
-    layers: tuple[str, ...] = ()
-    limit: int | None = LIMIT
-    batch_size: int | None = None
-    workers: int = 2
-    seed: int = 0
-    progress: bool = False
-    skipped: dict[str, str] = field(default_factory=dict)
+    options: DiagnosisOptions
+    memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Settle layers and batch size; raises CaptureError, DataError or LayerNotFound for what does not fit."""
-        if self.preprocess.shape != self.network.input_shape:
-            raise CaptureError(
-                f"preprocessing gives images of {self.preprocess.shape}; the network takes {self.network.input_shape}"
-            )
-        given = {"images": len(self.images), "limit": self.limit, "batch size": self.batch_size}
-        for what, count in given.items():
-            if count is not None and count < 1:
-                raise DataError(f"{what} {count} given; expected at least 1")
-        self.layers = tuple(dict.fromkeys(self.layers)) or self._features()
+        self.network.check_input(self.preprocess.shape)
+        if not len(self.images):
+            raise DataError("0 images given; expected at least 1")
         for layer in self.layers:
             self.network.layer(layer)
-        if self.batch_size is None:
-            self.batch_size = 16 if self.network.device.type == "cpu" else 64
 
-    def skip(self, check: str, reason: str) -> None:
-        """Note that a check, or a part of it, could not be made."""
-        self.skipped[check] = reason
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers that are looked at, in the order that was given, or in the order of computation."""
+        depth = by_depth(self.network)
+        return tuple(dict.fromkeys(self.options.layers)) or depth[:-1] or depth
+
+    def lacks(self, need: Need) -> str | None:
+        """Return why something that a check needs is missing, in words; None where it is there."""
+        if need == "labels" and not (self.labels >= 0).any():
+            return "the classes of the images are not known; pack a folder whose sub-folders are the classes"
+        if need == "outputs" and not (self.targets >= 0).any():
+            return "it is not known which output of the network stands for which class of the images (--classes FILE)"
+        if need == "outputs" and self.scores < 2:
+            return "the network does not return a score for each class"
+        if need == "truth" and self.options.truth is None:
+            return "it is not known where the objects are in the images (--truth FILE)"
+        if need == "snapshots" and self.options.snapshots is None:
+            return "no snapshots of the training were given (--snapshots FILE)"
+        return None
 
     # --- images ---
 
     @cached_property
-    def chosen(self) -> NDArray[np.int64]:
-        """The images that are looked at, int64 [n], ascending indices into `images`."""
+    def feed(self) -> Feed:
+        """The images that are looked at, in ascending order."""
         count = len(self.images)
-        return np.asarray(np.linspace(0, count - 1, min(count, self.limit or count)).round(), np.int64)
+        indices = evenly(count, self.options.limit or count)
+        return Feed(self.images, self.preprocess, indices, workers=self.options.workers)
+
+    @property
+    def indices(self) -> Ints:
+        """int64 [n], the images that are looked at, as indices into `images`."""
+        return self.feed.indices
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the images' classes, empty where there are none."""
+        """The names of the images' classes; empty where they have none."""
         return tuple(self.images.classes)
 
     @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each chosen image, int64 [n], -1 where unknown."""
-        return np.asarray(self.images.labels, np.int64)[self.chosen]
+    def labels(self) -> Ints:
+        """int64 [n], the class of each image that is looked at, -1 where it is unknown."""
+        return self.feed.labels
 
     @cached_property
-    def targets(self) -> NDArray[np.int64]:
-        """The output that stands for each chosen image's class, int64 [n], -1 where unknown."""
-        if self.outputs is None or not len(self.outputs):
-            return np.full(len(self.chosen), -1)
-        return np.asarray(np.where(self.labels >= 0, self.outputs[np.maximum(self.labels, 0)], -1), np.int64)
+    def targets(self) -> Ints:
+        """int64 [n], the output that stands for the class of each image, -1 where it is unknown."""
+        outputs = self.options.outputs
+        if outputs is None or not len(outputs):
+            return np.full(len(self.feed), -1)
+        return np.asarray(np.where(self.labels >= 0, outputs[np.maximum(self.labels, 0)], -1), np.int64)
 
-    def picture(self, place: int) -> Pictures:
-        """Return chosen image `place` as the network sees it, uint8 [h, w, 3]."""
-        return self.preprocess.picture(self.images[int(self.chosen[place])][0])
+    def some(self, count: int) -> Ints:
+        """Return at most `count` places, evenly chosen, int64."""
+        return evenly(len(self.feed), count)
+
+    def picture(self, place: int) -> Pixels:
+        """Return the picture at a place as the network sees it, uint8 [h, w, 3]."""
+        return self.feed.picture(place)
 
     def batches(self, places: Indices | None = None) -> Iterator[Batch]:
-        """Yield (places int64 [m], inputs [m, C, H, W] on its device) of all chosen images, or of `places`."""
-        order = np.arange(len(self.chosen)) if places is None else np.asarray(places, np.int64)
-        pictures = in_order(self.picture, (int(place) for place in order), self.workers)
-        size = self.batch_size or 1
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            batch = np.stack(list(islice(pictures, len(part))))
-            yield part, self.preprocess.tensor(batch, self.network.device, self.network.dtype)
+        """Yield (places int64 [m], inputs [m, C, H, W] on the network's device), of all places or of those given."""
+        size = self.options.images_at_once(self.network.device)
+        return self.feed.tensors(size, self.network.device, self.network.dtype, places)
 
     # --- responses ---
 
     @cached_property
     def _gathered(self) -> tuple[dict[str, LayerResponses], NDArray[np.float32] | None]:
-        return gather(self.network, self.batches(), len(self.chosen), self.layers, self.seed, self.progress)
+        return gather(self.network, self.batches(), len(self.feed), self.layers, self.options)
 
     @property
     def responses(self) -> Mapping[str, LayerResponses]:
-        """What each layer answers to the chosen images."""
+        """Layer -> what its channels respond to the images."""
         return self._gathered[0]
 
     @property
     def logits(self) -> NDArray[np.float32] | None:
-        """The network's scores, float32 [n, outputs]; None where it returns anything else."""
+        """float32 [n, outputs], the network's scores; None where it returns anything else."""
         return self._gathered[1]
+
+    @cached_property
+    def scores(self) -> int:
+        """How many scores the network returns for an image; 0 where it returns anything else."""
+        try:
+            return self.network.outputs
+        except CaptureError:
+            return 0
 
     # --- layers ---
 
     def filters(self, layer: str) -> Filters | None:
-        """Return the filters behind a layer's channels, None where there are none; see `filters_of`."""
+        """Return the filters behind a layer's channels; None where there are none. See `filters_of`."""
         if layer not in self._filters:
             self._filters[layer] = filters_of(self.network, layer)
         return self._filters[layer]
@@ -154,44 +172,68 @@ class Subject:
         return op_of(self.network.layer(layer).node).kind == "rectifier"
 
     def depth(self, layer: str) -> float:
-        """Return how deep a layer lies among those looked at: 0 for the first, 1 for the last."""
+        """Return how deep a layer lies among those that are looked at: 0 for the first, 1 for the last."""
         return self.layers.index(layer) / max(len(self.layers) - 1, 1)
 
-    def tiles(self, layer: str, channels: Indices) -> Pictures:
-        """Return a picture of each channel, uint8 [n, h, w, 3]: of a first layer its filter, else its best patch."""
-        found = self.filters(layer)
-        if found is not None and found.of_image:
-            return pictures(found.weights[list(channels)])
+    def tiles(self, layer: str, channels: Indices) -> Pixels:
+        """Return a picture of each channel, uint8 [n, h, w, 3]; `tiles_show` says of what."""
+        filters = self.filters(layer)
+        if filters is not None and filters.of_image:
+            return np.stack([signed_picture(weights, 100) for weights in filters.as_pictures[list(channels)]])
         return self.patches(layer, channels)
 
-    def patches(self, layer: str, channels: Indices) -> Pictures:
+    def tiles_show(self, layer: str) -> str:
+        """Return in words what the pictures of `tiles` show."""
+        filters = self.filters(layer)
+        if filters is not None and filters.of_image:
+            return "the weights of each filter, grey where they are zero, each with its own contrast"
+        return "for each filter, the part of an image that it responds to most"
+
+    def patches(self, layer: str, channels: Indices) -> Pixels:
         """Return what drives each channel most: its receptive field in its strongest image, uint8 [n, h, w, 3].
 
-        A field of more than half the image's side is cut to that, around the unit's centre. What lies outside the
-        image is not shown: the patch is moved inside.
+        A receptive field of more than half the image's side is cut to that around its centre. A patch that would reach
+        beyond the image is moved inside.
         """
-        maxima, shape = self.responses[layer].maxima, self.network.input_shape[1:]
-        strongest = maxima[:, list(channels)].argmax(0)
-        seen = self.network.layer(layer).receptive_field
-        sides = [min(size, max(int(PATCH * room), 1)) for size, room in zip(seen.size, shape, strict=True)]
-        found = np.zeros((len(strongest), *sides, 3), np.uint8)
+        strongest = self.responses[layer].maxima[:, list(channels)].argmax(0)
+        columns = self.network.layer(layer).units[2]
+        patches: list[Pixels] = [np.zeros(0, np.uint8)] * len(strongest)
         for places, x in self.batches(np.unique(strongest)):
             with torch.inference_mode():
                 maps = self.network.maps(layer, self.network.activations(x, [layer])[layer]).flatten(2)
             for index, channel in enumerate(channels):
                 for row in np.flatnonzero(places == strongest[index]):
-                    position = divmod(int(maps[row, channel].argmax()), self.network.layer(layer).units[2])
-                    starts = []
-                    for axis in (0, 1):
-                        middle = seen.offset[axis] + position[axis] * seen.stride[axis] + seen.size[axis] // 2
-                        starts.append(min(max(middle - sides[axis] // 2, 0), shape[axis] - sides[axis]))
-                    top, left = starts
-                    found[index] = self.picture(int(places[row]))[top : top + sides[0], left : left + sides[1]]
-        return found
+                    position = divmod(int(maps[row, channel].argmax()), columns)
+                    patches[index] = self._patch(layer, position).of(self.picture(int(places[row])))
+        return np.stack(patches)
 
-    def _features(self) -> tuple[str, ...]:
-        """Every weighted layer after its rectifier but the last, whose channels are the classes."""
-        return by_depth(self.network)[:-1] or by_depth(self.network)
+    def _patch(self, layer: str, position: tuple[int, int]) -> Box:
+        """Return the rectangle of the image around the receptive field of a unit."""
+        seen, room = self.network.layer(layer).receptive_field, self.network.input_shape[1:]
+        sides = [min(size, max(int(PATCH * whole), 1)) for size, whole in zip(seen.size, room, strict=True)]
+        starts = []
+        for axis, side in enumerate(sides):
+            middle = seen.offset[axis] + position[axis] * seen.stride[axis] + seen.size[axis] // 2
+            starts.append(min(max(middle - side // 2, 0), room[axis] - side))
+        (top, left), (height, width) = starts, sides
+        return Box(top, left, top + height, left + width)
 
 
-__all__ = ["LIMIT", "Batch", "Subject"]
+def remembered(measure: Callable[Concatenate[Subject, P], T]) -> Callable[Concatenate[Subject, P], T]:
+    """Compute `measure(subject, ...)` once for each subject and its further, hashable arguments.
+
+    The result stays in the subject's memory, and is forgotten together with it.
+    """
+
+    @wraps(measure)
+    def recall(subject: Subject, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (measure, args, tuple(sorted(kwargs.items())))
+        if key not in subject.memory:
+            subject.memory[key] = measure(subject, *args, **kwargs)
+        result: T = subject.memory[key]
+        return result
+
+    return recall
+
+
+__all__ = ["Batch", "Subject", "remembered"]

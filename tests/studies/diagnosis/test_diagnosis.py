@@ -26,12 +26,12 @@ from deconvviz.errors import DataError, DeconvvizError, LayerNotFound
 from deconvviz.figures.tiles import rendered
 from deconvviz.models.labels import outputs_of
 from deconvviz.studies.diagnosis.command import diagnose as command
-from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES, _weight, diagnose, first_filters
+from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES, _order, diagnose, first_filters
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
-from deconvviz.studies.diagnosis.finding import Evidence, Finding
-from deconvviz.studies.diagnosis.measures.neighbours import Neighbour
-from deconvviz.studies.diagnosis.page import write_report
-from deconvviz.studies.diagnosis.result import COLUMNS, JSON_SCHEMA, Diagnosis, Made
+from deconvviz.studies.diagnosis.finding import Evidence, Finding, Neighbour
+from deconvviz.studies.diagnosis.page import APPEARANCES, write_report
+from deconvviz.studies.diagnosis.result import COLUMNS, JSON_SCHEMA, CheckSummary, Diagnosis
+from deconvviz.studies.diagnosis.schema import schema_of
 
 HOSTILE = '<script>alert("x")</script>&\'</td>'
 ASKED = {"aliasing", "receptive-field", "removable", "unsettled", "confused", "dead", "dominating", "duplicates"}
@@ -55,7 +55,9 @@ def demo() -> Diagnosis:
     )
 
 
-EVIDENCE = Evidence("bars", {"values": np.array([1.0, np.nan])}, ("a", "b"), "filter", "RMS", 1.0)
+EVIDENCE = Evidence(
+    kind="bars", arrays={"values": np.array([1.0, np.nan])}, labels=("a", "b"), x="filter", y="RMS", mark=1.0
+)
 
 
 def finding(severity: str = "note", value: float = 2.0, check: str = "aliasing", **changes: Any) -> Finding:
@@ -75,9 +77,24 @@ def finding(severity: str = "note", value: float = 2.0, check: str = "aliasing",
     return Finding(**{**values, **changes})
 
 
-def made(name: str = "aliasing", **changes: Any) -> Made:
+def made(name: str = "aliasing", **changes: Any) -> CheckSummary:
     values: dict[str, Any] = {"findings": 1, "skipped": "", "value": None, "unit": "", "seconds": 0.1}
-    return Made(name, CHECKS[name].title, CHECKS[name].docstring, **{**values, **changes})
+    return CheckSummary(name=name, title=CHECKS[name].title, about=CHECKS[name].docstring, **{**values, **changes})
+
+
+def neighbour(name: str = "a", other: str = "b", layer: str = "l") -> Neighbour:
+    return Neighbour(
+        name=name,
+        images=2,
+        right=1,
+        neighbour=other,
+        taken=1,
+        probability=0.5,
+        layer=layer,
+        shared=(1,),
+        place=0,
+        output=1,
+    )
 
 
 def wrong(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
@@ -136,11 +153,11 @@ def test_the_most_severe_come_first(demo: Diagnosis) -> None:
         assert beyond == sorted(beyond, reverse=True)
     assert demo.worst == (demo.findings[0].severity if demo.findings else None)
     some = [finding("note", 9.0), finding("serious", 2.0), finding("serious", 0.1), finding("note", 9.0, "dead")]
-    order = [some.index(f) for f in sorted(some, key=_weight)]
+    order = [some.index(f) for f in sorted(some, key=_order)]
     assert order == [2, 1, 3, 0]  # a tenth of a threshold is farther from it than twice; then the checks' own order
-    mixed = Diagnosis((finding("serious"), finding("warning"), finding("note")), (), {})
+    mixed = Diagnosis(findings=(finding("serious"), finding("warning"), finding("note")), config={})
     assert [len(mixed.at_least(severity)) for severity in SEVERITIES] == [3, 2, 1]
-    assert mixed.worst == "serious" and Diagnosis((), (), {}).worst is None
+    assert mixed.worst == "serious" and Diagnosis(config={}).worst is None
 
 
 def test_some_checks_and_layers_only() -> None:
@@ -159,12 +176,12 @@ def test_some_checks_and_layers_only() -> None:
 
 
 def test_json_fits_its_schema(demo: Diagnosis, tmp_path: pathlib.Path) -> None:
+    tiles = Evidence(kind="tiles", arrays={"pictures": np.zeros((2, 4, 4, 3))})
     odd = Diagnosis(
-        (finding(value=math.inf), finding(evidence=Evidence("tiles", {"pictures": np.zeros((2, 4, 4, 3))}))),
-        (made(value=math.nan),),
-        {"images": np.int64(3)},
-        {},
-        (Neighbour("a", 2, 1, "b", 1, 0.5, "l", (1,), 0, 1),),
+        findings=(finding(value=math.inf), finding(evidence=tiles)),
+        checks=(made(value=math.nan),),
+        config={"images": np.int64(3)},
+        classes=(neighbour(),),
     )
     for diagnosis in (demo, odd):
         diagnosis.save_json(tmp_path / "d.json")
@@ -174,6 +191,22 @@ def test_json_fits_its_schema(demo: Diagnosis, tmp_path: pathlib.Path) -> None:
     assert content["findings"][0]["value"] is None and content["findings"][1]["evidence"]["arrays"] == {}
     assert content["findings"][0]["evidence"]["arrays"]["values"] == [1.0, None]
     assert wrong({**content, "worst": "bad"}, JSON_SCHEMA) and wrong({**content, "more": 1}, JSON_SCHEMA)
+
+
+def test_the_schema_follows_from_types() -> None:
+    assert schema_of(float) == {"type": ["number", "null"]} and schema_of(float | None) == schema_of(float)
+    assert JSON_SCHEMA["properties"]["findings"]["items"]["properties"]["severity"] == {"enum": [*SEVERITIES]}
+    assert JSON_SCHEMA["properties"]["worst"] == {"enum": [*SEVERITIES, None]}
+    keys = "name title about findings skipped value unit seconds"  # of the files that version 0.1.0 wrote
+    assert JSON_SCHEMA["properties"]["checks"]["items"]["required"] == keys.split()
+    with pytest.raises(TypeError, match="no JSON Schema"):
+        schema_of(set[int])
+
+
+def test_a_diagnosis_shows_itself() -> None:
+    text = hostile()._repr_html_()
+    assert HOSTILE not in text and text.count("&lt;script&gt;") >= 3 and text.count("<tr>") == 4
+    assert "no findings" in repr(Diagnosis(config={})) and "<tr>" not in Diagnosis(config={})._repr_html_()
 
 
 def test_csv_has_a_row_for_each_finding(demo: Diagnosis, tmp_path: pathlib.Path) -> None:
@@ -201,13 +234,24 @@ def test_first_filters_are_the_weights() -> None:
 @pytest.mark.parametrize(
     "evidence",
     [
-        Evidence("bars", {"values": np.arange(5.0)}, tuple("abcde"), "filter", "RMS", 2.0),
-        Evidence("bars", {"values": np.arange(96.0)}, (), "filter", "RMS"),
-        Evidence("histogram", {"values": np.array([0.1, np.nan, 0.5] * 30)}, (), "share", "", 0.3),
-        Evidence("line", {"x": np.arange(9.0), "y": np.ones((2, 9))}, ("one", "two"), "epoch", "way", 3.0),
-        Evidence("scatter", {"x": np.arange(9.0), "y": np.arange(9.0)}, (), "a", "b", 3.0),
-        Evidence("tiles", {"pictures": np.zeros((1, 8, 8, 3), np.uint8)}),
-        Evidence("tiles", {"pictures": np.zeros((15, 8, 4, 3), np.uint8)}, ("a rather long label " * 5,) * 15),
+        Evidence(kind="bars", arrays={"values": np.arange(5.0)}, labels=tuple("abcde"), x="filter", y="RMS", mark=2.0),
+        Evidence(kind="bars", arrays={"values": np.arange(96.0)}, x="filter", y="RMS"),
+        Evidence(kind="histogram", arrays={"values": np.array([0.1, np.nan, 0.5] * 30)}, x="share", mark=0.3),
+        Evidence(
+            kind="line",
+            arrays={"x": np.arange(9.0), "y": np.ones((2, 9))},
+            labels=("one", "two"),
+            x="epoch",
+            y="way",
+            mark=3.0,
+        ),
+        Evidence(kind="scatter", arrays={"x": np.arange(9.0), "y": np.arange(9.0)}, x="a", y="b", mark=3.0),
+        Evidence(kind="tiles", arrays={"pictures": np.zeros((1, 8, 8, 3), np.uint8)}, x="What is shown."),
+        Evidence(
+            kind="tiles",
+            arrays={"pictures": np.zeros((15, 8, 4, 3), np.uint8)},
+            labels=("a rather long label " * 5,) * 15,
+        ),
     ],
     ids=lambda e: f"{e.kind}-{len(next(iter(e.arrays.values())))}",
 )
@@ -220,6 +264,7 @@ def test_every_kind_of_evidence_is_drawn(evidence: Evidence) -> None:
         assert len(figure.axes) == len(evidence.arrays["pictures"])
         boxes = [axes.get_position() for axes in figure.axes]
         assert all(0 <= b.x0 < b.x1 <= 1 and 0 < b.y0 < b.y1 < 1 for b in boxes)
+        assert evidence.x in content  # the caption says what the pictures show
     else:
         assert {drawn.get_xlabel(), drawn.get_ylabel()} == {evidence.x, evidence.y or "count"}
         assert (drawn.get_legend() is not None) == (evidence.mark is not None or bool(evidence.kind == "line"))
@@ -255,13 +300,17 @@ class Page(html.parser.HTMLParser):
 
 
 def hostile() -> Diagnosis:
-    bars = Evidence("bars", {"values": np.ones(2)}, (HOSTILE, HOSTILE), HOSTILE, HOSTILE)
+    bars = Evidence(kind="bars", arrays={"values": np.ones(2)}, labels=(HOSTILE, HOSTILE), x=HOSTILE, y=HOSTILE)
     worst = finding("serious", layer=HOSTILE, what=HOSTILE, unit=HOSTILE, source=HOSTILE, remedy=HOSTILE, evidence=bars)
     config = {"images": 3, "accuracy": None, "parameters": 7, "input": [3, 8, 8], "layers": [HOSTILE], "model": HOSTILE}
     config |= {"model_fingerprint": "f", "images_fingerprint": HOSTILE, "seed": 0}
-    neighbour = Neighbour(HOSTILE, 2, 1, HOSTILE, 1, 0.5, HOSTILE, (1,), 0, 1)
     checks = (made(), made("dead", findings=0, skipped=HOSTILE))
-    return Diagnosis((worst, finding("warning"), finding()), checks, config, {}, (neighbour,))
+    return Diagnosis(
+        findings=(worst, finding("warning"), finding()),
+        checks=checks,
+        config=config,
+        classes=(neighbour(HOSTILE, HOSTILE, HOSTILE),),
+    )
 
 
 def test_the_page_tells_all_and_escapes_all(tmp_path: pathlib.Path) -> None:
@@ -276,7 +325,7 @@ def test_the_page_tells_all_and_escapes_all(tmp_path: pathlib.Path) -> None:
         command=f"deconvviz {HOSTILE}",
         version="1",
         other=hostile(),
-        first=[np.ones((3, 5, 5, 3))] * 2,
+        first_layers=[np.ones((3, 5, 5, 3))] * 2,
     )
     text = (tmp_path / "index.html").read_text()
     page = Page(text)
@@ -297,18 +346,22 @@ def test_the_page_tells_all_and_escapes_all(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_every_severity_has_its_look() -> None:
+    assert {*APPEARANCES} == {*SEVERITIES}
+
+
 def test_a_page_without_findings(tmp_path: pathlib.Path) -> None:
     config = hostile().config
     write_report(
         tmp_path,
-        Diagnosis((), (made(findings=0, value=1.25, unit="x"),), config),
+        Diagnosis(checks=(made(findings=0, value=1.25, unit="x"),), config=config),
         names=["n"],
         images="i",
         command="c",
         version="1",
     )
     text = Page((tmp_path / "index.html").read_text()).text
-    assert "Nothing found in 1 checks" in text and "1.25 x" in text and "side by side" not in text
+    assert "No findings in 1 check on 3 images" in text and "1.25 x" in text and "side by side" not in text
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ from torch import nn
 
 import deconvviz as dv
 from deconvviz.data.memory import InMemoryImages
+from deconvviz.data.pictures import signed_picture
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, LayerNotFound
-from deconvviz.studies.diagnosis.finding import CHECKS, graded
-from deconvviz.studies.diagnosis.measures.filters import pictures
+from deconvviz.studies.diagnosis.checks import CHECKS
+from deconvviz.studies.diagnosis.finding import CheckRun, Need, graded
+from deconvviz.studies.diagnosis.options import DiagnosisOptions
+from deconvviz.studies.diagnosis.registry import CheckEntry
 from deconvviz.studies.diagnosis.subject import Subject
 
 
@@ -32,6 +35,7 @@ def test_checks_are_registered_with_what_they_measure() -> None:
 )
 def test_severity_is_the_highest_limit_reached(value: float, expected: str | None) -> None:
     assert graded(value, (0.1, 0.3, 0.5)) == expected
+    assert graded(-value, (-0.1, -0.3, -0.5)) == expected  # limits that fall: lower is worse
 
 
 # --- the subject -----------------------------------------------------------------------------------------------------
@@ -102,7 +106,7 @@ def test_means_by_class_are_those_of_its_images() -> None:
 
 def test_images_are_taken_evenly_and_targets_follow_the_outputs() -> None:
     subject = about(net(), noise_images(20, np.array([0, 1, 2, -1] * 5)), limit=4, outputs=np.array([5, 7, 9]))
-    assert subject.chosen.tolist() == [0, 6, 13, 19] and len(subject.responses["1"].maxima) == 4
+    assert subject.indices.tolist() == [0, 6, 13, 19] and len(subject.responses["1"].maxima) == 4
     assert subject.labels.tolist() == [0, 2, 1, -1] and subject.targets.tolist() == [5, 9, 7, -1]
     assert (about(net()).targets == -1).all()
     places = np.concatenate([places for places, _ in subject.batches([3, 1])])
@@ -121,14 +125,55 @@ def test_a_patch_shows_what_drives_a_channel_most() -> None:
     subject = about(net(edit=bright), InMemoryImages(pixels))
     patch = subject.patches("1", [0, 3])
     assert patch.shape == (2, 5, 5, 3) and (patch[:, 2, 2] == 255).all() and patch.sum() == 2 * 3 * 255
-    assert np.array_equal(subject.tiles("1", [0]), pictures(subject.filters("1").weights[:1]))
     deep = subject.tiles("3", [1])  # sees 7 px: a cut of the image
     assert deep.shape == (1, 7, 7, 3) and deep.dtype == np.uint8
 
 
+def test_filters_of_an_image_are_shown_as_pictures_with_grey_as_zero() -> None:
+    def plant(model: nn.Sequential) -> None:
+        weights(model)[:2] = 0
+        weights(model)[0, 0, 0, 0], weights(model)[0, 1, 1, 1] = 2, -2
+
+    shown = about(net(edit=plant)).tiles("1", [0, 1])
+    assert shown.shape == (2, 5, 5, 3) and shown[0, 0, 0].tolist() == [255, 128, 128]
+    assert shown[0, 1, 1].tolist() == [128, 0, 128] and (shown[1] == 128).all()
+    assert signed_picture(np.zeros((2, 2, 1))).shape == (2, 2, 3)  # a grey image's filter
+
+
+@pytest.mark.parametrize(
+    ("need", "word"),
+    [
+        ("labels", "classes of the images"),
+        ("outputs", "which output"),
+        ("truth", "objects"),
+        ("snapshots", "snapshots"),
+    ],
+)
+def test_a_check_is_not_made_without_what_it_needs(need: Need, word: str) -> None:
+    made: list[Subject] = []
+
+    def measure(subject: Subject) -> CheckRun:
+        made.append(subject)
+        return CheckRun()
+
+    run = CheckEntry(name="new", title="A new check", function=measure, needs=(need,))(about(net()))
+    assert not made and run.skipped is not None and word in run.skipped.reason and not run.skipped.part
+    assert run.findings == () and run.measured is None
+    CheckEntry(name="new", title="A new check", function=measure)(about(net()))
+    assert len(made) == 1
+
+
+def test_labels_and_outputs_are_there_where_they_are_known() -> None:
+    subject = about(net(), noise_images(8, [0, 1] * 4), outputs=np.array([2, 3]))
+    assert subject.lacks("labels") is None and subject.lacks("outputs") is None
+    maps = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    reason = about(maps, noise_images(8, [0, 1] * 4), outputs=np.array([2, 3])).lacks("outputs")
+    assert reason is not None and "score for each class" in reason
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(CaptureError, match="preprocessing gives"):
-        Subject(dv.capture(net(), (3, 24, 24)), noise_images(), Preprocess(resize=None, crop=20))
+        Subject(dv.capture(net(), (3, 24, 24)), noise_images(), Preprocess(resize=None, crop=20), DiagnosisOptions())
     with pytest.raises(DataError, match="limit 0"):
         about(net(), limit=0)
     with pytest.raises(LayerNotFound):

@@ -1,1 +1,1 @@
-"""What the checks measure."""
+"""What the checks measure, apart from what they call a finding."""

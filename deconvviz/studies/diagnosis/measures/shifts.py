@@ -1,4 +1,4 @@
-"""What a strided layer makes of a shift by one pixel, beside the same layer with an anti-aliased stride."""
+"""How a strided layer responds to a shift of its input by one pixel, compared with the same layer without aliasing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn.functional import conv2d
 
+from deconvviz.arrays import widened
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import axes_of, data_inputs, pair
+from deconvviz.types import Floats
 
-Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Strided:
-    """An op that steps over its input: its layer's name, its node, the last of what follows it point by point."""
+    """A convolution or pooling with a stride of more than 1.
+
+    Attributes:
+        layer: name of its layer.
+        node: the op in the graph.
+        end: the value after the BatchNorm and the rectifier that follow it; the op itself where none do.
+        stride: distance between neighbouring units in positions of its input, (rows, columns).
+    """
 
     layer: str
     node: fx.Node
@@ -29,16 +35,19 @@ class Strided:
     stride: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShiftChange:
-    """How a strided layer's response changes when its input moves by one pixel, in parts of its own spread.
+    """How much the response of a strided layer changes when its input moves by one pixel.
 
     Attributes:
-        layer, stride: which layer, and its steps in rows and columns.
-        strided: root of the mean square of the change over that of the response about each channel's mean.
-        reference: the change of the layer evaluated at every position and blurred before it is subsampled, in parts of
-            the same spread: what is left of the change once nothing aliases.
-        channels: float64 [C], strided / reference of each channel by itself; NaN where a channel does not vary.
+        layer: name of the layer.
+        stride: its stride, (rows, columns).
+        strided: root mean square of the change, divided by the standard deviation of the response about each channel's
+            mean.
+        reference: the same of the anti-aliased layer, whose response at every position is blurred before it is
+            subsampled; divided by the same standard deviation.
+        channels: float64 [C], the change of each channel divided by the change of its anti-aliased response; NaN where
+            a channel does not vary.
     """
 
     layer: str
@@ -55,81 +64,110 @@ class ShiftChange:
 
 def strided_ops(network: Network) -> tuple[Strided, ...]:
     """Return every convolution and pooling whose stride is more than 1, in the order of computation."""
-    found = []
+    ops = []
     for node in network.graph.nodes:
         place = op_of(node).stride_argument if node.op == "call_function" and node.meta["data"] else None
         if place is None or len(data_inputs(node)) != 1 or axes_of(data_inputs(node)[0]) != (2, 3):
             continue
         arguments: tuple[Any, ...] = node.args
-        stride = pair(arguments[place] or arguments[1])  # of a pooling without one: its window
+        stride = pair(arguments[place] or arguments[1])  # a pooling without a stride steps by its window
         if max(stride) > 1 and (name := network.name_of(node)):
-            found.append(Strided(name, node, final_value(node), stride))
-    return tuple(found)
+            ops.append(Strided(layer=name, node=node, end=final_value(node), stride=stride))
+    return tuple(ops)
 
 
 def dense_response(network: Network, op: Strided, x: Tensor) -> Tensor:
-    """Return the op's response at every position of its input, after BatchNorm and rectifier where they follow it.
+    """Return the response of a strided op at every position, after the BatchNorm and rectifier that follow it.
 
-    x: images [N, C, H, W]. Positions that read padding are left out: [N, channels, rows, columns].
+    Args:
+        network: the network of the op.
+        op: from `strided_ops`.
+        x: images [N, C, H, W].
+
+    Returns:
+        [N, channels, rows, columns], without the positions that read padding.
     """
-    known = network.run({network.image: x}, op.node.all_input_nodes, len(x))
+    inputs = network.run({network.image: x}, op.node.all_input_nodes, len(x))
     place = op_of(op.node).stride_argument
     assert place is not None
-    arguments, keywords = network.arguments(op.node, known)
-    changed = [*arguments[:place], [1, 1], *arguments[place + 1 :]]
+    arguments, keywords = network.arguments(op.node, inputs)
+    unstrided = [*arguments[:place], [1, 1], *arguments[place + 1 :]]
     target: Any = op.node.target
-    response: Tensor = target(*changed, **keywords)
+    response: Tensor = target(*unstrided, **keywords)
     if op.end is not op.node:
         response = network.run({op.node: response}, [op.end], len(x))[op.end]
-    rows, columns = (0, 0) if isinstance(changed[place + 1], str) else pair(changed[place + 1])
+    rows, columns = (0, 0) if isinstance(unstrided[place + 1], str) else pair(unstrided[place + 1])
     return response[..., rows : response.shape[2] - rows, columns : response.shape[3] - columns]
 
 
 def blurred(maps: Tensor, stride: tuple[int, int]) -> Tensor:
-    """Blur maps [N, C, h, w] for subsampling by `stride`, and leave out the borders: [N, C, h - 2(s-1), w - 2(s-1)].
+    """Blur maps for subsampling by a stride, without the borders.
 
-    The kernel is a triangle of 2 s - 1 positions in each direction, a box of s convolved with itself: its spectrum is
-    zero at every multiple of the new sampling rate, which would alias to a constant. For s = 2 it is [1, 2, 1] / 4.
+    The kernel is a triangle of 2 s - 1 positions in each direction, which is a box of s convolved with itself. Its
+    spectrum is zero at every multiple of the new sampling rate: frequencies that subsampling would turn into a
+    constant. For s = 2 it is [1, 2, 1] / 4.
+
+    Args:
+        maps: [N, C, h, w].
+        stride: s of rows and of columns.
+
+    Returns:
+        [N, C, h - 2 (s - 1), w - 2 (s - 1)].
 
     Source: Zhang 2019, arXiv 1904.11486, section 3.2 and its "Triangle-3" filter; the other sizes are this package's.
+
+    >>> blurred(torch.tensor([[[[0.0, 0.0, 1.0, 0.0, 0.0]]]]), (1, 2)).tolist()
+    [[[[0.25, 0.5, 0.25]]]]
     """
     channels = maps.shape[1]
     for axis, step in enumerate(stride):
         offsets = torch.arange(1 - step, step, device=maps.device, dtype=maps.dtype)
         weights = (step - offsets.abs()) / step**2
-        shape = (1, 1, -1, 1) if axis == 0 else (1, 1, 1, -1)
-        maps = conv2d(maps, weights.reshape(shape).expand(channels, 1, *_sizes(weights, axis)), groups=channels)
+        kernel = weights.reshape(1, 1, -1, 1) if axis == 0 else weights.reshape(1, 1, 1, -1)
+        maps = conv2d(maps, kernel.expand(channels, -1, -1, -1), groups=channels)
     return maps
 
 
 def shift_changes(
     network: Network, batches: Iterable[Tensor], ops: Iterable[Strided] | None = None
 ) -> tuple[ShiftChange, ...]:
-    """Measure how strided layers answer to a shift of their own input by one pixel.
+    """Measure how much the response of strided layers changes when their input moves by one pixel.
 
-    A shift of the input by one pixel makes the layer read another phase of its dense response. Averaged over all
-    phases the change is therefore the difference between neighbours in the dense response, along the strided axes;
-    and that of the anti-aliased layer is the same in the blurred one. Both are parts of the unblurred one's spread, so
-    that a response of nothing but fine stripes, of which the blur leaves nothing, counts as aliasing all of it.
+    When its input moves by one pixel, a strided layer reads another phase of its dense response, which is its response
+    with a stride of 1. Averaged over all phases, the change is therefore the difference between neighbours in the dense
+    response, along the axes with a stride; that of the anti-aliased layer is the same in the blurred dense response.
+    Both are divided by the spread of the unblurred response. So a response of nothing but fine stripes, of which the
+    blur leaves nothing, counts as aliased altogether.
 
     Args:
-        batches: inputs [n, C, H, W] of the network, on its device.
-        ops: which; by default all. Layers whose maps are too small to blur and still have neighbours are left out.
+        network: a captured network.
+        batches: its inputs [n, C, H, W], on its device.
+        ops: which of its strided ops; by default all.
+
+    Returns:
+        A `ShiftChange` for each op, except for those whose maps are too small to have neighbours after the blur.
 
     Source: Zhang 2019, arXiv 1904.11486, sections 3.1 and 3.2; this measure of the change is this package's.
     """
-    chosen = tuple(strided_ops(network) if ops is None else ops)
-    sums = {op.layer: _Sums() for op in chosen}
+    measured = tuple(strided_ops(network) if ops is None else ops)
+    sums = {op.layer: _Sums() for op in measured}
     with torch.inference_mode():
         for x in batches:
-            for op in chosen:
-                for part in torch.split(x, max(1, 8 // max(op.stride))):  # dense takes stride squared
+            for op in measured:
+                for part in torch.split(x, max(1, 8 // max(op.stride))):  # a dense response is stride squared as large
                     sums[op.layer].add(dense_response(network, op, part), op.stride)
-    return tuple(sums[op.layer].result(op) for op in chosen if sums[op.layer].positions)
+    return tuple(sums[op.layer].change(op) for op in measured if sums[op.layer].positions)
 
 
 class _Sums:
-    """Sums over images of one layer: float64 [2, C] each, first of the dense response, then of the blurred one."""
+    """Sums over images and positions of one layer: of the dense response, and of the blurred one.
+
+    Attributes:
+        positions: number of positions that were summed.
+        total: float64 [2, C], sums of the values: of the dense response, then of the blurred one.
+        squares: float64 [2, C], sums of the squared values.
+        changes: float64 [2, C], sums of the squared differences between neighbours.
+    """
 
     def __init__(self) -> None:
         self.positions = 0
@@ -138,6 +176,7 @@ class _Sums:
         self.changes: Floats = np.zeros(0)
 
     def add(self, dense: Tensor, stride: tuple[int, int]) -> None:
+        """Add a dense response [n, C, rows, columns]; one that is too small to be blurred is left out."""
         margins = [step - 1 for step in stride]
         inner = [size - 2 * margin for size, margin in zip(dense.shape[2:], margins, strict=True)]
         if min(inner) < 2:
@@ -153,20 +192,20 @@ class _Sums:
         self.squares += squares
         self.changes += changes
 
-    def result(self, op: Strided) -> ShiftChange:
-        """Divide the mean square changes by the variances; both means are over positions and images."""
+    def change(self, op: Strided) -> ShiftChange:
+        """Divide the mean squared changes by the variances; both means are over positions and images."""
         spread = np.maximum(self.squares - self.total**2 / self.positions, 0)
         spread[spread <= 1e-6 * self.squares] = 0  # what rounding leaves of a constant channel
         with np.errstate(invalid="ignore", divide="ignore"):
-            layer = np.sqrt(self.changes.sum(1) / spread[0].sum())
-            ratio = np.where(spread[0] > 0, np.sqrt(self.changes[0] / self.changes[1]), np.nan)
-        return ShiftChange(op.layer, op.stride, float(layer[0]), float(layer[1]), ratio)
+            strided, reference = np.sqrt(self.changes.sum(1) / spread[0].sum()).tolist()
+            channels = np.where(spread[0] > 0, np.sqrt(self.changes[0] / self.changes[1]), np.nan)
+        return ShiftChange(layer=op.layer, stride=op.stride, strided=strided, reference=reference, channels=channels)
 
 
 def _parts(maps: Tensor, stride: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield values, squares, and the squared difference between neighbours along the strided axes.
+    """Yield the values, their squares, and the squared differences between neighbours along the axes with a stride.
 
-    The differences are one fewer than the values along an axis; they are scaled, so that sums compare.
+    Along an axis there is one difference fewer than values; the differences are scaled, so that the sums compare.
     """
     yield maps
     yield maps.square()
@@ -177,9 +216,5 @@ def _parts(maps: Tensor, stride: tuple[int, int]) -> Iterator[Tensor]:
 
 
 def _summed(values: Tensor) -> Floats:
-    exact = torch.promote_types(values.dtype, torch.float32)
-    return np.asarray(values.sum((2, 3), dtype=exact).double().sum(0).cpu().numpy(), np.float64)
-
-
-def _sizes(weights: Tensor, axis: int) -> tuple[int, int]:
-    return (len(weights), 1) if axis == 0 else (1, len(weights))
+    """Return the sum over images and positions of values [n, C, rows, columns], float64 [C]."""
+    return np.asarray(values.sum((2, 3), dtype=widened(values.dtype)).double().sum(0).cpu().numpy(), np.float64)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diagnosed import PLAIN, found_by, subject_of
+from diagnosed import PLAIN, Planted, found, skipped, subject_of
 from torch import Tensor, nn
 
 from deconvviz.data.memory import InMemoryImages
-from deconvviz.studies.diagnosis.checks.classes import confused
-from deconvviz.studies.diagnosis.measures.neighbours import neighbours, save_neighbours
+from deconvviz.studies.diagnosis.measures.neighbours import neighbours
+from deconvviz.studies.diagnosis.result import save_neighbours
+from deconvviz.studies.diagnosis.subject import Subject
 
 
 def coloured(colours: Sequence[tuple[int, int, int]], each: int = 10) -> InMemoryImages:
@@ -45,20 +46,20 @@ RED, GREEN, BLUE, DARK = (220, 40, 40), (40, 220, 40), (40, 40, 220), (40, 40, 4
 def test_confused_classes_are_found() -> None:
     model, shown = ByColour([RED, GREEN, BLUE, DARK]), [RED, GREEN, BLUE, DARK]
     clean = subject_of(model, coloured(shown), outputs=np.arange(4))
-    assert found_by(confused, clean) == [] and not clean.skipped
+    assert found("confused", clean) == [] and not skipped("confused", clean)
     sound = coloured(shown)
     pictures = np.array(sound.pictures)
     pictures[10:16] = pictures[0:6]  # six of ten images of class 1 look like class 0
     images = InMemoryImages(pictures, sound.labels, sound.classes)
     subject = subject_of(model, images, outputs=np.arange(4))
-    (finding,) = found_by(confused, subject)
+    (finding,) = found("confused", subject)
     assert (finding.severity, finding.value) == ("serious", 60.0)
-    assert "'class 1'" in finding.what and "'class 0'" in finding.what and "4 are named rightly" in finding.what
-    found = {one.name: one for one in neighbours(subject)}
-    assert (found["class 1"].taken, found["class 1"].right, found["class 1"].neighbour) == (6, 4, "class 0")
-    assert found["class 0"].taken == 0 and found["class 0"].right == 10
+    assert "'class 1'" in finding.what and "'class 0'" in finding.what and "4 are classified correctly" in finding.what
+    by_name = {one.name: one for one in neighbours(subject)}
+    assert (by_name["class 1"].taken, by_name["class 1"].right, by_name["class 1"].neighbour) == (6, 4, "class 0")
+    assert by_name["class 0"].taken == 0 and by_name["class 0"].right == 10
     logits = model(torch.stack([PLAIN(p) for p in images.pictures])).detach().double().softmax(1)
-    assert np.isclose(found["class 1"].probability, float(logits[10:20, 0].mean()), rtol=1e-4)
+    assert np.isclose(by_name["class 1"].probability, float(logits[10:20, 0].mean()), rtol=1e-4)
 
 
 def test_shared_filters_respond_to_both() -> None:
@@ -67,7 +68,7 @@ def test_shared_filters_respond_to_both() -> None:
     shown = [RED, yellow, GREEN, BLUE, DARK, (40, 200, 200)]
     images = coloured(shown, 4)
     subject = subject_of(ByColour(shown), images, outputs=np.arange(6))
-    means = np.array([np.asarray(images.pictures)[images.labels == n].mean((0, 1, 2)) for n in range(6)])
+    means = np.array([np.stack(images.pictures)[images.labels == n].mean((0, 1, 2)) for n in range(6)])
     z = (means - means.mean(0)) / means.std(0)
     differs = 0
     for place, one in enumerate(neighbours(subject)):
@@ -94,9 +95,21 @@ def test_the_neighbour_is_the_most_frequent_mistake() -> None:
 
 def test_one_image_of_a_class_tells_nothing(tmp_path: pathlib.Path) -> None:
     subject = subject_of(ByColour([RED, GREEN]), coloured([RED, GREEN], 1), outputs=np.arange(2))
-    assert found_by(confused, subject) == [] and "at most 1 images" in subject.skipped["confused"]
+    assert found("confused", subject) == [] and "at most 1 image of a class" in skipped("confused", subject)
     unknown = subject_of(ByColour([RED, GREEN]), coloured([RED, GREEN]))
-    assert found_by(confused, unknown) == [] and "not known" in unknown.skipped["confused"]
+    assert found("confused", unknown) == [] and "not known" in skipped("confused", unknown)
     save_neighbours(neighbours(subject), tmp_path / "classes.csv")
     lines = (tmp_path / "classes.csv").read_text().splitlines()
     assert lines[0].startswith("class,images,right,neighbour") and lines[1].startswith("class 0,1,1,class 1,0,")
+
+
+def mistaken(count: int) -> Subject:
+    """Red, green and blue images; `count` of the ten green ones are red."""
+    images = coloured([RED, GREEN, BLUE])
+    pictures = np.array(images.pictures)
+    pictures[10 : 10 + count] = pictures[:count]
+    shown = InMemoryImages(pictures, images.labels, images.classes)
+    return subject_of(ByColour([RED, GREEN, BLUE]), shown, outputs=np.arange(3))
+
+
+PLANTED = {"confused": Planted(lambda _: mistaken(6), lambda _: mistaken(0))}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from diagnosed import SIDE, about, found, net, weights
+from diagnosed import SIDE, Planted, about, found, net, skipped, weights
 from in_memory import noise
 from torch import nn
 
@@ -91,9 +91,9 @@ def test_late_filters_that_tell_no_class_are_found(blind: int, severity: str | N
 
 def test_classes_of_few_images_tell_nothing() -> None:
     subject = about(net(edit=colour_filters(5)), coloured(4))
-    assert not found("class-blind", subject) and "5 images each" in subject.skipped["class-blind"]
+    assert not found("class-blind", subject) and "5 images each" in skipped("class-blind", subject)
     subject = about(net(edit=colour_filters(5)))
-    assert not found("class-blind", subject) and "class-blind" in subject.skipped
+    assert not found("class-blind", subject) and "not known" in skipped("class-blind", subject)
 
 
 def test_selectivity_by_hand() -> None:
@@ -142,3 +142,31 @@ def test_effective_rank_equals_its_definition() -> None:
     assert np.isclose(effective_rank(np.full(5, 0.2)), 5) and np.isclose(effective_rank(np.array([1.0, 0])), 1)
     assert np.isclose(effective_rank(np.array([0.5, 0.25, 0.25])), 2**1.5)  # entropy of 1.5 bits
     assert (eigenvalues(np.ones((3, 4))) == 0).all()
+
+
+def lifted(count: int) -> nn.Sequential:
+    """A network whose first `count` filters are always on."""
+
+    def lift(model: nn.Sequential) -> None:
+        model[0].bias.data[:count] = 50
+
+    return net(edit=lift)
+
+
+def aligned(common: float) -> nn.Sequential:
+    """A network whose filters have a common part of this size."""
+
+    def align(model: nn.Sequential) -> None:
+        weights(model)[:] += common
+
+    return net(edit=align)
+
+
+PLANTED = {
+    "saturated": Planted(lambda _: about(lifted(10), layers=("1",)), lambda _: about(lifted(0), layers=("1",))),
+    "class-blind": Planted(
+        lambda _: about(net(edit=colour_filters(5)), coloured(20)),
+        lambda _: about(net(edit=colour_filters(0)), coloured(20)),
+    ),
+    "rank": Planted(lambda _: about(aligned(30), layers=("1",)), lambda _: about(aligned(0), layers=("1",))),
+}
