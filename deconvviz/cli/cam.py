@@ -112,7 +112,10 @@ def cam(
         label = class_names[image.label][:22] if len(class_names) == network.outputs else f"class {image.label}"
         labels.append(f"{pathlib.Path(path).name[:24]}\n{label}, p {image.probability:.2f}")
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
-    caption = f"Each map is scaled to its own range ({convention}). Passes over the last image: {passes}.\n{CAM_NOTE}"
+    caption = (
+        f"p is the probability of the class. Maps are finished by the convention {convention!r}. Passes over the last "
+        f"image (tail: from the layer to the output): {passes}.\n{CAM_NOTE}"
+    )
     figure = draw_maps(pictures, maps, labels, method_names, f"{network.name}{how.place}", caption, colours)
     save_figure(figure, out, caption)
 

@@ -13,8 +13,8 @@ from deconvviz.cli.options import Command, explainer_option, layers_option, opti
 from deconvviz.errors import DataError
 
 CAM_NOTE = (
-    "Maps of different methods are each scaled to their own range: brightness does not compare between them. guided "
-    "and deconvnet change little when the weights are randomised, so they are no evidence for the decision."
+    "Each map is scaled to its own range, so that brightness does not compare between maps. Maps of guided and "
+    "deconvnet change little when the weights are randomised, so they are no evidence for the decision."
 )
 
 

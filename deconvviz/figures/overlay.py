@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deconvviz.figures.sheet import Sheet
 from deconvviz.types import Floats, Pixels
 
-TILE, GAP, NAMES = 1.75, 0.12, 0.3  # inches: a picture, the gap between two, and the line of the columns' names
+TILE, GAP, NAMES = 1.75, 0.12, 0.15  # inches: a picture, the gap between two, and the line of the columns' names
 LEFT, RIGHT = 0.4, 0.9  # inches for the rows' texts, and for the colour bar
 NARROWEST = 4.5  # inches: a title needs them
 DPI = 170

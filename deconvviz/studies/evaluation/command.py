@@ -232,10 +232,11 @@ def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, 
     target = "the network's top class" if measured.explain == "top" else "the class of its label"
     fill = "the mean colour" if measured.fill == "mean" else "black"
     caption = (
-        f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked "
-        f"pixels become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show "
-        "means over the images. Bars show means, and whiskers their 95 % intervals; passes and seconds are those of "
-        "one image."
+        f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked pixels "
+        f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
+        " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
+        "the pixels where so many are kept; constant is the share of maps that are the same everywhere; passes and "
+        "seconds are those of one image."
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption)
     save_figure(figure, beside(table, ".png"), caption)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from deconvviz.figures.overlay import overlay
 from deconvviz.figures.sheet import Sheet
@@ -31,6 +31,17 @@ LINES = ("-", "--", ":", "-.")
 
 Colours = Mapping[str, Any]
 """Method -> its colour, the same in curves and bars."""
+
+
+def heading(column: str) -> str:
+    """Return the name of a column in words.
+
+    >>> heading("average_drop_15"), heading("max_box_acc")
+    ('average drop at 15 %', 'max box acc')
+    """
+    metric, _, share = column.rpartition("_")
+    words = f"{metric} at {share} %" if share.isdigit() else column
+    return words.replace("_", " ")
 
 
 def draw_evaluation(evaluation: Evaluation, higher_is_better: Mapping[str, bool], title: str, caption: str) -> Figure:
@@ -113,12 +124,12 @@ def _draw_charts(
     for number, column in enumerate(evaluation.columns):
         row, across = divmod(number, CHARTS_IN_A_ROW)
         bottom = top - (row + 1) * (height + CHART_LABELS) + 0.22
-        chart = sheet.axes(LEFT + across * width, bottom, width - 0.15, height - 0.05)
+        chart = sheet.axes(LEFT + across * width, bottom, width - 0.25, height - 0.05)
         is_cost = column in COSTS
         whiskers = None if is_cost else errors[:, number]
         bars = chart.barh(places, means[:, number], color=list(colours.values()), xerr=whiskers, ecolor="0.3")
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[higher_is_better.get(column)]
-        chart.set_title(column.replace("_", " ") + better, fontsize=7, pad=3)
+        chart.set_title(heading(column) + better, fontsize=7, pad=3)
         chart.set_yticks(places, methods if across == 0 else [""] * len(methods), fontsize=7)
         chart.tick_params(axis="x", labelsize=6)
         if is_cost:  # from one pass to thousands: the numbers stand at the bars
@@ -129,4 +140,5 @@ def _draw_charts(
             chart.xaxis.set_major_locator(NullLocator())
             chart.xaxis.set_minor_locator(NullLocator())
         else:
-            chart.set_xlim(left=0)
+            chart.xaxis.set_major_locator(MaxNLocator(4))
+            chart.set_xlim(0, None if means[:, number].any() else 1)

@@ -144,7 +144,7 @@ def _labelled_outputs(feed: Feed, outputs: Ints | None) -> Ints:
 
 
 def _described(explainer: Explainer, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's options as JSON holds them; a trained explainer is told from others by a digest."""
+    """Return a method's options as JSON holds them; a digest stands for a trained explainer."""
     trained = explainer.options.get("explainer")
     return {**options, "explainer": digest(trained)} if isinstance(trained, LearnedExplainer) else dict(options)
 

@@ -40,8 +40,8 @@ class EvaluationOptions(RunOptions):
         fill: what masked pixels become: "mean", the colour that is zero once normalised, or "black".
         steps: number of steps of the deletion and insertion curves.
         truth: where the object of each image is. An image whose object is unknown counts for the other metrics only.
-        explain: "top" for the class that each image is given by the network, or "label" for the class that it is
-            labelled with, which needs `outputs`.
+        explain: "top" for the class that the network finds in each image, or "label" for the class of its label, which
+            needs `outputs`.
         outputs: int64 [classes], the output of the network that stands for each class of the images.
 
     Raises:

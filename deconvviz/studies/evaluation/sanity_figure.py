@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TITLES = {"spearman": "rank correlation (Spearman)", "ssim": "SSIM", "hog": "correlation of HOG"}
 WIDTH, LEFT, RIGHT, DPI = 13.0, 0.72, 1.8, 160  # inches; the legend stands in the right margin
 PANEL, GAP = 2.65, 0.22
-LETTER, LONGEST = 0.065, 28  # inches of a letter of a layer's name, and letters of the longest name that is drawn
+LETTER, LONGEST = 0.05, 28  # inches of a letter of a layer's name, and letters of the longest name that is drawn
 LABELLED = 24  # layers whose names fit below a panel
 MARKERS = "osD^v"
 
@@ -32,7 +32,7 @@ def draw_sanity(checks: Mapping[str, SanityCheck], title: str, caption: str) -> 
     """
     layers = ["trained", *next(iter(checks.values())).layers]
     names = [layer[-LONGEST:] for layer in layers]
-    below = 0.4 + LETTER * max(map(len, names))
+    below = 0.3 + LETTER * max(map(len, names))
     sheet = Sheet(WIDTH, below + PANEL + 0.25, title, caption, DPI)
     width = (WIDTH - LEFT - RIGHT - GAP * (len(TITLES) - 1)) / len(TITLES)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(checks)))

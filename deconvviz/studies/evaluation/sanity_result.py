@@ -9,7 +9,7 @@ from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Pathlike
 
 SIMILARITIES = ("spearman", "ssim", "hog")
-DISSIMILAR = 0.5  # mean rank correlation of maps that are no longer similar; our choice, the paper gives none
+DISSIMILAR = 0.5  # mean rank correlation up to which maps count as dissimilar; our choice, the paper has no threshold
 
 
 @dataclass(frozen=True, kw_only=True)

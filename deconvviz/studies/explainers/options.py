@@ -33,7 +33,7 @@ class ExplainerTrainingOptions(RunOptions):
 
     Attributes:
         options: the method's own options, name -> value.
-        phases: the stretches of the training; none takes the method's own schedule.
+        phases: the stretches of the training; () takes the method's own schedule.
         outputs: int64 [classes], the output that stands for each class of the images. The explainer then learns to
             explain the images' labels. Without it, it explains the network's decisions: the top class of each crop.
         commit_every: number of steps between two checkpoints within an epoch.
