@@ -144,7 +144,7 @@ mined_options = option_group(
 @square_options
 @mined_options
 @click.option("--images", "indices", metavar="N,N,...", help="Indices of the images of a store.  [default: 0]")
-@run_options(batch_size="Occluded images in one pass.", default_batch=32, precision="Of the forward passes.")
+@run_options(batch_size="Occluded images in one pass.", default_batch=32, precision="Precision of the forward passes.")
 @classes_option
 @model_options
 def occlude(

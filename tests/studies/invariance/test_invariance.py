@@ -172,6 +172,12 @@ def test_in_float32_a_network_runs_fast(monkeypatch: pytest.MonkeyPatch) -> None
         network, images, ["0", "2"], preprocess=PLAIN, kinds=["rotation"], steps={"rotation": [30]}, progress=False
     )
     assert set(forms) == {"fp32"}
+    forms.clear()
+    asked: dict[str, Any] = {"preprocess": PLAIN, "kinds": ["rotation"], "steps": {"rotation": [30]}, "progress": False}
+    half = invariance(network, images, ["0", "2"], precision="bf16", **asked)
+    assert set(forms) == {"bf16"} and half.config["precision"] == "bf16"
+    assert half.distance("rotation") == pytest.approx(found.distance("rotation"), rel=0.02)
+    assert np.abs(half.distance("rotation") - found.distance("rotation")).max() > 1e-6
     pictures = np.stack([*images.pictures, *(canvas(p).transformed(rotation(30)) for p in images.pictures)])
     x = PLAIN.tensor(pictures)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import pathlib
 from dataclasses import replace
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 import deconvviz as dv
 from deconvviz.cam.explain import cam
 from deconvviz.cam.occluder import Occluder
-from deconvviz.cam.window_grid import starts
+from deconvviz.cam.window_grid import WindowGrid, starts
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
-from deconvviz.errors import DataError, LayerNotFound, MismatchError
+from deconvviz.errors import CaptureError, DataError, LayerNotFound, MismatchError, TargetError
 from deconvviz.graph.choose import last_maps
 from deconvviz.studies.mining.panels import layer_panels
 from deconvviz.studies.occlusion.command import MinedChoice, _projections_elsewhere
@@ -84,6 +85,13 @@ def test_values_are_averaged_over_the_windows_of_a_pixel() -> None:
             np.argwhere(occluder.covers(torch.tensor([n]), values)[0].numpy()).min(0), (max(top, 0), max(left, 0))
         )
     assert np.allclose(occluder.averaged(values).numpy(), total / count)
+    windows = WindowGrid((9, 7), (4, 3), (2, 3), "beyond")  # the same windows without torch
+    assert windows.places.tolist() == occluder.places.tolist() and len(windows) == len(occluder)
+    assert np.allclose(windows.mean_by_pixel(values[1].numpy()), (total / count)[1])
+    for n, (top, left, bottom, right) in enumerate(windows.boxes.tolist()):
+        cover = np.zeros((9, 7), bool)
+        cover[max(top, 0) : bottom, max(left, 0) : right] = True
+        assert np.array_equal(windows.covered(n), cover) and (bottom - top, right - left) == (4, 3)
     sparse = Occluder((8, 8), (2, 2), (4, 4))  # what no window covers is zero, not NaN
     assert float(sparse.averaged(torch.ones(1, len(sparse)))[0, 2, 2]) == 0
 
@@ -182,6 +190,25 @@ def test_the_method_is_the_same_code(plain: tuple[Plain, dv.Network, np.ndarray[
     assert torch.allclose(noisy(two, 1, raw=True)[1], noisy(two[1:], 1, raw=True)[0], atol=1e-6)
 
 
+def test_float64_stays_float64(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
+    """To 1e-12, and not to float32's 1e-7, as a loop in float64."""
+    model, _, pictures = plain
+    exact = copy.deepcopy(model).double()
+    network = dv.capture(exact, (3, 24, 32))
+    (one,) = occlude(
+        network, pictures[:1], "relu_1", preprocess=PRE, targets=[2], square=8, fill="mean", progress=False
+    )
+    x = PRE.tensor(pictures[:1], dtype=torch.float64)
+    with torch.no_grad():
+        assert one.whole.probability == pytest.approx(float(exact(x).softmax(1)[0, 2]), abs=1e-12)
+        for w, (top, left, bottom, right) in enumerate(one.windows.boxes.tolist()):
+            hidden = x.clone()
+            hidden[..., top:bottom, left:right] = 0
+            assert one.probability[w] == pytest.approx(float(exact(hidden).softmax(1)[0, 2]), abs=1e-12)
+            activation = float(exact.features(hidden)[0, one.channel].sum())
+            assert one.activation[w] == pytest.approx(activation, rel=1e-12)
+
+
 def test_which_map_is_the_strongest(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
     """By its maximum or by its sum: pictures with one bright spot tell the two apart."""
     model, network, _ = plain
@@ -249,6 +276,10 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
             occlude(network, pictures, preprocess=PRE, progress=False, **{"square": 8, **options})
     with pytest.raises(MismatchError, match=r"expected \(24, 32\)"):
         occlude(network, pictures[:, :20], preprocess=PRE, progress=False)
+    with pytest.raises(TargetError, match="1 targets given for 2 images; expected one for each"):
+        occlude(network, pictures, preprocess=PRE, targets=[1], progress=False)
+    with pytest.raises(CaptureError, match=r"\(3, 16, 16\); Plain takes \(3, 24, 32\)"):
+        occlude(network, pictures, preprocess=dv.Preprocess(resize=None, crop=16), progress=False)
     with pytest.raises(DataError, match="a number, blur or noise"):
         cam("occlusion", network, fill="grey")(torch.zeros(1, 3, 24, 32), 1)
 
