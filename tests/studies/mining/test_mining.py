@@ -175,7 +175,7 @@ def full_sort(maps: NDArray[np.float32], k: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def check(mined: Mined, layer: str, maps: NDArray[np.float32], k: int) -> None:
+def assert_is_full_sort(mined: Mined, layer: str, maps: NDArray[np.float32], k: int) -> None:
     found = {key: getattr(mined[layer].top, key) for key in TABLES}
     found |= {key: getattr(mined[layer].activity, key) for key in COUNTS}
     expected = full_sort(maps, k)
@@ -187,7 +187,7 @@ def check(mined: Mined, layer: str, maps: NDArray[np.float32], k: int) -> None:
     np.testing.assert_array_equal(mined[layer].activity.mean, expected["total"] / len(maps))
 
 
-def same(a: Mined, b: Mined) -> None:
+def assert_same(a: Mined, b: Mined) -> None:
     """Assert that two results agree in every bit, and in what decides whether they belong together."""
     assert json.loads(json.dumps(a.config)) == json.loads(json.dumps(b.config))  # in a file, tuples are lists
     assert (a.done, a.total) == (b.done, b.total)
@@ -213,7 +213,7 @@ def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_equals_a_full_sort(layer: str, whole: Mined, exact: Network, store: ImageStore) -> None:
-    check(whole, layer, activations(exact, store, layer), 9)
+    assert_is_full_sort(whole, layer, activations(exact, store, layer), 9)
 
 
 def test_what_the_exact_network_was_made_for(whole: Mined) -> None:
@@ -230,7 +230,7 @@ def test_what_the_exact_network_was_made_for(whole: Mined) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_batches_and_workers_do_not_matter(batch_size: int, workers: int, run: Run, whole: Mined) -> None:
-    same(run(batch_size=batch_size, workers=workers), whole)
+    assert_same(run(batch_size=batch_size, workers=workers), whole)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
@@ -242,28 +242,28 @@ def test_shards_merge_to_the_whole(parts: int, run: Run, whole: Mined, tmp_path:
         assert set(shard["conv2"].images.flatten() % parts) == {i}
     for seed in range(3):
         random.Random(seed).shuffle(files)
-        same(merge(files, tmp_path / "merged.h5", overwrite=True), whole)
-        same(load_mined(tmp_path / "merged.h5"), whole)
-    same(run(out=tmp_path / "merged.h5"), whole)  # the merged file is that of the whole job
+        assert_same(merge(files, tmp_path / "merged.h5", overwrite=True), whole)
+        assert_same(load_mined(tmp_path / "merged.h5"), whole)
+    assert_same(run(out=tmp_path / "merged.h5"), whole)  # the merged file is that of the whole job
 
 
 def test_more_shards_than_images(run: Run, tmp_path: pathlib.Path) -> None:
     files = [tmp_path / f"{i}.h5" for i in range(5)]
     found = [run(out=file, shard=(i, 5), limit=3) for i, file in enumerate(files)]
     assert [f.total for f in found] == [1, 1, 1, 0, 0] and all(f.complete for f in found)
-    same(merge(files[::-1], tmp_path / "merged.h5"), run(limit=3))
+    assert_same(merge(files[::-1], tmp_path / "merged.h5"), run(limit=3))
 
 
 @pytest.mark.parametrize("limit", [1, 4, 17, COUNT, 1000])
 def test_limit(limit: int, run: Run, exact: Network, store: ImageStore) -> None:
     mined = run(limit=limit)
     assert mined.done == mined.total == min(limit, COUNT)
-    check(mined, "conv2", activations(exact, store, "conv2")[:limit], 9)  # fewer images than k at first
+    assert_is_full_sort(mined, "conv2", activations(exact, store, "conv2")[:limit], 9)  # fewer images than k at first
 
 
 def test_k_above_the_number_of_images(run: Run, exact: Network, store: ImageStore) -> None:
-    check(run(k=COUNT + 5), "relu1", activations(exact, store, "relu1"), COUNT + 5)
-    check(run(k=1), "relu1", activations(exact, store, "relu1"), 1)
+    assert_is_full_sort(run(k=COUNT + 5), "relu1", activations(exact, store, "relu1"), COUNT + 5)
+    assert_is_full_sort(run(k=1), "relu1", activations(exact, store, "relu1"), 1)
 
 
 @pytest.mark.parametrize("batch_size", [5, 32])
@@ -275,7 +275,7 @@ def test_nan_and_infinite_values(batch_size: int, run: Run, store: ImageStore) -
     assert np.isnan(maps[:, 0]).all() and np.isnan(maps[:, 1:]).any()
     assert np.isposinf(maps).any() and np.isneginf(maps).any() and np.isfinite(maps[:, 1:]).any((2, 3)).all()
     mined = run(network, layers=["0", "1"], batch_size=batch_size)
-    check(mined, "1", maps, 9)
+    assert_is_full_sort(mined, "1", maps, 9)
     assert mined["1"].activity.broken[0] == COUNT * 16 * 32 and (mined["1"].images[0] == -1).all()
     assert np.isfinite(mined["1"].values[1:]).all() and not mined["0"].activity.broken.any()
 
@@ -347,7 +347,7 @@ def test_out_of_memory_halves_the_batch(
         return compute(self, x, layers)
 
     monkeypatch.setattr(Network, "activations", small)
-    same(run(batch_size=32), whole)
+    assert_same(run(batch_size=32), whole)
     assert sizes[:4] == [32, 16, 8, 4] and max(sizes[4:]) == 4 and sum(sizes[3:]) == COUNT  # halved once and for all
     assert "batches of 4" in capsys.readouterr().err
 
@@ -363,7 +363,7 @@ def test_out_of_memory_at_batch_1(
         patch.setattr(Network, "activations", none)
         run(out=tmp_path / "m.h5")
     assert load_mined(tmp_path / "m.h5").done == 0
-    same(run(out=tmp_path / "m.h5"), whole)
+    assert_same(run(out=tmp_path / "m.h5"), whole)
 
 
 def test_another_error_is_not_tried_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,12 +406,12 @@ def test_continues_to_the_same_file(commit_every: int, run: Run, whole: Mined, t
         found = load_mined(out)
         assert found.done == found["conv1"].activity.images == done and not found.complete
         assert "unfinished" in repr(found)
-    same(run(out=out, commit_every=commit_every), whole)
+    assert_same(run(out=out, commit_every=commit_every), whole)
     run(out=straight)
     assert out.read_bytes() == straight.read_bytes()
     one, other = (Result.load(path, KIND, SCHEMA) for path in (out, straight))
     assert one.arrays.keys() == other.arrays.keys() and (one.config, one.state) == (other.config, other.state)
-    same(load_mined(out), whole)
+    assert_same(load_mined(out), whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.h5", "straight.h5"]
 
 
@@ -420,14 +420,14 @@ def test_continues_with_other_batches_and_workers(run: Run, whole: Mined, tmp_pa
     interrupted(run, 30, out=out, commit_every=1, batch_size=4, workers=1)
     interrupted(run, 50, out=out, commit_every=1, batch_size=9, workers=3)
     assert load_mined(out).done == 28 + 18
-    same(run(out=out, batch_size=64), whole)
-    same(load_mined(out), whole)
+    assert_same(run(out=out, batch_size=64), whole)
+    assert_same(load_mined(out), whole)
 
 
 def test_a_shard_continues(run: Run, tmp_path: pathlib.Path) -> None:
     interrupted(run, 40, out=tmp_path / "m.h5", shard=(1, 2), commit_every=1)
     assert load_mined(tmp_path / "m.h5").done == 14
-    same(run(out=tmp_path / "m.h5", shard=(1, 2)), run(shard=(1, 2)))
+    assert_same(run(out=tmp_path / "m.h5", shard=(1, 2)), run(shard=(1, 2)))
 
 
 def test_a_finished_file_is_returned_at_once(
@@ -438,7 +438,7 @@ def test_a_finished_file_is_returned_at_once(
     before = out.read_bytes(), out.stat().st_ino
     no_images(monkeypatch)
     again = run(out=out)
-    same(again, whole)
+    assert_same(again, whole)
     assert again.complete and (out.read_bytes(), out.stat().st_ino) == before
 
 
@@ -589,7 +589,7 @@ def test_settings_that_make_no_sense(
 # --- merging
 
 
-def refused(files: Sequence[pathlib.Path], message: str) -> None:
+def assert_refused(files: Sequence[pathlib.Path], message: str) -> None:
     """Assert that merging is refused in any order, with nothing written."""
     out = files[0].parent / "merged.h5" if files else pathlib.Path("merged.h5")
     for order in (list(files), list(files)[::-1]):
@@ -602,26 +602,26 @@ def test_merge_refuses_what_is_not_one_whole_job(run: Run, tmp_path: pathlib.Pat
     parts = [tmp_path / f"{i}.h5" for i in range(3)]
     for i, file in enumerate(parts):
         run(out=file, shard=(i, 3), limit=20)
-    refused(parts[:2], "0/3, 1/3 given; expected each of 0/3 to 2/3")
-    refused(parts[1:], "1/3, 2/3 given")
-    refused([*parts, parts[1]], "0/3, 1/3, 1/3, 2/3 given")
-    refused([parts[0], parts[0], parts[2]], "0/3, 0/3, 2/3 given")
-    refused([], "no files")
+    assert_refused(parts[:2], "0/3, 1/3 given; expected each of 0/3 to 2/3")
+    assert_refused(parts[1:], "1/3, 2/3 given")
+    assert_refused([*parts, parts[1]], "0/3, 1/3, 1/3, 2/3 given")
+    assert_refused([parts[0], parts[0], parts[2]], "0/3, 0/3, 2/3 given")
+    assert_refused([], "no files")
 
     for name, value in [("k", 3), ("limit", 30), ("layers", ["conv1"])]:
         other, settings = tmp_path / f"other-{name}.h5", {"limit": 20, name: value}
         run(out=other, shard=(2, 3), **settings)
-        refused([*parts[:2], other], rf"\({name}: ")
+        assert_refused([*parts[:2], other], rf"\({name}: ")
 
     run(out=tmp_path / "half.h5", shard=(1, 2), limit=20)
-    refused([parts[0], tmp_path / "half.h5"], "0/3, 1/2 given|1/2, 0/3 given")
+    assert_refused([parts[0], tmp_path / "half.h5"], "0/3, 1/2 given|1/2, 0/3 given")
     run(out=tmp_path / "whole.h5", limit=20)
-    refused([tmp_path / "whole.h5", *parts[1:]], "whole.h5 is no shard")
+    assert_refused([tmp_path / "whole.h5", *parts[1:]], "whole.h5 is no shard")
 
     interrupted(run, 15, out=tmp_path / "unfinished.h5", shard=(2, 3), limit=20, batch_size=2, commit_every=1)
-    refused([*parts[:2], tmp_path / "unfinished.h5"], "unfinished.h5 is unfinished: 4 of 6 images")
+    assert_refused([*parts[:2], tmp_path / "unfinished.h5"], "unfinished.h5 is unfinished: 4 of 6 images")
     run(out=tmp_path / "unfinished.h5", shard=(2, 3), limit=20)
-    same(merge([*parts[:2], tmp_path / "unfinished.h5"], tmp_path / "merged.h5"), run(limit=20))
+    assert_same(merge([*parts[:2], tmp_path / "unfinished.h5"], tmp_path / "merged.h5"), run(limit=20))
 
 
 def test_merge_into_a_missing_folder(run: Run, tmp_path: pathlib.Path) -> None:

@@ -60,7 +60,7 @@ def rows(top: TopK) -> list[list[Entry]]:
     return [[(v, i, *p) for v, i, p in zip(*channel, strict=True)] for channel in columns]
 
 
-def same(a: TopK, b: TopK) -> None:
+def assert_same(a: TopK, b: TopK) -> None:
     for one, other in zip(astuple(a), astuple(b), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
@@ -81,14 +81,14 @@ def test_equals_a_full_sort(given: tuple[int, list[Channels]]) -> None:
 def test_is_a_commutative_idempotent_monoid(given: tuple[int, list[Channels]]) -> None:
     k, batches = given
     a, b, c = (table(batch, k) for batch in batches)
-    same(a.merge(b), b.merge(a))
-    same(a.merge(b).merge(c), a.merge(b.merge(c)))
+    assert_same(a.merge(b), b.merge(a))
+    assert_same(a.merge(b).merge(c), a.merge(b.merge(c)))
     nothing = TopK.empty(len(batches[0]), k)
-    same(a.merge(nothing), a)
-    same(nothing.merge(a), a)
-    same(nothing.merge(nothing), nothing)
-    same(a.merge(a), a)
-    same(a.merge(b).merge(a), a.merge(b))  # images that both have seen
+    assert_same(a.merge(nothing), a)
+    assert_same(nothing.merge(a), a)
+    assert_same(nothing.merge(nothing), nothing)
+    assert_same(a.merge(a), a)
+    assert_same(a.merge(b).merge(a), a.merge(b))  # images that both have seen
     assert rows(a.merge(b).merge(c)) == full_sort(joined(batches), k)
 
 
@@ -103,7 +103,7 @@ def test_any_split_in_any_order_gives_the_same_table(given: tuple[int, list[Chan
     while len(tables) > 1:  # neighbours are joined in any order: a random tree of merges
         at = data.draw(st.integers(0, len(tables) - 2))
         tables[at : at + 2] = [tables[at].merge(tables[at + 1])]
-    same(tables[0], table(entries, k))
+    assert_same(tables[0], table(entries, k))
 
 
 def test_merging_changes_neither_table() -> None:
@@ -158,7 +158,7 @@ def records(draw: st.DrawFn) -> Activity:
     )
 
 
-def same_activity(a: Activity, b: Activity) -> None:
+def assert_same_activity(a: Activity, b: Activity) -> None:
     assert a.images == b.images
     for one, other in zip(astuple(a)[1:], astuple(b)[1:], strict=True):
         assert one.dtype == other.dtype
@@ -169,10 +169,10 @@ def same_activity(a: Activity, b: Activity) -> None:
 @given(st.lists(records(), min_size=3, max_size=6))
 def test_activity_is_a_commutative_monoid(records: list[Activity]) -> None:
     a, b, c = records[:3]
-    same_activity(a.merge(b), b.merge(a))
-    same_activity(a.merge(b).merge(c), a.merge(b.merge(c)))
-    same_activity(Activity.empty(2).merge(a), a)
-    same_activity(a.merge(Activity.empty(2)), a)
+    assert_same_activity(a.merge(b), b.merge(a))
+    assert_same_activity(a.merge(b).merge(c), a.merge(b.merge(c)))
+    assert_same_activity(Activity.empty(2).merge(a), a)
+    assert_same_activity(a.merge(Activity.empty(2)), a)
     merged = reduce(Activity.merge, records)
     assert merged.images == sum(r.images for r in records)
     for name in ("fired", "total", "broken"):
