@@ -95,7 +95,9 @@ study_options = option_group(
 @click.option("--boxes", type=click.Path(), help="A CSV file: image,left,top,right,bottom,part (pixels, half-open).")
 @click.option("-p", "--part", "parts", multiple=True, help="A part's name; repeat for several.  [default: all]")
 @study_options
-@run_options(batch_size="Masked images in one pass.", default_batch=32, seed="Seed of sets, random masks and permutations.")
+@run_options(
+    batch_size="Masked images in one pass.", default_batch=32, seed="Seed of sets, random masks and permutations."
+)
 @model_options
 def correspond(
     model: str,

@@ -101,6 +101,7 @@ def invariance(
     with settings.bar("picture", passes, "transforming") as bar, torch.no_grad():
         for start in range(0, len(indices), REFERENCES):
             block = indices[start : start + REFERENCES]
+            # A canvas keeps what lies around the picture, which a feed of pictures has cropped away.
             canvases = [canvas_of(dataset[int(index)][0], preprocess, settings.padding) for index in block]
             originals = observer.observe_all([canvas.picture for canvas in canvases])
             references = references or originals
@@ -130,10 +131,10 @@ def example_strips(
     padding, interpolation = result.config["padding"], result.config["interpolation"]
     canvases = [canvas_of(images[index][0], preprocess, padding) for index in result.config["which"][:rows]]
     for kind, steps in result.steps.items():
-        columns_steps = steps[evenly(len(steps), columns)]
-        maps = [inverse_map(kind, step) for step in columns_steps]
+        example_steps = steps[evenly(len(steps), columns)]
+        maps = [inverse_map(kind, step) for step in example_steps]
         pictures = [[canvas.transformed(inverse, interpolation) for inverse in maps] for canvas in canvases]
-        strips[kind] = columns_steps, np.array(pictures, np.uint8)
+        strips[kind] = example_steps, np.array(pictures, np.uint8)
     return strips
 
 

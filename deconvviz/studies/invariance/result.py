@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -250,6 +251,9 @@ class Invariance:
                 *self._lines(),
             ]
         )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     def _lines(self) -> Iterator[str]:
         for kind, steps in self.steps.items():

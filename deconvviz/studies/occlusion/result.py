@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,9 @@ class Occlusion:
             f"{self.whole.probability:.3f}, lowest {self.probability[lowest]:.3f} with the square at {place}; "
             f"map {self.config['layer']}:{self.channel})"
         )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def save_occlusions(occlusions: Sequence[Occlusion], path: Pathlike, names: Sequence[str] = ()) -> None:

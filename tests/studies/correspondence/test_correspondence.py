@@ -6,6 +6,7 @@ import csv
 import itertools
 import pathlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -426,6 +427,8 @@ def test_the_table_and_the_figure(planted: tuple[dv.Network, Planted], tmp_path:
     lines = repr(found).splitlines()
     assert len(lines) == 5 and "head" in lines[1] and "relu" in lines[1] and lines[3].startswith("spot      12  0.0")
     assert f"{found.rows[3].mean:.3f}±{found.rows[3].standard_error:.3f}" in lines[4]
+    named = replace(found, rows=tuple(replace(row, part=f"<{row.part}>") for row in found.rows))
+    assert "&lt;spot&gt;" in named._repr_html_() and "<spot>" not in named._repr_html_()
     assert found.config["parts"] == ["spot", "dull"] and found.config["count"] == 3
     figure = draw_correspondence(found, "title", "caption")
     panels = [axes for axes in figure.axes if axes.get_title() in ("head", "relu")]

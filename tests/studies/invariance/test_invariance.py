@@ -283,6 +283,7 @@ def test_nothing_to_divide_by() -> None:
     )
     assert all(np.isnan([s.score, s.low, s.high]).all() and s.mean_distance > 0 for s in alone.scores("scale"))
     assert "scale 1 to 1.8: 1 none, 5 none; P " in repr(alone)
+    assert "-&gt; " in alone._repr_html_() and "->" not in alone._repr_html_()
 
 
 def test_curves() -> None:

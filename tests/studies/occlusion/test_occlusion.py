@@ -182,6 +182,7 @@ def test_the_method_is_the_same_code(plain: tuple[Plain, dv.Network, np.ndarray[
     assert np.allclose(one.drop(), map_.numpy(), atol=1e-5) and one.drop().shape == (24, 32)
     assert one.grid(one.probability).shape == (7, 9) and one.windows.places[0].tolist() == [-4, -4]
     assert "63 windows" in repr(one)
+    assert "&lt;b&gt;: 63 windows" in replace(one, name="<b>")._repr_html_()
     half = occlude(network, pictures[:1], preprocess=PRE, precision="bf16", progress=False, square=8)[0]
     exact = occlude(network, pictures[:1], preprocess=PRE, progress=False, square=8, channel=2)[0]
     assert 1e-6 < np.abs(half.probability - exact.probability).max() < 0.02 and exact.channel == 2
