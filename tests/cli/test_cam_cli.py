@@ -66,6 +66,18 @@ def test_a_class_by_name(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
         run(*asked, "-t", "owls", "-o", tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("name", ["grad-cam", "occlusion", "sess"])
+def test_the_label_comes_from_the_pass_of_the_map(name: str) -> None:
+    """What the network returned while it was explained is what it returns by itself."""
+    loaded, scenes = dv.load_model("demo"), dv.Scenes(2, seed=11)
+    preprocess = dv.Preprocess.from_dict(loaded.settings)
+    network = dv.capture(loaded.model, (3, 64, 64))
+    x = torch.stack([preprocess(scenes[n][0]) for n in range(2)])
+    explainer = dv.cam(name, network, None if name == "occlusion" else "relu5")
+    explainer(x)
+    assert torch.allclose(explainer.output, network(x), atol=1e-5)
+
+
 def test_the_maps_find_the_object(folder: pathlib.Path) -> None:
     """On generated scenes, whose masks are known: more of the map lies on the object than its area's share."""
     from deconvviz.metrics import energy
@@ -96,6 +108,7 @@ def test_the_list_of_methods() -> None:
         ({"image": "none.png"}, "no image none.png"),
         ({"-o": "x.gif"}, "ends in .png"),
         ({"--option": "masks"}, "expected KEY=VALUE"),
+        ({"--option": "masks="}, "expected KEY=VALUE"),
     ],
 )
 def test_wrong_input(folder: pathlib.Path, tmp_path: pathlib.Path, change: dict[str, Any], complaint: str) -> None:

@@ -195,6 +195,26 @@ def test_means_and_intervals() -> None:
     assert np.allclose(found.error("a"), [1.96 * np.sqrt(2) / np.sqrt(2), 0])
 
 
+def test_a_float64_network_is_measured_in_float64(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
+    _, store, preprocess = given
+    network = dv.capture(dv.load_model("demo").model.double(), (3, 64, 64))
+    evaluation = evaluate(
+        network, store, ["grad-cam"], ["relu5"], preprocess=preprocess, metrics=["adcc"], limit=2, progress=False
+    )
+    x = torch.stack([preprocess(store[n][0]) for n in range(2)]).double()
+    probabilities = network(x).softmax(1).amax(1)
+    assert np.allclose(evaluation.probability, probabilities.numpy(), rtol=1e-9, atol=0)
+
+
+def test_a_table_in_a_notebook(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
+    """The numbers of the printed table; what stands in a name is text, not markup."""
+    found = run(given, limit=2, metrics=["adcc"])
+    found.values["<b>"] = found.values.pop("rise")
+    shown = found._repr_html_()
+    assert "<b>" not in shown and "&lt;b&gt;" in shown and "Means over 2 images" in shown
+    assert all(f"<td>{number}</td>" in shown for line in repr(found).splitlines()[1:] for number in line.split()[1:])
+
+
 @pytest.mark.slow
 def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp_path: pathlib.Path) -> None:
     _, store, _ = given
