@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from deconvviz.errors import DataError, TrainingError
+from deconvviz.errors import DataError, ModelError, TrainingError
 from deconvviz.models.weights import read_file
 from deconvviz.results.files import atomic
 
@@ -128,7 +128,10 @@ class Checkpoint:
 
     def read(self) -> dict[str, Any]:
         """Return what the file holds; raises DataError where it is no checkpoint of this kind and version."""
-        content = read_file(self.path)
+        try:
+            content = read_file(self.path)
+        except ModelError as error:  # its message speaks of a state dict
+            raise DataError(f"{self.path} exists and cannot be read as a training; choose another --out") from error
         fits = isinstance(content, Mapping) and content.get("format") == self.kind
         if not fits or content.get("schema") != self.schema:
             raise DataError(f"{self.path} exists and is no training of this version; choose another --out")
