@@ -117,10 +117,11 @@ def ablate(
 def caption_of(table: VariantTable, data: str, recipe: RecipeOptions) -> str:
     """Return what the figure shows: the images, the networks, and what the intervals cover."""
     config = table.config
+    epochs = table.rows[0].epochs
     others = f" of {recipe.validation}" if recipe.share is None else ""
     return (
-        f"Each variant was trained on {data} for {table.rows[0].epochs} epochs by the same recipe, and validated on "
-        f"{table.images} images{others}. Input {config['input_size']} x {config['input_size']} px, width "
+        f"Each variant was trained on {data} for {epochs} epoch{'s' * (epochs != 1)} by the same recipe, and validated "
+        f"on {table.images} images{others}. Input {config['input_size']} x {config['input_size']} px, width "
         f"{config['width']:g}, layers 1 and 2 of {config['first']}. The errors are those of the finished networks on "
         "central crops.\nThe 95 % intervals are over images (Bonett and Price 2012), not over trainings from other "
         "initial weights."

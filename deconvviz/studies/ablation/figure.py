@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from deconvviz.figures.bars import draw_interval, label_values, rows_from_top
 from deconvviz.figures.sheet import Sheet
@@ -68,6 +68,9 @@ def _draw_parameters(axes: Axes, rows: list[tuple[Variant, float]]) -> None:
     axes.bar_label(bars, [_abbreviated(count) for count in counts], fontsize=7, padding=2)
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / 2, max(counts) * 3)
+    few = max(counts) > 20 * min(counts)  # more ticks where the axis is short
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if few else (1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _abbreviated(int(value))))
     label_values(axes, "parameters (log scale)")
 

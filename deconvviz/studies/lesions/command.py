@@ -105,12 +105,17 @@ def lesion(
 
 def caption_of(lesions: Lesions, data: str) -> str:
     """Return what the figure shows: the images, what was silenced, and what the intervals cover."""
-    silenced = "Each filter is" if lesions.config["by"] == "filter" else "All filters of each layer are"
-    value = "zero" if lesions.config["how"] == "zero" else "their mean over images and positions"
-    chain = " Where nothing passes a layer by, the output is then the same for every image."
+    value = "zero" if lesions.config["how"] == "zero" else "its mean over images and positions"
+    if lesions.config["by"] == "filter":
+        silenced = f"Each filter in turn is set to {value}."
+    else:
+        silenced = (
+            f"In each layer in turn, every filter is set to {value}. Where nothing passes a layer by, the output "
+        )
+        silenced += "is then the same for every image."
     return (
-        f"The intact network classifies {lesions.accuracy:.1%} of {lesions.images} images of {data} correctly. "
-        f"{silenced} set to {value}, one after the other.{chain if lesions.config['by'] == 'layer' else ''}\n"
+        f"The intact network classifies {100 * lesions.accuracy:.1f} % of {lesions.images} images of {data} correctly. "
+        f"{silenced}\n"
         "The 95 % intervals compare the same images with and without the lesion (Bonett and Price 2012). Each holds by "
         "itself: in a ranking of many lesions, the first ones owe part of their places to chance."
     )

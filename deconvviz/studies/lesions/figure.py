@@ -43,6 +43,9 @@ def draw_lesions(lesions: Lesions, title: str, caption: str) -> Figure:
             draw_interval(spread, drops_of_layer[0], row, colours[number])
         else:
             _draw_cloud(spread, drops_of_layer[:, 0], row, colours[number])
+    if not whole:
+        low, high = spread.get_xlim()
+        spread.set_xlim(min(low, -1), max(high, 1))  # drops that are all zero stand in the middle of the panel
     for axes, labels in ((ranked, names), (losses, [""] * len(ranking)), (spread, layers)):
         axes.set_yticks(rows_from_top(len(labels)), labels, fontsize=7)
         axes.set_ylim(-0.7, len(labels) - 0.3)
@@ -50,9 +53,8 @@ def draw_lesions(lesions: Lesions, title: str, caption: str) -> Figure:
     units = "layers" if whole else "filters"
     ranked.set_title(f"the {len(ranking)} {units} with the largest drops", fontsize=8)
     losses.set_title(f"the same {units}", fontsize=8)
-    spread.set_title(
-        "in the order given" if whole else f"all {len(lesions.drop)} {units}; median and quartiles in grey", fontsize=8
-    )
+    what = "in the order given" if whole else "median and quartiles in grey"
+    spread.set_title(f"all {len(lesions.drop)} {units}; {what}", fontsize=8)
     label_values(ranked, "loss of accuracy\n(percentage points, 95 % interval)")
     label_values(losses, "rise of the log-loss\n(nats, 95 % interval)")
     label_values(spread, "loss of accuracy\n(percentage points" + (", 95 % interval)" if whole else ")"))

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 TITLES = {"svm": "linear SVM", "softmax": "softmax"}
 STYLES = ("-", "--", ":", "-.")  # of the networks
-HEIGHT, COUNTS = 3.0, 3.2  # inches: both panels, and the width of the second one
-HANGING, SIDEWAYS = 0.045, 0.04  # inches that a letter of a layer's name takes downwards and to the left, at 40 degrees
+HEIGHT, COUNTS, LEGEND = 3.0, 3.2, 1.75  # inches: both panels, the width of the second one, and the legend's
+HANGING, SIDEWAYS = (
+    0.036,
+    0.043,
+)  # inches that a letter of a layer's name takes downwards and to the left, at 40 degrees
 
 
 class Line(NamedTuple):
@@ -46,18 +49,22 @@ def draw_probing(transfer: Transfer, title: str, caption: str) -> Figure:
     """Draw accuracy against depth with the most training images, and at the deepest layer against their number.
 
     Whiskers are standard deviations over the splits, the dotted line is chance. The second panel is there only where
-    there are several numbers of training images. The legend is in the first panel.
+    there are several numbers of training images. The legend is to the right of the panels.
     """
     result = transfer.first
     several = len(result.settings.per_class) > 1
     longest = max(len(name) for name in result.layers)
-    left, below = max(0.65, SIDEWAYS * longest + 0.2), 0.5 + HANGING * longest
+    left, below = max(0.65, SIDEWAYS * longest), 0.45 + HANGING * longest
     width = max(2.8, 0.2 + 0.55 * len(result.layers))
-    page = left + width + (0.8 + COUNTS if several else 0) + 0.25
-    sheet = Sheet(max(page, 4.2), below + HEIGHT + 0.2, title, caption)
-    _draw_depth(sheet.axes(left, sheet.bottom + below, width, HEIGHT), transfer)
+    sheet = Sheet(left + width + (0.8 + COUNTS if several else 0) + LEGEND, below + HEIGHT + 0.2, title, caption)
+    axes = sheet.axes(left, sheet.bottom + below, width, HEIGHT)
+    _draw_depth(axes, transfer)
     if several:
-        _draw_counts(sheet.axes(left + width + 0.8, sheet.bottom + below, COUNTS, HEIGHT), transfer)
+        axes = sheet.axes(left + width + 0.8, sheet.bottom + below, COUNTS, HEIGHT)
+        _draw_counts(axes, transfer)
+    axes.legend(
+        fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=3.2
+    )
     return sheet.figure
 
 
@@ -69,10 +76,9 @@ def _draw_depth(axes: Axes, transfer: Transfer) -> None:
         _draw_line(axes, line, places, result.mean[:, probe, -1], result.deviation[:, probe, -1])
     axes.set_xticks(places, layers, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
     axes.set_xlabel("layer, in the order of depth", fontsize=8)
-    axes.set_title(f"{settings.per_class[-1]} training images a class", fontsize=8)
+    axes.set_title(f"{settings.per_class[-1]} training images of each class", fontsize=8)
     axes.set_xlim(-0.4, len(places) - 0.6)
     _finish(axes, transfer.first)
-    axes.legend(fontsize=6.5, frameon=False, loc="best", handlelength=3.2)
 
 
 def _draw_counts(axes: Axes, transfer: Transfer) -> None:
@@ -80,7 +86,7 @@ def _draw_counts(axes: Axes, transfer: Transfer) -> None:
     for line in _lines(transfer):
         _draw_line(axes, line, np.array(counts), *transfer.curve(line.network, deepest, line.probe))
     axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set_xlabel("training images a class", fontsize=8)
+    axes.set_xlabel("training images of each class", fontsize=8)
     axes.set_title(f"at {deepest}", fontsize=8)
     _finish(axes, transfer.first)
 
