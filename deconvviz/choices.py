@@ -23,6 +23,7 @@ CONVENTIONS = ("paper", "pytorch-grad-cam", "torch-cam")
 EXPLAINED = ("top", "label")
 MASK_FILLS = ("mean", "black")
 RANDOMISATIONS = ("cascading", "independent")
+REMOVAL_ORDERS = ("most", "least")  # relevant pixels first
 METRIC_GROUPS = ("faithfulness", "adcc", "curves", "road", "localisation")
 
 # --- occlusion ---

@@ -1,16 +1,16 @@
-"""How well maps explain: from a score function and maps, never from what made the maps.
+"""How well maps explain a network's decision, measured from a score function and the maps alone.
 
-Every metric gives one float64 value an image, [N] on the CPU, as a fraction; the mean is the caller's. `METRICS` names
-them with the direction in which they are better. What is wrong with an input is a DataError.
+Every metric returns one float64 value for each image, [N] on the CPU, as a fraction; a mean over images is left to the
+caller. `METRICS` lists the metrics with the direction in which they are better. A wrong input raises DataError.
 """
 
 from deconvviz.metrics.boxes import BoxAccuracy, box_accuracy, box_fits, boxes_of, max_box_accuracy
 from deconvviz.metrics.curves import Curve, deletion, gaussian_blur, insertion
-from deconvviz.metrics.faithfulness import Faithfulness, adcc, coherency, complexity, faithfulness, kept
+from deconvviz.metrics.faithfulness import Faithfulness, adcc, coherency, complexity, faithfulness, strongest_pixels
 from deconvviz.metrics.inputs import Scores
 from deconvviz.metrics.localisation import best_iou, energy, iou, pointing_game
 from deconvviz.metrics.metric import METRICS, Metric
-from deconvviz.metrics.road import Road, RoadCombined, impute, road, road_combined
+from deconvviz.metrics.road import Imputation, Road, RoadCombined, impute, road, road_combined
 from deconvviz.metrics.sanity import hog_similarity, randomised, spearman, ssim
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "BoxAccuracy",
     "Curve",
     "Faithfulness",
+    "Imputation",
     "Metric",
     "Road",
     "RoadCombined",
@@ -37,7 +38,6 @@ __all__ = [
     "impute",
     "insertion",
     "iou",
-    "kept",
     "max_box_accuracy",
     "pointing_game",
     "randomised",
@@ -45,4 +45,5 @@ __all__ = [
     "road_combined",
     "spearman",
     "ssim",
+    "strongest_pixels",
 ]

@@ -1,4 +1,4 @@
-"""The class's probability as pixels go, the most important first: deletion and insertion."""
+"""The class's probability as pixels are deleted or inserted, the most important ones first."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ register("deletion", "Deletion AUC", False, "mean probability", "Petsiuk et al. 
 register("insertion", "Insertion AUC", True, "mean probability", "Petsiuk et al. 2018, RISE")
 
 Blur = Callable[[Tensor], Tensor]
+"""Images [n, C, H, W] -> blurred images of the same shape, each image by itself."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A probability at each step, for each image.
+    """The probability of each image's class, step by step.
 
     Attributes:
-        fractions: float64 [S+1], the share of the pixels that is deleted or inserted, 0 to 1.
-        probabilities: float64 [N,S+1].
-        auc: float64 [N], the trapezoid rule on even steps, (sum - first/2 - last/2) / S.
+        fractions: float64 [S + 1], the share of the pixels that is deleted or inserted, 0 to 1.
+        probabilities: float64 [N, S + 1], after each step.
+        auc: float64 [N], the area under the curve by the trapezoid rule: (sum - first / 2 - last / 2) / S.
     """
 
     fractions: Tensor
@@ -45,28 +46,36 @@ def deletion(
     fill: Tensor | float = 0.0,
     batch_size: int = 32,
 ) -> Curve:
-    """Delete the pixels of each image to `fill`, those first that its map ranks highest. A low AUC is better.
+    """Replace the pixels of each image by `fill`, those first that its map ranks highest. A low AUC is better.
 
     Args:
-        scores: see Scores; called under inference_mode.
-        images: [N,C,H,W], normalised.
-        maps: [N,H,W]; only their order counts, equal pixels go in row-major order.
-        classes: int64 [N], the class explained.
-        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are gone. RISE has 224 on 224 x 224 in its
-            notebook and 28 for its table.
-        fill: a number or [C], in normalised space; 0 is the dataset's mean.
-        batch_size: images scored at once. The last step is the same picture for all and is scored once.
+        scores: see Scores; it is called under inference_mode.
+        images: [N, C, H, W], normalised.
+        maps: [N, H, W]; only the order of their values counts, and equal pixels go in row-major order.
+        classes: int64 [N], the class that is explained.
+        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are deleted. RISE has 224 on 224 x 224 in
+            its notebook and 28 for its table.
+        fill: the fill for deleted pixels, a number or [C] in normalised space; 0 is the dataset's mean.
+        batch_size: images that are scored at once. The last step is the same picture for all and is scored once.
 
     Raises:
-        DataError: inputs that do not go together, or scores that are no probabilities.
+        DataError: the inputs do not belong together, or `scores` does not return probabilities.
 
     Source: Petsiuk et al. 2018, section 4.2.
+
+    >>> def scores(images):  # class 0 is as probable as the image is bright
+    ...     brightness = images.mean((1, 2, 3))
+    ...     return torch.stack([brightness, 1 - brightness], 1)
+    >>> image = torch.tensor([[[[0.8, 0.0], [0.4, 0.0]]]])
+    >>> curve = deletion(scores, image, image[:, 0], torch.tensor([0]), steps=4)
+    >>> curve.probabilities.numpy().round(3), round(curve.auc.item(), 4)
+    (array([[0.3, 0.1, 0. , 0. , 0. ]]), 0.0625)
     """
     check_scored(images, maps, classes, batch_size, unit=False)
     counts, blank = _counts(maps, steps), fill_like(images, fill)
 
-    def blend(some: Tensor, own: Tensor, gone: Tensor) -> Tensor:
-        return torch.where(gone, blank, some[own])
+    def blend(originals: Tensor, rows: Tensor, deleted: Tensor) -> Tensor:
+        return torch.where(deleted, blank, originals[rows])
 
     values = _walk(scores, images, maps, classes, counts[:-1], batch_size, blend)
     last = of_classes(probabilities(scores, blank.expand(1, *images.shape[1:]).contiguous()), classes)
@@ -82,37 +91,53 @@ def insertion(
     blur: Blur | None = None,
     batch_size: int = 32,
 ) -> Curve:
-    """Insert the pixels of each image into its blurred copy, the highest first. A high AUC is better.
+    """Insert the pixels of each image into its blurred copy, those first that its map ranks highest.
+
+    A high AUC is better.
 
     Args:
-        scores, images, maps, classes, steps, batch_size: as for `deletion`.
-        blur: images [n,C,H,W] -> the start of each, same shape, each image on its own; by default `gaussian_blur`.
+        scores: see Scores; it is called under inference_mode.
+        images: [N, C, H, W], normalised.
+        maps: [N, H, W]; only the order of their values counts, and equal pixels go in row-major order.
+        classes: int64 [N], the class that is explained.
+        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are inserted.
+        blur: returns the images from which the insertion begins; by default `gaussian_blur`.
+        batch_size: images that are scored at once.
 
     Raises:
-        DataError: as `deletion`, or a blur that changes the shape.
+        DataError: the inputs do not belong together, `scores` does not return probabilities, or the blur changes the
+            shape.
 
     Source: Petsiuk et al. 2018, section 4.2.
     """
     check_scored(images, maps, classes, batch_size, unit=False)
-    counts, soft = _counts(maps, steps), blur or gaussian_blur
+    counts, blurring = _counts(maps, steps), blur or gaussian_blur
 
-    def blend(some: Tensor, own: Tensor, there: Tensor) -> Tensor:
-        blurred = soft(some)
-        if blurred.shape != some.shape:
-            raise DataError(f"blur: {list(blurred.shape)} returned for {list(some.shape)}; expected the same")
-        return torch.where(there, some[own], blurred[own])
+    def blend(originals: Tensor, rows: Tensor, inserted: Tensor) -> Tensor:
+        blurred = blurring(originals)
+        if blurred.shape != originals.shape:
+            raise DataError(f"blur: {list(blurred.shape)} returned for {list(originals.shape)}; expected the same")
+        return torch.where(inserted, originals[rows], blurred[rows])
 
     return _curve(counts, _walk(scores, images, maps, classes, counts, batch_size, blend), maps)
 
 
 def gaussian_blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
-    """Blur images [N,C,H,W] with a Gaussian window of `size` pixels, zeros around the image; same shape.
+    """Blur images with a Gaussian window; the image is surrounded by zeros.
 
-    The window is that of RISE's release: the tails beyond its edge are folded back, so it sums to 1 but is flatter
+    The window is that of RISE's release: the tails beyond its edge are folded back, so that it sums to 1 but is flatter
     than a Gaussian that is cut off.
 
+    Args:
+        images: [N, C, H, W].
+        size: of the window in pixels, odd.
+        sigma: of the Gaussian in pixels.
+
+    Returns:
+        [N, C, H, W].
+
     Raises:
-        DataError: a size that is even or a sigma that is not positive.
+        DataError: the size is even, or sigma is not positive.
     """
     if size < 1 or size % 2 == 0 or not sigma > 0:
         raise DataError(f"a window of {size} pixels, sigma {sigma:g}, given; expected an odd size and a positive sigma")
@@ -127,6 +152,7 @@ def gaussian_blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
 
 
 def _counts(maps: Tensor, steps: int) -> Tensor:
+    """Return how many pixels are deleted or inserted after each step, int64 [steps + 1]."""
     pixels = maps[0].numel()
     if not 1 <= steps <= pixels:
         raise DataError(f"{steps} steps given; expected 1 to {pixels}, the pixels of a map")
@@ -142,24 +168,35 @@ def _walk(
     batch_size: int,
     blend: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Score every image with its counts[s] highest pixels touched: float64 [N,len(counts)]; batches cross images.
+    """Score every image with its highest pixels changed, counts[s] of them at step s; batches cross images.
 
-    `blend` makes a batch [n,C,H,W] from the images it touches [m,C,H,W], whose each one is [n], and the touched pixels
-    bool [n,1,H,W].
+    Args:
+        scores: see Scores.
+        images: [N, C, H, W].
+        maps: [N, H, W].
+        classes: int64 [N].
+        counts: int64 [S].
+        batch_size: images that are scored at once.
+        blend: makes a batch [n, C, H, W] from some of the images, [m, C, H, W], from which of these each picture of the
+            batch is made, int64 [n], and from its changed pixels, bool [n, 1, H, W].
+
+    Returns:
+        float64 [N, S].
     """
-    width, device = len(counts), images.device
+    steps, device = len(counts), images.device
 
-    def make(at: Tensor) -> Tensor:
-        image, step = at // width, at % width
+    def make(indices: Tensor) -> Tensor:
+        image, step = indices // steps, indices % steps
         first, last = int(image[0]), int(image[-1]) + 1
         order = ranks(maps[first:last]).to(device)
-        own = (image - first).to(device)
-        touched = order[own] < counts[step].to(device)[:, None, None]
-        return blend(images[first:last], own, touched[:, None])
+        rows = (image - first).to(device)
+        changed = order[rows] < counts[step].to(device)[:, None, None]
+        return blend(images[first:last], rows, changed[:, None])
 
-    return scored(scores, make, classes.repeat_interleave(width), batch_size).reshape(-1, width)
+    return scored(scores, make, classes.repeat_interleave(steps), batch_size).reshape(-1, steps)
 
 
 def _curve(counts: Tensor, values: Tensor, maps: Tensor) -> Curve:
+    """Return the curve of probabilities [N, S + 1] after so many changed pixels, int64 [S + 1]."""
     auc = (values.sum(1) - values[:, 0] / 2 - values[:, -1] / 2) / (len(counts) - 1)
     return Curve(counts.double() / maps[0].numel(), values, auc)

@@ -1,4 +1,4 @@
-"""Statistics that several studies need: intervals of means and of paired differences, and correlations."""
+"""Statistics that several studies need: the interval of a paired difference, standard errors, and correlations."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from deconvviz.types import Floats, Ints
 
 NORMAL_95 = 1.959964  # the 97.5 % quantile of the normal distribution
-# Filters whose answers correlate by this much or more repeat one another: 90 % of the variance of one is the other's.
-# This package's choice, used wherever filters are called duplicates.
+# Filters whose responses correlate by this much or more are called duplicates: 90 % of the variance of one is explained
+# by the other. This package's choice.
 DUPLICATE = 0.95
 
 
 def paired_interval(lost: Ints, gained: Ints, count: int) -> Floats:
-    """Return the 95 % interval of the change of accuracy on the same images, (lost - gained) / count.
+    """Return the 95 % confidence interval of the loss of accuracy on the same images, (lost - gained) / count.
 
-    One image that was lost and one that was gained are added to those seen. The interval then has a width, and
-    covers, also where nothing changed; the plain 1.96 standard errors would say that nothing ever can.
+    One lost and one gained image are added to the counts. The interval then has a width, and covers the true value as
+    often as it should, also where nothing changed; the plain 1.96 standard errors would be zero there.
 
     Args:
-        lost: int64 [...], images that are right before a change only.
-        gained: int64 [...], images that are right after it only.
+        lost: int64 [...], number of images that are classified correctly before a change only.
+        gained: int64 [...], number of images that are classified correctly after the change only.
         count: number of images.
 
     Returns:
@@ -31,8 +31,8 @@ def paired_interval(lost: Ints, gained: Ints, count: int) -> Floats:
 
     Source: Bonett and Price 2012, Journal of Educational and Behavioral Statistics 37, pages 479-488.
 
-    >>> paired_interval(np.array(4), np.array(2), 100).round(3)
-    array([-0.033,  0.072])
+    >>> paired_interval(np.array(4), np.array(2), 100).round(3)  # (5 - 3) / 102 +- 1.96 sqrt((8 / 102 - ...) / 102)
+    array([-0.035,  0.074])
     """
     more, fewer, size = np.asarray(lost) + 1.0, np.asarray(gained) + 1.0, count + 2.0
     centre = (more - fewer) / size
@@ -41,19 +41,28 @@ def paired_interval(lost: Ints, gained: Ints, count: int) -> Floats:
 
 
 def standard_error(values: NDArray[Any]) -> float:
-    """Return the standard error of the mean of values [n]; NaN where there are fewer than two.
+    """Return the standard error of the mean of values [n]; it is NaN where there are fewer than two.
 
-    >>> standard_error(np.array([1.0, 2.0, 3.0])).__round__(4)
+    >>> round(standard_error(np.array([1.0, 2.0, 3.0])), 4)
     0.5774
     """
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def unit_columns(values: NDArray[Any], centred: bool = True) -> Floats:
-    """Return the columns of values [n, C], less their means where `centred`, scaled to length 1.
+    """Return columns scaled to length 1: the product of two of them is their Pearson correlation.
 
-    The product of two such columns is their Pearson correlation, or their cosine where they are not centred. A column
-    without length (a constant one) becomes zeros.
+    Args:
+        values: [n, C].
+        centred: whether the mean of each column is subtracted first; without it the product of two columns is the
+            cosine of the angle between them.
+
+    Returns:
+        float64 [n, C]. A column without length (a constant one, where it is centred) becomes zeros.
+
+    >>> unit_columns(np.array([[1.0, 5.0], [3.0, 5.0]])).round(3)
+    array([[-0.707,  0.   ],
+           [ 0.707,  0.   ]])
     """
     columns = values - values.mean(0, dtype=np.float64) if centred else np.asarray(values, np.float64)
     lengths = np.linalg.norm(columns, axis=0)
@@ -61,13 +70,16 @@ def unit_columns(values: NDArray[Any], centred: bool = True) -> Floats:
 
 
 def correlation(first: Any, second: Any, centred: bool = True) -> float:
-    """Return the Pearson correlation of two arrays or tensors of one shape; 0 where either does not vary.
+    """Return the Pearson correlation of two arrays or tensors of one shape; 0 where either is constant.
 
-    With `centred=False` it is the cosine of the angle between them.
+    Args:
+        first: numbers of any shape.
+        second: as many numbers.
+        centred: False returns the cosine of the angle between the two instead; it is 0 where either is zero.
 
-    >>> correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
-    1.0
+    >>> round(correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])), 3)
+    0.5
     """
-    pair = np.stack([np.asarray(each, np.float64).ravel() for each in (first, second)], 1)
-    one, other = unit_columns(pair, centred).T
-    return float(np.clip(one @ other, -1, 1))
+    columns = np.stack([np.asarray(numbers, np.float64).ravel() for numbers in (first, second)], 1)
+    unit = unit_columns(columns, centred)
+    return float(np.clip(unit[:, 0] @ unit[:, 1], -1, 1))

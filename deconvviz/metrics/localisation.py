@@ -1,17 +1,16 @@
-"""Does the map lie on the object: pointing game, energy inside, intersection over union."""
+"""Whether a map lies on the object: pointing game, energy inside, and intersection over union."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvviz.errors import DataError
 from deconvviz.metrics.inputs import as_array, as_values, check_maps
 from deconvviz.metrics.metric import register
-from deconvviz.types import Box
+from deconvviz.types import Box, Floats, Ints, Mask
 
 register("pointing_game", "Pointing game", True, "0 or 1", "Zhang et al. 2018, Excitation Backprop")
 register("energy", "Energy-based pointing game", True, "fraction", "Wang et al. 2020, Score-CAM")
@@ -19,28 +18,34 @@ register("iou", "IoU", True, "fraction", "Zhou et al. 2016, CAM")
 register("best_iou", "IoU at the best threshold", True, "fraction", "Choe et al. 2020, of the idea")
 
 Boxes = Sequence[Sequence[Box | Sequence[int]]]
-"""A list of boxes an image, each in the order of `Box`: top, left, bottom, right."""
-Masks = NDArray[np.bool_] | Boxes
-"""The object's pixels, bool [N,H,W], or the boxes around it, a list an image."""
+"""For each image the list of its boxes, in the order of `Box`: top, left, bottom, right; the last two exclusive."""
+Masks = Mask | Boxes
+"""The object's pixels, bool [N, H, W], or for each image the list of boxes around its objects."""
 
-THRESHOLDS = np.arange(1000) / 1000
+THRESHOLDS = np.arange(1000) / 1000  # 0 to 0.999
 
 
 def pointing_game(maps: Tensor, masks: Masks, tolerance: float = 15) -> Tensor:
     """Return 1 where the maximum of a map lies on the object or nearer to it than `tolerance`, else 0.
 
     Args:
-        maps: finite [N,H,W]; of several maxima the first in row-major order counts.
+        maps: finite [N, H, W]; of several maxima the first in row-major order counts.
         masks: see Masks; each image has an object.
-        tolerance: in pixels, between centres, itself excluded as in TorchRay; 0 or 1 asks for the object itself.
+        tolerance: in pixels, between the centres of pixels; a distance of exactly the tolerance is a miss, as in
+            TorchRay. 0 or 1 asks for the object itself.
 
     Returns:
-        float64 [N]. Published values average over the hits of each class, then over the classes.
+        float64 [N]. Published values average over the images of each class, then over the classes.
 
     Raises:
-        DataError: maps that are no maps, masks that do not fit or are empty, a negative tolerance.
+        DataError: `maps` is not a finite [N, H, W] tensor, masks do not fit or are empty, or the tolerance is negative.
 
     Source: Zhang et al. 2018, section 4.1.
+
+    >>> import torch
+    >>> maps = torch.tensor([[[0.1, 0.2, 0.9]]])
+    >>> [pointing_game(maps, [[Box(0, 0, 1, 1)]], tolerance).item() for tolerance in (2, 3)]  # 2 pixels away
+    [0.0, 1.0]
     """
     check_maps(maps, unit=False)
     if not 0 <= tolerance < float("inf"):
@@ -55,16 +60,23 @@ def pointing_game(maps: Tensor, masks: Masks, tolerance: float = 15) -> Tensor:
 
 
 def energy(maps: Tensor, masks: Masks) -> Tensor:
-    """Return the share of each map's sum that lies on the object, float64 [N]; 0 for a map of zeros. Higher is better.
+    """Return the share of each map's sum that lies on the object; higher is better.
 
     Args:
-        maps: [N,H,W] in 0..1.
-        masks: see Masks; a box is indexed by rows and then columns.
+        maps: [N, H, W] in 0..1.
+        masks: see Masks; each image has an object.
+
+    Returns:
+        float64 [N]; 0 for a map of zeros.
 
     Raises:
-        DataError: maps that are no maps or leave 0..1, masks that do not fit or are empty.
+        DataError: `maps` is not a finite [N, H, W] tensor in 0..1, or masks do not fit or are empty.
 
     Source: Wang et al. 2020, Score-CAM, section 4.3.
+
+    >>> import torch
+    >>> energy(torch.tensor([[[0.5, 0.25, 0.25]]]), [[Box(0, 0, 1, 2)]]).item()
+    0.75
     """
     check_maps(maps)
     values, inside = as_array(maps), as_masks(masks, tuple(maps.shape))
@@ -73,52 +85,69 @@ def energy(maps: Tensor, masks: Masks) -> Tensor:
 
 
 def iou(maps: Tensor, masks: Masks, threshold: float) -> Tensor:
-    """Return intersection over union of the object and the pixels above `threshold`, strictly; float64 [N].
+    """Return the intersection over union (IoU) of the object with the pixels above a threshold, float64 [N].
 
     Args:
-        maps: [N,H,W] in 0..1.
-        masks: see Masks.
-        threshold: in 0..1; CAM's paper takes .2.
+        maps: [N, H, W] in 0..1.
+        masks: see Masks; each image has an object.
+        threshold: in 0..1; a pixel of exactly this value is not above it. CAM's paper takes 0.2.
 
     Raises:
-        DataError: as `energy`; a threshold outside 0..1.
+        DataError: as for `energy`, or the threshold is outside of 0..1.
 
     Source: Zhou et al. 2016, section 3.2, for the threshold.
+
+    >>> import torch
+    >>> iou(torch.tensor([[[0.1, 0.4, 0.9]]]), [[Box(0, 0, 1, 2)]], threshold=0.2).item()  # 1 of 3 pixels
+    0.3333333333333333
     """
     return best_iou(maps, masks, [threshold])
 
 
-def best_iou(maps: Tensor, masks: Masks, thresholds: Sequence[float] | NDArray[np.float64] = THRESHOLDS) -> Tensor:
-    """Return each map's largest IoU over the thresholds, float64 [N], see `iou`. Higher is better.
+def best_iou(maps: Tensor, masks: Masks, thresholds: Sequence[float] | Floats = THRESHOLDS) -> Tensor:
+    """Return the largest `iou` of each map over thresholds, float64 [N]; higher is better.
 
     It is an upper bound: every image has its own best threshold.
 
+    Args:
+        maps: [N, H, W] in 0..1.
+        masks: see Masks; each image has an object.
+        thresholds: ascending, in 0..1.
+
     Raises:
-        DataError: as `iou`; no threshold, or thresholds that do not ascend.
+        DataError: as for `iou`, or there is no threshold, or the thresholds do not ascend.
     """
     check_maps(maps)
     cuts, inside = as_thresholds(thresholds), as_masks(masks, tuple(maps.shape))
-    found = []
+    best = []
     for values, mask in zip(as_array(maps), inside, strict=True):
         level = np.searchsorted(cuts, values)  # how many thresholds a pixel exceeds
         # pixels above threshold t are those of level > t: counts from the top level down to 1
-        every, on = (np.bincount(part, minlength=len(cuts) + 1) for part in (level.ravel(), level[mask]))
-        lit, shared = every[:0:-1].cumsum(), on[:0:-1].cumsum()
-        found.append(float((shared / (lit + mask.sum() - shared)).max()))
-    return as_values(found)
+        all_pixels, on_object = (np.bincount(part, minlength=len(cuts) + 1) for part in (level.ravel(), level[mask]))
+        above, shared = all_pixels[:0:-1].cumsum(), on_object[:0:-1].cumsum()
+        best.append(float((shared / (above + mask.sum() - shared)).max()))
+    return as_values(best)
 
 
-def as_thresholds(thresholds: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def as_thresholds(thresholds: Sequence[float] | Floats) -> Floats:
     """Return thresholds as float64 [T]; raises DataError unless they ascend strictly within 0..1."""
     cuts = np.asarray(thresholds, np.float64)
     if cuts.ndim != 1 or not len(cuts) or not (cuts[0] >= 0 and cuts[-1] <= 1 and (np.diff(cuts) > 0).all()):
-        given = cuts.tolist() if cuts.size < 10 else f"{cuts.size} values"
-        raise DataError(f"thresholds {given} given; expected one or more, ascending, 0 to 1")
+        text = cuts.tolist() if cuts.size < 10 else f"{cuts.size} values"
+        raise DataError(f"thresholds {text} given; expected one or more, ascending, 0 to 1")
     return cuts
 
 
-def as_masks(masks: Masks, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return masks or boxes as bool [N,H,W]; raises DataError where they do not fit `shape` or one is empty."""
+def as_masks(masks: Masks, shape: tuple[int, ...]) -> Mask:
+    """Return masks, or what boxes cover, as bool [N, H, W].
+
+    Args:
+        masks: see Masks.
+        shape: (N, H, W), that of the maps.
+
+    Raises:
+        DataError: the masks or boxes do not fit the shape, or an image has no object.
+    """
     if isinstance(masks, np.ndarray):
         if masks.dtype != bool or masks.shape != shape:
             raise DataError(f"masks: {masks.dtype} {list(masks.shape)} given; expected bool {list(shape)}, as the maps")
@@ -126,24 +155,34 @@ def as_masks(masks: Masks, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     else:
         filled = np.zeros(shape, bool)
         for mask, boxes in zip(filled, as_boxes(masks, shape), strict=True):
-            for top, left, bottom, right in boxes:
-                mask[top:bottom, left:right] = True
+            for box in boxes:
+                Box(*box).of(mask)[:] = True
     empty = np.flatnonzero(~filled.any((1, 2)))
     if len(empty):
         raise DataError(f"masks: image {empty[0]} has no object pixel; leave out the images without an object")
     return filled
 
 
-def as_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
-    """Return each image's boxes as int64 [n,4], n >= 1; raises DataError where one is empty or leaves the image."""
+def as_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[Ints]:
+    """Return the boxes of each image as int64 [n, 4], n >= 1: top, left, bottom, right.
+
+    Args:
+        boxes: see Boxes.
+        shape: (N, H, W), that of the maps.
+
+    Raises:
+        DataError: an image has no box, or a box is empty or leaves the image.
+    """
     count, height, width = shape
     if len(boxes) != count:
         raise DataError(f"boxes of {len(boxes)} images given; expected {count}, one list an image")
-    found = []
-    for number, some in enumerate(boxes):
-        table = np.asarray(some)
+    tables = []
+    for number, boxes_of_image in enumerate(boxes):
+        table = np.asarray(boxes_of_image)
         if table.ndim != 2 or table.shape[1] != 4 or not len(table) or table.dtype.kind not in "iu":
-            raise DataError(f"boxes of image {number}: {some!r} given; expected a list of (top, left, bottom, right)")
+            raise DataError(
+                f"boxes of image {number}: {boxes_of_image!r} given; expected a list of (top, left, bottom, right)"
+            )
         top, left, bottom, right = table.T
         if (
             not ((top >= 0) & (left >= 0) & (top < bottom) & (left < right)).all()
@@ -153,5 +192,5 @@ def as_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
                 f"boxes of image {number}: {table.tolist()} given; expected (top, left, bottom, right), half-open, "
                 f"not empty, within {height} x {width}"
             )
-        found.append(table.astype(np.int64))
-    return found
+        tables.append(table.astype(np.int64))
+    return tables

@@ -12,9 +12,10 @@ class Metric:
     """One metric as a table shows it.
 
     Attributes:
-        name, title: the key, and the heading.
-        higher_is_better: the direction; False where a small value is the good one.
-        unit: what a value of one image is.
+        name: its key in METRICS.
+        title: its heading in tables.
+        higher_is_better: its direction: False where a small value is the good one.
+        unit: what the value of one image is, such as "fraction" or "0 or 1".
         source: the paper.
     """
 
@@ -29,5 +30,9 @@ METRICS: Registry[Metric] = Registry("metric")
 
 
 def register(name: str, title: str, higher_is_better: bool, unit: str, source: str) -> Metric:
-    """Add a metric to METRICS and return it; raises DeconvvizError where the name is taken."""
+    """Add a metric to METRICS and return it; the arguments are the attributes of `Metric`.
+
+    Raises:
+        DeconvvizError: the name is taken.
+    """
     return METRICS.add(name, Metric(name, title, higher_is_better, unit, source))

@@ -1,41 +1,70 @@
-"""ROAD: remove pixels so that the gap says nothing, by noisy linear imputation, and score what is left."""
+"""ROAD: remove pixels by noisy linear imputation, which leaves no trace of their places, and score the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import sparse  # type: ignore[import-untyped]
 from scipy.sparse.linalg import splu  # type: ignore[import-untyped]
 from torch import Tensor
 
-from deconvviz.errors import DataError
+from deconvviz.choices import REMOVAL_ORDERS
+from deconvviz.errors import DataError, require, require_choice
 from deconvviz.metrics.inputs import Scores, check_scored, ranks, scored
 from deconvviz.metrics.metric import register
+from deconvviz.types import Floats, Mask
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 register("road_most", "ROAD, most relevant first", False, "mean probability", "Rong et al. 2022, ROAD")
 register("road_least", "ROAD, least relevant first", True, "mean probability", "Rong et al. 2022, ROAD")
 register("road_combined", "ROAD, combined", True, "half a difference of probabilities", "Rong et al. 2022, ROAD")
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
-ORDERS = ("most", "least")
-AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
-Floats = NDArray[np.float64]
+NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
+
+
+class ImputationKeywords(TypedDict, total=False):
+    """The fields of `Imputation`, as keyword arguments."""
+
+    noise: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imputation:
+    """How removed pixels are replaced; see `impute`.
+
+    Attributes:
+        noise: standard deviation of the noise, in the images' own (normalised) units.
+        seed: of the noise; every image has the same noise, wherever it is among the images.
+
+    Raises:
+        DataError: the noise is negative or not finite.
+    """
+
+    noise: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, DataError, noise=(0 <= self.noise < float("inf"), "0 or more"))
 
 
 @dataclass(frozen=True)
 class Road:
-    """What is left after removing pixels in one order.
+    """The probability of each image's class after pixels were removed in one order.
 
     Attributes:
         order: "most" or "least" relevant first.
-        fractions: float64 [F], the share that is removed.
-        probabilities: float64 [N,F].
+        fractions: float64 [F], the share of the pixels that is removed.
+        probabilities: float64 [N, F].
         before: float64 [N], on the unchanged image.
-        mean: float64 [N] over the fractions; low is better for "most", high for "least".
+        mean: float64 [N], over the fractions; low is better for "most", high is better for "least".
     """
 
     order: str
@@ -47,7 +76,13 @@ class Road:
 
 @dataclass(frozen=True)
 class RoadCombined:
-    """Both orders, and (least.mean - most.mean) / 2 in `score`, float64 [N] in -.5..+.5; higher is better."""
+    """The two orders together.
+
+    Attributes:
+        most: the most relevant pixels removed first.
+        least: the least relevant pixels removed first.
+        score: float64 [N] in -0.5..0.5, (least.mean - most.mean) / 2; higher is better.
+    """
 
     most: Road
     least: Road
@@ -61,34 +96,33 @@ def road(
     classes: Tensor,
     fractions: Sequence[float] = FRACTIONS,
     order: str = "most",
-    noise: float = 0.01,
-    seed: int = 0,
     batch_size: int = 32,
+    **imputation: Unpack[ImputationKeywords],
 ) -> Road:
     """Remove the most (or least) relevant pixels of each image, impute them, and score the class.
 
-    Args:
-        scores: see Scores; called under inference_mode.
-        images: [N,C,H,W], normalised.
-        maps: [N,H,W]; only their order counts, equal pixels go in row-major order.
-        classes: int64 [N], the class explained.
-        fractions: in (0, 1); round(fraction * H * W) pixels are removed, one is always left. T-TAME's by default.
-        order: "most" or "least" relevant first.
-        noise, seed: see `impute`; every image has the same noise, wherever it stands among the images.
-        batch_size: images scored at once.
+    The imputation is one sparse solve for each image and fraction. A fraction that removes no pixel is not scored
+    again.
 
-    An image that no fraction changes is scored once. The imputation is one sparse solve an image and fraction.
+    Args:
+        scores: see Scores; it is called under inference_mode.
+        images: [N, C, H, W], normalised.
+        maps: [N, H, W]; only the order of their values counts, and equal pixels go in row-major order.
+        classes: int64 [N], the class that is explained.
+        fractions: in (0, 1); round(fraction * H * W) pixels are removed, and one is always left. The default is
+            T-TAME's.
+        order: "most" or "least" relevant first.
+        batch_size: images that are scored at once.
+        imputation: `noise` and `seed` of `Imputation`.
 
     Raises:
-        DataError: inputs that do not go together, or scores that are no probabilities.
+        DataError: the inputs do not belong together, `scores` does not return probabilities, or an option is invalid.
 
-    Source: Rong et al. 2022; half of the orders' difference as in their release.
+    Source: Rong et al. 2022.
     """
-    _check(images, maps, classes, batch_size, fractions, noise)
-    if order not in ORDERS:
-        raise DataError(f"order {order!r} given; expected one of {', '.join(ORDERS)}")
-    before = scored(scores, lambda at: images[at.to(images.device)], classes, batch_size)
-    return _road(scores, images, maps, classes, fractions, order, noise, seed, batch_size, before)
+    require_choice("order", order, REMOVAL_ORDERS)
+    removal = _Removal(scores, images, maps, classes, fractions, batch_size, Imputation(**imputation))
+    return removal.road(order, removal.before())
 
 
 def road_combined(
@@ -97,37 +131,56 @@ def road_combined(
     maps: Tensor,
     classes: Tensor,
     fractions: Sequence[float] = FRACTIONS,
-    noise: float = 0.01,
-    seed: int = 0,
     batch_size: int = 32,
+    **imputation: Unpack[ImputationKeywords],
 ) -> RoadCombined:
-    """Do `road` in both orders; the unchanged images are scored once for both. Arguments and errors as there."""
-    _check(images, maps, classes, batch_size, fractions, noise)
-    before = scored(scores, lambda at: images[at.to(images.device)], classes, batch_size)
-    most, least = (
-        _road(scores, images, maps, classes, fractions, order, noise, seed, batch_size, before) for order in ORDERS
-    )
+    """Measure `road` in both orders; the unchanged images are scored once for both.
+
+    Args:
+        scores: see Scores; it is called under inference_mode.
+        images: [N, C, H, W], normalised.
+        maps: [N, H, W].
+        classes: int64 [N], the class that is explained.
+        fractions: in (0, 1), the shares of the pixels that are removed.
+        batch_size: images that are scored at once.
+        imputation: `noise` and `seed` of `Imputation`.
+
+    Raises:
+        DataError: as for `road`.
+
+    Source: Rong et al. 2022; half of the difference of the two orders as in their release.
+    """
+    removal = _Removal(scores, images, maps, classes, fractions, batch_size, Imputation(**imputation))
+    before = removal.before()
+    most, least = (removal.road(order, before) for order in REMOVAL_ORDERS)
     return RoadCombined(most, least, (least.mean - most.mean) / 2)
 
 
-def impute(image: Floats, missing: NDArray[np.bool_], noise: float = 0.01, seed: int = 0) -> Floats:
+def impute(image: Floats, missing: Mask, noise: float = 0.01, seed: int = 0) -> Floats:
     """Replace missing pixels by the weighted mean of their eight neighbours, all at once, and add noise.
 
+    The neighbours above, below and beside a pixel weigh 1/6, the diagonal ones 1/12, and those beyond the border
+    nothing; the weights are scaled to a sum of 1. A neighbour may itself be missing: all of them solve one linear
+    system.
+
     Args:
-        image: float64 [C,H,W].
-        missing: bool [H,W], at least one False; neighbours weigh 1/6, diagonal ones 1/12, those beyond the border
-            nothing, and what is left is scaled to 1.
-        noise: standard deviation of the noise that is added to each imputed value, after the solve, in the image's
-            own (normalised) units.
-        seed: of the noise, with the number of missing pixels.
+        image: float64 [C, H, W].
+        missing: bool [H, W], at least one False.
+        noise: standard deviation of the noise that is added to each imputed value after the solve, in the image's own
+            (normalised) units.
+        seed: of the noise, together with the number of missing pixels.
 
     Returns:
-        A new float64 [C,H,W].
+        A new float64 [C, H, W].
 
     Raises:
-        DataError: shapes that do not go together, or no pixel left.
+        DataError: the shapes do not belong together, or no pixel is left.
 
     Source: Rong et al. 2022, section 4.
+
+    >>> image = np.array([[[1.0, 9.0, 9.0, 4.0]]])  # of the two in the middle, each becomes the mean of its neighbours
+    >>> impute(image, np.array([[False, True, True, False]]), noise=0).round(6)
+    array([[[1., 2., 3., 4.]]])
     """
     if image.ndim != 3 or missing.dtype != bool or missing.shape != image.shape[1:]:
         raise DataError(
@@ -145,8 +198,8 @@ def impute(image: Floats, missing: NDArray[np.bool_], noise: float = 0.01, seed:
     return filled
 
 
-def _system(image: Floats, missing: NDArray[np.bool_]) -> tuple[sparse.csc_matrix, Floats]:
-    """Return the matrix [m,m] and right side [m,C] of sum_j w_j (x_i - x_j) = 0 at each missing pixel i."""
+def _system(image: Floats, missing: Mask) -> tuple[sparse.csc_matrix, Floats]:
+    """Return the matrix [m, m] and right side [m, C] of sum_j w_j (x_i - x_j) = 0 at each missing pixel i."""
     height, width = missing.shape
     count = int(missing.sum())
     numbers = np.full(missing.shape, -1)
@@ -155,7 +208,7 @@ def _system(image: Floats, missing: NDArray[np.bool_]) -> tuple[sparse.csc_matri
     values = np.pad(image, ((0, 0), (1, 1), (1, 1)))
     diagonal, right = np.zeros(count), np.zeros((count, len(image)))
     rows, columns, weights = [np.arange(count)], [np.arange(count)], [diagonal]
-    for dy, dx in AROUND:
+    for dy, dx in NEIGHBOURS:
         window = slice(1 + dy, 1 + dy + height), slice(1 + dx, 1 + dx + width)
         neighbour, weight = numbers[window][missing], 1 / 12 if dy and dx else 1 / 6
         diagonal += weight * (neighbour > -2)
@@ -168,43 +221,54 @@ def _system(image: Floats, missing: NDArray[np.bool_]) -> tuple[sparse.csc_matri
     return sparse.csc_matrix(entries, shape=(count, count)), right
 
 
-def _check(
-    images: Tensor, maps: Tensor, classes: Tensor, batch_size: int, fractions: Sequence[float], noise: float
-) -> None:
-    check_scored(images, maps, classes, batch_size, unit=False)
-    if not len(fractions) or not all(0 < fraction < 1 for fraction in fractions):
-        raise DataError(f"fractions {tuple(fractions)} given; expected one or more between 0 and 1, both excluded")
-    if not 0 <= noise < float("inf"):
-        raise DataError(f"noise {noise:g} given; expected 0 or more")
+@dataclass(frozen=True)
+class _Removal:
+    """The inputs of ROAD, checked; see `road` for what they are.
 
+    Raises:
+        DataError: the inputs do not belong together, or a fraction is not between 0 and 1.
+    """
 
-def _road(
-    scores: Scores,
-    images: Tensor,
-    maps: Tensor,
-    classes: Tensor,
-    fractions: Sequence[float],
-    order: str,
-    noise: float,
-    seed: int,
-    batch_size: int,
-    before: Tensor,
-) -> Road:
-    pixels = maps[0].numel()
-    counts = [min(round(fraction * pixels), pixels - 1) for fraction in fractions]
-    distinct = [count for count in sorted(set(counts)) if count]
+    scores: Scores
+    images: Tensor
+    maps: Tensor
+    classes: Tensor
+    fractions: Sequence[float]
+    batch_size: int
+    imputation: Imputation
 
-    def make(at: Tensor) -> Tensor:
-        made = []
-        for image, step in zip((at // len(distinct)).tolist(), (at % len(distinct)).tolist(), strict=True):
-            rank = ranks(maps[image : image + 1], order == "most")[0]
-            missing = (rank < distinct[step]).cpu().numpy()
-            whole = images[image].detach().to("cpu", torch.float64).numpy()
-            made.append(torch.from_numpy(impute(whole, missing, noise, seed)))
-        return torch.stack(made).to(images)
+    def __post_init__(self) -> None:
+        check_scored(self.images, self.maps, self.classes, self.batch_size, unit=False)
+        if not len(self.fractions) or not all(0 < fraction < 1 for fraction in self.fractions):
+            raise DataError(
+                f"fractions {tuple(self.fractions)} given; expected one or more between 0 and 1, both excluded"
+            )
 
-    own = classes.repeat_interleave(len(distinct))
-    found = scored(scores, make, own, batch_size).reshape(len(images), len(distinct))
-    table = dict(zip(distinct, found.unbind(1), strict=True)) | {0: before}
-    values = torch.stack([table[count] for count in counts], 1)
-    return Road(order, torch.tensor(fractions, dtype=torch.float64), values, before, values.mean(1))
+    def before(self) -> Tensor:
+        """Return the probabilities on the unchanged images, float64 [N]."""
+        device = self.images.device
+        return scored(self.scores, lambda indices: self.images[indices.to(device)], self.classes, self.batch_size)
+
+    def road(self, order: str, before: Tensor) -> Road:
+        """Remove pixels in one order; `before` are the probabilities on the unchanged images, float64 [N]."""
+        pixels = self.maps[0].numel()
+        counts = [min(round(fraction * pixels), pixels - 1) for fraction in self.fractions]
+        distinct = [count for count in sorted(set(counts)) if count]
+
+        def make(indices: Tensor) -> Tensor:
+            images, steps = (indices // len(distinct)).tolist(), (indices % len(distinct)).tolist()
+            pairs = zip(images, steps, strict=True)
+            return torch.stack([self._imputed(image, order, distinct[step]) for image, step in pairs]).to(self.images)
+
+        classes = self.classes.repeat_interleave(len(distinct))
+        removed = scored(self.scores, make, classes, self.batch_size).reshape(len(self.images), len(distinct))
+        by_count = dict(zip(distinct, removed.unbind(1), strict=True)) | {0: before}
+        values = torch.stack([by_count[count] for count in counts], 1)
+        return Road(order, torch.tensor(self.fractions, dtype=torch.float64), values, before, values.mean(1))
+
+    def _imputed(self, image: int, order: str, count: int) -> Tensor:
+        """Return one image with its `count` first pixels of an order imputed, float64 [C, H, W]."""
+        rank = ranks(self.maps[image : image + 1], order == "most")[0]
+        missing = (rank < count).cpu().numpy()
+        values = self.images[image].detach().to("cpu", torch.float64).numpy()
+        return torch.from_numpy(impute(values, missing, self.imputation.noise, self.imputation.seed))

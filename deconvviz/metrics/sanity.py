@@ -1,4 +1,4 @@
-"""Sanity checks: does a map change as the network's weights are randomised, and how alike are two maps."""
+"""Sanity checks: whether a map changes when the network's weights are randomised, and how similar two maps are."""
 
 from __future__ import annotations
 
@@ -7,49 +7,53 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from deconvviz.errors import DataError, ModelError
-from deconvviz.metrics.inputs import as_array, as_values, check_pair
+from deconvviz.choices import RANDOMISATIONS
+from deconvviz.errors import DataError, ModelError, require_choice
+from deconvviz.metrics.inputs import check_pair, pairwise
+from deconvviz.metrics.intervals import correlation
 from deconvviz.metrics.metric import register
+from deconvviz.types import Floats
 
-# of the map before and after randomising: a method that answers to the weights has a low one
+# Of the maps before and after randomising: the similarity is low where a method depends on the weights.
 register("ssim", "SSIM after randomising", False, "similarity, -1 to 1", "Adebayo et al. 2018")
 register("spearman", "Rank correlation after randomising", False, "correlation, -1 to 1", "Adebayo et al. 2018")
 register("hog_similarity", "HOG correlation after randomising", False, "correlation, -1 to 1", "Adebayo et al. 2018")
 
-HOWS = ("cascading", "independent")
-WINDOW = 11  # pixels of the Gaussian window of SSIM
-CELLS = 48  # pixels of HOG's block, 3 x 3 cells of 16
-
-Floats = NDArray[np.float64]
+WINDOW = 11  # pixels across the Gaussian window of SSIM
+BLOCK = 48  # pixels across a block of HOG: 3 x 3 cells of 16
 
 
 def randomised(model: nn.Module, how: str = "cascading", seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
     """Yield copies of a model whose layers are re-initialised, from the last layer to the first.
 
     Args:
-        model: stays as it is.
-        how: "cascading" re-initialises all layers down to the one named, "independent" only that one.
-        seed: a layer gets the same new weights either way, on every device; torch's own generators stay as they are.
+        model: it is not changed.
+        how: "cascading" re-initialises all layers from the last one down to the named one, "independent" only the
+            named one.
+        seed: of the new weights. A layer gets the same ones in both ways and on every device; torch's own generators
+            are not changed.
 
     Yields:
         (the layer's name, a copy on the model's device and in its mode). Layers are the modules that own parameters,
         in reverse order of registration (in a ResNet's block, `downsample` comes before `bn2`); each is
-        re-initialised by its own reset_parameters, which gives BatchNorm back its first running statistics.
+        re-initialised by its own reset_parameters, which also resets the running statistics of a BatchNorm.
 
     Raises:
-        DataError: another `how`.
-        ModelError: no layer, or one that owns parameters but has no reset_parameters.
+        DataError: `how` is neither of the two.
+        ModelError: the model has no layer, or a module owns parameters but has no reset_parameters.
 
-    Source: Adebayo et al. 2018, section 3. The map to compare is that of the copy's own prediction in their release.
+    Source: Adebayo et al. 2018, section 3. In their release the map to compare is that of the copy's own prediction.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [name for name, changed in randomised(model)]
+    ['2', '0']
     """
-    if how not in HOWS:
-        raise DataError(f"how {how!r} given; expected one of {', '.join(HOWS)}")
+    require_choice("how", how, RANDOMISATIONS)
     layers = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
     lacking = [name or type(model).__name__ for name in layers if _reset_of(model.get_submodule(name)) is None]
     if lacking or not layers:
@@ -61,6 +65,7 @@ def randomised(model: nn.Module, how: str = "cascading", seed: int = 0) -> Itera
 
 
 def _copies(model: nn.Module, layers: list[str], cascading: bool, seed: int) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (a layer's name, a copy of the model in which it is re-initialised)."""
     current = copy.deepcopy(model)
     for number, name in enumerate(layers):
         changed = current if cascading else copy.deepcopy(model)
@@ -80,69 +85,79 @@ def _reinitialise(layer: nn.Module, seed: int, number: int) -> None:
 
 
 def _reset_of(layer: nn.Module) -> Callable[[], None] | None:
-    # MultiheadAttention's has an underscore
-    found: Callable[[], None] | None = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
-    return found
+    """Return a layer's method that draws new parameters, None where it has none."""
+    # that of MultiheadAttention begins with an underscore
+    reset: Callable[[], None] | None = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
+    return reset
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Return the structural similarity of each pair of maps, with a Gaussian window of 11 pixels, sigma 1.5.
 
     Args:
-        a, b: [N,H,W] in 0..1, at least 11 x 11.
+        a: [N, H, W] in 0..1, at least 11 x 11.
+        b: [N, H, W] in 0..1.
 
     Returns:
-        float64 [N]; 0 where a map is constant.
+        float64 [N], -1 to 1; 0 where a map is constant.
 
     Raises:
-        DataError: maps that are no maps, leave 0..1, differ in shape or are too small.
+        DataError: one of them is not a finite [N, H, W] tensor in 0..1, their shapes differ, or they are too small.
 
     Source: Adebayo et al. 2018; Wang et al. 2004.
     """
     _check_size(a, b, WINDOW, unit=True)
-    return _pairwise(a, b, _structural_similarity)
+    return pairwise(a, b, _structural_similarity)
 
 
 def spearman(a: Tensor, b: Tensor, absolute: bool = True) -> Tensor:
     """Return Spearman's rank correlation of the pixels of each pair of maps.
 
     Args:
-        a, b: [N,H,W], finite; signed ones are welcome.
-        absolute: rank the absolute values, else the values themselves. The paper has both.
+        a: [N, H, W], finite; it may be signed.
+        b: [N, H, W], finite.
+        absolute: rank the absolute values instead of the values. The paper has both.
 
     Returns:
-        float64 [N]; 0 where a map (of absolute values) is constant.
+        float64 [N], -1 to 1; 0 where a map (of absolute values) is constant.
 
     Raises:
-        DataError: maps that are no maps, or differ in shape.
+        DataError: one of them is not a finite [N, H, W] tensor, or their shapes differ.
 
     Source: Adebayo et al. 2018.
+
+    >>> a, b = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[1.0, 2.0], [9.0, 3.0]]])
+    >>> round(spearman(a, b).item(), 3)  # ranks 1 2 3 4 and 1 2 4 3
+    0.8
     """
     check_pair(a, b, unit=False)
-    return _pairwise(a.abs() if absolute else a, b.abs() if absolute else b, _rank_correlation)
+    return pairwise(a.abs() if absolute else a, b.abs() if absolute else b, _rank_correlation)
 
 
 def hog_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Return Spearman's correlation of each pair of maps' histograms of oriented gradients.
 
+    The histograms have cells of 16 x 16 pixels, blocks of 3 x 3 cells, and 9 orientations.
+
     Args:
-        a, b: [N,H,W], finite, at least 48 x 48: cells of 16 x 16 pixels, blocks of 3 x 3 cells, 9 orientations.
+        a: [N, H, W], finite, at least 48 x 48.
+        b: [N, H, W], finite.
 
     Returns:
-        float64 [N]; 0 where a map or its histogram is constant.
+        float64 [N], -1 to 1; 0 where a map or its histogram is constant.
 
     Raises:
-        DataError: maps that are no maps, differ in shape or are too small.
+        DataError: one of them is not a finite [N, H, W] tensor, their shapes differ, or they are too small.
 
     Source: Adebayo et al. 2018; Dalal and Triggs 2005.
     """
-    _check_size(a, b, CELLS, unit=False)
-    return _pairwise(a, b, lambda x, y: _rank_correlation(_histogram(x), _histogram(y)))
+    _check_size(a, b, BLOCK, unit=False)
+    return pairwise(a, b, lambda x, y: _rank_correlation(_histogram(x), _histogram(y)))
 
 
 def _structural_similarity(x: Floats, y: Floats) -> float:
-    found = structural_similarity(x, y, gaussian_weights=True, data_range=1.0)  # type: ignore[no-untyped-call, unused-ignore]
-    return float(found)
+    mean = structural_similarity(x, y, gaussian_weights=True, data_range=1.0)  # type: ignore[no-untyped-call, unused-ignore]
+    return float(mean)
 
 
 def _histogram(values: Floats) -> Floats:
@@ -150,18 +165,12 @@ def _histogram(values: Floats) -> Floats:
 
 
 def _check_size(a: Tensor, b: Tensor, least: int, unit: bool) -> None:
+    """Raise DataError unless both are maps of one shape, with at least so many rows and columns."""
     check_pair(a, b, unit)
     if min(a.shape[1:]) < least:
         raise DataError(f"maps of {a.shape[1]} x {a.shape[2]} given; expected {least} x {least} or more")
 
 
-def _pairwise(a: Tensor, b: Tensor, alike: Callable[[Floats, Floats], float]) -> Tensor:
-    """Compare pair by pair, float64 [N]; 0 where one is constant, before any library divides by its spread."""
-    pairs = zip(as_array(a), as_array(b), strict=True)
-    return as_values([0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else alike(x, y) for x, y in pairs])
-
-
 def _rank_correlation(a: Floats, b: Floats) -> float:
-    x, y = (rankdata(some) - (some.size + 1) / 2 for some in (a, b))  # ties share their mean rank
-    spread = float(np.sqrt((x @ x) * (y @ y)))
-    return float(np.clip(x @ y / spread, -1, 1)) if spread else 0.0
+    """Return Pearson's correlation of the ranks; equal values share their mean rank."""
+    return correlation(rankdata(a), rankdata(b))

@@ -117,3 +117,5 @@ def test_the_smallest_square_by_hand() -> None:
     sides = [side_that_holds(energy, (4, 4), share) for share in (0.6, 0.61, 0.9, 0.91, 1.0)]
     assert sides == [1, 5, 5, 9, 9]
     assert side_that_holds(np.zeros((5, 5)), (2, 2), 0.98) == 1
+    even = np.full((1, 20), 0.1)  # sums of tenths are not exact: a share of k / 20 is still k pixels
+    assert [side_that_holds(even, (0, 0), k / 20) for k in range(1, 21)] == [2 * k - 1 for k in range(1, 21)]

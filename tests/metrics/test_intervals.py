@@ -68,7 +68,7 @@ def test_correlations(seed: int, count: int) -> None:
 
 def test_correlations_by_hand() -> None:
     square = np.array([[1.0, 2.0], [3.0, 4.0]])
-    assert correlation(square, 7 - 2 * square) == -1 and correlation(square, square) == 1
+    assert correlation(square, 7 - 2 * square) == pytest.approx(-1) and correlation(square, square) == pytest.approx(1)
     assert correlation(square, np.full((2, 2), 0.1)) == 0 == correlation(np.zeros((2, 2)), square, centred=False)
     assert correlation([3.0, 4.0], [4.0, 3.0], centred=False) == pytest.approx(0.96)
     assert correlation([1.0, 0.0], [0.0, 2.0], centred=False) == 0

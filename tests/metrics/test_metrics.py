@@ -84,15 +84,15 @@ def close(found: Tensor, expected: object, tolerance: float = 1e-12) -> None:
 @given(seeds, shares, st.sampled_from([0, 3]))
 def test_kept_keeps_the_largest(seed: int, share: float, levels: int) -> None:
     maps = draw(seed, 2, SIDE, SIDE, levels=levels)
-    found, count = metrics.kept(maps, share), round(share * SIDE * SIDE)
+    found, count = metrics.strongest_pixels(maps, share), round(share * SIDE * SIDE)
     for before, after in zip(maps.numpy(), found.numpy(), strict=True):
         expected = np.zeros_like(before)
         for y, x in in_order(before)[:count]:
             expected[y, x] = before[y, x]
         np.testing.assert_array_equal(after, expected)
-    positive = metrics.kept(maps + 1, share)
+    positive = metrics.strongest_pixels(maps + 1, share)
     assert ((positive > 0).flatten(1).sum(1) == count).all()
-    assert torch.equal(metrics.kept(maps, 1.0), maps)
+    assert torch.equal(metrics.strongest_pixels(maps, 1.0), maps)
 
 
 @settings(max_examples=30, deadline=None)
@@ -527,7 +527,7 @@ def test_randomised_refuses_what_it_cannot_reset() -> None:
         metrics.randomised(nn.Sequential(nn.Linear(2, 2), Bare()))
     with pytest.raises(ModelError, match="ReLU given"):
         metrics.randomised(nn.ReLU())
-    with pytest.raises(DataError, match="'upwards' given; expected one of cascading, independent"):
+    with pytest.raises(DataError, match="how 'upwards' given; expected cascading or independent"):
         metrics.randomised(nn.Linear(2, 2), "upwards")
     attention = nn.MultiheadAttention(4, 2)
     assert [name for name, _ in metrics.randomised(attention)] == ["out_proj", ""]
@@ -587,12 +587,12 @@ HOLE = MASKS.copy()
 HOLE[1] = False
 BOX = [[(0, 0, 2, 2)]] * 3
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
-    "kept share 0": (lambda: metrics.kept(MAPS, 0), "share 0 given; expected more than 0 and at most 1"),
+    "kept share 0": (lambda: metrics.strongest_pixels(MAPS, 0), "share 0 given; expected more than 0 and at most 1"),
     "share": (lambda: metrics.faithfulness(squashed, IMAGES, MAPS, CLASSES, 1.5), r"share 1\.5 given"),
     "nan": (lambda: metrics.complexity(NAN), "NaN.*expected finite"),
     "map range": (lambda: metrics.complexity(MAPS * 2), r"values from .* to 1\.9.* given; expected 0 to 1"),
     "dims": (lambda: metrics.complexity(MAPS[0]), r"\[6, 6\] given; expected a floating point Tensor \[N, H, W\]"),
-    "integers": (lambda: metrics.kept(MAPS.long(), 0.5), r"torch\.int64.*expected a floating point"),
+    "integers": (lambda: metrics.strongest_pixels(MAPS.long(), 0.5), r"torch\.int64.*expected a floating point"),
     "images": (lambda: metrics.deletion(squashed, IMAGES[0], MAPS, CLASSES, 4), r"expected .*\[N, C, H, W\]"),
     "map shape": (
         lambda: metrics.deletion(squashed, IMAGES, MAPS[:, :5], CLASSES, 4),
@@ -623,7 +623,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "window": (lambda: metrics.gaussian_blur(IMAGES, 10), "window of 10 pixels.*expected an odd size"),
     "fractions": (lambda: metrics.road(squashed, IMAGES, MAPS, CLASSES, (0.5, 1.0)), "expected one or more between"),
-    "order": (lambda: metrics.road(squashed, IMAGES, MAPS, CLASSES, order="first"), "expected one of most, least"),
+    "order": (
+        lambda: metrics.road(squashed, IMAGES, MAPS, CLASSES, order="first"),
+        "order 'first' given; expected most or least",
+    ),
     "noise": (lambda: metrics.road_combined(squashed, IMAGES, MAPS, CLASSES, noise=-1), "noise -1 given"),
     "nothing left": (lambda: metrics.impute(IMAGES[0].numpy(), MASKS[0]), "all 36 pixels are missing"),
     "missing shape": (lambda: metrics.impute(IMAGES[0].numpy(), MASKS), "expected .C,H,W., .H,W."),
