@@ -1,4 +1,4 @@
-"""Files that are either written whole or not at all."""
+"""Files that are written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,18 +11,31 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from deconvviz.errors import DataError
-
-Pathlike = str | os.PathLike[str]
+from deconvviz.types import Pathlike as Pathlike
 
 
 @contextlib.contextmanager
 def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it is removed.
+    """Yield a temporary path beside a file; on success it becomes the file, on any failure it is removed.
 
-    The temporary file exists already, so a place that cannot be written to is found out before the work begins.
-    A link is written through. What stood at `path` before stays as it was until the new file is safely on the disk.
-    HDF5 should write through a `Sink` on the temporary path.
-    Raises DataError where the file cannot be written (no such folder, no permission, disk full).
+    The temporary file exists from the beginning, so that a place that cannot be written to is noticed before the work.
+    An existing file stays as it was until the new one is safely on the disk, and a link is written through. HDF5 should
+    write through a `Sink` on the temporary path.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: the file cannot be written (no such folder, no permission, disk full).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "note.txt")
+    ...     with atomic(path) as temporary:
+    ...         _ = temporary.write_text("complete")
+    ...         written_before = path.exists()
+    ...     written_before, path.read_text()
+    (False, 'complete')
     """
     target = pathlib.Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
@@ -43,21 +56,26 @@ def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an exception says, on one line of at most 200 characters."""
+    """Return an exception's message on one line of at most 200 characters.
+
+    >>> one_line(ValueError("two\\nlines"))
+    'two lines'
+    """
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     text = " ".join(text.split())
     return text if len(text) <= 200 else text[:199] + "…"
 
 
 class Sink:
-    """A file for HDF5 to write to, as a Python file object, that remembers the first failed write.
+    """A file object that HDF5 writes to, and that remembers the first write that failed.
 
     HDF5 cannot close a file whose writes fail: the handle stays open, and the process may crash when it ends. A sink
-    takes all writes after the first failed one as done, so that HDF5 closes in peace, and raises the OSError then:
+    accepts all writes after the first failed one without doing them, so that HDF5 can close the file, and raises the
+    OSError then:
 
         with atomic(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file: ...
 
-    `check()` raises it earlier, for a long job that should not run to its end in vain.
+    `check()` raises it earlier, so that a long job does not run to its end in vain.
     """
 
     def __init__(self, path: Pathlike) -> None:
@@ -70,17 +88,17 @@ class Sink:
             raise self._failure
 
     def write(self, data: bytes) -> int:
-        """Write all of `data`, or remember why not; return its length."""
+        """Write all of `data`, or remember the error; return the length of `data`."""
         left = memoryview(data)
         try:
-            while self._failure is None and len(left):  # a raw file may take a part only
+            while self._failure is None and len(left):  # an unbuffered file may write only a part
                 left = left[self._file.write(left) :]
         except OSError as error:
             self._failure = error
         return len(data)
 
     def truncate(self, size: int) -> int:
-        """Set the length of the file, or remember why not; return `size`."""
+        """Set the length of the file, or remember the error; return `size`."""
         try:
             if self._failure is None:
                 self._file.truncate(size)
@@ -93,15 +111,15 @@ class Sink:
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to `offset` and return the position."""
+        """Move to an offset; return the position in the file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def flush(self) -> None:
-        """Nothing is buffered here; `atomic` syncs the finished file."""
+        """Do nothing: nothing is buffered here, and `atomic` syncs the finished file."""
 
     def __enter__(self) -> Sink:
         return self
@@ -112,16 +130,18 @@ class Sink:
             self.check()
 
 
-def _refuse_unusable(target: pathlib.Path, given: Pathlike) -> None:
+def _refuse_unusable(target: pathlib.Path, path: Pathlike) -> None:
+    """Raise DataError where no file can be at `target`, which is where `path` leads."""
     if not target.parent.is_dir():
-        raise DataError(f"cannot write {given}: there is no folder {target.parent}; create it first")
+        raise DataError(f"cannot write {path}: there is no folder {target.parent}; create it first")
     if target.is_dir():
-        raise DataError(f"cannot write {given}: it is a folder; give the name of a file in it")
-    if target.exists() and not target.is_file():  # replacing /dev/null would be no favour
-        raise DataError(f"cannot write {given}: it is neither a file nor free; choose another name")
+        raise DataError(f"cannot write {path}: it is a folder; give the name of a file in it")
+    if target.exists() and not target.is_file():  # such as /dev/null, which must not be replaced
+        raise DataError(f"cannot write {path}: it is neither a file nor free; choose another name")
 
 
 def _sync(path: pathlib.Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Folders that one command fills, and fills further where it was interrupted."""
+"""Folders that one command fills; the command resumes there after an interruption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def claim(folder: Pathlike, kind: str, config: Mapping[str, Any]) -> None:
     """Make a folder for one command's files, or take the one that was made with the same settings.
 
     The file data/KIND.h5 in the folder says which command fills it, and with which settings. Files that a killed
-    command left half written are removed; two commands must not fill one folder at the same time.
+    command left unfinished are removed; two commands must not fill one folder at the same time.
 
     Args:
         folder: path of the folder; it may exist if it is empty or was claimed before.
@@ -26,6 +26,13 @@ def claim(folder: Pathlike, kind: str, config: Mapping[str, Any]) -> None:
     Raises:
         MismatchError: the folder was made with other settings.
         DataError: the folder holds other files, or cannot be made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     claim(f"{parent}/atlas", "atlas", {"k": 9})
+    ...     claim(f"{parent}/atlas", "atlas", {"k": 9})  # resumes
+    ...     sorted(path.name for path in pathlib.Path(parent, "atlas").rglob("*"))
+    ['atlas.h5', 'data']
     """
     folder = pathlib.Path(folder)
     note = f"data/{kind}.h5"
@@ -35,8 +42,8 @@ def claim(folder: Pathlike, kind: str, config: Mapping[str, Any]) -> None:
         raise DataError(f"{folder} {what}; give another folder with -o")
     begin_or_resume(folder, note, Result(kind, 1, dict(config)), "remove it or choose another output with -o")
     if begun:
-        for part in folder.rglob(".*.part"):
-            part.unlink(missing_ok=True)
+        for unfinished in folder.rglob(".*.part"):
+            unfinished.unlink(missing_ok=True)
 
 
 def begin_or_resume(folder: Pathlike, note: str, fresh: Result, advice: str) -> Result:
@@ -66,9 +73,9 @@ def begin_or_resume(folder: Pathlike, note: str, fresh: Result, advice: str) -> 
 
 
 def _holds_other_files(folder: pathlib.Path) -> bool:
-    """Whether a folder holds more than what a command leaves that is killed before it has begun."""
+    """Return whether a folder holds more than a command leaves that was killed before it wrote its configuration."""
     data = folder / "data"
-    inside = [path for path in folder.iterdir() if path != data]
+    others = [path for path in folder.iterdir() if path != data]
     if data.is_dir():
-        inside += [path for path in data.iterdir() if not path.name.endswith(".part")]
-    return bool(inside)
+        others += [path for path in data.iterdir() if not path.name.endswith(".part")]
+    return bool(others)

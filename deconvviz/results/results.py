@@ -1,8 +1,8 @@
 """Result files: arrays with a schema version, the configuration that made them, and where they came from.
 
-A result is written whole to a file beside its place and then moved there, so a reader never sees half of one and a
-killed writer leaves the last complete one. The configuration decides what may be continued or merged with what; the
-sources (paths, the command, versions) only help to find things again and may differ.
+A result is written to a file beside its place and then moved there, so that a reader never sees half of it and a killed
+writer leaves the last complete one. The configuration decides which results may be resumed or merged; the sources
+(paths, the command, versions) only help to find things again, and may differ.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.results.files import Pathlike, Sink, atomic, one_line
+from deconvviz.results.files import Sink, atomic, one_line
+from deconvviz.types import Array, Pathlike
 from deconvviz.version import __version__
-
-Array = NDArray[Any]
 
 
 @dataclass
@@ -32,12 +30,19 @@ class Result:
     """What a result file holds.
 
     Attributes:
-        kind: what sort of result, such as "mined".
+        kind: of the result, such as "mined".
         schema: version of this kind's layout.
-        config: what must agree for two results to belong together; JSON values.
-        sources: where model, weights, images and command were; JSON values.
-        arrays: name -> array; a "/" in a name makes a group.
-        state: progress of an unfinished result; JSON values.
+        config: what must be equal for two results to belong together; JSON values.
+        sources: where the model, its weights and the images were, and the command; JSON values.
+        arrays: name -> array; a "/" in a name makes a group in the file.
+        state: the progress of an unfinished result; JSON values.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Result("squares", 1, {"count": 3}, arrays={"values": np.arange(3) ** 2}).save(f"{folder}/s.h5")
+    ...     result = Result.load(f"{folder}/s.h5", "squares", 1)
+    >>> result.config, result.arrays["values"]
+    ({'count': 3}, array([0, 1, 4]))
     """
 
     kind: str
@@ -48,7 +53,7 @@ class Result:
     state: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Pathlike) -> None:
-        """Write the file atomically; raises DataError where it cannot be written, and then changes nothing."""
+        """Write the file atomically; raises DataError where it cannot be written, and changes nothing then."""
         with atomic(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
             file.attrs["deconvviz"] = self.kind
             file.attrs["schema"] = self.schema
@@ -64,31 +69,41 @@ class Result:
     def load(cls, path: Pathlike, kind: str, schema: int) -> Result:
         """Read a result file.
 
+        Args:
+            path: of the file.
+            kind: that the file must be of.
+            schema: the newest version of its layout that the caller knows.
+
         Raises:
-            DataError: it is missing, no HDF5, truncated, of another kind, or of a newer schema.
+            DataError: the file is missing, not HDF5, truncated, of another kind, or of a newer schema.
         """
         with reading(path, kind, schema) as file:
             config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
-            found = int(file.attrs["schema"])
+            schema_of_file = int(file.attrs["schema"])
             arrays = arrays_below(file)
-        return cls(kind, found, config, sources, arrays, state)
+        return cls(kind, schema_of_file, config, sources, arrays, state)
 
 
 @contextlib.contextmanager
 def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
-    """Open a file of this kind to read it; what h5py raises meanwhile becomes a DataError.
+    """Open a result file within a `with` block; an error that h5py raises in the block becomes a DataError.
+
+    Args:
+        path: of the file.
+        kind: that the file must be of.
+        schema: the newest version of its layout that the caller knows.
 
     Raises:
-        DataError: it is missing, no HDF5, truncated, of another kind, or of a newer schema.
+        DataError: the file is missing, not HDF5, truncated, of another kind, or of a newer schema.
     """
     if not pathlib.Path(path).is_file():
         what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
         raise DataError(f"{path} {what}; expected a {kind} file")
     try:
         with h5py.File(path, "r") as file:
-            found = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
-            if found != kind:
-                what = f"a file of kind {found!r}" if found else "an HDF5 file of some other program"
+            kind_of_file = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
+            if kind_of_file != kind:
+                what = f"a file of kind {kind_of_file!r}" if kind_of_file else "an HDF5 file of some other program"
                 raise DataError(f"{path} is {what}; expected a {kind} file")
             if int(file.attrs["schema"]) > schema:
                 raise DataError(
@@ -101,25 +116,46 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
         ) from error
 
 
+def read_config(path: Pathlike, kind: str, schema: int) -> dict[str, Any]:
+    """Read only the configuration of a result file.
+
+    Raises:
+        DataError: the file is missing, not HDF5, truncated, of another kind, or of a newer schema.
+    """
+    with reading(path, kind, schema) as file:
+        config: dict[str, Any] = json.loads(file.attrs["config"])
+    return config
+
+
 def arrays_below(group: h5py.Group) -> dict[str, Array]:
     """Read every dataset below a group: its name within the group -> its array."""
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
 
     def read(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item[()])
+            arrays[name] = np.asarray(item[()])
 
     group.visititems(read)
-    return found
+    return arrays
 
 
-def require_same(path: Pathlike, found: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:
-    """Raise MismatchError, naming each setting that differs, unless both configurations are equal."""
-    found, wanted = json.loads(json.dumps(found)), json.loads(json.dumps(wanted))
-    differing = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+def require_same(path: Pathlike, in_file: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
+    """Check that a file was made with the configuration of today.
+
+    Args:
+        path: of the file or folder, for the message.
+        in_file: the configuration that the file holds.
+        now: the configuration of today; JSON values.
+        advice: what the user can do, for the message.
+
+    Raises:
+        MismatchError: a setting differs; the message names each of them with both values.
+    """
+    in_file, now = json.loads(json.dumps(in_file)), json.loads(json.dumps(now))
+    differing = [name for name in sorted({*in_file, *now}) if in_file.get(name) != now.get(name)]
     if differing:
-        shown = "; ".join(f"{name}: {found.get(name)} in the file, {wanted.get(name)} now" for name in differing)
-        raise MismatchError(f"{path} was made otherwise ({shown}); {advice}")
+        listed = "; ".join(f"{name}: {in_file.get(name)} in the file, {now.get(name)} now" for name in differing)
+        raise MismatchError(f"{path} was made with other settings ({listed}); {advice}")
 
 
 def digest_of(value: Any, length: int = 16) -> str:
@@ -136,7 +172,7 @@ def digest_of(value: Any, length: int = 16) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes a result, for its provenance."""
+    """Return the versions of the programs that compute a result, for its sources."""
     import torch
 
     return {
