@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from deconvviz.data.pictures import stretched
-from deconvviz.figures.sheet import Sheet
+from deconvviz.figures.sheet import CAPTION, HEADING, Sheet, shortened
 from deconvviz.figures.tiles import mosaic
 from deconvviz.types import Floats
 
@@ -27,7 +27,6 @@ WIDTH = 7.2  # inches
 VALUES, LIMIT = "#21436b", "#d55e00"  # dark blue, and orange for thresholds; they differ in lightness too
 DASHES = ("-", "--", ":", "-.")
 NAMED = 40  # bars: more are not labelled by name
-LABEL, NAME = 6.5, 8  # points: labels of tiles, names of axes
 TITLE = 80  # letters of a title on one line
 MARGIN, GAP = 0.15, 0.1  # inches: beside the tiles, and between them
 LETTER, ROW = 0.062, 0.12  # inches: the width of a letter of a tile's label, and the height of its lines
@@ -46,7 +45,7 @@ def draw_evidence(finding: Finding, title: str, caption: str) -> Figure:
     if evidence.kind == "tiles":
         return _tiles(evidence, title, f"{evidence.x}\n{caption}" if evidence.x else caption)
     sheet = Sheet(WIDTH, _height(evidence), title, caption, DPI)
-    body = (0, sheet.bottom / sheet.height, 1, (sheet.top - sheet.bottom) / sheet.height)
+    body = (0.01, sheet.bottom / sheet.height, 0.98, (sheet.top - sheet.bottom) / sheet.height)
     sheet.figure.set_layout_engine(ConstrainedLayoutEngine(rect=body))
     axes = sheet.figure.subplots()
     {"bars": _bars, "histogram": _histogram, "line": _line, "scatter": _scatter}[evidence.kind](axes, evidence)
@@ -74,7 +73,7 @@ def draw_first_filters(filters: Sequence[Floats], names: Sequence[str], title: s
     sheet = Sheet(len(filters) * (BLOCK + SPACE) + SPACE, max(heights) + 0.25, title, caption, DPI)
     for n, (block, name, height) in enumerate(zip(blocks, names, heights, strict=True)):
         left = SPACE + n * (BLOCK + SPACE)
-        sheet.text(left + BLOCK / 2, sheet.top - 0.05, _cut(name, 60), ha="center", va="center", fontsize=NAME)
+        sheet.text(left + BLOCK / 2, sheet.top - 0.05, shortened(name, 60), ha="center", va="center", fontsize=HEADING)
         sheet.picture(block, left, sheet.top - 0.2 - height, BLOCK, height)
     return sheet.figure
 
@@ -91,16 +90,16 @@ def _bars(axes: Axes, evidence: Evidence) -> None:
     values = np.asarray(evidence.arrays["values"], np.float64)
     if len(values) > NAMED:
         axes.bar(np.arange(len(values)), values, 1.0, color=VALUES)
-        axes.set_xlabel(evidence.x, fontsize=NAME)
-        axes.set_ylabel(evidence.y, fontsize=NAME)
+        axes.set_xlabel(evidence.x, fontsize=HEADING)
+        axes.set_ylabel(evidence.y, fontsize=HEADING)
         _mark(axes, evidence.mark, upright=False)
         return
-    names = [_cut(label, 44) for label in evidence.labels] or [str(n) for n in range(len(values))]
+    names = [shortened(label, 44) for label in evidence.labels] or [str(n) for n in range(len(values))]
     axes.barh(np.arange(len(values)), values, 0.7, color=VALUES)
     axes.set_yticks(np.arange(len(values)), names)
     axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.set_xlabel(evidence.y, fontsize=NAME)
-    axes.set_ylabel(evidence.x, fontsize=NAME)
+    axes.set_xlabel(evidence.y, fontsize=HEADING)
+    axes.set_ylabel(evidence.x, fontsize=HEADING)
     axes.axvline(0, color="0.5", linewidth=0.6)
     _mark(axes, evidence.mark, upright=True)
 
@@ -109,8 +108,8 @@ def _histogram(axes: Axes, evidence: Evidence) -> None:
     values = np.asarray(evidence.arrays["values"], np.float64)
     values = values[np.isfinite(values)]
     axes.hist(values, bins=min(40, max(10, len(values) // 8)), color=VALUES)
-    axes.set_xlabel(evidence.x, fontsize=NAME)
-    axes.set_ylabel(evidence.y or "count", fontsize=NAME)
+    axes.set_xlabel(evidence.x, fontsize=HEADING)
+    axes.set_ylabel(evidence.y or "count", fontsize=HEADING)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _mark(axes, evidence.mark, upright=True)
 
@@ -122,8 +121,8 @@ def _line(axes: Axes, evidence: Evidence) -> None:
     labels = evidence.labels or ("",) * len(y)
     for n, (series, label) in enumerate(zip(y, labels, strict=False)):
         axes.plot(x, series, DASHES[n % 4], color=colours[n], label=label, marker=marker, markersize=3, linewidth=1.4)
-    axes.set_xlabel(evidence.x, fontsize=NAME)
-    axes.set_ylabel(evidence.y, fontsize=NAME)
+    axes.set_xlabel(evidence.x, fontsize=HEADING)
+    axes.set_ylabel(evidence.y, fontsize=HEADING)
     axes.grid(color="0.92", linewidth=0.6)
     if (x == np.round(x)).all():
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -134,8 +133,8 @@ def _line(axes: Axes, evidence: Evidence) -> None:
 
 def _scatter(axes: Axes, evidence: Evidence) -> None:
     axes.plot(evidence.arrays["x"], evidence.arrays["y"], "o", color=VALUES, markersize=3, alpha=0.6, mec="none")
-    axes.set_xlabel(evidence.x, fontsize=NAME)
-    axes.set_ylabel(evidence.y, fontsize=NAME)
+    axes.set_xlabel(evidence.x, fontsize=HEADING)
+    axes.set_ylabel(evidence.y, fontsize=HEADING)
     _mark(axes, evidence.mark, upright=False)
 
 
@@ -155,7 +154,7 @@ def _tiles(evidence: Evidence, title: str, caption: str) -> Figure:
     side = (WIDTH - 2 * MARGIN + GAP) / across - GAP
     down, height = math.ceil(len(pictures) / across), side * pictures.shape[1] / pictures.shape[2]
     letters = int(side / LETTER)
-    labels = [textwrap.fill(_cut(label, 2 * letters), letters) for label in evidence.labels]
+    labels = [textwrap.fill(shortened(label, 2 * letters), letters) for label in evidence.labels]
     step = height + GAP + ROW * max((label.count("\n") + 1 for label in labels if label), default=0)
     sheet = Sheet(WIDTH, down * step, title, caption, DPI)
     for n, picture in enumerate(pictures):
@@ -163,14 +162,10 @@ def _tiles(evidence: Evidence, title: str, caption: str) -> Figure:
         left, bottom = MARGIN + column * (side + GAP), sheet.top - row * step - height
         sheet.picture(picture / 255.0, left, bottom, side, height)
         if n < len(labels):
-            sheet.text(left + side / 2, bottom - 0.05, labels[n], ha="center", va="top", fontsize=LABEL)
+            sheet.text(left + side / 2, bottom - 0.05, labels[n], ha="center", va="top", fontsize=CAPTION)
     return sheet.figure
 
 
 def _across(count: int) -> int:
     """Return the number of columns: all pictures in one row where they fit, else a number that fills every row."""
     return count if 2 < count <= 6 else 3 if count < 3 else next((n for n in (6, 5, 4, 7, 8) if count % n == 0), 6)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -109,8 +109,8 @@ def write_report(
 
 def _entry(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str, str], command: str) -> dict[str, Any]:
     """Draw a finding's figure, and return what the page says about the finding."""
-    title = f"{finding.layer}: {titles[finding.check]}"
-    caption = f"Measured: {finding.value:.3g} {finding.unit}. Threshold: {finding.threshold:.3g} ({finding.source})."
+    title = f"Layer {finding.layer}: {titles[finding.check]}"
+    caption = f"Value: {finding.value:.3g} ({finding.unit}). Threshold: {finding.threshold:.3g}; {finding.source}."
     figure = draw_evidence(finding, title, caption)
     name = f"{number:03d}-{finding.check}-{re.sub(r'[^A-Za-z0-9.]+', '_', finding.layer)[:60]}.png"
     return {

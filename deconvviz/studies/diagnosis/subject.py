@@ -183,11 +183,11 @@ class Subject:
         return self.patches(layer, channels)
 
     def tiles_show(self, layer: str) -> str:
-        """Return in words what the pictures of `tiles` show."""
+        """Return a sentence about what the pictures of `tiles` show."""
         filters = self.filters(layer)
         if filters is not None and filters.of_image:
-            return "the weights of each filter, grey where they are zero, each with its own contrast"
-        return "for each filter, the part of an image that it responds to most"
+            return "The pictures show the weights of each filter with its own contrast; grey is zero."
+        return "The pictures show the part of an image that each filter responds to most."
 
     def patches(self, layer: str, channels: Indices) -> Pixels:
         """Return what drives each channel most: its receptive field in its strongest image, uint8 [n, h, w, 3].

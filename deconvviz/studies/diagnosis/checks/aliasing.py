@@ -68,11 +68,12 @@ def measured_shifts(subject: Subject) -> tuple[ShiftChange, ...]:
 def _aliased(subject: Subject, change: ShiftChange, severity: Severity) -> Finding:
     order = np.argsort(-np.nan_to_num(change.channels, nan=0.0), kind="stable")
     worst = [int(channel) for channel in order if change.channels[channel] >= ALIASING[0]]
+    count, step = len(worst), max(change.stride)
     what = (
-        f"When the input moves by one pixel, the response of {change.layer} (stride {max(change.stride)}) changes by "
-        f"{change.strided:.0%} of its spread. Blurred before the stride it would change by {change.reference:.0%}; the "
-        f"response changes {change.ratio:.2f} times as much. {len(worst)} of {len(order)} channels "
-        f"{verb(len(worst), 'passes', 'pass')} the limit by {verb(len(worst), 'itself', 'themselves')}."
+        f"When its input moves by one pixel, the response of layer {change.layer} (stride {step}) changes by "
+        f"{change.strided:.0%} of its spread. Blurred before the stride, it would change by {change.reference:.0%}: it "
+        f"changes {change.ratio:.2f} times as much. {count} of {len(order)} channels {verb(count, 'passes', 'pass')} "
+        f"the limit by {verb(count, 'itself', 'themselves')}."
     )
     return Finding(
         check="aliasing",
@@ -85,8 +86,8 @@ def _aliased(subject: Subject, change: ShiftChange, severity: Severity) -> Findi
         unit="times the change of the anti-aliased layer",
         source="measured: pixels of photos, every third one; the anti-aliased layer is Zhang 2019, arXiv 1904.11486, "
         "section 3",
-        remedy=f"Evaluate {change.layer} with stride 1 and blur before subsampling (BlurPool), or use a smaller stride "
-        "and kernel: the paper changed 11x11 with stride 4 to 7x7 with stride 2.",
+        remedy=f"Evaluate layer {change.layer} with stride 1 and blur before subsampling (BlurPool), or use a smaller "
+        "stride and kernel: the paper changed 11x11 with stride 4 to 7x7 with stride 2.",
         evidence=_phases(subject, change, order[:CHANNELS].tolist()),
     )
 

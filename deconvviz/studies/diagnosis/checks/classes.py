@@ -69,7 +69,7 @@ def measured_neighbours(subject: Subject) -> tuple[Neighbour, ...]:
 
 def _taken(subject: Subject, neighbour: Neighbour, severity: Severity) -> Finding:
     count = len(neighbour.shared)
-    filters = f"{count} filters of {neighbour.layer} {verb(count, 'responds', 'respond')} to both classes"
+    filters = f"{count} filters of layer {neighbour.layer} {verb(count, 'responds', 'respond')} to both classes"
     filters += f", most strongly {', '.join(map(str, neighbour.shared[:FILTERS]))}." if count else "."
     what = (
         f"{neighbour.taken} of {neighbour.images} images of {neighbour.name!r} ({neighbour.share:.0%}) are taken for "
@@ -103,7 +103,8 @@ def _evidence(subject: Subject, neighbour: Neighbour) -> Evidence:
     channels = neighbour.shared[:FILTERS]
     if channels:
         pictures += [tile(patch, TILE_SIDE) for patch in subject.patches(neighbour.layer, channels)]
-        labels += [f"drives filter {channel}" for channel in channels]
-    shows = "Images that were taken for the other class, images of that class"
-    shows += f", and what drives filters of {neighbour.layer} that respond to both." if channels else "."
+        labels += [f"filter {channel}" for channel in channels]
+    shows = "Images of the class that are taken for its neighbour, then images of the neighbour that are classified "
+    shows += "correctly"
+    shows += f", then what filters of layer {neighbour.layer} respond to most." if channels else "."
     return Evidence(kind="tiles", arrays={"pictures": np.stack(pictures)}, labels=tuple(labels), x=shows)

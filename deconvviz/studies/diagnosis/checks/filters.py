@@ -65,14 +65,14 @@ def _dead(subject: Subject, layer: str, responses: LayerResponses) -> Finding | 
     what = f"{len(channels)} of {count} filters {verb(len(channels))} dead: {how}."
     if filters is not None:
         empty = int((filters.rms[channels] < VANISHED * np.median(filters.rms)).sum())
-        what += f" The weights of {empty} of them are practically zero." if empty else ""
+        what += f" {empty} of them {verb(empty, 'has', 'have')} weights that are practically zero." if empty else ""
     evidence = _firing_rates(responses)
     if filters is not None and filters.of_image:
         evidence = Evidence(
             kind="tiles",
             arrays={"pictures": subject.tiles(layer, channels[:SHOWN])},
             labels=tuple(f"filter {channel}" for channel in channels[:SHOWN]),
-            x=f"The pictures show {subject.tiles_show(layer)}.",
+            x=subject.tiles_show(layer),
         )
     return Finding(
         check="dead",
@@ -163,12 +163,11 @@ def _dominating(subject: Subject, layer: str, responses: LayerResponses, filters
     large = large[np.argsort(-rms[large], kind="stable")]
     energy = responses.squares[large].sum() / responses.squares.sum()
     passed = [f"{RATIOS[0]:g} times the median"] * relative + [f"the paper's radius of {PAPER_RADIUS}"] * over
-    count = len(large)
+    count, limits = len(large), " and ".join(passed)
     what = (
-        f"{count} of {len(rms)} filters {verb(count, 'exceeds', 'exceed')} {' and '.join(passed)} by the RMS of "
-        f"{verb(count, 'its', 'their')} weights. The largest is that of filter {large[0]}: {rms[large[0]]:.3g}, "
-        f"{ratio[large[0]]:.1f} times the median. {verb(count, 'It makes', 'They make')} {energy:.0%} of the layer's "
-        "squared response."
+        f"{count} of {len(rms)} filters {verb(count, 'has', 'have')} weights whose RMS is above {limits}. The largest "
+        f"is that of filter {large[0]}: {rms[large[0]]:.3g}, {ratio[large[0]]:.1f} times the median. "
+        f"{verb(count, 'The filter makes', 'These filters make')} {energy:.0%} of the layer's squared response."
     )
     return Finding(
         check="dominating",

@@ -140,5 +140,5 @@ def _side_by_side(subject: Subject, layer: str, pairs: NDArray[np.intp]) -> Evid
         kind="tiles",
         arrays={"pictures": subject.tiles(layer, channels)},
         labels=tuple(f"filter {channel}" for channel in channels),
-        x=f"Pairs, the nearest first. The pictures show {subject.tiles_show(layer)}.",
+        x=f"Pairs of filters, the nearest pair first. {subject.tiles_show(layer)}",
     )

@@ -66,7 +66,7 @@ def measured_field(subject: Subject, layer: str) -> Field | None:
 def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> Finding | None:
     side = object_side(boxes.values())
     what = (
-        f"A unit of {field.layer} can see {field.side} px, and {ENERGY:.0%} of its gradient lies within "
+        f"A unit of layer {field.layer} can see {field.side} px, and {ENERGY:.0%} of its gradient lies within "
         f"{field.effective} px. The objects in {len(boxes)} images are {side:.0f} px long (median)."
     )
     if field.side < side * OBJECT_SEEN:
@@ -113,9 +113,9 @@ def _against_theory(subject: Subject, field: Field) -> Finding | None:
         layer=field.layer,
         channels=(),
         evidence=_boxed(subject, field, {}),
-        what=f"A unit of {field.layer} can see {field.side} px ({room} px of them inside the image), but {ENERGY:.0%} "
-        f"of its gradient lies within {field.effective} px. It is not known where the objects are, so this says "
-        "nothing about whether a unit sees them.",
+        what=f"A unit of layer {field.layer} can see {field.side} px ({room} px of them inside the image), but "
+        f"{ENERGY:.0%} of its gradient lies within {field.effective} px. It is not known where the objects are, so "
+        "this says nothing about whether a unit sees them.",
         value=ratio,
         threshold=HALF,
         unit="effective / theoretical field",
@@ -131,11 +131,9 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
     if not late:
         return ()
     (first, side), sides = late[0], np.array([float(side) for _, side in readers])
-    what = f"{first} reads units that see {side} px already, all of the image's {image} px."
+    what = f"Each unit that layer {first} reads already sees {side} px, which is the whole image of {image} px."
     if len(late) > 1:
-        what += (
-            f" So {verb(len(late) - 1, 'does', 'do')} {len(late) - 1} later {verb(len(late) - 1, 'layer', 'layers')}."
-        )
+        what += f" So does each unit that the {len(late) - 1} later {verb(len(late) - 1, 'one reads', 'ones read')}."
     evidence = Evidence(
         kind="line",
         arrays={"x": np.arange(1.0, len(sides) + 1), "y": np.stack([sides, np.full(len(sides), image)])},
@@ -172,7 +170,7 @@ def _boxed(subject: Subject, field: Field, boxes: dict[int, Box]) -> Evidence:
         if place in boxes:
             picture = outlined(picture, boxes[place], WHITE)
         pictures.append(tile(picture, TILE_SIDE * 2))
-    shows = "Left: the root of the gradient's energy, of the unit in the middle of the map. Then images with what the "
-    shows += f"unit can see (orange) and does see (blue){', and the object (white)' if boxes else ''}."
+    shows = "Left: the size of the gradient at each pixel, of the unit in the middle of the map. Then images with what "
+    shows += f"the unit can see (orange) and does see (blue){', and with the object (white)' if boxes else ''}."
     labels = ("gradient", *(f"image {subject.indices[place]}" for place in places))
     return Evidence(kind="tiles", arrays={"pictures": np.stack(pictures)}, labels=labels, x=shows)

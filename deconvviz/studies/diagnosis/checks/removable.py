@@ -78,14 +78,14 @@ def _useless(subject: Subject, removal: Removal, every: Sequence[Removal]) -> Fi
     part, upper = removal.part, 100 * removal.interval[1]
     share = part.parameters / max(subject.network.parameters.get("", 0), 1)
     severity: Severity = "warning" if share >= HEAVY else "note"
-    labelled = (subject.targets >= 0).any()
-    images = f"{removal.images} images{' of known class' if labelled else ''}"
-    counted = "" if labelled else " No class is known, so images are counted whose top class changes."
-    what = (
-        f"Without {part.layer} ({part.how}) the network loses {removal.lost} and gains {removal.gained} of {images}: a "
-        f"loss of {100 * removal.drop:+.1f} points, and of at most {upper:.1f}.{counted} The layer holds {share:.1%} "
-        "of the parameters."
-    )
+    if (subject.targets >= 0).any():
+        effect = (
+            f"the network loses {removal.lost} and gains {removal.gained} of {removal.images} images of known class: "
+            f"its accuracy changes by {-100 * removal.drop:+.1f} points, and falls by at most {upper:.1f}"
+        )
+    else:
+        effect = f"the top class changes in {removal.lost} of {removal.images} images, and in at most {upper:.1f} %"
+    what = f"Without layer {part.layer} ({part.how}) {effect}. The layer holds {share:.1%} of the parameters."
     return Finding(
         check="removable",
         severity=severity,

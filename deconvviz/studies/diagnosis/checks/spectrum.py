@@ -131,7 +131,7 @@ def noise(subject: Subject) -> CheckRun:
             kind="tiles",
             arrays={"pictures": subject.tiles(layer, channels)},
             labels=tuple(f"filter {channel}" for channel in channels),
-            x=f"The pictures show {subject.tiles_show(layer)}.",
+            x=subject.tiles_show(layer),
         ),
     )
     return CheckRun(findings=(finding,))
@@ -157,7 +157,7 @@ def _spectrum(filters: Filters, clear: NDArray[np.bool_], stride: int) -> Eviden
         kind="line",
         arrays={"x": edges + 1 / GRID, "y": np.stack(lines)},
         labels=("filters", "noise in the same kernel"),
-        x="spatial frequency (cycles per pixel)",
+        x="spatial frequency (cycles per pixel); the middle band ends at the dashed line",
         y="share of the energy",
         mark=1 / (2 * stride),
     )

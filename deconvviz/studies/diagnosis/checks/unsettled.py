@@ -57,8 +57,8 @@ def _moving(subject: Subject, worst: Settling, layers: Sequence[Settling], sever
     ]
     what = (
         f"Between epochs {worst.epochs[-2]:g} and {worst.epochs[-1]:g}, the last two that were kept, {len(fast)} of "
-        f"{len(worst.pace)} filters of {worst.layer} ({share:.0f} %) moved at half their mean pace or more (median "
-        f"{np.median(worst.pace):.2f}). Other layers with such filters: {', '.join(others) or 'none'}."
+        f"{len(worst.pace)} filters of layer {worst.layer} ({share:.0f} %) moved at half their mean pace or more "
+        f"(median {np.median(worst.pace):.2f}). Other layers with such filters: {', '.join(others) or 'none'}."
         f"{_learning_rate(subject)}"
     )
     return Finding(
