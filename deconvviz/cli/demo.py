@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import pathlib
 import shlex
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deconvviz.cli.inputs import captured
-from deconvviz.cli.options import PROJECTION_NOTE
+from deconvviz.cli.options import PROJECTION_NOTE, run_options
 from deconvviz.cli.outputs import command_line, running, save_figure
 from deconvviz.errors import DataError
 from deconvviz.version import __version__
 
+if TYPE_CHECKING:
+    from deconvviz.run.options import RunOptions
+
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-SHOWN = ("conv1", "conv3", "conv5")
+FOLLOWED = ("conv1", "conv3", "conv5")  # the layers whose evolution is shown
 # The training of the packaged network; tools/train_demo runs it too.
 TRAINING = (
     *("train", "zfnet", "scenes:8000", "--input", "64", "--resize", "72", "--width", "0.2", "--fc", "480,480"),
@@ -25,91 +30,130 @@ TRAINING = (
     *("--dropout", "0.2", "--batch-size", "64", "--lr", "0.004", "--epochs", "64"),
 )
 TEXTS = {
-    "conv1": "It sees 7x7 pixels: edges of all directions, and colours. To the left of each block the filter itself.",
-    "conv2": "Corners, curves, stripes and the ends of lines.",
-    "conv3": "Parts begin: eyes, wheels, the panes of windows.",
-    "conv4": "Parts in their surroundings, such as two eyes above a beak.",
-    "conv5": "Whole objects: what a filter responds to covers most of the picture, in any colour and pose.",
+    "conv1": "Each unit sees 7 × 7 pixels. The filters respond to edges of all directions and to colours. The picture "
+    "at the left of each block shows the weights of the filter.",
+    "conv2": "The filters respond to corners, curves, stripes and the ends of lines.",
+    "conv3": "The filters begin to respond to parts: eyes, wheels, the panes of windows.",
+    "conv4": "The filters respond to parts in their surroundings, such as two eyes above a beak.",
+    "conv5": "The filters respond to whole objects, in any colour and pose. A unit sees most of the picture.",
 }
-OWN = (
-    "scenes.h5",
-    "mined.h5",
-    "mined-trained.h5",
-    "zfnet.pth",
-    "evolution.h5",
-    "atlas",
-    "atlas-trained",
-)  # what an interrupted demo leaves
 EVOLUTION = (
-    "Rows are filters, columns are epochs of the training. A coloured frame marks that the picture which activates the "
-    "filter most is another one than at the epoch before."
+    "Rows are filters, columns are epochs of the training. A coloured frame means that another picture activates the "
+    "filter most than at the epoch before."
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """The commands that a demo runs, and the files that they write.
+
+    Attributes:
+        folder: of the demo.
+        images: number of pictures that are mined.
+        trains: whether the network is trained anew; otherwise the packaged one is shown.
+    """
+
+    folder: pathlib.Path
+    images: int
+    trains: bool
+
+    @property
+    def scenes(self) -> pathlib.Path:
+        """The store of generated pictures."""
+        return self.folder / "scenes.h5"
+
+    @property
+    def weights(self) -> pathlib.Path:
+        """The weights of a network that is trained anew."""
+        return self.folder / "zfnet.pth"
+
+    @property
+    def mined(self) -> pathlib.Path:
+        """The mined file of the network that is shown."""
+        return self.folder / ("mined-trained.h5" if self.trains else "mined.h5")
+
+    @property
+    def atlas(self) -> pathlib.Path:
+        """The atlas of the network that is shown."""
+        return self.folder / ("atlas-trained" if self.trains else "atlas")
+
+    @property
+    def snapshots(self) -> str:
+        """The snapshots of the training, as `deconvviz evolve` takes them."""
+        return str(self.folder / "evolution.h5") if self.trains else "demo"
+
+    @property
+    def model(self) -> tuple[str, ...]:
+        """The model, and the options that it needs on a command line."""
+        return ("zfnet", "--weights", str(self.weights)) if self.trains else ("demo",)
+
+    @property
+    def commands(self) -> dict[str, list[str]]:
+        """The commands in the order in which they run: name of a step or layer -> words, without `deconvviz`."""
+        folder, scenes, mined = self.folder, str(self.scenes), str(self.mined)
+        model, *model_options = self.model
+        commands = {"pack": ["pack", f"scenes:{self.images}:1", scenes, "--force"]}
+        if self.trains:
+            commands["train"] = [*TRAINING, "--snapshots", self.snapshots, "--out", str(self.weights)]
+        commands["mine"] = ["mine", model, scenes, *model_options, *_repeated("-l", LAYERS), "-o", mined]
+        for layer in LAYERS:
+            commands[layer] = ["grid", mined, "-l", layer, "-n", "12", "-o", str(folder / f"{layer}.png")]
+        commands["evolution"] = [
+            *("evolve", self.snapshots, scenes, *_repeated("-l", FOLLOWED), "--filters", "4"),
+            *("-o", str(folder / "evolution.png"), "--force"),
+        ]
+        commands["atlas"] = [
+            *("atlas", model, scenes, *model_options, "--mined", mined, *_repeated("-l", LAYERS), "--decisions", "6"),
+            *("-o", str(self.atlas)),
+        ]
+        return commands
+
+
+# What a demo that was interrupted leaves in its folder.
+UNFINISHED = ("scenes.h5", "mined.h5", "mined-trained.h5", "zfnet.pth", "evolution.h5", "atlas", "atlas-trained")
 
 
 @click.command()
 @click.option("-o", "--out", default="demo", show_default=True, help="A folder for the page and its figures.")
 @click.option("--train", is_flag=True, help="Train the network anew, which takes about ten minutes on two cores.")
-@click.option("--images", default=1500, show_default=True, type=click.IntRange(50), help="Pictures to mine.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-def demo(out: str, train: bool, images: int, quiet: bool) -> None:
+@click.option(
+    "--images", default=1500, show_default=True, type=click.IntRange(50), help="Number of pictures that are mined."
+)
+@run_options()
+def demo(out: str, train: bool, images: int, run: RunOptions) -> None:
     """Show everything on a small network that comes with the package: OUT/index.html.
 
-    Needs no images, no weights and no network connection. The page tells the command behind each figure.
+    It needs no images, no weights and no network connection. The page shows the command behind each figure.
 
     \b
     Example:
       deconvviz demo --out demo
     """
-    begin = time.monotonic()
-    folder = pathlib.Path(out)
-    _make_room(folder)
-    more = ["--quiet"] * quiet
-    scenes, snapshots = str(folder / "scenes.h5"), "demo"
-    mined = str(folder / ("mined-trained.h5" if train else "mined.h5"))
-    atlas, model = "atlas-trained" if train else "atlas", ["demo"]
-    commands = {"pack": ["pack", f"scenes:{images}:1", scenes, "--force"]}
-    if train:
-        weights, snapshots = str(folder / "zfnet.pth"), str(folder / "evolution.h5")
-        model = ["zfnet", "--weights", weights]
-        commands["train"] = [*TRAINING, "--snapshots", snapshots, "--out", weights]
-    commands["mine"] = ["mine", *model[:1], scenes, *model[1:], *_each("-l", LAYERS), "-o", mined]
-    for layer in LAYERS:
-        commands[layer] = ["grid", mined, "-l", layer, "-n", "12", "-o", str(folder / f"{layer}.png")]
-    figure = str(folder / "evolution.png")
-    commands["evolution"] = [
-        "evolve",
-        snapshots,
-        scenes,
-        *_each("-l", SHOWN),
-        "--filters",
-        "4",
-        "-o",
-        figure,
-        "--force",
-    ]
-    commands["atlas"] = [
-        *("atlas", *model[:1], scenes, *model[1:], "--mined", mined, *_each("-l", LAYERS), "--decisions", "6"),
-        *("-o", str(folder / atlas)),
-    ]
-    for arguments in commands.values():
-        _run([*arguments, *more])
-    values = _values(folder, mined, commands, model, snapshots, train)
     from deconvviz.web.page import write_page
 
-    values["atlas"] = f"{atlas}/index.html"
-    values["seconds"] = round(time.monotonic() - begin)
-    write_page(folder / "index.html", "demo.html", values)
-    click.echo(f"open {folder / 'index.html'} ({values['seconds']} s)")
+    begin = time.monotonic()
+    plan = DemoPlan(folder=pathlib.Path(out), images=images, trains=train)
+    _make_folder(plan.folder)
+    commands = plan.commands
+    for arguments in commands.values():
+        _run([*arguments, *([] if run.progress else ["--quiet"])])
+    values = _page_values(plan, {name: shlex.join(["deconvviz", *words]) for name, words in commands.items()})
+    seconds = round(time.monotonic() - begin)
+    write_page(plan.folder / "index.html", "demo.html", {**values, "seconds": seconds})
+    click.echo(f"open {plan.folder / 'index.html'} ({seconds} s)")
 
 
-def _make_room(folder: pathlib.Path) -> None:
-    """Make the folder, or take that of an earlier demo; refuse one that holds anything else."""
+def _make_folder(folder: pathlib.Path) -> None:
+    """Make the folder, or take that of an earlier demo; refuse a folder with other files.
+
+    `results.folders.claim` does not serve here: a demo may be repeated in its folder with other settings.
+    """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; give a folder with --out")
     page = folder / "index.html"
-    ours = page.is_file() and "deconvviz demo" in page.read_text("utf-8", "replace")[:1000]
-    unfinished = folder.is_dir() and all(path.name in OWN or path.suffix == ".part" for path in folder.iterdir())
-    if folder.is_dir() and any(folder.iterdir()) and not ours and not unfinished:
+    is_finished = page.is_file() and "deconvviz demo" in page.read_text("utf-8", "replace")[:1000]
+    files = [] if is_finished or not folder.is_dir() else list(folder.iterdir())
+    if any(path.name not in UNFINISHED and path.suffix != ".part" for path in files):
         raise DataError(f"{folder} holds other files; give another folder with --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,12 +161,13 @@ def _make_room(folder: pathlib.Path) -> None:
         raise DataError(f"cannot make {folder}: {error.strerror}; give another folder with --out") from error
 
 
-def _each(option: str, values: tuple[str, ...]) -> list[str]:
+def _repeated(option: str, values: Sequence[str]) -> list[str]:
+    """Return an option that is given once for each value."""
     return [word for value in values for word in (option, value)]
 
 
 def _run(arguments: list[str]) -> None:
-    """Run a command as if it were typed, and say so."""
+    """Print a command on standard error, and run it as if it were typed."""
     from deconvviz.cli.main import cli
 
     with running(arguments):
@@ -130,79 +175,79 @@ def _run(arguments: list[str]) -> None:
         cli.main(arguments, prog_name="deconvviz", standalone_mode=False)
 
 
-def _values(
-    folder: pathlib.Path,
-    mined_file: str,
-    commands: dict[str, list[str]],
-    model: list[str],
-    snapshots: str,
-    trained_here: bool,
-) -> dict[str, Any]:
-    """Return what the page's template asks for."""
+def _page_values(plan: DemoPlan, commands: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the page's template asks for; `commands` are as they would be typed."""
     from deconvviz.models.load import DEMO_SNAPSHOTS
+    from deconvviz.results.results import read_config
     from deconvviz.results.snapshots import Snapshots
-    from deconvviz.studies.mining.result import load_mined
-    from deconvviz.web.page import embedded
 
-    typed = {name: shlex.join(["deconvviz", *arguments]) for name, arguments in commands.items()}
-    recorded = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
-    last, mined = recorded.history[-1], load_mined(mined_file)
-    sections = [
-        {
-            "id": layer,
-            "title": f"Layer {layer[-1]}",
-            "text": TEXTS[layer],
-            "command": f"{typed['mine']}\n{typed[layer]}",
-            "picture": embedded(folder / f"{layer}.png"),
-            "alt": f"Filters of {layer}: projections beside their patches",
-        }
-        for layer in LAYERS
-    ]
-    evolution = {
-        "id": "evolution",
-        "title": "How they came to be",
-        "command": typed["evolution"],
-        "text": EVOLUTION,
-        "picture": embedded(folder / "evolution.png"),
-        "alt": "Filters' projections at several epochs of the training",
-    }
+    snapshots = Snapshots(plan.snapshots if plan.trains else DEMO_SNAPSHOTS)
+    last_epoch = snapshots.history[-1]
+    mined_config = read_config(plan.mined, "mined", 1)
     return {
-        **_pictures(folder),
+        **_store_values(plan),
         "version": __version__,
         "note": PROJECTION_NOTE,
-        "sections": [*sections, evolution],
-        "epochs": int(last["epoch"]),
-        "k": mined.config["k"],
-        "accuracy": last["validation_accuracy"],
-        "trained_here": trained_here,
-        "pack_command": typed["pack"],
-        "atlas_command": typed["atlas"],
+        "sections": [*(_layer_section(plan, commands, layer) for layer in LAYERS), _evolution_section(plan, commands)],
+        "epochs": int(last_epoch["epoch"]),
+        "k": mined_config["k"],
+        "accuracy": last_epoch["validation_accuracy"],
+        "trained_here": plan.trains,
+        "pack_command": commands["pack"],
+        "atlas_command": commands["atlas"],
+        "atlas": f"{plan.atlas.name}/index.html",
         "command": command_line(),
-        "train_command": typed.get("train", recorded.sources["command"]),
-        "layers": _layers(model),
-        "settled": _settled(folder / "evolution.layers.csv"),
-        "shown": SHOWN,
-        "fingerprint": mined.config["model_fingerprint"],
+        "train_command": commands.get("train", snapshots.sources["command"]),
+        "layers": _layer_table(plan.model),
+        "settled": _settled(plan.folder / "evolution.layers.csv"),
+        "followed": FOLLOWED,
+        "fingerprint": mined_config["model_fingerprint"],
     }
 
 
-def _pictures(folder: pathlib.Path) -> dict[str, Any]:
-    """Draw two pictures of each kind."""
+def _layer_section(plan: DemoPlan, commands: Mapping[str, str], layer: str) -> dict[str, str]:
+    from deconvviz.web.page import embedded
+
+    return {
+        "id": layer,
+        "title": f"Layer {layer[-1]}",
+        "text": TEXTS[layer],
+        "command": f"{commands['mine']}\n{commands[layer]}",
+        "picture": embedded(plan.folder / f"{layer}.png"),
+        "alt": f"Filters of {layer}: projections beside the image patches from which they come",
+    }
+
+
+def _evolution_section(plan: DemoPlan, commands: Mapping[str, str]) -> dict[str, str]:
+    from deconvviz.web.page import embedded
+
+    return {
+        "id": "evolution",
+        "title": "How the filters developed",
+        "text": EVOLUTION,
+        "command": commands["evolution"],
+        "picture": embedded(plan.folder / "evolution.png"),
+        "alt": "Filters' projections at several epochs of the training",
+    }
+
+
+def _store_values(plan: DemoPlan) -> dict[str, Any]:
+    """Draw two pictures of each class, and return what the page says of the pictures."""
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.contact import draw_contact_sheet
     from deconvviz.web.page import embedded
 
-    with ImageStore.open(folder / "scenes.h5") as store:
-        chosen = [
-            int(i) for n in (0, 1) for c in range(len(store.classes)) for i in (store.labels == c).nonzero()[0][[n]]
-        ]
-        names = [store.classes[store.labels[i]] for i in chosen]
-        sheet = draw_contact_sheet([store[i][0] for i in chosen], names)
-        save_figure(sheet, str(folder / "pictures.png"), "generated pictures")
-        return {"classes": store.classes, "count": len(store), "contact": embedded(folder / "pictures.png")}
+    with ImageStore.open(plan.scenes) as store:
+        images_by_class = [(store.labels == label).nonzero()[0] for label in range(len(store.classes))]
+        images = [int(index) for n in (0, 1) for indices in images_by_class for index in indices[[n]]]
+        names = [store.classes[store.labels[image]] for image in images]
+        sheet = draw_contact_sheet([store[image][0] for image in images], names)
+        path = plan.folder / "pictures.png"
+        save_figure(sheet, str(path), "generated pictures")
+        return {"classes": store.classes, "count": len(store), "contact": embedded(path)}
 
 
-def _layers(model: list[str]) -> str:
+def _layer_table(model: Sequence[str]) -> str:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.models.load import load_model
 
@@ -210,9 +255,17 @@ def _layers(model: list[str]) -> str:
     return captured(loaded, Preprocess.from_dict(loaded.settings), "cpu").table(modules_only=True)
 
 
-def _settled(table: pathlib.Path) -> list[dict[str, Any]]:
-    """Read the convergence table: for each epoch the shares, one a layer."""
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    epochs = dict.fromkeys(row[1] for row in rows)
-    return [{"epoch": e, "shares": [(float(row[2]), float(row[3])) for row in rows if row[1] == e]} for e in epochs]
+def _settled(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Read the table of convergence: for each epoch (share of final pictures, similarity of projections) a layer."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    epoch = header.index("epoch")
+    similarity = header.index("projection_similarity")
+    share = similarity - 1  # its name tells how many pictures are compared, such as top9_already_final
+    return [
+        {
+            "epoch": number,
+            "shares": [(float(row[share]), float(row[similarity])) for row in rows if row[epoch] == number],
+        }
+        for number in dict.fromkeys(row[epoch] for row in rows)
+    ]

@@ -7,7 +7,6 @@ k tiles of a row stand side by side in one image file. As arrays they would take
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deconvviz.errors import DataError
-from deconvviz.results.results import Result, reading
+from deconvviz.results.results import Result, read_config
 from deconvviz.types import Array, Ints, Pathlike, Pixels
 
 KIND, SCHEMA = "gallery", 1
@@ -157,9 +156,7 @@ class Gallery:
 
 def gallery_config(path: Pathlike) -> dict[str, Any]:
     """Read only the configuration of a gallery file; the errors are those of `load_gallery`."""
-    with reading(path, KIND, SCHEMA) as file:
-        config: dict[str, Any] = json.loads(file.attrs["config"])
-    return config
+    return read_config(path, KIND, SCHEMA)
 
 
 def load_gallery(path: Pathlike) -> Gallery:

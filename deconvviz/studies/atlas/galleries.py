@@ -242,6 +242,7 @@ class _FilterTiles:
     projections: Pixels
 
     def put(self, rank: int, patch: Pixels, projection: StoredProjection, window: Box) -> None:
+        """Write the tiles of one rank."""
         size = (self.patches.shape[1], self.patches.shape[2])
         self.patches[rank] = resized(patch, size)
         self.projections[rank] = resized(signed_picture(projection.cut(window)), size)

@@ -167,12 +167,12 @@ class _AtlasMaker:
             channels = {
                 layer: self.mined[layer].choose_channels(options.filters, options.count) for layer in options.layers
             }
-        every = {layer: range(self.inputs.network.layer(layer).units[0]) for layer in options.layers}
+        all_channels = {layer: range(self.inputs.network.layer(layer).units[0]) for layer in options.layers}
         aspects = FilterAspects(
             inputs=self.inputs,
             options=options,
             mined=self.mined,
-            channels={**every, **channels},
+            channels={**all_channels, **channels},
             folder=self.data,
             run=self.run,
         )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from deconvviz.choices import CHANNEL_CHOICES, RULES
+from deconvviz.errors import DataError, require
 from deconvviz.types import Pixels
 
 METHODS = ("grad-cam", "layercam", "recipro-cam", "guided")  # explain decisions where no others are named
@@ -29,6 +31,9 @@ class AtlasOptions:
         invariance: whether each filter is scored under transforms of images.
         occlusion: whether a grey square is moved over each filter's strongest image.
 
+    Raises:
+        DataError: an option is out of its range.
+
     >>> AtlasOptions(layers=("conv1", "conv5"), filters="active", count=16).config["count"]
     16
     """
@@ -43,6 +48,18 @@ class AtlasOptions:
     cam_layer: str | None = None
     invariance: bool = False
     occlusion: bool = False
+
+    def __post_init__(self) -> None:
+        word = self.filters if isinstance(self.filters, str) else CHANNEL_CHOICES[0]
+        require(
+            self,
+            DataError,
+            filters=(word in CHANNEL_CHOICES, f"{', '.join(CHANNEL_CHOICES)} or channels"),
+            count=(self.count >= 1, "at least 1"),
+            k=(self.k >= 1, "at least 1"),
+            rule=(self.rule in RULES, ", ".join(RULES)),
+            decisions=(self.decisions >= 0, "0 or more"),
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -82,6 +99,6 @@ class AtlasResult:
     picture: Callable[[int], Pixels]
 
     def __repr__(self) -> str:
-        each = f", {1000 * self.seconds / self.new_filters:.0f} ms each" if self.new_filters else ""
+        rate = f", {1000 * self.seconds / self.new_filters:.0f} ms each" if self.new_filters else ""
         total = f"{self.filters} filters of {len(self.galleries)} layers"
-        return f"AtlasResult({total}, {self.new_filters} of them computed now in {self.seconds:.0f} s{each})"
+        return f"AtlasResult({total}, {self.new_filters} of them computed now in {self.seconds:.0f} s{rate})"

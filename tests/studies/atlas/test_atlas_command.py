@@ -56,6 +56,21 @@ def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pyt
     assert found.decisions is not None and len(Result.load(found.decisions, "decisions", 1).arrays["images"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"k": 0}, "k 0 given; expected at least 1"),
+        ({"count": 0}, "count 0 given"),
+        ({"rule": "guess"}, "rule 'guess' given; expected deconvnet"),
+        ({"filters": "best"}, "filters 'best' given; expected active"),
+        ({"decisions": -1}, "decisions -1 given"),
+    ],
+)
+def test_options_out_of_their_range_are_refused(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        AtlasOptions(layers=("relu1",), **option)
+
+
 class Called:
     """Stands in for the pages: remembers what it was given."""
 
