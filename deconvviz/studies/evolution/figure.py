@@ -81,11 +81,14 @@ def _draw_layer(sheet: Sheet, layer: LayerEvolution, left: float, bottom: float)
 
 def _draw_curves(sheet: Sheet, evolution: Evolution) -> None:
     """Draw three panels: how much of the top k is final, how alike projections are to the last ones, and accuracy."""
-    room = (sheet.width - 1.0) / 3
-    titles = (f"share of the top {evolution.k} that is final", "cosine to the last projections", "accuracy")
+    room = (sheet.width - 0.8) / 3
+    titles = (f"top {evolution.k} already final", "projections already final", "accuracy")
+    quantities = (f"share of the top {evolution.k}", "cosine with the last epoch's", "share of images")
     images, projections, accuracy = (
-        sheet.panel(0.6 + n * room, sheet.bottom + TICKS, room - 0.5, CURVES, title) for n, title in enumerate(titles)
+        sheet.panel(0.6 + n * room, sheet.bottom + TICKS, room - 0.55, CURVES, title) for n, title in enumerate(titles)
     )
+    for axes, quantity in zip((images, projections, accuracy), quantities, strict=True):
+        axes.set_ylabel(quantity, fontsize=SMALL, labelpad=2)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(evolution.layers)))
     for layer, colour in zip(evolution.layers, colours, strict=True):
         _draw_curve(images, evolution.epochs, layer.top_final, colour, layer.layer)
