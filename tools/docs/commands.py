@@ -11,11 +11,13 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 
 import click
 
 from deconvviz.cli.main import COMMANDS, cli
+from deconvviz.errors import DeconvvizError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = "https://github.com/deconvviz/deconvviz"
@@ -56,6 +58,8 @@ def wrong(command: str, complete: bool) -> str | None:
         return error.format_message() if complete else None
     except click.ClickException as error:
         return error.format_message()
+    except DeconvvizError as error:
+        return str(error)
     return None
 
 
@@ -68,7 +72,7 @@ def complaints(path: pathlib.Path) -> Iterator[str]:
                 yield f"{command}: {said}"
         if language == "python":
             try:
-                compile(block, str(path), "exec")
+                compile(textwrap.dedent(block), str(path), "exec")
             except SyntaxError as error:
                 yield f"a Python block does not compile: {error}"
     for command in INLINE.findall(BLOCK.sub("", text)):
@@ -80,8 +84,8 @@ def complaints(path: pathlib.Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Check README and all pages; return 1 where something is wrong."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Check README, CONTRIBUTING and all pages; return 1 where something is wrong."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     found = [f"{page.relative_to(ROOT)}: {said}" for page in pages for said in complaints(page)]
     print(*found, f"{len(pages)} pages, {len(found)} complaints", sep="\n")
     return int(bool(found))
