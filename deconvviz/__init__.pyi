@@ -21,6 +21,7 @@ from .graph.network import Network as Network
 from .models.load import load_model as load_model
 from .models.zfnet import ZFNet as ZFNet
 from .models.zfnet import zfnet as zfnet
+from .results.features import Features as Features
 from .results.snapshots import Snapshots as Snapshots
 from .run.features import stream_features as stream_features
 from .run.options import RunOptions as RunOptions
@@ -43,6 +44,7 @@ from .studies.mining.result import Mined as Mined
 from .studies.mining.result import load_mined as load_mined
 from .studies.occlusion.measure import occlude as occlude
 from .studies.probing.measure import probe as probe
+from .studies.probing.settings import ProbeSettings as ProbeSettings
 from .studies.probing.transfer import transfer as transfer
 from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder

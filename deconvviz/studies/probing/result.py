@@ -64,11 +64,12 @@ class ProbeResult:
         write_csv(path, ("layer", "values", *self.columns), self.table())
 
     def __repr__(self) -> str:
-        head = ["layer".ljust(20), "values".rjust(7), *(name.rjust(14) for name in self.columns[::2])]
+        width = max(20, *(len(name) + 1 for name in self.layers))
+        head = ["layer".ljust(width), "values".rjust(7), *(name.rjust(14) for name in self.columns[::2])]
         lines = ["".join(head)]
         for name, values, *numbers in self.table():
             cells = (f"{100 * m:.1f} ± {100 * d:.1f}" for m, d in zip(numbers[::2], numbers[1::2], strict=True))
-            lines.append("".join([name.ljust(20), str(values).rjust(7), *(cell.rjust(14) for cell in cells)]))
+            lines.append("".join([name.ljust(width), str(values).rjust(7), *(cell.rjust(14) for cell in cells)]))
         title = f"Mean accuracy of a class in %, deviation over {self.settings.splits} splits"
         return "\n".join([f"{title} of {self.tested} test images; chance {100 * self.chance:.1f}", *lines])
 
