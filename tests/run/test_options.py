@@ -9,12 +9,26 @@ import pytest
 import torch
 
 from deconvviz.errors import DataError
+from deconvviz.run.features import StreamKeywords, StreamOptions
 from deconvviz.run.options import ON_A_CPU, ON_A_GPU, RunKeywords, RunOptions
+from deconvviz.studies.ablation.ablate import AblationKeywords, AblationOptions
+from deconvviz.studies.lesions.measure import LesionKeywords, LesionOptions
+from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
 
 
-def test_the_keywords_are_the_fields() -> None:
+@pytest.mark.parametrize(
+    ("keywords", "options"),
+    [
+        (RunKeywords, RunOptions),
+        (StreamKeywords, StreamOptions),
+        (LesionKeywords, LesionOptions),
+        (TrainingKeywords, TrainingOptions),
+        (AblationKeywords, AblationOptions),
+    ],
+)
+def test_the_keywords_are_the_fields(keywords: Any, options: Any) -> None:
     """A keyword that is missing in one of the two would be refused, or not be typed."""
-    assert RunKeywords.__annotations__.keys() == {field.name for field in dataclasses.fields(RunOptions)}
+    assert keywords.__optional_keys__ == {field.name for field in dataclasses.fields(options)}
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from deconvviz.data.sampling import random_crops, split
 from deconvviz.errors import DataError, MismatchError, TrainingError
 from deconvviz.models.load import load_model
 from deconvviz.models.zfnet import zfnet
+from deconvviz.studies.training.command import SNAPSHOT_EPOCHS
 from deconvviz.studies.training.recipe import Recipe
-from deconvviz.studies.training.recorder import SnapshotRecorder
+from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
 from deconvviz.studies.training.train import train
 
 PLAIN = Preprocess(resize=12, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -251,6 +252,10 @@ def test_wrong_inputs(tmp_path: pathlib.Path) -> None:
     torch.save({"a": torch.zeros(1)}, out)
     with pytest.raises(DataError, match="is no training"):
         run(network(), out, Recipe(epochs=1))
+    with pytest.raises(TrainingError, match="commit every 0 given; expected at least 1"):
+        run(network(), out, Recipe(epochs=1), commit_every=0)
+    with pytest.raises(TypeError, match="seed"):  # it is the recipe's: taken here, it would be without effect
+        run(network(), out, Recipe(epochs=1), seed=3)
     for wrong in ({"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"precision": "fp8"}, {"validation": 1.0}):
         with pytest.raises(TrainingError, match=next(iter(wrong))):
             Recipe(**wrong)
@@ -365,6 +370,11 @@ def test_a_folder_with_a_broken_image(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match=r"1\.png.*deconvviz pack"):
         command("train", "zfnet", tmp_path, *ZFNET, "-o", tmp_path / "o.pth")
     assert not (tmp_path / "o.pth").exists()
+
+
+def test_the_command_records_the_papers_epochs() -> None:
+    """The command does not import the recorder for its --help: it has the epochs as text."""
+    assert ",".join(map(str, PAPER_EPOCHS)) == SNAPSHOT_EPOCHS
 
 
 def test_the_default_size_suits_the_images(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
