@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
-    from deconvviz.models.load import Loaded
+    from deconvviz.models.load import LoadedModel
     from deconvviz.types import Ints, Pixels
 
 
@@ -33,7 +33,7 @@ class OpenedModel(NamedTuple):
 
     network: Network
     preprocess: Preprocess
-    loaded: Loaded
+    loaded: LoadedModel
 
 
 def open_model(model: str, options: ModelOptions) -> OpenedModel:
@@ -42,7 +42,7 @@ def open_model(model: str, options: ModelOptions) -> OpenedModel:
     return OpenedModel(captured(loaded, preprocess, options.device), preprocess, loaded)
 
 
-def load(model: str, options: ModelOptions) -> tuple[Loaded, Preprocess]:
+def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
     """Load a model and how its images are prepared, with the command line's changes to that."""
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.models.load import load_model
@@ -57,7 +57,7 @@ def load(model: str, options: ModelOptions) -> tuple[Loaded, Preprocess]:
     return loaded, dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
 
 
-def captured(loaded: Loaded, preprocess: Preprocess, device: str) -> Network:
+def captured(loaded: LoadedModel, preprocess: Preprocess, device: str) -> Network:
     """Capture a loaded model on a device."""
     from deconvviz.graph.capture import capture
 
@@ -86,7 +86,7 @@ def read_image(path: str) -> Pixels:
     return decode(pathlib.Path(path).read_bytes())
 
 
-def output_names(loaded: Loaded, names: str | None) -> tuple[str, ...]:
+def output_names(loaded: LoadedModel, names: str | None) -> tuple[str, ...]:
     """Return the names of the network's outputs: from the file given, else the model's own; empty where unknown."""
     from deconvviz.models.labels import read_classes
 

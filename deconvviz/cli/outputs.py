@@ -17,11 +17,11 @@ from deconvviz.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deconvviz.models.load import Loaded
+    from deconvviz.models.load import LoadedModel
     from deconvviz.types import Pathlike
 
 
-def sources(loaded: Loaded) -> dict[str, str]:
+def sources(loaded: LoadedModel) -> dict[str, str]:
     """Return where a result's model and weights were, and the command."""
     weights = loaded.weights
     if weights not in ("DEFAULT", "none"):

@@ -1,1 +1,1 @@
-"""Networks: found by name, loaded from files."""
+"""Networks by name, their weights from files, and the names of their outputs."""

@@ -1,4 +1,4 @@
-"""A model from its name on the command line, with its weights and the preprocessing that it was trained with."""
+"""A model by its name, with its weights and the preprocessing that it was trained with."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ FORMS = "torchvision:NAME, timm:NAME, zfnet, demo or path/to/file.py:FACTORY"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model in eval mode, how its images are prepared, and where it came from.
 
-    `settings` are the arguments of `Preprocess` that the weights were trained with; absent ones have its defaults.
-    `classes` are the names of the outputs, empty where unknown.
+    Attributes:
+        model: the module.
+        settings: the arguments of `Preprocess` that the weights were trained with; what is absent has the default.
+        spec: the model's name, as it was given to `load_model`.
+        weights: "DEFAULT", "none" or the path of a file.
+        classes: names of the outputs; empty where they are unknown.
     """
 
     model: nn.Module
@@ -35,25 +39,33 @@ class Loaded:
     classes: tuple[str, ...] = ()
 
 
-Made = tuple[nn.Module, dict[str, Any]]
-Loader = Callable[[str, bool], Made]
+ModelAndSettings = tuple[nn.Module, dict[str, Any]]
+"""A module, and the arguments of `Preprocess` for its images."""
+Loader = Callable[[str, bool], ModelAndSettings]
+"""The name of a model, and whether it has its own trained weights -> the model."""
 SOURCES: Registry[Loader] = Registry("model source")
 DEMO = pathlib.Path(__file__).parent / "demo.pth"
 DEMO_SNAPSHOTS = DEMO.with_name("demo-snapshots.h5")
 
 
-def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
-    """Build the model that `spec` names.
+def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
+    """Build a model by its name.
 
     Args:
         spec: `torchvision:NAME`, `timm:NAME`, `zfnet`, `demo` (a small ZFNet that comes with the package, trained on
             generated scenes), or `path/to/file.py:FACTORY`, a function that returns the module.
-        weights: "DEFAULT" for the source's own trained weights (downloaded where they are not there yet), "none" for
-            seeded random ones, or the path of a file with a state dict; it is loaded with weights_only=True. A file
-            that `deconvviz train` wrote also tells a zfnet's size, and how its images were prepared.
+        weights: "DEFAULT" for the model's own trained weights (they are downloaded where they are not there yet),
+            "none" for random weights of a fixed seed, or the path of a file with a state dict, which is loaded with
+            weights_only=True. From a file that `deconvviz train` wrote come also the size of a zfnet, how its images
+            are prepared, and the names of its outputs.
 
     Raises:
-        ModelError: no such model, no such file, not a plain state dict, or weights of another network.
+        ModelError: the model or the file does not exist, the file is not a plain state dict, or the weights belong to
+            another network.
+
+    >>> loaded = load_model("demo")
+    >>> type(loaded.model).__name__, loaded.settings["crop"], loaded.classes[:2]
+    ('ZFNet', 64, ('cat', 'owl'))
     """
     trained = weights == "DEFAULT"
     if spec == "zfnet" and trained:
@@ -61,27 +73,36 @@ def load_model(spec: str, weights: str = "DEFAULT") -> Loaded:
             "zfnet has no published weights; give --weights FILE, as `deconvviz train zfnet IMAGES --out FILE` writes "
             "it, or --weights none for random ones"
         )
-    named = weights not in ("DEFAULT", "none")
-    found = read_weights(weights) if named else read_weights(DEMO) if spec == "demo" else None
-    model, settings = build_model(spec, found.arguments if found else {}, trained)
-    if found and weights != "none":
-        load_weights(model, found)
-    classes = () if weights == "none" else (found.classes if found else ()) or _classes(spec)
-    return Loaded(model.eval(), {**settings, **(found.settings if found else {})}, spec, weights, classes)
+    from_file = weights not in ("DEFAULT", "none")
+    file = read_weights(weights) if from_file else read_weights(DEMO) if spec == "demo" else None
+    model, settings = build_model(spec, file.arguments if file else {}, trained)
+    if file and weights != "none":
+        load_weights(model, file)
+    classes = () if weights == "none" else (file.classes if file else ()) or _torchvision_classes(spec)
+    return LoadedModel(model.eval(), {**settings, **(file.settings if file else {})}, spec, weights, classes)
 
 
-def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False, seed: int = 0) -> Made:
-    """Return a new model of the kind that `spec` names and the settings of its preprocessing.
+def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False, seed: int = 0) -> ModelAndSettings:
+    """Build a new model by its name, without weights from a file.
 
-    arguments: of a ZFNet, as in `ZFNet.arguments`. trained: with the source's own weights, else random ones of `seed`.
-    Raises ModelError as `load_model`.
+    Args:
+        spec: as for `load_model`.
+        arguments: of a zfnet or demo, as in `ZFNet.arguments`.
+        trained: whether the model has its own trained weights; otherwise they are random.
+        seed: of random weights.
+
+    Returns:
+        The module, and the arguments of `Preprocess` for its images.
+
+    Raises:
+        ModelError: the model does not exist or cannot be built.
     """
     source, _, name = spec.rpartition(":")
     loader: Loader | None
     if spec in ("zfnet", "demo"):
         loader, name = lambda _name, _trained: _zfnet(arguments), spec
     elif source.endswith(".py"):
-        loader, name = _file, spec
+        loader, name = _from_file, spec
     else:
         loader = SOURCES[source] if source in SOURCES and name else None
     if loader is None:
@@ -92,8 +113,8 @@ def build_model(spec: str, arguments: Mapping[str, Any], trained: bool = False, 
         return loader(name, trained)
 
 
-def _classes(spec: str) -> tuple[str, ...]:
-    """Return the names of the outputs of torchvision's models, as their weights tell them."""
+def _torchvision_classes(spec: str) -> tuple[str, ...]:
+    """Return the names of the outputs of a torchvision model, which its weights come with; () for other models."""
     from torchvision import models
 
     source, _, name = spec.rpartition(":")
@@ -102,23 +123,23 @@ def _classes(spec: str) -> tuple[str, ...]:
     return tuple(models.get_model_weights(name).DEFAULT.meta.get("categories", ()))
 
 
-def _zfnet(arguments: Mapping[str, Any]) -> Made:
+def _zfnet(arguments: Mapping[str, Any]) -> ModelAndSettings:
     from deconvviz.models.zfnet import zfnet
 
     try:
         model = zfnet(**arguments)
     except TypeError as error:
-        raise ModelError(f"no ZFNet with these arguments: {error}; train the network anew") from error
+        raise ModelError(f"no ZFNet with these arguments: {error}; train the network again") from error
     size = model.arguments["input_size"]
     return model, {"resize": round(size * 8 / 7), "crop": size}  # 224 of 256, as in the paper
 
 
-def _torchvision(name: str, trained: bool) -> Made:
+def _torchvision(name: str, trained: bool) -> ModelAndSettings:
     from torchvision import models
 
-    known = models.list_models()
-    if name not in known:
-        raise ModelError(f"torchvision has no model {name!r}; {nearest(name, known)}")
+    names = models.list_models()
+    if name not in names:
+        raise ModelError(f"torchvision has no model {name!r}; {nearest(name, names)}")
     best = models.get_model_weights(name).DEFAULT
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") and not trained else {}
     try:
@@ -131,7 +152,7 @@ def _torchvision(name: str, trained: bool) -> Made:
 
 
 def _torchvision_settings(preset: Any) -> dict[str, Any]:
-    """Read the preset that the weights were evaluated with; a model without one gets ImageNet's usual one."""
+    """Read the settings that the weights were evaluated with; a model without them gets ImageNet's usual ones."""
     if not hasattr(preset, "crop_size"):
         return {}
     modes = {"nearest", "bilinear", "bicubic"}
@@ -145,7 +166,7 @@ def _torchvision_settings(preset: Any) -> dict[str, Any]:
     }
 
 
-def _timm(name: str, trained: bool) -> Made:
+def _timm(name: str, trained: bool) -> ModelAndSettings:
     try:
         import timm
     except ImportError:
@@ -170,8 +191,8 @@ def _timm(name: str, trained: bool) -> Made:
     }
 
 
-def _file(spec: str, trained: bool) -> Made:
-    """Call a factory in a Python file; it returns the module, or (module, settings of its preprocessing)."""
+def _from_file(spec: str, trained: bool) -> ModelAndSettings:
+    """Call a function in a Python file; it returns the module, or (module, arguments of `Preprocess`)."""
     file, _, name = spec.rpartition(":")
     path = pathlib.Path(file)
     if not path.is_file():
@@ -187,14 +208,14 @@ def _file(spec: str, trained: bool) -> Made:
             raise ModelError(
                 f"{path} has no function {name!r}; {nearest(name, [n for n in dir(module) if not n.startswith('_')])}"
             )
-        made = factory()
+        returned = factory()
     except ModelError:
         raise
     except Exception as error:  # the user's code may raise anything
         raise ModelError(f"{spec} raised {type(error).__name__}: {error}; run it with --debug to see where") from error
     finally:
         sys.path.pop(0)
-    model, settings = made if isinstance(made, tuple) else (made, {})
+    model, settings = returned if isinstance(returned, tuple) else (returned, {})
     settings = settings.as_dict() if hasattr(settings, "as_dict") else settings
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec} returned {type(model).__name__}; expected a torch.nn.Module or (module, settings)")

@@ -1,4 +1,4 @@
-"""State dicts and training checkpoints: read without ever unpickling an object, and matched to a model."""
+"""State dicts and training checkpoints: read without unpickling any object, and matched to a model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from deconvviz.errors import ModelError
+from deconvviz.types import Pathlike
 
-TRAINING = "deconvviz-training"  # marks what `deconvviz train` writes
+TRAINING = "deconvviz-training"  # marks the files that `deconvviz train` writes
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weights file holds: the state dict, and of a file that `deconvviz train` wrote what made it.
+    """What a weights file holds; all but the state dict comes from files that `deconvviz train` wrote.
 
-    `arguments` are those of the model's factory, `settings` those of the `Preprocess` it was trained with,
-    `classes` the names of its outputs.
+    Attributes:
+        path: of the file.
+        state: name -> tensor, the state dict.
+        arguments: of the model's factory.
+        settings: of the `Preprocess` that the network was trained with.
+        classes: names of the outputs; empty where they are unknown.
     """
 
     path: pathlib.Path
@@ -32,10 +37,10 @@ class Weights:
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Load a state dict into the model, in place; half-precision weights become the model's own dtype.
+    """Load a state dict into a model, in place; weights in half precision get the model's own dtype.
 
     Raises:
-        ModelError: the weights are another network's; the model is unchanged then.
+        ModelError: the weights belong to another network; the model is unchanged then.
     """
     complaint = misfit(model.state_dict(), weights.state)
     if complaint:
@@ -45,32 +50,52 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
     model.load_state_dict(weights.state)
 
 
-def misfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
-    """Say in a few words how names and shapes of two state dicts differ; empty where they do not."""
-    missing, unexpected = [n for n in own if n not in given], [n for n in given if n not in own]
+def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+    """Say in a few words how the names and shapes of a state dict differ from those of a model.
+
+    Args:
+        expected: the model's own state dict.
+        state: the state dict to compare.
+
+    Returns:
+        "" where nothing differs.
+
+    >>> misfit({"weight": torch.zeros(2, 3)}, {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)})
+    '1 unexpected, first bias; 1 of another shape, first weight: (2, 4), expected (2, 3)'
+    """
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
     parts = [
         f"{len(names)} {what}, first {names[0]}"
         for names, what in ((missing, "missing"), (unexpected, "unexpected"))
         if names
     ]
-    others = [n for n in own if n in given and not isinstance(given[n], Tensor)]
-    if others:
-        parts.append(f"{len(others)} no tensors, first {others[0]}")
-    shapes = [n for n in own if n in given and n not in others and tuple(own[n].shape) != tuple(given[n].shape)]
-    if shapes:
-        n = shapes[0]
+    shared = [name for name in expected if name in state]
+    not_tensors = [name for name in shared if not isinstance(state[name], Tensor)]
+    if not_tensors:
+        parts.append(f"{len(not_tensors)} not tensors, first {not_tensors[0]}")
+    of_other_shape = [
+        name for name in shared if name not in not_tensors and expected[name].shape != torch.Size(state[name].shape)
+    ]
+    if of_other_shape:
+        name = of_other_shape[0]
         parts.append(
-            f"{len(shapes)} of another shape, first {n}: {tuple(given[n].shape)}, expected {tuple(own[n].shape)}"
+            f"{len(of_other_shape)} of another shape, first {name}: {tuple(state[name].shape)}, "
+            f"expected {tuple(expected[name].shape)}"
         )
     return "; ".join(parts)
 
 
-def read_weights(path: str | pathlib.Path) -> Weights:
-    """Read a state dict, or the checkpoint of a training loop that holds one; raises ModelError for anything else."""
+def read_weights(path: Pathlike) -> Weights:
+    """Read a state dict, or the checkpoint of a training that holds one.
+
+    Raises:
+        ModelError: the file does not exist, holds anything else, or holds objects that are not tensors.
+    """
     content = read_file(path)
-    made_by_us = isinstance(content, Mapping) and content.get("format") == TRAINING
-    found = {key: content[key] for key in ("arguments", "settings")} if made_by_us else {}
-    found |= {"classes": tuple(content.get("classes", ()))} if made_by_us else {}
+    from_training = isinstance(content, Mapping) and content.get("format") == TRAINING
+    details = {key: content[key] for key in ("arguments", "settings")} if from_training else {}
+    details |= {"classes": tuple(content.get("classes", ()))} if from_training else {}
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -79,11 +104,15 @@ def read_weights(path: str | pathlib.Path) -> Weights:
             f"{path} holds no state dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
         )
     state = {str(name).removeprefix("module."): value for name, value in content.items()}
-    return Weights(pathlib.Path(path), state, **found)
+    return Weights(pathlib.Path(path), state, **details)
 
 
-def read_file(path: str | pathlib.Path) -> Any:
-    """Read tensors and plain values from a file of torch.save; raises ModelError where it holds anything else."""
+def read_file(path: Pathlike) -> Any:
+    """Read tensors and plain values from a file that `torch.save` wrote.
+
+    Raises:
+        ModelError: the file does not exist, cannot be read, or holds other Python objects, which are never unpickled.
+    """
     if not pathlib.Path(path).is_file():
         raise ModelError(f"no weights file {path}; give the path of a state dict, DEFAULT or none")
     try:

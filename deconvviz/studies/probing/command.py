@@ -14,7 +14,7 @@ from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
-    from deconvviz.models.load import Loaded
+    from deconvviz.models.load import LoadedModel
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.probing.result import Transfer
     from deconvviz.studies.probing.settings import ProbeSettings
@@ -172,7 +172,7 @@ def caption_of(transfer: Transfer, network: str, data: str, pool: str) -> str:
     )
 
 
-def _with_random_weights(loaded: Loaded, seed: int) -> Loaded:
+def _with_random_weights(loaded: LoadedModel, seed: int) -> LoadedModel:
     from deconvviz.studies.probing.transfer import untrained
 
     return dataclasses.replace(loaded, model=untrained(loaded, seed), weights="none")

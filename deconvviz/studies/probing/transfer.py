@@ -16,7 +16,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.metrics import randomised
-from deconvviz.models.load import Loaded, build_model
+from deconvviz.models.load import LoadedModel, build_model
 from deconvviz.run.features import StreamKeywords, stream_features
 from deconvviz.studies.probing.measure import draw_splits, probe
 from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -114,7 +114,7 @@ def some_of_each(labels: Ints, limit: int | None, seed: int = 0) -> Ints:
     return np.sort(np.concatenate(members)) if members else np.zeros(0, np.int64)
 
 
-def untrained(loaded: Loaded, seed: int = 0) -> nn.Module:
+def untrained(loaded: LoadedModel, seed: int = 0) -> nn.Module:
     """Return the same architecture with random weights, in eval mode.
 
     The weights are those with which the model's own library begins a training. A model from a Python file, whose

@@ -92,7 +92,10 @@ BROKEN: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "schema no number": (edit(lambda c: c.update(schema="one")), "schema"),
     "negative outputs": (edit(lambda c: c.update(outputs=-4)), "not whole"),
     "weights of another kind": (lambda p: p.write_bytes(b"abc"), "no plain state dict"),
-    "numbers for tensors": (lambda p: torch.save({"attention.weight": 1.0, "attention.bias": [2.0]}, p), "no tensors"),
+    "numbers for tensors": (
+        lambda p: torch.save({"attention.weight": 1.0, "attention.bias": [2.0]}, p),
+        "2 not tensors",
+    ),
 }
 
 

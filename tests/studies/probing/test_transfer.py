@@ -15,7 +15,7 @@ from PIL import Image
 
 import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError
-from deconvviz.models.load import Loaded
+from deconvviz.models.load import LoadedModel
 from deconvviz.studies.probing.command import probe as command
 from deconvviz.studies.probing.figure import draw_probing
 from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -55,7 +55,7 @@ def test_trained_features_carry_further(tmp_path: pathlib.Path, monkeypatch: pyt
     loaded = dv.load_model("demo")
     networks = {
         "trained": dv.capture(loaded.model, (3, 64, 64)),
-        "random": dv.capture(untrained(Loaded(loaded.model, {}, "demo", "none")), (3, 64, 64)),
+        "random": dv.capture(untrained(LoadedModel(loaded.model, {}, "demo", "none")), (3, 64, 64)),
     }
     preprocess, scenes = dv.Preprocess.from_dict(loaded.settings), dv.Scenes(130, seed=5)
     asked = ProbeSettings(per_class=(3, 6), splits=3, costs=(0.1,))
