@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.choices import RULES
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, names_of, open_model, output_names
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
@@ -16,6 +15,7 @@ from deconvviz.cli.options import (
     classes_option,
     model_options,
     option_group,
+    rule_option,
     run_options,
 )
 from deconvviz.cli.outputs import command_line, sources
@@ -98,16 +98,14 @@ filter_options = option_group(
         help="Filters of each layer, with --filters active, random or first.",
     ),
     click.option("--top", default=9, show_default=True, type=click.IntRange(1, 100), help="Images of each filter."),
-    click.option(
-        "--rule", default="deconvnet", show_default=True, type=click.Choice(RULES), help="Rule of the projections."
-    ),
+    rule_option,
     click.option("--mined", metavar="FILE", help="A mined file of these layers.  [default: the images are mined]"),
     click.option(
         "--snapshots",
         metavar="FILE",
         help="Snapshots of a training, or demo: the most active filters are followed through its epochs.",
     ),
-    click.option("--invariance", is_flag=True, help="Score how much translation, scale and rotation change filters."),
+    click.option("--invariance", is_flag=True, help="Score how much transforms of images change filters."),
     click.option("--occlusion", is_flag=True, help="Move a square over each filter's strongest image (slow)."),
 )
 decision_options = option_group(
