@@ -89,7 +89,7 @@ def cam(
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
-    from deconvviz.figures.overlay import draw_maps
+    from deconvviz.figures.overlay import draw_maps, shortened
 
     if out.endswith(".npz"):
         check_place(out)
@@ -109,8 +109,9 @@ def cam(
         return
     labels = []
     for path, image in zip(images, explained, strict=True):
-        label = class_names[image.label][:22] if len(class_names) == network.outputs else f"class {image.label}"
-        labels.append(f"{pathlib.Path(path).name[:24]}\n{label}, p {image.probability:.2f}")
+        label = class_names[image.label] if len(class_names) == network.outputs else f"class {image.label}"
+        name = shortened(pathlib.Path(path).name, 24)
+        labels.append(f"{name}\n{shortened(label, 22)}, p {image.probability:.2f}")
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
     caption = (
         f"p is the probability of the class. Maps are finished by the convention {convention!r}. Passes over the last "

@@ -43,6 +43,15 @@ def overlay(picture: Pixels, map_: NDArray[np.floating[Any]], colours: str, stre
     return blended
 
 
+def shortened(text: str, letters: int) -> str:
+    """Return a text of at most that many letters; one that was cut ends in an ellipsis.
+
+    >>> shortened("great grey owl", 11), shortened("tench", 11)
+    ('great grey…', 'tench')
+    """
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
 def draw_maps(
     pictures: Sequence[Pixels],
     maps: Sequence[Sequence[NDArray[np.floating[Any]]]],

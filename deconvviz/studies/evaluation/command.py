@@ -269,7 +269,7 @@ def _report_mistakes(
     explainer: Explainer, feed: Feed, network: Network, outputs: Ints, class_names: Sequence[str], table: pathlib.Path
 ) -> None:
     """List the images that are classified incorrectly, and draw the maps of the first few."""
-    from deconvviz.figures.overlay import draw_maps
+    from deconvviz.figures.overlay import draw_maps, shortened
     from deconvviz.studies.evaluation.mistakes import find_mistakes
 
     mistakes = find_mistakes(network, feed, explainer, outputs, class_names)
@@ -280,8 +280,8 @@ def _report_mistakes(
         return
     names = mistakes.output_names
     labels = [
-        f"true {names[mistake.true][:20]} {mistake.p_true:.2f}\n"
-        f"{names[mistake.predicted][:14]} {mistake.p_predicted:.2f}, overlap {mistake.overlap:.2f}"
+        f"true {shortened(names[mistake.true], 20)} {mistake.p_true:.2f}\n"
+        f"{shortened(names[mistake.predicted], 14)} {mistake.p_predicted:.2f}, overlap {mistake.overlap:.2f}"
         for mistake in illustrated
     ]
     caption = (
@@ -333,9 +333,10 @@ def _check_sanity(
     if not checks:
         return
     save_sanity_checks(checks, beside(table, ".sanity.csv"))
+    count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     caption = (
-        f"{len(images)} images; {randomisation} randomisation, seed {seed}. Points are means over the images; 1 is the "
-        f"same map. {SANITY_NOTE}"
+        f"{count}; {randomisation} randomisation, seed {seed}. Points are means over the images; 1 is the same map. "
+        f"{SANITY_NOTE}"
     )
     figure = draw_sanity(checks, f"Sanity check of {network.name}", caption)
     save_figure(figure, beside(table, ".sanity.png"), caption)

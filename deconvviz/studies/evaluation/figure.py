@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from deconvviz.figures.overlay import overlay
+from deconvviz.figures.overlay import overlay, shortened
 from deconvviz.figures.sheet import Sheet
 from deconvviz.studies.evaluation.columns import COSTS, CURVES
 
@@ -86,7 +86,7 @@ def _draw_maps(sheet: Sheet, evaluation: Evaluation, methods: Sequence[str], top
             sheet.picture(shown_picture, x, first_row - (row + 1) * (TILE + GAP) + GAP, TILE)
     for row, name in enumerate(evaluation.names[: len(evaluation.pictures)]):
         y = first_row - (row + 0.5) * (TILE + GAP)
-        text = f"{name.rpartition('/')[2][:22]}\np = {evaluation.probability[row]:.2f}"
+        text = f"{shortened(name.rpartition('/')[2], 22)}\np = {evaluation.probability[row]:.2f}"
         sheet.text(LEFT - 0.08, y, text, ha="right", va="center", fontsize=6)
 
 
