@@ -1,4 +1,4 @@
-"""What commands read: models, images, classes, and numbers that were typed."""
+"""What commands read: models, images, class names, and the text of options."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.options import ModelOptions
 from deconvviz.errors import CaptureError, DataError, TargetError, nearest
 
@@ -26,9 +27,9 @@ class OpenedModel(NamedTuple):
     """A model as a command works with it.
 
     Attributes:
-        network: captured, on the device that computes.
-        preprocess: how an image becomes its input.
-        loaded: the module, its class names, and where it came from.
+        network: the captured network, on the device that computes.
+        preprocess: how an image becomes the network's input.
+        loaded: the module, the names of its outputs, and where it came from.
     """
 
     network: Network
@@ -37,13 +38,23 @@ class OpenedModel(NamedTuple):
 
 
 def open_model(model: str, options: ModelOptions) -> OpenedModel:
-    """Load and capture a model with the command line's changes to its preprocessing."""
+    """Load a model and capture it.
+
+    Args:
+        model: the model's name, as for `load_model`.
+        options: weights, device, and changes to the model's own preprocessing.
+
+    Raises:
+        ModelError: the model or its weights cannot be loaded.
+        CaptureError: the model cannot be captured, or the device cannot be used.
+        DataError: an option of the preprocessing is invalid.
+    """
     loaded, preprocess = load(model, options)
     return OpenedModel(captured(loaded, preprocess, options.device), preprocess, loaded)
 
 
 def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
-    """Load a model and how its images are prepared, with the command line's changes to that."""
+    """Load a model and its preprocessing, with the changes that the command line asks for; see `open_model`."""
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.models.load import load_model
 
@@ -58,16 +69,23 @@ def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
 
 
 def captured(loaded: LoadedModel, preprocess: Preprocess, device: str) -> Network:
-    """Capture a loaded model on a device."""
+    """Capture a loaded model; `device` is a name, as for `device_of`."""
     from deconvviz.graph.capture import capture
 
-    target = found_device(device)
+    target = device_of(device)
     network = capture(loaded.model, preprocess.shape)
     return network if target.type == "cpu" else network.to(target)
 
 
-def found_device(name: str) -> torch.device:
-    """Return the device of that name, "auto" being a GPU if there is one; raises CaptureError for an unusable one."""
+def device_of(name: str) -> torch.device:
+    """Return a device by its name; "auto" is a GPU if there is one, else the CPU.
+
+    Raises:
+        CaptureError: the device cannot be used.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
     import torch
 
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
@@ -78,7 +96,7 @@ def found_device(name: str) -> torch.device:
 
 
 def read_image(path: str) -> Pixels:
-    """Read an image file, uint8 [H, W, 3]; raises DataError where there is none, or it cannot be read."""
+    """Read an image file, uint8 [H, W, 3]; raises DataError where it does not exist or cannot be read."""
     from deconvviz.data.decode import decode
 
     if not pathlib.Path(path).is_file():
@@ -87,7 +105,7 @@ def read_image(path: str) -> Pixels:
 
 
 def output_names(loaded: LoadedModel, names: str | None) -> tuple[str, ...]:
-    """Return the names of the network's outputs: from the file given, else the model's own; empty where unknown."""
+    """Return the names of a model's outputs: those in the file `names`, else its own; empty where they are unknown."""
     from deconvviz.models.labels import read_classes
 
     return loaded.classes if names is None else read_classes(names)
@@ -96,14 +114,20 @@ def output_names(loaded: LoadedModel, names: str | None) -> tuple[str, ...]:
 def matched_outputs(
     images: Images, network: Network, names: Sequence[str], required: bool, otherwise: str
 ) -> Ints | None:
-    """Return the output that stands for each class of the images, int64 [classes]; None where that is unknown.
+    """Return the output that stands for each class of the images.
 
     Args:
         images: labelled images.
-        network: whose outputs they are.
-        names: of the outputs, empty where unknown.
-        required: raise DataError instead of returning None.
-        otherwise: what the user is told in that case.
+        network: the network that has the outputs.
+        names: names of the outputs; empty where they are unknown.
+        required: whether the command cannot go on where classes and outputs cannot be matched.
+        otherwise: what the command does without them, for a note to the user.
+
+    Returns:
+        int64 [classes], or None where classes and outputs cannot be matched.
+
+    Raises:
+        DataError: they cannot be matched, and `required` is set.
     """
     from deconvviz.models.labels import outputs_of
 
@@ -117,7 +141,18 @@ def matched_outputs(
 
 
 def class_number(text: str | None, names: Sequence[str]) -> int | None:
-    """Read the number or the name of a class; raises TargetError for a name that does not exist."""
+    """Return the number of a class from its number or its name as text; None stays None.
+
+    Args:
+        text: what the user typed.
+        names: names of the outputs; empty where they are unknown.
+
+    Raises:
+        TargetError: no output has this name.
+
+    >>> class_number("owl", ["cat", "owl"]), class_number("7", [])
+    (1, 7)
+    """
     if text is None or text.isdigit():
         return None if text is None else int(text)
     if text not in names:
@@ -129,7 +164,11 @@ def class_number(text: str | None, names: Sequence[str]) -> int | None:
 
 
 def numbers(text: str, example: str = "0.485,0.456,0.406") -> tuple[float, ...]:
-    """Read comma-separated numbers; raises DataError, with an example, for other text."""
+    """Read comma-separated numbers; raises DataError, with an example, for other text.
+
+    >>> numbers("0.5,1e-3")
+    (0.5, 0.001)
+    """
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -137,7 +176,11 @@ def numbers(text: str, example: str = "0.485,0.456,0.406") -> tuple[float, ...]:
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """Read comma-separated whole numbers; raises DataError for other text."""
+    """Read comma-separated whole numbers; raises DataError for other text.
+
+    >>> integers("1,2,5")
+    (1, 2, 5)
+    """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -145,19 +188,38 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 def names_of(text: str) -> list[str]:
-    """Read comma-separated names."""
+    """Read comma-separated names.
+
+    >>> names_of("grad-cam, rise")
+    ['grad-cam', 'rise']
+    """
     return [name.strip() for name in text.split(",")]
 
 
 def channels_of(text: str) -> str | list[int]:
-    """Read which channels to show: a word, or numbers and ranges; raises DataError for other text."""
-    if text in ("active", "random", "first"):
+    """Read which channels to show.
+
+    Args:
+        text: one of CHANNEL_CHOICES, or comma-separated numbers and ranges.
+
+    Returns:
+        The word, or the numbers.
+
+    Raises:
+        DataError: the text is something else.
+
+    >>> channels_of("5,40,100-103"), channels_of("active")
+    ([5, 40, 100, 101, 102, 103], 'active')
+    """
+    if text in CHANNEL_CHOICES:
         return text
     channels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise DataError(f"channels {text!r} given; expected active, random, first or numbers such as 5,40,100-110")
+            raise DataError(
+                f"channels {text!r} given; expected {', '.join(CHANNEL_CHOICES)} or numbers such as 5,40,100-110"
+            )
         channels += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(channels))
 

@@ -12,25 +12,21 @@ from deconvviz.cli.options import ModelOptions, model_options
 
 @click.command()
 @click.argument("model")
-@click.option("--all", "every", is_flag=True, help="Also the functional ops, under the graph's names.")
+@click.option("--all", "all_ops", is_flag=True, help="List also the functional ops, under the graph's names for them.")
 @model_options
-def layers(
-    model: str,
-    every: bool,
-    options: ModelOptions,
-) -> None:
+def layers(model: str, all_ops: bool, options: ModelOptions) -> None:
     """List a network's layers: name, kind, shape, receptive field, stride, parameters.
 
-    "sees" is the theoretical receptive field in input pixels; "offset" where that of the first unit begins.
-    Weights are not needed and not loaded, unless you give a file.
+    "sees" is the theoretical receptive field of a unit in pixels of the input. "offset" is where the receptive field of
+    the layer's first unit begins. The table does not need the weights: they are loaded only if you give a file.
 
     \b
     Example:
       deconvviz layers torchvision:squeezenet1_0
     """
-    if options.weights == "DEFAULT":  # a table needs no trained weights, and no download
+    if options.weights == "DEFAULT":  # no download for a table that does not depend on the weights
         options = dataclasses.replace(options, weights="none")
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, "cpu" if options.device == "auto" else options.device)
-    click.echo(network.table(modules_only=not every))
+    click.echo(network.table(modules_only=not all_ops))
     click.echo(f"\n{network!r}")

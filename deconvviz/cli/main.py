@@ -80,16 +80,13 @@ COMMANDS = {
         "studies.probing.command",
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",
     ),
-    "diagnose": LazyCommand(
-        "studies.diagnosis.command",
-        "Find out what is wrong with a network: OUT/index.html, with evidence and what to try.",
-    ),
+    "diagnose": LazyCommand("studies.diagnosis.command", "Find out what is wrong with a network."),
     "atlas": LazyCommand(
         "studies.atlas.command", "Make pages that show a whole network: open OUT/index.html, no server needed."
     ),
 }
 
-INTRO = """See what a CNN has learned: per filter, the image patches that drive it most and their deconvnet projections.
+INTRO = """See what a CNN has learned: for each filter the image patches that activate it most, and their deconvnet projections.
 
 \b
 Everything at once, on a small network that comes with the package:
@@ -103,17 +100,17 @@ A first picture, from a trained network and a folder of photos:
   deconvviz grid mined.h5 -l features.7 -o features.7.png
 
 \b
-How the features of a network of your own come to be:
+How features develop while your own network is trained:
   deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
   deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 -o evolution.png
 
 \b
-Why it decided so:
+Why a network decides as it does:
   deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
   deconvviz train-cam l-cam-img torchvision:squeezenet1_0 photos.h5 -l features.12 -o lcam.pth
 
 \b
-What its features are sensitive to, and what they are good for:
+What a network's features are sensitive to, and what they are good for:
   deconvviz occlude torchvision:squeezenet1_0 dog.jpg -o occlusion.png
   deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
   deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv
@@ -122,14 +119,14 @@ What its features are sensitive to, and what they are good for:
   deconvviz probe torchvision:squeezenet1_0 photos.h5 -o probe.csv
 
 \b
-Everything about a network as pages, and what is wrong with it:
+A whole network as web pages, and what is wrong with it:
   deconvviz atlas torchvision:squeezenet1_0 photos.h5 -o atlas
   deconvviz diagnose torchvision:squeezenet1_0 photos.h5 -o diagnosis
 
 \b
 MODEL is torchvision:NAME, timm:NAME, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a function that
 returns a torch.nn.Module.
-A layer is named by its module path; `deconvviz layers MODEL` lists them.
+The name of a layer is the path of its module; `deconvviz layers MODEL` lists them.
 """
 
 
@@ -176,13 +173,13 @@ def cli(debug: bool) -> None:
 
 
 def _noted(message: Warning | str, *_: object, **__: object) -> None:
-    """Show a warning as one line: where in the code it was raised is of no use here."""
+    """Show a warning on one line; where in the code it was raised is of no use to the user."""
     click.echo(f"note: {message}", err=True)
 
 
 def main() -> None:
-    """Run the command line; exits 0, or 2 for what the user can mend, with one line on standard error."""
-    # Either place is natural: `deconvviz --debug grid` and `deconvviz grid --debug`.
+    """Run the command line; it exits with 0, or with 2 and one line on standard error for what the user can mend."""
+    # Users write it in either place: `deconvviz --debug grid` and `deconvviz grid --debug`.
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _noted
@@ -194,5 +191,7 @@ def main() -> None:
         click.echo(f"deconvviz: {error}", err=True)
         sys.exit(2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader, such as `head`, has closed the pipe
         sys.exit(0)

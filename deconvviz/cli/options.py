@@ -1,4 +1,4 @@
-"""Options that several commands share, in groups: each group reaches a command as one object."""
+"""Options that several commands share; those that belong together reach a command as one object."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ PROJECTION_NOTE = (
     "A deconvnet or guided projection shows which pixels reached the unit, and changes little when the network's "
     "weights are randomised: it is no evidence for what the network decides."
 )
-AUTOMATIC = "16; 64 on a GPU"
+AUTOMATIC_BATCH = "16; 64 on a GPU"
+OF_THE_MODEL = "[default: the model's own]"
+DECODING = "Threads that decode images."
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """What the shared options say of the model and of how images reach it.
+    """Which weights a model has, how its images are prepared, and where it runs.
 
     Attributes:
         weights: "DEFAULT", "none" or the path of a state dict.
-        resize: shorter side before the crop in pixels; None for the model's own.
-        crop: side of the network's square input in pixels; None for the model's own.
-        mean: channel means as text; None for the model's own.
-        std: channel standard deviations as text; None for the model's own.
+        resize: length of the shorter side before the crop, in pixels; None takes the model's own.
+        crop: side of the network's square input, in pixels; None takes the model's own.
+        mean: means of the channels, as text; None takes the model's own.
+        std: standard deviations of the channels, as text; None takes the model's own.
         device: "auto", "cpu", "cuda", ...
     """
 
@@ -42,7 +44,7 @@ class ModelOptions:
 
 
 def model_options(command: Command) -> Command:
-    """Add --weights, --resize, --input, --mean, --std and --device, handed to the command as `options`."""
+    """Add --weights, --resize, --input, --mean, --std and --device; they reach the command as `options`."""
     add_options = option_group(
         "options",
         ModelOptions,
@@ -51,19 +53,23 @@ def model_options(command: Command) -> Command:
             default="DEFAULT",
             show_default=True,
             metavar="DEFAULT|FILE|none",
-            help="DEFAULT downloads the model's own; FILE is a state dict; none is random.",
+            help="DEFAULT downloads the model's own weights; FILE is a state dict; none makes random weights.",
         ),
         click.option(
-            "--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: the model's own]"
+            "--resize",
+            type=click.IntRange(1),
+            help=f"Length of the shorter side before the crop, in pixels.  {OF_THE_MODEL}",
         ),
         click.option(
             "--input",
             "crop",
             type=click.IntRange(1),
-            help="Side of the network's square input (centre crop).  [default: the model's own]",
+            help=f"Side of the network's square input (a central crop), in pixels.  {OF_THE_MODEL}",
         ),
-        click.option("--mean", help="Channel means of the normalisation, as 0.485,0.456,0.406."),
-        click.option("--std", help="Channel standard deviations of the normalisation, as 0.229,0.224,0.225."),
+        click.option(
+            "--mean", help=f"Means of the channels for the normalisation, such as 0.485,0.456,0.406.  {OF_THE_MODEL}"
+        ),
+        click.option("--std", help=f"Standard deviations of the channels, such as 0.229,0.224,0.225.  {OF_THE_MODEL}"),
         device_option,
     )
     return add_options(command)
@@ -77,18 +83,18 @@ def run_options(
     workers: str | None = None,
     seed: str | None = None,
 ) -> Callable[[Command], Command]:
-    """Add the options of `RunOptions` that a command has, handed to it as `run`; --quiet is always among them.
+    """Return a decorator that adds options of `RunOptions` to a command; they reach it as `run`.
 
-    Each argument but `default_batch` is the help text of an option, and None where the command does not have it.
+    --quiet is always added. Of the other options a command has those whose help text is given.
 
     Args:
-        batch_size: of --batch-size.
-        default_batch: its default; None lets `RunOptions` choose by the device.
-        precision: of --precision.
-        workers: of --workers.
-        seed: of --seed.
+        batch_size: help text of --batch-size.
+        default_batch: default of --batch-size; None lets `RunOptions` choose by the device.
+        precision: help text of --precision.
+        workers: help text of --workers.
+        seed: help text of --seed.
     """
-    batch_help = batch_size if default_batch else f"{batch_size}  [default: {AUTOMATIC}]"
+    batch_help = batch_size if default_batch else f"{batch_size}  [default: {AUTOMATIC_BATCH}]"
     options = {
         "batch_size": (
             batch_size,
@@ -126,49 +132,46 @@ def run_options(
     return decorate
 
 
-DECODING = "Threads that decode images."
-
-
 def device_option(command: Command) -> Command:
     """Add --device."""
-    text = "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."
+    text = "Where to compute: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."
     return click.option("--device", default="auto", show_default=True, help=text)(command)
 
 
 def classes_option(command: Command) -> Command:
-    """Add --classes, a file with the names of the network's outputs, as `names`."""
-    text = "Names of the network's outputs, one a line in their order.  [default: the model's own, where it has them]"
+    """Add --classes, a file with the names of the network's outputs; its path reaches the command as `names`."""
+    text = "File with the names of the network's outputs, one a line, in their order.  [default: the model's own names]"
     return click.option("--classes", "names", metavar="FILE", help=text)(command)
 
 
 def explainer_option(command: Command) -> Command:
-    """Add --explainer, what `train-cam` wrote, for methods that are trained, as `explainer_files`."""
-    text = "What `deconvviz train-cam` wrote, for a method that is trained; one for each of them."
+    """Add --explainer, the files of trained explainers; their paths reach the command as `explainer_files`."""
+    text = "File that `deconvviz train-cam` wrote, for a method that is trained; give one for each such method."
     return click.option("--explainer", "explainer_files", metavar="FILE", multiple=True, help=text)(command)
 
 
 def layers_option(text: str, required: bool = False) -> Callable[[Command], Command]:
-    """Add -l/--layer, which may be given several times, as `layers`."""
+    """Return a decorator that adds -l/--layer, which may be given several times; the names arrive as `layers`."""
     return click.option("-l", "--layer", "layers", multiple=True, required=required, help=text)
 
 
 def rule_option(command: Command) -> Command:
-    """Add --rule, the rule of projections."""
+    """Add --rule, the rule by which a projection passes rectifiers."""
     text = "How rectifiers treat the signal on its way back to the pixels."
     return click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(RULES), help=text)(command)
 
 
 def limit_option(command: Command) -> Command:
-    """Add --limit."""
-    return click.option("--limit", type=click.IntRange(1), help="Take the first images only.")(command)
+    """Add --limit, the number of images that are taken."""
+    return click.option("--limit", type=click.IntRange(1), metavar="N", help="Take only the first N images.")(command)
 
 
 def option_group(name: str, kind: type[Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Return a decorator that adds options to a command and hands them to it as one object.
+    """Return a decorator that adds options to a command; they reach it as one object.
 
     Args:
         name: the command's parameter that takes the object.
-        kind: a dataclass whose fields are called as the options' parameters are; the object is one of it.
+        kind: the object's dataclass; its fields have the names of the options' parameters.
         options: `click.option(...)` and the like, in the order in which --help lists them.
     """
     fields = [field.name for field in dataclasses.fields(kind)]
@@ -184,7 +187,7 @@ def option_group(name: str, kind: type[Any], *options: Callable[[Command], Comma
 
 
 def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """Add options so that --help lists them in this order."""
+    """Add options to a command so that --help lists them in this order."""
     for option in reversed(options):
         command = option(command)
     return command

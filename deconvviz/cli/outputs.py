@@ -1,4 +1,4 @@
-"""What commands write: figures with their captions, the names of the files beside them, and how they were made."""
+"""What commands write: figures with their captions, files beside them, and where a result came from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def sources(loaded: LoadedModel) -> dict[str, str]:
-    """Return where a result's model and weights were, and the command."""
+    """Return where a result came from: its model, its weights and the command, with absolute paths."""
     weights = loaded.weights
     if weights not in ("DEFAULT", "none"):
         weights = str(pathlib.Path(weights).resolve())
@@ -33,26 +33,35 @@ def sources(loaded: LoadedModel) -> dict[str, str]:
     return {"model": spec, "weights": weights, "command": command_line()}
 
 
-_RUNNING: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("running")
+_ARGUMENTS: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("arguments")
 
 
 def command_line() -> str:
     """Return the command that is running, as the user could type it again."""
-    return shlex.join(["deconvviz", *_RUNNING.get(tuple(sys.argv[1:]))])
+    return shlex.join(["deconvviz", *_ARGUMENTS.get(tuple(sys.argv[1:]))])
 
 
 @contextlib.contextmanager
 def running(arguments: Sequence[str]) -> Iterator[None]:
-    """Say within a `with` block that this command is running: one that another command runs as if it were typed."""
-    token = _RUNNING.set(tuple(arguments))
+    """Within a `with` block, let `command_line` return these arguments: one command runs another as if it were typed.
+
+    >>> with running(["pack", "my photos", "photos.h5"]):
+    ...     command_line()
+    "deconvviz pack 'my photos' photos.h5"
+    """
+    token = _ARGUMENTS.set(tuple(arguments))
     try:
         yield
     finally:
-        _RUNNING.reset(token)
+        _ARGUMENTS.reset(token)
 
 
 def save_figure(figure: Figure, out: Pathlike, caption: str) -> None:
-    """Write a figure atomically, with its caption and command in its metadata."""
+    """Write a figure atomically and say so; its caption and the command are in the file's metadata.
+
+    Raises:
+        DataError: the name has an unknown ending, or the file cannot be written.
+    """
     from deconvviz.figures.tiles import format_of, rendered
     from deconvviz.results.files import atomic
 
@@ -63,7 +72,7 @@ def save_figure(figure: Figure, out: Pathlike, caption: str) -> None:
 
 
 def check_figure(out: Pathlike) -> None:
-    """Refuse a figure's name before the work, not after it; raises DataError."""
+    """Raise DataError, before the work is done, where a figure's name has an unknown ending or no folder."""
     from deconvviz.figures.tiles import format_of
 
     format_of(out)
@@ -71,7 +80,7 @@ def check_figure(out: Pathlike) -> None:
 
 
 def check_table(out: Pathlike) -> pathlib.Path:
-    """Return the path of a table; raises DataError before the work where it does not end in .csv or has no folder."""
+    """Return the path of a table; raises DataError, before the work, where it does not end in .csv or has no folder."""
     path = pathlib.Path(out)
     if path.suffix != ".csv":
         raise DataError(f"{out} given; expected a name that ends in .csv")
@@ -80,14 +89,18 @@ def check_table(out: Pathlike) -> pathlib.Path:
 
 
 def check_place(out: Pathlike) -> None:
-    """Raise DataError where a file cannot be written because its folder does not exist, or it is a folder."""
+    """Raise DataError where a file cannot be written because its folder does not exist, or because it is a folder."""
     from deconvviz.results.files import atomic
 
     if not pathlib.Path(out).resolve().parent.is_dir() or pathlib.Path(out).is_dir():
-        with atomic(out):
+        with atomic(out):  # raises the error
             pass
 
 
 def beside(out: Pathlike, ending: str) -> pathlib.Path:
-    """Return the name of a file beside another one: the same name with another ending, such as ".wrong.csv"."""
+    """Return the path of a file beside another one: the same name with another ending.
+
+    >>> beside("results/table.csv", ".wrong.csv").as_posix()
+    'results/table.wrong.csv'
+    """
     return pathlib.Path(out).with_suffix(ending)

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import click
 
+from deconvviz.cli.options import DECODING, limit_option, run_options
 from deconvviz.cli.outputs import command_line
+from deconvviz.run.options import RunOptions
 
 
 @click.command()
 @click.argument("source")
 @click.argument("out")
 @click.option(
-    "--raw", is_flag=True, help="Keep decoded pixels of one size, which read fastest, instead of the image files."
+    "--raw", is_flag=True, help="Store decoded pixels of one size, which are faster to read, instead of image files."
 )
 @click.option(
-    "--size", type=click.IntRange(1), default=256, show_default=True, help="Side of raw images: resized and cropped."
+    "--size",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Side of the pictures that --raw stores, in pixels: images are resized and cropped.",
 )
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads that decode.")
-@click.option("--limit", type=click.IntRange(1), help="The first images only.")
+@limit_option
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def pack(
-    source: str, out: str, raw: bool, size: int, workers: int, limit: int | None, force: bool, quiet: bool
-) -> None:
+@run_options(workers=DECODING)
+def pack(source: str, out: str, raw: bool, size: int, limit: int | None, force: bool, run: RunOptions) -> None:
     """Pack images into one HDF5 file.
 
-    SOURCE is a folder (its sub-folders are the classes), a list file (a path a line, then perhaps a tab and a label),
-    or scenes:COUNT[:SEED], generated pictures of ten kinds of objects.
-    Every image is decoded once; those that cannot be are skipped, listed at the end and in the file.
+    SOURCE is a folder (its sub-folders are the classes), a list of files (a .txt file with a path on each line, perhaps
+    followed by a tab and a label, or a .csv file with the columns path and label), or scenes:COUNT[:SEED], which are
+    generated pictures of ten kinds of objects. Each image is decoded once. An image that cannot be read is skipped; it
+    is listed at the end and in the file.
 
     \b
     Example:
@@ -42,9 +46,9 @@ def pack(
         out,
         raw=raw,
         size=size,
-        workers=workers,
-        progress=not quiet,
         limit=limit,
+        workers=run.workers,
+        progress=run.progress,
         overwrite=force,
         command=command_line(),
     )

@@ -66,8 +66,8 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     unmatched = next((name for name in classes if name not in number), None)
     example = f", such as {unmatched!r}" if unmatched is not None else ""
     raise DataError(
-        f"the images have {len(classes)} classes{example}, the network has {outputs} outputs, and the names do not tell "
-        "which is which; give the outputs' names, one a line, with --classes FILE"
+        f"the images have {len(classes)} classes{example}, the network has {outputs} outputs, and the names do not "
+        "tell which is which; give the outputs' names, one a line, with --classes FILE"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import found_device, names_of
+from deconvviz.cli.inputs import device_of, names_of
 from deconvviz.cli.options import DECODING, device_option, run_options
 from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
 from deconvviz.errors import DataError
@@ -101,7 +101,7 @@ def ablate(
         width=zfnet.width,
         first=zfnet.first,
         dropout=zfnet.dropout,
-        device=found_device(device),
+        device=device_of(device),
         workers=run.workers,
         progress=run.progress,
         sources={"command": command_line()},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import channels_of, found_device, integers
+from deconvviz.cli.inputs import channels_of, device_of, integers
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
     device_option,
@@ -141,7 +141,7 @@ def evolve(
             store,
             layers,
             numbers,
-            device=found_device(device),
+            device=device_of(device),
             epochs=integers(shown.epochs) if shown.epochs else None,
             choice=shown.choice,
             crop=shown.crop,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import FIRST_LAYERS, PRECISIONS
-from deconvviz.cli.inputs import found_device, integers
+from deconvviz.cli.inputs import device_of, integers
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
@@ -300,7 +300,7 @@ def train(
         name=model,
         arguments=arguments,
         recorder=snapshots.recorder(),
-        device=found_device(device),
+        device=device_of(device),
         workers=run.workers,
         commit_every=commit_every,
         progress=run.progress,
