@@ -86,7 +86,8 @@ COMMANDS = {
     ),
 }
 
-INTRO = """See what a CNN has learned: for each filter the image patches that activate it most, and their deconvnet projections.
+INTRO = """See what a CNN has learned: for each filter the image patches that activate it most, and their deconvnet
+projections.
 
 \b
 Everything at once, on a small network that comes with the package:

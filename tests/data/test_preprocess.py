@@ -34,7 +34,7 @@ def reference(pre: Preprocess, image: NDArray[np.uint8]) -> tuple[NDArray[np.uin
     return np.asarray(cut), T.Compose([*gray, T.ToTensor(), T.Normalize(pre.mean, pre.std)])(cut)
 
 
-def check(pre: Preprocess, image: NDArray[np.uint8]) -> None:
+def assert_equals_torchvision(pre: Preprocess, image: NDArray[np.uint8]) -> None:
     expected, normalised = reference(pre, image)
     np.testing.assert_array_equal(pre.picture(image), expected)
     torch.testing.assert_close(pre(image), normalised, rtol=0, atol=1e-6)
@@ -43,14 +43,14 @@ def check(pre: Preprocess, image: NDArray[np.uint8]) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_equals_torchvision(size: tuple[int, int], interpolation: str) -> None:
-    check(Preprocess(interpolation=interpolation), picture(*size))
+    assert_equals_torchvision(Preprocess(interpolation=interpolation), picture(*size))
 
 
 @pytest.mark.parametrize("crop", [None, 37, (300, 20), (21, 300), (301, 333), 224])
 @pytest.mark.parametrize("resize", [None, 63, 256])
 def test_resize_and_crop_equal_torchvision(resize: int | None, crop: int | tuple[int, int] | None) -> None:
     for size in [(300, 400), (65, 64), (64, 201)]:
-        check(Preprocess(resize, crop), picture(*size))
+        assert_equals_torchvision(Preprocess(resize, crop), picture(*size))
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,14 +63,14 @@ def test_resize_and_crop_equal_torchvision(resize: int | None, crop: int | tuple
 def test_any_size_equals_torchvision(
     size: tuple[int, int], resize: int | None, crop: int | tuple[int, int] | None, gray: bool
 ) -> None:
-    check(Preprocess(resize, crop, *(((0.4,), (0.3,)) if gray else ())), picture(*size))
+    assert_equals_torchvision(Preprocess(resize, crop, *(((0.4,), (0.3,)) if gray else ())), picture(*size))
 
 
 def test_photos_equal_torchvision(data: pathlib.Path) -> None:
     photos = sorted((data / "imagenet-sample").rglob("*.jpg"))[::50]
     assert len(photos) == 10
     for path in photos:
-        check(Preprocess(), np.array(Image.open(path).convert("RGB")))
+        assert_equals_torchvision(Preprocess(), np.array(Image.open(path).convert("RGB")))
 
 
 def test_tensor_is_channels_last_and_takes_device_and_dtype() -> None:

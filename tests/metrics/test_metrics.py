@@ -72,7 +72,7 @@ def in_order(values: NDArray[np.float64], sign: int = -1) -> list[tuple[int, int
     return [(y, x) for _, y, x in sorted((sign * values[y, x], y, x) for y, x in np.ndindex(*values.shape))]
 
 
-def close(found: Tensor, expected: object, tolerance: float = 1e-12) -> None:
+def assert_close(found: Tensor, expected: object, tolerance: float = 1e-12) -> None:
     assert found.dtype == torch.float64 and found.device.type == "cpu"
     np.testing.assert_allclose(found.numpy(), np.asarray(expected, np.float64), atol=tolerance, rtol=0)
 
@@ -113,7 +113,7 @@ def test_faithfulness_by_definition(seed: int, share: float, space: str) -> None
         expected = max(0, p - o) / p, float(o > p), max(0, o - p) / (1 - p), p, o
         fields = found.drop, found.increase, found.gain, found.before, found.after
         for field, value in zip(fields, expected, strict=True):
-            close(field[n : n + 1], [value])
+            assert_close(field[n : n + 1], [value])
     assert found.drop.min() >= 0 and found.drop.max() <= 1 and found.gain.min() >= 0 and found.gain.max() <= 1
 
 
@@ -163,16 +163,16 @@ def test_drop_agrees_with_captum() -> None:
 def test_coherency_complexity_and_adcc() -> None:
     a, b = draw(1, 4, SIDE, SIDE), draw(2, 4, SIDE, SIDE)
     expected = [(stats.pearsonr(x.ravel(), y.ravel())[0] + 1) / 2 for x, y in zip(a.numpy(), b.numpy(), strict=True)]
-    close(metrics.coherency(a, b), expected)
-    close(metrics.coherency(a, 3 * a + 1), [1] * 4)
-    close(metrics.coherency(a, 1 - a), [0] * 4)
+    assert_close(metrics.coherency(a, b), expected)
+    assert_close(metrics.coherency(a, 3 * a + 1), [1] * 4)
+    assert_close(metrics.coherency(a, 1 - a), [0] * 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        close(metrics.coherency(torch.full_like(a, 0.1), b), [0] * 4)  # .1 has a mean that is not quite .1
+        assert_close(metrics.coherency(torch.full_like(a, 0.1), b), [0] * 4)  # .1 has a mean that is not quite .1
     assert metrics.complexity(torch.ones(2, 3, 3)).tolist() == [1, 1]
-    close(metrics.complexity(a), [x.sum() / x.size for x in a.numpy()])
+    assert_close(metrics.complexity(a), [x.sum() / x.size for x in a.numpy()])
     drop, coherent, complex_ = draw(3, 3, 50)
-    close(metrics.adcc(drop, coherent, complex_), stats.hmean([coherent, 1 - complex_, 1 - drop], axis=0))
+    assert_close(metrics.adcc(drop, coherent, complex_), stats.hmean([coherent, 1 - complex_, 1 - drop], axis=0))
     one = torch.ones(1)
     assert metrics.adcc(0 * one, one, one).tolist() == [0]  # a map of ones
     assert metrics.adcc(one, one, 0 * one).tolist() == [0]
@@ -209,7 +209,7 @@ def test_curves_by_definition(seed: int, levels: int, steps: int) -> None:
         assert curve.fractions[0] == 0 and curve.fractions[-1] == 1
         for n in range(len(images)):
             expected = replayed(n, images, starts, ends, maps, int(classes[n]), steps)
-            close(curve.probabilities[n], expected)
+            assert_close(curve.probabilities[n], expected)
             assert float(curve.auc[n]) == pytest.approx(auc(np.linspace(0, 1, steps + 1), expected), abs=1e-12)
     assert (deleted.auc >= 0).all() and (deleted.auc <= 1).all()
     assert torch.equal(inserted.probabilities[:, -1:], deleted.probabilities[:, :1])
@@ -220,12 +220,12 @@ def test_deletion_of_a_linear_score_is_a_sum() -> None:
     images = draw(0, 2, 1, 4, 4)
     curve = metrics.deletion(linear, images, images[:, 0], torch.tensor([0, 0]), steps=16)
     for values, found in zip(images.flatten(1).numpy(), curve.probabilities, strict=True):
-        close(found, [np.sort(values)[: 16 - k].sum() / 16 for k in range(17)])
+        assert_close(found, [np.sort(values)[: 16 - k].sum() / 16 for k in range(17)])
     worst = metrics.deletion(linear, images, 1 - images[:, 0], torch.tensor([0, 0]), steps=16)
     assert (worst.auc > curve.auc).all()
     ones = metrics.deletion(linear, torch.ones(1, 1, 4, 4), draw(3, 1, 4, 4), torch.tensor([0]), steps=8)
-    close(ones.probabilities[0], np.linspace(1, 0, 9))
-    close(ones.auc, [0.5])
+    assert_close(ones.probabilities[0], np.linspace(1, 0, 9))
+    assert_close(ones.auc, [0.5])
 
 
 def test_what_is_equal_is_scored_once() -> None:
@@ -249,7 +249,7 @@ def test_the_blur() -> None:
     image = torch.zeros(1, 2, 31, 31, dtype=torch.float64)
     image[0, 1, 15, 15] = 1
     found = metrics.gaussian_blur(image)
-    close(found[0, 1, 10:21, 10:21], window)
+    assert_close(found[0, 1, 10:21, 10:21], window)
     assert found[0, 0].abs().max() == 0 and found.sum() == pytest.approx(1)
     corner = metrics.gaussian_blur(torch.ones(1, 1, 31, 31, dtype=torch.float64))
     assert corner[0, 0, 15, 15] == pytest.approx(1) and corner[0, 0, 0, 0] == pytest.approx(window[5:, 5:].sum())
@@ -311,9 +311,9 @@ def test_road_by_definition(order: str) -> None:
             for y, x in in_order(values, -1 if order == "most" else 1)[: round(fraction * SIDE * SIDE)]:
                 missing[y, x] = True
             expected = squashed(torch.from_numpy(imputed(image.numpy(), missing))[None])[0, classes[n]]
-            close(found.probabilities[n, f], expected, 1e-9)
-    close(found.mean, found.probabilities.mean(1))
-    close(found.before, squashed(images).gather(1, classes[:, None])[:, 0])
+            assert_close(found.probabilities[n, f], expected, 1e-9)
+    assert_close(found.mean, found.probabilities.mean(1))
+    assert_close(found.before, squashed(images).gather(1, classes[:, None])[:, 0])
 
 
 def test_road_combined_and_its_sign() -> None:
@@ -327,7 +327,7 @@ def test_road_combined_and_its_sign() -> None:
 
     found = metrics.road_combined(corner, images, maps, torch.tensor([0]))
     assert found.score > 0.3
-    close(found.score, (found.least.probabilities - found.most.probabilities).mean(1) / 2)
+    assert_close(found.score, (found.least.probabilities - found.most.probabilities).mean(1) / 2)
     one = metrics.road(corner, images, maps, torch.tensor([0]), order="least")
     assert torch.equal(one.mean, found.least.mean)
     assert metrics.road_combined(corner, images, 1 - maps, torch.tensor([0])).score < 0
@@ -361,7 +361,7 @@ def test_only_the_order_matters_to_rankings(seed: int) -> None:
             assert torch.equal(a, b)
         a, b = (metrics.road_combined(squashed, images, m, classes, (0.3,)).score for m in (maps, other))
         assert torch.equal(a, b)
-        close(metrics.spearman(maps, other, absolute=False), [1] * 3)
+        assert_close(metrics.spearman(maps, other, absolute=False), [1] * 3)
         masks = draw(seed, 3, SIDE, SIDE).numpy() > 0.9
         masks[:, 0, 0] = True
         assert torch.equal(metrics.pointing_game(maps, masks, 2), metrics.pointing_game(other, masks, 2))
@@ -380,7 +380,7 @@ def test_pointing_game_by_definition(seed: int, tolerance: float, levels: int) -
         v, u = in_order(values)[0]
         near = [np.hypot(y - v, x - u) for y, x in np.ndindex(*mask.shape) if mask[y, x]]
         expected.append(float(any(d < tolerance or d == 0 for d in near)))
-    close(metrics.pointing_game(maps, masks, tolerance), expected)
+    assert_close(metrics.pointing_game(maps, masks, tolerance), expected)
 
 
 def test_pointing_game_at_the_edge_of_the_tolerance() -> None:
@@ -401,12 +401,12 @@ def test_energy_and_iou_by_definition(seed: int, threshold: float, levels: int) 
     maps, masks = draw(seed, 2, 5, 7, levels=levels), draw(seed + 1, 2, 5, 7).numpy() > 0.6
     masks[:, 2, 3] = True
     pairs = list(zip(maps.numpy(), masks, strict=True))
-    close(metrics.energy(maps, masks), [v[m].sum() / v.sum() for v, m in pairs])
+    assert_close(metrics.energy(maps, masks), [v[m].sum() / v.sum() for v, m in pairs])
     expected = [jaccard_score(m.ravel(), v.ravel() > threshold, zero_division=0) for v, m in pairs]
-    close(metrics.iou(maps, masks, threshold), expected)
+    assert_close(metrics.iou(maps, masks, threshold), expected)
     cuts = [0.0, 0.25, 1 / 3, 0.9]
     table = [[jaccard_score(m.ravel(), v.ravel() > cut, zero_division=0) for cut in cuts] for v, m in pairs]
-    close(metrics.best_iou(maps, masks, cuts), np.max(table, 1))
+    assert_close(metrics.best_iou(maps, masks, cuts), np.max(table, 1))
 
 
 def test_boxes_stand_for_their_pixels() -> None:
@@ -551,20 +551,20 @@ def windowed_ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def test_ssim_and_correlations_by_definition() -> None:
     a, b = draw(0, 3, 16, 14), draw(1, 3, 16, 14, levels=4)
     pairs = list(zip(a.numpy(), b.numpy(), strict=True))
-    close(metrics.ssim(a, b), [windowed_ssim(x, y) for x, y in pairs], 1e-9)
-    close(metrics.ssim(a, a), [1] * 3)
+    assert_close(metrics.ssim(a, b), [windowed_ssim(x, y) for x, y in pairs], 1e-9)
+    assert_close(metrics.ssim(a, a), [1] * 3)
     signed = a - 0.5
     found = metrics.spearman(signed, b, absolute=False)
-    close(found, [stats.spearmanr(x.ravel(), y.ravel())[0] for x, y in pairs])
+    assert_close(found, [stats.spearmanr(x.ravel(), y.ravel())[0] for x, y in pairs])
     absolute = [stats.spearmanr(abs(x - 0.5).ravel(), y.ravel())[0] for x, y in pairs]
-    close(metrics.spearman(signed, b), absolute)
+    assert_close(metrics.spearman(signed, b), absolute)
     c, d = draw(2, 2, 64, 50), draw(3, 2, 64, 50)
     expected = [
         stats.spearmanr(hog(x, pixels_per_cell=(16, 16)), hog(y, pixels_per_cell=(16, 16)))[0]
         for x, y in zip(c.numpy(), d.numpy(), strict=True)
     ]
-    close(metrics.hog_similarity(c, d), expected)
-    close(metrics.hog_similarity(c, c), [1] * 2)
+    assert_close(metrics.hog_similarity(c, d), expected)
+    assert_close(metrics.hog_similarity(c, c), [1] * 2)
 
 
 @pytest.mark.parametrize("measure", [metrics.ssim, metrics.spearman, metrics.hog_similarity])
