@@ -13,9 +13,9 @@ from captum.attr import Occlusion
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.run.features import stream_features
 from deconvviz.studies.invariance.measure import invariance as study
 from deconvviz.studies.occlusion.measure import occlude as run_occlusion
-from deconvviz.studies.probing.features import stream_features
 
 Race = Callable[..., list[float]]
 PLAIN = dv.Preprocess(resize=None, crop=224)

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deconvviz.cli.demo import TRAINING
 from deconvviz.cli.main import cli
-from deconvviz.cli.options import running
+from deconvviz.cli.outputs import running
 from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.models.load import DEMO, DEMO_SNAPSHOTS
 from deconvviz.models.weights import read_file

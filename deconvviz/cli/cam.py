@@ -49,11 +49,10 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
 @click.option(
     "--convention",
     default="paper",
-    show_default=True,
     type=click.Choice(CONVENTIONS),
     help="In which order a map is resized and scaled to 0..1.",
 )
-@click.option("--colours", default="viridis", show_default=True, help="Name of a matplotlib colour map.")
+@click.option("--colours", default="viridis", help="Name of a matplotlib colour map.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
 )

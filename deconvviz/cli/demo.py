@@ -114,11 +114,9 @@ UNFINISHED = ("scenes.h5", "mined.h5", "mined-trained.h5", "zfnet.pth", "evoluti
 
 
 @click.command()
-@click.option("-o", "--out", default="demo", show_default=True, help="A folder for the page and its figures.")
+@click.option("-o", "--out", default="demo", help="A folder for the page and its figures.")
 @click.option("--train", is_flag=True, help="Train the network anew, which takes about ten minutes on two cores.")
-@click.option(
-    "--images", default=1500, show_default=True, type=click.IntRange(50), help="Number of pictures that are mined."
-)
+@click.option("--images", default=1500, type=click.IntRange(50), help="Number of pictures that are mined.")
 @run_options()
 def demo(out: str, train: bool, images: int, run: RunOptions) -> None:
     """Show everything on a small network that comes with the package: OUT/index.html.

@@ -164,9 +164,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(context, args)
 
 
-@click.group(
-    cls=LazyGroup, help=INTRO, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+
+
+@click.group(cls=LazyGroup, help=INTRO, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="deconvviz")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:

@@ -51,7 +51,6 @@ def model_options(command: Command) -> Command:
         click.option(
             "--weights",
             default="DEFAULT",
-            show_default=True,
             metavar="DEFAULT|FILE|none",
             help="DEFAULT downloads the model's own weights; FILE is a state dict; none makes random weights.",
         ),
@@ -98,25 +97,17 @@ def run_options(
     options = {
         "batch_size": (
             batch_size,
-            click.option(
-                "--batch-size",
-                type=click.IntRange(1),
-                default=default_batch,
-                show_default=default_batch is not None,
-                help=batch_help,
-            ),
+            click.option("--batch-size", type=click.IntRange(1), default=default_batch, help=batch_help),
         ),
         "precision": (
             precision,
-            click.option(
-                "--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS), help=precision
-            ),
+            click.option("--precision", default="fp32", type=click.Choice(PRECISIONS), help=precision),
         ),
         "workers": (
             workers,
-            click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help=workers),
+            click.option("--workers", default=2, type=click.IntRange(1), help=workers),
         ),
-        "seed": (seed, click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=seed)),
+        "seed": (seed, click.option("--seed", default=0, type=click.IntRange(0), help=seed)),
     }
     names = [name for name, (text, _) in options.items() if text is not None]
 
@@ -135,7 +126,7 @@ def run_options(
 def device_option(command: Command) -> Command:
     """Add --device."""
     text = "Where to compute: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."
-    return click.option("--device", default="auto", show_default=True, help=text)(command)
+    return click.option("--device", default="auto", help=text)(command)
 
 
 def classes_option(command: Command) -> Command:
@@ -158,7 +149,7 @@ def layers_option(text: str, required: bool = False) -> Callable[[Command], Comm
 def rule_option(command: Command) -> Command:
     """Add --rule, the rule by which a projection passes rectifiers."""
     text = "How rectifiers treat the signal on its way back to the pixels."
-    return click.option("--rule", default="deconvnet", show_default=True, type=click.Choice(RULES), help=text)(command)
+    return click.option("--rule", default="deconvnet", type=click.Choice(RULES), help=text)(command)
 
 
 def limit_option(command: Command) -> Command:

@@ -19,7 +19,6 @@ from deconvviz.run.options import RunOptions
     "--size",
     type=click.IntRange(1),
     default=256,
-    show_default=True,
     help="Side of the pictures that --raw stores, in pixels: images are resized and cropped.",
 )
 @limit_option

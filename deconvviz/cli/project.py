@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--overlap",
     default="sum",
-    show_default=True,
     type=click.Choice(OVERLAPS),
     help="Where pooling windows overlap: add their signals, or keep that of the last window.",
 )
 @click.option(
     "--lrn",
     default="identity",
-    show_default=True,
     type=click.Choice(LRN_POLICIES),
     help="How a signal passes contrast normalisation on its way back: unchanged, or by the gradient.",
 )

@@ -40,9 +40,7 @@ class AblateCommand(click.Command):
 @click.argument("model", metavar="zfnet")
 @click.argument("data")
 @click.option("-o", "--out", required=True, help="The table, .csv; the figure OUT.png comes beside it.")
-@click.option(
-    "--variants", default="all", show_default=True, help="Some of table 3's variants, such as full,no-7,no-6-7."
-)
+@click.option("--variants", default="all", help="Some of table 3's variants, such as full,no-7,no-6-7.")
 @click.option("--work", metavar="FOLDER", help="Folder for the trained networks.  [default: OUT without .csv]")
 @click.option(
     "--input",

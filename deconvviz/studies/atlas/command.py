@@ -93,11 +93,10 @@ filter_options = option_group(
         "-n",
         "--count",
         default=64,
-        show_default=True,
         type=click.IntRange(1),
         help="Filters of each layer, with --filters active, random or first.",
     ),
-    click.option("--top", default=9, show_default=True, type=click.IntRange(1, 100), help="Images of each filter."),
+    click.option("--top", default=9, type=click.IntRange(1, 100), help="Images of each filter."),
     rule_option,
     click.option("--mined", metavar="FILE", help="A mined file of these layers.  [default: the images are mined]"),
     click.option(

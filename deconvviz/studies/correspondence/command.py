@@ -49,41 +49,27 @@ class StudyChoice:
 study_options = option_group(
     "study",
     StudyChoice,
-    click.option("--count", default=5, show_default=True, type=click.IntRange(2), help="Images in a set."),
-    click.option(
-        "--repeats", default=10, show_default=True, type=click.IntRange(1), help="Most sets of a part and class."
-    ),
+    click.option("--count", default=5, type=click.IntRange(2), help="Images in a set."),
+    click.option("--repeats", default=10, type=click.IntRange(1), help="Most sets of a part and class."),
     click.option("--across-classes", is_flag=True, help="Sets of images of any classes, not of one."),
-    click.option(
-        "--random", default=10, show_default=True, type=click.IntRange(1), help="Random masks for each image."
-    ),
+    click.option("--random", default=10, type=click.IntRange(1), help="Random masks for each image."),
     click.option(
         "--random-on",
         default="picture",
-        show_default=True,
         type=click.Choice(RANDOM_PLACES),
         help="Where the middles of random masks may be.",
     ),
-    click.option(
-        "--fill", default="mean", show_default=True, type=click.Choice(MASK_FILLS), help="What masked pixels become."
-    ),
+    click.option("--fill", default="mean", type=click.Choice(MASK_FILLS), help="What masked pixels become."),
     click.option(
         "--sign-zero",
         default="three-valued",
-        show_default=True,
         type=click.Choice(SIGN_ZERO),
         help="Unchanged features have a third sign, are left out, or count as +1.",
     ),
     click.option(
-        "--normalisation",
-        default="mean",
-        show_default=True,
-        type=click.Choice(NORMALISATIONS),
-        help="Over dimensions and pairs.",
+        "--normalisation", default="mean", type=click.Choice(NORMALISATIONS), help="Over dimensions and pairs."
     ),
-    click.option(
-        "--permutations", default=1000, show_default=True, type=click.IntRange(1), help="Permutations of the test."
-    ),
+    click.option("--permutations", default=1000, type=click.IntRange(1), help="Permutations of the test."),
 )
 
 

@@ -70,16 +70,8 @@ def report_options(command: Callable[..., None]) -> Callable[..., None]:
 
     options = (
         click.option("-l", "--layer", "--layers", "layers", multiple=True, help="Look at these layers, such as a,b,c."),
-        click.option(
-            "--limit",
-            default=1000,
-            show_default=True,
-            type=click.IntRange(1),
-            help="Look at this many images, evenly chosen.",
-        ),
-        click.option(
-            "--checks", default="all", show_default=True, help="Make only these checks, such as dead,aliasing."
-        ),
+        click.option("--limit", default=1000, type=click.IntRange(1), help="Look at this many images, evenly chosen."),
+        click.option("--checks", default="all", help="Make only these checks, such as dead,aliasing."),
         click.option(
             "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_checks, help="List the checks."
         ),
@@ -116,18 +108,10 @@ def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> Non
 @click.command()
 @click.argument("model")
 @click.argument("images")
-@click.option(
-    "-o", "--out", default="diagnosis", show_default=True, help="Folder for the page, JSON and CSV files, and figures."
-)
+@click.option("-o", "--out", default="diagnosis", help="Folder for the page, JSON and CSV files, and figures.")
 @report_options
 @click.option("--compare", metavar="MODEL", help="Compare with another network on the same images.")
-@click.option(
-    "--compare-weights",
-    default="DEFAULT",
-    show_default=True,
-    metavar="DEFAULT|FILE|none",
-    help="Weights of the other network.",
-)
+@click.option("--compare-weights", default="DEFAULT", metavar="DEFAULT|FILE|none", help="Weights of the other network.")
 @click.option(
     "--fail-on",
     type=click.Choice(SEVERITIES),

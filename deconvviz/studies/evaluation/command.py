@@ -80,7 +80,6 @@ def metric_options(command: Command) -> Command:
         click.option(
             "--metrics",
             default=",".join(METRIC_GROUPS[:3]),
-            show_default=True,
             help=f"Groups of metrics, with commas between them: {', '.join(METRIC_GROUPS)}.",
         ),
         click.option(
@@ -92,23 +91,17 @@ def metric_options(command: Command) -> Command:
         click.option(
             "--explain",
             default="top",
-            show_default=True,
             type=click.Choice(EXPLAINED),
             help="Explain each image's own top class, or the class of its label.",
         ),
         click.option(
             "--fill",
             default="mean",
-            show_default=True,
             type=click.Choice(MASK_FILLS),
             help="What masked pixels become: the mean colour or black.",
         ),
         click.option(
-            "--steps",
-            default=28,
-            show_default=True,
-            type=click.IntRange(2),
-            help="Number of steps of the deletion and insertion curves.",
+            "--steps", default=28, type=click.IntRange(2), help="Number of steps of the deletion and insertion curves."
         ),
     )
     return add_options(command)
@@ -135,13 +128,7 @@ sanity_options = option_group(
         type=click.Choice(RANDOMISATIONS),
         help="Also randomise the network's layers: all of them from the last one on, or one at a time.",
     ),
-    click.option(
-        "--sanity-images",
-        default=8,
-        show_default=True,
-        type=click.IntRange(1),
-        help="Check the first images only.",
-    ),
+    click.option("--sanity-images", default=8, type=click.IntRange(1), help="Check the first images only."),
 )
 
 

@@ -69,27 +69,20 @@ class ShownFilters:
 @option_group(
     "shown",
     ShownFilters,
-    click.option("--filters", default=6, show_default=True, type=click.IntRange(1, 40), help="Filters of each layer."),
+    click.option("--filters", default=6, type=click.IntRange(1, 40), help="Filters of each layer."),
     click.option(
         "-c",
         "--channels",
         default="active",
-        show_default=True,
         help="Filters to show: active (highest mean activation at the last epoch), random or first; or numbers such as "
         "5,40 of one layer.",
     ),
     click.option("--epochs", help="The epochs to show, such as 1,5,20.  [default: all that are kept]"),
     click.option(
-        "--crop",
-        default="energy",
-        show_default=True,
-        metavar="energy|receptive-field|PIXELS",
-        help="Size of the patches, as for grid.",
+        "--crop", default="energy", metavar="energy|receptive-field|PIXELS", help="Size of the patches, as for grid."
     ),
 )
-@click.option(
-    "-k", default=9, show_default=True, type=click.IntRange(1), help="Images of each channel in the curves below."
-)
+@click.option("-k", default=9, type=click.IntRange(1), help="Images of each channel in the curves below.")
 @limit_option
 @click.option("--model", help="The model, if the file does not name it: snapshots of your own training loop.")
 @click.option("--work", metavar="FOLDER", help="Keep each epoch's mined file in this folder; the same command resumes.")

@@ -97,7 +97,7 @@ schedule_options = option_group(
         "--decay", help="Factor on the learning rate after each epoch (real-time-masking: after each 4000 steps)."
     ),
     click.option("--batch-size", help="Images in a step."),
-    click.option("--augment/--no-augment", default=True, show_default=True, help="Crop and flip images at random."),
+    click.option("--augment/--no-augment", default=True, help="Crop and flip images at random."),
 )
 
 
@@ -138,12 +138,7 @@ loss_options = option_group(
         metavar="KEY=V1,V2",
         help="Train with each of these values, and keep the explainer that does best on the images held out.",
     ),
-    click.option(
-        "--validation",
-        default=0.2,
-        show_default=True,
-        help="Share of the images that is held out; 0 holds out none.",
-    ),
+    click.option("--validation", default=0.2, help="Share of the images that is held out; 0 holds out none."),
 )
 
 
@@ -161,19 +156,12 @@ loss_options = option_group(
 @click.option(
     "--explain",
     default="top",
-    show_default=True,
     type=click.Choice(EXPLAINED),
     help="Learn the network's own decisions, or the images' labels.",
 )
 @loss_options
 @schedule_options
-@click.option(
-    "--commit-every",
-    default=200,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Number of steps between two checkpoints.",
-)
+@click.option("--commit-every", default=200, type=click.IntRange(1), help="Number of steps between two checkpoints.")
 @run_options(
     precision="Precision of the network's passes; the explainer computes in fp32.",
     workers=DECODING,

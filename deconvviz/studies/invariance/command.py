@@ -70,9 +70,7 @@ class ScoreChoice:
 transform_options = option_group(
     "transforms",
     TransformChoice,
-    click.option(
-        "--kinds", default=",".join(TRANSFORMS), show_default=True, help="Kinds of transforms, with commas between."
-    ),
+    click.option("--kinds", default=",".join(TRANSFORMS), help="Kinds of transforms, with commas between."),
     click.option(
         "--steps",
         "ranges",
@@ -84,14 +82,12 @@ transform_options = option_group(
     click.option(
         "--padding",
         default="reflect",
-        show_default=True,
         type=click.Choice(PADDINGS),
         help="What comes into view; border: the image beyond the crop (a larger --resize leaves more of it).",
     ),
     click.option(
         "--interpolation",
         default="bilinear",
-        show_default=True,
         type=click.Choice(INTERPOLATIONS),
         help="How pixels between pixels are made.",
     ),
@@ -104,9 +100,7 @@ score_options = option_group(
         "--depth", is_flag=True, help="Also score all convolutions and linear layers: .depth.png, .depth.csv."
     ),
     click.option("--units", metavar="LAYER", help="Also score the filters of this layer: .units.csv."),
-    click.option(
-        "--top", default=5, show_default=True, type=click.IntRange(1), help="Filters of --units that are printed."
-    ),
+    click.option("--top", default=5, type=click.IntRange(1), help="Filters of --units that are printed."),
 )
 
 
@@ -116,7 +110,7 @@ score_options = option_group(
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; the values go beside it as .csv.")
 @layers_option("A layer; repeat for several.  [default: the first one, and what the classifier reads]")
 @click.option("--images", "indices", metavar="N,N,...", help="Indices of the images.  [default: the first --count]")
-@click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="Take this many images.")
+@click.option("--count", default=5, type=click.IntRange(1), help="Take this many images.")
 @transform_options
 @score_options
 @run_options(batch_size="Pictures in one pass.", default_batch=32)

@@ -25,14 +25,12 @@ if TYPE_CHECKING:
 @click.option(
     "--by",
     default="filter",
-    show_default=True,
     type=click.Choice(LESION_UNITS),
     help="Silence one filter at a time, or all filters of a layer at once.",
 )
 @click.option(
     "--how",
     default="zero",
-    show_default=True,
     type=click.Choice(LESION_VALUES),
     help="What replaces a filter's values: zero, or their mean over the images.",
 )

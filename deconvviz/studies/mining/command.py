@@ -51,7 +51,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
 @click.argument("images")
 @layers_option("Name of a layer to mine; give as many as you like.", required=True)
 @click.option("-o", "--out", required=True, help="The mined file; an unfinished one is resumed.")
-@click.option("-k", default=9, show_default=True, type=click.IntRange(1), help="Images to keep for each channel.")
+@click.option("-k", default=9, type=click.IntRange(1), help="Images to keep for each channel.")
 @limit_option
 @click.option(
     "--shard",
@@ -59,9 +59,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     callback=_shard,
     help="Take each n-th image from the i-th on; join the n files with `deconvviz merge`.",
 )
-@click.option(
-    "--commit-every", default=20, show_default=True, type=click.IntRange(1), help="Batches between writes to the file."
-)
+@click.option("--commit-every", default=20, type=click.IntRange(1), help="Batches between writes to the file.")
 @run_options(
     batch_size="Images in one pass; halved when they do not fit in memory.",
     precision="Number format of the forward passes.",
@@ -186,7 +184,6 @@ class MovedSources:
     "-c",
     "--channels",
     default="active",
-    show_default=True,
     help=f"Filters to show: {', '.join(CHANNEL_CHOICES)}, or numbers such as 5,40,100-110. "
     "active takes those with the highest mean activation.",
 )
@@ -194,14 +191,12 @@ class MovedSources:
     "-n",
     "--count",
     default=16,
-    show_default=True,
     type=click.IntRange(1, MOST_FILTERS),
     help="How many filters active, random and first show.",
 )
 @click.option(
     "--crop",
     default="energy",
-    show_default=True,
     metavar="energy|receptive-field|PIXELS",
     help="Size of the patches. energy: the smallest square that holds 98 % of a projection's energy, one size for the "
     "layer. receptive-field: all that a unit can see.",

@@ -89,23 +89,12 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
 square_options = option_group(
     "square",
     SquareChoice,
-    click.option(
-        "--square", default="32", show_default=True, callback=_sides, help="Pixels of the square: SIDE or HEIGHTxWIDTH."
-    ),
-    click.option(
-        "--stride", default="16", show_default=True, callback=_sides, help="Pixels between two places, as above."
-    ),
-    click.option(
-        "--fill",
-        default="grey",
-        show_default=True,
-        type=click.Choice(OCCLUDER_FILLS),
-        help="What stands in the square.",
-    ),
+    click.option("--square", default="32", callback=_sides, help="Pixels of the square: SIDE or HEIGHTxWIDTH."),
+    click.option("--stride", default="16", callback=_sides, help="Pixels between two places, as above."),
+    click.option("--fill", default="grey", type=click.Choice(OCCLUDER_FILLS), help="What stands in the square."),
     click.option(
         "--border",
         default="flush",
-        show_default=True,
         type=click.Choice(BORDERS),
         help="Windows end with the image, or reach over its edge.",
     ),
@@ -113,7 +102,6 @@ square_options = option_group(
     click.option(
         "--strongest",
         default="max",
-        show_default=True,
         type=click.Choice(STRONGEST),
         help="The strongest map is the one with the largest maximum, or with the largest sum.",
     ),

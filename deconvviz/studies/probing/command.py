@@ -77,22 +77,20 @@ class FeatureOptions:
 @option_group(
     "probing",
     ProbeOptions,
-    click.option("--per-class", default="5,15,30", show_default=True, help="Training images of each class."),
-    click.option("--splits", default=5, show_default=True, type=click.IntRange(2), help="Number of random splits."),
+    click.option("--per-class", default="5,15,30", help="Training images of each class."),
+    click.option("--splits", default=5, type=click.IntRange(2), help="Number of random splits."),
     click.option(
         "--test", type=click.IntRange(1), help="Test images of each class, at most.  [default: all that are left]"
     ),
-    click.option("--probes", default="svm,softmax", show_default=True, help="svm, softmax or both."),
-    click.option(
-        "--costs", default="0.01,0.1,1,10,100", show_default=True, help="C, which cross-validation chooses from these."
-    ),
+    click.option("--probes", default="svm,softmax", help="svm, softmax or both."),
+    click.option("--costs", default="0.01,0.1,1,10,100", help="C, which cross-validation chooses from these."),
 )
-@click.option("--random/--no-random", "compare", default=True, show_default=True, help="Compare with random weights.")
+@click.option("--random/--no-random", "compare", default=True, help="Compare with random weights.")
 @option_group(
     "storage",
     FeatureOptions,
     click.option("--features", metavar="FILE.h5", help="Keep the features here; an unfinished file is resumed."),
-    click.option("--pool", default="max", show_default=True, help="max, mean, all, or with a grid: 'max 6x6'."),
+    click.option("--pool", default="max", help="max, mean, all, or with a grid: 'max 6x6'."),
     click.option("--half", is_flag=True, help="Keep the features in half precision, in half the space."),
     click.option("--limit", type=click.IntRange(1), help="Images of each class, at most, drawn at random."),
 )

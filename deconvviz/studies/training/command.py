@@ -88,24 +88,23 @@ def zfnet_sizes_options(command: Command) -> Command:
         "zfnet",
         ZFNetSizes,
         *_zfnet_options("zfnet: "),
-        click.option("--conv", default="96,256,384,384,256", show_default=True, help="zfnet: Maps of layers 1 to 5."),
-        click.option("--fc", default="4096,4096", show_default=True, help="zfnet: Units of layers 6 and 7."),
-        click.option("--remove", default="", metavar="3,4", help="zfnet: Layers to leave out."),
+        click.option("--conv", default="96,256,384,384,256", help="zfnet: Maps of layers 1 to 5."),
+        click.option("--fc", default="4096,4096", help="zfnet: Units of layers 6 and 7."),
+        click.option("--remove", default="", show_default=False, metavar="3,4", help="zfnet: Layers to leave out."),
     )(command)
 
 
 def _zfnet_options(of: str = "") -> list[Callable[[Command], Command]]:
     """Return the options of a `ZFNetOptions`; `of` begins each help text where other models are trained too."""
     return [
-        click.option("--width", default=1.0, show_default=True, help=f"{of}Factor on all maps and units."),
+        click.option("--width", default=1.0, help=f"{of}Factor on all maps and units."),
         click.option(
             "--first",
             default="zfnet",
-            show_default=True,
             type=click.Choice(FIRST_LAYERS),
             help=f"{of}Kind of layers 1 and 2; the paper's table 3 removes layers from alexnet.",
         ),
-        click.option("--dropout", default=0.5, show_default=True, help=f"{of}Share of layers 6 and 7 that is dropped."),
+        click.option("--dropout", default=0.5, help=f"{of}Share of layers 6 and 7 that is dropped."),
     ]
 
 
@@ -155,41 +154,33 @@ recipe_options = option_group(
     "recipe",
     RecipeOptions,
     click.option(
-        "--epochs",
-        default=70,
-        show_default=True,
-        help="Passes over the images; a network that has some of them is trained for the rest.",
+        "--epochs", default=70, help="Passes over the images; a network that has some of them is trained for the rest."
     ),
-    click.option("--batch-size", default=128, show_default=True, help="Images in a step."),
-    click.option("--lr", default=0.01, show_default=True, help="Learning rate at the beginning."),
-    click.option("--momentum", default=0.9, show_default=True, help="Momentum of SGD."),
-    click.option("--weight-decay", default=0.0, show_default=True, help="Weight decay of SGD."),
+    click.option("--batch-size", default=128, help="Images in a step."),
+    click.option("--lr", default=0.01, help="Learning rate at the beginning."),
+    click.option("--momentum", default=0.9, help="Momentum of SGD."),
+    click.option("--weight-decay", default=0.0, help="Weight decay of SGD."),
     click.option(
         "--factor",
         default=0.1,
-        show_default=True,
         help="Factor on the learning rate after --patience epochs without a lower validation error.",
     ),
-    click.option("--patience", default=5, show_default=True, help="Number of such epochs."),
-    click.option(
-        "--radius", default=0.1, show_default=True, help="Largest root mean square of a filter; 0 sets no limit."
-    ),
+    click.option("--patience", default=5, help="Number of such epochs."),
+    click.option("--radius", default=0.1, help="Largest root mean square of a filter; 0 sets no limit."),
     click.option(
         "--validation",
         default="0.1",
-        show_default=True,
         metavar="SHARE|DATA",
         help="Share of the images that is held out, or other images to validate on.",
     ),
-    click.option("--augment/--no-augment", default=True, show_default=True, help="Crop and flip images at random."),
+    click.option("--augment/--no-augment", default=True, help="Crop and flip images at random."),
     click.option(
         "--precision",
         default="fp32",
-        show_default=True,
         type=click.Choice(PRECISIONS),
         help="Precision of forward and backward passes; weights stay fp32.",
     ),
-    click.option("--seed", default=0, show_default=True, help="Seed of weights, order, crops, flips and dropout."),
+    click.option("--seed", default=0, help="Seed of weights, order, crops, flips and dropout."),
 )
 
 
@@ -228,9 +219,7 @@ snapshot_options = option_group(
     "snapshots",
     SnapshotOptions,
     click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`."),
-    click.option(
-        "--snapshot-epochs", default=SNAPSHOT_EPOCHS, show_default=True, help="The epochs whose weights are kept."
-    ),
+    click.option("--snapshot-epochs", default=SNAPSHOT_EPOCHS, help="The epochs whose weights are kept."),
     click.option("--snapshot-half", is_flag=True, help="Keep them in half precision, in half the space."),
 )
 
@@ -242,7 +231,6 @@ snapshot_options = option_group(
 @click.option(
     "--weights",
     default="none",
-    show_default=True,
     metavar="DEFAULT|FILE|none",
     help="Weights to start from: the model's own, those of a file, or random ones.",
 )
@@ -256,7 +244,7 @@ snapshot_options = option_group(
 @snapshot_options
 @recipe_options
 @zfnet_sizes_options
-@click.option("--commit-every", default=500, show_default=True, type=click.IntRange(1), help="Steps between commits.")
+@click.option("--commit-every", default=500, type=click.IntRange(1), help="Steps between commits.")
 @run_options(workers=DECODING)
 @device_option
 def train(
