@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvviz.arrays import FULL_CONTRAST
-from deconvviz.arrays import stretched as stretched
+from deconvviz.arrays import FULL_CONTRAST, stretched
 from deconvviz.types import Box, Floats, Pixels
 
 

@@ -10,12 +10,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deconvviz.arrays import GREY as GREY
-from deconvviz.arrays import stretched as stretched
 from deconvviz.errors import DataError
 from deconvviz.types import Floats, Pathlike
 
@@ -44,17 +41,6 @@ def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: fl
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         out[top : top + height, left : left + width] = tile  # one channel broadcasts to grey
     return out
-
-
-def place(figure: Figure, picture: NDArray[Any], where: tuple[float, float, float, float]) -> Axes:
-    """Show a picture [h, w, 3] in 0..1, thinly framed, at (left, bottom, width, height) in inches."""
-    (x, y, width, height), (across, down) = where, figure.get_size_inches()
-    axes = figure.add_axes((x / across, y / down, width / across, height / down))
-    axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(linewidth=0.4, color="0.4")
-    return axes
 
 
 def format_of(path: Pathlike) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from deconvviz.errors import DataError
-from deconvviz.types import Pathlike as Pathlike
+from deconvviz.types import Pathlike
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ def test_standard_errors(seed: int, count: int) -> None:
     assert standard_error(values) == pytest.approx(statistics.stdev(values.tolist()) / math.sqrt(count))
 
 
+@pytest.mark.filterwarnings("error")
 def test_few_values_have_no_standard_error() -> None:
     assert math.isnan(standard_error(np.array([3.0]))) and math.isnan(standard_error(np.array([])))
     assert standard_error(np.array([2.0, 2.0])) == 0

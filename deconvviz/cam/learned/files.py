@@ -16,7 +16,8 @@ from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
 from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.models.weights import misfit, read_file
-from deconvviz.results.files import Pathlike, atomic, one_line
+from deconvviz.results.files import atomic, one_line
+from deconvviz.types import Pathlike
 
 FORMAT, SCHEMA = "deconvviz-explainer", 1
 

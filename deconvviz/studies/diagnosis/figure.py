@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from deconvviz.data.pictures import stretched
+from deconvviz.arrays import stretched
 from deconvviz.figures.sheet import CAPTION, HEADING, Sheet, shortened
 from deconvviz.figures.tiles import mosaic
 from deconvviz.types import Floats

@@ -11,9 +11,9 @@ from gallery_case import DEAD, IMAGES, RARE, SIDE, Case, K, soft_tiles
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.arrays import stretched
 from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.errors import MismatchError
-from deconvviz.figures.tiles import stretched
 from deconvviz.results.tiles import GREY, Gallery
 from deconvviz.studies.atlas import galleries as making
 from deconvviz.studies.atlas.galleries import tile_size
