@@ -7,7 +7,8 @@ import pathlib
 import pytest
 
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.results.folders import claim
+from deconvviz.results.folders import begin_or_resume, claim
+from deconvviz.results.results import Result
 
 
 def test_a_folder_is_taken_once(tmp_path: pathlib.Path) -> None:
@@ -38,3 +39,19 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: pathlib.Path) -> None
     with pytest.raises(DataError, match="cannot make"):
         claim(tmp_path / "plain" / "below", "atlas", {})
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_job_begins_or_resumes_by_its_file(tmp_path: pathlib.Path) -> None:
+    """Other files in the folder stay; the state that was saved comes back; other settings are refused."""
+    (tmp_path / "notes.txt").write_text("precious")
+    fresh = Result("ablation", 1, {"lr": 0.1})
+    begun = begin_or_resume(tmp_path, "a.h5", fresh, "give another folder")
+    assert begun is fresh and Result.load(tmp_path / "a.h5", "ablation", 1).config == {"lr": 0.1}
+    begun.state["epochs"] = 3
+    begun.save(tmp_path / "a.h5")
+    assert begin_or_resume(tmp_path, "a.h5", Result("ablation", 1, {"lr": 0.1}), "").state == {"epochs": 3}
+    with pytest.raises(MismatchError, match=r"lr: 0.1 in the file, 0.2 now\); give another folder"):
+        begin_or_resume(tmp_path, "a.h5", Result("ablation", 1, {"lr": 0.2}), "give another folder")
+    with pytest.raises(DataError, match=r"cannot make .*notes\.txt: "):
+        begin_or_resume(tmp_path / "notes.txt", "a.h5", fresh, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "notes.txt"]
