@@ -66,7 +66,7 @@ def test_a_class_by_name(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
         run(*asked, "-t", "owls", "-o", tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("name", ["grad-cam", "occlusion", "sess"])
+@pytest.mark.parametrize("name", ["grad-cam", "occlusion", pytest.param("sess", marks=pytest.mark.slow)])
 def test_the_label_comes_from_the_pass_of_the_map(name: str) -> None:
     """What the network returned while it was explained is what it returns by itself."""
     loaded, scenes = dv.load_model("demo"), dv.Scenes(2, seed=11)

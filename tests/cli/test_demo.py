@@ -178,6 +178,7 @@ def test_it_runs_in_half_precision() -> None:
     assert not torch.equal(half, exact) and torch.equal(half.argmax(1), exact.argmax(1))
 
 
+@pytest.mark.slow
 def test_demo_is_a_model_everywhere(tmp_path: pathlib.Path) -> None:
     def run(*arguments: object) -> str:
         result = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)

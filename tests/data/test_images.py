@@ -549,7 +549,9 @@ def test_replaced_store_is_noticed(store: ImageStore, folder: pathlib.Path) -> N
 # --- processes and threads
 
 
-@pytest.mark.parametrize(("start", "workers", "epochs"), [("fork", 2, 2), ("spawn", 1, 1)])  # to spawn takes seconds
+@pytest.mark.parametrize(
+    ("start", "workers", "epochs"), [("fork", 2, 2), pytest.param("spawn", 1, 1, marks=pytest.mark.slow)]
+)
 def test_data_loader_workers(store: ImageStore, start: str, workers: int, epochs: int) -> None:
     expected = list(store)  # the handle is open when the workers start
     context: Any = multiprocessing.get_context(start)
@@ -663,6 +665,7 @@ for size in map(int, sys.argv[3:]):
 """
 
 
+@pytest.mark.slow
 def test_hdf5_survives_a_full_disk(tmp_path: pathlib.Path) -> None:
     # The real thing, in a process of its own: without the sink HDF5 crashes it. The limit hits first, last and between.
     (tmp_path / "in").mkdir()

@@ -432,7 +432,9 @@ def test_bias_changes_nothing_of_a_linear_net(rule: str) -> None:
     assert_same(after.full(), before.full(), 1e-12)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("efficientnet_b0", "features.3"), ("resnet18", "layer2.0")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [pytest.param("efficientnet_b0", "features.3", marks=pytest.mark.slow), ("resnet18", "layer2.0")]
+)
 def test_gradient_is_what_finite_differences_say(network: NetworkFixture, name: str, layer: str) -> None:
     model, net = network(name, 64)
     x, step = image(64, 64), 1e-5
@@ -450,8 +452,8 @@ def test_gradient_is_what_finite_differences_say(network: NetworkFixture, name: 
     ("name", "layer", "ops"),
     [
         ("resnet18", "fc", set()),
-        ("regnet_y_400mf", "trunk_output.block2", {"mul", "sigmoid"}),
-        ("convnext_tiny", "features.1", {"layer_norm"}),
+        pytest.param("regnet_y_400mf", "trunk_output.block2", {"mul", "sigmoid"}, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", "features.1", {"layer_norm"}, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_not_linear_is_named(network: NetworkFixture, name: str, layer: str, ops: set[str]) -> None:

@@ -182,7 +182,7 @@ def test_after_computes_the_output_from_a_layer_and_runs_nothing_before_it(monke
 def test_after_keeps_what_passes_the_layer_by_and_expands_it() -> None:
     model, net = small()
     x = torch.randn(2, 3, 17, 15)
-    with pytest.raises(CaptureError, match="pass it by"):
+    with pytest.raises(CaptureError, match="bypass it"):
         net.after("block.norm")
     value = net.activations(x, ["block.norm"])["block.norm"]
     tail = net.after("block.norm", x)

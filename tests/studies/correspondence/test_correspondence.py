@@ -316,6 +316,7 @@ def demo() -> tuple[dv.Network, dv.Preprocess, dv.Scenes]:
     return dv.capture(loaded.model, (3, 64, 64)), dv.Preprocess.from_dict(loaded.settings), dv.Scenes(60, seed=1)
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_batches_or_on_other_parts(
     demo: tuple[dv.Network, dv.Preprocess, dv.Scenes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
