@@ -100,7 +100,7 @@ class Part:
 
     Attributes:
         images: the whole dataset.
-        indices: int64 [n], which images of it belong to the part, in the part's order.
+        indices: int64 [n], the images of the whole that belong to the part, in the part's order.
         classes: the class names of the whole.
         labels: int64 [n], an index into the classes, -1 where unknown.
         names: n distinct names.

@@ -12,7 +12,7 @@ from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
 from deconvviz.types import Pixels
 
-# Listed, because Pillow would otherwise also try what nobody means by an image: EPS, for one, starts Ghostscript.
+# Listed, because Pillow would otherwise also try formats that are not pictures of pixels: EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {

@@ -48,8 +48,8 @@ _CHUNK = 1 << 18  # bytes: the most that a small file wastes at its end, and few
 _BATCH = 1 << 22  # bytes written at once: a call of HDF5 costs more than a small image
 _TEXT = h5py.string_dtype()
 
-# Held only while a handle is opened or closed: h5py itself makes the reads of several threads take turns. Held also
-# across a fork, lest a child inherit a lock that a thread it does not have would have to release.
+# Held only while a handle is opened or closed: h5py itself makes the reads of several threads take turns. It is also
+# held across a fork: a child would otherwise inherit a lock that a thread of its parent had to release.
 _OPENING = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_OPENING.release)
