@@ -50,6 +50,7 @@ def test_a_sheet_and_its_arrays(folder: pathlib.Path, tmp_path: pathlib.Path) ->
         assert arrays["rise"].shape == (2, 64, 64) and arrays["sess"].max() == 1
 
 
+@pytest.mark.slow
 def test_a_class_by_name(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A target's name is its number; another name is told, with the nearest."""
     asked = ["cam", "grad-cam", "demo", folder / "0.png", "-l", "relu5", "--device", "cpu"]

@@ -26,6 +26,7 @@ from deconvviz.studies.training.recorder import PAPER_EPOCHS
 BAND = 0.06
 
 
+@pytest.mark.slow
 def test_the_packaged_network_recognises_unseen_scenes() -> None:
     loaded = load_model("demo")
     scenes, pre = dv.Scenes(400, seed=99), dv.Preprocess.from_dict(loaded.settings)

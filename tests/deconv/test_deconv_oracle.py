@@ -132,6 +132,7 @@ def places(value: Tensor) -> list[tuple[int, int]]:
     return [(0, 0), (height - 1, width - 1), (height // 2, 0), (0, width - 1), (height // 2, width // 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer1.1.conv1", "layer2.0"])
 def test_windows_within_a_larger_image(network: NetworkFixture, layer: str) -> None:
     model, net = network("resnet18", 128)

@@ -90,6 +90,7 @@ class Whole(Odd):
         return nn.functional.interpolate(y, scale_factor=2, mode="bilinear")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Odd, Whole])
 @pytest.mark.parametrize("rule", ["deconvnet", "guided", "gradient"])
 def test_every_position_of_odd_networks(kind: type[nn.Module], rule: str) -> None:

@@ -59,6 +59,7 @@ class PassedBy(nn.Module):
         return out
 
 
+@pytest.mark.slow
 def test_layers_by_depth() -> None:
     assert by_depth(dv.capture(PassedBy(), (3, 4, 4))) == ("conv", "fc")
     loaded = dv.load_model("zfnet", "none")

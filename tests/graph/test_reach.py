@@ -63,6 +63,7 @@ def positive(name: str) -> nn.Module:
 NETWORKS = ("alexnet", "vgg11", "squeezenet1_0", "resnet18", "googlenet", "mobilenet_v2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_weight(NETWORKS))
 def test_receptive_fields_equal_the_support_of_the_gradient(name: str) -> None:
     size = (3, 80, 112)

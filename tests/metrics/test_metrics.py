@@ -441,6 +441,7 @@ def test_box_iou_is_that_of_pixels() -> None:
     np.testing.assert_allclose(box_ious(np.array(boxes), np.array(boxes)), expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.sampled_from([0, 2, 5]))
 def test_max_box_accuracy_is_a_loop_over_thresholds(seed: int, levels: int) -> None:

@@ -107,6 +107,7 @@ def test_small_inputs_leave_a_map(first: str, size: int) -> None:
         assert dv.capture(model, (3, size, size)).layers["pool5"].shape[-1] >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lrn", ["identity", "gradient"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("size", "first"), [(224, "zfnet"), (64, "zfnet"), (32, "zfnet"), (64, "alexnet")])

@@ -142,6 +142,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, 8, 17])  # of 3 steps an epoch, 6 a variant: in the middle of each, and between
 def test_interrupted_and_continued(
     straight: tuple[pathlib.Path, VariantTable],

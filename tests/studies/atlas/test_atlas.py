@@ -121,6 +121,7 @@ def test_squares_hold_a_filters_tiles_row_by_row_and_grey_for_none(k: int) -> No
         np.testing.assert_array_equal(shown[f, y : y + 4, x : x + 6], wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "count"), [((288, 288), 512), ((64, 96), 1000), ((21, 21), 3), ((3000, 40), 5)])
 def test_sheets_are_bounded_and_read_piece_by_piece(tmp_path: pathlib.Path, size: tuple[int, int], count: int) -> None:
     layout = Layout(*size, count)
@@ -252,6 +253,7 @@ def test_only_used_pictures_are_made_once_each(tmp_path: pathlib.Path) -> None:
     assert np.abs(seen - (255 - galleries.picture(7).astype(int))).mean() < 3
 
 
+@pytest.mark.slow
 def test_what_has_not_changed_is_not_made_again(
     tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]
 ) -> None:
@@ -293,6 +295,7 @@ class Killed(BaseException):
     """What stands for kill -9: nothing catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 1, 4, 9, 13, 25, 40, 55])
 def test_after_a_kill_the_same_call_completes_the_site(
     tmp_path: pathlib.Path,

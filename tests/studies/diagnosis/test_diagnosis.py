@@ -389,6 +389,7 @@ def test_the_command_and_its_exit_code(tmp_path: pathlib.Path) -> None:
     assert "Diagnosis of demo" in page.text and len(page.all("img", "src")) == len(content["findings"])
 
 
+@pytest.mark.slow
 def test_two_networks_are_compared(tmp_path: pathlib.Path) -> None:
     out = str(tmp_path / "d")
     checks = ("--checks", "aliasing,dead,unsettled", "--compare", "demo", "--compare-weights", "none")

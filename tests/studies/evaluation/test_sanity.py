@@ -52,6 +52,7 @@ def test_an_edge_detector_fails(demo: tuple[nn.Module, dv.Preprocess, Tensor]) -
     assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_independent_and_its_table(demo: tuple[nn.Module, dv.Preprocess, Tensor], tmp_path: pathlib.Path) -> None:
     model, _, x = demo

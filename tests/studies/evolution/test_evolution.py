@@ -88,6 +88,7 @@ def brute(folder: pathlib.Path, layer: str) -> dict[str, Any]:
     return {"values": values, "tops": tops, "places": places, "overlap": overlap, "similarity": alike}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["conv1", "norm1", "conv3", "conv5"])
 def test_against_brute_force(folder: pathlib.Path, layer: str) -> None:
     store = dv.ImageStore.open(folder / "s.h5")
@@ -104,6 +105,7 @@ def test_against_brute_force(folder: pathlib.Path, layer: str) -> None:
     assert np.allclose(ours.similarity, expected["similarity"], atol=1e-4) and ours.similarity[0] < 0.95
 
 
+@pytest.mark.slow
 def test_the_tiles_are_the_projections(folder: pathlib.Path) -> None:
     store, model = dv.ImageStore.open(folder / "s.h5"), network()
     found = evolve(Snapshots(folder / "e.h5"), model, store, ["conv4"], [2, 7], crop="receptive-field", progress=False)
@@ -123,6 +125,7 @@ def test_the_tiles_are_the_projections(folder: pathlib.Path) -> None:
             assert np.array_equal(ours.patches[f, n], picture)
 
 
+@pytest.mark.slow
 def test_a_network_that_never_changes_is_settled_at_once(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model, recorder = network(), SnapshotRecorder(tmp_path / "e.h5", (0, 1, 2))
     for epoch in range(3):

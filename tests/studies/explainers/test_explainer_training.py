@@ -188,6 +188,7 @@ WEIGHTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "term"), WEIGHTS)
 def test_terms_do_what_they_claim(tmp_path: pathlib.Path, name: str, term: str) -> None:
     """The more the area weighs the smaller the maps, the more smoothness weighs the smoother they are."""

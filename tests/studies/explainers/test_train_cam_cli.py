@@ -72,6 +72,7 @@ def test_cam_takes_it(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
         assert np.allclose(arrays["l-cam-img"], expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_it_and_knows_it_again(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     asked = ["evaluate", "demo", "scenes:6:7", "-l", "relu5", "-m", "l-cam-img", "--metrics", "faithfulness", "--quiet"]
     table = tmp_path / "table.csv"
@@ -155,6 +156,7 @@ def test_bad_input(arguments: list[str], error: type[Exception], message: str, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_explainer_where_it_does_not_belong(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     Image.fromarray(dv.Scenes(1, seed=11)[0][0]).save(tmp_path / "0.png")
     asked = ["cam", "l-cam-img", "demo", tmp_path / "0.png", "-o", tmp_path / "cam.png"]

@@ -97,6 +97,7 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     assert "P(class) at 90, 180 and 270 degrees against in between: " in text
 
 
+@pytest.mark.slow
 def test_labels_on_the_command_line(tmp_path: pathlib.Path) -> None:
     """Named outputs, labels that no output stands for, and none."""
     names, few = [f"c{n}" for n in range(10)], ["--kinds", "scale", "--steps", "scale=2", "-o", tmp_path / "f.png"]

@@ -44,6 +44,7 @@ def test_the_command_on_filters_of_a_trained_zfnet(tmp_path: pathlib.Path) -> No
     assert Lesions.load(out.with_suffix(".h5")).complete
 
 
+@pytest.mark.slow
 def test_the_command_on_layers(tmp_path: pathlib.Path) -> None:
     out = str(tmp_path / "l.csv")
     text = call("demo", "scenes:12:9", "--by", "layer", "-o", out)

@@ -598,6 +598,7 @@ def assert_refused(files: Sequence[pathlib.Path], message: str) -> None:
         assert "\n" not in str(caught.value) and not out.exists()
 
 
+@pytest.mark.slow
 def test_merge_refuses_what_is_not_one_whole_job(run: Run, tmp_path: pathlib.Path) -> None:
     parts = [tmp_path / f"{i}.h5" for i in range(3)]
     for i, file in enumerate(parts):

@@ -54,6 +54,7 @@ def test_half_precision(tmp_path: pathlib.Path) -> None:
     assert half["0.weight"].dtype == np.float16 and half["1.num_batches_tracked"].dtype == np.int64
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 99)), min_size=1, max_size=8))
 @settings(max_examples=60, deadline=None)
 def test_any_order_of_epochs(tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[int, bool, int]]) -> None:

@@ -326,6 +326,7 @@ def command(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["photos.h5", "photos", "scenes:30"])
 def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path, source: str) -> None:
     """Train on each kind of images; the file is a model for the other commands, with its own preprocessing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
+import pytest
 from diagnosed import found, subject_of
 
 import deconvviz as dv
@@ -16,6 +17,7 @@ from deconvviz.studies.diagnosis.measures.similarity import filter_cosines
 from deconvviz.studies.diagnosis.measures.spectra import band_shares, flatness, noisy
 
 
+@pytest.mark.slow
 def test_the_packaged_network_is_as_healthy_as_the_limits_say() -> None:
     loaded = dv.load_model("demo")
     preprocess = Preprocess.from_dict(loaded.settings)
