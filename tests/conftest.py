@@ -43,8 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) -> bool | None:
-    """With --fast, do not import a file of peers alone: the peers themselves take longest."""
-    return True if config.getoption("--fast") and collection_path.name.endswith("_peers.py") else None
+    """With --fast, import no file for the sake of a large library alone: peers, and the callback for Lightning."""
+    large = collection_path.name.endswith("_peers.py") or collection_path.name == "lightning.py"
+    return True if config.getoption("--fast") and large else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

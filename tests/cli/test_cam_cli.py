@@ -99,6 +99,7 @@ def test_the_list_of_methods() -> None:
     assert all(name in text for name in METHODS) and "masks=4000" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

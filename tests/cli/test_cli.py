@@ -113,6 +113,7 @@ def test_layers(run: Run, work: pathlib.Path) -> None:
     assert re.search(r"3 +Conv2d +20x8x8 +17x17 +4x4 +0,0 +2,180", text), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_grid_draws_and_keeps_its_projections(
     run: Run, work: pathlib.Path, tmp_path: pathlib.Path, suffix: str

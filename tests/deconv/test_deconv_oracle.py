@@ -108,6 +108,7 @@ def check(
         compare(model, net, x, layer, channel, position, rule, lrn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "layer", "rule"), CASES)
 def test_networks_project_as_autograd_does(
     network: NetworkFixture, name: str, size: int, layer: str, rule: str

@@ -41,6 +41,7 @@ def test_an_error_keeps_what_was_done(tmp_path: pathlib.Path) -> None:
     assert streamed(out, rest).complete and not rest.read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

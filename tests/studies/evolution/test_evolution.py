@@ -105,7 +105,6 @@ def test_against_brute_force(folder: pathlib.Path, layer: str) -> None:
     assert np.allclose(ours.similarity, expected["similarity"], atol=1e-4) and ours.similarity[0] < 0.95
 
 
-@pytest.mark.slow
 def test_the_tiles_are_the_projections(folder: pathlib.Path) -> None:
     store, model = dv.ImageStore.open(folder / "s.h5"), network()
     found = evolve(Snapshots(folder / "e.h5"), model, store, ["conv4"], [2, 7], crop="receptive-field", progress=False)

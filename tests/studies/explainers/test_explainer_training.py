@@ -23,6 +23,7 @@ from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.explainers.train import train_explainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("name", EXPLAINERS[:2])
 def test_training_against_plain_torch(tmp_path: pathlib.Path, name: str, labels: bool) -> None:

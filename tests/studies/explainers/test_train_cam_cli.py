@@ -130,6 +130,7 @@ def test_schedules() -> None:
     assert default_layers("real-time-masking", network) == ("relu1", "relu2", "relu5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

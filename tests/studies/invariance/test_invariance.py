@@ -315,6 +315,7 @@ def test_curves() -> None:
         found.per_unit("a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "kind", "complaint"),
     [

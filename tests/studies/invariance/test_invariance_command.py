@@ -115,6 +115,7 @@ def test_labels_on_the_command_line(tmp_path: pathlib.Path) -> None:
         deconvviz("demo", tmp_path / "photos", *few, "--classes", tmp_path / "others.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

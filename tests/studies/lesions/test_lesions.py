@@ -114,6 +114,7 @@ def assert_same(found: Lesions, expected: dict[str, NDArray[Any]], tolerance: fl
     assert found.loss / found.images == pytest.approx(float(expected["loss"]), abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["zero", "mean"])
 @pytest.mark.parametrize("by", ["filter", "layer"])
 @pytest.mark.parametrize("kind", ["chain", "residual"])

@@ -156,6 +156,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 7, 9, 16])  # of 4 steps an epoch; every second one is committed
 def test_continued_equals_straight(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     """Stopped after any step, with dropout and momentum: the same weights, history and snapshots in the end."""
