@@ -84,13 +84,8 @@ def draw_maps(
     for column, name in enumerate(("image", *columns)):
         x = LEFT + column * step + TILE / 2
         sheet.text(x, sheet.bottom + count * step, name, ha="center", va="bottom", fontsize=8)
-    _draw_colour_bar(sheet, LEFT + (1 + len(columns)) * step, colours)
-    return sheet.figure
-
-
-def _draw_colour_bar(sheet: Sheet, left: float, colours: str) -> None:
-    bar = sheet.figure.colorbar(
-        ScalarMappable(Normalize(0, 1), colours), cax=sheet.axes(left, sheet.bottom, 0.1, TILE), ticks=[0, 0.5, 1]
+    scale = ScalarMappable(Normalize(0, 1), colours)
+    sheet.colour_bar(
+        scale, "share of the map's range", LEFT + (1 + len(columns)) * step, sheet.bottom, TILE, ticks=[0, 0.5, 1]
     )
-    bar.ax.tick_params(labelsize=6)
-    bar.set_label("share of the map's range", fontsize=6)
+    return sheet.figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,14 @@ class Sheet:
         return axes
 
     def colour_bar(
-        self, colours: ScalarMappable, label: str, left: float, bottom: float, height: float, width: float = 0.1
+        self,
+        colours: ScalarMappable,
+        label: str,
+        left: float,
+        bottom: float,
+        height: float,
+        width: float = 0.1,
+        ticks: Sequence[float] | None = None,
     ) -> None:
         """Draw a vertical colour bar.
 
@@ -108,9 +116,11 @@ class Sheet:
             bottom: y of the bar's lower end.
             height: of the bar.
             width: of the bar.
+            ticks: values that are marked; by default matplotlib chooses them.
         """
-        bar = self.figure.colorbar(colours, cax=self.axes(left, bottom, width, height))
-        bar.solids.set_alpha(1)  # type: ignore[union-attr]
+        bar = self.figure.colorbar(colours, cax=self.axes(left, bottom, width, height), ticks=ticks)
+        if bar.solids is not None:
+            bar.solids.set_alpha(1)
         bar.set_label(label, fontsize=SMALL)
         bar.ax.tick_params(labelsize=SMALL)
 

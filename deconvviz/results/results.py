@@ -171,6 +171,18 @@ def digest_of(value: Any, length: int = 16) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
+def stamped(sources: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the sources of a result, with the versions of the programs that compute it: the stamp of every file.
+
+    Args:
+        sources: where model, weights and images came from, and the command; what it names itself stays.
+
+    >>> sorted(stamped({"images": "photos.h5"})), stamped({"versions": {"torch": "2.6"}})
+    (['images', 'versions'], {'versions': {'torch': '2.6'}})
+    """
+    return {"versions": versions(), **(sources or {})}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the programs that compute a result, for its sources."""
     import torch

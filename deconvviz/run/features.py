@@ -22,7 +22,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.results.features import Features, FeatureWriter, write_features
-from deconvviz.results.results import versions
+from deconvviz.results.results import stamped
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.types import Ints, Pathlike, Pixels
 
@@ -185,7 +185,7 @@ def stream_features(
         "precision": how.precision,
         "preprocess": preprocess.as_dict(),
     }
-    origin = {"versions": versions(), **(sources or {})}
+    origin = stamped(sources)
     stream = FeatureStream(network.forward_only(how.precision, keep=layers), feed, pooling, how, network.dtype)
     with write_features(out, widths, feed.labels, tuple(images.classes), config, origin, how.dtype) as writer:
         stream.run(writer)

@@ -22,7 +22,7 @@ from deconvviz.metrics.intervals import paired_interval
 from deconvviz.models.load import build_model
 from deconvviz.models.zfnet import ZFNet, zfnet
 from deconvviz.results.folders import begin_or_resume
-from deconvviz.results.results import Result, versions
+from deconvviz.results.results import Result, stamped
 from deconvviz.studies.ablation.result import Variant, VariantTable
 from deconvviz.studies.ablation.variants import FULL, PAPER_ERRORS, VARIANTS
 from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
@@ -133,7 +133,7 @@ def ablate(
     parameters = {name: _parameters({**shared, **VARIANTS[name]}) for name in names}
     fresh = Result(KIND, SCHEMA, _config(images, validation, {**shared, "resize": how.resize}, recipe))
     measured = begin_or_resume(folder, NOTE, fresh, "give another folder")
-    measured.sources = {"versions": versions(), **(how.sources or {})}
+    measured.sources = stamped(how.sources)
     job = AblationRun(pathlib.Path(folder), recipe, how, parts, shared, measured)
     job.refuse_longer(names)
     for number, name in enumerate(names, 1):

@@ -14,7 +14,7 @@ from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import MismatchError
 from deconvviz.graph.network import Network
-from deconvviz.results.results import digest_of, require_same, versions
+from deconvviz.results.results import digest_of, require_same, stamped
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.mining.cache import PICTURES
 from deconvviz.studies.mining.result import Mined
@@ -55,7 +55,7 @@ class AtlasInputs:
     @property
     def provenance(self) -> dict[str, Any]:
         """The sources with the path of the images and the versions of what computes, for the files."""
-        return {"images": str(self.store.path), "versions": versions(), **self.sources}
+        return stamped({"images": str(self.store.path), **self.sources})
 
     @property
     def config(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.graph.choose import by_depth
 from deconvviz.graph.filters import filters_of
 from deconvviz.graph.network import Network
-from deconvviz.results.results import versions
+from deconvviz.results.results import stamped
 from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
 from deconvviz.studies.diagnosis.checks.classes import measured_neighbours
 from deconvviz.studies.diagnosis.finding import CheckRun, Finding, Measured
@@ -90,7 +90,7 @@ def diagnose(
     names = [entry.name for entry in entries]
     return Diagnosis(
         config=_config(subject, names),
-        sources={"versions": versions(), **(sources or {})},
+        sources=stamped(sources),
         checks=tuple(summaries),
         findings=tuple(sorted(findings, key=_order)),
         classes=measured_neighbours(subject) if "confused" in names else (),

@@ -25,7 +25,7 @@ from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.metrics import box_accuracy
 from deconvviz.metrics.localisation import THRESHOLDS
-from deconvviz.results.results import require_same, versions
+from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.evaluation.columns import (
     BOX_ACCURACIES,
     BOX_FITS,
@@ -129,7 +129,7 @@ def evaluate(
         "limit": limit,
         "methods": {name: _described(explainers[name], options_by_method[name]) for name in explainers},
     }
-    evaluation = _begin(feed, config, {"versions": versions(), **(sources or {})}, out)
+    evaluation = _begin(feed, config, stamped(sources), out)
     return EvaluationRun(network, feed, evaluation, settings, classes, out).run(explainers)
 
 

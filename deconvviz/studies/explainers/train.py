@@ -26,7 +26,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import random_crops, room_for
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
-from deconvviz.results.results import require_same, versions
+from deconvviz.results.results import require_same, stamped
 from deconvviz.results.tables import write_csv
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
 from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
@@ -142,7 +142,7 @@ class ExplainerTraining:
                 f"the outputs of the labels are {options.outputs}; expected one of {frozen.outputs} for each class"
             )
         self.config = configuration(explainer, frozen.original, self._settings())
-        self.sources = {"versions": versions(), **options.sources}
+        self.sources = stamped(options.sources)
         self.phase_number, self.position, self.finished = 0, Position(), False
         self.history: list[dict[str, Any]] = []
         self._saved_optimiser: Any = None  # its state in the checkpoint, until the phase begins

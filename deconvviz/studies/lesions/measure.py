@@ -24,7 +24,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
-from deconvviz.results.results import require_same, versions
+from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.studies.lesions.result import WHOLE, Lesions
 from deconvviz.types import Floats, Ints, Pathlike
@@ -149,7 +149,7 @@ def lesion(
         "precision": how.precision,
         "preprocess": preprocess.as_dict(),
     }
-    lesions = _resumed(network, config, {"versions": versions(), **(sources or {})}, len(indices), out)
+    lesions = _resumed(network, config, stamped(sources), len(indices), out)
     if lesions.complete:
         return lesions
     feed = Feed(images, preprocess, indices, workers=how.workers)

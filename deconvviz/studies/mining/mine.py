@@ -16,7 +16,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, require
 from deconvviz.graph.network import Network
-from deconvviz.results.results import require_same, versions
+from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import reduced
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
@@ -101,7 +101,7 @@ def mine(
     empty = Mined(
         layers={name: _empty_layer(network, name, k) for name in names},
         config=config,
-        sources={**where, "versions": versions(), **(sources or {})},
+        sources=stamped({**where, **(sources or {})}),
         done=0,
         total=len(feed),
         path=None if out is None else pathlib.Path(out),

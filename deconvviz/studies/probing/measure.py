@@ -12,7 +12,7 @@ from scipy.linalg import qr  # type: ignore[import-untyped]
 
 from deconvviz.errors import DataError
 from deconvviz.results.features import FeatureTable, checked_layer
-from deconvviz.results.results import versions
+from deconvviz.results.results import stamped
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.probing.result import ProbeResult
 from deconvviz.studies.probing.settings import FOLDS, PROBES, ProbeSettings, scikit_learn
@@ -91,7 +91,7 @@ def probe(
         costs=costs,
         tested=len(splits[0].test),
         config={**config, "probing": asdict(settings)},
-        sources={"versions": versions(), **sources},
+        sources=stamped(sources),
     )
 
 

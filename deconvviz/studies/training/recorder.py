@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deconvviz.errors import DataError
-from deconvviz.results.results import require_same, versions
+from deconvviz.results.results import require_same, stamped
 from deconvviz.results.snapshots import Snapshots, write_epoch
 from deconvviz.types import Array, Pathlike
 
@@ -76,7 +76,7 @@ class SnapshotRecorder:
             raise DataError(f"epochs {list(epochs)} given; expected at least one, from 0 (before training)")
         self.path, self.epochs, self.dtype = pathlib.Path(path), frozenset(epochs), dtype
         self.config = {**(config or {})}
-        self.sources = {**(sources or {}), "versions": versions()}
+        self.sources = stamped(sources)
         if self.path.exists() and not resume:
             raise DataError(f"{path} exists; choose another name, or continue it with resume=True")
         if not self.path.resolve().parent.is_dir():

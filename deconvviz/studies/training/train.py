@@ -24,7 +24,7 @@ from deconvviz.data.sampling import mean_colour, random_crops, room_for, split
 from deconvviz.errors import DataError, TrainingError
 from deconvviz.graph.evaluating import evaluating
 from deconvviz.models.weights import TRAINING
-from deconvviz.results.results import require_same, versions
+from deconvviz.results.results import require_same, stamped
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
 from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
 from deconvviz.studies.training.recipe import PAPER, Recipe, paper_preprocess, renormalise
@@ -239,7 +239,7 @@ class NetworkTraining:
                 "optimiser": self.optimiser.state_dict(),
                 "plateau": self.plateau.state_dict(),
                 "history": self.history,
-                "sources": {**(self.options.sources or {}), "versions": versions()},
+                "sources": stamped(self.options.sources),
                 "epoch": epochs + 1,
                 "step": step,
                 "sums": [sums.get("loss", 0.0), sums.get("accuracy", 0.0), float(self.position.images)],
