@@ -89,6 +89,7 @@ def cam(
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
     from deconvviz.figures.overlay import draw_maps, shortened
+    from deconvviz.models.labels import class_label
 
     if out.endswith(".npz"):
         check_place(out)
@@ -99,7 +100,7 @@ def cam(
     opened = open_model(model, options)
     network, preprocess, loaded = opened
     explainers = _explainers(method_names, network, how, run, convention)
-    class_names = output_names(loaded, names)
+    class_names = output_names(loaded, names, network)
     pictures = [preprocess.picture(photo) for photo in photos]
     explained = _explained(opened, explainers, pictures, class_number(target, class_names), run)
     maps = [image.maps for image in explained]
@@ -108,7 +109,7 @@ def cam(
         return
     labels = []
     for path, image in zip(images, explained, strict=True):
-        label = class_names[image.label] if len(class_names) == network.outputs else f"class {image.label}"
+        label = class_names[image.label] if len(class_names) == network.outputs else class_label(image.label)
         name = shortened(pathlib.Path(path).name, 24)
         labels.append(f"{name}\n{shortened(label, 22)}, p {image.probability:.2f}")
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)

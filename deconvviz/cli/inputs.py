@@ -11,7 +11,7 @@ import click
 
 from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.options import ModelOptions
-from deconvviz.errors import CaptureError, DataError, TargetError, nearest
+from deconvviz.errors import CaptureError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -104,11 +104,37 @@ def read_image(path: str) -> Pixels:
     return decode(pathlib.Path(path).read_bytes())
 
 
-def output_names(loaded: LoadedModel, names: str | None) -> tuple[str, ...]:
-    """Return the names of a model's outputs: those in the file `names`, else its own; empty where they are unknown."""
-    from deconvviz.models.labels import read_classes
+def output_names(
+    loaded: LoadedModel, names: str | None, network: Network, images: Images | None = None
+) -> tuple[str, ...]:
+    """Return the names of a network's outputs, see `names_of_outputs`; a note says where they are assumed.
 
-    return loaded.classes if names is None else read_classes(names)
+    Args:
+        loaded: the model, whose own names are taken where no file is given.
+        names: path of a file with the names, or None.
+        network: the model, captured.
+        images: whose classes may give the names.
+
+    Returns:
+        The names; empty where they are unknown, or where the network returns no score for each class.
+    """
+    from deconvviz.models.labels import IMAGENET, imagenet_names, names_of_outputs, read_classes
+
+    own_names = loaded.classes if names is None else read_classes(names)
+    if own_names:
+        return own_names
+    try:
+        outputs = network.outputs
+    except CaptureError:
+        return ()
+    named = names_of_outputs(outputs, classes=() if images is None else images.classes)
+    if outputs == IMAGENET and named == imagenet_names():
+        click.echo(
+            f"note: the model does not name its {IMAGENET} outputs; the names of ImageNet's classes are assumed: "
+            "--classes FILE gives others",
+            err=True,
+        )
+    return named
 
 
 def matched_outputs(
@@ -148,19 +174,16 @@ def class_number(text: str | None, names: Sequence[str]) -> int | None:
         names: names of the outputs; empty where they are unknown.
 
     Raises:
-        TargetError: no output has this name.
+        TargetError: no output has this name, or several have it.
 
     >>> class_number("owl", ["cat", "owl"]), class_number("7", [])
     (1, 7)
     """
     if text is None or text.isdigit():
         return None if text is None else int(text)
-    if text not in names:
-        advice = (
-            nearest(text, names) if names else "the model's outputs have no names; give a number, or --classes FILE"
-        )
-        raise TargetError(f"no class {text!r}; {advice}")
-    return names.index(text)
+    from deconvviz.models.labels import output_named
+
+    return output_named(text, names)
 
 
 def numbers(text: str, example: str = "0.485,0.456,0.406") -> tuple[float, ...]:

@@ -1,17 +1,19 @@
-"""Which output of a network stands for which class of some images."""
+"""What the outputs of a network are called, and which of them stands for which class of some images."""
 
 from __future__ import annotations
 
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, TargetError, nearest
 from deconvviz.types import Ints, Pathlike
 
 SYNSET = re.compile(r"n\d{8}")  # WordNet's numbers, which are the names of ImageNet's folders
+IMAGENET = 1000  # outputs of a network that tells ImageNet's classes apart
 
 
 def read_classes(path: Pathlike) -> tuple[str, ...]:
@@ -32,6 +34,78 @@ def read_classes(path: Pathlike) -> tuple[str, ...]:
     return names
 
 
+def names_of_outputs(
+    outputs: int, names: Sequence[str] = (), classes: Sequence[str] = (), of_class: Ints | None = None
+) -> tuple[str, ...]:
+    """Return what a network's outputs are called: the one place where this is decided.
+
+    The names that came with the network or from the user are taken as they are. Without them, the classes of some
+    images give the names where there are as many of them as outputs. Otherwise 1000 outputs are taken for ImageNet's
+    classes, in torchvision's order, which is timm's too. That is an assumption: it also names the outputs of random
+    weights, and those of a network that tells 1000 other things apart.
+
+    Args:
+        outputs: number of the network's outputs.
+        names: of the outputs; empty where they are unknown.
+        classes: names of the images' classes; empty where there are none.
+        of_class: int64 [len(classes)], the output that stands for each class, as `outputs_of` returns it; by default
+            they are in the same order. Synset numbers, as ImageNet's folders have them, do not count as names.
+
+    Returns:
+        The names; empty where nothing is known.
+
+    >>> names_of_outputs(2, classes=["cat", "owl"]), names_of_outputs(3, classes=["cat", "owl"])
+    (('cat', 'owl'), ())
+    >>> names_of_outputs(1000)[281]
+    'tabby'
+    """
+    if names:
+        return tuple(names)
+    order = list(range(len(classes))) if of_class is None else of_class.tolist()
+    if len(classes) == outputs and sorted(order) == list(range(outputs)) and not _are_synsets(classes):
+        name_by_output = dict(zip(order, classes, strict=True))
+        return tuple(str(name_by_output[output]) for output in range(outputs))
+    return imagenet_names() if outputs == IMAGENET else ()
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Return the names of ImageNet's 1000 classes, as torchvision's weights come with them."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def class_label(output: int, names: Sequence[str] = ()) -> str:
+    """Return how text calls an output: by its number, and its name where that is known.
+
+    >>> class_label(1, ["cat", "owl"]), class_label(7)
+    ('class 1 (owl)', 'class 7')
+    """
+    return f"class {output} ({names[output]})" if 0 <= output < len(names) else f"class {output}"
+
+
+def output_named(text: str, names: Sequence[str]) -> int:
+    """Return the output of a name.
+
+    Args:
+        text: the name.
+        names: of the outputs; several of them may be equal, as in older lists of ImageNet's classes.
+
+    Raises:
+        TargetError: no output has this name, or several have it.
+
+    >>> output_named("owl", ["cat", "owl"])
+    1
+    """
+    with_name = [output for output, name in enumerate(names) if name == text]
+    if len(with_name) == 1:
+        return with_name[0]
+    if with_name:
+        raise TargetError(f"class {text!r} is the name of the outputs {_listed(with_name)}; give the number")
+    advice = nearest(text, names) if names else "the model's outputs have no names; give a number, or --classes FILE"
+    raise TargetError(f"no class {text!r}; {advice}")
+
+
 def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) -> Ints:
     """Return the output that stands for each class of some images.
 
@@ -47,7 +121,8 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
         int64 [len(classes)], indices of outputs.
 
     Raises:
-        DataError: classes and outputs cannot be matched in any of these ways.
+        DataError: classes and outputs cannot be matched in any of these ways, or several outputs have the name of a
+            class.
 
     >>> outputs_of(["dog", "cat"], 3, ["cat", "dog", "owl"])
     array([1, 0])
@@ -55,11 +130,14 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     number = {name: index for index, name in enumerate(names)}
     if names and len(names) != outputs:
         raise DataError(f"{len(names)} class names given for {outputs} outputs; give one for each")
+    if classes and tuple(classes) == tuple(names):
+        return np.arange(outputs)
     if classes and all(name in number for name in classes):
+        _require_distinct(classes, names)
         return np.array([number[name] for name in classes], np.int64)
     if len(classes) == outputs:
         return np.arange(outputs)
-    if classes and outputs == 1000 and all(SYNSET.fullmatch(name) for name in classes):
+    if outputs == IMAGENET and _are_synsets(classes):
         number = {name: index for index, name in enumerate(_synsets())}
         if all(name in number for name in classes):
             return np.array([number[name] for name in classes], np.int64)
@@ -69,6 +147,29 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
         f"the images have {len(classes)} classes{example}, the network has {outputs} outputs, and the names do not "
         "tell which is which; give the outputs' names, one a line, with --classes FILE"
     )
+
+
+def _require_distinct(classes: Sequence[str], names: Sequence[str]) -> None:
+    """Raise DataError where a class has the name of several outputs."""
+    times = Counter(names)
+    for name in classes:
+        if times[name] > 1:
+            outputs = _listed([output for output, other in enumerate(names) if other == name])
+            raise DataError(
+                f"class {name!r} of the images is the name of the outputs {outputs}; give other names, one a line, "
+                "with --classes FILE"
+            )
+
+
+def _are_synsets(classes: Sequence[str]) -> bool:
+    """Whether the classes are named by ImageNet's synset numbers."""
+    return bool(len(classes)) and all(SYNSET.fullmatch(name) for name in classes)
+
+
+def _listed(outputs: Sequence[int]) -> str:
+    """Return numbers as a sentence lists them: "134 and 517"."""
+    *first, last = map(str, outputs)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _synsets() -> list[str]:

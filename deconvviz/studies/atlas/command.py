@@ -205,7 +205,7 @@ def _inputs(
     """Return what the atlas is made of; `labelled` says whether predictions are compared with labels."""
     from deconvviz.studies.atlas.inputs import AtlasInputs
 
-    names, outputs = output_names(opened.loaded, class_file), None
+    names, outputs = output_names(opened.loaded, class_file, opened.network, store), None
     if labelled:
         note = "decisions are not compared with labels"
         outputs = matched_outputs(store, opened.network, names, class_file is not None, note)
@@ -218,6 +218,7 @@ def _inputs(
         snapshots=snapshots,
         outputs=outputs,
         output_names=names,
+        names_assumed=class_file is None and not opened.loaded.classes,
         sources=sources(opened.loaded),
     )
 

@@ -67,12 +67,13 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
     config = {
         **explainer.config,
         "images_fingerprint": inputs.store.fingerprint,
-        "outputs": list(inputs.output_names),
+        "outputs": inputs.given_names,
         "images": len(images),
         "label_outputs": None if inputs.outputs is None else inputs.outputs.tolist(),
     }
     result = _begin(out, config, explainer, len(images))
     done = int(result.state["done"])
+    result.state["names"] = list(inputs.output_names)
     with explainer.options.bar("image", len(images), "explaining", done) as bar:
         for row in range(done, len(images)):
             image = int(images[row])

@@ -34,6 +34,8 @@ class AtlasInputs:
         snapshots: of a training of this kind of network, through which filters are followed; None for none.
         outputs: int64, the output that stands for each class of the images; None where that is unknown.
         output_names: of the network's outputs; empty where they are unknown.
+        names_assumed: whether neither the network nor the user gave these names. They are shown then, but an atlas that
+            was begun under other assumed names, or none, is continued.
         sources: where model and images came from, for the files.
     """
 
@@ -45,6 +47,7 @@ class AtlasInputs:
     snapshots: Snapshots | None = None
     outputs: Ints | None = None
     output_names: Sequence[str] = ()
+    names_assumed: bool = False
     sources: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -60,7 +63,7 @@ class AtlasInputs:
     @property
     def config(self) -> dict[str, Any]:
         """What identifies the inputs; it must agree for an atlas to be continued."""
-        outputs = [list(self.output_names), None if self.outputs is None else self.outputs.tolist()]
+        outputs = [self.given_names, None if self.outputs is None else self.outputs.tolist()]
         return {
             **self.identity,
             "model": self.network.name,
@@ -68,6 +71,11 @@ class AtlasInputs:
             "snapshots": self.training_digest,
             "outputs": digest_of(outputs),
         }
+
+    @property
+    def given_names(self) -> list[str]:
+        """The names of the outputs, where they were given and not assumed; they must agree too."""
+        return [] if self.names_assumed else list(self.output_names)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
     from deconvviz.studies.diagnosis.diagnose import diagnose
 
     network, preprocess, loaded = open_model(model, options)
-    names = output_names(loaded, choices.names)
+    names = output_names(loaded, choices.names, network, images)
     outputs = matched_outputs(images, network, names, False, NO_NEIGHBOURS) if len(images.classes) else None
     diagnosis = diagnose(
         network,

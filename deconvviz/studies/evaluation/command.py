@@ -181,7 +181,7 @@ def evaluate(
     labelled_images = open_images(images)
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
-    class_names = output_names(opened.loaded, names)
+    class_names = output_names(opened.loaded, names, opened.network, labelled_images)
     required = measured.explain == "label" or names is not None
     outputs = None
     if required or (labelled_images.labels >= 0).any():

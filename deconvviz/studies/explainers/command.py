@@ -199,8 +199,10 @@ def train_cam(
 
     opened_images = open_images(images)
     opened = open_model(model, options)
-    class_names = output_names(opened.loaded, names)
-    outputs = matched_outputs(opened_images, opened.network, class_names, True, "") if explain == "label" else None
+    outputs = None
+    if explain == "label":
+        class_names = output_names(opened.loaded, names, opened.network, opened_images)
+        outputs = matched_outputs(opened_images, opened.network, class_names, True, "")
     layers = layers or default_layers(method, opened.network)
     training: ExplainerTrainingKeywords = {
         "options": loss.options(),

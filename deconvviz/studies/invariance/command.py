@@ -143,11 +143,13 @@ def invariance(
     """
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import by_depth, first_and_last
+    from deconvviz.models.labels import class_label
     from deconvviz.studies.invariance.measure import invariance as measure
 
     check_figure(out)
     network, preprocess, loaded = open_model(model, options)
-    dataset, class_names = open_images(images), output_names(loaded, names)
+    dataset = open_images(images)
+    class_names = output_names(loaded, names, network, dataset)
     chosen_images = list(range(min(count, len(dataset)))) if indices is None else list(integers(indices))
     drawn_layers = layers or first_and_last(network)
     by_place = list(network.layers).index
@@ -166,9 +168,9 @@ def invariance(
         interpolation=transforms.interpolation,
         **run.keywords(),
     )
-    labels = [class_names[target] if class_names else f"output {target}" for target in result.targets]
+    labels = [class_names[target] if class_names else class_label(target) for target in result.targets]
     labels = [f"{pathlib.PurePath(name).stem}: {label}" for name, label in zip(result.images, labels, strict=True)]
-    _save_curves(result, dataset, preprocess, drawn_layers, labels, network.name, out)
+    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, network.name, out)
     if scores.depth:
         _save_depth(result, network.name, out)
     if scores.units:
@@ -258,6 +260,7 @@ def _save_curves(
     preprocess: Preprocess,
     layers: Sequence[str],
     labels: Sequence[str],
+    class_names: Sequence[str],
     network: str,
     out: str,
 ) -> None:
@@ -272,7 +275,7 @@ def _save_curves(
     strips = example_strips(result, images, preprocess)
     save_figure(draw_invariance(result, strips, layers, labels, f"{network} under transforms", caption), out, caption)
     table = beside(out, ".csv")
-    result.save_csv(table)
+    result.save_csv(table, class_names)
     click.echo(f"wrote {table}")
 
 

@@ -212,14 +212,21 @@ class Invariance:
 
     # --- tables ---
 
-    def table(self, kind: str) -> dict[str, Sequence[Any]]:
-        """Return the columns of the table of one kind, by name: a row for each image, step and layer."""
+    def table(self, kind: str, names: Sequence[str] = ()) -> dict[str, Sequence[Any]]:
+        """Return the columns of the table of one kind, by name: a row for each image, step and layer.
+
+        Args:
+            kind: of the transform.
+            names: of the outputs, which give the column "class"; it is empty where they are unknown.
+        """
         distance = self.distance(kind)
+        class_names = np.array([names[target] if names else "" for target in self.targets], object)
         columns = {
             "kind": np.array(kind),
             "step": self.steps[kind][:, None],
             "image": np.array(self.images, object)[:, None, None],
             "output": self.targets[:, None, None],
+            "class": class_names[:, None, None],
             "probability": self.probability[kind][..., None],
             "layer": np.array(self.layers, object),
             "distance": distance,
@@ -227,9 +234,9 @@ class Invariance:
         }
         return {name: np.broadcast_to(values, distance.shape).ravel().tolist() for name, values in columns.items()}
 
-    def save_csv(self, path: Pathlike) -> None:
-        """Write every value: a row for each kind, image, step and layer."""
-        tables = {kind: self.table(kind) for kind in self.steps}
+    def save_csv(self, path: Pathlike, names: Sequence[str] = ()) -> None:
+        """Write every value: a row for each kind, image, step and layer; `names` are those of the outputs."""
+        tables = {kind: self.table(kind, names) for kind in self.steps}
         rows = (row for table in tables.values() for row in zip(*table.values(), strict=True))
         write_csv(path, list(next(iter(tables.values()))), rows)
 

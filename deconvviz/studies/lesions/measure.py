@@ -24,6 +24,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
+from deconvviz.models.labels import class_label
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.studies.lesions.result import WHOLE, Lesions
@@ -297,9 +298,10 @@ def _indices(images: Images, outputs: Ints, options: LesionOptions) -> Ints:
     without_output = indices[labels[indices] >= len(outputs)]
     if len(without_output):
         image = int(without_output[0])
+        label = class_label(int(labels[image]), images.classes)
         raise DataError(
-            f"{images.names[image]} is of class {labels[image]}; outputs are given for {len(outputs)} classes: give "
-            "one for each class of the images"
+            f"{images.names[image]} is of {label}; outputs are given for {len(outputs)} classes: give one for each "
+            "class of the images"
         )
     return indices
 

@@ -23,6 +23,7 @@ from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError, MismatchError
 
 if TYPE_CHECKING:
+    from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
@@ -158,18 +159,21 @@ def occlude(
       deconvviz occlude torchvision:squeezenet1_0 dog.jpg -o occlusion.png
       deconvviz occlude demo scenes:20:7 --images 0,3 --square 16 --stride 4 -o occlusion.png
     """
+    from deconvviz.data.datasets import open_images
     from deconvviz.studies.occlusion.figure import draw_occlusions
     from deconvviz.studies.occlusion.measure import occlude as measure
     from deconvviz.studies.occlusion.result import save_occlusions
 
     check_figure(out)
     network, preprocess, loaded = open_model(model, options)
-    class_names = output_names(loaded, names)
     if _are_files(images):
+        class_names = output_names(loaded, names, network)
         subjects = _from_files(images, indices, preprocess)
     else:
+        dataset = open_images(images[0])
+        class_names = output_names(loaded, names, network, dataset)
         outputs = OutputNames(network, class_names, names is not None)
-        subjects = _from_store(images[0], integers(indices or "0"), preprocess, outputs)
+        subjects = _from_store(images[0], dataset, integers(indices or "0"), preprocess, outputs)
     chosen_class = class_number(target, class_names)
     occlusions = measure(
         network,
@@ -188,7 +192,7 @@ def occlude(
     save_occlusions(occlusions, table, class_names)
     click.echo(f"wrote {table}")
     for occlusion in occlusions:
-        click.echo(repr(occlusion))
+        click.echo(occlusion.summary(class_names))
 
 
 def _caption(occlusion: Occlusion, square: SquareChoice) -> str:
@@ -233,12 +237,12 @@ def _from_files(paths: Sequence[str], indices: str | None, preprocess: Preproces
     return Subjects([pathlib.Path(path).name for path in paths], pictures, None)
 
 
-def _from_store(source: str, indices: Sequence[int], preprocess: Preprocess, outputs: OutputNames) -> Subjects:
-    """Take images from a store, a folder of classes, or scenes."""
-    from deconvviz.data.datasets import open_images
+def _from_store(
+    source: str, dataset: Images, indices: Sequence[int], preprocess: Preprocess, outputs: OutputNames
+) -> Subjects:
+    """Take images from a store, a folder of classes, or scenes; `source` is how they were named."""
     from deconvviz.data.feed import Feed
 
-    dataset = open_images(source)
     outside = [index for index in indices if not 0 <= index < len(dataset)]
     if outside:
         raise DataError(f"image {outside[0]} of {source} given; expected 0 to {len(dataset) - 1}")

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from deconvviz.arrays import stretched
 from deconvviz.figures.sheet import Sheet, shortened
+from deconvviz.models.labels import class_label
 from deconvviz.types import Array
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class OcclusionRow:
         self._draw_classes(fifth)
 
     def _class_name(self, number: int) -> str:
-        return self.names[number] if self.names else f"class {number}"
+        return self.names[number] if self.names else class_label(number)
 
     def _draw_projections(self, projections: Sequence[Array], left: float) -> None:
         label = f"map {self.occlusion.channel}"

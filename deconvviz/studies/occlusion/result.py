@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.cam.window_grid import WindowGrid
+from deconvviz.models.labels import class_label
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 
@@ -100,14 +101,19 @@ class Occlusion:
         )
         return dict(zip(COLUMNS, columns, strict=True))
 
-    def __repr__(self) -> str:
+    def summary(self, names: Sequence[str] = ()) -> str:
+        """Return what was found in one line; `names` are those of the outputs, as in `table`."""
+        target = class_label(self.target, names if len(names) == self.outputs else ())
         lowest = int(self.probability.argmin())
         place = tuple(self.windows.places[lowest].tolist())
         return (
-            f"Occlusion({self.name}: {len(self.windows)} windows; probability of output {self.target} "
+            f"Occlusion({self.name}: {len(self.windows)} windows; probability of {target} "
             f"{self.whole.probability:.3f}, lowest {self.probability[lowest]:.3f} with the square at {place}; "
             f"map {self.config['layer']}:{self.channel})"
         )
+
+    def __repr__(self) -> str:
+        return self.summary()
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"

@@ -14,6 +14,7 @@ import deconvviz as dv
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.results import Result
 from deconvviz.studies.atlas import decisions as deciding
+from deconvviz.studies.atlas.site.inputs import DecisionsFile
 
 
 def decided(case: Case, out: pathlib.Path, count: int = 6, **inputs: Any) -> Result:
@@ -114,3 +115,16 @@ def test_decisions_without_labels(case: Case, tmp_path: pathlib.Path) -> None:
     assert (np.diff(found.arrays["probabilities"], axis=1) <= 0).all()
     with pytest.raises(DataError, match="0 images"):
         decided(case, tmp_path / "e.h5", 0)
+
+
+def test_assumed_names_are_shown_and_do_not_belong_to_the_identity(case: Case, tmp_path: pathlib.Path) -> None:
+    out, names = tmp_path / "d.h5", list("hijklmn")
+    plain = decided(case, out, 1)
+    assert plain.config["outputs"] == [] and DecisionsFile(out).output_name(3) == "output 3"
+    decided(case, out, 1, output_names=names, names_assumed=True)  # an older file, without names: it is continued
+    assert case.inputs().config == case.inputs(output_names=names, names_assumed=True).config
+    assert case.inputs().config != case.inputs(output_names=names).config
+    with pytest.raises(MismatchError, match="outputs"):
+        decided(case, out, 1, output_names=names)
+    decided(case, tmp_path / "new.h5", 1, output_names=names, names_assumed=True)
+    assert DecisionsFile(tmp_path / "new.h5").output_name(3) == "k"

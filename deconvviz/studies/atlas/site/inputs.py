@@ -137,6 +137,7 @@ class DecisionsFile:
         path: of the file.
         config: the configuration in the file.
         sources: where model and images were, and the command.
+        names: of the network's outputs; empty where they are unknown.
         images: int64 [D], indices of the images.
         targets: int64 [D, T], the outputs that are explained.
         probabilities: float64 [D, T], of the targets.
@@ -152,6 +153,7 @@ class DecisionsFile:
         with reading(path, DECISIONS_KIND, DECISIONS_SCHEMA) as file:
             self.config: dict[str, Any] = json.loads(file.attrs["config"])
             self.sources: dict[str, Any] = json.loads(file.attrs["sources"])
+            self.names: list[str] = json.loads(file.attrs["state"]).get("names") or self.config.get("outputs") or []
             self.images: Ints = file["images"][()]
             self.targets: Ints = file["targets"][()]
             self.probabilities: Floats = file["probabilities"][()]
@@ -170,8 +172,7 @@ class DecisionsFile:
 
     def output_name(self, output: int) -> str:
         """Return the name of an output of the network, or "output N" where it has no name."""
-        names = self.config.get("outputs") or []
-        return str(names[output]) if 0 <= output < len(names) else f"output {output}"
+        return str(self.names[output]) if 0 <= output < len(self.names) else f"output {output}"
 
     def verdict(self, row: int) -> Verdict:
         """Return what the network predicts for one image."""

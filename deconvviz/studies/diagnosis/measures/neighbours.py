@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from deconvviz.models.labels import class_label, names_of_outputs
 from deconvviz.studies.diagnosis.finding import Neighbour
 from deconvviz.studies.diagnosis.subject import Subject
 from deconvviz.types import Floats
@@ -80,8 +81,10 @@ def _shared(z: Floats, first: int, second: int | None) -> tuple[int, ...]:
 
 def _name(subject: Subject, output: int, class_of: dict[int, int]) -> str:
     """Name an output as the network does, as the images do, or as both do where they differ."""
-    of_network = subject.options.names[output] if output < len(subject.options.names) else ""
-    of_images = str(subject.classes[class_of[output]]) if output in class_of else ""
+    options, classes = subject.options, subject.classes
+    names = names_of_outputs(subject.scores, options.names, classes, options.outputs)
+    of_network = names[output] if output < len(names) else ""
+    of_images = str(classes[class_of[output]]) if output in class_of else ""
     if of_network and of_images and of_network != of_images:
         return f"{of_network} ({of_images})"
-    return of_network or of_images or str(output)
+    return of_network or of_images or class_label(output)
