@@ -9,10 +9,10 @@ from .data.preprocess import Preprocess as Preprocess
 from .data.scenes.scenes import Scene as Scene
 from .data.scenes.scenes import Scenes as Scenes
 from .data.truth import open_truth as open_truth
-from .deconv.project import Projection as Projection
-from .deconv.project import parse_unit as parse_unit
 from .deconv.project import project as project
 from .deconv.project import project_units as project_units
+from .deconv.projection import Projection as Projection
+from .deconv.projection import parse_unit as parse_unit
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.layers import Layer as Layer

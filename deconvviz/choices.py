@@ -11,7 +11,16 @@ Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # --- projections and layer figures ---
-Rule = Literal["deconvnet", "guided", "gradient"]
+Rule = Literal[
+    "deconvnet",
+    "guided",
+    "gradient",
+    "gradient-x-input",
+    "lrp-epsilon",
+    "lrp-gamma",
+    "lrp-zplus",
+    "lrp-composite",
+]
 RULES: tuple[Rule, ...] = get_args(Rule)
 CHANNEL_CHOICES = ("active", "random", "first")
 OVERLAPS = ("sum", "last")  # where pooling windows overlap

@@ -13,7 +13,7 @@ from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, model_options, 
 from deconvviz.cli.outputs import check_figure, save_figure
 
 if TYPE_CHECKING:
-    from deconvviz.deconv.project import Projection
+    from deconvviz.deconv.projection import Projection
 
 
 @click.command(epilog=PROJECTION_NOTE)

@@ -157,6 +157,10 @@ class Preprocess:
         """
         return (share - torch.tensor(self.mean)) / torch.tensor(self.std)
 
+    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the lowest and the highest value of a pixel as the network sees it, two float32 tensors [C]."""
+        return self.level(0.0), self.level(1.0)
+
     def inverse(self, values: torch.Tensor) -> Pixels:
         """Undo `tensor`.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from deconvviz.choices import SEEDS
+from deconvviz.deconv.averages import averaged
 from deconvviz.deconv.plan import WindowPlan, make_plan
-from deconvviz.deconv.rules import Policy
+from deconvviz.deconv.projection import Projection, SignalOptions, Unit
+from deconvviz.deconv.rules import WAYS, Descent
 from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import ProjectionError, require_choice
 from deconvviz.graph.layers import as_maps, as_value
@@ -23,113 +23,9 @@ from deconvviz.types import Box
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Unit = tuple[int, str, int, tuple[int, int]]  # image, layer, channel, (y, x) on the layer's map
+    from deconvviz.deconv.projection import SignalKeywords
+
 MEMORY = 256 * 2**20  # bytes of values that one batch of units may keep
-
-
-class SignalKeywords(TypedDict, total=False):
-    """The fields of `SignalOptions`, as the keyword arguments of `project` and `project_units`."""
-
-    overlap: str
-    lrn: str
-    seed: str
-    windowed: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignalOptions:
-    """Conventions of a projection where papers are silent or differ.
-
-    Attributes:
-        overlap: where pooling windows overlap, "sum" adds their signals, "last" keeps that of the last window.
-        lrn: contrast normalisation hands the signal on ("identity") or takes its "gradient".
-        seed: the signal that starts at the unit: "one", or its "activation" as in the paper. Every rule scales with
-            it, so a picture of one unit looks the same.
-        windowed: compute only the part of each map that the unit depends on. The result is the same without.
-
-    Raises:
-        ProjectionError: another seed; `overlap` and `lrn` are checked by `rules.Policy`.
-    """
-
-    overlap: str = "sum"
-    lrn: str = "identity"
-    seed: str = "one"
-    windowed: bool = True
-
-    def __post_init__(self) -> None:
-        require_choice("seed", self.seed, SEEDS, ProjectionError)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What one unit carries back to the image.
-
-    Attributes:
-        image: index of the image among those given.
-        layer: name of the unit's layer.
-        channel: of the layer.
-        position: (y, x) on the layer's map.
-        rule: "deconvnet", "guided" or "gradient".
-        value: the unit's activation.
-        window: the pixels that the unit depends on, clipped to the image.
-        pixels: [C, h, w], the projection inside the window; it is zero everywhere else.
-        image_shape: (C, H, W).
-        linearised: names of ops on the way that are not linear, for which their vector-Jacobian product stands.
-    """
-
-    image: int
-    layer: str
-    channel: int
-    position: tuple[int, int]
-    rule: str
-    value: float
-    window: Box
-    pixels: Tensor
-    image_shape: tuple[int, int, int]
-    linearised: tuple[str, ...] = ()
-
-    def full(self) -> Tensor:
-        """Return the projection on a zero canvas of the image's shape, [C, H, W]."""
-        canvas = self.pixels.new_zeros(self.image_shape)
-        top, left, bottom, right = self.window
-        canvas[:, top:bottom, left:right] = self.pixels
-        return canvas
-
-    def __repr__(self) -> str:
-        unit = f"{self.layer}:{self.channel}@{self.position[0]},{self.position[1]}"
-        place = f"{self.window.height}x{self.window.width} px at {tuple(self.window)[:2]}"
-        return f"Projection({unit} of image {self.image}, {self.rule}, value {self.value:.4g}, {place})"
-
-    def _repr_png_(self) -> bytes:
-        from PIL import Image
-
-        pixels = self.pixels.detach().float().cpu()
-        scaled = (127.5 + 127.5 * pixels / pixels.abs().max().clamp(min=1e-30)).round().to(torch.uint8)
-        picture = scaled.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(picture).resize((4 * picture.shape[1], 4 * picture.shape[0]), 0).save(buffer, "PNG")
-        return buffer.getvalue()
-
-
-def parse_unit(text: str) -> tuple[str, int, tuple[int, int] | None]:
-    """Read a unit as a user writes it, `layer:channel` or `layer:channel@y,x`.
-
-    Returns:
-        The layer's name, the channel, and (y, x) on the layer's map or None.
-
-    Raises:
-        ProjectionError: the text has another form.
-
-    >>> parse_unit("features.5:12@3,4")
-    ('features.5', 12, (3, 4))
-    """
-    match = re.fullmatch(r"(.+):(\d+)(?:@(\d+),(\d+))?", text.strip())
-    if not match:
-        raise ProjectionError(
-            f"unit {text!r} given; expected layer:channel or layer:channel@y,x, as in features.5:12@3,4"
-        )
-    layer, channel, y, x = match.groups()
-    return layer, int(channel), None if y is None else (int(y), int(x))
 
 
 def project(
@@ -150,8 +46,8 @@ def project(
         channel: of the layer.
         position: (y, x) on the layer's map; None takes the map's strongest position, the first one where several are
             equal.
-        rule: "deconvnet", "guided" or "gradient"; see `rules`.
-        signal: `overlap`, `lrn`, `seed` and `windowed` of `SignalOptions`.
+        rule: one of `choices.RULES`; see `rules`.
+        signal: the fields of `SignalOptions`, such as `seed` or `shifts`.
 
     Raises:
         LayerNotFound: a layer of this name does not exist.
@@ -190,8 +86,8 @@ def project_units(
         network: a captured network.
         images: [N, C, H, W].
         units: (image, layer, channel, (y, x)) each; the image is an index into `images`.
-        rule: "deconvnet", "guided" or "gradient"; see `rules`.
-        signal: `overlap`, `lrn`, `seed` and `windowed` of `SignalOptions`.
+        rule: one of `choices.RULES`; see `rules`.
+        signal: the fields of `SignalOptions`, such as `seed` or `shifts`.
 
     Returns:
         One projection a unit, in the order of `units`.
@@ -202,25 +98,59 @@ def project_units(
 
     Source: Zeiler and Fergus 2013, section 2.1; the windows are this package's.
     """
-    options = SignalOptions(**signal)
-    policy = Policy(rule, options.overlap, options.lrn)
-    images = network.checked(images)
-    numbers_by_layer: dict[str, list[int]] = {}
-    for number, (image, layer, channel, position) in enumerate(units):
+    return project_by_rules(network, images, units, [rule], **signal)[rule]
+
+
+def project_by_rules(
+    network: Network,
+    images: Tensor,
+    units: Sequence[Unit],
+    rules: Sequence[str],
+    **signal: Unpack[SignalKeywords],
+) -> dict[str, list[Projection]]:
+    """Project many units by several rules; the rules share the forward pass where they run on the same network.
+
+    Arguments and errors are those of `project_units`; `rules` are names of `choices.RULES`.
+
+    Returns:
+        rule -> one projection a unit, in the order of `units`.
+    """
+    options, images = SignalOptions(**signal), network.checked(images)
+    for rule in rules:
+        require_choice("rule", rule, tuple(WAYS), ProjectionError)
+    for image, layer, channel, position in units:
         if not 0 <= image < len(images):
             raise ProjectionError(f"image {image} given; expected 0 to {len(images) - 1}")
         _check_unit(network, layer, channel, position)
-        numbers_by_layer.setdefault(layer, []).append(number)
-    projections: dict[int, Projection] = {}
+    if not options.averages:
+        return _projected(network, images, units, rules, options)
+    once = replace(options, shifts=1, noise=0.0)
+    return averaged(
+        network, images, units, options, lambda changed, moved: _projected(network, changed, moved, rules, once)
+    )
+
+
+def _projected(
+    network: Network, images: Tensor, units: Sequence[Unit], rules: Sequence[str], options: SignalOptions
+) -> dict[str, list[Projection]]:
+    """Project units, layer by layer and batch by batch."""
+    numbers_by_layer: dict[str, list[int]] = {}
+    for number, unit in enumerate(units):
+        numbers_by_layer.setdefault(unit[1], []).append(number)
+    projections: dict[str, dict[int, Projection]] = {rule: {} for rule in rules}
     with torch.no_grad():
-        for layer, numbers in numbers_by_layer.items():
+        for (layer, numbers), folded in product(numbers_by_layer.items(), (False, True)):
+            chosen = [rule for rule in rules if WAYS[rule].folded == folded]
+            if not chosen:
+                continue
+            runs = network.without_norms([layer]) if folded else network
             # "last" lets a window that the unit does not depend on overwrite with zero: only the whole map knows
-            plan = make_plan(network, layer, options.windowed and options.overlap == "sum")
+            plan = make_plan(runs, layer, options.windowed and options.overlap == "sum")
             for batch in _batches(numbers, units, plan, images):
-                batch_units = [units[number] for number in batch]
-                projected = _project_batch(network, plan, images, batch_units, policy, options.seed)
-                projections.update(zip(batch, projected, strict=True))
-    return [projections[number] for number in range(len(units))]
+                by_rule = _project_batch(runs, plan, images, [units[number] for number in batch], chosen, options)
+                for rule, projected in by_rule.items():
+                    projections[rule].update(zip(batch, projected, strict=True))
+    return {rule: [by_number[number] for number in range(len(units))] for rule, by_number in projections.items()}
 
 
 def _check_unit(network: Network, layer: str, channel: int, position: tuple[int, int]) -> tuple[int, int]:
@@ -243,8 +173,14 @@ def _batches(numbers: list[int], units: Sequence[Unit], plan: WindowPlan, images
 
 
 def _project_batch(
-    network: Network, plan: WindowPlan, images: Tensor, units: Sequence[Unit], policy: Policy, seed: str
-) -> list[Projection]:
+    network: Network,
+    plan: WindowPlan,
+    images: Tensor,
+    units: Sequence[Unit],
+    rules: Sequence[str],
+    options: SignalOptions,
+) -> dict[str, list[Projection]]:
+    """Project a batch of units of one layer by several rules, from one forward pass."""
     distinct = sorted({unit[0] for unit in units})
     device, everyone = images.device, torch.arange(len(units), device=images.device)
     index = torch.tensor([distinct.index(unit[0]) for unit in units], device=device)
@@ -260,11 +196,24 @@ def _project_batch(
         image_at, y, x = index, rows, columns
     values = maps[image_at, channels, y, x]
     start = maps.new_zeros(len(units), *maps.shape[1:])
-    start[everyone, channels, y, x] = values if seed == "activation" else torch.ones_like(values)
-    signal = sweep.back(as_value(node, start), policy)
-    depth, height, width = network.input_shape
+    start[everyone, channels, y, x] = values if options.seed == "activation" else torch.ones_like(values)
+    seed, floats = as_value(node, start), values.tolist()
+    return {rule: _sent_back(sweep, seed, units, floats, rule, options) for rule in rules}
+
+
+def _sent_back(
+    sweep: Sweep, seed: Tensor, units: Sequence[Unit], values: Sequence[float], rule: str, options: SignalOptions
+) -> list[Projection]:
+    """Send the signal of a batch of units back by one rule."""
+    way = WAYS[rule]
+    descent = Descent(overlap=options.overlap, lrn=options.lrn, bounds=options.bounds, steps=sweep.plan.steps)
+    sweep.linearised.clear()
+    signal = sweep.back(seed, way.policy(descent))
+    if way.times_input:
+        signal = signal * sweep.pixels()
     linearised = tuple(sorted(sweep.linearised))
+    depth, height, width = sweep.network.input_shape
     return [
-        Projection(*unit, policy.rule, value, Box(*box), pixels[inside].clone(), (depth, height, width), linearised)
-        for unit, value, (box, inside), pixels in zip(units, values.tolist(), sweep.image_places(), signal, strict=True)
+        Projection(*unit, rule, value, Box(*box), pixels[inside].clone(), (depth, height, width), linearised)
+        for unit, value, (box, inside), pixels in zip(units, values, sweep.image_places(), signal, strict=True)
     ]

@@ -1,6 +1,6 @@
 """The rules of a projection: what each kind of op does to the signal on its way back to the image.
 
-The three rules differ at rectifiers only. With g the signal from above and x the rectifier's input:
+Three rules differ at rectifiers only. With g the signal from above and x the rectifier's input:
 
     gradient   g * f'(x)                    Simonyan et al. 2013
     deconvnet  max(g, 0)                    Zeiler and Fergus 2013, section 2.1, "Rectification"
@@ -9,6 +9,11 @@ The three rules differ at rectifiers only. With g the signal from above and x th
 The papers define the last two for ReLU. For the rectifiers that came later (SiLU, GELU, hard swish, leaky ReLU, ...)
 they are taken as they are written: the signal is clamped, and the guided rule masks where the input was not positive.
 `cap` is 6 for ReLU6, the upper bound of a hardtanh, and infinite for all others.
+
+    gradient-x-input   the gradient, times the pixels; Shrikumar et al. 2016
+    lrp-...            relevance, shared out at every op in proportion to what was contributed; see `relevance`
+
+`WAYS` lists all of them by name.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from typing import Protocol
 from torch import Tensor, fx
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
+from deconvviz.deconv.relevance import LRP, Convolution, upper_half
 from deconvviz.deconv.switches import unpool
 from deconvviz.errors import ProjectionError, require_choice
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of, vector_jacobian
@@ -59,6 +65,9 @@ def _cap(call: Call) -> float:
 
 for _name, _rule in {"deconvnet": _deconvnet, "guided": _guided, "gradient": _gradient}.items():
     RULES.add(_name, _rule)
+
+
+PixelBounds = tuple[Tensor, Tensor]
 
 
 class BackwardRule(Protocol):
@@ -111,3 +120,60 @@ class Policy:
         if op.kind == "lrn" and self.lrn == "identity":
             return [signal]
         return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """What a rule may depend on, apart from the values: the conventions of `SignalOptions`, and the way itself.
+
+    Attributes:
+        overlap: see `Policy`.
+        lrn: see `Policy`.
+        bounds: see `LRP.bounds`.
+        steps: the nodes from the image to the unit's layer.
+    """
+
+    overlap: str
+    lrn: str
+    bounds: PixelBounds | None
+    steps: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way down from a unit to the pixels.
+
+    Attributes:
+        policy: what each op does to the signal.
+        times_input: the signal at the image is multiplied by the pixels.
+        folded: it runs on the network with every BatchNorm folded into its convolution, because the rule depends on
+            how a linear map is split into ops.
+    """
+
+    policy: Callable[[Descent], BackwardRule]
+    times_input: bool = False
+    folded: bool = False
+
+
+WAYS: Registry[Way] = Registry("rule")
+
+
+def _rectified_by(rule: str) -> Callable[[Descent], BackwardRule]:
+    return lambda way: Policy(rule, way.overlap, way.lrn)
+
+
+def _relevance(rule: Convolution) -> Callable[[Descent], BackwardRule]:
+    return lambda way: LRP(rule, bounds=way.bounds, normalisation="pass")
+
+
+def _composite(way: Descent) -> BackwardRule:
+    return LRP("gamma", bounds=way.bounds, normalisation="pass", upper=upper_half(way.steps))
+
+
+for _name in RULES:
+    WAYS.add(_name, Way(policy=_rectified_by(_name)))
+WAYS.add("gradient-x-input", Way(policy=_rectified_by("gradient"), times_input=True))
+WAYS.add("lrp-epsilon", Way(policy=lambda way: LRP("epsilon", normalisation="pass"), folded=True))
+WAYS.add("lrp-gamma", Way(policy=_relevance("gamma"), folded=True))
+WAYS.add("lrp-zplus", Way(policy=_relevance("z+"), folded=True))
+WAYS.add("lrp-composite", Way(policy=_composite, folded=True))

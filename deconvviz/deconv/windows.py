@@ -22,7 +22,7 @@ from deconvviz.deconv.plan import WindowPlan, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import Call, is_linear, op_name, op_of
+from deconvviz.graph.ops import Call, is_linear, op_name, op_of, reads_pixels
 from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, lengths, shape_of
 
 
@@ -63,19 +63,26 @@ class Sweep:
 
     # --- forward ---
 
-    def forward(self) -> Tensor:
-        """Compute every value up to the layer and return the layer's: [N, ...] at the units, or [M, ...] whole."""
+    def forward(self, windows: Tensor | None = None) -> Tensor:
+        """Compute every value up to the layer and return the layer's: [N, ...] at the units, or [M, ...] whole.
+
+        Args:
+            windows: [N, C, h, w], what the units see, where it is not to be cut out of the images.
+        """
         for node in self.plan.steps:
             if node is self.network.image:
-                windowed = node in self.plan.windows
-                self.values[node] = self._cut(self.images, node, self.plan.windows[node]) if windowed else self.images
+                self.values[node] = self._image(node) if windows is None else windows
             elif node in self.plan.windows:
                 self.values[node] = self._run_window(node)
             else:
                 call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
-                self.values[node] = _execute(call)
+                self.values[node] = call.out = _execute(call)
                 self.calls[node] = call
         return self.values[self.plan.steps[-1]]
+
+    def _image(self, node: fx.Node) -> Tensor:
+        window = self.plan.windows.get(node)
+        return self.images if window is None else self.cut(self.images, node, window)
 
     def _call(self, node: fx.Node, inputs: Sequence[Tensor], batch: int, size: tuple[int, int] | None = None) -> Call:
         """Bind the arguments of a node; `size` is that of its output window, whose inputs bring their own padding."""
@@ -89,7 +96,10 @@ class Sweep:
         on_window = op_of(node).on_window
         if size and on_window:
             args = on_window(node, args, size)
-        return Call(node.target, args, kwargs, list(inputs), node)  # type: ignore[arg-type]
+        call = Call(node.target, args, kwargs, list(inputs), node)  # type: ignore[arg-type]
+        if op_of(node).weighted and reads_pixels(node):
+            call.extra |= self._inside(node, size is not None)
+        return call
 
     def _run_window(self, node: fx.Node) -> Tensor:
         op, window = op_of(node), self.plan.windows[node]
@@ -107,13 +117,14 @@ class Sweep:
             call.extra["counts"] = self._counts(node)
             out = out / call.extra["counts"]
         self.calls[node] = call
-        return self._filled(out, node, window, 0.0)
+        call.out = self._filled(out, node, window, 0.0)
+        return call.out
 
     def _fetch(self, source: fx.Node, window: Reach) -> Tensor:
         """Return one input on the window that its reader needs, [N, ...]."""
         stored = self.plan.windows.get(source)
         if stored is None:
-            return self._cut(self.values[source], source, window)
+            return self.cut(self.values[source], source, window)
         value, axes = self.values[source], axes_of(source)
         assert axes is not None
         for axis, stored_interval, interval in zip(axes, stored, window, strict=True):
@@ -135,7 +146,7 @@ class Sweep:
             places.append((tuple(outer), tuple(inner)))
         return places
 
-    def _cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
+    def cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
         """Cut the window of each unit out of whole maps [M, ...]; it is zero outside the map."""
         axes = axes_of(node)
         assert axes is not None
@@ -148,7 +159,7 @@ class Sweep:
             out[n][inner] = value[image][outer]
         return out
 
-    def _outside(self, node: fx.Node, window: Reach) -> Tensor | None:
+    def outside(self, node: fx.Node, window: Reach) -> Tensor | None:
         """Return a mask, true outside the map, that broadcasts over the window; None where nothing is outside."""
         axes, masks = axes_of(node), []
         assert axes is not None
@@ -162,8 +173,31 @@ class Sweep:
         return None if not masks else masks[0] if len(masks) == 1 else masks[0] | masks[1]
 
     def _filled(self, value: Tensor, node: fx.Node, window: Reach, fill: float) -> Tensor:
-        outside = self._outside(node, window)
+        outside = self.outside(node, window)
         return value if outside is None else value.masked_fill(outside, fill)
+
+    def _inside(self, node: fx.Node, windowed: bool) -> dict[str, Tensor]:
+        """Return {"inside": which positions of an op's input are pixels}, [N, 1, h, w]; {} where all of them are.
+
+        The op reads the image, perhaps with borders of zeros around it; a window may reach beyond the image as well.
+        """
+        source = border = data_inputs(node)[0]
+        window = then(self.plan.windows[node], node.meta["geometry"].reach[0]) if windowed else None
+        shifts = [0, 0]
+        while border is not self.network.image:
+            reach = border.meta["geometry"].reach[0]
+            if reach is None:  # a border of reflected pixels is made of pixels
+                return {}
+            shifts = [shift + interval.low for shift, interval in zip(shifts, reach, strict=True)]
+            border = data_inputs(border)[0]
+        if window is None and source is border:
+            return {}
+        masks = []
+        for axis, at in enumerate((self.rows, self.columns)):
+            whole = torch.arange(lengths(source)[axis], device=at.device).expand(len(self.images), -1)
+            places = shifts[axis] + (whole if window is None else _indices(window[axis], at))
+            masks.append((places >= 0) & (places < lengths(self.network.image)[axis]))
+        return {"inside": masks[0][:, None, :, None] & masks[1][:, None, None, :]}
 
     def _counts(self, node: fx.Node) -> Tensor:
         """Return the divisor of average pooling at each position of the window of each unit, [N, 1, h, w]."""
@@ -214,6 +248,11 @@ class Sweep:
         window = self.plan.windows.get(image)
         return self._filled(signals[image], image, window, 0.0) if window else signals[image]
 
+    def pixels(self) -> Tensor:
+        """Return the images as the units see them: [N, C, h, w] on the windows, or whole."""
+        image = self.network.image
+        return self.values[image] if image in self.plan.windows else self.images[self.index]
+
     def image_places(self) -> list[tuple[tuple[int, int, int, int], tuple[Any, ...]]]:
         """Return for each unit the box of pixels that it depends on, and where its signal holds them."""
         image = self.network.image
@@ -250,6 +289,7 @@ class Sweep:
             inputs = [value[:1].expand(len(self.index), *value.shape[1:]) for value in call.inputs]
         twin = self._call(node, inputs, len(self.index))
         twin.extra = {key: value[self.index] for key, value in call.extra.items()}
+        twin.out = call.value()[self.index] if policy.reads_values(node) else None
         return twin
 
     def _placed(self, part: Tensor, source: fx.Node, window: Reach | None) -> Tensor:

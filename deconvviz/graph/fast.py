@@ -31,6 +31,23 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
         LayerNotFound: a name in `keep` does not exist.
     """
     require_choice("precision", precision, PRECISIONS, CaptureError)
+    out = with_folded_norms(network, keep)
+    dtype = DTYPES[precision]
+    out = out.replaced(out.graph, {name: _fast_tensor(t, dtype) for name, t in out.tensors.items()})
+    out.memory_format, out.precision = torch.channels_last, precision
+    return out
+
+
+def with_folded_norms(network: Network, keep: Sequence[str]) -> Network:
+    """Return an equal network, with every BatchNorm that alone reads a convolution folded into it.
+
+    Args:
+        network: a captured network.
+        keep: names of layers whose values are read; their convolutions are not folded.
+
+    Raises:
+        LayerNotFound: a name in `keep` does not exist.
+    """
     nodes_to_keep = {network.layer(name).node.name for name in keep}
     out = network.replaced(network.graph, dict(network.tensors))
     folded = [node for node in list(out.graph.nodes) if _foldable(node, nodes_to_keep)]
@@ -40,10 +57,8 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
         _fold(out, node)
     out.graph.eliminate_dead_code()
     used = {str(n.target) for n in out.graph.nodes if n.op == "get_attr"}
-    dtype = DTYPES[precision]
-    tensors = {name: _fast_tensor(t, dtype) for name, t in out.tensors.items() if name in used}
-    out = out.replaced(out.graph, tensors)
-    out.memory_format, out.precision, out.folded = torch.channels_last, precision, {**network.folded, **folded_into}
+    out = out.replaced(out.graph, {name: tensor for name, tensor in out.tensors.items() if name in used})
+    out.folded = {**network.folded, **folded_into}
     return out
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError, LayerNotFound, nearest
 from deconvviz.graph import layers as tables
-from deconvviz.graph.fast import accelerated
+from deconvviz.graph.fast import accelerated, with_folded_norms
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.reach import axes_of, shape_of
 from deconvviz.graph.steps import Plan, crossing, make_plan
@@ -56,6 +56,7 @@ class Network:
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
         self._plans: dict[Any, Plan] = {}
+        self._without_norms: dict[tuple[str, ...], Network] = {}
 
     # --- running ---
 
@@ -307,6 +308,17 @@ class Network:
         A convolution that was folded with its BatchNorm is not a layer any more, unless it is in `keep`.
         """
         return accelerated(self, precision, keep)
+
+    def without_norms(self, keep: Sequence[str] = ()) -> Network:
+        """Return an equal network with each BatchNorm folded into the convolution that it alone reads; it is kept.
+
+        Args:
+            keep: layers whose values are read; raises LayerNotFound where one does not exist.
+        """
+        key = tuple(sorted(keep))
+        if key not in self._without_norms:
+            self._without_norms[key] = with_folded_norms(self, key)
+        return self._without_norms[key]
 
     def forward_only(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
         """Return the network for jobs that only run forward: `fast`, but a float64 network stays float64 in "fp32".

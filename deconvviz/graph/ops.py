@@ -26,6 +26,7 @@ class Call:
         inputs: the data inputs among the arguments, in order; they may be windows of their maps.
         node: the op's node in the graph.
         extra: what the op recorded besides its value, such as "switches".
+        out: the value that it returned, where the caller keeps it.
     """
 
     target: Callable[..., Any]
@@ -34,10 +35,16 @@ class Call:
     inputs: list[Tensor]
     node: fx.Node
     extra: dict[str, Tensor] = field(default_factory=dict)
+    out: Tensor | None = None
 
     def run(self) -> Any:
         """Call the target and return what it returns."""
         return self.target(*self.args, **self.kwargs)
+
+    def value(self) -> Tensor:
+        """Return the value that the call returned; it runs again only where nobody kept it."""
+        out: Tensor = self.run() if self.out is None else self.out
+        return out
 
 
 Transpose = Callable[[Call, Tensor], Sequence[Tensor | None]]
@@ -66,6 +73,7 @@ class Op:
         normalises: it scales and shifts each channel by itself, with learned numbers.
         may_alias: its result may be its input itself, not a copy.
         fresh: its result never shares memory with another value.
+        pads: it puts a border around the rows and columns.
         stride_argument: the position of the stride among its arguments; None where it has no stride.
     """
 
@@ -84,6 +92,7 @@ class Op:
     normalises: bool = False
     may_alias: bool = False
     fresh: bool = False
+    pads: bool = False
     stride_argument: int | None = None
 
     @property
@@ -117,6 +126,14 @@ def is_linear(node: fx.Node) -> bool:
     if name in ("mul", "div"):  # by a constant
         return len(data_inputs(node)) == 1 and (name == "mul" or data_inputs(node)[0] is node.args[0])
     return op_of(node).kind != "other"
+
+
+def reads_pixels(node: fx.Node) -> bool:
+    """Return whether an op reads the images themselves, perhaps with a border around them."""
+    source = data_inputs(node)[0]
+    while source.op == "call_function" and (op_of(source).pads or op_of(source).identity):
+        source = data_inputs(source)[0]
+    return source.op == "placeholder"
 
 
 def final_value(node: fx.Node) -> fx.Node:

@@ -275,7 +275,7 @@ _entries("permute", reach=_permute_reach, reorders=True)
 _entries("transpose", reach=_transpose_reach, reorders=True)
 _entries("squeeze unsqueeze", reshapes=True)
 _entries("slice", reach=_slice_reach, on_window=_window_slice)
-_entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad)
+_entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad, pads=True)
 _entries("split chunk split_with_sizes", reach=_split_reach)
 _entries("conv_transpose1d conv_transpose2d conv_transpose3d conv1d conv3d convolution", weighted=True)
 _entries(

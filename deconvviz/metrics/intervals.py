@@ -40,6 +40,23 @@ def paired_interval(lost: Ints, gained: Ints, count: int) -> Floats:
     return np.stack([np.maximum(centre - half, -1), np.minimum(centre + half, 1)], -1)
 
 
+def median_interval(values: NDArray[Any], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Return the median of values [n] with its 95 % interval by the bootstrap: (median, lower end, upper end).
+
+    NaN where there is no value.
+
+    Source: Efron and Tibshirani 1993, chapter 13, the percentile interval.
+
+    >>> median_interval(np.array([1.0, 2.0, 3.0]))
+    (2.0, 1.0, 3.0)
+    """
+    if not len(values):
+        return (float("nan"),) * 3
+    drawn = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    low, high = np.percentile(np.median(np.asarray(values)[drawn], axis=1), [2.5, 97.5])
+    return float(np.median(values)), float(low), float(high)
+
+
 def standard_error(values: NDArray[Any]) -> float:
     """Return the standard error of the mean of values [n]; it is NaN where there are fewer than two.
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import View
-from deconvviz.cam.lrp import LRP
 from deconvviz.cam.methods.gradient import grad_cam
 from deconvviz.cam.registry import method
+from deconvviz.deconv.relevance import LRP
 from deconvviz.deconv.rules import Policy
 
 

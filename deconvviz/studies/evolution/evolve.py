@@ -15,7 +15,8 @@ from torch import nn
 from deconvviz.arrays import evenly
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.deconv.project import Unit, project_units
+from deconvviz.deconv.project import project_units
+from deconvviz.deconv.projection import Unit
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.capture import capture
 from deconvviz.graph.network import Network

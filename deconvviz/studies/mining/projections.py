@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import side_that_holds
-from deconvviz.deconv.project import Unit, project_units
+from deconvviz.deconv.project import project_units
+from deconvviz.deconv.projection import Unit
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs

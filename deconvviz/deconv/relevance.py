@@ -1,0 +1,230 @@
+"""Layer-wise relevance propagation: one more rule for a signal that goes back through the graph, as the deconvnet is.
+
+Every op takes the relevance of its output and shares it out among its inputs in proportion to what they contributed.
+With a the input, w and b the weights, z = a w + b the output, and R the relevance of the output:
+
+    epsilon   R_j = a_j sum_k w_jk R_k / (z_k + eps sign z_k)                            Bach et al. 2015, equation 58
+    z+        the same with w^+ and b^+ for a_j >= 0; a_j < 0 counts with w^-            Montavon et al. 2017, section 4
+    gamma     the same with w + gamma w^+ and b + gamma b^+ where z_k > 0, and with w + gamma w^- where z_k < 0;
+              negative a_j take the other part of w                                      Montavon et al. 2019
+    z^B       R_j = sum_k (a_j w_jk - l_j w_jk^+ - h_j w_jk^-) R_k / sum_j (...), for pixels between l and h
+                                                                                         Montavon et al. 2017, section 4
+
+The other ops, each by a stated rule:
+
+    rectifiers, contrast normalisation, dropout   hand the relevance through
+    max pooling                                    gives it to the winner, by the switches
+    views, permutations, slices, concatenation     move it along with the values
+    sums, means, scalings, attention's values      epsilon: in proportion to what each part contributed
+    products a b of two values                     all to the other factor where one is a gate (it comes from a sigmoid
+                                                   or a softmax), half to each otherwise; Arras et al. 2017
+    quotients a / b of two values                  all to a; b is held constant
+    softmax, sigmoid and other gates               take nothing; Ali et al. 2022 treat attention weights so
+    layer_norm                                     epsilon, with the standard deviation held constant; Ali et al. 2022
+    any other op                                   epsilon over its vector-Jacobian product; it is named as linearised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, fx
+
+from deconvviz.deconv.switches import unpool
+from deconvviz.graph.ops import Call, op_name, op_of, reads_pixels, vector_jacobian
+from deconvviz.graph.reach import data_inputs
+
+Convolution = Literal["epsilon", "gamma", "z+"]
+GAMMA = 0.25  # as in zennit's composites
+
+
+@dataclass(frozen=True)
+class LRP:
+    """How relevance goes back.
+
+    Attributes:
+        convolution: rule at convolutions: "epsilon", "gamma" or "z+". Linear maps always take epsilon.
+        epsilon: keeps small sums away from zero.
+        gamma: weight of the favoured part in the gamma rule.
+        bounds: (lowest, highest) value that a pixel can take, each a tensor [C]; convolutions that read the image
+            directly then take the rule z^B. None: they take the rule of the other convolutions.
+        upper: convolutions that take epsilon whatever `convolution` says. With those of the upper half of the way it is
+            the composite by depth of Montavon et al. 2019: gamma below, epsilon above.
+        normalisation: rule at a BatchNorm that stands alone: "epsilon", or "pass", which hands the relevance through.
+    """
+
+    convolution: Convolution = "epsilon"
+    epsilon: float = 1e-6
+    gamma: float = GAMMA
+    bounds: tuple[Tensor, Tensor] | None = None
+    upper: frozenset[fx.Node] = frozenset()
+    normalisation: Literal["epsilon", "pass"] = "epsilon"
+
+    def reads_values(self, node: fx.Node) -> bool:
+        """Return True: every share depends on the values."""
+        return True
+
+    def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+        """Return the relevance of each data input of one call, from that of its output."""
+        op, name = op_of(call.node), op_name(call.node)
+        if op.kind in ("rectifier", "lrn") or (op.normalises and self.normalisation == "pass"):
+            return [signal]
+        if op.kind == "max_pool":
+            height, width = call.inputs[0].shape[2:]
+            return [unpool(signal, call.extra["switches"], height, width)]
+        if op.identity or op.reshapes or op.reorders or name == "cat":
+            return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)
+        if name in GATES:
+            return [None] * len(call.inputs)
+        if name == "conv2d":
+            return [self._convolution(call, signal)]
+        if len(call.inputs) > 1 and name in PRODUCTS:
+            return self._factors(call, signal)
+        return self._shared(call, signal)
+
+    # --- rules ---
+
+    def _shared(self, call: Call, signal: Tensor) -> list[Tensor | None]:
+        """Return the relevance by the epsilon rule; the bias is a contribution too, and its share is lost."""
+        op, share = op_of(call.node), signal / self._away_from_zero(call.value())
+        if op_name(call.node) == "layer_norm":
+            return [call.inputs[0] * _layer_norm_transpose(call, share)]
+        parts = op.transpose(call, share) if op.transpose else vector_jacobian(call, share)
+        return [None if part is None else part * value for part, value in zip(parts, call.inputs, strict=True)]
+
+    def _convolution(self, call: Call, signal: Tensor) -> Tensor:
+        pixels = self.bounds is not None and reads_pixels(call.node)
+        if pixels:
+            return self._bounded(call, signal)
+        rule = "epsilon" if call.node in self.upper else self.convolution
+        if rule == "gamma":
+            return self._gamma(call, signal)
+        if rule == "z+":
+            return self._positive(call, signal)
+        relevance = self._shared(call, signal)[0]
+        assert relevance is not None
+        return relevance
+
+    def _positive(self, call: Call, signal: Tensor) -> Tensor:
+        """Return the relevance by the z+ rule: only positive products a w count, a >= 0 with w^+ and a < 0 with w^-."""
+        value, weight, bias = call.args[:3]
+        parts = [_with(call, value.clamp(min=0), weight.clamp(min=0))]
+        if not never_negative(call.node):
+            parts.append(_with(call, value.clamp(max=0), weight.clamp(max=0)))
+        total = sum(part.run() for part in parts)
+        if bias is not None:
+            total = total + bias.clamp(min=0)[:, None, None]
+        return _returned(parts, signal / self._away_from_zero(total))
+
+    def _gamma(self, call: Call, signal: Tensor) -> Tensor:
+        """Return the relevance by the gamma rule, which favours what has the sign of the output."""
+        value, weight, bias = call.args[:3]
+        out, relevance = call.value(), torch.zeros_like(value)
+        for sign in (1, -1):
+            favoured = weight + self.gamma * _part(weight, sign)
+            parts = [_with(call, value.clamp(min=0), favoured)]
+            if not never_negative(call.node):
+                parts.append(_with(call, value.clamp(max=0), weight + self.gamma * _part(weight, -sign)))
+            total = sum(part.run() for part in parts)
+            if bias is not None:
+                total = total + (bias + self.gamma * _part(bias, sign))[:, None, None]
+            share = signal * (out * sign > 0) / self._away_from_zero(total)
+            relevance = relevance + _returned(parts, share)
+        return relevance
+
+    def _bounded(self, call: Call, signal: Tensor) -> Tensor:
+        """Return the relevance by the rule z^B, for a convolution that reads pixels; padding is no pixel."""
+        assert self.bounds is not None
+        value, weight = call.args[:2]
+        inside = call.extra.get("inside")
+        low, high = (bound.to(value)[:, None, None].expand_as(value) for bound in self.bounds)
+        if inside is not None:
+            low, high = low * inside, high * inside
+        parts = [
+            _with(call, value, weight),
+            _with(call, -low, weight.clamp(min=0)),
+            _with(call, -high, weight.clamp(max=0)),
+        ]
+        return _returned(parts, signal / self._away_from_zero(sum(part.run() for part in parts)))
+
+    def _factors(self, call: Call, signal: Tensor) -> list[Tensor | None]:
+        """Return the relevance of the factors of a product or quotient of two values."""
+        name, sources = op_name(call.node), data_inputs(call.node)
+        if name == "scaled_dot_product_attention":  # the weights of the mean are a gate; the values are averaged
+            parts = self._shared(call, signal)
+            return [None, None, parts[2], *[None] * (len(parts) - 3)]
+        gates = [is_gate(source) for source in sources[:2]]
+        weights = (0.5, 0.5)
+        if name == "div" or gates == [False, True]:
+            weights = (1.0, 0.0)
+        elif gates == [True, False]:
+            weights = (0.0, 1.0)
+        if name in ("mul", "div"):
+            each = [signal.sum_to_size(value.shape) for value in call.inputs[:2]]
+        else:
+            each = [part for part in self._shared(call, signal)[:2] if part is not None]
+        return [part * weight for part, weight in zip(each, weights, strict=True)]
+
+    def _away_from_zero(self, z: Tensor) -> Tensor:
+        return z + self.epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
+
+
+GATES = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
+PRODUCTS = ("mul", "div", "matmul", "bmm", "scaled_dot_product_attention")
+
+
+def _part(weights: Tensor, sign: int) -> Tensor:
+    return weights.clamp(min=0) if sign > 0 else weights.clamp(max=0)
+
+
+def _with(call: Call, value: Tensor, weight: Tensor) -> Call:
+    """Return a convolution like the given one, of another value with other weights and no bias."""
+    return Call(call.target, (value, weight, None, *call.args[3:]), call.kwargs, [value], call.node)
+
+
+def _returned(parts: Sequence[Call], share: Tensor) -> Tensor:
+    """Return the sum over convolutions of what each takes of a share: its input times the transposed share."""
+    relevance: Tensor | None = None
+    for part in parts:
+        transpose = op_of(part.node).transpose
+        assert transpose is not None
+        product = transpose(part, share)[0]
+        assert product is not None
+        relevance = part.inputs[0] * product if relevance is None else relevance + part.inputs[0] * product
+    assert relevance is not None
+    return relevance
+
+
+def _layer_norm_transpose(call: Call, share: Tensor) -> Tensor:
+    """Return the transpose of layer normalisation, the standard deviation held constant."""
+    value, shape, weight, _, eps = call.args[:5]
+    axes = list(range(-len(shape), 0))
+    deviation = (value.var(axes, unbiased=False, keepdim=True) + eps).sqrt()
+    scaled: Tensor = share / deviation if weight is None else share * weight / deviation
+    return scaled - scaled.mean(axes, keepdim=True)
+
+
+def is_gate(node: fx.Node) -> bool:
+    """Return whether a value is a gate: it comes from a sigmoid or a softmax, with nothing but views between."""
+    op = op_of(node)
+    if op_name(node) in GATES:
+        return True
+    moved = op.identity or op.reshapes or op.reorders or op_name(node) in ("expand", "to", "_to_copy")
+    return moved and is_gate(data_inputs(node)[0])
+
+
+def never_negative(node: fx.Node) -> bool:
+    """Return whether an op reads a value that is never below zero, as its name alone tells."""
+    source = data_inputs(node)[0]
+    while source.op == "call_function" and (op_of(source).kind == "max_pool" or op_of(source).averages):
+        source = data_inputs(source)[0]
+    return source.op == "call_function" and op_name(source) in ("relu", "relu6", "sigmoid", "hardsigmoid")
+
+
+def upper_half(steps: Sequence[fx.Node]) -> frozenset[fx.Node]:
+    """Return the later half of the convolutions among the steps from the image to a layer; the middle one is below."""
+    convolutions = [node for node in steps if node.op == "call_function" and op_name(node) == "conv2d"]
+    return frozenset(convolutions[(len(convolutions) + 1) // 2 :])
