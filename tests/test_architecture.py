@@ -9,12 +9,12 @@ from functools import cache
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "deconvviz"
 # What a room may import. The files beside the rooms (errors, types, choices, ...) are everybody's.
-ROOT = {"errors", "registry", "types", "choices", "arrays", "version"}
+ROOT = {"errors", "registry", "types", "choices", "arrays", "lengths", "version"}
 BELOW: dict[str, set[str]] = {"graph": ROOT, "results": ROOT}
 BELOW["data"] = ROOT | {"results"}
 BELOW["models"] = ROOT
 BELOW["run"] = ROOT | {"graph", "results", "data", "models"}
-BELOW["deconv"] = ROOT | {"graph"}
+BELOW["deconv"] = ROOT | {"graph", "metrics"}
 BELOW["metrics"] = ROOT
 BELOW["cam"] = ROOT | {"graph", "results", "models", "deconv"}
 BELOW["figures"] = ROOT

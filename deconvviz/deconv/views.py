@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.projection import Projection, Unit
@@ -99,6 +100,13 @@ class UnitViews:
         maps = self.network.maps(self.layer, sweep.forward(pixels))
         whole = self.plan.steps[-1] not in self.plan.windows
         return maps[everyone, channels, y, x] if whole else maps[everyone, channels, 0, 0]
+
+    def blurred(self, sigma: float) -> Tensor:
+        """Return the views, blurred with a standard deviation in pixels, [N, C, h, w]."""
+        size = 2 * round(3 * sigma) + 1
+        side = min(size, *(2 * length - 1 for length in self.pixels.shape[2:]))  # reflection needs that much
+        blurred: Tensor = gaussian_blur(self.pixels, [side, side], [sigma, sigma])
+        return blurred
 
     def centres(self) -> Tensor:
         """Return the centre of each unit's receptive field in its view, float64 [N, 2], (row, column)."""

@@ -1,0 +1,180 @@
+"""Which rule shows a layer best: the fidelity of each rule on a sample of the layer's units, and the choice by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deconvviz.arrays import evenly
+from deconvviz.choices import RULES
+from deconvviz.deconv.plan import make_plan
+from deconvviz.deconv.project import project_by_rules
+from deconvviz.deconv.projection import Unit
+from deconvviz.deconv.rules import PixelBounds
+from deconvviz.deconv.views import UnitViews
+from deconvviz.errors import require_choice
+from deconvviz.graph.network import Network
+from deconvviz.graph.ops import op_of
+from deconvviz.metrics.fidelity import BLUR, NOISE, SHARES, Fidelity, energy, fidelity, nearest, smooth_noise
+from deconvviz.metrics.intervals import median_interval
+from deconvviz.types import Ints
+
+SAMPLE = 32  # units that a rule is chosen by
+CHOSEN_BY = (5.0, 10.0)  # per cent of the pixels that a unit sees
+CONTROLS = ("nearest", "noise")
+FILLS = ("mean", "blur")
+BLUR_FILL = 10 / 224  # of the image's side: the standard deviation of the fill "blur"
+
+
+def measured_rules(
+    network: Network,
+    images: Tensor,
+    units: Sequence[Unit],
+    names: Sequence[str],
+    *,
+    bounds: PixelBounds | None = None,
+    shares: Sequence[float] = SHARES,
+    fill: str = "mean",
+    mirror: bool = True,
+    shifts: int = 1,
+    noise: float = 0.0,
+) -> dict[str, Fidelity]:
+    """Measure the fidelity of rules, and of controls, on units of one layer.
+
+    Args:
+        network: a captured network.
+        images: [N, C, H, W], prepared for the network.
+        units: (image, layer, channel, (y, x)) each, of one layer.
+        names: of rules (`choices.RULES`) and of CONTROLS.
+        bounds: lowest and highest value of a pixel; see `SignalOptions`.
+        shares: per cent of the pixels that a unit sees.
+        fill: what stands for pixels that are taken away: "mean" is 0, the mean colour of what the network was trained
+            on; "blur" is the image itself, blurred.
+        mirror: whether what is left without the strongest pixels is measured too.
+        shifts: of the projections; see `SignalOptions`.
+        noise: of the projections; see `SignalOptions`.
+
+    Returns:
+        name -> `Fidelity` of the units, in their order.
+
+    Raises:
+        ProjectionError: another rule or fill, or units of several layers.
+    """
+    require_choice("fill", fill, FILLS)
+    views, side = UnitViews(network, images, units), max(images.shape[2:])
+    filled = views.pixels.new_zeros(1) if fill == "mean" else views.blurred(BLUR_FILL * side)
+    rules = [name for name in names if name not in CONTROLS]
+    projections = project_by_rules(network, images, units, rules, bounds=bounds, shifts=shifts, noise=noise)
+    result = {}
+    for name in names:
+        if name in CONTROLS:
+            near = name == "nearest"
+            ranked = nearest(views.seen, views.centres()) if near else smooth_noise(views.seen, NOISE * side)
+        else:
+            ranked = energy(views.placed(projections[name]), BLUR * side)
+        ranked = ranked.to(views.seen.device)
+        size = views.batch_size
+        result[name] = fidelity(views.activations, views.pixels, ranked, views.seen, filled, shares, size, mirror)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleChoice:
+    """The rule that shows a layer, and the numbers that say why.
+
+    Attributes:
+        rule: the chosen rule.
+        share: per cent of the pixels that a unit sees, at which `kept` is stated.
+        kept: rule -> (median, lower and upper end of its 95 % interval) of what the strongest `share` % of the pixels
+            bring back of the activations.
+        units: how many units were measured.
+    """
+
+    rule: str
+    share: float
+    kept: Mapping[str, tuple[float, float, float]]
+    units: int
+
+    def words(self) -> str:
+        """Return a sentence for a caption."""
+        if not self.units:
+            return f"{self.rule}: no unit has a positive activation, so that no rule could be measured."
+        other = "guided" if self.rule == "deconvnet" else "deconvnet"
+        return (
+            f"{self.rule}, chosen by what the strongest {self.share:g} % of the pixels bring back of the activation, "
+            f"median of {self.units} units: {self.kept[self.rule][0]:.2f}; {other}: {self.kept[other][0]:.2f}."
+        )
+
+
+def choose_rule(network: Network, layer: str, measured: Mapping[str, Fidelity]) -> RuleChoice:
+    """Choose the rule for a layer by the mean of what is kept at CHOSEN_BY.
+
+    The deconvnet is chosen where its switches exist (or where a single convolution leads to the layer, so that all
+    rules give its filter) and its median lies within the interval of the best rule; else the best rule. Without a unit
+    of positive activation it is the deconvnet.
+
+    Args:
+        network: the network that was measured.
+        layer: name of the layer.
+        measured: rule -> its fidelity, on the same units; controls among them are left out.
+    """
+    rules = [name for name in RULES if name in measured]
+    counted = measured[rules[0]].counted
+    if not len(counted):
+        return RuleChoice(rule="deconvnet", share=CHOSEN_BY[0], kept={}, units=0)
+    shares = list(measured[rules[0]].shares)
+    columns = [shares.index(share) for share in CHOSEN_BY]
+    kept = {rule: measured[rule].kept[counted] for rule in rules}
+    scores = {rule: median_interval(values[:, columns].mean(1)) for rule, values in kept.items()}
+    best = max(rules, key=lambda rule: scores[rule][0])
+    papers = has_switches(network, layer) and scores["deconvnet"][0] >= scores[best][1]
+    return RuleChoice(
+        rule="deconvnet" if papers else best,
+        share=CHOSEN_BY[0],
+        kept={rule: median_interval(values[:, columns[0]]) for rule, values in kept.items()},
+        units=len(counted),
+    )
+
+
+def has_switches(network: Network, layer: str) -> bool:
+    """Return whether max pooling, or nothing but a single convolution, lies between the image and a layer.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.MaxPool2d(2))
+    >>> network = dv.capture(model, (3, 16, 16))
+    >>> [has_switches(network, layer) for layer in ("1", "2", "3")]
+    [True, False, True]
+    """
+    steps = [node for node in make_plan(network, layer).steps if node.op == "call_function"]
+    pools = any(op_of(node).kind == "max_pool" for node in steps)
+    return pools or sum(op_of(node).weighted for node in steps) <= 1
+
+
+def strongest_units(network: Network, images: Tensor, layer: str, most: int = SAMPLE) -> list[Unit]:
+    """Return units of a layer to measure rules on, where only a few images are given.
+
+    Args:
+        network: a captured network.
+        images: [N, C, H, W].
+        layer: name of the layer.
+        most: how many units are returned at most.
+
+    Returns:
+        For channels that are evenly chosen among those with a positive activation, the strongest unit over all images.
+    """
+    with torch.no_grad():
+        maps = network.maps(layer, network.activations(images, [layer])[layer])
+    _, channels, rows, columns = maps.shape
+    values, places = maps.transpose(0, 1).reshape(channels, -1).max(1)
+    alive = np.flatnonzero((values > 0).cpu().numpy())
+    chosen: Ints = alive[evenly(len(alive), most)]
+    units: list[Unit] = []
+    for channel in chosen.tolist():
+        image, place = divmod(int(places[channel]), rows * columns)
+        units.append((image, layer, channel, divmod(place, columns)))
+    return units
