@@ -14,7 +14,8 @@ The other ops, each by a stated rule:
 
     rectifiers, contrast normalisation, dropout   hand the relevance through
     max pooling                                    gives it to the winner, by the switches
-    views, permutations, slices, concatenation     move it along with the values
+    views, permutations, slices, borders,
+    concatenation                                  move it along with the values
     sums, means, scalings, attention's values      epsilon: in proportion to what each part contributed
     products a b of two values                     all to the other factor where one is a gate (it comes from a sigmoid
                                                    or a softmax), half to each otherwise; Arras et al. 2017
@@ -75,7 +76,7 @@ class LRP:
         if op.kind == "max_pool":
             height, width = call.inputs[0].shape[2:]
             return [unpool(signal, call.extra["switches"], height, width)]
-        if op.identity or op.reshapes or op.reorders or name == "cat":
+        if moves_values(call.node) or name in ("cat", "stack"):
             return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)
         if name in GATES:
             return [None] * len(call.inputs)
@@ -174,6 +175,11 @@ class LRP:
 
 GATES = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
 PRODUCTS = ("mul", "div", "matmul", "bmm", "scaled_dot_product_attention")
+MOVES = (
+    *("slice", "select", "split", "split_with_sizes", "chunk", "unbind", "index", "expand", "repeat", "flip", "roll"),
+    *("pad", "constant_pad_nd", "to", "_to_copy", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    "upsample_nearest2d",
+)
 
 
 def _part(weights: Tensor, sign: int) -> Tensor:
@@ -209,11 +215,13 @@ def _layer_norm_transpose(call: Call, share: Tensor) -> Tensor:
 
 def is_gate(node: fx.Node) -> bool:
     """Return whether a value is a gate: it comes from a sigmoid or a softmax, with nothing but views between."""
+    return op_name(node) in GATES or (moves_values(node) and is_gate(data_inputs(node)[0]))
+
+
+def moves_values(node: fx.Node) -> bool:
+    """Return whether an op only moves, repeats or leaves out values of its one input, perhaps with a border around."""
     op = op_of(node)
-    if op_name(node) in GATES:
-        return True
-    moved = op.identity or op.reshapes or op.reorders or op_name(node) in ("expand", "to", "_to_copy")
-    return moved and is_gate(data_inputs(node)[0])
+    return op.identity or op.reshapes or op.reorders or op_name(node) in MOVES
 
 
 def never_negative(node: fx.Node) -> bool:
