@@ -19,8 +19,7 @@ def relevance(
     place: tuple[int, ...],
     rule: str,
     bounds: PixelBounds | None = None,
-    epsilon: float = 1e-12,
-    start: Tensor | None = None,
+    epsilon: float = 1e-18,
 ) -> tuple[Tensor, float]:
     """The relevance of the pixels [C, H, W], and the activation of the unit, from which it starts.
 
@@ -32,7 +31,6 @@ def relevance(
         rule: "epsilon", "gamma", "z+", or "composite".
         bounds: see `LRP`.
         epsilon: see `LRP`.
-        start: the relevance of the whole layer [1, ...], where it is not the unit alone.
     """
     network = network.without_norms([layer])
     plan = make_plan(network, layer, windowed=False)
@@ -45,4 +43,4 @@ def relevance(
         upper = upper_half(plan.steps) if rule == "composite" else frozenset()
         kind = "gamma" if rule == "composite" else rule
         policy = LRP(kind, epsilon, bounds=bounds, upper=upper, normalisation="pass")  # type: ignore[arg-type]
-        return sweep.back(seed if start is None else start, policy)[0], float(value[index])
+        return sweep.back(seed, policy)[0], float(value[index])
