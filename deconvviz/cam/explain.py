@@ -138,12 +138,22 @@ class Explainer:
 
     def _maps(self, views: list[View]) -> list[Tensor]:
         """Return the maps of the method's equation: one, or one for each layer."""
-        formula, options = self.method.formula, self.options
+        formula, options = self.method.formula, {**self.options, **self.lengths(views[0].size)}
         if self.method.needs == "inner":
             return [formula(views[0], self._inner, **options)]
         if self.method.needs == "layers":
             return [formula(views, **options)]
         return [formula(view, **options) for view in views]
+
+    def lengths(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Return the method's options that are lengths, in pixels, by name, for images of a (height, width).
+
+        >>> import deconvviz as dv
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> dv.cam("occlusion", dv.capture(model, (3, 64, 64)), square=20).lengths((64, 64))
+        {'square': 20, 'stride': 5}
+        """
+        return self.method.lengths_of(size, self.options)
 
     def _inner(self, x: Tensor, target: Target) -> Tensor:
         """Return the maps of the wrapped method, where a window without the target may have a constant map."""

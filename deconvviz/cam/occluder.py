@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import Read, View
-from deconvviz.cam.shaping import gaussian_blur
+from deconvviz.cam.shaping import STRONG_BLUR, gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
 
@@ -84,4 +84,6 @@ def filling(v: View, fill: Tensor | float | str) -> Tensor | float:
         return fill
     if fill not in DRAWN_FILLS:
         raise DataError(f"fill {fill!r} given; expected a number, {' or '.join(DRAWN_FILLS)}")
-    return gaussian_blur(v.x, 51, 50.0) if fill == "blur" else v.noise(v.everyone * 0, tuple(v.x.shape[1:]))
+    if fill == "blur":
+        return gaussian_blur(v.x, *STRONG_BLUR.of(*v.size))
+    return v.noise(v.everyone * 0, tuple(v.x.shape[1:]))

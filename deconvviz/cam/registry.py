@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
 from deconvviz.cam.engine import View
 from deconvviz.errors import DataError
+from deconvviz.lengths import BlurWindow, Length
 from deconvviz.registry import Registry
 
 Needs = Literal["layer", "layers", "image", "inner", "trained"]
@@ -31,6 +32,7 @@ class Method:
         fuse: how the maps of several layers become one, "mean" or "max".
         source: the paper, and what was decided where sources differ.
         order: how its map is finished in the paper's convention, see `cam.shaping`.
+        lengths: the options in pixels -> their defaults, shares of the image's side; the formula is given the pixels.
     """
 
     name: str
@@ -39,13 +41,19 @@ class Method:
     fuse: str
     source: str
     order: str = "paper"
+    lengths: Mapping[str, Length | BlurWindow] = field(default_factory=dict)
 
     @property
     def options(self) -> Mapping[str, Any]:
         """The options and their defaults."""
         arguments = 2 if self.needs == "inner" else 1  # the view, and the wrapped method
         parameters = list(inspect.signature(self.formula).parameters.values())[arguments:]
-        return {parameter.name: parameter.default for parameter in parameters}
+        return {parameter.name: self.lengths.get(parameter.name, parameter.default) for parameter in parameters}
+
+    def lengths_of(self, size: tuple[int, int], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options in pixels, by name: what `options` say, else the share of an image's (height, width)."""
+        shares: dict[str, Any] = {name: share.of(*size) for name, share in self.lengths.items()}
+        return shares | {name: options[name] for name in shares if options.get(name) is not None}
 
     def layers_for(self, layers: Sequence[str]) -> Sequence[str]:
         """Return the layers to give to `cam` where `layers` are those for all methods: a trained one has its own."""
@@ -63,11 +71,17 @@ class Method:
 METHODS: Registry[Method] = Registry("method")
 
 
-def method(name: str, needs: Needs = "layer", fuse: str = "mean") -> Callable[[Formula], Formula]:
-    """Register a formula under a name; its docstring says what it computes and where it comes from."""
+def method(
+    name: str, needs: Needs = "layer", fuse: str = "mean", lengths: Mapping[str, Length | BlurWindow] | None = None
+) -> Callable[[Formula], Formula]:
+    """Register a formula under a name; its docstring says what it computes and where it comes from.
+
+    A parameter of the formula that is a length in pixels has no default of its own: `lengths` says its share.
+    """
 
     def register(formula: Formula) -> Formula:
-        METHODS.add(name, Method(name, formula, needs, fuse, inspect.cleandoc(formula.__doc__ or "")))
+        source = inspect.cleandoc(formula.__doc__ or "")
+        METHODS.add(name, Method(name, formula, needs, fuse, source, lengths=lengths or {}))
         return formula
 
     return register

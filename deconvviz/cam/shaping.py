@@ -18,6 +18,9 @@ from torch.nn import functional
 
 from deconvviz.choices import CONVENTIONS
 from deconvviz.errors import DataError
+from deconvviz.lengths import BlurWindow
+
+STRONG_BLUR = BlurWindow(51, 50.0)  # leaves no object: Group-CAM's, whose release has these numbers for 224 px
 
 
 def resized(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
@@ -59,7 +62,7 @@ def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: 
 
 
 def gaussian_blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
-    """Blur images [N, C, H, W] with a Gaussian; the kernel is as large as reflection at the border allows.
+    """BlurWindow images [N, C, H, W] with a Gaussian; the kernel is as large as reflection at the border allows.
 
     Args:
         images: [N, C, H, W].

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from deconvviz.cam.explain import Explainer
     from deconvviz.cli.inputs import OpenedModel
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.types import Pixels
@@ -115,7 +116,7 @@ def cam(
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
     caption = (
         f"p is the probability of the class. Maps are finished by the convention {convention!r}. Passes over the last "
-        f"image (tail: from the layer to the output): {passes}.\n{CAM_NOTE}"
+        f"image (tail: from the layer to the output): {passes}.{_lengths(explainers, preprocess)}\n{CAM_NOTE}"
     )
     figure = draw_maps(pictures, maps, labels, method_names, f"{network.name}{how.place}", caption, colours)
     save_figure(figure, out, caption)
@@ -180,6 +181,22 @@ def _explained(
 
 def _counted(passes: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in passes.items())
+
+
+def _lengths(explainers: Sequence[Explainer], preprocess: Preprocess) -> str:
+    """Return a sentence with the methods' options that are lengths, or nothing where they have none."""
+    texts = []
+    for explainer in explainers:
+        lengths = explainer.lengths(preprocess.shape[1:])
+        if lengths:
+            options = ", ".join(f"{name} {_rounded(value)}" for name, value in lengths.items())
+            texts.append(f"{explainer.method.name}: {options}")
+    return f" In pixels: {'; '.join(texts)}." if texts else ""
+
+
+def _rounded(value: float | Sequence[float]) -> str:
+    """Return a length, or those of a blur, as text."""
+    return " and ".join(f"{each:.3g}" for each in ([value] if isinstance(value, int | float) else value))
 
 
 def _save_arrays(out: str, methods: Sequence[str], maps: Sequence[Sequence[NDArray[np.float32]]]) -> None:

@@ -12,6 +12,7 @@ import click
 from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.options import ModelOptions
 from deconvviz.errors import CaptureError, DataError
+from deconvviz.lengths import same_share
 
 if TYPE_CHECKING:
     import torch
@@ -59,13 +60,31 @@ def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
     from deconvviz.models.load import load_model
 
     loaded = load_model(model, options.weights)
-    preprocess = Preprocess.from_dict(loaded.settings)
-    resize = options.resize
-    if options.crop and not resize and preprocess.resize and preprocess.resize < options.crop:
-        resize = options.crop
+    preprocess = with_input(Preprocess.from_dict(loaded.settings), options.crop, options.resize)
     mean, std = (text and numbers(text) for text in (options.mean, options.std))
-    changes: dict[str, Any] = {"resize": resize, "crop": options.crop, "mean": mean, "std": std}
+    changes: dict[str, Any] = {"mean": mean, "std": std}
     return loaded, dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
+
+
+def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> Preprocess:
+    """Return the preprocessing for a square input of another side.
+
+    Args:
+        preprocess: the model's own.
+        side: of the input in pixels; None leaves it as it is.
+        resize: length of the shorter side before the crop in pixels. By default the crop keeps its share of the image:
+            of 224 px out of 256 become 64 px out of 73.
+
+    >>> from deconvviz.data.preprocess import Preprocess
+    >>> with_input(Preprocess(resize=256, crop=224), 64, None).resize
+    73
+    """
+    if side is None:
+        return dataclasses.replace(preprocess, resize=resize) if resize else preprocess
+    if not resize and preprocess.resize:
+        own_side = min(preprocess.shape[1:]) if preprocess.crop else preprocess.resize
+        resize = same_share(preprocess.resize, own_side, side)
+    return dataclasses.replace(preprocess, resize=resize or preprocess.resize, crop=side)
 
 
 def captured(loaded: LoadedModel, preprocess: Preprocess, device: str) -> Network:

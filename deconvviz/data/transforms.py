@@ -19,6 +19,7 @@ from skimage.transform import warp
 
 from deconvviz.choices import INTERPOLATIONS, PADDINGS, TRANSFORMS
 from deconvviz.errors import DataError, nearest, require_choice
+from deconvviz.lengths import Length
 from deconvviz.types import Box, Floats, Ints, Pixels
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float64]
 SPLINE_ORDERS = dict(zip(INTERPOLATIONS, (1, 3), strict=True))
 SCALES = (0.1, 10.0)  # the smallest and the largest factor
-PAPER_SIDE = 224  # pixels of the paper's pictures, to which the steps below belong
-PAPER_SHIFT, SHIFT_STEP = 60, 5  # pixels: the paper's largest shift, and this package's step
+PAPER_SHIFT, SHIFT_STEP = Length(60), Length(5)  # the paper's largest shift, and this package's step
 
 # --- maps -----------------------------------------------------------------------------------------------------------
 
@@ -97,8 +97,8 @@ class Transform:
 
 def _shifts(side: int) -> Floats:
     """Return figure 5's shifts along a side in pixels: 60 of 224 pixels either way, as a share of the side."""
-    step = max(1, round(SHIFT_STEP * side / PAPER_SIDE))
-    count = round(PAPER_SHIFT * side / PAPER_SIDE) // step
+    step = SHIFT_STEP.of(side)
+    count = round(PAPER_SHIFT.exactly(side)) // step
     return np.arange(-count, count + 1, dtype=np.float64) * step
 
 

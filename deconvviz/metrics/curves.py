@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.errors import DataError
+from deconvviz.lengths import BlurWindow
 from deconvviz.metrics.inputs import Scores, check_scored, fill_like, of_classes, probabilities, ranks, scored
 from deconvviz.metrics.metric import register
 
 register("deletion", "Deletion AUC", False, "mean probability", "Petsiuk et al. 2018, RISE")
 register("insertion", "Insertion AUC", True, "mean probability", "Petsiuk et al. 2018, RISE")
+
+INSERTION_BLUR = BlurWindow(11, 5.0)  # of RISE's release, for 224 px
 
 Blur = Callable[[Tensor], Tensor]
 """Images [n, C, H, W] -> blurred images of the same shape, each image by itself."""
@@ -42,7 +45,7 @@ def deletion(
     images: Tensor,
     maps: Tensor,
     classes: Tensor,
-    steps: int = 224,
+    steps: int | None = None,
     fill: Tensor | float = 0.0,
     batch_size: int = 32,
 ) -> Curve:
@@ -53,8 +56,8 @@ def deletion(
         images: [N, C, H, W], normalised.
         maps: [N, H, W]; only the order of their values counts, and equal pixels go in row-major order.
         classes: int64 [N], the class that is explained.
-        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are deleted. RISE has 224 on 224 x 224 in
-            its notebook and 28 for its table.
+        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are deleted. By default as many as the
+            shorter side has pixels: RISE has 224 on 224 x 224 in its notebook, and 28 for its table.
         fill: the fill for deleted pixels, a number or [C] in normalised space; 0 is the dataset's mean.
         batch_size: images that are scored at once. The last step is the same picture for all and is scored once.
 
@@ -87,7 +90,7 @@ def insertion(
     images: Tensor,
     maps: Tensor,
     classes: Tensor,
-    steps: int = 224,
+    steps: int | None = None,
     blur: Blur | None = None,
     batch_size: int = 32,
 ) -> Curve:
@@ -100,7 +103,8 @@ def insertion(
         images: [N, C, H, W], normalised.
         maps: [N, H, W]; only the order of their values counts, and equal pixels go in row-major order.
         classes: int64 [N], the class that is explained.
-        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are inserted.
+        steps: S, at most H * W; after step s, round(s * H * W / S) pixels are inserted. By default as many as the
+            shorter side has pixels.
         blur: returns the images from which the insertion begins; by default `gaussian_blur`.
         batch_size: images that are scored at once.
 
@@ -122,7 +126,7 @@ def insertion(
     return _curve(counts, _walk(scores, images, maps, classes, counts, batch_size, blend), maps)
 
 
-def gaussian_blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
+def gaussian_blur(images: Tensor, size: int | None = None, sigma: float | None = None) -> Tensor:
     """Blur images with a Gaussian window; the image is surrounded by zeros.
 
     The window is that of RISE's release: the tails beyond its edge are folded back, so that it sums to 1 but is flatter
@@ -130,15 +134,23 @@ def gaussian_blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
 
     Args:
         images: [N, C, H, W].
-        size: of the window in pixels, odd.
-        sigma: of the Gaussian in pixels.
+        size: of the window in pixels, odd; by default that of RISE's release, 11 px of 224, as a share of the images'
+            shorter side, at least 3.
+        sigma: of the Gaussian in pixels; by default 5/11 of the window's default.
 
     Returns:
         [N, C, H, W].
 
     Raises:
         DataError: the size is even, or sigma is not positive.
+
+    >>> image = torch.zeros(1, 1, 32, 32)
+    >>> image[0, 0, 9, 9] = 1
+    >>> int((gaussian_blur(image) > 0).sum())  # 3 x 3 pixels
+    9
     """
+    default_size, default_sigma = INSERTION_BLUR.of(*images.shape[-2:])
+    size, sigma = default_size if size is None else size, default_sigma if sigma is None else sigma
     if size < 1 or size % 2 == 0 or not sigma > 0:
         raise DataError(f"a window of {size} pixels, sigma {sigma:g}, given; expected an odd size and a positive sigma")
     impulse = np.zeros(size)
@@ -151,9 +163,10 @@ def gaussian_blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     return functional.conv2d(columns, across, padding=(0, size // 2), groups=channels)
 
 
-def _counts(maps: Tensor, steps: int) -> Tensor:
-    """Return how many pixels are deleted or inserted after each step, int64 [steps + 1]."""
+def _counts(maps: Tensor, steps: int | None) -> Tensor:
+    """Return how many pixels are deleted or inserted after each step, int64 [steps + 1]; None: a step for each row."""
     pixels = maps[0].numel()
+    steps = min(maps.shape[1:]) if steps is None else steps
     if not 1 <= steps <= pixels:
         raise DataError(f"{steps} steps given; expected 1 to {pixels}, the pixels of a map")
     return torch.tensor([round(step * pixels / steps) for step in range(steps + 1)])

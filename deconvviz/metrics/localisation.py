@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from deconvviz.errors import DataError
+from deconvviz.lengths import Length
 from deconvviz.metrics.inputs import as_array, as_values, check_maps
 from deconvviz.metrics.metric import register
 from deconvviz.types import Box, Floats, Ints, Mask
@@ -22,17 +23,19 @@ Boxes = Sequence[Sequence[Box | Sequence[int]]]
 Masks = Mask | Boxes
 """The object's pixels, bool [N, H, W], or for each image the list of boxes around its objects."""
 
+TOLERANCE = Length(15)  # of the pointing game
 THRESHOLDS = np.arange(1000) / 1000  # 0 to 0.999
 
 
-def pointing_game(maps: Tensor, masks: Masks, tolerance: float = 15) -> Tensor:
+def pointing_game(maps: Tensor, masks: Masks, tolerance: float | None = None) -> Tensor:
     """Return 1 where the maximum of a map lies on the object or nearer to it than `tolerance`, else 0.
 
     Args:
         maps: finite [N, H, W]; of several maxima the first in row-major order counts.
         masks: see Masks; each image has an object.
         tolerance: in pixels, between the centres of pixels; a distance of exactly the tolerance is a miss, as in
-            TorchRay. 0 or 1 asks for the object itself.
+            TorchRay. 0 or 1 asks for the object itself. By default the paper's 15 px of 224, as a share of the shorter
+            side of the maps.
 
     Returns:
         float64 [N]. Published values average over the images of each class, then over the classes.
@@ -48,6 +51,7 @@ def pointing_game(maps: Tensor, masks: Masks, tolerance: float = 15) -> Tensor:
     [0.0, 1.0]
     """
     check_maps(maps, unit=False)
+    tolerance = TOLERANCE.exactly(*maps.shape[1:]) if tolerance is None else tolerance
     if not 0 <= tolerance < float("inf"):
         raise DataError(f"tolerance {tolerance:g} given; expected 0 pixels or more")
     hits = []

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deconvviz.choices import RANDOMISATIONS
 from deconvviz.errors import DataError, ModelError, require_choice
+from deconvviz.lengths import Length
 from deconvviz.metrics.inputs import check_pair, pairwise
 from deconvviz.metrics.intervals import correlation
 from deconvviz.metrics.metric import register
@@ -25,7 +26,7 @@ register("spearman", "Rank correlation after randomising", False, "correlation, 
 register("hog_similarity", "HOG correlation after randomising", False, "correlation, -1 to 1", "Adebayo et al. 2018")
 
 WINDOW = 11  # pixels across the Gaussian window of SSIM
-BLOCK = 48  # pixels across a block of HOG: 3 x 3 cells of 16
+CELL, CELLS = Length(16), 3  # of HOG: the side of a cell, and cells across a block
 
 
 def randomised(model: nn.Module, how: str = "cascading", seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
@@ -134,14 +135,15 @@ def spearman(a: Tensor, b: Tensor, absolute: bool = True) -> Tensor:
     return pairwise(a.abs() if absolute else a, b.abs() if absolute else b, _rank_correlation)
 
 
-def hog_similarity(a: Tensor, b: Tensor) -> Tensor:
+def hog_similarity(a: Tensor, b: Tensor, cell: int | None = None) -> Tensor:
     """Return Spearman's correlation of each pair of maps' histograms of oriented gradients.
 
-    The histograms have cells of 16 x 16 pixels, blocks of 3 x 3 cells, and 9 orientations.
+    The histograms have blocks of 3 x 3 cells, and 9 orientations.
 
     Args:
-        a: [N, H, W], finite, at least 48 x 48.
+        a: [N, H, W], finite, with room for a block.
         b: [N, H, W], finite.
+        cell: side of a cell in pixels; by default 1/14 of the shorter side of the maps (16 px of 224).
 
     Returns:
         float64 [N], -1 to 1; 0 where a map or its histogram is constant.
@@ -151,8 +153,11 @@ def hog_similarity(a: Tensor, b: Tensor) -> Tensor:
 
     Source: Adebayo et al. 2018; Dalal and Triggs 2005.
     """
-    _check_size(a, b, BLOCK, unit=False)
-    return pairwise(a, b, lambda x, y: _rank_correlation(_histogram(x), _histogram(y)))
+    side = CELL.of(*a.shape[1:]) if cell is None else cell
+    if side < 1:
+        raise DataError(f"cell {cell} given; expected 1 pixel or more")
+    _check_size(a, b, CELLS * side, unit=False)
+    return pairwise(a, b, lambda x, y: _rank_correlation(_histogram(x, side), _histogram(y, side)))
 
 
 def _structural_similarity(x: Floats, y: Floats) -> float:
@@ -160,8 +165,8 @@ def _structural_similarity(x: Floats, y: Floats) -> float:
     return float(mean)
 
 
-def _histogram(values: Floats) -> Floats:
-    return np.asarray(hog(values, pixels_per_cell=(16, 16)), np.float64)
+def _histogram(values: Floats, cell: int) -> Floats:
+    return np.asarray(hog(values, pixels_per_cell=(cell, cell), cells_per_block=(CELLS, CELLS)), np.float64)
 
 
 def _check_size(a: Tensor, b: Tensor, least: int, unit: bool) -> None:

@@ -125,7 +125,8 @@ def sess_by_replica(model: nn.Sequential, network: dv.Network, x: Tensor, _: r.C
     boxes, parts = scales._windows(x, 3, 6)
     cases = [r.case_of(model[:5], model[5:], part, TARGET) for part in parts]
     maps = [r.mm(r.resize(r.grad_cam(c), SIZE)) for c in cases]
-    return rm.sess(maps, np.array([rm.probability(c, c.x) for c in cases]), boxes, SIZE)
+    probabilities = np.array([rm.probability(c, c.x) for c in cases])
+    return rm.sess(maps, probabilities, boxes, SIZE, blur=(3, 3 * 5 / 11))  # 11 of 224 px are less than 3 of 11
 
 
 def learned(name: str) -> LearnedExplainer:

@@ -327,7 +327,7 @@ def test_the_main_job_on_real_photos(run: Run, data: pathlib.Path, tmp_path: pat
     import deconvviz as dv
 
     weights = data / "squeezenet1_0-imagenet-fp16.pth"
-    model = ["torchvision:squeezenet1_0", "--weights", weights, "--input", "227"]
+    model = ["torchvision:squeezenet1_0", "--weights", weights, "--input", "227", "--resize", "256"]
     run("pack", data / "imagenet-sample", tmp_path / "photos.h5", "--quiet")
     run(
         "mine", model[0], tmp_path / "photos.h5", *model[1:], "-l", "features.7", "-o", tmp_path / "mined.h5", "--quiet"

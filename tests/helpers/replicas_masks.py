@@ -163,6 +163,7 @@ def sess(
     theta: float = 0.0,
     pre_filter: float = 0.0,
     smooth: bool = True,
+    blur: tuple[int, float] = (11, 5.0),
 ) -> Array:
     """SESS's fusion (2207.01769, authors' code): sum over patches / count(> theta), Gaussian 11x11, sigma 5, reflected.
     Patch i: mm(map_i) p_i / max p, pasted on zeros of its scaled image, resized (bilinear) to `size`; values <= theta
@@ -176,7 +177,7 @@ def sess(
         pasted = resize(canvas, size)
         total, count = total + np.where(pasted > theta, pasted, 0.0), count + (pasted > theta)
     fused = total / np.maximum(count, 1)
-    return gaussian_filter(fused, 5, radius=5, mode="mirror") if smooth else fused
+    return gaussian_filter(fused, blur[1], radius=blur[0] // 2, mode="mirror") if smooth else fused
 
 
 def _trace(net: nn.Sequential, x: Array) -> list[tuple[str, Array, Array, Array]]:

@@ -248,10 +248,10 @@ def test_the_blur() -> None:
     window = gaussian_filter(impulse, 5)
     image = torch.zeros(1, 2, 31, 31, dtype=torch.float64)
     image[0, 1, 15, 15] = 1
-    found = metrics.gaussian_blur(image)
+    found = metrics.gaussian_blur(image, 11, 5.0)
     assert_close(found[0, 1, 10:21, 10:21], window)
     assert found[0, 0].abs().max() == 0 and found.sum() == pytest.approx(1)
-    corner = metrics.gaussian_blur(torch.ones(1, 1, 31, 31, dtype=torch.float64))
+    corner = metrics.gaussian_blur(torch.ones(1, 1, 31, 31, dtype=torch.float64), 11, 5.0)
     assert corner[0, 0, 15, 15] == pytest.approx(1) and corner[0, 0, 0, 0] == pytest.approx(window[5:, 5:].sum())
 
 
@@ -386,10 +386,10 @@ def test_pointing_game_by_definition(seed: int, tolerance: float, levels: int) -
 def test_pointing_game_at_the_edge_of_the_tolerance() -> None:
     maps, masks = torch.zeros(1, 40, 40), np.zeros((1, 40, 40), bool)
     maps[0, 20, 3], masks[0, 20, 18] = 1, True  # 15 px away
-    assert metrics.pointing_game(maps, masks).tolist() == [0]
+    assert metrics.pointing_game(maps, masks, 15).tolist() == [0]
     assert metrics.pointing_game(maps, masks, 15.001).tolist() == [1]
     masks[0, 20, 17] = True
-    assert metrics.pointing_game(maps, masks).tolist() == [1]
+    assert metrics.pointing_game(maps, masks, 15).tolist() == [1]
     assert metrics.pointing_game(maps, masks, 0).tolist() == [0]
     masks[0, 20, 3] = True
     assert metrics.pointing_game(maps, masks, 0).tolist() == [1]
@@ -560,11 +560,12 @@ def test_ssim_and_correlations_by_definition() -> None:
     absolute = [stats.spearmanr(abs(x - 0.5).ravel(), y.ravel())[0] for x, y in pairs]
     assert_close(metrics.spearman(signed, b), absolute)
     c, d = draw(2, 2, 64, 50), draw(3, 2, 64, 50)
-    expected = [
-        stats.spearmanr(hog(x, pixels_per_cell=(16, 16)), hog(y, pixels_per_cell=(16, 16)))[0]
-        for x, y in zip(c.numpy(), d.numpy(), strict=True)
-    ]
-    assert_close(metrics.hog_similarity(c, d), expected)
+    for cell, side in ((None, 4), (16, 16)):  # 16 px of 224 are 4 of 50
+        expected = [
+            stats.spearmanr(hog(x, pixels_per_cell=(side, side)), hog(y, pixels_per_cell=(side, side)))[0]
+            for x, y in zip(c.numpy(), d.numpy(), strict=True)
+        ]
+        assert_close(metrics.hog_similarity(c, d, cell), expected)
     assert_close(metrics.hog_similarity(c, c), [1] * 2)
 
 
@@ -646,7 +647,8 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "delta": (lambda: metrics.max_box_accuracy(MAPS, BOX, (0.0,)), "delta 0 given; expected more than 0"),
     "deltas": (lambda: metrics.max_box_accuracy(MAPS, BOX, ()), "no deltas given"),
     "ssim size": (lambda: metrics.ssim(MAPS, MAPS), "maps of 6 x 6 given; expected 11 x 11"),
-    "hog size": (lambda: metrics.hog_similarity(MAPS, MAPS), "expected 48 x 48 or more"),
+    "hog size": (lambda: metrics.hog_similarity(MAPS, MAPS, 16), "expected 48 x 48 or more"),
+    "hog cell": (lambda: metrics.hog_similarity(MAPS, MAPS, 0), "cell 0 given; expected 1 pixel or more"),
     "spearman": (lambda: metrics.spearman(MAPS, NAN), "b: values that are NaN"),
 }
 

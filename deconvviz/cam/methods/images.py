@@ -14,6 +14,7 @@ from deconvviz.cam.methods.shared import channel_masks, mean, significant
 from deconvviz.cam.occluder import Occluder, filling
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import min_max
+from deconvviz.cam.window_grid import SQUARE, STRIDE
 
 
 @method("rise", needs="image")
@@ -43,13 +44,12 @@ def random_masks(v: View, count: int, cells: int, share: float) -> Make:
     return make
 
 
-@method("occlusion", needs="image")
-def occlusion(
-    v: View, square: int = 32, stride: int = 16, fill: float | str | Tensor = 0.0, border: str = "flush"
-) -> Tensor:
+@method("occlusion", needs="image", lengths={"square": SQUARE, "stride": STRIDE})
+def occlusion(v: View, square: int, stride: int, fill: float | str | Tensor = 0.0, border: str = "flush") -> Tensor:
     """The fall of p under a square at each place, mean over the windows that cover a pixel.
 
-    Zeiler and Fergus 2013, section 4.2 (a grey square; its size and stride are not given there).
+    Zeiler and Fergus 2013, section 4.2 (a grey square; its size and stride are not given there). square, stride: in
+    pixels; by default 1/7 and 1/14 of the image's shorter side.
     fill: what is put there: a number in units of the normalised image (0 is the mean colour), images, "blur" or
     "noise"; border: whether the last windows lie "flush" with the image's border or windows reach "beyond" it.
     """

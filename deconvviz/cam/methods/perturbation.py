@@ -12,7 +12,7 @@ from deconvviz.arrays import widened
 from deconvviz.cam.engine import Make, View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant, weighted
 from deconvviz.cam.registry import method
-from deconvviz.cam.shaping import gaussian_blur, min_max
+from deconvviz.cam.shaping import STRONG_BLUR, gaussian_blur, min_max
 from deconvviz.errors import require_choice
 
 
@@ -81,12 +81,13 @@ def _averaged(v: View, make: Make, varied: Tensor, samples: int) -> Tensor:
     return v.up(weighted(scores, v.A)).relu()
 
 
-@method("group-cam")
-def group_cam(v: View, groups: int = 32, percentile: float = 70.0, blur: tuple[int, float] = (51, 50.0)) -> Tensor:
+@method("group-cam", lengths={"blur": STRONG_BLUR})
+def group_cam(v: View, *, groups: int = 32, percentile: float = 70.0, blur: tuple[int, float]) -> Tensor:
     """Masks of groups of channels, scored by what they restore of a blurred image. Zhang et al. 2021, arXiv 2103.13859.
 
     A group's mask is ReLU(sum mean(g_k) A_k) with what is below its percentile set to zero, through min-max and
-    resized; its weight ReLU(p(x M + blurred (1 - M)) - p(blurred)). blur: kernel size and sigma in pixels.
+    resized; its weight ReLU(p(x M + blurred (1 - M)) - p(blurred)). blur: kernel size and sigma in pixels; by
+    default 51 and 50 of 224 px.
     """
     weighed = mean(v.g)[:, :, None, None] * v.A
     parts = torch.stack([part.sum(1) for part in torch.chunk(weighed, groups, 1)], 1).relu()

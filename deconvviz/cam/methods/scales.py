@@ -14,7 +14,9 @@ from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import gaussian_blur, min_max, resized
 from deconvviz.cam.targets import Target
 from deconvviz.cam.window_grid import starts
+from deconvviz.lengths import BlurWindow, Length
 
+BLUR = BlurWindow(11, 5.0)  # of the fused map
 Inner = Callable[[Tensor, Target], Tensor]
 
 
@@ -34,12 +36,13 @@ class Window(NamedTuple):
     left: int
 
 
-@method("sess", needs="inner")
-def sess(v: View, inner: Inner, scales: int = 12, step: int = 64, drop: float = 0.0) -> Tensor:
+@method("sess", needs="inner", lengths={"step": Length(64)})
+def sess(v: View, inner: Inner, *, scales: int = 12, step: int, drop: float = 0.0) -> Tensor:
     """Maps of windows at several scales, weighed by p of each window; the mean where they are above zero, blurred.
 
-    Tursun et al. 2022, arXiv 2207.01769. scales, step: the shorter side grows by `step` pixels each; drop: the share of
-    the windows, those of the lowest p, that is left out. inner: the method, on windows of the network's size.
+    Tursun et al. 2022, arXiv 2207.01769. scales, step: the shorter side grows by `step` pixels each, by default by 2/7
+    of it (64 of 224 px); drop: the share of the windows, those of the lowest p, that is left out. inner: the method, on
+    windows of the network's size.
     """
     maps = []
     for n in range(len(v.x)):
@@ -87,4 +90,4 @@ def fused(
         canvas[top : top + size[0], left : left + size[1]] = min_max(maps[index]) * scores[index] / scores.max()
         pasted = resized(canvas, size)
         total, count = total + pasted, count + (pasted > 0)
-    return gaussian_blur((total / count.clamp(min=1))[None, None], 11, 5.0)[0, 0]
+    return gaussian_blur((total / count.clamp(min=1))[None, None], *BLUR.of(*size))[0, 0]

@@ -213,17 +213,20 @@ def evaluate(
 
 def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, measured: MetricOptions) -> None:
     """Write the figure beside the table."""
+    from deconvviz.metrics.curves import INSERTION_BLUR
     from deconvviz.studies.evaluation.figure import draw_evaluation
     from deconvviz.studies.evaluation.metric_groups import directions
 
     target = "the network's top class" if measured.explain == "top" else "the class of its label"
     fill = "the mean colour" if measured.fill == "mean" else "black"
+    window, _ = INSERTION_BLUR.of(*evaluation.pictures.shape[1:3])
+    blur = f" The picture of the insertion curve is blurred by a window of {window} px." if evaluation.curves else ""
     caption = (
         f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked pixels "
         f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
         "the pixels where so many are kept; constant is the share of maps that are the same everywhere; passes and "
-        "seconds are those of one image."
+        f"seconds are those of one image.{blur}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption)
     save_figure(figure, beside(table, ".png"), caption)

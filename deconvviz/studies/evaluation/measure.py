@@ -23,7 +23,9 @@ from deconvviz.data.sampling import room_for
 from deconvviz.data.truth import OBJECT
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
+from deconvviz.lengths import REFERENCE
 from deconvviz.metrics import box_accuracy
+from deconvviz.metrics.curves import INSERTION_BLUR
 from deconvviz.metrics.localisation import THRESHOLDS
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.evaluation.columns import (
@@ -123,11 +125,12 @@ def evaluate(
         )
         for name, method_options in options_by_method.items()
     }
+    size = preprocess.shape[1:]
     config = {
         **_configuration(network, feed, settings, classes),
         "layers": list(layers),
         "limit": limit,
-        "methods": {name: _described(explainers[name], options_by_method[name]) for name in explainers},
+        "methods": {name: _described(explainers[name], options_by_method[name], size) for name in explainers},
     }
     evaluation = _begin(feed, config, stamped(sources), out)
     return EvaluationRun(network, feed, evaluation, settings, classes, out).run(explainers)
@@ -143,15 +146,23 @@ def _labelled_outputs(feed: Feed, outputs: Ints | None) -> Ints:
     return labelled_outputs
 
 
-def _described(explainer: Explainer, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's options as JSON holds them; a digest stands for a trained explainer."""
+def _described(explainer: Explainer, options: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Return a method's options as JSON holds them; a digest stands for a trained explainer.
+
+    Default lengths in pixels are among them where they are not those of 224 px, which older files leave out.
+    """
+    lengths, usual = (explainer.method.lengths_of(sides, {}) for sides in (size, (REFERENCE, REFERENCE)))
+    described = {name: value for name, value in lengths.items() if value != usual[name]} | dict(options)
     trained = explainer.options.get("explainer")
-    return {**options, "explainer": digest(trained)} if isinstance(trained, LearnedExplainer) else dict(options)
+    return {**described, "explainer": digest(trained)} if isinstance(trained, LearnedExplainer) else described
 
 
 def _configuration(network: Network, feed: Feed, settings: EvaluationOptions, classes: Ints | None) -> dict[str, Any]:
     """Return what must be equal for an evaluation to be resumed; JSON values."""
+    blur, usual = (INSERTION_BLUR.of(*sides) for sides in (feed.preprocess.shape[1:], (REFERENCE, REFERENCE)))
+    scaled_blur = "curves" in settings.metrics and blur != usual  # older files have the blur of 224 px, and no note
     return {
+        **({"insertion_blur": list(blur)} if scaled_blur else {}),
         "model": network.name,
         "model_fingerprint": network.fingerprint,
         "store_fingerprint": feed.images.fingerprint,

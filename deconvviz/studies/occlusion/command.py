@@ -36,7 +36,7 @@ class SquareChoice:
     """The square and the map that the command line asks for.
 
     Attributes:
-        square: (height, width) of the square in pixels.
+        square: (height, width) of the square in pixels; None takes a share of the image's side, and so does the stride.
         stride: (rows, columns) between two places of the square in pixels.
         fill: what stands in the square.
         border: whether windows end with the image ("flush") or reach over its edge ("beyond").
@@ -44,8 +44,8 @@ class SquareChoice:
         strongest: by which of a map's numbers it is chosen, "max" or "sum".
     """
 
-    square: tuple[int, int]
-    stride: tuple[int, int]
+    square: tuple[int, int] | None
+    stride: tuple[int, int] | None
     fill: str
     border: str
     channel: int | None
@@ -79,8 +79,10 @@ class Subjects(NamedTuple):
     targets: list[int] | None
 
 
-def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
-    """Read SIDE or HEIGHTxWIDTH."""
+def _sides(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read SIDE or HEIGHTxWIDTH; None stays None."""
+    if text is None:
+        return None
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} given; expected pixels such as 32, or HEIGHTxWIDTH such as 24x48")
@@ -90,8 +92,18 @@ def _sides(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
 square_options = option_group(
     "square",
     SquareChoice,
-    click.option("--square", default="32", callback=_sides, help="Pixels of the square: SIDE or HEIGHTxWIDTH."),
-    click.option("--stride", default="16", callback=_sides, help="Pixels between two places, as above."),
+    click.option(
+        "--square",
+        callback=_sides,
+        metavar="PIXELS",
+        help="The square: SIDE or HEIGHTxWIDTH.  [default: 1/7 of the image's shorter side, 32 px of 224]",
+    ),
+    click.option(
+        "--stride",
+        callback=_sides,
+        metavar="PIXELS",
+        help="Between two places, as above.  [default: 1/14 of the image's shorter side, 16 px of 224]",
+    ),
     click.option("--fill", default="grey", type=click.Choice(OCCLUDER_FILLS), help="What stands in the square."),
     click.option(
         "--border",
@@ -196,8 +208,8 @@ def occlude(
 
 
 def _caption(occlusion: Occlusion, square: SquareChoice) -> str:
-    size, stride = ("x".join(map(str, dict.fromkeys(lengths))) for lengths in (square.square, square.stride))
     config, windows = occlusion.config, len(occlusion.windows)
+    size, stride = ("x".join(map(str, dict.fromkeys(config[name]))) for name in ("square", "stride"))
     return (
         f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
         f"of (b), (d) and (e) are the place of the square's centre. (c): {config['rule']} projections, the contrast of "

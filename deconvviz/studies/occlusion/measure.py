@@ -115,7 +115,8 @@ class OcclusionRun:
     def __init__(self, network: Network, preprocess: Preprocess, layer: str, settings: OcclusionOptions) -> None:
         self.network, self.preprocess, self.layer, self.settings = network, preprocess, layer, settings
         _, height, width = preprocess.shape
-        windows = (height, width), settings.pair("square"), settings.pair("stride"), settings.border
+        size = height, width
+        windows = size, settings.pair("square", size), settings.pair("stride", size), settings.border
         self.windows, self.occluder = WindowGrid(*windows), Occluder(*windows)
         self.exact = Captured(network)
         self.fast = OutputWithMaps(network.forward_only(settings.precision, keep=[layer]), layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deconvviz.cam.window_grid import SQUARE, STRIDE
 from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULES, STRONGEST, Rule
 from deconvviz.errors import DataError, require, require_choice
 from deconvviz.run.options import RunKeywords, RunOptions
@@ -14,8 +15,8 @@ Lengths = int | tuple[int, int]
 class OcclusionKeywords(RunKeywords, total=False):
     """The fields of `OcclusionOptions`, as the keyword arguments of `occlude`."""
 
-    square: Lengths
-    stride: Lengths
+    square: Lengths | None
+    stride: Lengths | None
     fill: str
     border: str
     channel: int | None
@@ -28,8 +29,10 @@ class OcclusionOptions(RunOptions):
     """What `occlude` does, and how it runs: the attributes of `RunOptions` are options too.
 
     Attributes:
-        square: side of the square in pixels, or (height, width).
-        stride: pixels between two places of the square, or (rows, columns).
+        square: side of the square in pixels, or (height, width); None takes 1/7 of the image's shorter side (32 px of
+            224).
+        stride: pixels between two places of the square, or (rows, columns); None takes 1/14 of the image's shorter side
+            (16 px of 224).
         fill: what stands in the square: "grey", the "mean" colour of the preprocessing, "black", the image's own
             "blur", or "noise".
         border: "flush", windows end with the image; "beyond", they reach over its edge.
@@ -40,12 +43,14 @@ class OcclusionOptions(RunOptions):
     Raises:
         DataError: a value out of its range.
 
-    >>> OcclusionOptions(square=8).pair("square"), OcclusionOptions(stride=(4, 6)).pair("stride")
+    >>> OcclusionOptions(square=8).pair("square", (64, 64)), OcclusionOptions(stride=(4, 6)).pair("stride", (64, 64))
     ((8, 8), (4, 6))
+    >>> OcclusionOptions().pair("square", (64, 96)), OcclusionOptions().pair("stride", (64, 96))
+    ((9, 9), (5, 5))
     """
 
-    square: Lengths = 32
-    stride: Lengths = 16
+    square: Lengths | None = None
+    stride: Lengths | None = None
     fill: str = "grey"
     border: str = "flush"
     channel: int | None = None
@@ -60,7 +65,9 @@ class OcclusionOptions(RunOptions):
         require_choice("rule", self.rule, RULES)
         require(self, DataError, channel=(self.channel is None or self.channel >= 0, "0 or more"))
 
-    def pair(self, name: str) -> tuple[int, int]:
-        """Return `square` or `stride` as (height, width) in pixels."""
-        lengths: Lengths = getattr(self, name)
+    def pair(self, name: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Return `square` or `stride` as (height, width) in pixels, for images of a (height, width)."""
+        lengths: Lengths | None = getattr(self, name)
+        if lengths is None:
+            lengths = {"square": SQUARE, "stride": STRIDE}[name].of(*size)
         return (lengths, lengths) if isinstance(lengths, int) else lengths

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import FIRST_LAYERS, PRECISIONS
-from deconvviz.cli.inputs import device_of, integers
+from deconvviz.cli.inputs import device_of, integers, with_input
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
@@ -315,4 +315,4 @@ def _network(
         load_weights(network, read_weights(pathlib.Path(weights)))
     if model == "zfnet":
         return network, None
-    return network, Preprocess.from_dict(settings if input_size is None else {**settings, "crop": input_size})
+    return network, with_input(Preprocess.from_dict(settings), input_size, None)

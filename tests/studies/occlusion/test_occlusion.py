@@ -147,7 +147,7 @@ def test_every_panel_against_a_loop(plain: tuple[Plain, dv.Network, np.ndarray[A
             if fill == "blur":
                 from deconvviz.cam.shaping import gaussian_blur
 
-                flat["blur"] = gaussian_blur(x[None], 51, 50.0)[0]
+                flat["blur"] = gaussian_blur(x[None], 5, 50 / 51 * 5)[0]  # 51 of 224 px are 5.5 of 24
             here = np.s_[:, top : top + 8, left : left + 6]
             hidden[here] = flat[fill].expand(3, 24, 32)[here]
             with torch.no_grad():
@@ -324,6 +324,7 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         preprocess=pre,
         targets=[store[3][1]],
         square=(16, 24),
+        stride=16,
         progress=False,
     )[0]
     assert float(rows[5]["probability"]) == pytest.approx(found.probability[5], abs=1e-5)
