@@ -62,7 +62,8 @@ class Fidelity:
         curves, shares = self.left if mirror else self.kept, np.asarray(self.shares)
         if len(shares) == 1:
             return np.asarray(curves[:, 0])
-        return np.asarray(np.trapezoid(curves, shares, axis=1) / (shares[-1] - shares[0]))
+        means = (curves[:, 1:] + curves[:, :-1]) / 2
+        return np.asarray(means @ np.diff(shares) / (shares[-1] - shares[0]))
 
 
 def fidelity(
