@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from deconvviz.arrays import evenly
-from deconvviz.choices import RULES
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.projection import Unit
@@ -21,8 +20,9 @@ from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
 from deconvviz.metrics.fidelity import BLUR, NOISE, SHARES, Fidelity, energy, fidelity, nearest, smooth_noise
 from deconvviz.metrics.intervals import median_interval
-from deconvviz.types import Ints
+from deconvviz.types import Floats, Ints
 
+CANDIDATES = ("deconvnet", "guided", "lrp-epsilon", "lrp-gamma", "lrp-zplus")  # among which "auto" chooses
 SAMPLE = 32  # units that a rule is chosen by
 CHOSEN_BY = (5.0, 10.0)  # per cent of the pixels that a unit sees
 CONTROLS = ("nearest", "noise")
@@ -110,33 +110,34 @@ class RuleChoice:
         )
 
 
-def choose_rule(network: Network, layer: str, measured: Mapping[str, Fidelity]) -> RuleChoice:
+def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     """Choose the rule for a layer by the mean of what is kept at CHOSEN_BY.
 
-    The deconvnet is chosen where its switches exist (or where a single convolution leads to the layer, so that all
-    rules give its filter) and its median lies within the interval of the best rule; else the best rule. Without a unit
-    of positive activation it is the deconvnet.
+    The deconvnet is chosen where its switches exist and its median lies within the interval of the best rule; else the
+    best rule. Without a unit of positive activation it is the deconvnet.
 
     Args:
-        network: the network that was measured.
-        layer: name of the layer.
-        measured: rule -> its fidelity, on the same units; controls among them are left out.
+        kept: rule -> float64 [units, 2], `Fidelity.kept` at CHOSEN_BY, of the same units; NaN for a unit whose
+            activation is not positive, which is left out.
+        switches: whether the deconvnet's switches exist; see `has_switches`.
+
+    >>> good, bad = np.full((9, 2), 0.9), np.full((9, 2), 0.2)
+    >>> choose_rule({"deconvnet": good, "guided": good}, switches=True).rule
+    'deconvnet'
+    >>> choose_rule({"deconvnet": bad, "guided": good}, switches=True).rule
+    'guided'
     """
-    rules = [name for name in RULES if name in measured]
-    counted = measured[rules[0]].counted
-    if not len(counted):
+    counted = ~np.isnan(next(iter(kept.values()))[:, 0])
+    if not counted.any():
         return RuleChoice(rule="deconvnet", share=CHOSEN_BY[0], kept={}, units=0)
-    shares = list(measured[rules[0]].shares)
-    columns = [shares.index(share) for share in CHOSEN_BY]
-    kept = {rule: measured[rule].kept[counted] for rule in rules}
-    scores = {rule: median_interval(values[:, columns].mean(1)) for rule, values in kept.items()}
-    best = max(rules, key=lambda rule: scores[rule][0])
-    papers = has_switches(network, layer) and scores["deconvnet"][0] >= scores[best][1]
+    scores = {rule: median_interval(values[counted].mean(1)) for rule, values in kept.items()}
+    best = max(scores, key=lambda rule: scores[rule][0])
+    papers = switches and scores["deconvnet"][0] >= scores[best][1]
     return RuleChoice(
         rule="deconvnet" if papers else best,
         share=CHOSEN_BY[0],
-        kept={rule: median_interval(values[:, columns[0]]) for rule, values in kept.items()},
-        units=len(counted),
+        kept={rule: median_interval(values[counted, 0]) for rule, values in kept.items()},
+        units=int(counted.sum()),
     )
 
 
@@ -178,3 +179,19 @@ def strongest_units(network: Network, images: Tensor, layer: str, most: int = SA
         image, place = divmod(int(places[channel]), rows * columns)
         units.append((image, layer, channel, divmod(place, columns)))
     return units
+
+
+def rule_on(network: Network, images: Tensor, layer: str, bounds: PixelBounds | None = None) -> RuleChoice:
+    """Choose the rule for a layer from a few images: the strongest units of up to SAMPLE channels on them are measured.
+
+    Args:
+        network: a captured network.
+        images: [N, C, H, W], prepared for the network.
+        layer: name of the layer.
+        bounds: lowest and highest value of a pixel; see `SignalOptions`.
+    """
+    units = strongest_units(network, images, layer)
+    if not units:
+        return choose_rule({"deconvnet": np.full((1, len(CHOSEN_BY)), np.nan)}, switches=True)
+    measured = measured_rules(network, images, units, CANDIDATES, bounds=bounds, shares=CHOSEN_BY, mirror=False)
+    return choose_rule({rule: each.kept for rule, each in measured.items()}, has_switches(network, layer))

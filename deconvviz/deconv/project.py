@@ -144,10 +144,11 @@ def _projected(
             if not chosen:
                 continue
             runs = network.without_norms([layer]) if folded else network
+            given = images.contiguous(memory_format=runs.memory_format) if folded else images
             # "last" lets a window that the unit does not depend on overwrite with zero: only the whole map knows
             plan = make_plan(runs, layer, options.windowed and options.overlap == "sum")
-            for batch in _batches(numbers, units, plan, images):
-                by_rule = _project_batch(runs, plan, images, [units[number] for number in batch], chosen, options)
+            for batch in _batches(numbers, units, plan, given):
+                by_rule = _project_batch(runs, plan, given, [units[number] for number in batch], chosen, options)
                 for rule, projected in by_rule.items():
                     projections[rule].update(zip(batch, projected, strict=True))
     return {rule: [by_number[number] for number in range(len(units))] for rule, by_number in projections.items()}

@@ -112,29 +112,32 @@ class LRP:
     def _positive(self, call: Call, signal: Tensor) -> Tensor:
         """Return the relevance by the z+ rule: only positive products a w count, a >= 0 with w^+ and a < 0 with w^-."""
         value, weight, bias = call.args[:3]
-        parts = [_with(call, value.clamp(min=0), weight.clamp(min=0))]
-        if not never_negative(call.node):
-            parts.append(_with(call, value.clamp(max=0), weight.clamp(max=0)))
-        total = sum(part.run() for part in parts)
+        if never_negative(call.node):
+            parts = [_with(call, value, weight.clamp(min=0))]
+        else:
+            negative = _with(call, value.clamp(max=0), weight.clamp(max=0))
+            parts = [_with(call, value.clamp(min=0), weight.clamp(min=0)), negative]
+        total = sum(part.run() for part in parts) + self.epsilon  # no part of it is negative
         if bias is not None:
             total = total + bias.clamp(min=0)[:, None, None]
-        return _returned(parts, signal / self._away_from_zero(total))
+        return _returned(parts, signal / total)
 
     def _gamma(self, call: Call, signal: Tensor) -> Tensor:
-        """Return the relevance by the gamma rule, which favours what has the sign of the output."""
+        """Return the relevance by the gamma rule, which favours what has the sign of the output.
+
+        With the contributions c = a w, c^+ = (c + |c|) / 2, and s the sign of the output, the denominator is
+        z + gamma / 2 (z + s |a| |w| + s |b|), and so all four combinations of signs are two convolutions: one of a with
+        w, and one of |a| with |w|. An output of zero hands nothing on.
+        """
         value, weight, bias = call.args[:3]
-        out, relevance = call.value(), torch.zeros_like(value)
-        for sign in (1, -1):
-            favoured = weight + self.gamma * _part(weight, sign)
-            parts = [_with(call, value.clamp(min=0), favoured)]
-            if not never_negative(call.node):
-                parts.append(_with(call, value.clamp(max=0), weight + self.gamma * _part(weight, -sign)))
-            total = sum(part.run() for part in parts)
-            if bias is not None:
-                total = total + (bias + self.gamma * _part(bias, sign))[:, None, None]
-            share = signal * (out * sign > 0) / self._away_from_zero(total)
-            relevance = relevance + _returned(parts, share)
-        return relevance
+        signed, unsigned = _with(call, value, weight), _with(call, value.abs(), weight.abs())
+        out, half, size = call.value(), self.gamma / 2, unsigned.run()
+        if bias is not None:
+            size = size + bias.abs()[:, None, None]
+        sign = out.sign()
+        share = signal * sign / (out.abs().mul_(1 + half).add_(size, alpha=half).add_(self.epsilon))
+        from_signed, from_unsigned = _returned([signed], share), _returned([unsigned], share * sign)
+        return from_signed.mul_(1 + half).add_(from_unsigned, alpha=half)
 
     def _bounded(self, call: Call, signal: Tensor) -> Tensor:
         """Return the relevance by the rule z^B, for a convolution that reads pixels; padding is no pixel."""
@@ -170,7 +173,7 @@ class LRP:
         return [part * weight for part, weight in zip(each, weights, strict=True)]
 
     def _away_from_zero(self, z: Tensor) -> Tensor:
-        return z + self.epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
+        return z + torch.copysign(z.new_tensor(self.epsilon), z + 0.0)  # + 0 makes a positive zero of a negative one
 
 
 GATES = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
@@ -199,7 +202,8 @@ def _returned(parts: Sequence[Call], share: Tensor) -> Tensor:
         assert transpose is not None
         product = transpose(part, share)[0]
         assert product is not None
-        relevance = part.inputs[0] * product if relevance is None else relevance + part.inputs[0] * product
+        product.mul_(part.inputs[0])
+        relevance = product if relevance is None else relevance.add_(product)
     assert relevance is not None
     return relevance
 
@@ -229,7 +233,11 @@ def never_negative(node: fx.Node) -> bool:
     source = data_inputs(node)[0]
     while source.op == "call_function" and (op_of(source).kind == "max_pool" or op_of(source).averages):
         source = data_inputs(source)[0]
-    return source.op == "call_function" and op_name(source) in ("relu", "relu6", "sigmoid", "hardsigmoid")
+    if source.op != "call_function":
+        return False
+    if op_name(source) == "hardtanh":
+        return float(source.args[1]) >= 0  # type: ignore[arg-type]
+    return op_name(source) in ("relu", "relu6", "sigmoid", "hardsigmoid")
 
 
 def upper_half(steps: Sequence[fx.Node]) -> frozenset[fx.Node]:

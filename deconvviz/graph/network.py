@@ -312,12 +312,21 @@ class Network:
     def without_norms(self, keep: Sequence[str] = ()) -> Network:
         """Return an equal network with each BatchNorm folded into the convolution that it alone reads; it is kept.
 
+        Its weights are channels-last, in which convolutions are faster in both directions.
+
         Args:
             keep: layers whose values are read; raises LayerNotFound where one does not exist.
         """
         key = tuple(sorted(keep))
         if key not in self._without_norms:
-            self._without_norms[key] = with_folded_norms(self, key)
+            folded = with_folded_norms(self, key)
+            tensors = {
+                name: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+                for name, tensor in folded.tensors.items()
+            }
+            folded = folded.replaced(folded.graph, tensors)
+            folded.memory_format = torch.channels_last
+            self._without_norms[key] = folded
         return self._without_norms[key]
 
     def forward_only(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
