@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 GREY = 0.5  # of the range 0..1 of a picture: what stands for zero where a signed array is shown
-FULL_CONTRAST = 99.8  # percentile of the absolute values that is shown as black or white
+FULL_CONTRAST = 99.0  # percentile of the sizes of pixels that is shown with full contrast
 
 
 def evenly(count: int, most: int) -> Ints:
@@ -38,22 +38,27 @@ def widened(dtype: torch.dtype) -> torch.dtype:
 
 
 def stretched(signed: NDArray[np.floating[Any]], percentile: float = FULL_CONTRAST) -> NDArray[np.floating[Any]]:
-    """Return a signed array, such as a projection, as a picture with values in 0..1: zero becomes grey.
+    """Return a signed picture, such as a projection, with values in 0..1: zero becomes grey.
 
-    The contrast is stretched as in the paper's figures, for each array by itself: values of the size of the
-    `percentile` become black or white, and larger ones are clipped.
+    The contrast is stretched as in the paper's figures, for each picture by itself. The size of a pixel is the largest
+    absolute value of its colours. Sizes of the `percentile` and above, over the pixels that are not zero, get full
+    contrast; a pixel is scaled as a whole, so that it keeps its colour.
 
     Args:
-        signed: floating [h, w, C], or any other shape.
-        percentile: in 0..100, of the absolute values.
+        signed: floating [h, w, C].
+        percentile: in 0..100, of the sizes.
 
     Returns:
         Floating, of the same shape, in 0..1.
 
-    >>> stretched(np.array([-2.0, 0.0, 1.0]), percentile=100)
+    >>> stretched(np.array([[[-2.0], [0.0], [1.0]]]), percentile=100)[0, :, 0]
     array([0.  , 0.5 , 0.75])
+    >>> stretched(np.array([[[4.0, 2.0], [1.0, 0.5]]]), percentile=0)  # both have full contrast, in one colour
+    array([[[1.  , 0.75],
+            [1.  , 0.75]]])
     """
-    size = np.abs(signed)
-    peak = np.percentile(size, percentile) if size.size else 0.0
-    peak = peak or (size.max() if size.size else 0.0) or 1.0
-    return np.clip(GREY + GREY * signed / peak, 0, 1)
+    sizes = np.abs(signed).max(-1, keepdims=True, initial=0)
+    some = sizes[sizes > 0]
+    peak = np.percentile(some, percentile) if some.size else 1.0
+    picture: NDArray[np.floating[Any]] = GREY + GREY * signed / np.maximum(sizes, peak)
+    return picture

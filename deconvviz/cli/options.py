@@ -147,9 +147,52 @@ def layers_option(text: str, required: bool = False) -> Callable[[Command], Comm
 
 
 def rule_option(command: Command) -> Command:
-    """Add --rule, the rule by which a projection passes rectifiers."""
-    text = "How rectifiers treat the signal on its way back to the pixels."
-    return click.option("--rule", default="deconvnet", type=click.Choice(RULES), help=text)(command)
+    """Add --rule, the rule by which a unit's signal goes back to the pixels."""
+    text = (
+        "How the signal goes back to the pixels. auto measures which rule's strongest pixels bring back most of the "
+        "units' activations, and takes the paper's deconvnet where it has switches and is as good as the best."
+    )
+    return click.option("--rule", default="auto", type=click.Choice(("auto", *RULES)), help=text)(command)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectionOptions:
+    """How units are projected.
+
+    Attributes:
+        rule: one of `choices.RULES`, or "auto".
+        shifts: small shifts of the image that are averaged over; 1 is none.
+        noise: standard deviation of the noise that is averaged over, as a share of the image's range; 0 is none.
+    """
+
+    rule: str
+    shifts: int
+    noise: float
+
+    def averages(self) -> dict[str, Any]:
+        """Return the options of `SignalOptions` that average."""
+        return {"shifts": self.shifts, "noise": self.noise}
+
+    def words(self) -> str:
+        """Return what is averaged over, for a caption; "" where nothing is."""
+        shifts = f" over {self.shifts} shifts of the image" if self.shifts > 1 else ""
+        noise = f" over noisy images ({self.noise:g} of the image's range)" if self.noise else ""
+        return f" Projections are means{shifts}{noise}." if shifts or noise else ""
+
+
+def projection_options(command: Command) -> Command:
+    """Add --rule, --shifts and --noise; they reach the command as `projection`, a `ProjectionOptions`."""
+    shifts = "Average over so many small shifts of the image (4, 9, 16), which removes the phase of strided filters."
+    noise = (
+        "Average over 16 noisy images; the noise's standard deviation, as a share of the image's range, such as 0.1."
+    )
+    return option_group(
+        "projection",
+        ProjectionOptions,
+        rule_option,
+        click.option("--shifts", default=1, type=click.IntRange(1), help=shifts),
+        click.option("--noise", default=0.0, type=click.FloatRange(0), help=noise),
+    )(command)
 
 
 def limit_option(command: Command) -> Command:

@@ -9,7 +9,7 @@ import click
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
 from deconvviz.cli.inputs import open_model, position_of, read_image
-from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, model_options, rule_option
+from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, ProjectionOptions, model_options, projection_options
 from deconvviz.cli.outputs import check_figure, save_figure
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("-p", "--position", metavar="y,x", help="Position on the layer's map.  [default: the strongest]")
 @click.option("-o", "--out", required=True, help="The figure: a file named .png, .pdf or .svg.")
-@rule_option
+@projection_options
 @click.option(
     "--overlap",
     default="sum",
@@ -46,7 +46,7 @@ def project(
     channel: int,
     position: str | None,
     out: str,
-    rule: str,
+    projection: ProjectionOptions,
     overlap: str,
     lrn: str,
     options: ModelOptions,
@@ -59,6 +59,7 @@ def project(
     """
     import torch
 
+    from deconvviz.deconv.choice import rule_on
     from deconvviz.deconv.project import project as project_unit
     from deconvviz.figures.projection import draw_projection
 
@@ -68,22 +69,27 @@ def project(
     network, preprocess, _ = open_model(model, options)
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
+    bounds = preprocess.bounds()
     with torch.no_grad():
-        projection = project_unit(network, x, layer, channel, place, rule, overlap=overlap, lrn=lrn)
-    caption = _caption(projection, pathlib.Path(image).name)
-    y, column = projection.position
-    title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projection.value:.4g}"
-    canvas = projection.full().detach().float().cpu().permute(1, 2, 0).numpy()
-    save_figure(draw_projection(picture, canvas, projection.window, title, caption), out, caption)
-    if projection.value <= 0:
-        click.echo(f"note: the unit's activation is {projection.value:.4g}; it does not fire on this image", err=True)
+        choice = rule_on(network, x, layer, bounds) if projection.rule == "auto" else None
+        rule = projection.rule if choice is None else choice.rule
+        signal = {"overlap": overlap, "lrn": lrn, "bounds": bounds, **projection.averages()}
+        projected = project_unit(network, x, layer, channel, place, rule, **signal)
+    why = f"Its rule is {choice.words()}" if choice else f"Its rule is {rule}."
+    caption = _caption(projected, pathlib.Path(image).name, why + projection.words())
+    y, column = projected.position
+    title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projected.value:.4g}"
+    canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
+    save_figure(draw_projection(picture, canvas, projected.window, title, caption), out, caption)
+    if projected.value <= 0:
+        click.echo(f"note: the unit's activation is {projected.value:.4g}; it does not fire on this image", err=True)
 
 
-def _caption(projection: Projection, image: str) -> str:
+def _caption(projection: Projection, image: str, why: str) -> str:
     """Return the text below the figure: what is shown, and what it is no evidence for."""
     linearised = f" Linearised on the way: {', '.join(projection.linearised)}." if projection.linearised else ""
     return (
-        f"The {projection.rule} projection of one unit to the pixels of {image}.{linearised} "
+        f"The projection of one unit to the pixels of {image}. {why}{linearised} "
         "The rectangle is the unit's theoretical receptive field, cut to the image. "
         "The magnitude of the projection at a pixel is the root of the sum of squares over the colour channels.\n"
         f"{PROJECTION_NOTE}"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from skimage.transform import resize
 
 from deconvviz.arrays import FULL_CONTRAST, stretched
 from deconvviz.types import Box, Floats, Pixels
@@ -44,6 +45,19 @@ def resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
     if picture.shape[:2] == size:
         return picture
     return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def scaled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize values, floating [h, w, C], to (height, width): by bilinear interpolation, antialiased.
+
+    >>> scaled(np.array([[[0.0], [1.0]]], np.float32), (1, 4))[0, :, 0]
+    array([0.  , 0.25, 0.75, 1.  ], dtype=float32)
+    """
+    if values.shape[:2] == size:
+        return values
+    shrinks = size[0] < values.shape[0] or size[1] < values.shape[1]
+    out = resize(values, size, order=1, mode="edge", anti_aliasing=shrinks)  # type: ignore[no-untyped-call]
+    return np.asarray(out, np.float32)
 
 
 def tile(picture: Pixels, side: int) -> Pixels:

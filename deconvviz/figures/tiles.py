@@ -12,11 +12,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from deconvviz.errors import DataError
-from deconvviz.types import Floats, Pathlike
+from deconvviz.types import Box, Floats, Mask, Pathlike
 
 FORMATS = ("png", "pdf", "svg")
+FADE = 0.45  # share of white in what surrounds a patch
 
 
 def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: float) -> Floats:
@@ -40,6 +42,47 @@ def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: fl
     for index, tile in enumerate(tiles):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         out[top : top + height, left : left + width] = tile  # one channel broadcasts to grey
+    return out
+
+
+def enlarged(tile: NDArray[Any], least: int) -> NDArray[Any]:
+    """Return a tile with every pixel as a square of pixels, so that its shorter side has at least `least` of them.
+
+    So a small image is drawn as its pixels, without interpolation. A tile that is large enough stays as it is.
+
+    Args:
+        tile: [h, w, C].
+        least: pixels.
+
+    >>> enlarged(np.array([[[1], [2]]]), 2)[..., 0]
+    array([[1, 1, 2, 2],
+           [1, 1, 2, 2]])
+    """
+    factor = math.ceil(least / max(min(tile.shape[:2]), 1))
+    return tile if factor == 1 else np.repeat(np.repeat(tile, factor, 0), factor, 1)
+
+
+def faded(picture: Floats, inside: Box) -> Floats:
+    """Return a picture in 0..1, [h, w, C], that is mixed with white outside of a box: its surroundings step back.
+
+    >>> faded(np.zeros((1, 2, 1)), Box(0, 0, 1, 1))[0, :, 0]
+    array([0.  , 0.45])
+    """
+    pale = FADE + (1 - FADE) * picture
+    inside.of(pale)[:] = inside.of(picture)
+    return np.asarray(pale)
+
+
+def ringed(picture: Floats, region: Mask, colour: tuple[float, float, float]) -> Floats:
+    """Return a picture [h, w, 3] with the outline of a region: a line of two pixels, a dark one outside of it.
+
+    >>> ringed(np.ones((3, 3, 3)), np.eye(3, dtype=bool) & (np.arange(3) == 1), (0.5, 0, 0))[1, :, 0]
+    array([0. , 0.5, 0. ])
+    """
+    inner = region & ~ndimage.binary_erosion(region, iterations=2, border_value=1)
+    outer = ndimage.binary_dilation(region) & ~region
+    out = np.array(picture)
+    out[outer], out[inner] = 0.0, colour
     return out
 
 

@@ -1,32 +1,47 @@
-"""ProjectionCache: the projections, crop sizes and first filters that a mined file keeps for the figures made of it.
+"""ProjectionCache: what a mined file keeps for the figures made of it, and computes where it is missing.
 
-Their names in the file: `projections/LAYER/RULE/CHANNEL/RANK` float16 [C, h, w] and the same name with `_box` int64 [4]
-(top, left, bottom, right); `figures/LAYER/crop_RULE` int64 [1]; `figures/LAYER/receptive_field` int64 [2];
+The names in the file: `projections/LAYER/RULE/CHANNEL/RANK` float16 [C, h, w] and the same name with `_box` int64 [4]
+(top, left, bottom, right); `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of
+the entry's value; `figures/LAYER/crop_RULE` int64 [1]; `figures/LAYER/need_RULE` float64 [units, 2], the side that each
+unit needs and what it keeps with the side of the layer; `figures/LAYER/kept/RULE` float64 [units, 2], the fidelity that
+a rule is chosen by; `figures/LAYER/switches` int64 [1]; `figures/LAYER/receptive_field` int64 [2];
 `figures/LAYER/filters` float32 [C, h, w, 3], empty where the layer does not read the image directly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deconvviz.arrays import evenly
+from deconvviz.choices import CROPS, RULES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import DataError, MismatchError
+from deconvviz.deconv.choice import CANDIDATES, CHOSEN_BY, SAMPLE, RuleChoice, choose_rule, has_switches, measured_rules
+from deconvviz.deconv.needed import SHARE, kept_by, needed_boxes, needed_squares, squares_around
+from deconvviz.deconv.views import UnitViews
+from deconvviz.errors import DataError, MismatchError, ProjectionError, require_choice
 from deconvviz.graph.network import Network
 from deconvviz.run.options import RunOptions
-from deconvviz.studies.mining.projections import ENERGY, StoredProjection, first_layer_weights, project_winners
+from deconvviz.studies.mining.projections import (
+    ENERGY,
+    StoredProjection,
+    firing_maps,
+    first_layer_weights,
+    project_winners,
+    units_of,
+)
 from deconvviz.studies.mining.result import Mined, Winner
 from deconvviz.types import Array, Box, Pathlike
 
-SAMPLE = 64  # filters whose projections decide a layer's crop
+EXTENT_SAMPLE = 64  # filters whose projections' energy decides the crop "energy"
 AT_ONCE = 16  # filters whose images are in memory together
 PICTURES = 128 * 2**20  # bytes of decoded pictures that are kept: neighbouring filters have images in common
 
@@ -37,10 +52,12 @@ class Crop(NamedTuple):
     Attributes:
         size: height and width in pixels; they may exceed the image's.
         rule: in words, how the size was chosen.
+        surrounded: whether the surroundings of the patches are shown too.
     """
 
     size: tuple[int, int]
     rule: str
+    surrounded: bool = False
 
 
 class ProjectionCache:
@@ -49,7 +66,8 @@ class ProjectionCache:
     Attributes:
         mined: the mined result; it stays as it is.
         feed: the images that were mined, prepared as they were then; a place is an index into the store.
-        rule: of the projections, "deconvnet", "guided" or "gradient".
+        rule: of the projections, one of `choices.RULES`, or "auto": each layer has the rule that shows it best.
+        averages: `shifts`, `noise` and `samples` of `SignalOptions`, of the projections.
     """
 
     def __init__(
@@ -57,8 +75,9 @@ class ProjectionCache:
         mined: Mined,
         store: Images,
         network: Network | Callable[[], Network],
-        rule: str = "deconvnet",
+        rule: str = "auto",
         progress: bool = True,
+        **averages: Any,
     ) -> None:
         """Begin with what the mined result keeps.
 
@@ -69,8 +88,10 @@ class ProjectionCache:
                 is asked for that the file does not keep.
             rule: of the projections.
             progress: whether progress bars are shown.
+            averages: `shifts`, `noise` and `samples` of `SignalOptions`.
 
         Raises:
+            ProjectionError: another rule.
             MismatchError: network or store are not those that were mined. Of a function, the network is checked when
                 it is loaded.
         """
@@ -80,7 +101,9 @@ class ProjectionCache:
                 f"({mined.config['store_fingerprint'][:12]}); "
                 "give the right one with --images"
             )
-        self.mined, self.rule = mined, rule
+        require_choice("rule", rule, ("auto", *RULES), ProjectionError)
+        self.mined, self.rule, self.averages = mined, rule, averages
+        self._choices: dict[str, RuleChoice] = {}
         self.feed = Feed(store, Preprocess.from_dict(mined.config["preprocess"]), memory=PICTURES)
         self._source, self._run = network, RunOptions(progress=progress)
         self._arrays: dict[str, Array] = dict(mined.figure_arrays)
@@ -123,6 +146,18 @@ class ProjectionCache:
                 self._arrays.setdefault(f"{key}_box", np.asarray(projection.box))
         return projections
 
+    def sample(self, layer: str, most: int = SAMPLE) -> list[Winner]:
+        """Return the strongest entries of filters that are evenly chosen among those that are not dead.
+
+        Raises:
+            DataError: every filter of the layer is dead.
+        """
+        mined_layer = self.mined[layer]
+        alive = np.flatnonzero(~mined_layer.activity.dead & (mined_layer.images[:, 0] >= 0))
+        if not len(alive):
+            raise DataError(f"every filter of {layer!r} is dead on these images: there is nothing to show")
+        return [Winner(int(channel), 0) for channel in alive[evenly(len(alive), most)]]
+
     def patch(self, layer: str, winner: Winner, window: Box) -> Array:
         """Return the part of an entry's image inside a window, uint8 [h, w, 3]."""
         return window.of(self.feed.picture(int(self.mined[layer].images[winner])))
@@ -132,8 +167,11 @@ class ProjectionCache:
 
         Args:
             layer: name of a mined layer.
-            crop: "energy" is the smallest square that holds 98 % of a projection's energy, the median over 64 filters;
-                "receptive-field" is all that a unit can see; or a side in pixels.
+            crop: "need" is the smallest square that keeps 90 % of a unit's activation when all outside of it is filled
+                with the mean colour, the median over 32 filters; "each" cuts every patch by what its own unit needs,
+                and this is the size of a tile that the patches are scaled to; "energy" is the smallest square that
+                holds 98 % of a projection's energy, the median over 64 filters; "receptive-field" is all that a unit
+                can see; or a side in pixels.
 
         Raises:
             DataError: another crop, or every filter of the layer is dead.
@@ -146,12 +184,71 @@ class ProjectionCache:
         if crop == "receptive-field":
             height, width = self._remembered(layer, "receptive_field", self._receptive_field)
             return Crop((int(height), int(width)), "the theoretical receptive field")
-        if crop != "energy":
-            raise DataError(f"crop {crop!r} given; expected energy, receptive-field or a number of pixels")
-        side = int(self._remembered(layer, f"crop_{self.rule}", self._typical_extent)[0])
+        if crop not in CROPS:
+            raise DataError(f"crop {crop!r} given; expected {', '.join(CROPS)} or a number of pixels")
+        if crop in ("need", "each"):
+            sides, kept = self._remembered(layer, f"need_{self.label(layer)}", self._needed).T
+            side, with_it = int(np.median(sides)), np.nanmedian(kept) if np.isfinite(kept).any() else np.nan
+            if crop == "each":
+                return Crop((side, side), f"each as small as keeps {SHARE:.0%} of its unit's activation, scaled", True)
+            words = (
+                f"the smallest square that keeps {SHARE:.0%} of a unit's activation, median of {len(sides)} filters; "
+                f"with this size for all they keep {with_it:.0%}"
+            )
+            return Crop((side, side), words, True)
+        side = int(self._remembered(layer, f"crop_{self.label(layer)}", self._typical_extent)[0])
         return Crop(
             (side, side), f"the smallest square with {ENERGY:.0%} of the projections' energy, median of the layer"
         )
+
+    def choice(self, layer: str) -> RuleChoice | None:
+        """Return how the rule of a layer was chosen; None where the rule was given."""
+        if self.rule != "auto":
+            return None
+        if layer not in self._choices:
+            names = {f"figures/{layer}/kept/{rule}": rule for rule in CANDIDATES}
+            if not all(name in self._arrays for name in names):
+                self._arrays |= self._measured(layer)
+            switches = bool(self._arrays[f"figures/{layer}/switches"][0])
+            kept = {rule: self._arrays[name] for name, rule in names.items()}
+            self._choices[layer] = choose_rule(kept, switches)
+        return self._choices[layer]
+
+    def rule_of(self, layer: str) -> str:
+        """Return the rule by which a layer is projected."""
+        choice = self.choice(layer)
+        return self.rule if choice is None else choice.rule
+
+    def label(self, layer: str) -> str:
+        """Return the rule of a layer with what is averaged over, as the file's names have it."""
+        settings = [f"{name}{value:g}" for name, value in self.averages.items() if value not in (0, 1)]
+        return "-".join([self.rule_of(layer), *settings])
+
+    def boxes(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, Box]:
+        """Return for each entry the smallest box of its image that keeps 90 % of the unit's activation."""
+        boxes = {}
+        step = AT_ONCE * self.mined[layer].top.k
+        for start in range(0, len(winners), step):
+            group = winners[start : start + step]
+            views, centres = self._views(layer, group)
+            corners = views.corners
+            for winner, box, (row, column) in zip(
+                group, needed_boxes(views, centres).tolist(), corners.tolist(), strict=True
+            ):
+                top, left, bottom, right = box
+                boxes[winner] = Box(top + row, left + column, bottom + row, right + column)
+        return boxes
+
+    def maps(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, NDArray[np.float16]]:
+        """Return where each entry's channel fires on its image: its map in units of the entry's value."""
+        keys = {winner: f"projections/{layer}/map/{winner.channel}/{winner.rank}" for winner in winners}
+        missing = [winner for winner, key in keys.items() if key not in self._arrays]
+        step = AT_ONCE * self.mined[layer].top.k
+        for start in range(0, len(missing), step):
+            group = missing[start : start + step]
+            for winner, map_ in firing_maps(self.network, self.mined[layer], self.feed, group).items():
+                self._arrays[keys[winner]] = map_
+        return {winner: self._arrays[key] for winner, key in keys.items()}
 
     def first_filters(self, layer: str, channels: Sequence[int]) -> NDArray[np.float32] | None:
         """Return filters of a layer that reads the image directly, float32 [n, h, w, 3]; None for another layer."""
@@ -170,7 +267,7 @@ class ProjectionCache:
     # --- inside ---
 
     def _key(self, layer: str, winner: Winner) -> str:
-        return f"projections/{layer}/{self.rule}/{winner.channel}/{winner.rank}"
+        return f"projections/{layer}/{self.label(layer)}/{winner.channel}/{winner.rank}"
 
     def _stored(self, layer: str, winner: Winner) -> StoredProjection | None:
         key = self._key(layer, winner)
@@ -181,11 +278,12 @@ class ProjectionCache:
     def _computed(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, StoredProjection]:
         """Compute projections in groups, so that the images of a group fit in memory."""
         mined_layer, projections = self.mined[layer], dict[Winner, StoredProjection]()
+        rule = self.rule_of(layer)
         step = AT_ONCE * mined_layer.top.k
         with self._run.bar("projection", len(winners), layer) as bar:
             for start in range(0, len(winners), step):
                 group = winners[start : start + step]
-                projections |= project_winners(self.network, mined_layer, self.feed, group, self.rule)
+                projections |= project_winners(self.network, mined_layer, self.feed, group, rule, **self.averages)
                 bar.update(len(group))
         return projections
 
@@ -204,16 +302,42 @@ class ProjectionCache:
         return np.zeros(0, np.float32) if weights is None else weights
 
     def _typical_extent(self, layer: str) -> Array:
-        """Return the median extent of the strongest projections of SAMPLE filters, evenly chosen.
-
-        These projections stay at hand for what is shown next. `save` writes only those that are shown: a file should
-        not grow by filters that nobody asked for.
-        """
-        mined_layer = self.mined[layer]
-        alive = np.flatnonzero(~mined_layer.activity.dead & (mined_layer.images[:, 0] >= 0))
-        if not len(alive):
-            raise DataError(f"every filter of {layer!r} is dead on these images: there is nothing to show")
-        winners = [Winner(int(channel), 0) for channel in alive[evenly(len(alive), SAMPLE)]]
-        projections = self.projections(layer, winners, keep=False)
-        self._sampled = {self._key(layer, winner): projection for winner, projection in projections.items()}
+        """Return the median extent of the strongest projections of EXTENT_SAMPLE filters, evenly chosen."""
+        projections = self._sample_projections(layer, self.sample(layer, EXTENT_SAMPLE))
         return np.asarray([int(np.median([projection.extent() for projection in projections.values()])) | 1])
+
+    def _sample_projections(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, StoredProjection]:
+        """Return projections that stay at hand, and are not written for their own sake."""
+        projections = self.projections(layer, winners, keep=False)
+        self._sampled |= {self._key(layer, winner): projection for winner, projection in projections.items()}
+        return projections
+
+    def _views(self, layer: str, winners: Sequence[Winner]) -> tuple[UnitViews, torch.Tensor]:
+        """Return what the units of some entries see, and the centres of their projections' energy in it."""
+        inputs, units = units_of(self.network, self.mined[layer], self.feed, winners)
+        views = UnitViews(self.network, inputs, units)
+        projections = self._sample_projections(layer, winners)
+        centres = torch.tensor([projections[winner].centre() for winner in winners]) - views.corners
+        return views, centres
+
+    def _needed(self, layer: str) -> Array:
+        views, centres = self._views(layer, self.sample(layer))
+        sides = needed_squares(views, centres)
+        median = torch.full_like(sides, int(sides.median()))
+        everything = torch.full_like(sides, max(views.pixels.shape[2:]))
+        whole = kept_by(views, squares_around(views, centres, everything))
+        with_it = kept_by(views, squares_around(views, centres, median))
+        kept = torch.where(whole > 0, with_it / whole, torch.nan)
+        return np.stack([sides.numpy().astype(np.float64), kept.numpy()], 1)
+
+    def _measured(self, layer: str) -> Mapping[str, Array]:
+        """Measure the rules among which "auto" chooses."""
+        inputs, units = units_of(self.network, self.mined[layer], self.feed, self.sample(layer))
+        bounds = self.feed.preprocess.bounds()
+        with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:
+            measured = measured_rules(
+                self.network, inputs, units, CANDIDATES, bounds=bounds, shares=CHOSEN_BY, mirror=False
+            )
+            bar.update(len(CANDIDATES))
+        arrays: dict[str, Array] = {f"figures/{layer}/kept/{rule}": each.kept for rule, each in measured.items()}
+        return arrays | {f"figures/{layer}/switches": np.asarray([has_switches(self.network, layer)], np.int64)}

@@ -16,12 +16,13 @@ from deconvviz.cli.options import (
     DECODING,
     PROJECTION_NOTE,
     ModelOptions,
+    ProjectionOptions,
     device_option,
     layers_option,
     limit_option,
     model_options,
     option_group,
-    rule_option,
+    projection_options,
     run_options,
 )
 from deconvviz.cli.outputs import check_figure, save_figure, sources
@@ -196,12 +197,13 @@ class MovedSources:
 )
 @click.option(
     "--crop",
-    default="energy",
-    metavar="energy|receptive-field|PIXELS",
-    help="Size of the patches. energy: the smallest square that holds 98 % of a projection's energy, one size for the "
-    "layer. receptive-field: all that a unit can see.",
+    default="need",
+    metavar="need|each|energy|receptive-field|PIXELS",
+    help="Size of the patches. need: the smallest square that keeps 90 % of a unit's activation when all outside of it "
+    "is covered, one size for the layer. each: the same for each patch by itself. energy: the smallest square that "
+    "holds 98 % of a projection's energy. receptive-field: all that a unit can see.",
 )
-@rule_option
+@projection_options
 @option_group(
     "moved",
     MovedSources,
@@ -218,7 +220,7 @@ def grid(
     channels: str,
     count: int,
     crop: str,
-    rule: str,
+    projection: ProjectionOptions,
     moved: MovedSources,
     run: RunOptions,
 ) -> None:
@@ -244,22 +246,29 @@ def grid(
         raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
     with moved.store(mined) as store:
         # The network is loaded only if the file does not keep all that is shown.
-        cache = ProjectionCache(mined, store, lambda: moved.network(mined), rule, run.progress)
+        how = {"rule": projection.rule, "progress": run.progress, **projection.averages()}
+        cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop)
-        caption = _caption(mined, panels, store.path)
-    save_figure(draw_grid(panels, f"{layer} of {mined.config['model']}", caption), out, caption)
+        caption = _caption(mined, panels, store.path, projection.words())
+    save_figure(draw_grid(panels, f"{layer} of {mined.network_name}", caption), out, caption)
     cache.save(mined_file)
 
 
-def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path) -> str:
+def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
     """Return the text below the figure: what is shown, of which images and which network."""
     images, k = mined[panels.layer].activity.images, mined.config["k"]
     unfinished = "" if mined.complete else f" (unfinished: {mined.done} of {mined.total})"
     size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
     weights = "its weights, then " if panels.weights is not None else ""
+    rule = f"The rule is {panels.why}" if panels.why else f"The rule is {panels.rule}."
+    pale = any(panel.insides and panel.insides[0].height < panel.patches.shape[1] for panel in panels.panels)
+    surroundings = " Their surroundings are pale." if pale else ""
     return (
-        f"For each channel (its number is to the left): {weights}{panels.rule} projections of its {k} strongest images "
-        f"(each with its own contrast, zero is grey) beside the patches of these images, strongest first.\n"
-        f"Patches are {size} px of {image} px ({panels.crop_rule}). "
+        f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
+        f"(each with its own contrast, zero is grey) beside the patches of these images, strongest first. The strip "
+        f"is filled by the share of all images on which the channel is above zero somewhere. Below are the classes of "
+        f"the images. {rule}{averages}\n"
+        f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
+        f"is above half of the patch's activation.\n"
         f"{images} images of {store.name}{unfinished}; model fingerprint {mined.config['model_fingerprint']}."
     )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deconvviz.data.datasets import Images
+from deconvviz.data.pictures import resized, scaled
 from deconvviz.graph.network import Network
-from deconvviz.studies.mining.cache import ProjectionCache
-from deconvviz.studies.mining.result import FilterPanel, LayerPanels, Mined
-from deconvviz.types import Array
+from deconvviz.studies.mining.cache import Crop, ProjectionCache
+from deconvviz.studies.mining.result import FilterPanel, LayerPanels, Mined, Winner
+from deconvviz.types import Array, Box
+
+SURROUNDINGS = 0.25  # of a patch's side, shown on each side of it
 
 
 def layer_panels(
@@ -20,9 +25,10 @@ def layer_panels(
     layer: str,
     channels: Sequence[int],
     *,
-    crop: str | int = "energy",
-    rule: str = "deconvnet",
+    crop: str | int = "need",
+    rule: str = "auto",
     progress: bool = True,
+    **averages: Any,
 ) -> LayerPanels:
     """Return what the figure of a layer shows: patches and projections as arrays, for a layout of your own.
 
@@ -35,11 +41,15 @@ def layer_panels(
         network: the network that was mined.
         layer: name of a mined layer.
         channels: the filters to show.
-        crop: "energy" is one square for the layer, the smallest that holds 98 % of a projection's energy (the median
-            over 64 filters), centred on each projection's energy; "receptive-field" is all that a unit can see; or
-            a side in pixels.
-        rule: of the projections, "deconvnet", "guided" or "gradient".
+        crop: "need" is one square for the layer, the smallest that keeps 90 % of a unit's activation when all outside
+            of it is filled with the mean colour (the median over 32 filters), centred on each projection's energy;
+            "each" cuts every patch by what its own unit needs, a rectangle; "energy" is the smallest square that holds
+            98 % of a projection's energy (the median over 64 filters); "receptive-field" is all that a unit can see;
+            or a side in pixels. With "need" and "each", the surroundings of a patch are shown too.
+        rule: of the projections, one of `choices.RULES`; "auto" takes the deconvnet where it has switches and its
+            fidelity is within the interval of the best rule, else the best rule.
         progress: whether a progress bar is shown.
+        averages: `shifts`, `noise` and `samples` of `SignalOptions`: the projections are means over changed images.
 
     Raises:
         MismatchError: network or store are not those that were mined.
@@ -54,13 +64,13 @@ def layer_panels(
     >>> mined = dv.mine(network, scenes, ["1"], k=4, preprocess=preprocess, progress=False)
     >>> panels = layer_panels(mined, scenes, network, "1", channels=[3, 5], progress=False)
     >>> panels.panels[0].channel, panels.panels[0].patches.shape, panels.panels[0].projections.shape
-    (3, (4, 5, 5, 3), (4, 5, 5, 3))
+    (3, (4, 7, 7, 3), (4, 7, 7, 3))
     """
-    cache = ProjectionCache(mined, store, network, rule, progress)
+    cache = ProjectionCache(mined, store, network, rule, progress, **averages)
     return panels_from(cache, layer, channels, crop)
 
 
-def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], crop: str | int = "energy") -> LayerPanels:
+def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], crop: str | int = "need") -> LayerPanels:
     """Return what the figure of a layer shows; what had to be computed for it is added to the cache.
 
     Args:
@@ -79,32 +89,116 @@ def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], cro
     >>> panels.crop, panels.rule, panels.weights.shape
     ((9, 9), 'gradient', (1, 5, 5, 3))
     """
-    size, crop_rule = cache.crop(layer, crop)
-    cache.projections(layer, cache.mined[layer].winners(channels))  # all at once, under one progress bar
+    choice, chosen_crop = cache.choice(layer), cache.crop(layer, crop)
+    winners = cache.mined[layer].winners(channels)
+    cache.projections(layer, winners)  # all at once, under one progress bar
+    places = _places(cache, layer, winners, chosen_crop, each=crop == "each")
     height, width = cache.image_size
     return LayerPanels(
         layer=layer,
-        panels=tuple(_panel(cache, layer, channel, size) for channel in channels),
-        crop=(min(size[0], height), min(size[1], width)),
+        panels=tuple(_panel(cache, layer, channel, places) for channel in channels),
+        crop=(min(chosen_crop.size[0], height), min(chosen_crop.size[1], width)),
         image=(height, width),
-        crop_rule=crop_rule,
-        rule=cache.rule,
+        crop_rule=chosen_crop.rule,
+        rule=cache.label(layer),
+        why="" if choice is None else choice.words(),
         weights=cache.first_filters(layer, channels),
     )
 
 
-def _panel(cache: ProjectionCache, layer: str, channel: int, size: tuple[int, int]) -> FilterPanel:
-    mined_layer = cache.mined[layer]
+class _Place(NamedTuple):
+    """Where a patch lies, and what is shown of its image.
+
+    Attributes:
+        patch: the patch proper, in the image.
+        shown: what is shown, in the image: the patch, with its surroundings where they are shown.
+        size: height and width in pixels of the picture that it becomes.
+    """
+
+    patch: Box
+    shown: Box
+    size: tuple[int, int]
+
+
+def _places(
+    cache: ProjectionCache, layer: str, winners: Sequence[Winner], crop: Crop, each: bool
+) -> dict[Winner, _Place]:
+    image = cache.image_size
+    if each:
+        patches = cache.boxes(layer, winners)
+    else:
+        projections = cache.projections(layer, winners)
+        patches = {winner: projections[winner].window(crop.size, image) for winner in winners}
+    places = {}
+    for winner, patch in patches.items():
+        shown = square_around(patch, _shown_side(max(patch.height, patch.width)), image) if crop.surrounded else patch
+        places[winner] = _Place(patch, shown, (shown.height, shown.width))
+    if each:  # the patches have sizes of their own, and become pictures of one size
+        side = _shown_side(crop.size[0])
+        size = (min(side, image[0]), min(side, image[1]))
+        places = {winner: place._replace(size=size) for winner, place in places.items()}
+    return places
+
+
+def _shown_side(side: int) -> int:
+    """Return the side of what is shown of a patch with this side: SURROUNDINGS of it on each side."""
+    return side + 2 * round(side * SURROUNDINGS)
+
+
+def square_around(box: Box, side: int, image: tuple[int, int]) -> Box:
+    """Return the square around the centre of a box, moved into the image and cut to it.
+
+    >>> square_around(Box(0, 4, 4, 8), side=8, image=(32, 10))
+    Box(top=0, left=2, bottom=8, right=10)
+    """
+    edges = []
+    for first, end, length in ((box.top, box.bottom, image[0]), (box.left, box.right, image[1])):
+        room = min(side, length)
+        start = min(max((first + end - room) // 2, 0), length - room)
+        edges.append((start, start + room))
+    (top, bottom), (left, right) = edges
+    return Box(top, left, bottom, right)
+
+
+def _panel(cache: ProjectionCache, layer: str, channel: int, places: Mapping[Winner, _Place]) -> FilterPanel:
+    mined_layer, store = cache.mined[layer], cache.feed.images
     winners = mined_layer.winners([channel])
-    projections = cache.projections(layer, winners)
-    windows = {winner: projections[winner].window(size, cache.image_size) for winner in winners}
+    projections, maps = cache.projections(layer, winners), cache.maps(layer, winners)
+    images = [int(mined_layer.images[winner]) for winner in winners]
+    classes = [store.classes[label] if label >= 0 else "" for label in np.asarray(store.labels)[images].tolist()]
+    shown = [places[winner] for winner in winners]
+    size = shown[0].size if shown else (1, 1)
     return FilterPanel(
         channel=channel,
-        patches=_stacked([cache.patch(layer, winner, windows[winner]) for winner in winners], size),
-        projections=_stacked([projections[winner].cut(windows[winner]) for winner in winners], size),
+        patches=_stacked([resized(cache.patch(layer, w, places[w].shown), places[w].size) for w in winners], size),
+        projections=_stacked([scaled(projections[w].cut(places[w].shown), places[w].size) for w in winners], size),
         values=mined_layer.values[channel, [winner.rank for winner in winners]],
-        images=tuple(cache.feed.name(int(mined_layer.images[winner])) for winner in winners),
+        images=tuple(cache.feed.name(image) for image in images),
+        insides=tuple(_inside(place) for place in shown),
+        firing=_stacked([_firing(maps[w], places[w], cache.image_size) for w in winners], size).astype(bool)[..., 0],
+        classes=tuple(classes),
+        frequency=float(mined_layer.activity.frequency[channel]),
     )
+
+
+def _inside(place: _Place) -> Box:
+    """Return the patch proper within the picture of what is shown."""
+    patch, shown, (height, width) = place
+    rows, columns = height / shown.height, width / shown.width
+    return Box(
+        round((patch.top - shown.top) * rows),
+        round((patch.left - shown.left) * columns),
+        round((patch.bottom - shown.top) * rows),
+        round((patch.right - shown.left) * columns),
+    )
+
+
+def _firing(unit_map: NDArray[np.float16], place: _Place, image: tuple[int, int]) -> NDArray[np.float32]:
+    """Return where a map, resized to its image, is above half of the entry's value, 0 or 1, [h, w, 1]."""
+    if unit_map.size == 1:  # it fires everywhere, which an outline does not show
+        return np.zeros((*place.size, 1), np.float32)
+    large = scaled(unit_map.astype(np.float32)[..., None], image)
+    return (scaled(place.shown.of(large), place.size) > 0.5).astype(np.float32)
 
 
 def _stacked(parts: Sequence[Array], size: tuple[int, int]) -> Array:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import side_that_holds
@@ -22,6 +24,7 @@ from deconvviz.graph.reach import data_inputs
 from deconvviz.studies.mining.result import MinedLayer, Winner
 from deconvviz.types import Box, Floats
 
+MAPS_AT_ONCE = 16  # images whose maps are computed together
 ENERGY = 0.98  # share of a projection's energy that the default crop holds
 
 
@@ -118,8 +121,34 @@ def _within(outer: Box, inner: Box) -> Box:
     return Box(inner.top - outer.top, inner.left - outer.left, inner.bottom - outer.top, inner.right - outer.left)
 
 
+def units_of(network: Network, layer: MinedLayer, feed: Feed, winners: Sequence[Winner]) -> tuple[Tensor, list[Unit]]:
+    """Return the images of entries of a mined layer's table, each once, and the entries as units of these images.
+
+    Args:
+        network: the network that was mined.
+        layer: what mining found in the layer.
+        feed: all images of the store, prepared as they were mined.
+        winners: (channel, rank) of the entries.
+
+    Returns:
+        The images [M, C, H, W], on the network's device, and a unit for each entry.
+    """
+    indices = sorted({int(layer.images[winner]) for winner in winners})
+    inputs = feed.tensor(feed.pictures(indices), network.device, network.dtype)
+    units: list[Unit] = []
+    for winner in winners:
+        y, x = map(int, layer.positions[winner])
+        units.append((indices.index(int(layer.images[winner])), layer.name, winner.channel, (y, x)))
+    return inputs, units
+
+
 def project_winners(
-    network: Network, layer: MinedLayer, feed: Feed, winners: Sequence[Winner], rule: str = "deconvnet"
+    network: Network,
+    layer: MinedLayer,
+    feed: Feed,
+    winners: Sequence[Winner],
+    rule: str = "deconvnet",
+    **averages: Any,
 ) -> dict[Winner, StoredProjection]:
     """Project entries of a mined layer's table back to the pixels of their images.
 
@@ -130,7 +159,8 @@ def project_winners(
         layer: what mining found in the layer.
         feed: all images of the store, prepared as they were mined.
         winners: (channel, rank) of the entries.
-        rule: "deconvnet", "guided" or "gradient".
+        rule: one of `choices.RULES`.
+        averages: `shifts`, `noise` and `samples` of `SignalOptions`.
 
     Returns:
         Each entry's projection.
@@ -149,17 +179,36 @@ def project_winners(
     >>> len(projections), projections[winners[0]].pixels.shape
     (8, (3, 5, 5))
     """
-    indices = sorted({int(layer.images[winner]) for winner in winners})
-    inputs = feed.tensor(feed.pictures(indices), network.device, network.dtype)
-    units: list[Unit] = []
-    for winner in winners:
-        y, x = map(int, layer.positions[winner])
-        units.append((indices.index(int(layer.images[winner])), layer.name, winner.channel, (y, x)))
+    inputs, units = units_of(network, layer, feed, winners)
     projections = {}
-    for winner, projection in zip(winners, project_units(network, inputs, units, rule), strict=True):
+    projected = project_units(network, inputs, units, rule, bounds=feed.preprocess.bounds(), **averages)
+    for winner, projection in zip(winners, projected, strict=True):
         scaled = projection.pixels / projection.pixels.abs().max().clamp(min=1e-30)
         projections[winner] = StoredProjection(pixels=scaled.cpu().numpy().astype(np.float16), box=projection.window)
     return projections
+
+
+def firing_maps(
+    network: Network, layer: MinedLayer, feed: Feed, winners: Sequence[Winner]
+) -> dict[Winner, NDArray[np.float16]]:
+    """Return the map of each entry's channel on its image, float16 [rows, columns], in units of the entry's value.
+
+    Arguments are those of `units_of`.
+    """
+    inputs, units = units_of(network, layer, feed, winners)
+    fast = network.forward_only(keep=[layer.name])
+    maps = {}
+    for start in range(0, len(inputs), MAPS_AT_ONCE):
+        some = fast.checked(inputs[start : start + MAPS_AT_ONCE])
+        with torch.inference_mode():
+            values = fast.maps(layer.name, fast.activations(some, [layer.name])[layer.name])
+        for winner, (image, _, channel, (y, x)) in zip(winners, units, strict=True):
+            if start <= image < start + len(some):
+                found = values[image - start, channel].float()
+                maps[winner] = (
+                    (found / found[y, x].abs().clamp(min=1e-30)).clamp(-2, 2).cpu().numpy().astype(np.float16)
+                )
+    return maps
 
 
 def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | None:

@@ -16,7 +16,7 @@ from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
 from deconvviz.results.results import Result
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Array, Ints, Pathlike, Pixels
+from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
 
 KIND, SCHEMA = "mined", 1
 TABLES = ("values", "images", "positions")
@@ -150,6 +150,12 @@ class Mined(Mapping[str, MinedLayer]):
         return len(self.layers)
 
     @property
+    def network_name(self) -> str:
+        """What the network is called: its name in the library that it comes from, or that of its class."""
+        given = str(self.sources.get("model", ""))
+        return given.partition(":")[2] if given.startswith(("torchvision:", "timm:")) else self.config["model"]
+
+    @property
     def complete(self) -> bool:
         """Whether all images have been mined."""
         return self.done == self.total
@@ -213,6 +219,10 @@ class FilterPanel:
         projections: float32 [k, h, w, C], each in units of its largest absolute value.
         values: float32 [k], the activations.
         images: the names of the k images.
+        insides: the patch proper within each picture, which may show its surroundings too.
+        firing: bool [k, h, w], where the filter's map, resized to the image, is above half of the patch's activation.
+        classes: the names of the images' classes, "" where one is unknown.
+        frequency: share of all images on which the filter was above zero somewhere.
     """
 
     channel: int
@@ -220,6 +230,10 @@ class FilterPanel:
     projections: NDArray[np.float32]
     values: NDArray[np.float32]
     images: tuple[str, ...]
+    insides: tuple[Box, ...]
+    firing: NDArray[np.bool_]
+    classes: tuple[str, ...]
+    frequency: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +246,8 @@ class LayerPanels:
         crop: height and width of a patch in pixels.
         image: height and width of an image in pixels.
         crop_rule: in words, how the size of the patches was chosen.
-        rule: of the projections, "deconvnet", "guided" or "gradient".
+        rule: of the projections, one of `choices.RULES`.
+        why: in words, how the rule was chosen; "" where it was given.
         weights: float32 [filters, h, w, 3], the weights of the filters, where the layer reads the image directly;
             None elsewhere.
     """
@@ -243,4 +258,5 @@ class LayerPanels:
     image: tuple[int, int]
     crop_rule: str
     rule: str
+    why: str
     weights: NDArray[np.float32] | None
