@@ -24,6 +24,7 @@ Rule = Literal[
 RULES: tuple[Rule, ...] = get_args(Rule)
 CHANNEL_CHOICES = ("active", "random", "first")
 CROPS = ("need", "each", "energy", "receptive-field")  # of the patches, beside a number of pixels
+FIDELITY_FILLS = ("mean", "blur")  # of pixels that are taken away
 OVERLAPS = ("sum", "last")  # where pooling windows overlap
 LRN_POLICIES = ("identity", "gradient")  # contrast normalisation on the way back
 SEEDS = ("one", "activation")  # the signal that starts at the unit

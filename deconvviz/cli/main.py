@@ -41,6 +41,10 @@ COMMANDS = {
         "studies.mining.command",
         "Draw a layer: for each filter its top projections beside the image patches they came from.",
     ),
+    "fidelity": LazyCommand(
+        "studies.mining.fidelity_command",
+        "Measure which rule's projections mark the pixels that carry a layer's units.",
+    ),
     "project": LazyCommand(
         "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
     ),

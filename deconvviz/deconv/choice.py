@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.arrays import evenly
+from deconvviz.choices import FIDELITY_FILLS
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.projection import Unit
@@ -26,7 +27,6 @@ CANDIDATES = ("deconvnet", "guided", "lrp-epsilon", "lrp-gamma", "lrp-zplus")  #
 SAMPLE = 32  # units that a rule is chosen by
 CHOSEN_BY = (5.0, 10.0)  # per cent of the pixels that a unit sees
 CONTROLS = ("nearest", "noise")
-FILLS = ("mean", "blur")
 BLUR_FILL = 10 / 224  # of the image's side: the standard deviation of the fill "blur"
 
 
@@ -64,7 +64,7 @@ def measured_rules(
     Raises:
         ProjectionError: another rule or fill, or units of several layers.
     """
-    require_choice("fill", fill, FILLS)
+    require_choice("fill", fill, FIDELITY_FILLS)
     views, side = UnitViews(network, images, units), max(images.shape[2:])
     filled = views.pixels.new_zeros(1) if fill == "mean" else views.blurred(BLUR_FILL * side)
     rules = [name for name in names if name not in CONTROLS]
@@ -114,7 +114,9 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     """Choose the rule for a layer by the mean of what is kept at CHOSEN_BY.
 
     The deconvnet is chosen where its switches exist and its median lies within the interval of the best rule; else the
-    best rule. Without a unit of positive activation it is the deconvnet.
+    best rule. Where it has no switches, its signal spreads over every position that a strided filter could have come
+    from, and it is chosen only if the median of every other rule lies below its interval. Without a unit of positive
+    activation it is the deconvnet.
 
     Args:
         kept: rule -> float64 [units, 2], `Fidelity.kept` at CHOSEN_BY, of the same units; NaN for a unit whose
@@ -131,8 +133,10 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     if not counted.any():
         return RuleChoice(rule="deconvnet", share=CHOSEN_BY[0], kept={}, units=0)
     scores = {rule: median_interval(values[counted].mean(1)) for rule, values in kept.items()}
-    best = max(scores, key=lambda rule: scores[rule][0])
-    papers = switches and scores["deconvnet"][0] >= scores[best][1]
+    others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
+    best = max(others, key=lambda rule: scores[rule][0])
+    median, low, _ = scores["deconvnet"]
+    papers = median >= scores[best][1] if switches else low > scores[best][0]
     return RuleChoice(
         rule="deconvnet" if papers else best,
         share=CHOSEN_BY[0],

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deconvviz.arrays import evenly
 from deconvviz.choices import CROPS, RULES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
@@ -36,6 +35,7 @@ from deconvviz.studies.mining.projections import (
     firing_maps,
     first_layer_weights,
     project_winners,
+    sample_of,
     units_of,
 )
 from deconvviz.studies.mining.result import Mined, Winner
@@ -152,11 +152,7 @@ class ProjectionCache:
         Raises:
             DataError: every filter of the layer is dead.
         """
-        mined_layer = self.mined[layer]
-        alive = np.flatnonzero(~mined_layer.activity.dead & (mined_layer.images[:, 0] >= 0))
-        if not len(alive):
-            raise DataError(f"every filter of {layer!r} is dead on these images: there is nothing to show")
-        return [Winner(int(channel), 0) for channel in alive[evenly(len(alive), most)]]
+        return sample_of(self.mined[layer], most)
 
     def patch(self, layer: str, winner: Winner, window: Box) -> Array:
         """Return the part of an entry's image inside a window, uint8 [h, w, 3]."""

@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconvviz.arrays import evenly
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import side_that_holds
 from deconvviz.deconv.project import project_units
 from deconvviz.deconv.projection import Unit
+from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs
@@ -119,6 +121,18 @@ def _placed(centre: int, box: tuple[int, int], side: int, room: int) -> tuple[in
 def _within(outer: Box, inner: Box) -> Box:
     """Return a box of an image as a box of the part that `outer` cuts out of the image."""
     return Box(inner.top - outer.top, inner.left - outer.left, inner.bottom - outer.top, inner.right - outer.left)
+
+
+def sample_of(layer: MinedLayer, most: int) -> list[Winner]:
+    """Return the strongest entries of at most `most` filters, evenly chosen among those that are not dead.
+
+    Raises:
+        DataError: every filter of the layer is dead.
+    """
+    alive = np.flatnonzero(~layer.activity.dead & (layer.images[:, 0] >= 0))
+    if not len(alive):
+        raise DataError(f"every filter of {layer.name!r} is dead on these images: there is nothing to show")
+    return [Winner(int(channel), 0) for channel in alive[evenly(len(alive), most)]]
 
 
 def units_of(network: Network, layer: MinedLayer, feed: Feed, winners: Sequence[Winner]) -> tuple[Tensor, list[Unit]]:

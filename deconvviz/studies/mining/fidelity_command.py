@@ -1,0 +1,111 @@
+"""deconvviz fidelity: which rule's projections mark the pixels that carry a layer's units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from deconvviz.choices import FIDELITY_FILLS, RULES
+from deconvviz.cli.inputs import open_model
+from deconvviz.cli.options import DECODING, ModelOptions, layers_option, limit_option, model_options, run_options
+from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
+
+if TYPE_CHECKING:
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.fidelity_result import FidelityTable
+
+NOTE = (
+    "Fidelity asks whether the pixels that a projection marks carry the unit. It says nothing about whether a reader "
+    "sees what they are, and images with covered pixels are unlike those that the network was trained on."
+)
+
+
+@click.command(epilog=NOTE)
+@click.argument("model")
+@click.argument("images")
+@layers_option("Name of a layer; give as many as you like.", required=True)
+@click.option("-o", "--out", required=True, help="The table, .csv; beside it the figure .png.")
+@click.option("--units", default=64, type=click.IntRange(1), help="Units of each layer, one a filter.")
+@click.option("--fill", default="mean", type=click.Choice(FIDELITY_FILLS), help="What covered pixels become.")
+@click.option(
+    "--rule",
+    "rules",
+    multiple=True,
+    type=click.Choice(RULES),
+    help="A rule to measure; give as many as you like. The controls are always measured.  [default: all]",
+)
+@click.option("--shifts", default=1, type=click.IntRange(1), help="Average projections over so many shifts (4, 9, 16).")
+@click.option("--noise", default=0.0, type=click.FloatRange(0), help="Average over 16 images with this noise.")
+@limit_option
+@run_options(batch_size="Images in one pass of the search.", workers=DECODING)
+@model_options
+def fidelity(
+    model: str,
+    images: str,
+    layers: tuple[str, ...],
+    out: str,
+    units: int,
+    fill: str,
+    rules: tuple[str, ...],
+    shifts: int,
+    noise: float,
+    limit: int | None,
+    run: RunOptions,
+    options: ModelOptions,
+) -> None:
+    """Measure which rule's projections mark the pixels that carry a layer's units.
+
+    IMAGES is a packed store, a folder, or scenes:COUNT:SEED. For one unit of each filter, on the image that activates
+    it most, the strongest 1, 2, 5, 10 and 20 % of the pixels that it sees are kept and the rest is covered, and the
+    other way round. Two controls rank the same pixels without the network: the nearest first, and smooth noise.
+
+    \b
+    Example:
+      deconvviz fidelity torchvision:squeezenet1_0 photos.h5 -l features.7 -l features.12 -o fidelity.csv
+    """
+    from deconvviz.data.datasets import open_images
+    from deconvviz.deconv.choice import CONTROLS
+    from deconvviz.studies.mining.fidelity import fidelity_of_layers
+    from deconvviz.studies.mining.fidelity_figure import draw_fidelity
+
+    path = check_table(out)
+    check_figure(beside(path, ".png"))
+    store = open_images(images)
+    network, preprocess, _ = open_model(model, options)
+    table = fidelity_of_layers(
+        network,
+        store,
+        layers,
+        preprocess=preprocess,
+        units=units,
+        rules=(*(rules or RULES), *CONTROLS),
+        fill=fill,
+        shifts=shifts,
+        noise=noise,
+        limit=limit,
+        **run.keywords(),
+    )
+    table.save_csv(path)
+    caption = _caption(table)
+    save_figure(
+        draw_fidelity(table, f"Fidelity of projections, {network.name}", caption), beside(path, ".png"), caption
+    )
+    click.echo(f"wrote {path}")
+    click.echo(repr(table))
+
+
+def _caption(table: FidelityTable) -> str:
+    covered = "the mean colour" if table.fill == "mean" else "the blurred image"
+    shifts, noise = table.config["shifts"], table.config["noise"]
+    averaged = f" Projections are means over {shifts} shifts." if shifts > 1 else ""
+    averaged += f" Projections are means over noisy images ({noise:g})." if noise else ""
+    units = ", ".join(f"{layer.layer} {layer.units}" for layer in table.layers)
+    left_out = sum(layer.left_out for layer in table.layers)
+    missing = f" {left_out} units are left out: their activation is not positive." if left_out else ""
+    return (
+        "Above: the share of a unit's activation that the strongest pixels bring back when all others that the unit "
+        f"sees become {covered}. Below: what is left when the strongest ones become so. Medians over units with 95 % "
+        "intervals by the bootstrap; a projection's energy is blurred before its pixels are ranked. Dashed: controls "
+        f"that do not look at the network.{averaged} Units: {units}.{missing} {NOTE}"
+    )

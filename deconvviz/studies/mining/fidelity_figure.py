@@ -1,0 +1,83 @@
+"""Fidelity as a figure: what the strongest pixels bring back, and what remains without them, layer by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deconvviz.figures.sheet import Sheet, shortened
+
+if TYPE_CHECKING:
+    from deconvviz.studies.mining.fidelity_result import FidelityTable, LayerFidelity
+
+PANEL, HEIGHT, GAP, LEFT, BELOW = 2.2, 1.7, 0.35, 0.65, 0.5  # inches: of a panel, between two, beside and below them
+LEGEND = 1.5  # inches
+# Colours that colour-blind readers tell apart (Okabe and Ito), with a marker for each.
+STYLES = {
+    "deconvnet": ("#000000", "o"),
+    "guided": ("#e69f00", "s"),
+    "gradient": ("#56b4e9", "^"),
+    "gradient-x-input": ("#56b4e9", "v"),
+    "lrp-epsilon": ("#009e73", "D"),
+    "lrp-gamma": ("#0072b2", "P"),
+    "lrp-zplus": ("#d55e00", "X"),
+    "lrp-composite": ("#cc79a7", "*"),
+    "nearest": ("0.45", ""),
+    "noise": ("0.7", ""),
+}
+
+
+def draw_fidelity(table: FidelityTable, title: str, caption: str) -> Figure:
+    """Draw a column for each layer: above what is kept, below what is left, against the share of the pixels."""
+    count = len(table.layers)
+    body = 2 * (HEIGHT + BELOW) + 0.2
+    sheet = Sheet(LEFT + count * (PANEL + GAP) + LEGEND, body, title, caption)
+    handles: list[Axes] = []
+    for column, layer in enumerate(table.layers):
+        x = LEFT + column * (PANEL + GAP)
+        for mirror in (False, True):
+            y = sheet.bottom + BELOW + (0 if mirror else HEIGHT + BELOW)
+            name = "" if mirror else shortened(layer.layer, 28, keep_end=True)
+            axes = sheet.panel(x, y, PANEL, HEIGHT, name)
+            _draw_curves(axes, layer, mirror)
+            if column == 0:
+                axes.set_ylabel("left without them" if mirror else "kept by them", fontsize=7)
+            if mirror:
+                axes.set_xlabel("strongest pixels, % of those seen", fontsize=7)
+            handles.append(axes)
+    handles[-2].legend(
+        fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1.04, 1), borderaxespad=0, handlelength=2.6
+    )
+    return sheet.figure
+
+
+def _draw_curves(axes: Axes, layer: LayerFidelity, mirror: bool) -> None:
+    """Draw one line for each rule, with its interval as whiskers; controls are dashed."""
+    for place, name in enumerate(layer.kept):
+        colour, marker = STYLES[name]
+        estimates = [layer.at(name, share, mirror) for share in layer.shares]
+        medians = [estimate.median for estimate in estimates]
+        spread = [
+            [max(e.median - e.low, 0) for e in estimates],
+            [max(e.high - e.median, 0) for e in estimates],
+        ]
+        shifted = [share * 1.012 ** (place - len(layer.kept) / 2) for share in layer.shares]  # whiskers side by side
+        label = f"{name} (auto)" if name == layer.auto else name
+        axes.errorbar(
+            shifted,
+            medians,
+            yerr=spread,
+            color=colour,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.8 if name == layer.auto else 0.9,
+            elinewidth=0.5,
+            linestyle="-" if marker else "--",
+            label=label,
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(layer.shares, [f"{share:g}" for share in layer.shares], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(-0.15, 1.25)

@@ -1,0 +1,127 @@
+"""FidelityTable: which rule's projections mark the pixels that carry a layer's units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deconvviz.metrics.intervals import median_interval
+from deconvviz.results.tables import write_csv
+from deconvviz.types import Floats, Pathlike
+
+COLUMNS = [
+    "layer",
+    "rule",
+    "share",
+    "units",
+    "left_out",
+    "kept",
+    "kept_low",
+    "kept_high",
+    "left",
+    "left_low",
+    "left_high",
+    "kept_area",
+    "kept_area_low",
+    "kept_area_high",
+    "left_area",
+]
+
+
+class Estimate(NamedTuple):
+    """A median with its 95 % interval by the bootstrap over units."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFidelity:
+    """The fidelity of several rules on units of one layer.
+
+    Attributes:
+        layer: name of the layer.
+        shares: per cent of the pixels that a unit sees, at which it was measured.
+        kept: rule or control -> float64 [units, S], what the strongest pixels bring back of the activation.
+        left: rule or control -> float64 [units, S], what remains without them.
+        left_out: units that were left out, because their activation is not positive.
+        auto: the rule that `--rule auto` takes for the layer.
+    """
+
+    layer: str
+    shares: tuple[float, ...]
+    kept: Mapping[str, Floats]
+    left: Mapping[str, Floats]
+    left_out: int
+    auto: str
+
+    @property
+    def units(self) -> int:
+        """Number of units that count."""
+        return len(next(iter(self.kept.values())))
+
+    def at(self, name: str, share: float, mirror: bool = False) -> Estimate:
+        """Return the median over the units of what is kept (or left, with `mirror`) at a share of the pixels."""
+        values = (self.left if mirror else self.kept)[name]
+        return Estimate(*median_interval(values[:, self.shares.index(share)]))
+
+    def area(self, name: str, mirror: bool = False) -> Estimate:
+        """Return the median over the units of the area under the curve, the mean over the shares."""
+        values, shares = (self.left if mirror else self.kept)[name], np.asarray(self.shares)
+        if len(shares) == 1:
+            return Estimate(*median_interval(values[:, 0]))
+        steps = np.diff(shares) * (values[:, 1:] + values[:, :-1]) / 2
+        return Estimate(*median_interval(steps.sum(1) / (shares[-1] - shares[0])))
+
+    def best(self) -> str:
+        """Return the rule with the largest area, controls apart."""
+        return max((name for name in self.kept if name not in CONTROLS), key=lambda name: self.area(name).median)
+
+
+CONTROLS = ("nearest", "noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityTable:
+    """The fidelity of rules on several layers of a network.
+
+    Attributes:
+        layers: what was measured, layer by layer.
+        fill: what stood for pixels that were taken away, "mean" or "blur".
+        config: what decides the result: model, images, settings.
+    """
+
+    layers: tuple[LayerFidelity, ...]
+    fill: str
+    config: Mapping[str, Any]
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of the table, in the order of COLUMNS; `auto` is marked by a star behind the rule's name."""
+        for layer in self.layers:
+            for name in layer.kept:
+                marked = f"{name}*" if name == layer.auto else name
+                areas = (*layer.area(name), layer.area(name, mirror=True).median)
+                for share in layer.shares:
+                    numbers = (*layer.at(name, share), *layer.at(name, share, mirror=True), *areas)
+                    yield (layer.layer, marked, share, layer.units, layer.left_out, *map(float, numbers))
+
+    def save_csv(self, path: Pathlike) -> None:
+        """Write the table; raises DataError where that cannot be done."""
+        write_csv(path, COLUMNS, self.rows())
+
+    def __repr__(self) -> str:
+        lines = [
+            f"share of the activation that the strongest pixels bring back (fill: {self.fill}); * is what auto takes"
+        ]
+        for layer in self.layers:
+            lines.append(f"{layer.layer}: {layer.units} units" + f", {layer.left_out} left out" * bool(layer.left_out))
+            for name in layer.kept:
+                cells = "  ".join(f"{share:g} %: {layer.at(name, share).median:5.2f}" for share in layer.shares)
+                area = layer.area(name)
+                star = "*" if name == layer.auto else " "
+                lines.append(f"  {name:<17}{star} {cells}   area {area.median:.3f} [{area.low:.3f}, {area.high:.3f}]")
+        return "\n".join(lines)
