@@ -88,9 +88,7 @@ def fidelity(
     )
     table.save_csv(path)
     caption = _caption(table)
-    save_figure(
-        draw_fidelity(table, f"Fidelity of projections, {network.name}", caption), beside(path, ".png"), caption
-    )
+    save_figure(draw_fidelity(table, f"Fidelity of projections, {model}", caption), beside(path, ".png"), caption)
     click.echo(f"wrote {path}")
     click.echo(repr(table))
 
@@ -107,5 +105,5 @@ def _caption(table: FidelityTable) -> str:
         "Above: the share of a unit's activation that the strongest pixels bring back when all others that the unit "
         f"sees become {covered}. Below: what is left when the strongest ones become so. Medians over units with 95 % "
         "intervals by the bootstrap; a projection's energy is blurred before its pixels are ranked. Dashed: controls "
-        f"that do not look at the network.{averaged} Units: {units}.{missing} {NOTE}"
+        f"that do not look at the network. Thick: the rule that auto takes.{averaged} Units: {units}.{missing} {NOTE}"
     )

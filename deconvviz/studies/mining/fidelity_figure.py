@@ -19,7 +19,7 @@ STYLES = {
     "deconvnet": ("#000000", "o"),
     "guided": ("#e69f00", "s"),
     "gradient": ("#56b4e9", "^"),
-    "gradient-x-input": ("#56b4e9", "v"),
+    "gradient-x-input": ("#8c564b", "v"),
     "lrp-epsilon": ("#009e73", "D"),
     "lrp-gamma": ("#0072b2", "P"),
     "lrp-zplus": ("#d55e00", "X"),
@@ -43,7 +43,7 @@ def draw_fidelity(table: FidelityTable, title: str, caption: str) -> Figure:
             axes = sheet.panel(x, y, PANEL, HEIGHT, name)
             _draw_curves(axes, layer, mirror)
             if column == 0:
-                axes.set_ylabel("left without them" if mirror else "kept by them", fontsize=7)
+                axes.set_ylabel("share left without them" if mirror else "share of the activation kept", fontsize=7)
             if mirror:
                 axes.set_xlabel("strongest pixels, % of those seen", fontsize=7)
             handles.append(axes)
@@ -64,7 +64,6 @@ def _draw_curves(axes: Axes, layer: LayerFidelity, mirror: bool) -> None:
             [max(e.high - e.median, 0) for e in estimates],
         ]
         shifted = [share * 1.012 ** (place - len(layer.kept) / 2) for share in layer.shares]  # whiskers side by side
-        label = f"{name} (auto)" if name == layer.auto else name
         axes.errorbar(
             shifted,
             medians,
@@ -75,7 +74,7 @@ def _draw_curves(axes: Axes, layer: LayerFidelity, mirror: bool) -> None:
             linewidth=1.8 if name == layer.auto else 0.9,
             elinewidth=0.5,
             linestyle="-" if marker else "--",
-            label=label,
+            label=name,
         )
     axes.set_xscale("log")
     axes.set_xticks(layer.shares, [f"{share:g}" for share in layer.shares], minor=False)
