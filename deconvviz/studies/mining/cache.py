@@ -1,7 +1,8 @@
 """ProjectionCache: what a mined file keeps for the figures made of it, and computes where it is missing.
 
 The names in the file: `projections/LAYER/RULE/CHANNEL/RANK` float16 [C, h, w] and the same name with `_box` int64 [4]
-(top, left, bottom, right); `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of
+(top, left, bottom, right), and with `_need` int64 [4], the smallest box of the image that keeps 90 % of the unit's
+activation; `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of
 the entry's value; `figures/LAYER/crop_RULE` int64 [1]; `figures/LAYER/need_RULE` float64 [units, 2], the side that each
 unit needs and what it keeps with the side of the layer; `figures/LAYER/kept/RULE` float64 [units, 2], the fidelity that
 a rule is chosen by; `figures/LAYER/switches` int64 [1]; `figures/LAYER/receptive_field` int64 [2];
@@ -39,7 +40,7 @@ from deconvviz.studies.mining.projections import (
     units_of,
 )
 from deconvviz.studies.mining.result import Mined, Winner
-from deconvviz.types import Array, Box, Pathlike
+from deconvviz.types import Array, Box, Ints, Pathlike
 
 EXTENT_SAMPLE = 64  # filters whose projections' energy decides the crop "energy"
 AT_ONCE = 16  # filters whose images are in memory together
@@ -66,7 +67,8 @@ class ProjectionCache:
     Attributes:
         mined: the mined result; it stays as it is.
         feed: the images that were mined, prepared as they were then; a place is an index into the store.
-        rule: of the projections, one of `choices.RULES`, or "auto": each layer has the rule that shows it best.
+        rule: of the projections, one of `choices.RULES`, or "auto": each layer has the rule that shows it best; or the
+            rule of each layer by its name.
         averages: `shifts`, `noise` and `samples` of `SignalOptions`, of the projections.
     """
 
@@ -75,7 +77,7 @@ class ProjectionCache:
         mined: Mined,
         store: Images,
         network: Network | Callable[[], Network],
-        rule: str = "auto",
+        rule: str | Mapping[str, str] = "auto",
         progress: bool = True,
         **averages: Any,
     ) -> None:
@@ -86,7 +88,7 @@ class ProjectionCache:
             store: the images that were mined.
             network: the network that was mined, or a function that loads it. The function is called only if something
                 is asked for that the file does not keep.
-            rule: of the projections.
+            rule: of the projections; see the attributes.
             progress: whether progress bars are shown.
             averages: `shifts`, `noise` and `samples` of `SignalOptions`.
 
@@ -101,7 +103,8 @@ class ProjectionCache:
                 f"({mined.config['store_fingerprint'][:12]}); "
                 "give the right one with --images"
             )
-        require_choice("rule", rule, ("auto", *RULES), ProjectionError)
+        for given in [rule] if isinstance(rule, str) else rule.values():
+            require_choice("rule", given, ("auto", *RULES), ProjectionError)
         self.mined, self.rule, self.averages = mined, rule, averages
         self._choices: dict[str, RuleChoice] = {}
         self.feed = Feed(store, Preprocess.from_dict(mined.config["preprocess"]), memory=PICTURES)
@@ -199,7 +202,7 @@ class ProjectionCache:
 
     def choice(self, layer: str) -> RuleChoice | None:
         """Return how the rule of a layer was chosen; None where the rule was given."""
-        if self.rule != "auto":
+        if self._given(layer) != "auto":
             return None
         if layer not in self._choices:
             names = {f"figures/{layer}/kept/{rule}": rule for rule in CANDIDATES}
@@ -213,7 +216,7 @@ class ProjectionCache:
     def rule_of(self, layer: str) -> str:
         """Return the rule by which a layer is projected."""
         choice = self.choice(layer)
-        return self.rule if choice is None else choice.rule
+        return self._given(layer) if choice is None else choice.rule
 
     def label(self, layer: str) -> str:
         """Return the rule of a layer with what is averaged over, as the file's names have it."""
@@ -222,18 +225,15 @@ class ProjectionCache:
 
     def boxes(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, Box]:
         """Return for each entry the smallest box of its image that keeps 90 % of the unit's activation."""
-        boxes = {}
+        keys = {winner: f"{self._key(layer, winner)}_need" for winner in winners}
+        missing = [winner for winner, key in keys.items() if key not in self._arrays]
         step = AT_ONCE * self.mined[layer].top.k
-        for start in range(0, len(winners), step):
-            group = winners[start : start + step]
+        for start in range(0, len(missing), step):
+            group = missing[start : start + step]
             views, centres = self._views(layer, group)
-            corners = views.corners
-            for winner, box, (row, column) in zip(
-                group, needed_boxes(views, centres).tolist(), corners.tolist(), strict=True
-            ):
-                top, left, bottom, right = box
-                boxes[winner] = Box(top + row, left + column, bottom + row, right + column)
-        return boxes
+            boxes = needed_boxes(views, centres) + views.corners.repeat(1, 2)
+            self._arrays |= {keys[winner]: box.numpy() for winner, box in zip(group, boxes, strict=True)}
+        return {winner: Box(*self._arrays[key].tolist()) for winner, key in keys.items()}
 
     def maps(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, NDArray[np.float16]]:
         """Return where each entry's channel fires on its image: its map in units of the entry's value."""
@@ -261,6 +261,15 @@ class ProjectionCache:
             replace(self.mined, figure_arrays=self._arrays).save(path)
 
     # --- inside ---
+
+    def _alive(self, layer: str) -> Ints:
+        """Return the filters of a layer that are not dead."""
+        mined_layer = self.mined[layer]
+        return np.flatnonzero(~mined_layer.activity.dead & (mined_layer.images[:, 0] >= 0))
+
+    def _given(self, layer: str) -> str:
+        """Return the rule that was asked for."""
+        return self.rule if isinstance(self.rule, str) else self.rule[layer]
 
     def _key(self, layer: str, winner: Winner) -> str:
         return f"projections/{layer}/{self.label(layer)}/{winner.channel}/{winner.rank}"
@@ -319,7 +328,7 @@ class ProjectionCache:
     def _needed(self, layer: str) -> Array:
         views, centres = self._views(layer, self.sample(layer))
         sides = needed_squares(views, centres)
-        median = torch.full_like(sides, int(sides.median()))
+        median = torch.full_like(sides, int(np.median(sides.numpy())))  # the size of the crop
         everything = torch.full_like(sides, max(views.pixels.shape[2:]))
         whole = kept_by(views, squares_around(views, centres, everything))
         with_it = kept_by(views, squares_around(views, centres, median))
@@ -327,7 +336,11 @@ class ProjectionCache:
         return np.stack([sides.numpy().astype(np.float64), kept.numpy()], 1)
 
     def _measured(self, layer: str) -> Mapping[str, Array]:
-        """Measure the rules among which "auto" chooses."""
+        """Measure the rules among which "auto" chooses; of a layer whose filters are all dead nothing is measured."""
+        if not len(self._alive(layer)):
+            nothing = np.full((1, len(CHOSEN_BY)), np.nan)
+            kept = {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
+            return kept | {f"figures/{layer}/switches": np.zeros(1, np.int64)}
         inputs, units = units_of(self.network, self.mined[layer], self.feed, self.sample(layer))
         bounds = self.feed.preprocess.bounds()
         with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:

@@ -203,6 +203,9 @@ class MovedSources:
     "is covered, one size for the layer. each: the same for each patch by itself. energy: the smallest square that "
     "holds 98 % of a projection's energy. receptive-field: all that a unit can see.",
 )
+@click.option(
+    "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
+)
 @projection_options
 @option_group(
     "moved",
@@ -220,6 +223,7 @@ def grid(
     channels: str,
     count: int,
     crop: str,
+    mean: bool,
     projection: ProjectionOptions,
     moved: MovedSources,
     run: RunOptions,
@@ -248,7 +252,7 @@ def grid(
         # The network is loaded only if the file does not keep all that is shown.
         how = {"rule": projection.rule, "progress": run.progress, **projection.averages()}
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
-        panels = panels_from(cache, layer, numbers, crop)
+        panels = panels_from(cache, layer, numbers, crop, mean)
         caption = _caption(mined, panels, store.path, projection.words())
     save_figure(draw_grid(panels, f"{layer} of {mined.network_name}", caption), out, caption)
     cache.save(mined_file)
@@ -260,6 +264,9 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
     unfinished = "" if mined.complete else f" (unfinished: {mined.done} of {mined.total})"
     size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
     weights = "its weights, then " if panels.weights is not None else ""
+    weights += (
+        "the mean of its projections with their units on one place, then " if panels.panels[0].mean is not None else ""
+    )
     rule = f"The rule is {panels.why}" if panels.why else f"The rule is {panels.rule}."
     pale = any(panel.insides and panel.insides[0].height < panel.patches.shape[1] for panel in panels.panels)
     surroundings = " Their surroundings are pale." if pale else ""

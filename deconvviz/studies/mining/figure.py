@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,10 +40,12 @@ def draw_grid(layer: LayerPanels, title: str, caption: str) -> Figure:
         title: text above.
         caption: text below.
     """
-    weight_width = 0.0 if layer.weights is None else WEIGHT + GAP
+    means = any(panel.mean is not None for panel in layer.panels)
+    columns = [name for name, shown in (("weights", layer.weights is not None), ("mean", means)) if shown]
+    side_width = len(columns) * (WEIGHT + GAP)
     below = CLASSES if any(any(panel.classes) for panel in layer.panels) else 0.0
-    across = _filters_across(len(layer.panels), 2 if layer.weights is None else 3)
-    filter_width, filter_height = LABEL + weight_width + 2 * BLOCK + GAP, BLOCK + below + BETWEEN
+    across = _filters_across(len(layer.panels), 2 + len(columns))
+    filter_width, filter_height = LABEL + side_width + 2 * BLOCK + GAP, BLOCK + below + BETWEEN
     rows = math.ceil(len(layer.panels) / across)
     width = max(across * filter_width + 0.2, NARROWEST)
     sheet = Sheet(width, rows * filter_height + HEADING, title, caption, DPI)
@@ -53,14 +56,15 @@ def draw_grid(layer: LayerPanels, title: str, caption: str) -> Figure:
         y = sheet.top - HEADING - row * filter_height - BLOCK
         sheet.text(x - STRIP - 0.1, y + BLOCK / 2, str(panel.channel), rotation=90, ha="right", va="center", fontsize=7)
         _draw_strip(sheet, panel.frequency, x - STRIP - 0.05, y)
-        if layer.weights is not None:
-            _draw_weights(sheet, layer.weights[index], x, y)
-        _draw_blocks(sheet, panel, x + weight_width, y)
+        weights = None if layer.weights is None else layer.weights[index]
+        for number, name in enumerate(columns):
+            _draw_single(sheet, weights if name == "weights" else panel.mean, x + number * (WEIGHT + GAP), y)
+        _draw_blocks(sheet, panel, x + side_width, y)
         if below:
             style = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
-            sheet.text(x + weight_width, y - 0.02, class_line(panel.classes), **style)
+            sheet.text(x + side_width, y - 0.02, class_line(panel.classes), **style)
         if row == 0:
-            _draw_headings(sheet, x, weight_width, y + BLOCK + 0.03)
+            _draw_headings(sheet, x, columns, y + BLOCK + 0.03)
     return sheet.figure
 
 
@@ -94,8 +98,10 @@ def _draw_strip(sheet: Sheet, frequency: float, x: float, y: float) -> None:
         spine.set_visible(False)
 
 
-def _draw_weights(sheet: Sheet, weights: NDArray[np.float32], x: float, y: float) -> None:
-    sheet.picture(enlarged(stretched(weights, 100), TILE), x, y + (BLOCK - WEIGHT) / 2, WEIGHT)
+def _draw_single(sheet: Sheet, signed: NDArray[np.float32] | None, x: float, y: float) -> None:
+    """Draw one signed picture beside the blocks; None leaves its place empty."""
+    if signed is not None:
+        sheet.picture(enlarged(stretched(signed, 100), TILE), x, y + (BLOCK - WEIGHT) / 2, WEIGHT)
 
 
 def _draw_blocks(sheet: Sheet, panel: FilterPanel, x: float, y: float) -> None:
@@ -119,9 +125,10 @@ def _draw_blocks(sheet: Sheet, panel: FilterPanel, x: float, y: float) -> None:
     sheet.picture(mosaic(patches, columns, gap, 1.0), x + BLOCK + GAP, y, BLOCK)
 
 
-def _draw_headings(sheet: Sheet, x: float, weight_width: float, y: float) -> None:
+def _draw_headings(sheet: Sheet, x: float, columns: Sequence[str], y: float) -> None:
     style = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": "0.25"}
-    if weight_width:
-        sheet.text(x + WEIGHT / 2, y, "weights", **style)
-    sheet.text(x + weight_width + BLOCK / 2, y, "projections", **style)
-    sheet.text(x + weight_width + BLOCK + GAP + BLOCK / 2, y, "patches", **style)
+    for number, name in enumerate(columns):
+        sheet.text(x + number * (WEIGHT + GAP) + WEIGHT / 2, y, name, **style)
+    x += len(columns) * (WEIGHT + GAP)
+    sheet.text(x + BLOCK / 2, y, "projections", **style)
+    sheet.text(x + BLOCK + GAP + BLOCK / 2, y, "patches", **style)

@@ -27,6 +27,7 @@ def layer_panels(
     *,
     crop: str | int = "need",
     rule: str = "auto",
+    mean: bool = False,
     progress: bool = True,
     **averages: Any,
 ) -> LayerPanels:
@@ -48,6 +49,8 @@ def layer_panels(
             or a side in pixels. With "need" and "each", the surroundings of a patch are shown too.
         rule: of the projections, one of `choices.RULES`; "auto" takes the deconvnet where it has switches and its
             fidelity is within the interval of the best rule, else the best rule.
+        mean: whether the mean of a filter's projections is shown too, with their units on one place: what they have in
+            common stays, and what belongs to single images fades.
         progress: whether a progress bar is shown.
         averages: `shifts`, `noise` and `samples` of `SignalOptions`: the projections are means over changed images.
 
@@ -67,10 +70,12 @@ def layer_panels(
     (3, (4, 7, 7, 3), (4, 7, 7, 3))
     """
     cache = ProjectionCache(mined, store, network, rule, progress, **averages)
-    return panels_from(cache, layer, channels, crop)
+    return panels_from(cache, layer, channels, crop, mean)
 
 
-def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], crop: str | int = "need") -> LayerPanels:
+def panels_from(
+    cache: ProjectionCache, layer: str, channels: Sequence[int], crop: str | int = "need", mean: bool = False
+) -> LayerPanels:
     """Return what the figure of a layer shows; what had to be computed for it is added to the cache.
 
     Args:
@@ -78,6 +83,7 @@ def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], cro
         layer: name of a mined layer.
         channels: the filters to show.
         crop: as for `layer_panels`.
+        mean: as for `layer_panels`.
 
     >>> import deconvviz as dv
     >>> from torch import nn
@@ -96,7 +102,7 @@ def panels_from(cache: ProjectionCache, layer: str, channels: Sequence[int], cro
     height, width = cache.image_size
     return LayerPanels(
         layer=layer,
-        panels=tuple(_panel(cache, layer, channel, places) for channel in channels),
+        panels=tuple(_panel(cache, layer, channel, places, mean) for channel in channels),
         crop=(min(chosen_crop.size[0], height), min(chosen_crop.size[1], width)),
         image=(height, width),
         crop_rule=chosen_crop.rule,
@@ -160,7 +166,9 @@ def square_around(box: Box, side: int, image: tuple[int, int]) -> Box:
     return Box(top, left, bottom, right)
 
 
-def _panel(cache: ProjectionCache, layer: str, channel: int, places: Mapping[Winner, _Place]) -> FilterPanel:
+def _panel(
+    cache: ProjectionCache, layer: str, channel: int, places: Mapping[Winner, _Place], mean: bool
+) -> FilterPanel:
     mined_layer, store = cache.mined[layer], cache.feed.images
     winners = mined_layer.winners([channel])
     projections, maps = cache.projections(layer, winners), cache.maps(layer, winners)
@@ -178,7 +186,25 @@ def _panel(cache: ProjectionCache, layer: str, channel: int, places: Mapping[Win
         firing=_stacked([_firing(maps[w], places[w], cache.image_size) for w in winners], size).astype(bool)[..., 0],
         classes=tuple(classes),
         frequency=float(mined_layer.activity.frequency[channel]),
+        mean=_mean(cache, layer, winners, size) if mean and winners else None,
     )
+
+
+def _mean(cache: ProjectionCache, layer: str, winners: Sequence[Winner], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the mean of projections on windows of one size that are centred on their units, float32 [h, w, C]."""
+    projections, field = cache.projections(layer, winners), cache.network.layer(layer).receptive_field
+    positions = cache.mined[layer].positions
+    parts = []
+    for winner in winners:
+        starts = [
+            offset + int(at) * stride + (extent - side) // 2
+            for offset, at, stride, extent, side in zip(
+                field.offset, positions[winner], field.stride, field.size, size, strict=True
+            )
+        ]
+        window = Box(starts[0], starts[1], starts[0] + size[0], starts[1] + size[1])
+        parts.append(projections[winner].cut(window))
+    return np.asarray(np.mean(parts, axis=0), np.float32)
 
 
 def _inside(place: _Place) -> Box:

@@ -75,8 +75,8 @@ class StoredProjection:
     def window(self, size: tuple[int, int], image: tuple[int, int]) -> Box:
         """Return the part of an image that shows the projection; it lies inside the image.
 
-        Where the box fits into it, it is centred on the box, and otherwise on the projection's energy; each axis by
-        itself.
+        Where the box fits into it, it is centred on the box, and otherwise on the projection's energy, and moved into
+        the box; each axis by itself.
 
         Args:
             size: height and width of the part in pixels; it is no larger than the image.
@@ -114,7 +114,8 @@ def _placed(centre: int, box: tuple[int, int], side: int, room: int) -> tuple[in
         room: length of the image.
     """
     first, end = box
-    start = centre - side // 2 if side < end - first else (first + end - side) // 2
+    inside = min(max(centre - side // 2, first), end - side)
+    start = inside if side < end - first else (first + end - side) // 2
     return min(max(start, 0), room - side), side
 
 

@@ -223,6 +223,7 @@ class FilterPanel:
         firing: bool [k, h, w], where the filter's map, resized to the image, is above half of the patch's activation.
         classes: the names of the images' classes, "" where one is unknown.
         frequency: share of all images on which the filter was above zero somewhere.
+        mean: float32 [h, w, C], the mean of the projections with their units on one place; None where it is not shown.
     """
 
     channel: int
@@ -234,6 +235,7 @@ class FilterPanel:
     firing: NDArray[np.bool_]
     classes: tuple[str, ...]
     frequency: float
+    mean: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
