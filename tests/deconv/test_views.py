@@ -144,7 +144,7 @@ def test_projections_are_placed(rule: str, layer: str) -> None:
     network, x = odd(), images()
     units = units_of(network, layer)
     views = UnitViews(network, x, units)
-    for options in ({}, {"shifts": 4}):
+    for options in ({}, {"shifts": 9}):
         projections = dv.project_units(network, x, units, rule, **options)  # type: ignore[arg-type]
         placed = views.placed(projections)
         assert placed.shape == views.pixels.shape
