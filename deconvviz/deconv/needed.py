@@ -16,6 +16,7 @@ def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> T
     What lies outside of the window is filled with 0, the mean colour of what the network was trained on. The window is
     centred, and moved where it would reach beyond the pixels that the unit sees. The side is found by bisection, which
     takes an activation that rises with the window for granted; the side that is returned keeps the share in any case.
+    It is at least one pixel, even where a unit keeps the share with nothing left, by its bias.
 
     Args:
         views: what the units see.
@@ -33,7 +34,8 @@ def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> T
     while int((high - low).max()) > 1:
         middle = (low + high) // 2
         enough = (kept_by(views, squares_around(views, centres, middle)) >= wanted) & (wanted > 0)
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        undecided = high - low > 1  # the others wait for these
+        low, high = torch.where(undecided & ~enough, middle, low), torch.where(undecided & enough, middle, high)
     return high
 
 
@@ -57,7 +59,8 @@ def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Ten
             middle, tried = torch.div(near + far, 2, rounding_mode="trunc"), boxes.clone()
             tried[:, side] = middle
             enough = (kept_by(views, tried) >= wanted) & (wanted > 0)
-            near, far = torch.where(enough, middle, near), torch.where(enough, far, middle)
+            undecided = (near - far).abs() > 1
+            near, far = torch.where(undecided & enough, middle, near), torch.where(undecided & ~enough, middle, far)
         boxes[:, side] = near
     return boxes
 

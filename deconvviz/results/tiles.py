@@ -140,13 +140,17 @@ class Gallery:
     """What a gallery file holds.
 
     Attributes:
-        config: the layer, its network and images, and the options with which it was made.
+        config: the layer, its network and images, and the options with which it was made; its "rule" may be "auto".
+        rule: of the projections, one of `choices.RULES`.
+        why: in words, how the rule was chosen; "" where it was given.
         sources: where model and images were, the command, and versions.
         arrays: name -> array, or `Tiles`, whose rows are indexed as those of an array. The names are described at
             `studies.atlas.galleries.GalleryMaker.make`.
     """
 
     config: dict[str, Any]
+    rule: str
+    why: str
     sources: dict[str, Any]
     arrays: dict[str, Any]
 
@@ -170,4 +174,6 @@ def load_gallery(path: Pathlike) -> Gallery:
     for name in [key.removesuffix("/offsets") for key in arrays if key.endswith("/offsets")]:
         shape = tuple(int(n) for n in arrays.pop(f"{name}/shape"))
         arrays[name] = Tiles(arrays.pop(f"{name}/data"), arrays.pop(f"{name}/offsets"), shape)
-    return Gallery(result.config, result.sources, arrays)
+    # version 0.1.0 wrote no state: its rules were all given
+    rule, why = result.state.get("rule", result.config["rule"]), result.state.get("why", "")
+    return Gallery(result.config, rule, why, result.sources, arrays)

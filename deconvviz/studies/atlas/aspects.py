@@ -97,7 +97,8 @@ class FilterAspects:
         numbers, layers = self.options.filters, self.options.layers
         filters = list(numbers[:FOLLOWED]) if isinstance(numbers, tuple) else FOLLOWED
         folder = self.folder / "epochs"
-        return filter_evolution(self.inputs, layers, filters, folder, k=self.options.k, **self.run.keywords())
+        k, rule = self.options.k, self.options.rule
+        return filter_evolution(self.inputs, layers, filters, folder, k=k, rule=rule, **self.run.keywords())
 
 
 def filter_invariance(
@@ -214,6 +215,7 @@ def filter_evolution(
     folder: Pathlike,
     *,
     k: int = 9,
+    rule: str = "auto",
     **run: Unpack[RunKeywords],
 ) -> LayerArrays:
     """Follow filters of each layer through the epochs of a training with `evolve`, and make tiles of what it shows.
@@ -224,6 +226,7 @@ def filter_evolution(
         filters: how many of each layer, the most active ones at the last epoch; or their channels.
         folder: where `evolve` keeps the mined file of each epoch.
         k: images of each filter that are mined.
+        rule: of the projections, as for `evolve`.
         run: `progress` of `RunOptions`.
 
     Returns:
@@ -243,6 +246,7 @@ def filter_evolution(
         filters,
         preprocess=inputs.preprocess,
         k=k,
+        rule=rule,
         work=folder,
         device=inputs.network.device,
         progress=RunOptions(**run).progress,

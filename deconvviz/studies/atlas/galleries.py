@@ -41,14 +41,14 @@ class GalleryOptions:
         layers: names, in the order of depth.
         channels: layer -> the filters to show; of a layer that is not named here, all of them.
         k: images of each filter.
-        rule: of the projections: "deconvnet", "guided" or "gradient".
+        rule: of the projections, one of `choices.RULES`; "auto" takes for each layer the rule that shows it best.
         settings: what else was asked for, as JSON values; it becomes part of the files' configuration.
     """
 
     layers: tuple[str, ...]
     channels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     k: int = 9
-    rule: str = "deconvnet"
+    rule: str = "auto"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -90,7 +90,10 @@ class GalleryMaker:
         return np.asarray(self.options.channels.get(layer, range(units[0])), np.int64)
 
     def config(self, layer: str) -> dict[str, Any]:
-        """Return the configuration of a layer's file: what must agree for a file to be taken instead of made again."""
+        """Return the configuration of a layer's file: what must agree for a file to be taken instead of made again.
+
+        Its rule is that which was asked for; the state of the file says which one that was.
+        """
         network, options = self.inputs.network, self.options
         record = network.layer(layer)
         channels = options.channels.get(layer)
@@ -135,6 +138,8 @@ class GalleryMaker:
         - neighbours, similarity and duplicate_of, see `similar_filters`.
         - filters uint8 [F, a, b, 3], the weights of a layer that reads the image.
         - the arrays of `aspects`.
+
+        Its state has the "rule" of the projections, and "why" in words ("" where it was given).
         """
         mined_layer, channels = self.mined[layer], self.channels(layer)
         strongest = StrongestImages.of(mined_layer, channels, self.options.k)
@@ -154,7 +159,9 @@ class GalleryMaker:
             arrays["filters"] = np.stack([signed_picture(filter_weights, 100) for filter_weights in weights])
         for name, values in self.aspects(layer, channels).items():
             arrays |= compressed(name, values) if values.ndim == 5 else {name: values}
-        return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays)
+        choice = self.cache.choice(layer)
+        state = {"rule": self.cache.rule_of(layer), "why": "" if choice is None else choice.words()}
+        return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays, state)
 
     def _tiles(self, layer: str, strongest: StrongestImages) -> dict[str, Array]:
         """Return patches and projections of a layer, and the boxes at which they are cut."""

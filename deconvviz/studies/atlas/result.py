@@ -24,7 +24,7 @@ class AtlasOptions:
         filters: channels of each layer, or "active", "random" or "first"; None for all channels.
         count: filters of each layer, where `filters` is a word.
         k: images of each filter.
-        rule: of the projections: "deconvnet", "guided" or "gradient".
+        rule: of the projections, one of `choices.RULES`; "auto" takes for each layer the rule that shows it best.
         decisions: number of images whose decision is explained; 0 for none.
         methods: names of the methods that explain decisions.
         cam_layer: the layer at which the methods explain; None for the last one with rows and columns.
@@ -42,7 +42,7 @@ class AtlasOptions:
     filters: str | tuple[int, ...] | None = None
     count: int = 64
     k: int = 9
-    rule: str = "deconvnet"
+    rule: str = "auto"
     decisions: int = 12
     methods: tuple[str, ...] = METHODS
     cam_layer: str | None = None
@@ -57,7 +57,7 @@ class AtlasOptions:
             filters=(word in CHANNEL_CHOICES, f"{', '.join(CHANNEL_CHOICES)} or channels"),
             count=(self.count >= 1, "at least 1"),
             k=(self.k >= 1, "at least 1"),
-            rule=(self.rule in RULES, ", ".join(RULES)),
+            rule=(self.rule in ("auto", *RULES), ", ".join(("auto", *RULES))),
             decisions=(self.decisions >= 0, "0 or more"),
         )
 

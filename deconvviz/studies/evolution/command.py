@@ -15,6 +15,7 @@ from deconvviz.cli.options import (
     layers_option,
     limit_option,
     option_group,
+    rule_option,
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.evolution.result import Evolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,14 @@ class ShownFilters:
         channels: "active", "random" or "first", or numbers as text.
         epochs: numbers as text; None shows all that are kept.
         crop: size of the patches, as for `grid`.
+        rule: of the projections, as for `grid`.
     """
 
     filters: int
     channels: str
     epochs: str | None
     crop: str
+    rule: str
 
     def numbers(self, layers: tuple[str, ...]) -> int | list[int]:
         """Return how many filters of each layer, or the channels of one; raises DataError for those of several."""
@@ -81,6 +85,7 @@ class ShownFilters:
     click.option(
         "--crop", default="energy", metavar="energy|receptive-field|PIXELS", help="Size of the patches, as for grid."
     ),
+    rule_option,
 )
 @click.option("-k", default=9, type=click.IntRange(1), help="Images of each channel in the curves below.")
 @limit_option
@@ -138,12 +143,13 @@ def evolve(
             epochs=integers(shown.epochs) if shown.epochs else None,
             choice=shown.choice,
             crop=shown.crop,
+            rule=shown.rule,
             k=k,
             limit=limit,
             work=work,
             **run.keywords(),
         )
-    caption = _caption(evolution.count, store.path)
+    caption = _caption(evolution, store.path)
     title = f"Evolution of {file.config['network'].split()[0]}"
     save_figure(draw_evolution(evolution, title, caption), out, caption)
     evolution.save_csv(*tables)
@@ -151,12 +157,12 @@ def evolve(
     click.echo(repr(evolution))
 
 
-def _caption(images: int, store: pathlib.Path) -> str:
+def _caption(evolution: Evolution, store: pathlib.Path) -> str:
     return (
-        f"Rows are filters (the number is the channel's). Each picture is the deconvnet projection of the filter's "
-        f"strongest activation over {images} images of {store.name}, by the weights after each epoch. It has its own "
+        f"Rows are filters (the number is the channel's). Each picture is the projection of the filter's strongest "
+        f"activation over {evolution.count} images of {store.name}, by the weights after each epoch. It has its own "
         "contrast; zero is grey. A coloured frame marks that the strongest image differs from that of the epoch "
-        "before.\n"
+        f"before.\n{evolution.rules()}\n"
         "Curves: share of the strongest images that are those of the last epoch (mean over channels); cosine between "
         "the projections of the same units by the weights after each epoch and after the last (mean over channels); "
         "accuracy of the network in the training."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -65,15 +65,16 @@ def evolve(
         filters: how many filters of each layer, or the channels themselves.
         preprocess: how images are prepared; by default as in the training, if the snapshots say so.
         device: where the network computes.
-        options: `epochs`, `choice`, `crop`, `k`, `limit` and `work` of `EvolutionOptions`; `batch_size`, `precision`,
-            `workers` and `progress` of `RunOptions`.
+        options: `epochs`, `choice`, `crop`, `rule`, `k`, `limit` and `work` of `EvolutionOptions`; `batch_size`,
+            `precision`, `workers` and `progress` of `RunOptions`.
 
     Raises:
         DataError: the file does not hold an epoch's weights, or they are damaged; an option is out of its range.
         MismatchError: the weights are those of another network.
         LayerNotFound: a name in `layers` does not exist.
 
-    Source: Zeiler and Fergus 2013, section 4.1 and figure 4. Top-k overlap and similarity are our choice.
+    Source: Zeiler and Fergus 2013, section 4.1 and figure 4. Top-k overlap, similarity and the choice of
+    the rule are ours.
 
     >>> import tempfile
     >>> import deconvviz as dv
@@ -142,21 +143,24 @@ class EvolutionRun:
     def follow(self, epochs: tuple[int, ...], filters: int | Sequence[int]) -> Evolution:
         """Return the evolution over epochs, ascending.
 
-        The last epoch comes first: it decides which filters are shown, how large, and what is final.
+        The last epoch comes first: it decides which filters are shown, how large, by which rule, and what is final.
         """
-        last = self._mined(epochs[-1])
+        last = self._mined(epochs[-1], self.settings.rule)
         choice, count = (self.settings.choice, filters) if isinstance(filters, int) else (filters, 0)
         channels = {layer: last.cache.mined[layer].choose_channels(choice, count) for layer in self.layers}
         finals = {layer: FinalLayer(last, layer, self.settings.crop) for layer in self.layers}
+        rules = {layer: final.rule for layer, final in finals.items()}
         columns: dict[int, dict[str, LayerAtEpoch]] = {}
         with self.settings.bar("epoch", len(epochs), "evolving") as bar:
             for epoch in (epochs[-1], *epochs[:-1]):
-                mined = last if epoch == epochs[-1] else self._mined(epoch)
+                mined = last if epoch == epochs[-1] else self._mined(epoch, rules)
                 columns[epoch] = {layer: mined.column(finals[layer], channels[layer]) for layer in self.layers}
                 mined.save()
                 bar.update()
         return Evolution(
-            layers=tuple(_stacked(name, channels[name], [columns[e][name] for e in epochs]) for name in self.layers),
+            layers=tuple(
+                _stacked(finals[name], channels[name], [columns[e][name] for e in epochs]) for name in self.layers
+            ),
             epochs=epochs,
             history=tuple(self.networks.snapshots.history),
             names=tuple(self.store.names),
@@ -164,8 +168,13 @@ class EvolutionRun:
             k=self.settings.k,
         )
 
-    def _mined(self, epoch: int) -> MinedEpoch:
-        """Mine the store with the weights of an epoch, or read what was mined before."""
+    def _mined(self, epoch: int, rule: str | Mapping[str, str]) -> MinedEpoch:
+        """Mine the store with the weights of an epoch, or read what was mined before.
+
+        Args:
+            epoch: its number.
+            rule: of the projections, as for `ProjectionCache`.
+        """
         network, settings, path = self.networks.network(epoch), self.settings, self._mined_file(epoch)
         mined = mine(
             network,
@@ -177,7 +186,7 @@ class EvolutionRun:
             limit=settings.limit,
             **settings.keywords(),
         )
-        return MinedEpoch(network, ProjectionCache(mined, self.store, network, progress=False), path)
+        return MinedEpoch(network, ProjectionCache(mined, self.store, network, rule, progress=False), path)
 
     def _mined_file(self, epoch: int) -> pathlib.Path | None:
         """Return the path of an epoch's mined file; its name depends on the settings, so that others do not clash.
@@ -259,6 +268,8 @@ class FinalLayer:
         name: of the layer.
         mined: what mining found at the last epoch.
         size: height and width of the patches in pixels.
+        rule: of the projections.
+        why: in words, how the rule was chosen; "" where it was given.
     """
 
     def __init__(self, last: MinedEpoch, name: str, crop: str | int) -> None:
@@ -271,11 +282,14 @@ class FinalLayer:
         """
         self.name, self.mined = name, last.cache.mined[name]
         self.size = last.cache.crop(name, crop).size
+        choice = last.cache.choice(name)
+        self.rule, self.why = last.cache.rule_of(name), "" if choice is None else choice.words()
         alive = np.flatnonzero(~self.mined.activity.dead)
         channels = alive[evenly(len(alive), REFERENCES)]
         images = sorted({int(self.mined.images[channel, 0]) for channel in channels})
         feed = last.cache.feed
         self._inputs = feed.tensor(feed.pictures(images), last.network.device, last.network.dtype)
+        self._bounds = feed.preprocess.bounds()
         self._units: list[Unit] = []
         for channel in channels:
             y, x = map(int, self.mined.positions[channel, 0])
@@ -288,7 +302,7 @@ class FinalLayer:
         return float(np.mean([correlation(ours, final, centred=False) for ours, final in pairs]))
 
     def _projected(self, network: Network) -> list[NDArray[np.float64]]:
-        projections = project_units(network, self._inputs, self._units)
+        projections = project_units(network, self._inputs, self._units, self.rule, bounds=self._bounds)
         return [projection.pixels.double().cpu().numpy() for projection in projections]
 
 
@@ -308,8 +322,8 @@ def share_final(layer: MinedLayer, final: MinedLayer) -> float:
     return float(common.any(1).sum() / max(present.sum(), 1))
 
 
-def _stacked(name: str, channels: Sequence[int], columns: Sequence[LayerAtEpoch]) -> LayerEvolution:
+def _stacked(final: FinalLayer, channels: Sequence[int], columns: Sequence[LayerAtEpoch]) -> LayerEvolution:
     """Join a layer's columns, one for each epoch."""
-    tiles = {key: np.stack([getattr(column, key) for column in columns], 1) for key in TILES}
-    curves = {key: np.array([getattr(column, key) for column in columns]) for key in CURVES}
-    return LayerEvolution(layer=name, channels=np.asarray(channels), **tiles, **curves)
+    arrays: dict[str, Any] = {key: np.stack([getattr(column, key) for column in columns], 1) for key in TILES}
+    arrays |= {key: np.array([getattr(column, key) for column in columns]) for key in CURVES}
+    return LayerEvolution(layer=final.name, rule=final.rule, why=final.why, channels=np.asarray(channels), **arrays)

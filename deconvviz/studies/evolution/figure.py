@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from deconvviz.arrays import stretched
 from deconvviz.figures.sheet import HEADING, SMALL, Sheet
+from deconvviz.figures.tiles import enlarged
 
 if TYPE_CHECKING:
     from deconvviz.studies.evolution.result import Evolution, LayerEvolution
@@ -22,6 +23,7 @@ LABELS = 0.75  # inches: to the left of the pictures, for the layer's name and t
 EPOCHS = 0.25  # inches: above the pictures, for the epochs
 BETWEEN = 0.22  # inches: between two layers
 BEFORE_PATCHES = 0.1  # inches: between the last epoch's projections and the patches
+PIXELS = 288  # pixels that a picture has at least, so that those of a small image are drawn as squares
 CURVES, TICKS = 1.6, 0.35  # inches: height of the curves, and below them for their epochs
 NARROWEST = 6.4  # inches: a page with room for three curves
 CHANGED = "#d55e00"  # vermilion, which everybody can tell from grey
@@ -71,12 +73,12 @@ def _draw_layer(sheet: Sheet, layer: LayerEvolution, left: float, bottom: float)
         y = bottom + (count - 1 - f) * STEP
         sheet.text(left - 0.1, y + TILE / 2, str(channel), ha="right", va="center", fontsize=7)
         for n, projection in enumerate(layer.projections[f]):
-            axes = sheet.picture(stretched(projection), left + n * STEP, y, TILE)
+            axes = sheet.picture(enlarged(stretched(projection), PIXELS), left + n * STEP, y, TILE)
             if layer.changed[f, n]:
                 for spine in axes.spines.values():
                     spine.set(linewidth=1.4, color=CHANGED)
         x = left + len(layer.projections[f]) * STEP + BEFORE_PATCHES
-        sheet.picture(layer.patches[f, -1] / 255.0, x, y, TILE)
+        sheet.picture(enlarged(layer.patches[f, -1], PIXELS), x, y, TILE)
 
 
 def _draw_curves(sheet: Sheet, evolution: Evolution) -> None:

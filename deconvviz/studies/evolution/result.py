@@ -21,6 +21,8 @@ class LayerEvolution:
 
     Attributes:
         layer: name of the layer.
+        rule: of the projections, one of `choices.RULES`.
+        why: in words, how the rule was chosen; "" where it was given.
         channels: int64 [F], the channels of the filters.
         values: float32 [F, E], the strongest activation over the images at each epoch.
         images: int64 [F, E], the image that gave it, an index into the store.
@@ -34,6 +36,8 @@ class LayerEvolution:
     """
 
     layer: str
+    rule: str
+    why: str
     channels: Ints
     values: NDArray[np.float32]
     images: Ints
@@ -70,6 +74,13 @@ class Evolution:
     count: int
     k: int
 
+    def rules(self) -> str:
+        """Return by which rule each layer is projected and why, as a sentence for a caption."""
+        whys = [f"{layer.layer}: {layer.why}" for layer in self.layers if layer.why]
+        if whys:
+            return f"Rules, chosen by the weights of epoch {self.epochs[-1]}. {' '.join(whys)}"
+        return f"The rule is {', '.join(dict.fromkeys(layer.rule for layer in self.layers))}."
+
     def settled(self, layer: LayerEvolution, share: float = 0.5) -> tuple[int, int]:
         """Return from which epoch on a layer is final, by its strongest images and by its projections.
 
@@ -88,7 +99,8 @@ class Evolution:
         return self.epochs[int(below[-1]) + 1 if len(below) else 0]
 
     def save_csv(self, units: Pathlike, layers: Pathlike) -> None:
-        """Write two tables: each filter that is shown at each epoch, and the convergence of each layer at each epoch.
+        """Write two tables: each filter that is shown at each epoch, and the convergence of each layer at each epoch,
+        with the rule of its projections.
 
         Args:
             units: path of the first table.
@@ -113,11 +125,12 @@ class Evolution:
         ]
         write_csv(units, UNIT_COLUMNS, rows)
         curves = [
-            (layer.layer, epoch, float(layer.top_final[n]), float(layer.similarity[n]))
+            (layer.layer, epoch, float(layer.top_final[n]), float(layer.similarity[n]), layer.rule)
             for layer in self.layers
             for n, epoch in enumerate(self.epochs)
         ]
-        write_csv(layers, ("layer", "epoch", f"top{self.k}_already_final", "projection_similarity"), curves)
+        names = ("layer", "epoch", f"top{self.k}_already_final", "projection_similarity", "rule")
+        write_csv(layers, names, curves)
 
     def __repr__(self) -> str:
         lines = [f"Evolution over epochs {', '.join(map(str, self.epochs))} on {self.count} images"]

@@ -17,6 +17,7 @@ from deconvviz.cli.options import (
     classes_option,
     model_options,
     option_group,
+    rule_option,
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_figure, save_figure
@@ -42,6 +43,7 @@ class SquareChoice:
         border: whether windows end with the image ("flush") or reach over its edge ("beyond").
         channel: the map that is watched; None takes the strongest.
         strongest: by which of a map's numbers it is chosen, "max" or "sum".
+        rule: of the map's projection.
     """
 
     square: tuple[int, int] | None
@@ -50,6 +52,7 @@ class SquareChoice:
     border: str
     channel: int | None
     strongest: str
+    rule: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,7 @@ square_options = option_group(
         type=click.Choice(STRONGEST),
         help="The strongest map is the one with the largest maximum, or with the largest sum.",
     ),
+    rule_option,
 )
 
 mined_options = option_group(
@@ -198,7 +202,7 @@ def occlude(
         **run.keywords(),
     )
     others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
-    caption = _caption(occlusions[0], square)
+    caption = _caption(occlusions, square)
     save_figure(draw_occlusions(occlusions, others, class_names, f"Occlusion of {network.name}", caption), out, caption)
     table = beside(out, ".csv")
     save_occlusions(occlusions, table, class_names)
@@ -207,14 +211,23 @@ def occlude(
         click.echo(occlusion.summary(class_names))
 
 
-def _caption(occlusion: Occlusion, square: SquareChoice) -> str:
-    config, windows = occlusion.config, len(occlusion.windows)
+def _caption(occlusions: Sequence[Occlusion], square: SquareChoice) -> str:
+    config, windows = occlusions[0].config, len(occlusions[0].windows)
     size, stride = ("x".join(map(str, dict.fromkeys(config[name]))) for name in ("square", "stride"))
     return (
         f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
-        f"of (b), (d) and (e) are the place of the square's centre. (c): {config['rule']} projections, the contrast of "
-        f"each is stretched by itself. Precision: {config['precision']}."
+        f"of (b), (d) and (e) are the place of the square's centre. (c): the contrast of each projection is stretched "
+        f"by itself. {_rules(occlusions)} Precision: {config['precision']}."
     )
+
+
+def _rules(occlusions: Sequence[Occlusion]) -> str:
+    """Return by which rule the map is projected on each image and why, as a sentence for the caption."""
+    if not occlusions[0].config["why"]:
+        return f"The rule is {occlusions[0].config['rule']}."
+    if len(occlusions) == 1:
+        return f"The rule is {occlusions[0].config['why']}"
+    return "Rules, chosen on each image. " + " ".join(f"{one.name}: {one.config['why']}" for one in occlusions)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -280,9 +293,8 @@ def _projections_elsewhere(occlusion: Occlusion, network: Network, elsewhere: Mi
             f"{elsewhere.mined} was mined with another network; mine again, or give the network it was mined with"
         )
     with dv.ImageStore.open(elsewhere.mined_images or mined.sources["images"]) as images:
-        panels = dv.layer_panels(
-            mined, images, network, config["layer"], [occlusion.channel], rule=config["rule"], progress=False
-        )
+        how = {"rule": config["rule"], "crop": "energy", "progress": False}
+        panels = dv.layer_panels(mined, images, network, config["layer"], [occlusion.channel], **how)
     panel = panels.panels[0]
     others = [n for n, name in enumerate(panel.images) if pathlib.PurePath(name).name != occlusion.name]
     return [panel.projections[n] for n in others[:3]]

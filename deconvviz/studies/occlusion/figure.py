@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from deconvviz.arrays import stretched
 from deconvviz.figures.sheet import Sheet, shortened
+from deconvviz.figures.tiles import enlarged
 from deconvviz.models.labels import class_label
 from deconvviz.types import Array
 
@@ -25,6 +26,7 @@ TITLES, LEFT, COLOUR_BAR, LEGEND = 0.45, 0.35, 0.7, 2.1  # inches: above, left o
 WIDTH = LEFT + 5 * (SIDE + GAP) + 2 * COLOUR_BAR + LEGEND
 # Left edges of the five panels in inches; the second and the fourth have a colour bar beside them.
 PANELS = [LEFT + n * (SIDE + GAP) + bars * COLOUR_BAR for n, bars in enumerate((0, 0, 1, 1, 2))]
+PIXELS = 760  # pixels that a picture has at least, so that those of a small image are drawn as squares
 CLASSES = 7  # with colours of their own; the others share one
 LETTERS, LAYER_LETTERS = 26, 30  # of the name of an image or a class, and of a layer
 PANEL_TITLES = (
@@ -83,7 +85,7 @@ class OcclusionRow:
         label = f"{shortened(occlusion.name, LETTERS)}\n{shortened(target, LETTERS)}, {probability}"
         middle = self.bottom + SIDE / 2
         self.sheet.text(0.16, middle, label, rotation=90, ha="center", va="center", fontsize=6)
-        self.sheet.picture(occlusion.occluded_picture / 255.0, first, self.bottom, SIDE)
+        self.sheet.picture(enlarged(occlusion.occluded_picture, PIXELS), first, self.bottom, SIDE)
         self._draw_values(occlusion.activation, "sum of the map", second)
         self._draw_projections([occlusion.projection, *others], third)
         highest = max(1e-9, float(occlusion.probability.max()))
@@ -94,17 +96,17 @@ class OcclusionRow:
         return self.names[number] if self.names else class_label(number)
 
     def _draw_projections(self, projections: Sequence[Array], left: float) -> None:
-        label = f"map {self.occlusion.channel}"
+        label = f"map {self.occlusion.channel}, {self.occlusion.config['rule']}"
         self.sheet.text(left + SIDE / 2, self.bottom - 0.03, label, ha="center", va="top", fontsize=6)
         if len(projections) == 1:
-            self.sheet.picture(stretched(projections[0]), left, self.bottom, SIDE)
+            self.sheet.picture(enlarged(stretched(projections[0]), PIXELS), left, self.bottom, SIDE)
             return
         gap = 0.04
         side = (SIDE - gap) / 2
         for number, projection in enumerate(projections):
             row, column = divmod(number, 2)
             x, y = left + column * (side + gap), self.bottom + (1 - row) * (side + gap)
-            axes = self.sheet.picture(stretched(projection), x, y, side)
+            axes = self.sheet.picture(enlarged(stretched(projection), PIXELS), x, y, side)
             for spine in axes.spines.values():  # the frame of the image's own is thick, as in the paper
                 spine.set(linewidth=1.6 if number == 0 else 0.4, color="k" if number == 0 else "0.4")
 

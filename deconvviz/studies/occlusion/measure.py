@@ -16,6 +16,7 @@ from deconvviz.cam.occluder import GREY, Occluder, filling
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.window_grid import WindowGrid
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.deconv.choice import rule_on
 from deconvviz.deconv.project import project
 from deconvviz.errors import DataError, MismatchError, TargetError
 from deconvviz.graph.choose import last_maps
@@ -129,7 +130,6 @@ class OcclusionRun:
             "border": settings.border,
             "fill": settings.fill,
             "precision": settings.precision,
-            "rule": settings.rule,
         }
 
     def image(self, picture: Pixels, name: str, target: int | None) -> Occlusion:
@@ -142,9 +142,10 @@ class OcclusionRun:
         under = self._under_windows(view, channel, fill)
         assert view.scorer.classes is not None  # a target here is a class
         followed = int(view.scorer.classes[0])
-        projection = project(self.network, x, self.layer, channel, rule=self.settings.rule)
+        rule, why = self._rule(x)
+        projection = project(self.network, x, self.layer, channel, rule=rule, bounds=self.preprocess.bounds())
         return Occlusion(
-            config=self.config,
+            config={**self.config, "rule": rule, "why": why},
             name=name,
             picture=picture,
             occluded_picture=self._with_square(x, fill),
@@ -164,6 +165,13 @@ class OcclusionRun:
             top_class=under[:, 3].astype(np.int64),
             projection=projection.full().permute(1, 2, 0).float().cpu().numpy(),
         )
+
+    def _rule(self, x: Tensor) -> tuple[str, str]:
+        """Return the rule of the projection, and in words how it was chosen; "" where it was given."""
+        if self.settings.rule != "auto":
+            return self.settings.rule, ""
+        choice = rule_on(self.network, x, self.layer, self.preprocess.bounds())
+        return choice.rule, choice.words()
 
     def _explain_options(self) -> ExplainOptions:
         settings = self.settings

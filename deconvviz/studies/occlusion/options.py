@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deconvviz.cam.window_grid import SQUARE, STRIDE
-from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULES, STRONGEST, Rule
+from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULES, STRONGEST
 from deconvviz.errors import DataError, require, require_choice
 from deconvviz.run.options import RunKeywords, RunOptions
 
@@ -21,7 +21,7 @@ class OcclusionKeywords(RunKeywords, total=False):
     border: str
     channel: int | None
     strongest: str
-    rule: Rule
+    rule: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class OcclusionOptions(RunOptions):
         border: "flush", windows end with the image; "beyond", they reach over its edge.
         channel: the map that is watched; None takes the strongest one in the unoccluded image.
         strongest: which map that is: the one with the largest maximum ("max") or with the largest sum ("sum").
-        rule: of the map's projection: "deconvnet", "guided" or "gradient".
+        rule: of the map's projection, one of `choices.RULES`; "auto" measures which rule shows the layer best on the
+            image.
 
     Raises:
         DataError: a value out of its range.
@@ -55,14 +56,14 @@ class OcclusionOptions(RunOptions):
     border: str = "flush"
     channel: int | None = None
     strongest: str = "max"
-    rule: Rule = "deconvnet"
+    rule: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("fill", self.fill, OCCLUDER_FILLS)
         require_choice("border", self.border, BORDERS)
         require_choice("strongest", self.strongest, STRONGEST)
-        require_choice("rule", self.rule, RULES)
+        require_choice("rule", self.rule, ("auto", *RULES))
         require(self, DataError, channel=(self.channel is None or self.channel >= 0, "0 or more"))
 
     def pair(self, name: str, size: tuple[int, int]) -> tuple[int, int]:

@@ -40,7 +40,8 @@ class Occlusion:
     """One image with a square in each of W windows.
 
     Attributes:
-        config: settings of the run: model, layer, square, stride, fill and so on.
+        config: settings of the run: model, layer, square, stride, fill and so on; "rule" is that of the projection, and
+            "why" says in words how it was chosen ("" where it was given).
         name: of the image.
         picture: uint8 [H, W, 3], the picture without the square.
         occluded_picture: uint8 [H, W, 3], the picture with the square in the middle window.

@@ -69,7 +69,7 @@ class GalleryFile:
 
     Attributes:
         path: of the file.
-        config: the configuration in the file.
+        config: the configuration in the file; with the "rule" of the projections, and "why" it was chosen.
         sources: where model and images were, and the command.
         arrays: name -> array, for every array that is not pictures.
         shapes: name -> shape, of the pictures that the file has.
@@ -84,7 +84,9 @@ class GalleryFile:
         missing = [name for name in REQUIRED if name not in gallery.arrays]
         if missing:
             raise DataError(f"{path} has no {', '.join(missing)}; make the gallery of this layer again")
-        self.config, self.sources = gallery.config, gallery.sources
+        self.config, self.sources = {**gallery.config, "rule": gallery.rule}, gallery.sources
+        if gallery.why:
+            self.config["why"] = gallery.why
         self.shapes = {name: tuple(gallery.arrays[name].shape) for name in PICTURES if name in gallery.arrays}
         self.arrays: dict[str, Array] = {n: array for n, array in gallery.arrays.items() if n not in PICTURES}
 

@@ -183,6 +183,8 @@ def _about(gallery: GalleryFile) -> dict[str, Any]:
         "address": quote(gallery.layer, safe=PLAIN),
         "channels": None if channels == list(range(len(channels))) else channels,
         **{key: gallery.config[key] for key in ("kind", "shape", "parameters", "stride", "receptive_field", "count")},
+        "rule": gallery.config["rule"],
+        "why": gallery.config.get("why", ""),
         "filters": len(gallery),
         "dead": int((arrays["dead"] != 0).sum()),
         "duplicates": int((arrays["duplicate_of"] >= 0).sum()),

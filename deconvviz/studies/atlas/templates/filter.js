@@ -34,7 +34,9 @@
       fact("Firing rate", "rate", atlas.percentNode(data.rate[row])),
       fact("Most frequent class", "class", atlas.classNode(label), " ",
         label >= 0 ? atlas.percentNode(data.share[row]) : ""),
-      fact("Receptive field", "sees", `${layer.receptive_field.join(" × ")} of ${size} px`));
+      fact("Receptive field", "sees", `${layer.receptive_field.join(" × ")} of ${size} px`),
+      fact("Rule of the projections", "rule", layer.rule));
+    byId("facts").lastElementChild.title = layer.why;
   }
 
   function fact(name, part, ...value) {

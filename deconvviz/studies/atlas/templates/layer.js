@@ -175,8 +175,10 @@
       fact("Receptive field", `${layer.receptive_field.join(" × ")} px`),
       fact("Stride", Math.max(...layer.stride) ? `${[...new Set(layer.stride)].join(" × ")} px` : "–"),
       fact("Parameters", layer.parameters.toLocaleString("en")),
+      fact("Rule", layer.rule),
       fact("Dead filters", `${layer.dead} of ${layer.filters}`),
       fact("Duplicates", String(layer.duplicates)));
+    byId("rule").textContent = `The rule of the projections is ${layer.why || `${layer.rule}.`}`;
   }
 
   async function open() {
