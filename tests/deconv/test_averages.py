@@ -14,6 +14,7 @@ import deconvviz as dv
 from deconvviz.choices import RULES
 from deconvviz.errors import ProjectionError
 
+slow = pytest.mark.slow
 SIZE = (2, 24, 20)
 
 
@@ -73,7 +74,9 @@ def by_hand(
     return total / copies
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", ["deconvnet", *(pytest.param(name, marks=slow) for name in RULES if name != "deconvnet")]
+)
 def test_shifts_change_nothing_at_stride_one(rule: str) -> None:
     """The interior of a network of stride 1 moves with its image: the mean over shifts is the projection, to 1e-12."""
     net, x = network(1), image()
@@ -96,7 +99,7 @@ OFFSETS = {  # (stride, shifts): what a grid over one stride, or 4 pixels where 
 
 
 @pytest.mark.parametrize(("stride", "shifts"), OFFSETS)
-@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "lrp-gamma"])
+@pytest.mark.parametrize("rule", ["lrp-gamma", *(pytest.param(name, marks=slow) for name in ("gradient", "deconvnet"))])
 def test_shifts_by_hand(stride: int, shifts: int, rule: str) -> None:
     """Strided convolutions, units in corners and at borders too, whose position stays on the map."""
     torch.manual_seed(1)

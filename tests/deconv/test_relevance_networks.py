@@ -159,7 +159,7 @@ class Bordered(nn.Module):
         return self.last(self.pool(self.second(x).relu()))
 
 
-@pytest.mark.parametrize("count_include_pad", [False, True])
+@pytest.mark.parametrize("count_include_pad", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("mode", "padding"), [("constant", 0), ("constant", 2), ("reflect", 0), ("replicate", 0)])
 def test_windows_with_borders_and_pooling(mode: str, padding: int, count_include_pad: bool) -> None:
     """Every position of layers with windows, and of those behind a reflected border, which have none."""
@@ -195,7 +195,7 @@ def norms(network: dv.Network) -> int:
     return sum("batch_norm.default" in str(node.target) for node in network.graph.nodes)
 
 
-@pytest.mark.parametrize("name", by_weight(["resnet18", "mobilenet_v2"]))
+@pytest.mark.parametrize("name", by_weight(["resnet18", "mobilenet_v2"], light=()))
 def test_without_norms_is_equal(name: str, network: Made) -> None:
     """The output and every layer that is left are those of the model, and no norm behind a convolution is left."""
     model, net = network(name, 64)

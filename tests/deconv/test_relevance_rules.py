@@ -18,6 +18,7 @@ import deconvviz as dv
 SIZE = (3, 11, 9)
 LOW, HIGH = torch.tensor([-1.5, -2.0, -1.0]).double(), torch.tensor([2.0, 1.5, 2.5]).double()
 RULES = {"lrp-epsilon": "epsilon", "lrp-gamma": "gamma", "lrp-zplus": "z+", "lrp-composite": "gamma"}
+slow = pytest.mark.slow
 Replica = Callable[[Tape, Value], Value]
 Some = TypeVar("Some", bound=nn.Module)
 
@@ -101,7 +102,9 @@ GEOMETRIES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bounded", [False, True])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    "geometry", [pytest.param(geometry, marks=() if n in (1, 3) else slow) for n, geometry in enumerate(GEOMETRIES)]
+)
 def test_convolutions(rule: str, bounded: bool, geometry: dict[str, Any]) -> None:
     """Pixels and pre-activations of both signs, biases, every argument of a convolution; z^B where there are bounds.
 
