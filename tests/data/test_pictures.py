@@ -18,30 +18,39 @@ def noise(*shape: int) -> Pixels:
 
 
 def test_the_contrast_by_hand() -> None:
-    # absolute values 0, 1, 2, 3, 4: the 75th percentile is 3
-    signed = np.array([0.0, -1.0, 2.0, -3.0, 4.0]).reshape(1, 5, 1)
-    assert stretched(signed, 75).ravel() == pytest.approx([0.5, 0.5 - 1 / 6, 0.5 + 1 / 3, 0, 1])
-    assert stretched(signed, 100).ravel() == pytest.approx([0.5, 0.375, 0.75, 0.125, 1])
+    # sizes that are not zero: 1, 2, 3, 4, 5; their 75th percentile is 4
+    signed = np.array([0.0, -1.0, 2.0, -3.0, 4.0, 5.0]).reshape(1, 6, 1)
+    assert stretched(signed, 75).ravel() == pytest.approx([0.5, 0.375, 0.75, 0.125, 1, 1])
+    assert stretched(signed, 100).ravel() == pytest.approx([0.5, 0.4, 0.7, 0.2, 0.9, 1])
     assert stretched(2.5 * signed, 75) == pytest.approx(stretched(signed, 75))  # each by itself
-    assert stretched(signed).shape == (1, 5, 1)
+    assert stretched(signed).shape == (1, 6, 1)
+
+
+def test_a_pixel_keeps_its_colour() -> None:
+    # sizes 1, 4, 2: the median is 2. Of the pixel above it all colours shrink together.
+    signed = np.array([[[1.0, 0.5, 0.0], [4.0, -2.0, 1.0], [-1.0, 0.0, 2.0]]])
+    expected = [[[0.75, 0.625, 0.5], [1, 0.25, 0.625], [0.25, 0.5, 1]]]
+    assert stretched(signed, 50) == pytest.approx(np.array(expected))
 
 
 def test_what_is_mostly_zero_is_still_shown() -> None:
     lonely = np.zeros((100, 100, 3))
     assert (stretched(lonely) == 0.5).all()
-    lonely[3, 4, 1], lonely[9, 9, 0] = -0.5, 0.25  # the 99.8th percentile is 0: the largest value is full contrast
-    assert stretched(lonely)[3, 4, 1] == 0 and stretched(lonely)[9, 9, 0] == 0.75
+    lonely[3, 4, 1], lonely[9, 9, 0] = -0.5, 0.25  # the 99th percentile of these two sizes is 0.25 + 0.99 * 0.25
+    assert stretched(lonely)[3, 4, 1] == 0 and stretched(lonely)[9, 9, 0] == pytest.approx(0.5 + 0.125 / 0.4975)
+    assert stretched(lonely, 100)[3, 4, 1] == 0 and stretched(lonely, 100)[9, 9, 0] == 0.75
     assert (stretched(lonely) == 0.5).sum() == lonely.size - 2
     assert stretched(np.zeros((0, 4, 3))).shape == (0, 4, 3)
 
 
 def test_signed_pictures_round_to_the_nearest_level() -> None:
     signed = np.random.default_rng(0).normal(size=(7, 9, 3))
-    peak = np.percentile(np.abs(signed), 99.8)
+    sizes = sorted(max(abs(value) for value in signed[y, x]) for y, x in np.ndindex(7, 9))
+    peak = sizes[61] + 0.38 * (sizes[62] - sizes[61])  # 99 % of the way from the first to the 63rd: 61.38
     picture = signed_picture(signed)
     assert picture.dtype == np.uint8 and picture.shape == (7, 9, 3)
     for y, x, c in np.ndindex(7, 9, 3):
-        level = 127.5 + 127.5 * max(-1.0, min(1.0, signed[y, x, c] / peak))
+        level = 127.5 + 127.5 * signed[y, x, c] / max(peak, *np.abs(signed[y, x]))
         assert abs(int(picture[y, x, c]) - level) <= 0.5 + 1e-9
     grey = signed_picture(signed[..., :1])
     assert grey.shape == (7, 9, 3) and (grey == grey[..., :1]).all()

@@ -14,7 +14,7 @@ from deconvviz.choices import TRANSFORMS
 from deconvviz.errors import DataError
 from deconvviz.results.features import Features
 from deconvviz.results.folders import claim
-from deconvviz.results.results import require_same
+from deconvviz.results.results import read_config, require_same
 from deconvviz.results.tiles import gallery_config
 from deconvviz.run.features import stream_features
 from deconvviz.run.options import RunOptions
@@ -54,7 +54,7 @@ def make_atlas(inputs: AtlasInputs, options: AtlasOptions, out: Pathlike, **run:
     begin = time.monotonic()
     maker = _AtlasMaker(
         inputs=inputs,
-        options=replace(options, layers=inputs.by_depth(options.layers)),
+        options=replace(options, layers=inputs.by_depth(options.layers), rule=_rule_begun(out, options.rule)),
         run=RunOptions(**run),
         folder=pathlib.Path(out),
     )
@@ -81,6 +81,15 @@ def make_atlas(inputs: AtlasInputs, options: AtlasOptions, out: Pathlike, **run:
         seconds=time.monotonic() - begin,
         picture=inputs.feed.picture,
     )
+
+
+def _rule_begun(folder: Pathlike, rule: str) -> str:
+    """Return the rule that an atlas is made with: where none is given, that with which it was begun.
+
+    So an atlas of version 0.1.0, whose rule was the deconvnet where none was given, goes on by the same command.
+    """
+    begun = pathlib.Path(folder, "data", "atlas.h5")
+    return str(read_config(begun, "atlas", 1)["rule"]) if rule == "auto" and begun.is_file() else rule
 
 
 @dataclass(frozen=True, kw_only=True)

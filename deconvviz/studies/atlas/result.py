@@ -24,7 +24,8 @@ class AtlasOptions:
         filters: channels of each layer, or "active", "random" or "first"; None for all channels.
         count: filters of each layer, where `filters` is a word.
         k: images of each filter.
-        rule: of the projections, one of `choices.RULES`; "auto" takes for each layer the rule that shows it best.
+        rule: of the projections, one of `choices.RULES`; "auto" takes for each layer the rule that shows it best, or
+            the rule with which the atlas was begun.
         decisions: number of images whose decision is explained; 0 for none.
         methods: names of the methods that explain decisions.
         cam_layer: the layer at which the methods explain; None for the last one with rows and columns.

@@ -61,7 +61,7 @@ def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pyt
     [
         ({"k": 0}, "k 0 given; expected at least 1"),
         ({"count": 0}, "count 0 given"),
-        ({"rule": "guess"}, "rule 'guess' given; expected deconvnet"),
+        ({"rule": "guess"}, "rule 'guess' given; expected auto, deconvnet"),
         ({"filters": "best"}, "filters 'best' given; expected active"),
         ({"decisions": -1}, "decisions -1 given"),
     ],

@@ -92,7 +92,7 @@ def brute(folder: pathlib.Path, layer: str) -> dict[str, Any]:
 @pytest.mark.parametrize("layer", ["conv1", "norm1", "conv3", "conv5"])
 def test_against_brute_force(folder: pathlib.Path, layer: str) -> None:
     store = dv.ImageStore.open(folder / "s.h5")
-    found = evolve(Snapshots(folder / "e.h5"), network(), store, [layer], 5, k=K, progress=False)
+    found = evolve(Snapshots(folder / "e.h5"), network(), store, [layer], 5, k=K, rule="deconvnet", progress=False)
     (ours,), expected = found.layers, brute(folder, layer)
     for n, epoch in enumerate(EPOCHS):
         channels = ours.channels
@@ -140,7 +140,7 @@ def test_settled_is_the_start_of_the_last_run(folder: pathlib.Path) -> None:
     """A curve that falls below the share again has not settled before that."""
     arrays: dict[str, Any] = {name: np.zeros((0, 4)) for name in TILES}
     curves = {"top_final": np.array([0.3, 0.6, 0.4, 1.0]), "similarity": np.array([0.6, 0.7, 0.8, 1])}
-    layer = LayerEvolution(layer="a", channels=np.zeros(0, np.int64), **arrays, **curves)
+    layer = LayerEvolution(layer="a", rule="guided", why="", channels=np.zeros(0, np.int64), **arrays, **curves)
     whole = Evolution(layers=(layer,), epochs=(1, 2, 5, 10), history=(), names=(), count=3, k=9)
     assert whole.settled(layer) == (10, 1)
 

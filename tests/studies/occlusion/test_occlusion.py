@@ -123,6 +123,7 @@ def test_every_panel_against_a_loop(plain: tuple[Plain, dv.Network, np.ndarray[A
         square=(8, 6),
         stride=(5, 4),
         fill=fill,
+        rule="deconvnet",
         batch_size=7,
         progress=False,
         names=["a", "b"],
@@ -330,7 +331,8 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
     assert float(rows[5]["probability"]) == pytest.approx(found.probability[5], abs=1e-5)
     with Image.open(tmp_path / "o.png") as figure:
         assert figure.width > 1500 and figure.height > 700
-    panels = layer_panels(dv.load_mined(tmp_path / "m.h5"), store, network, "relu5", [found.channel], progress=False)
+    how: dict[str, Any] = {"rule": found.config["rule"], "crop": "energy", "progress": False}
+    panels = layer_panels(dv.load_mined(tmp_path / "m.h5"), store, network, "relu5", [found.channel], **how)
     panel = panels.panels[0]
     one = replace(found, name=pathlib.PurePath(panel.images[1]).name)  # its own projection is not among the others
     mined = MinedChoice(mined=str(tmp_path / "m.h5"), mined_images=str(tmp_path / "s.h5"))
