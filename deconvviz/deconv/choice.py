@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,11 @@ from deconvviz.metrics.fidelity import BLUR, NOISE, SHARES, Fidelity, energy, fi
 from deconvviz.metrics.intervals import median_interval
 from deconvviz.types import Floats, Ints
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.deconv.projection import SignalKeywords
+
 CANDIDATES = ("deconvnet", "guided", "lrp-epsilon", "lrp-gamma", "lrp-zplus")  # among which "auto" chooses
 SAMPLE = 32  # units that a rule is chosen by
 CHOSEN_BY = (5.0, 10.0)  # per cent of the pixels that a unit sees
@@ -35,13 +41,10 @@ def measured_rules(
     images: Tensor,
     units: Sequence[Unit],
     names: Sequence[str],
-    *,
-    bounds: PixelBounds | None = None,
     shares: Sequence[float] = SHARES,
     fill: str = "mean",
     mirror: bool = True,
-    shifts: int = 1,
-    noise: float = 0.0,
+    **signal: Unpack[SignalKeywords],
 ) -> dict[str, Fidelity]:
     """Measure the fidelity of rules, and of controls, on units of one layer.
 
@@ -50,13 +53,11 @@ def measured_rules(
         images: [N, C, H, W], prepared for the network.
         units: (image, layer, channel, (y, x)) each, of one layer.
         names: of rules (`choices.RULES`) and of CONTROLS.
-        bounds: lowest and highest value of a pixel; see `SignalOptions`.
         shares: per cent of the pixels that a unit sees.
         fill: what stands for pixels that are taken away: "mean" is 0, the mean colour of what the network was trained
             on; "blur" is the image itself, blurred.
         mirror: whether what is left without the strongest pixels is measured too.
-        shifts: of the projections; see `SignalOptions`.
-        noise: of the projections; see `SignalOptions`.
+        signal: the fields of `SignalOptions`, such as `bounds` or `shifts`.
 
     Returns:
         name -> `Fidelity` of the units, in their order.
@@ -68,7 +69,7 @@ def measured_rules(
     views, side = UnitViews(network, images, units), max(images.shape[2:])
     filled = views.pixels.new_zeros(1) if fill == "mean" else views.blurred(BLUR_FILL * side)
     rules = [name for name in names if name not in CONTROLS]
-    projections = project_by_rules(network, images, units, rules, bounds=bounds, shifts=shifts, noise=noise)
+    projections = project_by_rules(network, images, units, rules, **signal)
     result = {}
     for name in names:
         if name in CONTROLS:
@@ -197,5 +198,5 @@ def rule_on(network: Network, images: Tensor, layer: str, bounds: PixelBounds | 
     units = strongest_units(network, images, layer)
     if not units:
         return choose_rule({"deconvnet": np.full((1, len(CHOSEN_BY)), np.nan)}, switches=True)
-    measured = measured_rules(network, images, units, CANDIDATES, bounds=bounds, shares=CHOSEN_BY, mirror=False)
+    measured = measured_rules(network, images, units, CANDIDATES, CHOSEN_BY, mirror=False, bounds=bounds)
     return choose_rule({rule: each.kept for rule, each in measured.items()}, has_switches(network, layer))

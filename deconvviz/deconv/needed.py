@@ -29,11 +29,11 @@ def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> T
     Source: this package's own.
     """
     largest = max(views.pixels.shape[2:])
-    wanted = share * kept_by(views, squares_around(views, centres, torch.full((len(views.units),), largest)))
-    low, high = torch.zeros(len(wanted), dtype=torch.int64), torch.full((len(wanted),), largest)
+    least_activation = share * kept_by(views, squares_around(views, centres, torch.full((len(views.units),), largest)))
+    low, high = torch.zeros(len(least_activation), dtype=torch.int64), torch.full((len(least_activation),), largest)
     while int((high - low).max()) > 1:
         middle = (low + high) // 2
-        enough = (kept_by(views, squares_around(views, centres, middle)) >= wanted) & (wanted > 0)
+        enough = (kept_by(views, squares_around(views, centres, middle)) >= least_activation) & (least_activation > 0)
         undecided = high - low > 1  # the others wait for these
         low, high = torch.where(undecided & ~enough, middle, low), torch.where(undecided & enough, middle, high)
     return high
@@ -50,7 +50,7 @@ def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Ten
         int64 [N, 4], (top, left, bottom, right) in the views.
     """
     boxes = squares_around(views, centres, needed_squares(views, centres, share))
-    wanted = share * kept_by(
+    least_activation = share * kept_by(
         views, squares_around(views, centres, torch.full((len(boxes),), max(views.pixels.shape[2:])))
     )
     for side in range(4):
@@ -58,7 +58,7 @@ def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Ten
         while int((near - far).abs().max()) > 1:
             middle, tried = torch.div(near + far, 2, rounding_mode="trunc"), boxes.clone()
             tried[:, side] = middle
-            enough = (kept_by(views, tried) >= wanted) & (wanted > 0)
+            enough = (kept_by(views, tried) >= least_activation) & (least_activation > 0)
             undecided = (near - far).abs() > 1
             near, far = torch.where(undecided & enough, middle, near), torch.where(undecided & ~enough, middle, far)
         boxes[:, side] = near
@@ -91,9 +91,9 @@ def squares_around(views: UnitViews, centres: Tensor, sides: Tensor) -> Tensor:
     Returns:
         int64 [N, 4], (top, left, bottom, right) in the views.
     """
-    seen, edges = views.seen.cpu(), []
+    pixels_seen, edges = views.seen.cpu(), []
     for axis in (0, 1):
-        along = seen.any(2 - axis).to(torch.int8)
+        along = pixels_seen.any(2 - axis).to(torch.int8)
         first = along.argmax(1)
         end = first + along.sum(1)
         length = torch.minimum(sides, end - first)

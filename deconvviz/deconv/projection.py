@@ -52,7 +52,7 @@ class SignalOptions:
         samples: copies of the image that `noise` draws; each shift has its own.
 
     Raises:
-        ProjectionError: another word, a number of shifts that is no square, a negative noise.
+        ProjectionError: an option has an unknown word, `shifts` is no square number, or `noise` is below 0.
     """
 
     overlap: str = "sum"

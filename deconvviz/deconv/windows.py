@@ -187,7 +187,7 @@ class Sweep:
         while border is not self.network.image:
             reach = border.meta["geometry"].reach[0]
             if reach is None:  # a border of reflected pixels is made of pixels
-                return {}
+                break
             shifts = [shift + interval.low for shift, interval in zip(shifts, reach, strict=True)]
             border = data_inputs(border)[0]
         if window is None and source is border:
@@ -196,7 +196,7 @@ class Sweep:
         for axis, at in enumerate((self.rows, self.columns)):
             whole = torch.arange(lengths(source)[axis], device=at.device).expand(len(self.images), -1)
             places = shifts[axis] + (whole if window is None else _indices(window[axis], at))
-            masks.append((places >= 0) & (places < lengths(self.network.image)[axis]))
+            masks.append((places >= 0) & (places < lengths(border)[axis]))
         return {"inside": masks[0][:, None, :, None] & masks[1][:, None, None, :]}
 
     def _counts(self, node: fx.Node) -> Tensor:

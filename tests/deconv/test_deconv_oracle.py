@@ -100,7 +100,7 @@ def compare(
     return projection
 
 
-def check(
+def check_projections(
     model: nn.Module, net: dv.Network, x: Tensor, layer: str, rules: tuple[str, ...] = RULES, lrn: str = "identity"
 ) -> None:
     channel, position = a_unit(layer_value(model, x, layer))
@@ -113,7 +113,7 @@ def check(
 def test_networks_project_as_autograd_does(
     network: NetworkFixture, name: str, size: int, layer: str, rule: str
 ) -> None:
-    check(*network(name, size), image(size, size), layer, rules=(rule,))
+    check_projections(*network(name, size), image(size, size), layer, rules=(rule,))
 
 
 @pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer3.0", "layer4.1.conv2"])
@@ -301,7 +301,7 @@ def test_operations_project_as_autograd_does(body: str) -> None:
     model = Around(nn.Sequential(BODIES[body]()))
     net = dv.capture(model, SHAPE)
     x = image(*SHAPE[1:])
-    check(model, net, x, "head")
+    check_projections(model, net, x, "head")
     value = layer_value(model, x, "head")
     for position in places(value) if value.dim() == 4 else ():
         compare(model, net, x, "head", 1, position, "deconvnet", may_be_zero=True)  # a corner may be all padding
@@ -320,7 +320,7 @@ def test_response_normalisation(norm: Callable[[], nn.Module], lrn: str) -> None
     torch.manual_seed(0)
     model, net = small(nn.Conv2d(3, 8, 3), nn.ReLU(), norm(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 6, 3), norm())
     x = 3 * image(12, 12)
-    check(model, net, x, "5", lrn=lrn)
+    check_projections(model, net, x, "5", lrn=lrn)
     default = dv.project(net, x, "5", channel=1, position=(1, 0), rule="deconvnet").full()
     assert_same(default, project_by_autograd(model, x, "5", 1, (1, 0), "deconvnet", "identity"))
 

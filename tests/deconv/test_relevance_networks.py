@@ -115,7 +115,7 @@ def positions(rows: int, columns: int) -> list[tuple[int, int]]:
     return list(dict.fromkeys(product((0, rows // 2, rows - 1), (0, columns // 2, columns - 1))))
 
 
-def check(network: dv.Network, layer: str, images: Tensor, rules: Sequence[str], **options: Any) -> None:
+def check_windows(network: dv.Network, layer: str, images: Tensor, rules: Sequence[str], **options: Any) -> None:
     """Compare a unit in each corner, at each border and in the middle, on windows and whole, to 1e-10."""
     channels, rows, columns = network.layer(layer).units
     units = [(n % len(images), layer, (5 * n + 1) % channels, at) for n, at in enumerate(positions(rows, columns))]
@@ -140,7 +140,7 @@ def test_windows_hold_every_rule(name: str) -> None:
     ]
     assert len(local) >= 3
     for layer in (local[-1], local[len(local) // 2], local[len(local) // 4]):
-        check(network, layer, images, RULES)
+        check_windows(network, layer, images, RULES)
 
 
 class Bordered(nn.Module):
@@ -166,7 +166,7 @@ def test_windows_with_borders_and_pooling(mode: str, padding: int, count_include
     network = dv.capture(Bordered(mode, padding, count_include_pad).double().eval(), (3, 25, 25))
     images = image(25, 2)
     for layer in ("first", "second", "pool", "last"):
-        check(network, layer, images, RULES)
+        check_windows(network, layer, images, RULES)
 
 
 @pytest.mark.parametrize("rule", RULES)

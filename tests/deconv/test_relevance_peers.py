@@ -93,7 +93,7 @@ def image(size: int) -> Tensor:
     return LOW + (HIGH - LOW) * drawn
 
 
-def agree(
+def assert_agreement(
     model: nn.Sequential, layer: int, x: Tensor, place: tuple[int, ...], rule: str, canonizers: Sequence[Any] = ()
 ) -> None:
     """Compare one unit of the layer of this number; zennit runs the network up to it."""
@@ -118,13 +118,13 @@ UNITS = [(2, (3, 0, 0)), (5, (7, 2, 3)), (8, (1, 1, 1)), (11, (4,)), (13, (2,))]
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("layer", "place"), UNITS)
 def test_zennit_on_a_plain_network(rule: str, layer: int, place: tuple[int, ...]) -> None:
-    agree(plain(), layer, image(16), place, rule)
+    assert_agreement(plain(), layer, image(16), place, rule)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_zennit_with_norms_merged(rule: str) -> None:
     """Its canonizer merges BatchNorm into the convolution, as the package folds it."""
-    agree(plain(norms=True), 10, image(16), (1, 1, 0), rule, [SequentialMergeBatchNorm()])
+    assert_agreement(plain(norms=True), 10, image(16), (1, 1, 0), rule, [SequentialMergeBatchNorm()])
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_zennit_on_vgg11(rule: str, layer: int, place: tuple[int, ...]) -> None:
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    agree(model, layer, image(32), place, rule)
+    assert_agreement(model, layer, image(32), place, rule)
 
 
 @pytest.mark.slow
