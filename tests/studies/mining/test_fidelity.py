@@ -26,6 +26,9 @@ PREPROCESS = dv.Preprocess(resize=None, crop=SIDE)
 
 def net(*layers: nn.Module) -> Network:
     torch.manual_seed(3)
+    for layer in layers:  # they were made before the seed was set
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.reset_parameters()
     model = nn.Sequential(*layers).double().eval()
     return dv.capture(model, (3, SIDE, SIDE))
 
@@ -67,13 +70,16 @@ def by_hand(network: Network, images: dv.InMemoryImages, layer: str, channel: in
 def test_against_masks_laid_by_hand(pooled: Network, images: dv.InMemoryImages) -> None:
     table = fidelity_of_layers(pooled, images, ["4"], preprocess=PREPROCESS, rules=["gradient"], progress=False)
     (layer,) = table.layers
-    assert layer.units == 5 and layer.left_out == 0
-    for channel in range(5):
+    alive = np.flatnonzero(
+        dv.mine(pooled, images, ["4"], 1, preprocess=PREPROCESS, progress=False)["4"].values[:, 0] > 0
+    )
+    assert layer.units == len(alive) >= 3 and layer.left_out == 0
+    for unit, channel in enumerate(alive.tolist()):
         for column, share in enumerate(layer.shares):
             expected = by_hand(pooled, images, "4", channel, share, keep=True)
-            assert layer.kept["gradient"][channel, column] == pytest.approx(expected, abs=1e-9)
+            assert layer.kept["gradient"][unit, column] == pytest.approx(expected, abs=1e-9)
             expected = by_hand(pooled, images, "4", channel, share, keep=False)
-            assert layer.left["gradient"][channel, column] == pytest.approx(expected, abs=1e-9)
+            assert layer.left["gradient"][unit, column] == pytest.approx(expected, abs=1e-9)
 
 
 def test_medians_and_areas_of_a_layer() -> None:
