@@ -141,17 +141,39 @@ def test_grid_draws_and_keeps_its_projections(
     assert (tmp_path / f"again.{suffix}").stat().st_size > 1000
     if suffix == "png":
         text = Image.open(out).info["Description"]
-        assert "deconvviz" in text and "98% of the projections' energy" in text
+        assert "deconvviz" in text and re.search(  # one of the 20 filters is dead
+            r"keeps 90% of a unit's activation, median of 19 filters; with this size for all they keep 1?\d\d%", text
+        )
+        assert re.search(r"The rule is [\w-]+, chosen by .*, median of 19 units: \d\.\d\d; \w+: \d\.\d\d\.", text)
 
 
-@pytest.mark.parametrize("crop", ["receptive-field", "11", "energy"])
-def test_grid_crops_and_first_layer_filters(run: Run, work: pathlib.Path, tmp_path: pathlib.Path, crop: str) -> None:
+@pytest.mark.parametrize(
+    ("crop", "words"),
+    [
+        ("receptive-field", "the theoretical receptive field"),
+        ("11", "as given"),
+        ("energy", "98% of the projections' energy"),
+        ("need", "the smallest square that keeps 90% of a unit's activation"),
+        ("each", "each as small as keeps 90% of its unit's activation"),
+    ],
+)
+def test_grid_crops_and_first_layer_filters(
+    run: Run, work: pathlib.Path, tmp_path: pathlib.Path, crop: str, words: str
+) -> None:
     mined = tmp_path / "mined.h5"
     mined.write_bytes((work / "mined.h5").read_bytes())
     run("grid", mined, "-l", "1", "-o", tmp_path / "g.png", "-n", "4", "--crop", crop, "--quiet")
+    text = Image.open(tmp_path / "g.png").info["Description"]
+    chosen = re.search(r"The rule is ([\w-]+), chosen by", text)
+    assert chosen and words in text
     with h5py.File(mined) as file:
         assert file["figures/1/filters"].shape == (12, 5, 5, 3)
-        assert len(file["projections/1/deconvnet"]) == 4
+        assert len(file[f"projections/1/{chosen[1]}"]) == 4
+        assert set(file["figures/1/kept"]) == {"deconvnet", "guided", "lrp-epsilon", "lrp-gamma", "lrp-zplus"}
+    run("grid", mined, "-l", "1", "-o", tmp_path / "p.png", "-n", "4", "--crop", crop, "--rule", "gradient", "--quiet")
+    assert "The rule is gradient." in Image.open(tmp_path / "p.png").info["Description"]
+    with h5py.File(mined) as file:
+        assert len(file["projections/1/gradient"]) == 4
 
 
 def test_grid_refuses_another_model_and_other_images(run: Run, work: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import galleries
 import numpy as np
 import pytest
-from galleries import IMAGES, LAYERS
+from galleries import IMAGES, LAYERS, WHY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -170,7 +170,8 @@ def test_every_number_is_in_the_scripts(made: pathlib.Path, results: tuple[list[
         for key, name in layers._COLUMNS.items():
             np.testing.assert_array_equal(np.array(told[key], arrays[name].dtype), arrays[name])
         np.testing.assert_array_equal(np.array(told["nearest"], np.float32), arrays["similarity"][:, 0])
-        assert told["config"] == result.config and told["sources"] == result.sources
+        chosen = {"rule": "lrp-gamma", "why": WHY} if gallery.layer == LAYERS[0] else {}
+        assert told["config"] == {**result.config, **chosen} and told["sources"] == result.sources
         chunks = sorted(folder.glob("filters-*.js"))
         filters = [one for chunk in chunks for one in read(chunk)["filters"]]
         assert len(filters) == len(arrays["channels"]) and len(chunks) == -(-len(filters) // layers.CHUNK)
@@ -179,6 +180,15 @@ def test_every_number_is_in_the_scripts(made: pathlib.Path, results: tuple[list[
             np.testing.assert_array_equal(found, arrays[name])
         named = {int(i): pair for chunk in chunks for i, pair in read(chunk)["images"].items()}
         assert named == {int(i): [galleries.names()[i], int(galleries.labels()[i])] for i in gallery.used_images()}
+
+
+def test_every_layer_names_the_rule_that_was_used(made: pathlib.Path) -> None:
+    """Of the first it was chosen; the others are as version 0.1.0 wrote them, whose rule was given."""
+    about = read(made / "assets" / "site.js")["layers"]
+    assert [(layer["rule"], layer["why"]) for layer in about] == [("lrp-gamma", WHY)] + 2 * [("deconvnet", "")]
+    rules = re.findall(r"<dt>Rule</dt><dd([^>]*)>([^<]*)</dd>", (made / "index.html").read_text())
+    escaped = WHY.replace("<", "&lt;").replace(">", "&gt;")
+    assert rules == [(f' title="{escaped}"', "lrp-gamma"), ("", "deconvnet"), ("", "deconvnet")]
 
 
 def test_what_an_image_drives_is_the_galleries_turned_around(

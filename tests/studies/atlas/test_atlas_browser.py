@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import galleries
 import numpy as np
 import pytest
-from galleries import CLASSES, HOSTILE, LAYERS
+from galleries import CLASSES, HOSTILE, LAYERS, WHY
 from PIL import Image
 
 from deconvviz.results.results import Result
@@ -141,6 +141,7 @@ def shown(page: Page) -> list[int]:
     return [int(c) for c in page.eval_on_selector_all("#grid > li", "all => all.map(one => one.dataset.channel)")]
 
 
+ROWS = "all => all.map(row => [...row.children].map(one => one.textContent))"
 LINKED = """() => [
   [...document.querySelectorAll('a[href]')].map(one => one.getAttribute('href')),
   [...document.querySelectorAll('[style*="url("]')].map(one => one.style.backgroundImage.slice(5, -2))
@@ -293,6 +294,21 @@ def test_the_note_stands_by_the_projections(reader: Reader) -> None:
         "document.querySelector('.note').getBoundingClientRect().top - "
         "document.querySelector('#blocks').getBoundingClientRect().bottom < 60"
     )
+
+
+def test_the_rule_that_was_used_and_why(reader: Reader) -> None:
+    page = reader.page()
+    for name, rule, words in (
+        (LAYERS[0], "lrp-gamma", f"The rule of the projections is {WHY}"),
+        (LAYERS[2], "deconvnet", "The rule of the projections is deconvnet."),
+    ):
+        reader.open(page, layer_page(name))
+        assert page.text_content("#rule") == words and f"Rule{rule}" in (page.text_content("#facts") or "")
+        channel = int(reader.made.layers[name].arrays["channels"][0])
+        reader.open(page, filter_page(name, channel))
+        assert page.text_content('[data-part="rule"] dd') == rule
+        settings = page.eval_on_selector_all(".settings tr", ROWS)
+        assert ["rule", rule] in settings and (["why", WHY] in settings) == (rule == "lrp-gamma")
 
 
 def test_arrows_walk_through_filters_and_layers(reader: Reader) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import sys
 import types
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,20 @@ def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pyt
     assert again.filters == 6 and again.new_filters == 0 and again.galleries == found.galleries
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "atlas").rglob("*.h5")} == times
     assert found.decisions is not None and len(Result.load(found.decisions, "decisions", 1).arrays["images"]) == 2
+
+
+def test_an_atlas_goes_on_with_the_rule_that_it_was_begun_with(case: Case, tmp_path: pathlib.Path) -> None:
+    options = AtlasOptions(layers=("relu2",), k=K, filters=(0, 5), decisions=0, rule="guided")
+    begun = make_atlas(case.inputs(), options, tmp_path / "given", progress=False)
+    again = make_atlas(case.inputs(), replace(options, rule="auto"), tmp_path / "given", progress=False)
+    assert again.new_filters == 0 and load_gallery(begun.galleries[0]).rule == "guided"
+    make_atlas(case.inputs(), replace(options, rule="auto"), tmp_path / "chosen", progress=False)
+    for folder, asked, complaint in (
+        ("given", "deconvnet", "rule: guided in the file, deconvnet now"),
+        ("chosen", "guided", "rule: auto in the file, guided now"),
+    ):
+        with pytest.raises(MismatchError, match=complaint):
+            make_atlas(case.inputs(), replace(options, rule=asked), tmp_path / folder, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from deconvviz.errors import MismatchError
 from deconvviz.results.tiles import GREY, Gallery
 from deconvviz.studies.atlas import galleries as making
 from deconvviz.studies.atlas.galleries import tile_size
+from deconvviz.studies.atlas.site.inputs import GalleryFile
+from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.result import Mined, MinedLayer
 from deconvviz.studies.mining.topk import Activity, TopK
 
@@ -105,6 +108,24 @@ def test_projections_are_those_of_the_whole_image(case: Case, rule: str) -> None
         energy = (whole**2).sum(0).numpy()
         sides.append(energy[top:bottom, left:right].sum() / energy.sum())
     assert np.median(sides) > 0.95
+
+
+def test_the_rule_is_chosen_for_each_layer(case: Case, shown: Callable[[str], Gallery]) -> None:
+    """The configuration has what was asked for, so that an atlas resumes; rule and reason stand beside it."""
+    for layer in case.maps:
+        choice = ProjectionCache(case.mined, case.store, case.network, progress=False).choice(layer)
+        gallery = shown(layer)
+        assert choice is not None and gallery.config["rule"] == "auto"
+        assert (gallery.rule, gallery.why) == (choice.rule, choice.words())
+        given = case.gallery(layer, rule=choice.rule, channels={layer: [0, 1]})
+        assert (given.config["rule"], given.rule, given.why) == (choice.rule, choice.rule, "")
+        assert np.array_equal(given.arrays["projections"][:], gallery.arrays["projections"][:2])
+    made = case.maker().make("relu2")
+    made.save(case.folder / "chosen.h5")
+    replace(made, config={**made.config, "rule": "guided"}, state={}).save(case.folder / "old.h5")  # as 0.1.0 wrote it
+    pages = [GalleryFile(case.folder / name) for name in ("chosen.h5", "old.h5")]
+    assert [page.config["rule"] for page in pages] == [shown("relu2").rule, "guided"]
+    assert [page.config.get("why") for page in pages] == [shown("relu2").why, None]
 
 
 def test_the_contrast_is_that_of_the_layer_figure() -> None:

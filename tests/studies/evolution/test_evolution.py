@@ -20,12 +20,15 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
+from deconvviz.deconv.choice import RuleChoice
 from deconvviz.errors import DataError, DeconvvizError, MismatchError
 from deconvviz.models.zfnet import zfnet
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.evolution import evolve as evolution
 from deconvviz.studies.evolution.evolve import TILES, evolve
 from deconvviz.studies.evolution.result import Evolution, LayerEvolution
+from deconvviz.studies.mining import cache
+from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.training.recorder import SnapshotRecorder
 
 PRE = dv.Preprocess(resize=32, crop=32, mean=(0.5,) * 3, std=(1 / 255,) * 3)
@@ -105,10 +108,18 @@ def test_against_brute_force(folder: pathlib.Path, layer: str) -> None:
     assert np.allclose(ours.similarity, expected["similarity"], atol=1e-4) and ours.similarity[0] < 0.95
 
 
-def test_the_tiles_are_the_projections(folder: pathlib.Path) -> None:
+@pytest.mark.parametrize("rule", ["auto", "deconvnet", "lrp-composite"])
+def test_the_tiles_are_the_projections(folder: pathlib.Path, rule: str) -> None:
     store, model = dv.ImageStore.open(folder / "s.h5"), network()
-    found = evolve(Snapshots(folder / "e.h5"), model, store, ["conv4"], [2, 7], crop="receptive-field", progress=False)
+    shown: dict[str, Any] = {"crop": "receptive-field", "rule": rule, "progress": False}
+    found = evolve(Snapshots(folder / "e.h5"), model, store, ["conv4"], [2, 7], **shown)
     (ours,) = found.layers
+    if rule == "auto":
+        choice = choice_of_the_last(folder, "conv4")
+        assert (ours.rule, ours.why) == (choice.rule, choice.words())
+        assert found.rules() == f"Rules, chosen by the weights of epoch 4. conv4: {choice.words()}"
+    else:
+        assert (ours.rule, ours.why) == (rule, "") and found.rules() == f"The rule is {rule}."
     for n, epoch in enumerate(EPOCHS):
         state = {name: torch.from_numpy(array) for name, array in Snapshots(folder / "e.h5").weights(epoch).items()}
         model.load_state_dict(state)
@@ -116,12 +127,49 @@ def test_the_tiles_are_the_projections(folder: pathlib.Path) -> None:
         for f, c in enumerate((2, 7)):
             picture = store[int(ours.images[f, n])][0]
             y, x = (int(v) for v in ours.positions[f, n])
-            full = dv.project(net, PRE(picture)[None], "conv4", c, (y, x)).full()
+            full = dv.project(net, PRE(picture)[None], "conv4", c, (y, x), ours.rule, bounds=PRE.bounds()).full()
             expected = (full / full.abs().max()).permute(1, 2, 0).numpy()
             assert ours.projections[f, n].shape[:2] == ours.patches[f, n].shape[:2]
             # a field that is larger than the image is shown on the whole image
             assert np.allclose(ours.projections[f, n], expected, atol=1e-3)
             assert np.array_equal(ours.patches[f, n], picture)
+
+
+def choice_of_the_last(folder: pathlib.Path, layer: str) -> RuleChoice:
+    """How the rule of a layer is chosen on what the last epoch's weights mine."""
+    store, model = dv.ImageStore.open(folder / "s.h5"), network()
+    weights = Snapshots(folder / "e.h5").weights(EPOCHS[-1])
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    net = dv.capture(model, (3, 32, 32))
+    mined = dv.mine(net, store, [layer], preprocess=PRE, progress=False)
+    choice = ProjectionCache(mined, store, net, progress=False).choice(layer)
+    assert choice is not None
+    return choice
+
+
+def test_similarity_is_by_the_same_rule(folder: pathlib.Path) -> None:
+    """Of one filter, the cosine of its last unit's projections by the weights of each epoch and of the last."""
+    store, snapshots = dv.ImageStore.open(folder / "s.h5"), Snapshots(folder / "e.h5")
+    x = torch.stack([PRE(store[i][0]) for i in range(IMAGES)])
+    (ours,) = evolve(snapshots, network(), store, ["conv2"], 1, rule="lrp-zplus", progress=False).layers
+    nets = {}
+    for epoch in EPOCHS:
+        model = network()
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in snapshots.weights(epoch).items()})
+        nets[epoch] = dv.capture(model, (3, 32, 32))
+    maps = nets[4].maps("conv2", nets[4].activations(x, ["conv2"])["conv2"]).detach()
+    channels = [c for c in range(maps.shape[1]) if float(maps[:, c].max()) > 0]
+    assert len(channels) <= 32
+    cosines: dict[int, list[float]] = {epoch: [] for epoch in EPOCHS}
+    for c in channels:
+        image, place = divmod(int(maps[:, c].argmax()), maps.shape[2] * maps.shape[3])
+        unit = "conv2", c, divmod(place, maps.shape[3]), "lrp-zplus"
+        signals = {e: dv.project(nets[e], x[image : image + 1], *unit, bounds=PRE.bounds()).full() for e in EPOCHS}
+        for epoch in EPOCHS:
+            one, last = signals[epoch].double().flatten(), signals[4].double().flatten()
+            cosines[epoch].append(float(torch.nn.functional.cosine_similarity(one, last, 0)))
+    assert np.allclose(ours.similarity, [np.mean(cosines[epoch]) for epoch in EPOCHS], atol=1e-4)
+    assert ours.similarity[0] < 0.95
 
 
 @pytest.mark.slow
@@ -163,6 +211,8 @@ def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with Image.open(out) as figure:
         assert figure.width > 1000 and "deconvviz evolve" not in figure.text["Software"]
         assert "weights after each epoch" in figure.text["Description"]
+        words = [f"{layer}: {choice_of_the_last(folder, layer).words()}" for layer in ("conv1", "conv5")]
+        assert f"Rules, chosen by the weights of epoch 4. {' '.join(words)}" in figure.text["Description"]
     with (tmp_path / "figure.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 3 and {row["epoch"] for row in rows} == {"1", "3", "4"}
@@ -170,11 +220,15 @@ def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with (tmp_path / "figure.layers.csv").open() as file:
         curves = list(csv.DictReader(file))
     assert [row["epoch"] for row in curves] == ["1", "3", "4"] * 2 and curves[2]["top4_already_final"] == "1"
+    assert [row["rule"] for row in curves[::3]] == [choice_of_the_last(folder, n).rule for n in ("conv1", "conv5")]
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DataError, match="--force"):
         command(*asked, "-o", out)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
-    command(*asked, "-o", out, "--force", "--epochs", "1,4", "-k", K)
+    command(*asked, "-o", out, "--force", "--epochs", "1,4", "-k", K, "--rule", "deconvnet")
+    with Image.open(out) as figure:
+        assert "The rule is deconvnet." in figure.text["Description"]
+    assert (tmp_path / "figure.layers.csv").read_text().splitlines()[1].endswith(",deconvnet")
     assert len((tmp_path / "figure.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
 
 
@@ -203,6 +257,9 @@ def test_work_is_continued(folder: pathlib.Path, tmp_path: pathlib.Path, monkeyp
     assert np.array_equal(again.values, once.values) and np.array_equal(again.projections, once.projections)
     assert len(list((tmp_path / "work").iterdir())) == 3
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())  # used, not made again
+    with monkeypatch.context() as patch:  # how the rule was chosen is in the last epoch's file
+        patch.setattr(cache, "measured_rules", lambda *_, **__: pytest.fail("the rules were measured again"))
+        assert run(tmp_path / "work").layers[0].why == once.why != ""
     run_other = evolve(snapshots, network(), store, ["conv1"], 3, work=tmp_path / "work", progress=False)
     assert run_other.layers[0].layer == "conv1" and len(list((tmp_path / "work").iterdir())) == 6
 

@@ -38,7 +38,7 @@ def reader() -> nn.Sequential:
         conv.weight.zero_()
         colours = 1 + 0.1 * torch.rand(CHANNELS, 3, 1, 1)
         conv.weight[:, :, BLOCK.top : BLOCK.bottom, BLOCK.left : BLOCK.right] = colours
-        conv.bias.zero_()  # type: ignore[union-attr]
+        conv.bias.zero_()
     return nn.Sequential(conv, nn.ReLU()).eval()
 
 
@@ -56,7 +56,7 @@ def network(images: dv.InMemoryImages) -> Network:
     model = reader()
     strongest = model[0](BLACK.tensor(np.stack(images.pictures))).amax((2, 3))[:, QUIET].sort().values
     with torch.no_grad():
-        model[0].bias[QUIET] = -float(strongest[8] + strongest[9]) / 2  # type: ignore[index]
+        model[0].bias[QUIET] = -float(strongest[8] + strongest[9]) / 2
     return dv.capture(model, (3, SIDE, SIDE))
 
 
@@ -282,7 +282,7 @@ def test_a_better_rule_is_taken_and_the_papers_is_a_word_away(images: dv.InMemor
 def test_a_dead_layer_has_the_papers_rule_and_nothing_to_crop(images: dv.InMemoryImages) -> None:
     model = reader()
     with torch.no_grad():
-        model[0].bias.fill_(-1e6)  # type: ignore[union-attr]
+        model[0].bias.fill_(-1e6)
     network = dv.capture(model, (3, SIDE, SIDE))
     mined = dv.mine(network, images, ["1"], K, preprocess=BLACK, progress=False)
     cache = ProjectionCache(mined, images, network, progress=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.data.feed import Feed
+from deconvviz.deconv.choice import CANDIDATES
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import OPS
@@ -85,6 +86,7 @@ def test_windows_stay_in_the_image_and_show_the_projection() -> None:
     projection = StoredProjection(pixels=pixels, box=Box(20, 0, 30, 10))
     assert projection.centre() == (27, 2) and projection.extent() == 1
     assert projection.window((5, 5), (32, 32)) == Box(25, 0, 30, 5)  # centred on the energy
+    assert projection.window((7, 5), (32, 32)) == Box(23, 0, 30, 5)  # moved into the box: 24 to 31 would leave it
     assert projection.window((10, 20), (32, 32)) == Box(20, 0, 30, 20)  # centred on the box, moved inside
     assert projection.window((99, 99), (32, 16)) == Box(0, 0, 32, 16)  # no larger than the image
     assert projection.cut(Box(0, 20, 9, 30)).tolist() == np.zeros((9, 10, 3)).tolist()  # beside the box
@@ -157,10 +159,11 @@ def test_what_was_sampled_for_the_crop_is_not_computed_again(
     network: Network, images: dv.InMemoryImages, mined: Mined, groups: list[tuple[Winner, ...]]
 ) -> None:
     cache = ProjectionCache(mined, images, network, progress=False)
-    size, _ = cache.crop("4")
+    size, rule, surrounded = cache.crop("4")
+    assert rule == "the smallest square with 98% of the projections' energy, median of the layer" and not surrounded
     sampled = {winner for group in groups for winner in group}
     assert len(sampled) == 64 and {winner.rank for winner in sampled} == {0}
-    panels = panels_from(cache, "4", sorted(winner.channel for winner in sampled)[:3])
+    panels = panels_from(cache, "4", sorted(winner.channel for winner in sampled)[:3], "energy")
     assert panels.crop == size
     projected = [winner for group in groups for winner in group]
     assert len(projected) == len(set(projected)) == 64 + 3 * (K - 1)  # each once
@@ -187,10 +190,13 @@ def test_the_file_keeps_what_is_shown_and_needs_no_network_then(
     panels = panels_from(cache, "1", [5, 2])
     cache.save(path)
     assert loaded == [1] and not mined.figure_arrays  # the mined result itself stays as it was
-    names = set(load_mined(path).figure_arrays)
-    places = {f"projections/1/deconvnet/{c}/{r}" for c in (2, 5) for r in range(K)}
+    names, rule = set(load_mined(path).figure_arrays), panels.rule
+    assert rule in CANDIDATES
+    places = {f"projections/1/{rule}/{c}/{r}" for c in (2, 5) for r in range(K)}  # not all that were sampled
     boxes = {f"{place}_box" for place in places}
-    assert names == places | boxes | {"figures/1/crop_deconvnet", "figures/1/filters"}  # not all that were sampled
+    maps = {f"projections/1/map/{c}/{r}" for c in (2, 5) for r in range(K)}
+    measured = {f"figures/1/kept/{candidate}" for candidate in CANDIDATES} | {"figures/1/switches"}
+    assert names == places | boxes | maps | measured | {f"figures/1/need_{rule}", "figures/1/filters"}
     groups.clear()
 
     def no_network() -> Network:
@@ -201,6 +207,7 @@ def test_the_file_keeps_what_is_shown_and_needs_no_network_then(
     assert not groups
     for one, other in zip(panels.panels, once_more.panels, strict=True):
         assert np.array_equal(one.projections, other.projections) and np.array_equal(one.patches, other.patches)
+        assert np.array_equal(one.firing, other.firing) and one.insides == other.insides
     assert panels.weights is not None and once_more.weights is not None
     assert np.array_equal(panels.weights, once_more.weights)
     before = path.stat().st_mtime_ns
@@ -211,10 +218,15 @@ def test_the_file_keeps_what_is_shown_and_needs_no_network_then(
 def test_projections_that_are_not_kept_are_not_written(
     network: Network, images: dv.InMemoryImages, mined: Mined, tmp_path: pathlib.Path
 ) -> None:
-    cache = ProjectionCache(mined, images, network, progress=False)
+    cache = ProjectionCache(mined, images, network, "deconvnet", progress=False)
     cache.projections("4", mined["4"].winners([1]), keep=False)
     cache.save(tmp_path / "mined.h5")
     assert not (tmp_path / "mined.h5").exists()
+    chosen = ProjectionCache(mined, images, network, progress=False)
+    chosen.projections("4", mined["4"].winners([1]), keep=False)
+    chosen.save(tmp_path / "mined.h5")  # only what the rule was chosen by
+    names = {f"figures/4/kept/{candidate}" for candidate in CANDIDATES} | {"figures/4/switches"}
+    assert set(load_mined(tmp_path / "mined.h5").figure_arrays) == names
 
 
 def test_groups_are_bounded(

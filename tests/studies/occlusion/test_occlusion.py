@@ -26,6 +26,7 @@ from deconvviz.cam.occluder import Occluder
 from deconvviz.cam.window_grid import WindowGrid, starts
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
+from deconvviz.deconv.choice import rule_on
 from deconvviz.errors import CaptureError, DataError, LayerNotFound, MismatchError, TargetError
 from deconvviz.graph.choose import last_maps
 from deconvviz.studies.mining.panels import layer_panels
@@ -165,6 +166,26 @@ def test_every_panel_against_a_loop(plain: tuple[Plain, dv.Network, np.ndarray[A
         assert not cover[:, :16].any() and not cover[:, 22:].any()
 
 
+def test_the_rule_is_chosen_on_each_image(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
+    _, network, pictures = plain
+    how: dict[str, Any] = {"preprocess": PRE, "square": 12, "stride": 12, "progress": False}
+    chosen = set()
+    for n, one in enumerate(occlude(network, pictures, "relu_1", **how)):
+        x = PRE(pictures[n])[None]
+        choice = rule_on(network, x, "relu_1", PRE.bounds())
+        assert (one.config["rule"], one.config["why"]) == (choice.rule, choice.words())
+        projection = dv.project(network, x, "relu_1", one.channel, rule=choice.rule, bounds=PRE.bounds())
+        assert np.allclose(one.projection, projection.full().permute(1, 2, 0).numpy(), atol=1e-6)
+        chosen.add(choice.rule)
+    assert chosen and "deconvnet" not in chosen  # no pooling: it has no switches
+    for rule in ("deconvnet", "lrp-composite"):
+        (one,) = occlude(network, pictures[:1], "relu_1", rule=rule, **how)
+        assert (one.config["rule"], one.config["why"]) == (rule, "")
+        x = PRE(pictures[0])[None]
+        projection = dv.project(network, x, "relu_1", one.channel, rule=rule, bounds=PRE.bounds())
+        assert np.allclose(one.projection, projection.full().permute(1, 2, 0).numpy(), atol=1e-6)
+
+
 def test_the_method_is_the_same_code(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
     _, network, pictures = plain
     one = occlude(
@@ -269,6 +290,7 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
         ({"square": 40}, DataError, "an occluder of 40 x 40 given for images of 24 x 32; take a smaller one"),
         ({"square": 0}, DataError, "expected 1 pixel or more"),
         ({"fill": "red"}, DataError, "'red' given; expected one of grey"),
+        ({"rule": "best"}, DataError, "'best' given; expected one of auto, deconvnet"),
         ({"border": "soft"}, DataError, "'soft' given; expected flush or beyond"),
         ({"channel": 9}, DataError, "expected 0 to 6"),
         ({"layer": "relu_9"}, LayerNotFound, "no layer 'relu_9'"),
@@ -327,10 +349,17 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         square=(16, 24),
         stride=16,
         progress=False,
+        names=[pathlib.PurePath(store.names[3]).name],
     )[0]
     assert float(rows[5]["probability"]) == pytest.approx(found.probability[5], abs=1e-5)
     with Image.open(tmp_path / "o.png") as figure:
         assert figure.width > 1500 and figure.height > 700
+        text = figure.info["Description"]
+        assert f"{found.name}: {found.config['why']}" in text and text.count("chosen by what the strongest") == 2
+    for more, words in (([], f"The rule is {found.config['why']}"), (["--rule", "guided"], "The rule is guided.")):
+        run(tmp_path / "s.h5", "--images", "3", "-l", "relu5", "-o", tmp_path / "one.png", *more)
+        with Image.open(tmp_path / "one.png") as figure:
+            assert words in figure.info["Description"]
     how: dict[str, Any] = {"rule": found.config["rule"], "crop": "energy", "progress": False}
     panels = layer_panels(dv.load_mined(tmp_path / "m.h5"), store, network, "relu5", [found.channel], **how)
     panel = panels.panels[0]
