@@ -20,7 +20,17 @@ from deconvviz.deconv.views import UnitViews
 from deconvviz.errors import require_choice
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
-from deconvviz.metrics.fidelity import BLUR, NOISE, SHARES, Fidelity, energy, fidelity, nearest, smooth_noise
+from deconvviz.metrics.fidelity import (
+    BLUR,
+    BLUR_STRIDES,
+    NOISE,
+    SHARES,
+    Fidelity,
+    energy,
+    fidelity,
+    nearest,
+    smooth_noise,
+)
 from deconvviz.metrics.intervals import median_interval
 from deconvviz.types import Floats, Ints
 
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
 
     from deconvviz.deconv.projection import SignalKeywords
 
-CANDIDATES = ("deconvnet", "guided", "lrp-epsilon", "lrp-gamma", "lrp-zplus")  # among which "auto" chooses
+CANDIDATES = ("deconvnet", "guided", "lrp-gamma", "lrp-zplus", "lrp-composite")  # among which "auto" chooses
 SAMPLE = 32  # units that a rule is chosen by
 CHOSEN_BY = (5.0, 10.0)  # per cent of the pixels that a unit sees
 CONTROLS = ("nearest", "noise")
@@ -67,6 +77,7 @@ def measured_rules(
     """
     require_choice("fill", fill, FIDELITY_FILLS)
     views, side = UnitViews(network, images, units), max(images.shape[2:])
+    sigma = max(BLUR * side, BLUR_STRIDES * max(network.layer(views.layer).stride))
     filled = views.pixels.new_zeros(1) if fill == "mean" else views.blurred(BLUR_FILL * side)
     rules = [name for name in names if name not in CONTROLS]
     projections = project_by_rules(network, images, units, rules, **signal)
@@ -76,7 +87,7 @@ def measured_rules(
             near = name == "nearest"
             ranked = nearest(views.seen, views.centres()) if near else smooth_noise(views.seen, NOISE * side)
         else:
-            ranked = energy(views.placed(projections[name]), BLUR * side)
+            ranked = energy(views.placed(projections[name]), sigma)
         ranked = ranked.to(views.seen.device)
         size = views.batch_size
         result[name] = fidelity(views.activations, views.pixels, ranked, views.seen, filled, shares, size, mirror)

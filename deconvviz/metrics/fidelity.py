@@ -23,7 +23,9 @@ from deconvviz.types import Floats, Ints
 register("fidelity", "Fidelity", True, "share of the activation", "this package's; see docs/figures.md")
 
 SHARES = (1.0, 2.0, 5.0, 10.0, 20.0)  # per cent of the pixels that a unit sees
-BLUR = 3 / 224  # of the image's side: the standard deviation that a projection's energy is blurred by before ranking
+# The standard deviation that a projection's energy is blurred by before its pixels are ranked: a share of the image's
+# side, or of the layer's stride where that is more, because a unit hardly tells places apart within its stride.
+BLUR, BLUR_STRIDES = 3 / 224, 1 / 6
 NOISE = 8 / 224  # of the image's side: the standard deviation of the blur that makes smooth noise of white noise
 DRAWS = 2000  # of a bootstrap
 

@@ -9,7 +9,7 @@ from deconvviz.choices import RULES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.deconv.choice import CHOSEN_BY, CONTROLS, choose_rule, has_switches, measured_rules
+from deconvviz.deconv.choice import CANDIDATES, CHOSEN_BY, CONTROLS, choose_rule, has_switches, measured_rules
 from deconvviz.errors import DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.metrics.fidelity import SHARES
@@ -107,7 +107,7 @@ def _of_layer(
     measured = measured_rules(network, inputs, units, rules, bounds=bounds, fill=fill, shifts=shifts, noise=noise)
     first = next(iter(measured.values()))
     counted, columns = first.counted, [SHARES.index(share) for share in CHOSEN_BY]
-    by_rule: dict[str, Floats] = {rule: each.kept[:, columns] for rule, each in measured.items() if rule in RULES}
+    by_rule: dict[str, Floats] = {rule: each.kept[:, columns] for rule, each in measured.items() if rule in CANDIDATES}
     choice = choose_rule(by_rule, has_switches(network, layer.name)).rule if "deconvnet" in by_rule else ""
     return LayerFidelity(
         layer=layer.name,

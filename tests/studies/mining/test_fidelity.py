@@ -57,7 +57,7 @@ def by_hand(network: Network, images: dv.InMemoryImages, layer: str, channel: in
     top, left = (o + int(a) * s for o, a, s in zip(field.offset, (row, column), field.stride, strict=True))
     seen = np.zeros((SIDE, SIDE), bool)
     seen[max(top, 0) : top + field.size[0], max(left, 0) : left + field.size[1]] = True
-    energy = gaussian_filter((gradient[0] ** 2).sum(0).numpy() * seen, 3 / 224 * SIDE, mode="constant")
+    energy = gaussian_filter((gradient[0] ** 2).sum(0).numpy() * seen, 4 / 6, mode="constant")  # stride 4
     energy[~seen] = -np.inf
     order = np.argsort(-energy.ravel(), kind="stable")[: max(1, round(share / 100 * seen.sum()))]
     strongest = np.zeros(SIDE * SIDE, bool)
