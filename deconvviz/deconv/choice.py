@@ -100,14 +100,12 @@ class RuleChoice:
 
     Attributes:
         rule: the chosen rule.
-        share: per cent of the pixels that a unit sees, at which `kept` is stated.
-        kept: rule -> (median, lower and upper end of its 95 % interval) of what the strongest `share` % of the pixels
-            bring back of the activations.
+        kept: rule -> (median, lower and upper end of its 95 % interval) of what the strongest pixels bring back of the
+            activations, the mean over the shares CHOSEN_BY.
         units: how many units were measured.
     """
 
     rule: str
-    share: float
     kept: Mapping[str, tuple[float, float, float]]
     units: int
 
@@ -117,7 +115,7 @@ class RuleChoice:
             return f"{self.rule}: no unit has a positive activation, so that no rule could be measured."
         other = "guided" if self.rule == "deconvnet" else "deconvnet"
         return (
-            f"{self.rule}, chosen by what the strongest {self.share:g} % of the pixels bring back of the activation, "
+            f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
             f"median of {self.units} units: {self.kept[self.rule][0]:.2f}; {other}: {self.kept[other][0]:.2f}."
         )
 
@@ -143,18 +141,13 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     """
     counted = ~np.isnan(next(iter(kept.values()))[:, 0])
     if not counted.any():
-        return RuleChoice(rule="deconvnet", share=CHOSEN_BY[0], kept={}, units=0)
+        return RuleChoice(rule="deconvnet", kept={}, units=0)
     scores = {rule: median_interval(values[counted].mean(1)) for rule, values in kept.items()}
     others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
     best = max(others, key=lambda rule: scores[rule][0])
     median, low, _ = scores["deconvnet"]
     papers = median >= scores[best][1] if switches else low > scores[best][0]
-    return RuleChoice(
-        rule="deconvnet" if papers else best,
-        share=CHOSEN_BY[0],
-        kept={rule: median_interval(values[counted, 0]) for rule, values in kept.items()},
-        units=int(counted.sum()),
-    )
+    return RuleChoice(rule="deconvnet" if papers else best, kept=scores, units=int(counted.sum()))
 
 
 def has_switches(network: Network, layer: str) -> bool:

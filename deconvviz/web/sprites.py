@@ -21,7 +21,7 @@ from deconvviz.types import Pixels
 
 LIMIT = 2048  # pixels, the longest side of a sheet: a phone still decodes it at once
 QUALITY = 78  # of WebP, of 100
-SMALL = 40  # pixels: smaller tiles are enlarged, because a browser would smooth the edge of one into the next
+SMALL = 80  # pixels: smaller tiles are enlarged, because a browser would smooth one pixel, and one tile, into the next
 Blocks = Callable[[int, int], Pixels]  # (first, last) -> the blocks first .. last - 1, uint8 [n, height, width, 3]
 
 
@@ -141,7 +141,7 @@ def enlarged(height: int, width: int) -> int:
     """Return by what whole number a tile of this size (in pixels) is enlarged; 1 where it is not small.
 
     >>> enlarged(7, 7), enlarged(96, 48)
-    (6, 1)
+    (12, 1)
     """
     return max(1, math.ceil(SMALL / max(height, width)))
 

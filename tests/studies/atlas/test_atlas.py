@@ -145,7 +145,8 @@ def test_sheets_are_bounded_and_read_piece_by_piece(tmp_path: pathlib.Path, size
 
 
 def test_small_tiles_are_enlarged_by_whole_pixels() -> None:
-    assert [enlarged(7, 7), enlarged(96, 20), enlarged(40, 1), enlarged(39, 3)] == [6, 1, 1, 2]
+    sizes = [(7, 7), (32, 32), (96, 20), (80, 1), (79, 3)]
+    assert [enlarged(*size) for size in sizes] == [12, 3, 1, 1, 2]
     tile = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     large = magnified(tile, 3)
     assert large.shape == (1, 6, 6, 3)
