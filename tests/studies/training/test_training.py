@@ -28,7 +28,7 @@ from deconvviz.models.zfnet import zfnet
 from deconvviz.studies.training.command import SNAPSHOT_EPOCHS
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
-from deconvviz.studies.training.train import train
+from deconvviz.studies.training.train import train, training_and_validation
 
 PLAIN = Preprocess(resize=12, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
@@ -119,6 +119,14 @@ def test_the_rate_falls_on_a_plateau(tmp_path: pathlib.Path) -> None:
     recipe = Recipe(epochs=9, lr=1e-12, patience=2, factor=0.5, validation=0.3)  # too small a rate to change anything
     rates = [row["lr"] for row in run(network(), tmp_path / "t.pth", recipe).history]
     assert np.allclose(rates, [1e-12] * 4 + [5e-13] * 3 + [2.5e-13] * 2, rtol=1e-9, atol=0)
+
+
+def test_which_images_are_learned_from_and_which_are_held_out() -> None:
+    """All of a known class, the first class among them; images of unknown class are in neither part."""
+    learned, held_out = training_and_validation(squares(), squares(10, seed=1), Recipe(epochs=1))
+    assert learned.tolist() == list(range(39)) and held_out.tolist() == list(range(9))
+    learned, held_out = training_and_validation(squares(), None, Recipe(epochs=1, validation=0.2))
+    assert sorted([*learned.tolist(), *held_out.tolist()]) == list(range(39)) and len(held_out) == 8
 
 
 def test_the_rate_follows_the_validation_error(tmp_path: pathlib.Path) -> None:
