@@ -349,7 +349,7 @@ def test_memory_holds_one_sheet_and_no_more(tmp_path: pathlib.Path, monkeypatch:
     most = []
     monkeypatch.setattr(sprites, "tiled", lambda blocks, columns: (most.append(len(blocks)), tiled(blocks, columns))[1])
     build(tmp_path / "a", [tmp_path / "one.h5"], None)
-    assert max(most) == (LIMIT // (3 * 64)) ** 2 < 300  # tiles of 32 pixels are enlarged to 64
+    assert max(most) == (LIMIT // (3 * 96)) ** 2 < 300  # tiles of 32 pixels are enlarged to 96
 
 
 def test_tiles_that_the_file_keeps_compressed_are_read_too(tmp_path: pathlib.Path) -> None:
@@ -374,9 +374,9 @@ def test_the_sheets_of_the_evolution_hold_filter_after_filter(tmp_path: pathlib.
     result.save(tmp_path / "one.h5")
     build(tmp_path / "a", [tmp_path / "one.h5"], None)
     sheet = np.asarray(Image.open(tmp_path / "a/layers/00-conv1/evolution-projections-000.webp"), int)
-    assert sheet.shape == (48, 12 * 48, 3)
+    assert sheet.shape == (80, 12 * 80, 3)  # tiles of 16 pixels
     for n in range(12):
-        assert np.abs(sheet[4:-4, 48 * n + 4 : 48 * n + 44] - 20 * n).max() < 6
+        assert np.abs(sheet[4:-4, 80 * n + 4 : 80 * n + 76] - 20 * n).max() < 6
     read = layers._flattened(tiles, 4)
     for first, last in ((0, 12), (3, 5), (4, 8), (7, 12)):  # a sheet may end within a filter
         assert read(first, last)[:, 0, 0, 0].tolist() == [20 * n for n in range(first, last)]

@@ -26,7 +26,7 @@ from deconvviz.web.sprites import (
     write_sheets,
 )
 
-FORMAT = 1  # of the files below; with another number every layer is made again
+FORMAT = 2  # of the files below; with another number every layer is made again
 CHUNK = 64  # filters in a data file
 STRIP = 12  # thumbnails of a layer on the index page
 # The name that the pages' scripts read -> the name of the gallery's array with one value a filter.
