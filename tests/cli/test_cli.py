@@ -169,7 +169,7 @@ def test_grid_crops_and_first_layer_filters(
     with h5py.File(mined) as file:
         assert file["figures/1/filters"].shape == (12, 5, 5, 3)
         assert len(file[f"projections/1/{chosen[1]}"]) == 4
-        assert set(file["figures/1/kept"]) == {"deconvnet", "guided", "lrp-epsilon", "lrp-gamma", "lrp-zplus"}
+        assert set(file["figures/1/kept"]) == {"deconvnet", "guided", "lrp-gamma", "lrp-zplus", "lrp-composite"}
     run("grid", mined, "-l", "1", "-o", tmp_path / "p.png", "-n", "4", "--crop", crop, "--rule", "gradient", "--quiet")
     assert "The rule is gradient." in Image.open(tmp_path / "p.png").info["Description"]
     with h5py.File(mined) as file:
