@@ -6,6 +6,7 @@ reads the source, so that torch is not imported.
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import re
 import sys
@@ -30,10 +31,17 @@ def read() -> griffe.Module:
     return package
 
 
+def public_names() -> list[str]:
+    """Return the names that `deconvviz/__init__.pyi` exports: those that it imports as themselves."""
+    stub = ast.parse((ROOT / "deconvviz" / "__init__.pyi").read_text(encoding="utf-8"))
+    imported = [alias for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return [alias.name for alias in imported if alias.asname == alias.name and not alias.name.startswith("_")]
+
+
 def public_homes(package: griffe.Module) -> dict[str, griffe.Object]:
     """Return each public name's object, found in the module that defines it."""
     found = {}
-    for name in map(str, package.exports or []):
+    for name in public_names():
         # A name that is a sub-package as well, such as `cam`, is taken from where `deconvviz/__init__.py` imports it.
         path = package.imports.get(name)
         if path is None:

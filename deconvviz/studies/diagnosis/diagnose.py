@@ -49,9 +49,8 @@ def diagnose(
         preprocess: how an image becomes the network's input.
         checks: names of checks, see `deconvviz diagnose --list`; by default all.
         sources: where network and images came from, to be kept in the result.
-        options: the fields of `DiagnosisOptions`: which `layers` to look at and how many images (`limit`); what is
-        known
-            about them (`outputs`, `names`, `truth`, `snapshots`); and how it runs (`batch_size`, `workers`,
+        options: the fields of `DiagnosisOptions`: which `layers` to look at and how many images (`limit`); what
+            is known about them (`outputs`, `names`, `truth`, `snapshots`); and how it runs (`batch_size`, `workers`,
             `precision`, `seed`, `progress`).
 
     Returns:
