@@ -194,7 +194,7 @@ def _project_batch(
     if node in plan.windows:  # the window of the layer itself is the unit
         image_at, y, x = everyone, torch.zeros_like(rows), torch.zeros_like(columns)
     else:
-        image_at, y, x = index, rows, columns
+        image_at, y, x = sweep.index, rows, columns
     values = maps[image_at, channels, y, x]
     start = maps.new_zeros(len(units), *maps.shape[1:])
     start[everyone, channels, y, x] = values if options.seed == "activation" else torch.ones_like(values)

@@ -54,6 +54,9 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.shared = not torch.equal(self.index, torch.arange(len(self.images), device=self.index.device))
+        self._find_constants()
+
+    def _find_constants(self) -> None:
         constants = {n for step in self.plan.steps for n in step.all_input_nodes if not n.meta["data"]}
         ordered = [n for n in self.network.graph.nodes if n in constants and n is not self.network.batch_size]
         self.constants = {
@@ -78,7 +81,26 @@ class Sweep:
                 call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
                 self.values[node] = call.out = _execute(call)
                 self.calls[node] = call
+                if self.shared and not self._holds_images(node):
+                    self._give_each_unit_its_image()
+                    return self.forward(windows)
         return self.values[self.plan.steps[-1]]
+
+    def _holds_images(self, node: fx.Node) -> bool:
+        """Return whether the first dimension of a node's value, and no other, counts the images.
+
+        It does not where heads of an attention stand before the images, or where windows of all images form one batch.
+        """
+        shape = shape_of(node)
+        return shape[:1] == (-1,) and -1 not in shape[1:] and len(self.values[node]) == len(self.images)
+
+    def _give_each_unit_its_image(self) -> None:
+        """Begin again with one image for each unit, as values that do not count images first cannot be shared."""
+        self.images = self.images[self.index]
+        self.index, self.shared = torch.arange(len(self.images), device=self.index.device), False
+        self.values.clear()
+        self.calls.clear()
+        self._find_constants()
 
     def _image(self, node: fx.Node) -> Tensor:
         window = self.plan.windows.get(node)

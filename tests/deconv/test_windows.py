@@ -134,3 +134,47 @@ def test_units_of_many_layers_and_images_come_back_in_order(network: Made) -> No
     for projection, unit in zip(found, units, strict=True):
         alone = dv.project(net, images[unit[0] : unit[0] + 1], unit[1], unit[2], unit[3])
         assert torch.allclose(projection.full(), alone.full(), rtol=1e-12, atol=0)
+
+
+class HeadsFirst(nn.Module):
+    """Attention over the positions of a map; the heads stand before the images, as vision transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mixed = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        count, places, _ = tokens.shape
+        query, key, value = self.mixed(tokens).reshape(count, places, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        return ((query @ key.transpose(-2, -1)).softmax(-1) @ value).transpose(1, 2).reshape(count, places, 8)
+
+
+class WindowsInTheBatch(nn.Module):
+    """The quarters of a map as images of one larger batch, as Swin has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.after = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.stem(x).relu()
+        count = maps.shape[0]
+        quarters = maps.reshape(count, 8, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 8)
+        mixed = self.after(quarters).softmax(1) * quarters
+        return mixed.reshape(count, 16, 8)
+
+
+@pytest.mark.parametrize("kind", [HeadsFirst, WindowsInTheBatch])
+@pytest.mark.parametrize("rule", ["gradient", "guided", "lrp-zplus"])
+def test_units_that_share_an_image_where_values_do_not_count_images_first(kind: type[nn.Module], rule: str) -> None:
+    torch.manual_seed(2)
+    network = dv.capture(kind().double().eval(), (3, 16, 16))
+    layer = [name for name, each in network.layers.items() if each.units[1:] == (16, 1)][-1]
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    units = [(0, layer, 3, (0, 0)), (1, layer, 5, (7, 0)), (0, layer, 6, (9, 0))]
+    together = dv.project_units(network, images, units, rule)
+    for unit, projection in zip(units, together, strict=True):
+        alone = dv.project(network, images[unit[0] : unit[0] + 1], layer, unit[2], unit[3], rule)
+        assert torch.allclose(projection.full(), alone.full(), rtol=1e-12, atol=1e-15)
+        assert projection.value == pytest.approx(alone.value, rel=1e-12) and alone.full().abs().max() > 0
