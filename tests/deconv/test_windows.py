@@ -158,7 +158,7 @@ class WindowsInTheBatch(nn.Module):
         self.stem, self.after = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.stem(x).relu()
+        maps = self.stem(x)
         count = maps.shape[0]
         quarters = maps.reshape(count, 8, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 8)
         mixed = self.after(quarters).softmax(1) * quarters
