@@ -17,10 +17,7 @@ from torch import Tensor
 
 from deconvviz.errors import DataError
 from deconvviz.metrics.inputs import ranks
-from deconvviz.metrics.metric import register
 from deconvviz.types import Floats, Ints
-
-register("fidelity", "Fidelity", True, "share of the activation", "this package's; see docs/figures.md")
 
 SHARES = (1.0, 2.0, 5.0, 10.0, 20.0)  # per cent of the pixels that a unit sees
 # The standard deviation that a projection's energy is blurred by before its pixels are ranked: a share of the image's

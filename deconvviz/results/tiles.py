@@ -175,5 +175,5 @@ def load_gallery(path: Pathlike) -> Gallery:
         shape = tuple(int(n) for n in arrays.pop(f"{name}/shape"))
         arrays[name] = Tiles(arrays.pop(f"{name}/data"), arrays.pop(f"{name}/offsets"), shape)
     # version 0.1.0 wrote no state: its rules were all given
-    rule, why = result.state.get("rule", result.config["rule"]), result.state.get("why", "")
+    rule, why = result.state.get("rule", result.config.get("rule", "")), result.state.get("why", "")
     return Gallery(result.config, rule, why, result.sources, arrays)
