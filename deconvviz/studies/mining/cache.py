@@ -239,11 +239,9 @@ class ProjectionCache:
         """Return where each entry's channel fires on its image: its map in units of the entry's value."""
         keys = {winner: f"projections/{layer}/map/{winner.channel}/{winner.rank}" for winner in winners}
         missing = [winner for winner, key in keys.items() if key not in self._arrays]
-        step = AT_ONCE * self.mined[layer].top.k
-        for start in range(0, len(missing), step):
-            group = missing[start : start + step]
-            for winner, map_ in firing_maps(self.network, self.mined[layer], self.feed, group).items():
-                self._arrays[keys[winner]] = map_
+        if missing:
+            computed = firing_maps(self.network, self.mined[layer], self.feed, missing)
+            self._arrays |= {keys[winner]: unit_map for winner, unit_map in computed.items()}
         return {winner: self._arrays[key] for winner, key in keys.items()}
 
     def first_filters(self, layer: str, channels: Sequence[int]) -> NDArray[np.float32] | None:

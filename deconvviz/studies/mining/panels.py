@@ -100,6 +100,7 @@ def panels_from(
     choice, chosen_crop = cache.choice(layer), cache.crop(layer, crop)
     winners = cache.mined[layer].winners(channels)
     cache.projections(layer, winners)  # all at once, under one progress bar
+    cache.maps(layer, winners)
     places = _places(cache, layer, winners, chosen_crop, each=crop == "each")
     height, width = cache.image_size
     return LayerPanels(

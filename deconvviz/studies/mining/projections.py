@@ -208,21 +208,24 @@ def firing_maps(
 ) -> dict[Winner, NDArray[np.float16]]:
     """Return the map of each entry's channel on its image, float16 [rows, columns], in units of the entry's value.
 
-    Arguments are those of `units_of`.
+    Arguments are those of `units_of`; an image is read and run once, whatever the number of its entries.
     """
-    inputs, units = units_of(network, layer, feed, winners)
     fast = network.forward_only(keep=[layer.name])
-    maps = {}
-    for start in range(0, len(inputs), MAPS_AT_ONCE):
-        some = fast.checked(inputs[start : start + MAPS_AT_ONCE])
+    winners_by_image: dict[int, list[Winner]] = {}
+    for winner in winners:
+        winners_by_image.setdefault(int(layer.images[winner]), []).append(winner)
+    images, maps = sorted(winners_by_image), {}
+    for start in range(0, len(images), MAPS_AT_ONCE):
+        group = images[start : start + MAPS_AT_ONCE]
+        inputs = fast.checked(feed.tensor(feed.pictures(group), network.device, network.dtype))
         with torch.inference_mode():
-            values = fast.maps(layer.name, fast.activations(some, [layer.name])[layer.name])
-        for winner, (image, _, channel, (y, x)) in zip(winners, units, strict=True):
-            if start <= image < start + len(some):
-                found = values[image - start, channel].float()
-                maps[winner] = (
-                    (found / found[y, x].abs().clamp(min=1e-30)).clamp(-2, 2).cpu().numpy().astype(np.float16)
-                )
+            values = fast.maps(layer.name, fast.activations(inputs, [layer.name])[layer.name])
+        for place, image in enumerate(group):
+            for winner in winners_by_image[image]:
+                y, x = map(int, layer.positions[winner])
+                unit_map = values[place, winner.channel].float()
+                share = (unit_map / unit_map[y, x].abs().clamp(min=1e-30)).clamp(-2, 2)
+                maps[winner] = share.cpu().numpy().astype(np.float16)
     return maps
 
 
