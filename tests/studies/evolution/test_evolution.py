@@ -108,7 +108,10 @@ def test_against_brute_force(folder: pathlib.Path, layer: str) -> None:
     assert np.allclose(ours.similarity, expected["similarity"], atol=1e-4) and ours.similarity[0] < 0.95
 
 
-@pytest.mark.parametrize("rule", ["auto", "deconvnet", "lrp-composite"])
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param("auto", marks=pytest.mark.slow), "deconvnet", pytest.param("lrp-composite", marks=pytest.mark.slow)],
+)
 def test_the_tiles_are_the_projections(folder: pathlib.Path, rule: str) -> None:
     store, model = dv.ImageStore.open(folder / "s.h5"), network()
     shown: dict[str, Any] = {"crop": "receptive-field", "rule": rule, "progress": False}

@@ -308,6 +308,30 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
         cam("occlusion", network, fill="grey")(torch.zeros(1, 3, 24, 32), 1)
 
 
+def test_the_command_on_one_image(tmp_path: pathlib.Path) -> None:
+    Image.fromarray(dv.Scenes(1, seed=5)[0][0]).save(tmp_path / "a.png")
+    given = [
+        "occlude",
+        "demo",
+        tmp_path / "a.png",
+        "-l",
+        "relu3",
+        "--rule",
+        "deconvnet",
+        "--square",
+        16,
+        "--stride",
+        24,
+    ]
+    result = CliRunner().invoke(
+        cli, [*map(str, given), "--quiet", "-o", str(tmp_path / "o.png")], catch_exceptions=False
+    )
+    assert result.exit_code == 0 and "9 windows" in result.output and (tmp_path / "o.png").exists()
+    with (tmp_path / "o.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 9
+
+
+@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     pack(dv.Scenes(12, seed=5), tmp_path / "s.h5", progress=False)
     store, loaded = dv.ImageStore.open(tmp_path / "s.h5"), dv.load_model("demo")
