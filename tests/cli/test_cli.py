@@ -147,6 +147,7 @@ def test_grid_draws_and_keeps_its_projections(
         assert re.search(r"The rule is [\w-]+, chosen by .*, median of 19 units: \d\.\d\d; \w+: \d\.\d\d\.", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crop", "words"),
     [

@@ -116,6 +116,7 @@ def test_networks_project_as_autograd_does(
     check_projections(*network(name, size), image(size, size), layer, rules=(rule,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer3.0", "layer4.1.conv2"])
 def test_no_position_means_the_strongest(network: NetworkFixture, layer: str) -> None:
     model, net = network("resnet18", 64)
@@ -357,6 +358,7 @@ def unpool_last(x: Tensor, signal: Tensor, kernel: int, stride: int, padding: in
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "stride", "padding", "ceil"), [(3, 2, 1, False), (3, 2, 0, True), (3, 1, 1, False)])
 def test_last_window_overwrites(kernel: int, stride: int, padding: int, ceil: bool) -> None:
     torch.manual_seed(0)

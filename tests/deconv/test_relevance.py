@@ -98,6 +98,7 @@ def test_a_residual_block(rule: str) -> None:
     assert torch.allclose(found[0], expected.reshape(2, 6, 6).sum(0).detach(), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_weight(["resnet18", "densenet121", "squeezenet1_0"]))
 def test_without_epsilon_it_is_gradient_times_input(
     network: Callable[[str, int], tuple[nn.Module, dv.Network]], name: str

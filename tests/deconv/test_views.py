@@ -137,6 +137,7 @@ def test_centres_of_whole_views() -> None:
     assert views.centres().tolist() == [[0.0, 0.0], [30.0, 26.0]]  # stride 2, every padding centred: 2 y, 2 x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["gradient", "lrp-gamma"])
 @pytest.mark.parametrize("layer", ["second", "deep"])
 def test_projections_are_placed(rule: str, layer: str) -> None:

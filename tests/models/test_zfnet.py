@@ -34,6 +34,7 @@ def paper() -> nn.Module:
     return zfnet().eval()
 
 
+@pytest.mark.slow
 def test_the_papers_network(paper: nn.Module) -> None:
     found = {name: sum(p.numel() for p in module.parameters()) for name, module in paper.named_children()}
     assert {name: count for name, count in found.items() if count} == BY_HAND

@@ -32,6 +32,7 @@ def pooled(maps: NDArray[np.float64], how: str, grid: tuple[int, int]) -> NDArra
     return found.ravel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "grids"),
     [

@@ -344,6 +344,7 @@ def test_the_index_comes_after_all_that_it_links(
     assert order.index("stamp.json") > order.index("layer.js")
 
 
+@pytest.mark.slow
 def test_memory_holds_one_sheet_and_no_more(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     galleries.gallery(filters=300, tile=32, k=9).save(tmp_path / "one.h5")
     most = []

@@ -150,6 +150,7 @@ def choice_of_the_last(folder: pathlib.Path, layer: str) -> RuleChoice:
     return choice
 
 
+@pytest.mark.slow
 def test_similarity_is_by_the_same_rule(folder: pathlib.Path) -> None:
     """Of one filter, the cosine of its last unit's projections by the weights of each epoch and of the last."""
     store, snapshots = dv.ImageStore.open(folder / "s.h5"), Snapshots(folder / "e.h5")

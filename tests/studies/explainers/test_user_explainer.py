@@ -44,6 +44,7 @@ def test_a_third_explainer(tmp_path: pathlib.Path, corners: type[Corners]) -> No
     assert "One number a class" in METHODS["corners"].source
 
 
+@pytest.mark.slow
 def test_decisions_labels_and_fakes(tmp_path: pathlib.Path, corners: type[Corners]) -> None:
     """Explained are the network's decisions, or labels; a fake is any other class, for its share of the images."""
     model, _, preprocess, scenes = demo()

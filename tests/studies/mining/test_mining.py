@@ -460,6 +460,7 @@ def changed(name: str, exact: Network, folder: pathlib.Path) -> dict[str, Any]:
     return {name: others[name]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize(
     "name", ["model_fingerprint", "store_fingerprint", "layers", "k", "preprocess", "precision", "limit", "shard"]

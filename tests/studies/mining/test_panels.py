@@ -211,6 +211,7 @@ def expected_rule(arrays: dict[str, Any], layer: str) -> str:
     return "deconvnet" if intervals["deconvnet"][0] >= intervals[best][1] else best
 
 
+@pytest.mark.slow
 def test_the_demo_network_keeps_the_papers_rule(
     demo: tuple[Network, dv.Scenes, Mined], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
