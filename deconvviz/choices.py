@@ -22,6 +22,8 @@ Rule = Literal[
     "lrp-composite",
 ]
 RULES: tuple[Rule, ...] = get_args(Rule)
+RULE_CHOICES = ("auto", *RULES)  # auto: for each layer the rule that shows it best
+CONTROLS = ("nearest", "noise")  # of fidelity: they rank pixels without looking at the network
 CHANNEL_CHOICES = ("active", "random", "first")
 CROPS = ("need", "each", "energy", "receptive-field")  # of the patches, beside a number of pixels
 FIDELITY_FILLS = ("mean", "blur")  # of pixels that are taken away

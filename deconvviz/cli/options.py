@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from deconvviz.choices import PRECISIONS, RULES
+from deconvviz.choices import PRECISIONS, RULE_CHOICES
 from deconvviz.run.options import RunOptions
 
 Command = Callable[..., None]
@@ -152,20 +152,18 @@ def rule_option(command: Command) -> Command:
         "How the signal goes back to the pixels. auto measures which rule's strongest pixels bring back most of the "
         "units' activations, and takes the paper's deconvnet where it has switches and is as good as the best."
     )
-    return click.option("--rule", default="auto", type=click.Choice(("auto", *RULES)), help=text)(command)
+    return click.option("--rule", default="auto", type=click.Choice(RULE_CHOICES), help=text)(command)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProjectionOptions:
-    """How units are projected.
+class Averages:
+    """Over which changed images projections are averaged.
 
     Attributes:
-        rule: one of `choices.RULES`, or "auto".
-        shifts: small shifts of the image that are averaged over; 1 is none.
-        noise: standard deviation of the noise that is averaged over, as a share of the image's range; 0 is none.
+        shifts: small shifts of the image; 1 is none.
+        noise: standard deviation of the noise, as a share of the image's range; 0 is none.
     """
 
-    rule: str
     shifts: int
     noise: float
 
@@ -180,19 +178,36 @@ class ProjectionOptions:
         return f" Projections are means{shifts}{noise}." if shifts or noise else ""
 
 
-def projection_options(command: Command) -> Command:
-    """Add --rule, --shifts and --noise; they reach the command as `projection`, a `ProjectionOptions`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectionOptions(Averages):
+    """How units are projected.
+
+    Attributes:
+        rule: one of `choices.RULE_CHOICES`.
+    """
+
+    rule: str
+
+
+def _averages_options() -> tuple[Callable[[Command], Command], ...]:
     shifts = "Average over so many small shifts of the image (4, 9, 16), which removes the phase of strided filters."
     noise = (
         "Average over 16 noisy images; the noise's standard deviation, as a share of the image's range, such as 0.1."
     )
-    return option_group(
-        "projection",
-        ProjectionOptions,
-        rule_option,
+    return (
         click.option("--shifts", default=1, type=click.IntRange(1), help=shifts),
         click.option("--noise", default=0.0, type=click.FloatRange(0), help=noise),
-    )(command)
+    )
+
+
+def averages_options(command: Command) -> Command:
+    """Add --shifts and --noise; they reach the command as `averages`, an `Averages`."""
+    return option_group("averages", Averages, *_averages_options())(command)
+
+
+def projection_options(command: Command) -> Command:
+    """Add --rule, --shifts and --noise; they reach the command as `projection`, a `ProjectionOptions`."""
+    return option_group("projection", ProjectionOptions, rule_option, *_averages_options())(command)
 
 
 def limit_option(command: Command) -> Command:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.arrays import evenly
-from deconvviz.choices import FIDELITY_FILLS
+from deconvviz.choices import CONTROLS, FIDELITY_FILLS
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.projection import Unit
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 CANDIDATES = ("deconvnet", "guided", "lrp-gamma", "lrp-zplus", "lrp-composite")  # among which "auto" chooses
 SAMPLE = 32  # units that a rule is chosen by
 CHOSEN_BY = (5.0, 10.0)  # per cent of the pixels that a unit sees
-CONTROLS = ("nearest", "noise")
 BLUR_FILL = 10 / 224  # of the image's side: the standard deviation of the fill "blur"
 
 

@@ -29,7 +29,7 @@ def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> T
     Source: this package's own.
     """
     largest = max(views.pixels.shape[2:])
-    least_activation = share * kept_by(views, squares_around(views, centres, torch.full((len(views.units),), largest)))
+    least_activation = share * views.unchanged
     low, high = torch.zeros(len(least_activation), dtype=torch.int64), torch.full((len(least_activation),), largest)
     while int((high - low).max()) > 1:
         middle = (low + high) // 2
@@ -50,9 +50,7 @@ def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Ten
         int64 [N, 4], (top, left, bottom, right) in the views.
     """
     boxes = squares_around(views, centres, needed_squares(views, centres, share))
-    least_activation = share * kept_by(
-        views, squares_around(views, centres, torch.full((len(boxes),), max(views.pixels.shape[2:])))
-    )
+    least_activation = share * views.unchanged
     for side in range(4):
         near, far = boxes[:, side].clone(), boxes[:, (side + 2) % 4].clone()  # what keeps enough, what does not
         while int((near - far).abs().max()) > 1:

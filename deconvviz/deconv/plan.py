@@ -9,6 +9,8 @@ from torch import fx
 from deconvviz.graph.network import Network
 from deconvviz.graph.reach import SAME, Geometry, Reach, axes_of, data_inputs, lengths, shape_of
 
+MEMORY = 256 * 2**20  # bytes of values that the units of one batch may keep
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -22,6 +24,15 @@ class WindowPlan:
 
     steps: tuple[fx.Node, ...]
     windows: dict[fx.Node, Reach]
+
+    def units_at_once(self, copies: int, element_size: int) -> int:
+        """Return how many units run together, so that `copies` of every value fit in MEMORY; at most 256.
+
+        Args:
+            copies: of each value that are in memory, such as the signals beside the values.
+            element_size: bytes of a number.
+        """
+        return max(1, min(256, MEMORY // (copies * self.elements() * element_size)))
 
     def elements(self) -> int:
         """The number of values that one unit keeps in memory."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from deconvviz.deconv.projection import SignalKeywords
 
-MEMORY = 256 * 2**20  # bytes of values that one batch of units may keep
-
 
 def project(
     network: Network,
@@ -166,8 +164,8 @@ def _check_unit(network: Network, layer: str, channel: int, position: tuple[int,
 
 
 def _batches(numbers: list[int], units: Sequence[Unit], plan: WindowPlan, images: Tensor) -> Iterator[list[int]]:
-    """Split the units of a layer so that the values of one batch fit in MEMORY; units of one image stay together."""
-    size = max(1, min(256, MEMORY // (3 * plan.elements() * images.element_size())))
+    """Split the units of a layer so that the values of one batch fit in memory; units of one image stay together."""
+    size = plan.units_at_once(3, images.element_size())
     ordered = sorted(numbers, key=lambda number: units[number][0])
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

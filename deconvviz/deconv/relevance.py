@@ -143,7 +143,7 @@ class LRP:
         """Return the relevance by the rule z^B, for a convolution that reads pixels; padding is no pixel."""
         assert self.bounds is not None
         value, weight = call.args[:2]
-        inside = call.extra.get("inside")
+        inside = call.inside() if call.inside else None
         low, high = (bound.to(value)[:, None, None].expand_as(value) for bound in self.bounds)
         if inside is not None:
             low, high = low * inside, high * inside

@@ -16,8 +16,6 @@ from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
 from deconvviz.types import Box
 
-MEMORY = 256 * 2**20  # bytes of values that one batch of views may keep
-
 
 class UnitViews:
     """The parts of images that units of one layer see, all of one size, and the units' activations on changed ones.
@@ -79,7 +77,15 @@ class UnitViews:
     @cached_property
     def batch_size(self) -> int:
         """How many views fit in memory together."""
-        return max(1, min(256, MEMORY // (2 * self.plan.elements() * self.images.element_size())))
+        return self.plan.units_at_once(2, self.images.element_size())
+
+    @cached_property
+    def unchanged(self) -> Tensor:
+        """The activations of the units on their views as they are, float64 [N] on the CPU."""
+        with torch.inference_mode():
+            every = torch.arange(len(self.units), device=self.pixels.device)
+            parts = [self.activations(units, self.pixels[units]) for units in torch.split(every, self.batch_size)]
+            return torch.cat(parts).double().cpu()
 
     def activations(self, units: Tensor, pixels: Tensor) -> Tensor:
         """Return the activations of units on changed views.

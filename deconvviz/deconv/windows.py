@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from deconvviz.deconv.plan import WindowPlan, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import Call, is_linear, op_name, op_of, reads_pixels
+from deconvviz.graph.ops import Call, is_linear, op_name, op_of
 from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, lengths, shape_of
 
 
@@ -119,8 +120,7 @@ class Sweep:
         if size and on_window:
             args = on_window(node, args, size)
         call = Call(node.target, args, kwargs, list(inputs), node)  # type: ignore[arg-type]
-        if op_of(node).weighted and reads_pixels(node):
-            call.extra |= self._inside(node, size is not None)
+        call.inside = partial(self._inside, node, size is not None)
         return call
 
     def _run_window(self, node: fx.Node) -> Tensor:
@@ -198,8 +198,8 @@ class Sweep:
         outside = self.outside(node, window)
         return value if outside is None else value.masked_fill(outside, fill)
 
-    def _inside(self, node: fx.Node, windowed: bool) -> dict[str, Tensor]:
-        """Return {"inside": which positions of an op's input are pixels}, [N, 1, h, w]; {} where all of them are.
+    def _inside(self, node: fx.Node, windowed: bool) -> Tensor | None:
+        """Return which positions of an op's input are pixels, bool [N, 1, h, w] or [1, 1, h, w]; None where all are.
 
         The op reads the image, perhaps with borders of zeros around it; a window may reach beyond the image as well.
         """
@@ -213,13 +213,13 @@ class Sweep:
             shifts = [shift + interval.low for shift, interval in zip(shifts, reach, strict=True)]
             border = data_inputs(border)[0]
         if window is None and source is border:
-            return {}
+            return None
         masks = []
         for axis, at in enumerate((self.rows, self.columns)):
-            whole = torch.arange(lengths(source)[axis], device=at.device).expand(len(self.images), -1)
+            whole = torch.arange(lengths(source)[axis], device=at.device)[None]
             places = shifts[axis] + (whole if window is None else _indices(window[axis], at))
             masks.append((places >= 0) & (places < lengths(border)[axis]))
-        return {"inside": masks[0][:, None, :, None] & masks[1][:, None, None, :]}
+        return masks[0][:, None, :, None] & masks[1][:, None, None, :]
 
     def _counts(self, node: fx.Node) -> Tensor:
         """Return the divisor of average pooling at each position of the window of each unit, [N, 1, h, w]."""

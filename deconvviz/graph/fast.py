@@ -31,10 +31,8 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
         LayerNotFound: a name in `keep` does not exist.
     """
     require_choice("precision", precision, PRECISIONS, CaptureError)
-    out = with_folded_norms(network, keep)
-    dtype = DTYPES[precision]
-    out = out.replaced(out.graph, {name: _fast_tensor(t, dtype) for name, t in out.tensors.items()})
-    out.memory_format, out.precision = torch.channels_last, precision
+    out = in_channels_last(with_folded_norms(network, keep), DTYPES[precision])
+    out.precision = precision
     return out
 
 
@@ -62,9 +60,15 @@ def with_folded_norms(network: Network, keep: Sequence[str]) -> Network:
     return out
 
 
-def _fast_tensor(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+def in_channels_last(network: Network, dtype: torch.dtype | None = None) -> Network:
+    """Return the same network with weights in channels-last, in which convolutions are faster; perhaps of a dtype."""
+    tensors = {}
+    for name, tensor in network.tensors.items():
+        cast = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        tensors[name] = cast.contiguous(memory_format=torch.channels_last) if cast.dim() == 4 else cast
+    out = network.replaced(network.graph, tensors)
+    out.memory_format = torch.channels_last
+    return out
 
 
 def _foldable(node: fx.Node, keep: set[str]) -> bool:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError, LayerNotFound, nearest
 from deconvviz.graph import layers as tables
-from deconvviz.graph.fast import accelerated, with_folded_norms
+from deconvviz.graph.fast import accelerated, in_channels_last, with_folded_norms
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.reach import axes_of, shape_of
 from deconvviz.graph.steps import Plan, crossing, make_plan
@@ -319,14 +319,7 @@ class Network:
         """
         key = tuple(sorted(keep))
         if key not in self._without_norms:
-            folded = with_folded_norms(self, key)
-            tensors = {
-                name: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-                for name, tensor in folded.tensors.items()
-            }
-            folded = folded.replaced(folded.graph, tensors)
-            folded.memory_format = torch.channels_last
-            self._without_norms[key] = folded
+            self._without_norms[key] = in_channels_last(with_folded_norms(self, key))
         return self._without_norms[key]
 
     def forward_only(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:

@@ -27,6 +27,7 @@ class Call:
         node: the op's node in the graph.
         extra: what the op recorded besides its value, such as "switches".
         out: the value that it returned, where the caller keeps it.
+        inside: for an op that reads pixels: which positions of its input are pixels, a mask, or None where all are.
     """
 
     target: Callable[..., Any]
@@ -36,6 +37,7 @@ class Call:
     node: fx.Node
     extra: dict[str, Tensor] = field(default_factory=dict)
     out: Tensor | None = None
+    inside: Callable[[], Tensor | None] | None = None
 
     def run(self) -> Any:
         """Call the target and return what it returns."""

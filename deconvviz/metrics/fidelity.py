@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deconvviz.errors import DataError
 from deconvviz.metrics.inputs import ranks
+from deconvviz.metrics.intervals import area_under
 from deconvviz.types import Floats, Ints
 
 SHARES = (1.0, 2.0, 5.0, 10.0, 20.0)  # per cent of the pixels that a unit sees
@@ -24,7 +25,6 @@ SHARES = (1.0, 2.0, 5.0, 10.0, 20.0)  # per cent of the pixels that a unit sees
 # side, or of the layer's stride where that is more, because a unit hardly tells places apart within its stride.
 BLUR, BLUR_STRIDES = 3 / 224, 1 / 6
 NOISE = 8 / 224  # of the image's side: the standard deviation of the blur that makes smooth noise of white noise
-DRAWS = 2000  # of a bootstrap
 
 Activations = Callable[[Tensor, Tensor], Tensor]
 """(int64 [K] units, their changed views [K, C, h, w]) -> the activations [K]."""
@@ -58,11 +58,7 @@ class Fidelity:
         >>> Fidelity(shares=(1, 2, 3), kept=curve, left=1 - curve, activations=np.array([2.0])).area()
         array([0.5])
         """
-        curves, shares = self.left if mirror else self.kept, np.asarray(self.shares)
-        if len(shares) == 1:
-            return np.asarray(curves[:, 0])
-        means = (curves[:, 1:] + curves[:, :-1]) / 2
-        return np.asarray(means @ np.diff(shares) / (shares[-1] - shares[0]))
+        return area_under(self.left if mirror else self.kept, self.shares)
 
 
 def fidelity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,26 @@ def paired_interval(lost: Ints, gained: Ints, count: int) -> Floats:
     centre = (more - fewer) / size
     half = NORMAL_95 * np.sqrt(((more + fewer) / size - centre**2) / size)
     return np.stack([np.maximum(centre - half, -1), np.minimum(centre + half, 1)], -1)
+
+
+def area_under(curves: Floats, steps: Sequence[float]) -> Floats:
+    """Return the area under curves by the trapezoid rule, divided by the length of the axis: a mean over the steps.
+
+    Args:
+        curves: float64 [..., S].
+        steps: [S], rising; of a single one the value itself is returned.
+
+    Returns:
+        float64 [...].
+
+    >>> area_under(np.array([[0.0, 0.5, 1.0]]), (1, 2, 3))
+    array([0.5])
+    """
+    places = np.asarray(steps, np.float64)
+    if len(places) == 1:
+        return np.asarray(curves[..., 0])
+    means = (curves[..., 1:] + curves[..., :-1]) / 2
+    return np.asarray(means @ np.diff(places) / (places[-1] - places[0]))
 
 
 def median_interval(values: NDArray[Any], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:

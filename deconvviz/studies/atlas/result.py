@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deconvviz.choices import CHANNEL_CHOICES, RULES
+from deconvviz.choices import CHANNEL_CHOICES, RULE_CHOICES
 from deconvviz.errors import DataError, require
 from deconvviz.types import Pixels
 
@@ -58,7 +58,7 @@ class AtlasOptions:
             filters=(word in CHANNEL_CHOICES, f"{', '.join(CHANNEL_CHOICES)} or channels"),
             count=(self.count >= 1, "at least 1"),
             k=(self.k >= 1, "at least 1"),
-            rule=(self.rule in ("auto", *RULES), ", ".join(("auto", *RULES))),
+            rule=(self.rule in RULE_CHOICES, ", ".join(RULE_CHOICES)),
             decisions=(self.decisions >= 0, "0 or more"),
         )
 

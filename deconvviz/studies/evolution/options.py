@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deconvviz.choices import CHANNEL_CHOICES, RULES
+from deconvviz.choices import CHANNEL_CHOICES, RULE_CHOICES
 from deconvviz.errors import DataError, require, require_choice
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.types import Pathlike
@@ -54,5 +54,5 @@ class EvolutionOptions(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("choice", self.choice, CHANNEL_CHOICES)
-        require_choice("rule", self.rule, ("auto", *RULES))
+        require_choice("rule", self.rule, RULE_CHOICES)
         require(self, DataError, k=(self.k >= 1, "at least 1"))

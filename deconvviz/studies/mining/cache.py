@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deconvviz.choices import CROPS, RULES
+from deconvviz.choices import CROPS, RULE_CHOICES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
@@ -104,7 +104,7 @@ class ProjectionCache:
                 "give the right one with --images"
             )
         for given in [rule] if isinstance(rule, str) else rule.values():
-            require_choice("rule", given, ("auto", *RULES), ProjectionError)
+            require_choice("rule", given, RULE_CHOICES, ProjectionError)
         self.mined, self.rule, self.averages = mined, rule, averages
         self._choices: dict[str, RuleChoice] = {}
         self.feed = Feed(store, Preprocess.from_dict(mined.config["preprocess"]), memory=PICTURES)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deconvviz.choices import RULES
+from deconvviz.choices import CONTROLS, RULES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.deconv.choice import CANDIDATES, CHOSEN_BY, CONTROLS, choose_rule, has_switches, measured_rules
+from deconvviz.deconv.choice import CANDIDATES, CHOSEN_BY, choose_rule, has_switches, measured_rules
 from deconvviz.errors import DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.metrics.fidelity import SHARES
@@ -89,7 +89,7 @@ def fidelity_of_layers(
             measured.append(_of_layer(network, layer, feed, units, rules, fill, shifts, noise))
             bar.update()
     config = {**mined.config, "units": units, "fill": fill, "shifts": shifts, "noise": noise}
-    return FidelityTable(layers=tuple(measured), fill=fill, config=config)
+    return FidelityTable(layers=tuple(measured), config=config)
 
 
 def _of_layer(

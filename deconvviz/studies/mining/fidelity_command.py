@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.choices import FIDELITY_FILLS, RULES
+from deconvviz.choices import CONTROLS, FIDELITY_FILLS, RULES
 from deconvviz.cli.inputs import open_model
-from deconvviz.cli.options import DECODING, ModelOptions, layers_option, limit_option, model_options, run_options
+from deconvviz.cli.options import (
+    DECODING,
+    Averages,
+    ModelOptions,
+    averages_options,
+    layers_option,
+    limit_option,
+    model_options,
+    run_options,
+)
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
 
 if TYPE_CHECKING:
@@ -35,8 +44,7 @@ NOTE = (
     type=click.Choice(RULES),
     help="A rule to measure; give as many as you like. The controls are always measured.  [default: all]",
 )
-@click.option("--shifts", default=1, type=click.IntRange(1), help="Average projections over so many shifts (4, 9, 16).")
-@click.option("--noise", default=0.0, type=click.FloatRange(0), help="Average over 16 images with this noise.")
+@averages_options
 @limit_option
 @run_options(batch_size="Images in one pass of the search.", workers=DECODING)
 @model_options
@@ -48,8 +56,7 @@ def fidelity(
     units: int,
     fill: str,
     rules: tuple[str, ...],
-    shifts: int,
-    noise: float,
+    averages: Averages,
     limit: int | None,
     run: RunOptions,
     options: ModelOptions,
@@ -65,7 +72,6 @@ def fidelity(
       deconvviz fidelity torchvision:squeezenet1_0 photos.h5 -l features.7 -l features.12 -o fidelity.csv
     """
     from deconvviz.data.datasets import open_images
-    from deconvviz.deconv.choice import CONTROLS
     from deconvviz.studies.mining.fidelity import fidelity_of_layers
     from deconvviz.studies.mining.fidelity_figure import draw_fidelity
 
@@ -81,23 +87,19 @@ def fidelity(
         units=units,
         rules=(*(rules or RULES), *CONTROLS),
         fill=fill,
-        shifts=shifts,
-        noise=noise,
+        **averages.averages(),
         limit=limit,
         **run.keywords(),
     )
     table.save_csv(path)
-    caption = _caption(table)
+    caption = _caption(table, averages)
     save_figure(draw_fidelity(table, f"Fidelity of projections, {model}", caption), beside(path, ".png"), caption)
     click.echo(f"wrote {path}")
     click.echo(repr(table))
 
 
-def _caption(table: FidelityTable) -> str:
+def _caption(table: FidelityTable, averages: Averages) -> str:
     covered = "the mean colour" if table.fill == "mean" else "the blurred image"
-    shifts, noise = table.config["shifts"], table.config["noise"]
-    averaged = f" Projections are means over {shifts} shifts." if shifts > 1 else ""
-    averaged += f" Projections are means over noisy images ({noise:g})." if noise else ""
     units = ", ".join(f"{layer.layer} {layer.units}" for layer in table.layers)
     left_out = sum(layer.left_out for layer in table.layers)
     missing = f" {left_out} units are left out: their activation is not positive." if left_out else ""
@@ -105,5 +107,6 @@ def _caption(table: FidelityTable) -> str:
         "Above: the share of a unit's activation that the strongest pixels bring back when all others that the unit "
         f"sees become {covered}. Below: what is left when the strongest ones become so. Medians over units with 95 % "
         "intervals by the bootstrap; a projection's energy is blurred before its pixels are ranked. Dashed: controls "
-        f"that do not look at the network. Thick: the rule that auto takes.{averaged} Units: {units}.{missing} {NOTE}"
+        "that do not look at the network. Thick: the rule that auto takes."
+        f"{averages.words()} Units: {units}.{missing} {NOTE}"
     )

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from deconvviz.metrics.intervals import median_interval
+from deconvviz.choices import CONTROLS
+from deconvviz.metrics.intervals import area_under, median_interval
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Pathlike
 
@@ -71,18 +70,12 @@ class LayerFidelity:
 
     def area(self, name: str, mirror: bool = False) -> Estimate:
         """Return the median over the units of the area under the curve, the mean over the shares."""
-        values, shares = (self.left if mirror else self.kept)[name], np.asarray(self.shares)
-        if len(shares) == 1:
-            return Estimate(*median_interval(values[:, 0]))
-        steps = np.diff(shares) * (values[:, 1:] + values[:, :-1]) / 2
-        return Estimate(*median_interval(steps.sum(1) / (shares[-1] - shares[0])))
+        values = (self.left if mirror else self.kept)[name]
+        return Estimate(*median_interval(area_under(values, self.shares)))
 
     def best(self) -> str:
         """Return the rule with the largest area, controls apart."""
         return max((name for name in self.kept if name not in CONTROLS), key=lambda name: self.area(name).median)
-
-
-CONTROLS = ("nearest", "noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +84,16 @@ class FidelityTable:
 
     Attributes:
         layers: what was measured, layer by layer.
-        fill: what stood for pixels that were taken away, "mean" or "blur".
         config: what decides the result: model, images, settings.
     """
 
     layers: tuple[LayerFidelity, ...]
-    fill: str
     config: Mapping[str, Any]
+
+    @property
+    def fill(self) -> str:
+        """What stood for pixels that were taken away, "mean" or "blur"."""
+        return str(self.config["fill"])
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of the table, in the order of COLUMNS; `auto` is marked by a star behind the rule's name."""

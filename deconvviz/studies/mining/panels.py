@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.cam.tokens import layout_of
 from deconvviz.data.datasets import Images
 from deconvviz.data.pictures import resized, scaled
+from deconvviz.errors import CamError
 from deconvviz.graph.network import Network
 from deconvviz.studies.mining.cache import Crop, ProjectionCache
 from deconvviz.studies.mining.result import FilterPanel, LayerPanels, Mined, Winner
 from deconvviz.types import Array, Box
 
-MOST_TOKENS_BEFORE = 5  # the class token and four registers
 SURROUNDINGS = 0.25  # of a patch's side, shown on each side of it
 
 
@@ -222,28 +222,28 @@ def _inside(place: _Place) -> Box:
     )
 
 
-def on_a_grid(unit_map: NDArray[np.float16]) -> NDArray[np.float16] | None:
+def on_a_grid(unit_map: NDArray[np.float16], image: tuple[int, int]) -> NDArray[np.float16] | None:
     """Return a map by rows and columns; the tokens of a vision transformer, one column, become the grid of patches.
 
-    Tokens that stand before those of the patches (the class token, registers) are left out. None where the tokens form
-    no square.
+    Tokens that stand before those of the patches (the class token, registers) are left out. None where the tokens are
+    no grid of the image's shape.
 
-    >>> on_a_grid(np.arange(5, dtype=np.float16)[:, None]).tolist()
+    >>> on_a_grid(np.arange(5, dtype=np.float16)[:, None], image=(32, 32)).tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """
     rows, columns = unit_map.shape
     if columns > 1 or rows == 1:
         return unit_map
-    for before in range(MOST_TOKENS_BEFORE + 1):
-        side = math.isqrt(rows - before)
-        if side * side == rows - before and side > 1:
-            return unit_map[before:].reshape(side, side)
-    return None
+    try:
+        layout = layout_of("", (rows, 1), 2, image, None)
+    except CamError:
+        return None
+    return None if layout.grid is None else unit_map[layout.extra :].reshape(layout.grid)
 
 
 def _firing(unit_map: NDArray[np.float16], place: _Place, image: tuple[int, int]) -> NDArray[np.float32]:
     """Return where a map, resized to its image, is above half of the entry's value, 0 or 1, [h, w, 1]."""
-    grid = on_a_grid(unit_map)
+    grid = on_a_grid(unit_map, image)
     if grid is None or grid.size == 1:  # a map without places, or of one place, has nothing to outline
         return np.zeros((*place.size, 1), np.float32)
     large = scaled(grid.astype(np.float32)[..., None], image)

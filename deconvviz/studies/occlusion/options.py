@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deconvviz.cam.window_grid import SQUARE, STRIDE
-from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULES, STRONGEST
+from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULE_CHOICES, STRONGEST
 from deconvviz.errors import DataError, require, require_choice
 from deconvviz.run.options import RunKeywords, RunOptions
 
@@ -63,7 +63,7 @@ class OcclusionOptions(RunOptions):
         require_choice("fill", self.fill, OCCLUDER_FILLS)
         require_choice("border", self.border, BORDERS)
         require_choice("strongest", self.strongest, STRONGEST)
-        require_choice("rule", self.rule, ("auto", *RULES))
+        require_choice("rule", self.rule, RULE_CHOICES)
         require(self, DataError, channel=(self.channel is None or self.channel >= 0, "0 or more"))
 
     def pair(self, name: str, size: tuple[int, int]) -> tuple[int, int]:
