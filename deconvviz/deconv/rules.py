@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, fx
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
@@ -38,14 +39,14 @@ RULES: Registry[Rectify] = Registry("rule")
 
 def _gradient(call: Call, signal: Tensor) -> Tensor:
     if op_name(call.node) == "relu":
-        return signal * (call.inputs[0] > 0)
+        return torch.where(call.inputs[0] > 0, signal, 0)  # not a product: where it is off, inf and NaN end too
     product = vector_jacobian(call, signal)[0]
     assert product is not None
     return product
 
 
 def _deconvnet(call: Call, signal: Tensor) -> Tensor:
-    return signal.clamp(min=0)
+    return torch.where(signal > 0, signal, 0)
 
 
 def _guided(call: Call, signal: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def _guided(call: Call, signal: Tensor) -> Tensor:
     cap = _cap(call)
     if cap < math.inf:
         passed = passed & (x < cap)
-    return signal.clamp(min=0) * passed
+    return torch.where(passed & (signal > 0), signal, 0)
 
 
 def _cap(call: Call) -> float:
@@ -114,6 +115,8 @@ class Policy:
         op = op_of(call.node)
         if op.kind == "rectifier":
             return [RULES[self.rule](call, signal)]
+        if op.kind == "stop" and self.rule == "gradient":
+            return [None]
         if op.kind == "max_pool":
             height, width = call.inputs[0].shape[2:]
             return [unpool(signal, call.extra["switches"], height, width, self.overlap)]

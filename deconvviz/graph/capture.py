@@ -1,4 +1,4 @@
-"""nn.Module -> Network, by torch.export. The one importer of torch.export.
+"""nn.Module -> Network, from what torch.export writes down.
 
 The exported graph is brought into one plain form, so that nothing downstream meets a special case:
 every op out of place and with complete positional arguments, every value a single tensor, no assertions,
@@ -8,17 +8,23 @@ contrast normalisation as one op, and the batch size a value of its own.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
-from deconvviz.graph.evaluating import evaluating
+from deconvviz.graph.evaluating import evaluating, outside_inference_mode
+from deconvviz.graph.exporting import Exported, export, first_line, same, unwrapped
+from deconvviz.graph.functions import ENTER, LEAVE
 from deconvviz.graph.fuse import fuse_response_norm
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.table import norm_of_batch
 
 aten = torch.ops.aten
 
@@ -44,42 +50,93 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     >>> layer.kind, layer.shape, layer.receptive_field.size, layer.stride
     ('ReLU', (8, 15, 15), (3, 3), (2, 2))
     """
+    shape = _shape(input_shape)
+    inner = unwrapped(model)
+    first = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
+    example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(first)
+    with evaluating(inner), outside_inference_mode(), torch.no_grad():
+        _complaint(inner, example[:1])
+        output = inner(example)
+        random = not same(inner(example), output)
+        exported = export(inner, example, output)
+        state = {spec.arg.name for spec in exported.program.graph_signature.input_specs if spec.target}
+        if _aliased_writes(exported.program.graph, state):
+            exported = replace(exported, program=exported.program.run_decompositions({}))
+        names = dict(inner.named_modules(remove_duplicate=False))
+        graph, tensors = _plain(exported, _other_names(names))
+        parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in names.items()}
+        network = Network(graph, tensors, shape, parameters, exported.program.call_spec.out_spec, type(inner).__name__)
+        _check(network, example, output, random)
+    return network
+
+
+def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     shape = tuple(int(n) for n in input_shape)
-    if not shape or min(shape) < 1:
-        raise CaptureError(f"input shape {input_shape} given; expected positive sizes such as (3, 224, 224)")
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    example = torch.zeros(2, *shape, dtype=first.dtype, device=first.device)
-    with evaluating(model), torch.no_grad():
-        program = _export(model, example)
-    state = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target}
-    if _aliased_writes(program.graph, state):
-        program = program.run_decompositions({})
-    graph, tensors = _plain(program)
-    parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
-    return Network(graph, tensors, shape, parameters, program.call_spec.out_spec, type(model).__name__)
+    if len(shape) != 3 or min(shape) < 1:
+        what = " of a signal or a volume" if shape and min(shape) >= 1 else ""
+        raise CaptureError(
+            f"input shape {tuple(input_shape)}{what} given; expected three positive sizes, (channels, height, width), such "
+            "as (3, 224, 224)"
+        )
+    return shape
 
 
-def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    shape = tuple(example.shape[1:])
+def _complaint(model: nn.Module, image: Tensor) -> None:
+    """Raise CaptureError where a model fails on one image: its own complaint is clearer than the exporter's."""
     try:
-        model(example[:1])  # the model's own complaint is clearer than the exporter's
+        model(image)
     except Exception as error:
         raise CaptureError(
-            f"{type(model).__name__} does not accept an image of shape {shape}: {_first_line(error)}; "
+            f"{type(model).__name__} does not accept an image of shape {tuple(image.shape[1:])}: {first_line(error)}; "
             "give the input shape that the model was built for"
         ) from error
+
+
+def _other_names(names: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Return for the name of a module the others that it has, where it stands in several places."""
+    names_by_module: dict[int, list[str]] = {}
+    for name, module in names.items():
+        names_by_module.setdefault(id(module), []).append(name)
+    return {name: [n for n in names_by_module[id(module)] if n != name] for name, module in names.items()}
+
+
+def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
+    """Compare a captured network with its model on two images, and on one alone; warn of what depends on chance.
+
+    Raises:
+        CaptureError: the network fails, or its output has another shape or other values.
+    """
+    mixing = [name for name, layer in network.layers.items() if op_name(layer.node) == "norm_of_batch"]
+    if mixing:
+        warnings.warn(
+            f"{mixing[0]} of {network.name} normalises by the statistics of its batch, also in eval mode: values depend "
+            "on which images are together",
+            stacklevel=3,
+        )
+    if random:
+        warnings.warn(
+            f"{network.name} gives other values each time for the same images, in eval mode: dropout that stays on, or "
+            "another random op; every result is that of one draw",
+            stacklevel=3,
+        )
     try:
-        batch = torch.export.Dim("batch")
-        return torch.export.export(model, (example,), strict=False, dynamic_shapes=({0: batch},))
+        together, alone = network(images), network(images[:1])
     except Exception as error:
         raise CaptureError(
-            f"torch.export cannot follow {type(model).__name__} with input {shape}: {_first_line(error)}; "
-            "look for control flow that depends on values, or a batch size written into the code"
+            f"{network.name}, as captured, does not run on one image: {first_line(error)}; look for a size that is "
+            "written into the code, or for .squeeze() without a dimension"
         ) from error
+    if random or same(together, output, 1e-2) and (mixing or same(alone, _first(together), 1e-2)):
+        return
+    raise CaptureError(
+        f"{network.name} gives other values as captured than by itself: look for code that depends on values, or on "
+        "the number of images"
+    )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _first(output: Any) -> Any:
+    """Return the part of an output that belongs to the first of its images."""
+    return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, output)
 
 
 # --- in-place ops ----------------------------------------------------------------------------------------------------
@@ -141,36 +198,46 @@ class Pick:
         return self.target(*args, **kwargs)[self.index]
 
 
-def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, Tensor]]:
+def _plain(exported: Exported, others: Mapping[str, list[str]]) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Copy the exported graph in plain form; weights and constants become `get_attr` nodes."""
     graph, tensors = fx.Graph(), {}
+    program = exported.program
     names: dict[fx.Node, fx.Node] = {}  # exported value -> ours; an in-place op moves the name to its result
+    entered: dict[int, dict[int, fx.Node]] = {}  # call of an autograd function -> place -> its argument
     sources = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target}
     batch: fx.Node | None = None
     symbol = ""
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in sources:
-            target = str(sources[node.name])
-            tensors[target] = _tensor(program, target)
+            source = str(sources[node.name])
+            target = source.removeprefix(exported.prefix)
+            tensors[target] = _tensor(program, source)
             names[node] = graph.create_node("get_attr", target, name=node.name)
         elif node.op == "placeholder":
-            batch = graph.placeholder("batch_size")
+            if batch is None:
+                batch = graph.placeholder("batch_size")
+                symbol = str(node.meta["val"].shape[0])
             names[node] = graph.placeholder("image")
-            symbol = str(node.meta["val"].shape[0])
         elif node.op == "call_function":
             if isinstance(node.meta.get("val"), torch.SymInt) and str(node.meta["val"]) == symbol:
                 assert batch is not None
                 names[node] = batch
+            elif node.target is ENTER:
+                argument, call, place = node.args
+                entered.setdefault(call, {})[place] = names[node] = names[argument]
+                continue
+            elif node.target is LEAVE:
+                _, call, place = node.args
+                arguments = tuple(entered[call][at] for at in sorted(entered[call]))
+                names[node] = graph.call_function(exported.calls[call].output(place), arguments)
             elif node.meta.get("val") is not None:
                 _copy(graph, node, names)
-        elif node.op == "get_attr":  # a sub-graph: torch.cond, map, ...
-            raise CaptureError(f"the model branches or loops inside its graph ({node.target}); capture a part without")
         elif node.op == "output":
             specs = program.graph_signature.output_specs  # functionalised writes come first, as further outputs
             kept = [v for v, o in zip(node.args[0], specs, strict=True) if o.kind.name == "USER_OUTPUT"]
             graph.output(fx.node.map_arg(kept, lambda n: names[n]))
         if (node in names and names[node].op != "placeholder") or node.op == "placeholder":
-            _describe(names[node], node, symbol)
+            _describe(names[node], node, symbol, exported.prefix, others)
     fuse_response_norm(graph)
     graph.eliminate_dead_code()
     return graph, tensors
@@ -179,7 +246,7 @@ def _plain(program: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, T
 def _tensor(program: torch.export.ExportedProgram, target: str) -> Tensor:
     value = program.state_dict[target] if target in program.state_dict else program.constants[target]
     assert isinstance(value, Tensor)
-    return value.detach()
+    return value.clone() if value.is_inference() else value.detach()
 
 
 def _copy(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, fx.Node]) -> None:
@@ -220,6 +287,11 @@ def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[A
     """Give an op that torch decomposed its plain name back, so that one record serves both."""
     if target is aten.conv2d.padding:
         return _plain_padding(args)
+    if target is aten.squeeze.default:  # of two images it keeps the batch; of one image it must, too
+        shape = args[0].meta["shape"]
+        return aten.squeeze.dims, (args[0], [axis for axis, size in enumerate(shape) if size == 1])
+    if target is aten.batch_norm.default and (args[5] or args[3] is None):
+        return norm_of_batch, (args[0], args[1], args[2], args[7])
     if index is None:
         return target, args
     name = getattr(target, "_opname", "")
@@ -242,15 +314,19 @@ def _plain_padding(args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     return aten.conv2d.default, (x, weight, bias, stride, [total // 2 for total in totals], dilation, groups)
 
 
-def _describe(ours: fx.Node, node: fx.Node, symbol: str) -> None:
+def _describe(
+    ours: fx.Node, node: fx.Node, symbol: str, prefix: str, others: Mapping[str, list[str]]
+) -> None:
     """Note a value's shape and the module calls that it was computed in, outermost first."""
     value = node.meta.get("val")
     if isinstance(value, Tensor):
         ours.meta["shape"] = tuple(n if isinstance(n, int) else -1 for n in value.shape)
         ours.meta["batched"] = value.dim() > 0 and str(value.shape[0]) == symbol
-    stack = node.meta.get("nn_module_stack") or {}
-    ours.meta["modules"] = [
-        (key.removeprefix("L__self__"), path, kind if isinstance(kind, str) else kind.__name__)
-        for key, (path, kind) in stack.items()
-        if key.startswith("L__self__")
-    ]
+    ours.meta["modules"] = []
+    for key, (full_path, kind) in (node.meta.get("nn_module_stack") or {}).items():
+        name, path = (text.removeprefix("L__self__").removeprefix(prefix) for text in (key, full_path))
+        if not key.startswith("L__self__") or name in ("", prefix.rstrip(".")):
+            continue
+        kind = kind if isinstance(kind, str) else kind.__name__
+        calls = [(name, path, kind), *((other + name.removeprefix(path), other, kind) for other in others.get(path, ()))]
+        ours.meta["modules"] += calls

@@ -1,11 +1,12 @@
-"""Eval mode for a while."""
+"""Modes for a while: eval mode, and the end of inference mode."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -26,3 +27,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Leave torch.inference_mode within a `with` block, where gradients are needed; no_grad stays as it is."""
+    enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
+        yield
+
+
+def differentiable(x: Tensor) -> Tensor:
+    """Return a tensor that gradients can be taken of: a copy of one that was made in torch.inference_mode."""
+    return x.clone() if x.is_inference() else x

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from deconvviz.graph.evaluating import differentiable
 from deconvviz.graph.reach import Geometry, data_inputs, whole_map
 from deconvviz.registry import Registry
 
-Kind = Literal["linear", "rectifier", "max_pool", "lrn", "other"]
+Kind = Literal["linear", "rectifier", "max_pool", "lrn", "stop", "other"]
 
 
 @dataclass
@@ -59,7 +60,8 @@ class Op:
 
     Attributes:
         name: its name in ATen, without the overload.
-        kind: which policy of a projection rule it takes; "other" is not linear and is named when it is linearised.
+        kind: which policy of a projection rule it takes; "other" is not linear and is named when it is linearised, and
+            "stop" hands its input on but no gradient back.
         reach: its geometry, from a node of the graph.
         on_window: its arguments (node, arguments, output rows and columns) for a window that brings its own padding.
         fill: what padding means for it.
@@ -148,13 +150,25 @@ def final_value(node: fx.Node) -> fx.Node:
 
 
 def vector_jacobian(call: Call, signal: Tensor) -> list[Tensor | None]:
-    """Return the op's vector-Jacobian product with respect to each data input: exact where the op is linear."""
+    """Return the op's vector-Jacobian product with respect to each data input: exact where the op is linear.
+
+    It is None for an input that has no gradient: one of integers or booleans, or one that the op does not hand back to.
+    """
     with torch.enable_grad():
-        leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in call.inputs]
+        leaves = [_leaf(value) for value in call.inputs]
         substitute = iter(leaves)
         args, kwargs = _replace(call, lambda: next(substitute))
         out = call.target(*args, **kwargs)
-        return list(torch.autograd.grad(out, leaves, signal, allow_unused=True))
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        if not wanted or not out.requires_grad:
+            return [None] * len(leaves)
+        gradients = iter(torch.autograd.grad(out, wanted, signal, allow_unused=True))
+        return [next(gradients) if leaf.requires_grad else None for leaf in leaves]
+
+
+def _leaf(value: Tensor) -> Tensor:
+    """Return a tensor of the same values that a gradient is taken of, where it can have one."""
+    return differentiable(value).detach().requires_grad_(value.is_floating_point() or value.is_complex())
 
 
 def _replace(call: Call, supply: Callable[[], Tensor]) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from deconvviz.graph import reach
 from deconvviz.graph.ops import OPS, Call, OnWindow, Op, batch_norm_scale, op_name, vector_jacobian
-from deconvviz.graph.reach import Geometry
+from deconvviz.graph.reach import Geometry, Interval
 
 aten = torch.ops.aten
 
@@ -69,7 +69,7 @@ def _adaptive_reach(node: fx.Node) -> Geometry:
         step = length // parts
         if length % parts:
             return reach.whole_map(node)
-        intervals.append(reach.whole(length) if parts == 1 else reach.Interval(step, 0, step))
+        intervals.append(reach.whole(length) if parts == 1 else Interval(step, 0, step))
     return Geometry((2, 3), ((intervals[0], intervals[1]),))
 
 
@@ -118,10 +118,30 @@ def _slice_reach(node: fx.Node) -> Geometry:
         return reach.whole_map(node)
     if everything or axis not in axes:
         return reach.shifted(node, (0, 0))
-    if step != 1:
+    low = max(low + shape[axis], 0) if low < 0 else min(low, shape[axis])
+    along, across = Interval(step, low, 1), reach.SAME
+    return Geometry(axes, ((along, across) if axis == axes[0] else (across, along),))
+
+
+def _unshuffle_reach(node: fx.Node) -> Geometry:
+    """Each output position is a block of input positions, which becomes channels."""
+    if reach.axes_of(reach.data_inputs(node)[0]) != (2, 3):
         return reach.whole_map(node)
-    low = low + shape[axis] if low < 0 else min(low, shape[axis])
-    return reach.shifted(node, (low, 0) if axis == axes[0] else (0, low))
+    factor: Any = node.args[1]
+    block = Interval(factor, 0, factor)
+    return Geometry((2, 3), ((block, block),))
+
+
+def _nearest_reach(node: fx.Node) -> Geometry:
+    """Reduction by a whole factor takes every so-many-th position; enlargement has no affine interval."""
+    source = reach.data_inputs(node)[0]
+    if reach.axes_of(source) != (2, 3):
+        return reach.whole_map(node)
+    pairs = list(zip(reach.shape_of(source)[2:], reach.shape_of(node)[2:], strict=True))
+    if any(before % after for before, after in pairs):
+        return reach.whole_map(node)
+    rows, columns = (Interval(before // after, 0, 1) for before, after in pairs)
+    return Geometry((2, 3), ((rows, columns),))
 
 
 def _split_reach(node: fx.Node) -> Geometry:
@@ -196,6 +216,11 @@ def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: floa
     return torch.nn.functional.local_response_norm(exact, size, alpha, beta, k).to(x.dtype)
 
 
+def norm_of_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """BatchNorm without running statistics: it takes those of its batch, whatever the mode."""
+    return torch.nn.functional.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+
+
 def _entries(names: str, **options: Any) -> None:
     for name in names.split():
         OPS.add(name, Op(name, **options))
@@ -211,15 +236,19 @@ def _window_view(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) ->
 
 
 def _window_slice(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
-    """The window of a slice of rows is that slice already; channels are still to be cut."""
+    """The window of a slice of rows begins with it, and has its steps; channels are still to be cut."""
     axes = reach.axes_of(node)
     assert axes is not None
     inside = args[1] % len(reach.shape_of(node)) in axes
-    return (args[0], args[1], 0, None, 1) if inside else args
+    return (args[0], args[1], 0, None, args[4]) if inside else args
 
 
 def _window_pad(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
     return args[0], [0] * len(args[1]), *args[2:]
+
+
+def _window_nearest(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return args[0], list(size), *[None] * (len(args) - 2)
 
 
 def _window_adaptive(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
@@ -258,14 +287,17 @@ _entries("mean", averages=True)
 _entries("add sub", reach=reach.elementwise, transpose=_add_transpose, fresh=True)
 _entries("cat", reach=_along(1), transpose=_cat_transpose, fresh=True)
 _entries(
-    "dropout feature_dropout alpha_dropout contiguous detach alias",
+    "dropout feature_dropout alpha_dropout contiguous alias",
     reach=reach.pointwise,
     transpose=_identity_transpose,
     identity=True,
     may_alias=True,
 )
 _entries("clone lift_fresh_copy", reach=reach.pointwise, transpose=_identity_transpose, identity=True)
+_entries("detach", kind="stop", reach=reach.pointwise, transpose=_identity_transpose, identity=True, may_alias=True)
 _entries("mul div", kind="other", reach=reach.elementwise)
+_entries("where masked_fill", kind="other", reach=reach.elementwise, fresh=True)
+_entries("gt ge lt le eq ne logical_not logical_and logical_or", kind="other", reach=reach.elementwise, fresh=True)
 _entries("neg _to_copy", reach=reach.pointwise)
 _entries("to type_as", reach=reach.pointwise, may_alias=True)
 _entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view, reshapes=True, may_alias=True)
@@ -277,11 +309,13 @@ _entries("squeeze unsqueeze", reshapes=True)
 _entries("slice", reach=_slice_reach, on_window=_window_slice)
 _entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad, pads=True)
 _entries("split chunk split_with_sizes", reach=_split_reach)
+_entries("pixel_unshuffle", reach=_unshuffle_reach)
+_entries("upsample_nearest2d", reach=_nearest_reach, on_window=_window_nearest)
 _entries("conv_transpose1d conv_transpose2d conv_transpose3d conv1d conv3d convolution", weighted=True)
 _entries(
-    "sum expand select rsub pixel_shuffle pixel_unshuffle channel_shuffle roll stack "
+    "sum expand select rsub pixel_shuffle channel_shuffle roll stack "
     "avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
-    "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d im2col col2im unbind "
+    "upsample_bilinear2d upsample_bicubic2d im2col col2im unbind "
     "index flip repeat"
 )
 _entries(

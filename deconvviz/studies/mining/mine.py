@@ -96,7 +96,7 @@ def mine(
         "shard": list(settings.shard) if settings.shard else None,
     }
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
-    where = {} if path is None else {"images": str(path.resolve())}
+    where = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
         layers={name: _empty_layer(network, name, k) for name in names},
