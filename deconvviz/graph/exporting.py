@@ -1,0 +1,204 @@
+"""The exported program of a module, whatever it is wrapped in. The one importer of torch.export."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from deconvviz.errors import CaptureError
+from deconvviz.graph.functions import FunctionCall, marked_functions
+
+INNER = "model"  # the name of a module within `_OneImage`
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A module as torch.export wrote it down.
+
+    Attributes:
+        program: of torch.export, its sub-graphs inlined.
+        calls: of torch.autograd.Function, by the number that their marks have.
+        prefix: what stands before every name of a module or weight, and does not belong to it.
+    """
+
+    program: torch.export.ExportedProgram
+    calls: list[FunctionCall]
+    prefix: str
+
+
+class _OneImage(nn.Module):
+    """A module that takes any arguments, as one that takes an image: its signature is what is exported."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.add_module(INNER, model)
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the module returns for the image."""
+        return self.get_submodule(INNER)(image)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside nn.DataParallel, DistributedDataParallel and torch.compile.
+
+    >>> unwrapped(nn.DataParallel(nn.ReLU()))
+    ReLU()
+    """
+    while True:
+        compiled = getattr(model, "_orig_mod", None)
+        if isinstance(model, WRAPPERS):
+            model = model.module
+        elif isinstance(compiled, nn.Module):
+            model = compiled
+        else:
+            return model
+
+
+def export(model: nn.Module, example: Tensor, output: Any) -> Exported:
+    """Export a module for any batch size.
+
+    Args:
+        model: in eval mode, and not in a wrapper; see `unwrapped`.
+        example: images [2, ...].
+        output: what the module returns for them.
+
+    Raises:
+        CaptureError: the module does what torch.export cannot follow.
+    """
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    variadic = not kinds or kinds[0] is inspect.Parameter.VAR_POSITIONAL
+    module = _OneImage(model) if variadic else model
+    with _without_idle_hooks(model, example, output), _silent():
+        try:
+            with marked_functions() as calls:
+                program = _program(module, example)
+        except Exception:  # marks copy: a function that changes its argument in place does not bear that
+            calls = []
+            try:
+                program = _program(module, example)
+            except Exception as error:
+                raise CaptureError(
+                    f"torch.export cannot follow {type(model).__name__} with input {tuple(example.shape[1:])}: "
+                    f"{first_line(error)}; look for control flow that depends on values, or a batch size written into "
+                    "the code"
+                ) from error
+    _inline(program.graph_module, example.device.type)
+    program.graph_module.recompile()
+    return Exported(program, calls, f"{INNER}." if variadic else "")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _program(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    return torch.export.export(module, (example,), strict=False, dynamic_shapes=({0: batch},))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from printing the graph of a failed export: the error says what is to be said."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _without_idle_hooks(model: nn.Module, example: Tensor, output: Any) -> Iterator[None]:
+    """Take forward hooks off that do not change the output: they keep values, or print, which no exporter can follow.
+
+    Hooks that change it stay, because they are part of what the model computes.
+    """
+    hooked = {module: dict(module._forward_hooks) for module in model.modules() if module._forward_hooks}
+    if not hooked:
+        yield
+        return
+    for module in hooked:
+        module._forward_hooks.clear()
+    try:
+        try:
+            without = model(example)
+        except Exception:
+            idle = False
+        else:
+            idle = same(without, output)
+        if not idle:
+            _put_back(hooked)
+        yield
+    finally:
+        _put_back(hooked)
+
+
+def _put_back(hooked: dict[nn.Module, dict[int, Any]]) -> None:
+    for module, hooks in hooked.items():
+        module._forward_hooks.update(hooks)
+
+
+def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
+    """Return whether two outputs have the same shapes, and values that are equal but for rounding."""
+    leaves = [[leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)] for output in (first, second)]
+    if [leaf.shape for leaf in leaves[0]] != [leaf.shape for leaf in leaves[1]]:
+        return False
+    for a, b in zip(*leaves, strict=True):
+        span = float(b.abs().max()) if b.is_floating_point() and b.numel() else 0.0
+        if not torch.allclose(a.to(b.dtype), b, rtol=tolerance, atol=tolerance * span, equal_nan=True):
+            return False
+    return True
+
+
+# --- sub-graphs ------------------------------------------------------------------------------------------------------
+
+
+def _inline(owner: fx.GraphModule, device: str) -> None:
+    """Put the ops of `with torch.autocast(...)` and `torch.set_grad_enabled` in the place of their sub-graphs.
+
+    Raises:
+        CaptureError: a sub-graph is a branch or a loop.
+    """
+    for node in list(owner.graph.nodes):
+        name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+        if name not in ("wrap_with_autocast", "wrap_with_set_grad_enabled"):
+            continue
+        places = [place for place, value in enumerate(node.args) if _is_graph(value, owner)]
+        if name == "wrap_with_autocast" and node.args[0] == device and node.args[2]:
+            warnings.warn(
+                f"forward() switches torch.autocast on for {device}; the network is captured without it, and computes "
+                "in the precision of its weights",
+                stacklevel=4,
+            )
+        inner = getattr(owner, node.args[places[0]].target)
+        _inline(inner, device)
+        given = dict(zip((n for n in inner.graph.nodes if n.op == "placeholder"), node.args[places[0] + 1 :], strict=True))
+        with owner.graph.inserting_before(node):
+            results = owner.graph.graph_copy(inner.graph, given)
+        values = list(results) if isinstance(results, list | tuple) else [results]
+        for user in list(node.users):
+            user.replace_all_uses_with(values[user.args[1]])
+            owner.graph.erase_node(user)
+        owner.graph.erase_node(node)
+    for node in list(owner.graph.nodes):
+        if node.op != "get_attr" or not _is_graph(node, owner):
+            continue
+        if not node.users:
+            owner.graph.erase_node(node)
+            continue
+        kind = getattr(next(iter(node.users)).target, "__name__", "a sub-graph")
+        raise CaptureError(
+            f"the model branches or loops inside its graph ({kind}); capture a part without, or write it without"
+        )
+
+
+def _is_graph(value: Any, owner: fx.GraphModule) -> bool:
+    named = isinstance(value, fx.Node) and value.op == "get_attr"
+    return named and isinstance(getattr(owner, str(value.target), None), fx.GraphModule)
