@@ -39,6 +39,9 @@ RANDOMISATIONS = ("cascading", "independent")
 REMOVAL_ORDERS = ("most", "least")  # relevant pixels first
 METRIC_GROUPS = ("faithfulness", "adcc", "curves", "road", "localisation")
 
+# How a network's output becomes probabilities; "auto" tells it by the width, the last op and the values
+OUTPUTS = ("auto", "softmax", "sigmoid", "probabilities", "log-probabilities")
+
 # --- occlusion ---
 OCCLUDER_FILLS = ("grey", "mean", "black", "blur", "noise")
 BORDERS = ("flush", "beyond")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.windows import Sweep
-from deconvviz.errors import CamError
+from deconvviz.errors import CamError, CaptureError
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
+from deconvviz.graph.scores import Readout
+
+if TYPE_CHECKING:
+    from deconvviz.cam.engine import Seed
 
 
 class Captured:
@@ -40,19 +44,29 @@ class Captured:
         axis = channel_axis(self.network.layer(layer).node)
         return layout_of(layer, tuple(value.shape[1:]), axis, image, tokens)
 
-    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
-        """Send a signal from the output back to the images; raises CamError where there is more than one output."""
-        output = self._output()
-        images = self.network.checked(x)
-        index = torch.arange(len(x), device=x.device)
-        sweep = Sweep(
-            self.network, make_plan(self.network, output, windowed=False), images, index, index * 0, index * 0
-        )
-        return sweep.back(seed(sweep.forward()), policy)
+    def readout(self, output: Any) -> Readout | None:
+        """Return how the output becomes scores of classes; None where it has none."""
+        try:
+            return self.network.readout
+        except CaptureError:
+            return None
 
-    def _output(self) -> str:
-        nodes = [n for n in self.network.output.all_input_nodes if isinstance(n, fx.Node)]
-        names = [name for name, layer in self.network.layers.items() if layer.node in nodes]
-        if len(nodes) != 1 or not names:
-            raise CamError(f"{self.name} returns {len(nodes)} values; maps on pixels need a model that returns one")
-        return names[0]
+    def back(self, x: Tensor, seed: Seed, policy: BackwardRule) -> Tensor:
+        """Send a signal from the output back to the images; that of several outputs is summed.
+
+        Raises:
+            CamError: the target does not follow from the output by a gradient.
+        """
+        names, images = self.network.output_layers(), self.network.checked(x)
+        index = torch.arange(len(x), device=x.device)
+        sweeps = [
+            Sweep(self.network, make_plan(self.network, name, windowed=False), images, index, index * 0, index * 0)
+            for name in names
+        ]
+        signals = seed(self.network.packed([sweep.forward() for sweep in sweeps]))
+        parts = [
+            sweep.back(signal, policy) for sweep, signal in zip(sweeps, signals, strict=True) if signal is not None
+        ]
+        if not parts:
+            raise CamError(f"the target has no gradient with respect to what {self.name} returns")
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]

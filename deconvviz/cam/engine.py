@@ -14,12 +14,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import resized
 from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.cam.tokens import Layout
 from deconvviz.deconv.rules import BackwardRule
+from deconvviz.errors import CamError
+from deconvviz.graph.scores import Readout
 
 IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 at once
 
@@ -27,6 +30,8 @@ Tail = Callable[[Tensor, Tensor | None], Any]
 """Values of a layer [M, ...] and int64 [M], the image each belongs to (None: in order) -> the network's output."""
 Make = Callable[[Tensor, Tensor], Tensor]
 """Images int64 [m] and variants int64 [m] -> changed maps [m, K, h, w] or masks [m, H, W]."""
+Seed = Callable[[Any], Sequence[Tensor | None]]
+"""An output -> the signal that starts at each of its tensors; None where none does."""
 Read = Callable[[Any, Tensor], Tensor]
 """An output and int64 [m], the image each of its rows belongs to -> what is read off it, [m, ...]."""
 
@@ -49,8 +54,11 @@ class Backend(Protocol):
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
         """Return how the layer's value becomes maps."""
 
-    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
+    def back(self, x: Tensor, seed: Seed, policy: BackwardRule) -> Tensor:
         """Send a signal from the output back to the images by a policy; `seed` makes it from the output."""
+
+    def readout(self, output: Any) -> Readout | None:
+        """Return how outputs like this one become scores of classes; None where there are no such scores."""
 
 
 class View:
@@ -113,12 +121,20 @@ class View:
                 self.output = self.tail(self.value, None)
                 self.layout = backend.layout(layer, self.value, self.size, options.tokens)
         self.passes["forward"] += len(x)
-        self.scorer: Scorer = scorer_of(target, self.output, len(x))
+        self.scorer: Scorer = scorer_of(target, self.output, len(x), backend.readout(self.output))
 
     @cached_property
     def everyone(self) -> Tensor:
         """int64 [N], the images in order."""
         return torch.arange(len(self.x), device=self.x.device)
+
+    @property
+    def readout(self) -> Readout:
+        """How the output becomes scores and probabilities of classes; raises CamError where it has none."""
+        readout = self.backend.readout(self.output)
+        if readout is None:
+            raise CamError("the method reads probabilities of classes, and the model returns none; take grad-cam")
+        return readout
 
     @property
     def size(self) -> tuple[int, int]:
@@ -256,12 +272,15 @@ class View:
         """
         x = self.x if x is None else x
 
-        def seed(output: Any) -> Tensor:
+        def seed(output: Any) -> Any:
             with torch.enable_grad():
-                leaf = output.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.scorer.logit(leaf, self.everyone).sum(), leaf)
-            start: Tensor = gradient * output if relevance else gradient
-            return start
+                leaves, structure = pytree.tree_flatten(output)
+                free = [leaf.detach().requires_grad_(leaf.is_floating_point()) for leaf in leaves]
+                score = self.scorer.logit(pytree.tree_unflatten(free, structure), self.everyone).sum()
+                wanted = [leaf for leaf in free if leaf.requires_grad]
+                found = iter(torch.autograd.grad(score, wanted, allow_unused=True))
+            gradients = [next(found) if leaf.requires_grad else None for leaf in free]
+            return [g if g is None or not relevance else g * leaf for g, leaf in zip(gradients, leaves, strict=True)]
 
         self.passes["forward"] += len(x)
         self.passes["backward"] += len(x)

@@ -31,6 +31,7 @@ from deconvviz.cam.shaping import min_max, shaped
 from deconvviz.cam.targets import Target
 from deconvviz.choices import Precision
 from deconvviz.errors import CamError
+from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.network import Network
 
 
@@ -121,7 +122,8 @@ class Explainer:
             CamError: the layer has no rows and columns, or the network lacks the structure that the method needs.
         """
         self.passes, self.extras = Counter(), {}
-        with torch.no_grad():
+        with outside_inference_mode(), torch.no_grad():
+            x = differentiable(x)
             layers = self.layers if self.method.needs in ("layer", "layers") else ()
             watched = self.layers if self.method.needs == "trained" else ()
             views = [

@@ -6,12 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.rules import BackwardRule
-from deconvviz.errors import CamError, LayerNotFound, nearest
+from deconvviz.errors import CamError, CaptureError, LayerNotFound, nearest
 from deconvviz.graph.evaluating import evaluating
+from deconvviz.graph.scores import Readout, readout_of
 
 
 class HookedModel:
@@ -35,7 +38,11 @@ class HookedModel:
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
         """Return the layer's value, and the output as a function of it; what comes before the layer runs each time."""
         values: list[Any] = []
-        with self._hooked(layer, lambda *hook_arguments: values.append(hook_arguments[-1])):
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:  # a copy: an op in place may follow
+            values.append(output.clone() if isinstance(output, Tensor) else output)
+
+        with self._hooked(layer, keep):
             self(x)
         if len(values) != 1 or not isinstance(values[0], Tensor) or len(values[0]) != len(x):
             what = type(values[0]).__name__ if len(values) == 1 else f"{len(values)} values"
@@ -44,8 +51,14 @@ class HookedModel:
             )
 
         def tail(value: Tensor, images: Tensor | None = None) -> Any:
-            with self._hooked(layer, lambda *hook_arguments: value):
-                return self(x if images is None else x[images])
+            images_of_value = x if images is None else x[images]
+            # The backward of torch 2.14's BatchNorm misreads the gradient of one image on a CPU; see `affine_norm`.
+            alone = len(value) == 1 and value.requires_grad
+            if alone:
+                value, images_of_value = torch.cat([value, value.detach()]), torch.cat([images_of_value] * 2)
+            with self._hooked(layer, lambda *hook_arguments: value.clone()):
+                output = self(images_of_value)
+            return _first(output) if alone else output
 
         return values[0].detach().clone(), tail
 
@@ -55,9 +68,16 @@ class HookedModel:
 
     def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
         """Return how the layer's value becomes maps; one with rows and columns is taken as [N, K, h, w]."""
-        return layout_of(layer, tuple(value.shape[1:]), 1, image, tokens)
+        return layout_of(layer, tuple(value.shape[1:]), 1 if value.dim() == 4 else 2, image, tokens)
 
-    def back(self, x: Tensor, seed: Callable[[Any], Tensor], policy: BackwardRule) -> Tensor:
+    def readout(self, output: Any) -> Readout | None:
+        """Return how an output becomes scores of classes, told from its values; None where it has none."""
+        try:
+            return readout_of(output)
+        except CaptureError:
+            return None
+
+    def back(self, x: Tensor, seed: Any, policy: BackwardRule) -> Tensor:
         """Raise CamError: hooks cannot change how a signal goes back through an op."""
         raise CamError(f"{self.name} is not captured, and maps on pixels need its graph; take a method on a layer")
 
@@ -70,3 +90,10 @@ class HookedModel:
             yield
         finally:
             handle.remove()
+
+
+def _first(output: Any) -> Any:
+    """Return the part of an output that belongs to the first image: of a detector's list, or of tensors."""
+    if isinstance(output, list):
+        return output[:1]
+    return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, output)

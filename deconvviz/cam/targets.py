@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from deconvviz.errors import TargetError
+from deconvviz.errors import CaptureError, TargetError
+from deconvviz.graph.scores import Readout, leaves_of, readout_of
 
-Target = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
+Function = Callable[[Any], Tensor]
+Target = int | Sequence[int] | Tensor | Function | Sequence[Function] | None
 
 
 @dataclass(frozen=True)
@@ -22,32 +26,39 @@ class Scorer:
     Attributes:
         classes: int64 [N], the class explained of each image; None where the target is a function.
         function: the function, or None.
+        readout: how the output becomes scores and probabilities.
     """
 
     classes: Tensor | None
     function: Callable[[Any], Tensor] | None = None
+    readout: Readout = field(default_factory=Readout)
 
     def logit(self, output: Any, images: Tensor) -> Tensor:
         """Return [M], the score of each row of the output; images: int64 [M], which image each row belongs to."""
         if self.function is not None:
             return _one_each(self.function(output), len(images))
         assert self.classes is not None
-        scores: Tensor = output[torch.arange(len(images), device=output.device), self.classes[images]]
-        return scores
+        return _of_classes(self.readout.scores(output), self.classes[images])
 
     def probability(self, output: Any, images: Tensor) -> Tensor:
-        """Return [M], the softmax probability of the class; the value of a function stays as it is."""
+        """Return [M], the probability of the class; the value of a function stays as it is."""
         if self.function is not None:
             return self.logit(output, images)
-        exact = torch.promote_types(output.dtype, torch.float32)
-        return self.logit(output.to(exact).softmax(1), images)
+        assert self.classes is not None
+        return _of_classes(self.readout.probabilities(self.readout.scores(output)), self.classes[images])
 
     def target(self, image: int, count: int) -> Target:
         """Return the target of one image, for `count` other images."""
         return self.function if self.classes is None else [int(self.classes[image])] * count
 
 
-def scorer_of(target: Target, output: Any, count: int) -> Scorer:
+def _of_classes(values: Tensor, classes: Tensor) -> Tensor:
+    """Return the value of each row's class, [M], of values [M, classes]."""
+    chosen: Tensor = values[torch.arange(len(values), device=values.device), classes]
+    return chosen
+
+
+def scorer_of(target: Target, output: Any, count: int, readout: Readout | None = None) -> Scorer:
     """Return a scorer for a target.
 
     Args:
@@ -55,6 +66,9 @@ def scorer_of(target: Target, output: Any, count: int) -> Scorer:
             output that returns one number for each image [N].
         output: what the model returns for the images.
         count: number of images.
+        readout: how the output becomes scores; by default it is told from the output's own values.
+
+    A network with a single output has two classes: 0 is what the output stands for, and 1 that it does not.
 
     Raises:
         TargetError: an index is out of range, there are not as many as images, or the output has no classes.
@@ -63,24 +77,53 @@ def scorer_of(target: Target, output: Any, count: int) -> Scorer:
     >>> scorer.classes.tolist()
     [1, 0]
     """
+    if isinstance(target, list | tuple) and target and all(callable(each) for each in target):
+        target = _each_its_own(target, count)
     if callable(target) and not isinstance(target, Tensor):
         _one_each(target(output), count)
         return Scorer(None, target)
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    try:
+        readout = readout or readout_of(output)
+        scores = readout.scores(output)
+    except CaptureError as error:
         shape = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise TargetError(
             f"the model's output is {shape}, not [N, classes]; give a function of the output as target, "
             "such as lambda out: out['out'][:, 8].mean((1, 2))"
-        )
+        ) from error
     if target is None:
-        return Scorer(output.argmax(1))
-    classes = [int(c) for c in target] if isinstance(target, Tensor | Sequence) else [operator.index(target)] * count
+        return Scorer(scores.argmax(1), readout=readout)
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
+    given: Any = target
+    classes = [int(c) for c in given] if isinstance(given, Tensor | Sequence) else [operator.index(given)] * count
     if len(classes) != count:
         raise TargetError(f"{len(classes)} targets given for {count} images; give one class, or one for each image")
-    wrong = [c for c in classes if not 0 <= c < output.shape[1]]
+    wrong = [c for c in classes if not 0 <= c < scores.shape[1]]
     if wrong:
-        raise TargetError(f"target {wrong[0]} given; the model has classes 0 to {output.shape[1] - 1}")
-    return Scorer(torch.tensor(classes, device=output.device))
+        raise TargetError(f"target {wrong[0]} given; the model has classes 0 to {scores.shape[1] - 1}")
+    return Scorer(torch.tensor(classes, device=scores.device), readout=readout)
+
+
+def _each_its_own(functions: Sequence[Callable[[Any], Tensor]], count: int) -> Callable[[Any], Tensor]:
+    """Return one function of the whole output for functions of one image's output each, as pytorch-grad-cam has them.
+
+    Of changed images, which stand together image by image, each function has as many in turn.
+    """
+    if len(functions) != count:
+        raise TargetError(f"{len(functions)} targets given for {count} images; give one, or one for each image")
+
+    def scores(output: Any) -> Tensor:
+        rows = len(next(iter(leaves_of(output).values())))
+        owners = [row * count // rows for row in range(rows)]
+        return torch.stack([functions[owner](_row(output, row)).reshape(()) for row, owner in enumerate(owners)])
+
+    return scores
+
+
+def _row(output: Any, row: int) -> Any:
+    """Return what the output holds for one image."""
+    return pytree.tree_map(lambda leaf: leaf[row] if isinstance(leaf, Tensor) else leaf, output)
 
 
 def _one_each(scores: Any, count: int) -> Tensor:

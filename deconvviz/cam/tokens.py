@@ -18,7 +18,7 @@ class Layout:
     """How the value of a layer becomes maps [N, K, h, w], and back.
 
     Attributes:
-        axis: dimension of the channels, for a value with rows and columns.
+        axis: dimension of the channels; 1 or 2 for a row [N, K, L] or tokens [N, L, K].
         grid: rows and columns of the patches, for tokens; None otherwise.
         extra: number of tokens before those of the patches, such as a class token.
     """
@@ -31,13 +31,15 @@ class Layout:
         """View a layer's value as maps."""
         if self.grid is None:
             return value.movedim(self.axis, 1)
-        tokens = value[:, self.extra :].transpose(1, 2)
-        return tokens.reshape(*tokens.shape[:2], *self.grid)
+        row = value if self.axis == 1 else value.transpose(1, 2)  # [N, K, L]
+        return row[:, :, self.extra :].reshape(*row.shape[:2], *self.grid)
 
     def value(self, maps: Tensor, original: Tensor) -> Tensor:
         """View maps as the layer's value; tokens that do not belong to patches are those of `original`."""
         if self.grid is None:
             return maps.movedim(1, self.axis)
+        if self.axis == 1:
+            return torch.cat([original[:, :, : self.extra], maps.flatten(2)], 2)
         return torch.cat([original[:, : self.extra], maps.flatten(2).transpose(1, 2)], 1)
 
 
@@ -65,15 +67,16 @@ def layout_of(
         raise CamError(
             f"layer {layer!r} has the shape {list(shape)}, without rows and columns; choose one before the pooling"
         )
-    count = shape[0]
+    axis = 1 if axis == 1 else 2
+    count = shape[2 - axis]
     if tokens is not None:
         if not 0 < tokens[0] * tokens[1] <= count:
             raise CamError(f"tokens {tokens} given; layer {layer!r} has {count} of them")
-        return Layout(2, tokens, count - tokens[0] * tokens[1])
+        return Layout(axis, tokens, count - tokens[0] * tokens[1])
     for extra in EXTRA:
         rows = isqrt((count - extra) * image[0] // image[1]) if count > extra else 0
         if rows and rows * image[1] % image[0] == 0 and rows * (rows * image[1] // image[0]) == count - extra:
-            return Layout(2, (rows, rows * image[1] // image[0]), extra)
+            return Layout(axis, (rows, rows * image[1] // image[0]), extra)
     raise CamError(
         f"the {count} tokens of layer {layer!r} are no grid of the image's shape; give tokens=(rows, columns)"
     )

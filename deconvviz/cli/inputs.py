@@ -51,7 +51,7 @@ def open_model(model: str, options: ModelOptions) -> OpenedModel:
         DataError: an option of the preprocessing is invalid.
     """
     loaded, preprocess = load(model, options)
-    return OpenedModel(captured(loaded, preprocess, options.device), preprocess, loaded)
+    return OpenedModel(captured(loaded, preprocess, options.device, options.outputs), preprocess, loaded)
 
 
 def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
@@ -87,12 +87,14 @@ def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> 
     return dataclasses.replace(preprocess, resize=resize or preprocess.resize, crop=side)
 
 
-def captured(loaded: LoadedModel, preprocess: Preprocess, device: str) -> Network:
-    """Capture a loaded model; `device` is a name, as for `device_of`."""
+def captured(loaded: LoadedModel, preprocess: Preprocess, device: str, outputs: str = "auto") -> Network:
+    """Capture a loaded model; `device` is a name, as for `device_of`, and `outputs` as for `Network.with_outputs`."""
     from deconvviz.graph.capture import capture
 
     target = device_of(device)
     network = capture(loaded.model, preprocess.shape)
+    if outputs != "auto":
+        network = network.with_outputs(outputs)
     return network if target.type == "cpu" else network.to(target)
 
 
@@ -140,12 +142,12 @@ def output_names(
     from deconvviz.models.labels import IMAGENET, imagenet_names, names_of_outputs, read_classes
 
     own_names = loaded.classes if names is None else read_classes(names)
-    if own_names:
-        return own_names
     try:
-        outputs = network.outputs
+        outputs = network.width
     except CaptureError:
-        return ()
+        return own_names
+    if own_names:
+        return own_names if outputs > 1 else names_of_outputs(outputs, own_names)
     named = names_of_outputs(outputs, classes=() if images is None else images.classes)
     if outputs == IMAGENET and named == imagenet_names():
         click.echo(
@@ -177,7 +179,7 @@ def matched_outputs(
     from deconvviz.models.labels import outputs_of
 
     try:
-        return outputs_of(images.classes, network.outputs, names)
+        return outputs_of(images.classes, network.width, names)
     except DataError as error:
         if required:
             raise

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from deconvviz.choices import PRECISIONS, RULE_CHOICES
+from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
 from deconvviz.run.options import RunOptions
 
 Command = Callable[..., None]
@@ -33,6 +33,7 @@ class ModelOptions:
         mean: means of the channels, as text; None takes the model's own.
         std: standard deviations of the channels, as text; None takes the model's own.
         device: "auto", "cpu", "cuda", ...
+        outputs: how the output becomes probabilities, one of `choices.OUTPUTS`.
     """
 
     weights: str
@@ -41,6 +42,7 @@ class ModelOptions:
     mean: str | None
     std: str | None
     device: str
+    outputs: str
 
 
 def model_options(command: Command) -> Command:
@@ -70,6 +72,13 @@ def model_options(command: Command) -> Command:
         ),
         click.option("--std", help=f"Standard deviations of the channels, such as 0.229,0.224,0.225.  {OF_THE_MODEL}"),
         device_option,
+        click.option(
+            "--outputs",
+            default="auto",
+            type=click.Choice(OUTPUTS),
+            help="What the network returns: scores of classes that exclude each other (softmax), of labels that may "
+            "hold together (sigmoid), or probabilities; auto tells it by the network's end.",
+        ),
     )
     return add_options(command)
 

@@ -16,6 +16,7 @@ from deconvviz.deconv.projection import Projection, SignalOptions, Unit
 from deconvviz.deconv.rules import WAYS, Descent
 from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import ProjectionError, require_choice
+from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.layers import as_maps, as_value
 from deconvviz.graph.network import Network
 from deconvviz.types import Box
@@ -99,6 +100,7 @@ def project_units(
     return project_by_rules(network, images, units, [rule], **signal)[rule]
 
 
+@outside_inference_mode()
 def project_by_rules(
     network: Network,
     images: Tensor,
@@ -113,7 +115,7 @@ def project_by_rules(
     Returns:
         rule -> one projection a unit, in the order of `units`.
     """
-    options, images = SignalOptions(**signal), network.checked(images)
+    options, images = SignalOptions(**signal), differentiable(network.checked(images))
     for rule in rules:
         require_choice("rule", rule, tuple(WAYS), ProjectionError)
     for image, layer, channel, position in units:

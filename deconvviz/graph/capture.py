@@ -65,9 +65,10 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         names = dict(inner.named_modules(remove_duplicate=False))
         graph, tensors = _plain(exported, _other_names(names))
         parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in names.items()}
-        network = Network(graph, tensors, shape, parameters, exported.program.call_spec.out_spec, type(inner).__name__)
+        structure = exported.program.call_spec.out_spec
+        network = Network(graph, tensors, shape, parameters, structure, type(inner).__name__)
         _check(network, example, output, random)
-    return network
+    return network.with_outputs("auto", output)
 
 
 def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -75,8 +76,8 @@ def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape) < 1:
         what = " of a signal or a volume" if shape and min(shape) >= 1 else ""
         raise CaptureError(
-            f"input shape {tuple(input_shape)}{what} given; expected three positive sizes, (channels, height, width), such "
-            "as (3, 224, 224)"
+            f"input shape {tuple(input_shape)}{what} given; expected three positive sizes, (channels, height, width), "
+            "such as (3, 224, 224)"
         )
     return shape
 
@@ -109,8 +110,8 @@ def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
     mixing = [name for name, layer in network.layers.items() if op_name(layer.node) == "norm_of_batch"]
     if mixing:
         warnings.warn(
-            f"{mixing[0]} of {network.name} normalises by the statistics of its batch, also in eval mode: values depend "
-            "on which images are together",
+            f"{mixing[0]} of {network.name} normalises by the statistics of its batch, also in eval mode: values "
+            "depend on which images are together",
             stacklevel=3,
         )
     if random:
@@ -126,7 +127,8 @@ def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
             f"{network.name}, as captured, does not run on one image: {first_line(error)}; look for a size that is "
             "written into the code, or for .squeeze() without a dimension"
         ) from error
-    if random or same(together, output, 1e-2) and (mixing or same(alone, _first(together), 1e-2)):
+    equal = same(together, output, 1e-2) and (bool(mixing) or same(alone, _first(together), 1e-2))
+    if random or equal:
         return
     raise CaptureError(
         f"{network.name} gives other values as captured than by itself: look for code that depends on values, or on "
@@ -314,9 +316,7 @@ def _plain_padding(args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     return aten.conv2d.default, (x, weight, bias, stride, [total // 2 for total in totals], dilation, groups)
 
 
-def _describe(
-    ours: fx.Node, node: fx.Node, symbol: str, prefix: str, others: Mapping[str, list[str]]
-) -> None:
+def _describe(ours: fx.Node, node: fx.Node, symbol: str, prefix: str, others: Mapping[str, list[str]]) -> None:
     """Note a value's shape and the module calls that it was computed in, outermost first."""
     value = node.meta.get("val")
     if isinstance(value, Tensor):
@@ -328,5 +328,5 @@ def _describe(
         if not key.startswith("L__self__") or name in ("", prefix.rstrip(".")):
             continue
         kind = kind if isinstance(kind, str) else kind.__name__
-        calls = [(name, path, kind), *((other + name.removeprefix(path), other, kind) for other in others.get(path, ()))]
-        ours.meta["modules"] += calls
+        for each in (path, *others.get(path, ())):  # a second call is "name@1"
+            ours.meta["modules"].append((each + name.removeprefix(path), each, kind))

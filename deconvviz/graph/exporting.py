@@ -179,7 +179,8 @@ def _inline(owner: fx.GraphModule, device: str) -> None:
             )
         inner = getattr(owner, node.args[places[0]].target)
         _inline(inner, device)
-        given = dict(zip((n for n in inner.graph.nodes if n.op == "placeholder"), node.args[places[0] + 1 :], strict=True))
+        inputs = (n for n in inner.graph.nodes if n.op == "placeholder")
+        given = dict(zip(inputs, node.args[places[0] + 1 :], strict=True))
         with owner.graph.inserting_before(node):
             results = owner.graph.graph_copy(inner.graph, given)
         values = list(results) if isinstance(results, list | tuple) else [results]

@@ -82,6 +82,7 @@ def _foldable(node: fx.Node, keep: set[str]) -> bool:
         and op_name(conv) == "conv2d"
         and len(conv.users) == 1
         and conv.name not in keep
+        and not any(a.meta["data"] for a in (*conv.args[1:], *node.args[1:]) if isinstance(a, fx.Node))
     )
 
 
@@ -94,7 +95,8 @@ def _fold(network: Network, norm: fx.Node) -> None:
     assert isinstance(conv, fx.Node)
 
     def tensor(node: object) -> Tensor | None:
-        return network.tensors[str(node.target)].double() if isinstance(node, fx.Node) else None
+        value = network.constant(node) if isinstance(node, fx.Node) else None
+        return None if value is None else value.double()
 
     weight, bias = tensor(conv.args[1]), tensor(conv.args[2])
     arguments: list[Any] = [tensor(a) if isinstance(a, fx.Node) else a for a in norm.args[1:]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, fx
+from torch import fx
 
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import batch_norm_scale, op_name, op_of
@@ -81,13 +81,13 @@ def filters_of(network: Network, layer: str) -> Filters | None:
         if len(inputs) != 1:
             return None
         if op_name(node) == "batch_norm":
-            scale = batch_norm_scale([_tensor(network, a) if isinstance(a, fx.Node) else a for a in node.args])
+            scale = batch_norm_scale([network.constant(a) if isinstance(a, fx.Node) else a for a in node.args])
         elif op_of(node).kind != "linear":  # BatchNorm behind a rectifier or a pooling is no factor of the filter
             scale = None
         node = inputs[0]
     if op_name(node) not in ("conv2d", "linear"):
         return None
-    weight = _tensor(network, node.args[1]) if isinstance(node.args[1], fx.Node) else None
+    weight = network.constant(node.args[1]) if isinstance(node.args[1], fx.Node) else None
     if weight is None:
         return None
     weights = weight.detach().double().cpu().numpy().reshape(*weight.shape, *[1] * (4 - weight.dim()))
@@ -97,11 +97,6 @@ def filters_of(network: Network, layer: str) -> Filters | None:
     convolutions = (each for each in network.graph.nodes if each.op == "call_function" and op_name(each) == "conv2d")
     first = node is next(convolutions)
     return Filters(weights=weights, scale=factors, stride=_stride(node), groups=_groups(node), first=first)
-
-
-def _tensor(network: Network, node: fx.Node) -> Tensor | None:
-    """Return the weight that a node stands for; None where it is computed."""
-    return network.tensors.get(str(node.target)) if node.op == "get_attr" else None
 
 
 def _stride(convolution: fx.Node) -> tuple[int, int]:

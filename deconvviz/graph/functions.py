@@ -63,7 +63,7 @@ class FunctionCall:
         arguments = list(self.arguments)
         for place, tensor in zip(self.tensors, tensors, strict=True):
             arguments[place] = tensor
-        result: Any = self.function.apply(*arguments)  # type: ignore[no-untyped-call]
+        result: Any = self.function.apply(*arguments)
         value: Tensor = result if self.place < 0 else result[self.place]
         return value
 

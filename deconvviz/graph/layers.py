@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
 from deconvviz.graph import table  # noqa: F401, an import that fills the table
 from deconvviz.graph.ops import op_name, op_of
-from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, receptive_interval, shape_of
+from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, receptive_interval, shape_of
+
+# Ops on [N, C, L], which has its channels first
+CHANNELS_FIRST = ("conv1d", "conv_transpose1d", "batch_norm", "instance_norm", "group_norm")
 
 
 class ReceptiveField(NamedTuple):
@@ -74,6 +77,36 @@ def annotate(graph: fx.Graph, image: fx.Node) -> None:
             node.meta["geometry"] = Geometry((2, 3) if len(shape_of(node)) == 4 else None, ())
         elif node.meta["data"] and node.op == "call_function":
             node.meta["geometry"] = op_of(node).reach(node)
+            if len(shape_of(node)) == 3:
+                node.meta["channels"] = _channels_of_row(node)
+
+
+def _channels_of_row(node: fx.Node) -> int:
+    """Return which dimension of a value [N, a, b] counts its channels: 1 for [N, C, L], 2 for tokens [N, L, C].
+
+    It is told by the op that made the value. Rows and columns that were flattened stand where the map had them,
+    one-dimensional convolutions take channels first, and moving dimensions moves the channels too. Other ops leave
+    them where their input has them; what comes from anything else is taken for tokens.
+    """
+    name, op, sources = op_name(node), op_of(node), data_inputs(node)
+    if name in CHANNELS_FIRST:
+        return 1
+    rows = [source for source in sources if len(shape_of(source)) == 3]
+    if op.reshapes and sources and len(shape_of(sources[0])) == 4:
+        axes = axes_of(sources[0])
+        before = shape_of(sources[0])
+        first = axes == (2, 3) and shape_of(node)[1:] == (before[1], before[2] * before[3])
+        return 1 if first else 2
+    if not rows:
+        return 2
+    channels: int = rows[0].meta["channels"]
+    if name in ("transpose", "permute"):
+        dims: Any = node.args[1] if name == "permute" else node.args[1:3]
+        order = [dim % 3 for dim in dims]
+        if name == "transpose":
+            return {order[0]: order[1], order[1]: order[0]}.get(channels, channels) or 2
+        return order.index(channels) or 2
+    return channels
 
 
 def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mapping[str, int]) -> dict[str, Layer]:
@@ -129,11 +162,14 @@ def _returned(graph: fx.Graph) -> dict[fx.Node, list[tuple[str, str, str]]]:
 
 
 def channel_axis(node: fx.Node) -> int:
-    """Return the dimension of a value that counts its channels: 1, or the last one of tokens and of [N, H, W, C]."""
+    """Return the dimension of a value that counts its channels: 1, or the last one of tokens and of [N, H, W, C].
+
+    See `_channels_of_row` for values of three dimensions.
+    """
     axes = axes_of(node)
     if axes is not None and len(shape_of(node)) == 4:
         return ({1, 2, 3} - set(axes)).pop()
-    return 2 if len(shape_of(node)) == 3 else 1
+    return int(node.meta.get("channels", 2)) if len(shape_of(node)) == 3 else 1
 
 
 def as_maps(node: fx.Node, value: Tensor) -> Tensor:

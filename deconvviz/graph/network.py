@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from deconvviz.errors import CaptureError, LayerNotFound, nearest
+from deconvviz.choices import OUTPUTS
+from deconvviz.errors import CaptureError, LayerNotFound, nearest, require_choice
 from deconvviz.graph import layers as tables
 from deconvviz.graph.fast import accelerated, in_channels_last, with_folded_norms
 from deconvviz.graph.layers import Layer
+from deconvviz.graph.ops import affine_norm, op_name
 from deconvviz.graph.reach import axes_of, shape_of
+from deconvviz.graph.scores import Readout, last_op, leaves_of, readout_of
 from deconvviz.graph.steps import Plan, crossing, make_plan
 
 Values = dict[fx.Node, Any]
@@ -35,6 +38,7 @@ class Network:
         image: the node that holds the images.
         precision: "as captured", "fp32" or "bf16".
         folded: layers that `fast` folded into another one -> the name of that one.
+        outputs_are: how the output becomes probabilities, one of `choices.OUTPUTS`; see `with_outputs`.
     """
 
     def __init__(
@@ -53,8 +57,11 @@ class Network:
         self.memory_format = torch.preserve_format
         self.precision = "as captured"
         self.folded: dict[str, str] = {}
+        self.outputs_are = "auto"
+        self._example: Any = None  # what the model returned for two images
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
+        self._norms = frozenset(n for n in graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
         self._plans: dict[Any, Plan] = {}
         self._without_norms: dict[tuple[str, ...], Network] = {}
 
@@ -186,7 +193,36 @@ class Network:
         if node.op == "get_attr":
             return self.tensors[str(node.target)]
         args, kwargs = self.arguments(node, values)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        if node in self._norms and args[0].requires_grad and len(args[0]) == 1:
+            return affine_norm(*args)
+        target: Any = node.target
+        if self.precision != "bf16":
+            return target(*args, **kwargs)
+        return self._in_bf16(node, args, kwargs)
+
+    def _in_bf16(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Compute one node; what was made in float32 within the network is cast where an op bears no mixture."""
+        target: Any = node.target
+        try:
+            return target(*args, **kwargs)
+        except RuntimeError:
+            try:
+                return target(*pytree.tree_map(_bf16, args), **pytree.tree_map(_bf16, kwargs))
+            except RuntimeError as error:
+                raise CaptureError(
+                    f"{op_name(node)} of {self.name} does not compute in bf16: {str(error).splitlines()[0]}; take "
+                    "--precision fp32"
+                ) from error
+
+    def constant(self, node: fx.Node) -> Tensor | None:
+        """Return a weight, or what is computed of weights alone, as of a pruned layer; None where images take part."""
+        if node.op == "get_attr":
+            return self.tensors[str(node.target)]
+        if node.op != "call_function" or node.meta["data"]:
+            return None
+        with torch.no_grad():
+            value: Tensor = self.run({}, [node], 1)[node]
+        return value
 
     def arguments(self, node: fx.Node, values: Values) -> tuple[Any, Any]:
         """Return a node's arguments with values in the place of nodes."""
@@ -226,14 +262,38 @@ class Network:
         """View a layer's value as maps [N, channels, rows, columns]; a vector has one position, tokens one column."""
         return tables.as_maps(self.layer(layer).node, value)
 
+    @cached_property
+    def readout(self) -> Readout:
+        """How the output becomes scores and probabilities; raises CaptureError where there are no scores of classes."""
+        return readout_of(self._example, self.outputs_are, last_op(self.score_node))
+
+    @cached_property
+    def score_node(self) -> fx.Node:
+        """The node of the scores that the model returns; raises CaptureError where there are none of classes."""
+        name, nodes = readout_of(self._example).name, self._outputs()
+        return nodes[0] if name is None else dict(zip(leaves_of(self._example), nodes, strict=True))[name]
+
+    @property
+    def width(self) -> int:
+        """Number of scores that the model itself returns for an image; one score stands for two classes."""
+        return int(shape_of(self.score_node)[1])
+
     @property
     def outputs(self) -> int:
-        """Number of scores that the model returns for an image; raises CaptureError where it returns anything else."""
-        shapes = [shape_of(node) for node in self._outputs()]
-        if len(shapes) != 1 or len(shapes[0]) != 2:
-            listed = ", ".join(str(tuple(shape[1:])) for shape in shapes)
-            raise CaptureError(f"{self.name} returns {listed} for an image; expected one score for each class")
-        return int(shapes[0][1])
+        """Number of classes that the scores are of; raises CaptureError where the model returns anything else."""
+        return max(self.width, 2)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores of the classes, [N, outputs], for images x [N, *input_shape].
+
+        Raises:
+            CaptureError: the model returns anything else than one score for each class.
+        """
+        return self.readout.scores(self(x))
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return the probabilities of the classes, [N, outputs], float32 or wider; errors are those of `scores`."""
+        return self.readout.probabilities(self.scores(x))
 
     @property
     def device(self) -> torch.device:
@@ -300,6 +360,24 @@ class Network:
             twin.meta = dict(node.meta)
         out = Network(copy, tensors, self.input_shape, self.parameters, self.out_spec, self.name)
         out.memory_format, out.precision, out.folded = self.memory_format, self.precision, dict(self.folded)
+        out.outputs_are, out._example = self.outputs_are, self._example
+        return out
+
+    def with_outputs(self, kind: str, example: Any = None) -> Network:
+        """Return the same network with another way from its output to probabilities.
+
+        Args:
+            kind: one of `choices.OUTPUTS`: "softmax" for scores of classes that exclude each other, "sigmoid" for
+                labels that may hold together, "probabilities" or "log-probabilities" where they are that already;
+                "auto" tells it by the number of outputs, the network's last op, and the values.
+            example: what the model returns for some images; by default what it returned when it was captured.
+
+        Raises:
+            CaptureError: another kind.
+        """
+        require_choice("outputs", kind, OUTPUTS, CaptureError)
+        out = self.replaced(self.graph, self.tensors)
+        out.outputs_are, out._example = kind, self._example if example is None else example
         return out
 
     def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
@@ -343,6 +421,21 @@ class Network:
     def _outputs(self) -> list[fx.Node]:
         return [n for n in pytree.tree_leaves(self.output.args[0]) if isinstance(n, fx.Node)]
 
+    def output_layers(self) -> list[str]:
+        """Return the names of the layers whose values the model returns, in the order of `packed`.
+
+        Raises:
+            CaptureError: a returned value is not that of a layer.
+        """
+        missing = [node.name for node in self._outputs() if node not in self.names]
+        if missing:
+            raise CaptureError(f"{self.name} returns {missing[0]}, which has no value for each image; return it apart")
+        return [self.names[node] for node in self._outputs()]
+
+    def packed(self, values: Sequence[Tensor]) -> Any:
+        """Return values of `output_layers` in the form in which the model returns them."""
+        return self._packed(dict(zip(self._outputs(), values, strict=True)))
+
     def _packed(self, values: Values) -> Any:
         leaves = [values[n] if isinstance(n, fx.Node) else n for n in pytree.tree_leaves(self.output.args[0])]
         return pytree.tree_unflatten(leaves, self.out_spec)
@@ -372,6 +465,13 @@ class Network:
         if key not in self._plans:
             self._plans[key] = make_plan(self.graph, given | {self.batch_size}, targets)
         return self._plans[key]
+
+
+def _bf16(value: Any) -> Any:
+    """Return a float32 tensor, or its dtype, in bfloat16; anything else as it is."""
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.bfloat16()
+    return torch.bfloat16 if value is torch.float32 else value
 
 
 def _target(node: fx.Node) -> str:

@@ -45,7 +45,8 @@ def names_of_outputs(
     weights, and those of a network that tells 1000 other things apart.
 
     Args:
-        outputs: number of the network's outputs.
+        outputs: number of the network's outputs. A single one, `Network.width` 1, stands for two classes, "yes" and
+            "no" in this order, and names or classes, given in the order of the labels 0 and 1, are turned round.
         names: of the outputs; empty where they are unknown.
         classes: names of the images' classes; empty where there are none.
         of_class: int64 [len(classes)], the output that stands for each class, as `outputs_of` returns it; by default
@@ -59,6 +60,8 @@ def names_of_outputs(
     >>> names_of_outputs(1000)[281]
     'tabby'
     """
+    if outputs == 1:
+        return _names_of_one(names or classes)
     if names:
         return tuple(names)
     order = list(range(len(classes))) if of_class is None else of_class.tolist()
@@ -66,6 +69,16 @@ def names_of_outputs(
         name_by_output = dict(zip(order, classes, strict=True))
         return tuple(str(name_by_output[output]) for output in range(outputs))
     return imagenet_names() if outputs == IMAGENET else ()
+
+
+def _names_of_one(names: Sequence[str]) -> tuple[str, str]:
+    """Return what "yes" and "no" of a single output are called.
+
+    As trained with labels 0 and 1, the output stands for the second of two names.
+    """
+    if len(names) == 2:
+        return str(names[1]), str(names[0])
+    return (str(names[0]), f"not {names[0]}") if len(names) == 1 else ("yes", "no")
 
 
 def imagenet_names() -> tuple[str, ...]:
@@ -114,8 +127,9 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
 
     Args:
         classes: names of the images' classes.
-        outputs: number of the network's outputs.
-        names: names of the outputs; empty where they are unknown.
+        outputs: number of the network's outputs, `Network.width`; a single one is class 0 for the second of two
+            classes, whose label was 1 in training, and class 1 for the first.
+        names: names of the outputs, as `names_of_outputs` returns them; empty where they are unknown.
 
     Returns:
         int64 [len(classes)], indices of outputs.
@@ -128,8 +142,10 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     array([1, 0])
     """
     number = {name: index for index, name in enumerate(names)}
-    if names and len(names) != outputs:
+    if names and len(names) != max(outputs, 2):
         raise DataError(f"{len(names)} class names given for {outputs} outputs; give one for each")
+    if outputs == 1 and len(classes) == 2 and set(classes) != set(names):
+        return np.array([1, 0])
     if classes and tuple(classes) == tuple(names):
         return np.arange(outputs)
     if classes and all(name in number for name in classes):

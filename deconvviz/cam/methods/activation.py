@@ -11,7 +11,7 @@ from deconvviz.cam.registry import method
 from deconvviz.errors import CamError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
-from deconvviz.graph.reach import data_inputs
+from deconvviz.graph.reach import data_inputs, shape_of
 
 
 @method("cam")
@@ -26,15 +26,15 @@ def class_activation(v: View) -> Tensor:
     network, layer = v.backend.network, str(v.layer)
     reader = _reader(network, layer)
     if reader is not None and op_name(reader) == "linear":
-        weight = network.tensors[_weight(reader)][v.scorer.classes]
+        weight = class_weights(network, layer)[0][v.scorer.classes]
         return torch.einsum("nk,nkhw->nhw", weight.to(v.A.dtype), v.A)
     if reader is not None:
         maps: Tensor = network.run({network.layer(layer).node: v.value}, [reader], len(v.x))[reader]
-        return maps[v.everyone, v.scorer.classes]
+        return _of_two(maps)[v.everyone, v.scorer.classes]
     head = _head(network, layer)
     plain = [node for node in head if op_name(node) != "relu"]
     if len(plain) == 1 and op_of(plain[0]).averages:
-        return v.A[v.everyone, v.scorer.classes]
+        return _of_two(v.A)[v.everyone, v.scorer.classes]
     listed = ", ".join(op_name(node) for node in head[:5]) or "nothing"
     raise CamError(
         f"cam needs a layer that is averaged and then read by one linear layer; after {v.layer!r} come {listed}: "
@@ -51,9 +51,16 @@ def class_weights(network: Network, layer: str) -> tuple[Tensor, Tensor | None]:
     reader = _reader(network, layer)
     if reader is None:
         raise CamError(f"after {layer!r} there is no average and one linear layer, whose weights could be taken")
-    weight, bias = (network.tensors[str(n.target)] if isinstance(n, fx.Node) else None for n in reader.args[1:3])
+    weight, bias = (network.constant(n) if isinstance(n, fx.Node) else None for n in reader.args[1:3])
     assert weight is not None
+    if len(weight) == 1:  # "yes", and "no", whose score is minus that of "yes"; see `Readout`
+        weight, bias = torch.cat([weight, -weight]), None if bias is None else torch.cat([bias, -bias])
     return weight.flatten(1), bias
+
+
+def _of_two(maps: Tensor) -> Tensor:
+    """Return maps [N, classes, h, w], of a single output those of "yes" and "no"."""
+    return torch.cat([maps, -maps], 1) if maps.shape[1] == 1 else maps
 
 
 def _reader(network: Network, layer: str) -> fx.Node | None:
@@ -63,7 +70,7 @@ def _reader(network: Network, layer: str) -> fx.Node | None:
         return nodes[1]
     plain = [node for node in nodes if op_name(node) != "relu"]
     pointwise = bool(nodes) and op_name(nodes[0]) == "conv2d"
-    pointwise = pointwise and network.tensors[_weight(nodes[0])].shape[2:] == (1, 1)
+    pointwise = pointwise and shape_of(nodes[0].args[1])[2:] == (1, 1)  # type: ignore[arg-type]
     return nodes[0] if pointwise and len(plain) == 2 and op_of(plain[1]).averages else None
 
 
@@ -82,7 +89,3 @@ def _head(network: Network, layer: str) -> list[fx.Node]:
             return [*head, node]
         if not (op_of(node).identity or op_of(node).reshapes):
             head.append(node)
-
-
-def _weight(node: fx.Node) -> str:
-    return str(node.args[1].target)  # type: ignore[union-attr]

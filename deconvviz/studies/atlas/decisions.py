@@ -185,7 +185,7 @@ class DecisionExplainer:
         network = self.inputs.network
         x = self.inputs.preprocess.tensor(picture[None], network.device, network.dtype)
         with torch.no_grad():
-            probabilities = network(x)[0].double().softmax(0).cpu()
+            probabilities = network.probabilities(x)[0].double().cpu()
         targets = probabilities.argsort(descending=True, stable=True)[: self.targets]
         if label_output >= 0 and label_output not in targets:
             targets[-1] = label_output
@@ -211,7 +211,7 @@ class DecisionExplainer:
         parts = []
         with torch.inference_mode():
             for _, covered in self.occluder.under(x, self._grey, whole_images(self._batch_size, x.device)):
-                probabilities = self._network(covered).float().softmax(1)
+                probabilities = self._network.probabilities(covered).float()
                 parts.append(probabilities[:, targets.to(x.device)].T.cpu().numpy())
         rows, columns = self.occluder.grid
         return np.concatenate(parts, 1).reshape(len(targets), len(rows), len(columns))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvviz.arrays import widened
 from deconvviz.cam.explain import Explainer, cam, constant_maps_allowed
 from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.files import digest
@@ -228,8 +227,7 @@ def probabilities_of(network: Network) -> Callable[[Tensor], Tensor]:
 
     def probabilities(images: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = forward(images)
-            return torch.softmax(logits.to(widened(logits.dtype)), 1)
+            return forward.probabilities(images)
 
     return probabilities
 

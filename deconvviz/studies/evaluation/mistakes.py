@@ -47,7 +47,7 @@ def find_mistakes(
     maps: list[Tensor] = []
     for places, images in feed.tensors(batch_size, network.device, network.dtype, labelled):
         with torch.no_grad():
-            probabilities = torch.softmax(network(images).float(), 1).cpu()
+            probabilities = network.probabilities(images).float().cpu()
         true, predicted = torch.from_numpy(outputs[feed.labels[places]]), probabilities.argmax(1)
         incorrect = (true != predicted).nonzero().flatten()
         if not len(incorrect):

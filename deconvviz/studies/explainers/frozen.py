@@ -66,7 +66,7 @@ class FrozenNetwork:
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the scores [N, outputs] of images [N, C, H, W]; gradients pass through to the images."""
-        scores: Tensor = self.network(images.to(self.network.dtype)).to(self.dtype)
+        scores: Tensor = self.network.scores(images.to(self.network.dtype)).to(self.dtype)
         return scores
 
     def batch(self, images: Tensor, classes: Tensor | None, generator: torch.Generator) -> Batch:
@@ -85,14 +85,14 @@ class FrozenNetwork:
             else:
                 values, output = self.network.observed(inputs, self.layers)
                 tail = None
-            classes = output.argmax(1) if classes is None else classes.to(output.device)
+            classes = self.network.readout.scores(output).argmax(1) if classes is None else classes.to(images.device)
             maps = {name: self.layouts[name].maps(value).to(self.dtype) for name, value in values.items()}
 
         def after(changed_maps: Tensor) -> Tensor:
             assert tail is not None
             layer = self.layers[0]
             changed = self.layouts[layer].value(changed_maps.to(values[layer].dtype), values[layer])
-            scores: Tensor = tail(changed).to(self.dtype)
+            scores: Tensor = self.network.readout.scores(tail(changed)).to(self.dtype)
             return scores
 
         def noise(shape: tuple[int, ...]) -> Tensor:

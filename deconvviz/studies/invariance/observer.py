@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,13 +53,18 @@ class Observer:
         self.network = fast if set(self.observed) <= set(fast.layers) else network
         self.at_once = settings.images_at_once(network.device, 32)
 
+    def probabilities(self, output: Any) -> Tensor:
+        """Return the probabilities [N, classes], float64 on the CPU, of what the network returned."""
+        readout = self.network.readout
+        return readout.probabilities(readout.scores(output).double()).cpu()
+
     def observe(self, pictures: Sequence[Pixels]) -> Observation:
         """Return what one pass over pictures, uint8 [h, w, 3] each, gives."""
         network = self.network
         x = self.preprocess.tensor(np.stack(pictures), network.device, network.dtype)
         values, output = network.observed(x, self.observed)
         maxima = {name: network.maps(name, values[name]).amax((2, 3)) for name in self.filters}
-        return Observation([values[name] for name in self.layers], maxima, output.double().softmax(1).cpu())
+        return Observation([values[name] for name in self.layers], maxima, self.probabilities(output))
 
     def observe_all(self, pictures: Sequence[Pixels]) -> Observation:
         """Return the same for more pictures than one pass takes."""

@@ -85,7 +85,7 @@ def lesion(
         images,
         layers or module_layers(network),
         preprocess=preprocess,
-        outputs=outputs_of(images.classes, network.outputs, output_names(loaded, names, network, images)),
+        outputs=outputs_of(images.classes, network.width, output_names(loaded, names, network, images)),
         by=by,
         how=how,
         count=count,

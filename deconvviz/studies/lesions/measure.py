@@ -24,6 +24,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
+from deconvviz.graph.scores import Readout
 from deconvviz.models.labels import class_label
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunKeywords, RunOptions
@@ -213,7 +214,7 @@ class LesionRun:
             if self.options.how == "mean" and not lesions.means:
                 lesions = replace(lesions, means=self.means(layers))
             for x, targets in self.batches(lesions.images):
-                intact = scores(self.network(x), targets)
+                intact = scores(self.network(x), targets, self.network.readout)
                 silenced = [self.silenced(x, targets, intact, name, lesions.means.get(name)) for name in layers]
                 lesions = _with_images(lesions, intact, silenced)
                 if out is not None:
@@ -262,14 +263,17 @@ class LesionRun:
                 inside[:] = fill
             else:
                 inside[torch.arange(len(images)), channels] = fill[channels]
-            correct[images, channels], loss[images, channels] = scores(tail(changed, images), targets[images])
+            correct[images, channels], loss[images, channels] = scores(
+                tail(changed, images), targets[images], self.network.readout
+            )
         return Scores(correct, loss)
 
 
-def scores(output: Tensor, targets: Tensor) -> Scores:
-    """Return how a network's output [n, classes] classifies images with these targets, int64 [n]."""
-    log_shares = output.to(widened(output.dtype)).log_softmax(1)
-    return Scores(output.argmax(1) == targets, -log_shares[torch.arange(len(targets)), targets])
+def scores(output: Any, targets: Tensor, readout: Readout) -> Scores:
+    """Return how a network's output classifies images with these targets, int64 [n]."""
+    classes = readout.scores(output)
+    log_shares = readout.log_probabilities(classes)
+    return Scores(classes.argmax(1) == targets, -log_shares[torch.arange(len(targets)), targets])
 
 
 def _with_images(lesions: Lesions, intact: Scores, silenced: Sequence[Scores]) -> Lesions:

@@ -247,8 +247,8 @@ def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | N
         node = data_inputs(node)[0]
     if op_name(node) != "conv2d" or data_inputs(node) != [network.image]:
         return None
-    weight = network.tensors[str(node.args[1].target)]  # type: ignore[union-attr]
-    if weight.shape[1] != 3:
+    weight = network.constant(node.args[1])  # type: ignore[arg-type]
+    if weight is None or weight.shape[1] != 3:
         return None
     filters: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).permute(0, 2, 3, 1).numpy().copy()
     return filters

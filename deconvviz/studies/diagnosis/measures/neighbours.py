@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from deconvviz.models.labels import class_label, names_of_outputs
 from deconvviz.studies.diagnosis.finding import Neighbour
@@ -21,7 +22,8 @@ def neighbours(subject: Subject) -> tuple[Neighbour, ...]:
     logits, targets = subject.logits, subject.targets
     if logits is None or subject.options.outputs is None or logits.shape[1] < 2 or not (targets >= 0).any():
         return ()
-    probabilities, decisions = _softmax(logits.astype(np.float64)), logits.argmax(1)
+    readout, decisions = subject.network.readout, logits.argmax(1)
+    probabilities = readout.probabilities(torch.from_numpy(logits.astype(np.float64))).numpy()
     z, layer = _standardised(subject)
     class_of = {int(output): number for number, output in enumerate(subject.options.outputs)}
     rows = []
@@ -47,11 +49,6 @@ def neighbours(subject: Subject) -> tuple[Neighbour, ...]:
             )
         )
     return tuple(rows)
-
-
-def _softmax(logits: Floats) -> Floats:
-    raised = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(raised / raised.sum(1, keepdims=True))
 
 
 def _standardised(subject: Subject) -> tuple[Floats, str]:

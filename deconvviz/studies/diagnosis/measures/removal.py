@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -136,7 +138,7 @@ class _WithoutEach:
 
     def __init__(self, network: Network, parts: Sequence[Removable]) -> None:
         self.network, self.parts = network, parts
-        (self.output,) = network.output.all_input_nodes
+        self.output = network.score_node
         self.nodes = [network.layer(part.layer).node for part in parts]
         self.beside = [self._beside(node) for node in self.nodes]
 
@@ -150,12 +152,15 @@ class _WithoutEach:
         sources = [part.source for part in self.parts if part.source is not None]
         needed = [*dict.fromkeys([self.output, *sources, *(node for nodes in self.beside for node in nodes)])]
         values = self.network.run({self.network.image: x}, needed, len(x))
-        yield values[self.output]
+        yield self._scores(values[self.output])
         for part, node, beside in zip(self.parts, self.nodes, self.beside, strict=True):
             start = {other: values[other] for other in beside}
             zeros = x.new_zeros(len(x), *self.network.layer(part.layer).shape)
             start[node] = zeros if part.source is None else values[part.source]
-            yield self.network.run(start, [self.output], len(x))[self.output]
+            yield self._scores(self.network.run(start, [self.output], len(x))[self.output])
+
+    def _scores(self, value: Tensor) -> Tensor:
+        return dataclasses.replace(self.network.readout, name=None).scores(value)
 
 
 def _members(network: Network, name: str) -> set[fx.Node]:
@@ -194,10 +199,15 @@ def _ops_down_to_weights(node: fx.Node) -> Iterator[fx.Node]:
     while True:
         yield node
         inputs = data_inputs(node)
-        if any(n.op == "get_attr" and len(shape_of(n)) > 1 for n in node.all_input_nodes) or len(inputs) != 1:
+        if any(len(shape_of(n)) > 1 for n in _constants(node)) or len(inputs) != 1:
             return
         node = inputs[0]
 
 
 def _counted(network: Network, node: fx.Node) -> int:
-    return sum(network.tensors[str(n.target)].numel() for n in node.all_input_nodes if n.op == "get_attr")
+    return sum(math.prod(shape_of(n)) for n in _constants(node))
+
+
+def _constants(node: fx.Node) -> list[fx.Node]:
+    """Return the weights that an op reads, also those that are computed, as of a pruned layer."""
+    return [n for n in node.all_input_nodes if not n.meta["data"] and "shape" in n.meta]

@@ -106,7 +106,7 @@ def gather(
                 values = forward.activations(x, layers)
             else:
                 values, output = forward.observed(x, list(layers))
-                scores[places] = next(_tensors(output)).float().cpu().numpy()
+                scores[places] = forward.readout.scores(output).float().cpu().numpy()
             for name, value in values.items():
                 recorders[name].add(places, forward.maps(name, value).to(widened(value.dtype)))
             bar.update(len(places))
