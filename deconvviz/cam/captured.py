@@ -57,15 +57,22 @@ class Captured:
         Raises:
             CamError: the target does not follow from the output by a gradient.
         """
-        names, images = self.network.output_layers(), self.network.checked(x)
-        index = torch.arange(len(x), device=x.device)
-        sweeps = [
-            Sweep(self.network, make_plan(self.network, name, windowed=False), images, index, index * 0, index * 0)
-            for name in names
-        ]
-        signals = seed(self.network.packed([sweep.forward() for sweep in sweeps]))
+        network, images = self.network, self.network.checked(x)
+        nodes, index = network.output_nodes(), torch.arange(len(x), device=x.device)
+        zero = torch.zeros_like(index)
+        zero = torch.zeros_like(index)
+        plans = {
+            node: make_plan(network, network.names[node], windowed=False) for node in nodes if node in network.names
+        }
+        sweeps = {node: Sweep(network, plan, images, index, zero, zero) for node, plan in plans.items()}
+        values = {node: sweep.forward() for node, sweep in sweeps.items()}
+        beside = [node for node in nodes if node not in values]  # the images themselves, or a value of the whole batch
+        values |= network.run({network.image: images}, beside, len(x)) if beside else {}
+        signals = seed(network.packed(values))
         parts = [
-            sweep.back(signal, policy) for sweep, signal in zip(sweeps, signals, strict=True) if signal is not None
+            sweeps[node].back(signal, policy)
+            for node, signal in zip(nodes, signals, strict=True)
+            if signal is not None and node in sweeps
         ]
         if not parts:
             raise CamError(f"the target has no gradient with respect to what {self.name} returns")

@@ -151,7 +151,8 @@ def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
     if [leaf.shape for leaf in leaves[0]] != [leaf.shape for leaf in leaves[1]]:
         return False
     for a, b in zip(*leaves, strict=True):
-        span = float(b.abs().max()) if b.is_floating_point() and b.numel() else 0.0
+        finite = b[b.isfinite()] if b.is_floating_point() else b[:0]
+        span = float(finite.abs().max()) if finite.numel() else 0.0
         if not torch.allclose(a.to(b.dtype), b, rtol=tolerance, atol=tolerance * span, equal_nan=True):
             return False
     return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from deconvviz.choices import PRECISIONS
 from deconvviz.errors import CaptureError, require_choice
@@ -69,6 +70,31 @@ def in_channels_last(network: Network, dtype: torch.dtype | None = None) -> Netw
     out = network.replaced(network.graph, tensors)
     out.memory_format = torch.channels_last
     return out
+
+
+def in_bf16(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """Compute one node of a network in bf16; what was made in float32 within it is cast where an op bears no mixture.
+
+    Raises:
+        CaptureError: the op does not compute in bf16.
+    """
+    target: Any = node.target
+    try:
+        return target(*args, **kwargs)
+    except RuntimeError:
+        try:
+            return target(*pytree.tree_map(_bf16, args), **pytree.tree_map(_bf16, kwargs))
+        except RuntimeError as error:
+            raise CaptureError(
+                f"{op_name(node)} does not compute in bf16: {str(error).splitlines()[0]}; take --precision fp32"
+            ) from error
+
+
+def _bf16(value: Any) -> Any:
+    """Return a float32 tensor, or its dtype, in bfloat16; anything else as it is."""
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.bfloat16()
+    return torch.bfloat16 if value is torch.float32 else value
 
 
 def _foldable(node: fx.Node, keep: set[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -15,17 +14,17 @@ from torch.utils import _pytree as pytree
 from deconvviz.choices import OUTPUTS
 from deconvviz.errors import CaptureError, LayerNotFound, nearest, require_choice
 from deconvviz.graph import layers as tables
-from deconvviz.graph.fast import accelerated, in_channels_last, with_folded_norms
+from deconvviz.graph.digest import fingerprint
+from deconvviz.graph.fast import accelerated, in_bf16, in_channels_last, with_folded_norms
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.ops import affine_norm, op_name
-from deconvviz.graph.reach import axes_of, shape_of
-from deconvviz.graph.scores import Readout, last_op, leaves_of, readout_of
+from deconvviz.graph.scores import WithScores
 from deconvviz.graph.steps import Plan, crossing, make_plan
 
 Values = dict[fx.Node, Any]
 
 
-class Network:
+class Network(WithScores):
     """What a model computes, as a graph of ops. `capture` makes it.
 
     Attributes:
@@ -38,7 +37,6 @@ class Network:
         image: the node that holds the images.
         precision: "as captured", "fp32" or "bf16".
         folded: layers that `fast` folded into another one -> the name of that one.
-        outputs_are: how the output becomes probabilities, one of `choices.OUTPUTS`; see `with_outputs`.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class Network:
         self.precision = "as captured"
         self.folded: dict[str, str] = {}
         self.outputs_are = "auto"
-        self._example: Any = None  # what the model returned for two images
+        self.example: Any = None  # what the model returned for two images
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
         self._norms = frozenset(n for n in graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
@@ -69,9 +67,9 @@ class Network:
 
     def __call__(self, x: Tensor) -> Any:
         """Return what the model returns for images x [N, *input_shape]."""
-        outputs = self._outputs()
+        outputs = self.output_nodes()
         values = self.run({self.image: self.checked(x)}, outputs, x.shape[0])
-        return self._packed(values)
+        return self.packed(values)
 
     def activations(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return the values of `layers` for images x; no op past the deepest of them runs.
@@ -102,9 +100,9 @@ class Network:
         Arguments and errors are those of `activations`.
         """
         nodes = {name: self.layer(name).node for name in layers}
-        outputs = self._outputs()
+        outputs = self.output_nodes()
         values = self.run({self.image: self.checked(x)}, [*nodes.values(), *outputs], x.shape[0])
-        return {name: values[node] for name, node in nodes.items()}, self._packed(values)
+        return {name: values[node] for name, node in nodes.items()}, self.packed(values)
 
     def after(self, layer: str, x: Tensor | None = None) -> Callable[[Tensor], Any]:
         """Return a function from values of a layer to the model's output: what comes after the layer.
@@ -124,7 +122,7 @@ class Network:
             LayerNotFound: a layer of this name does not exist.
             CaptureError: values bypass the layer and x was not given, or M is not a multiple of N.
         """
-        bypassing = self._bypassing(self.layer(layer).node, self._outputs())
+        bypassing = self._bypassing(self.layer(layer).node, self.output_nodes())
         if not bypassing:
             return self._tail(layer, {})
         if x is None:
@@ -160,7 +158,7 @@ class Network:
             CaptureError: x has another shape, dtype or device than the network.
         """
         node = self.layer(layer).node
-        bypassing = self._bypassing(node, self._outputs())
+        bypassing = self._bypassing(node, self.output_nodes())
         with torch.no_grad():
             values = self.run({self.image: self.checked(x)}, [node, *bypassing], x.shape[0])
         return values[node], self._tail(layer, {other: values[other] for other in bypassing})
@@ -195,27 +193,12 @@ class Network:
         args, kwargs = self.arguments(node, values)
         if node in self._norms and args[0].requires_grad and len(args[0]) == 1:
             return affine_norm(*args)
-        target: Any = node.target
-        if self.precision != "bf16":
-            return target(*args, **kwargs)
-        return self._in_bf16(node, args, kwargs)
-
-    def _in_bf16(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """Compute one node; what was made in float32 within the network is cast where an op bears no mixture."""
-        target: Any = node.target
-        try:
-            return target(*args, **kwargs)
-        except RuntimeError:
-            try:
-                return target(*pytree.tree_map(_bf16, args), **pytree.tree_map(_bf16, kwargs))
-            except RuntimeError as error:
-                raise CaptureError(
-                    f"{op_name(node)} of {self.name} does not compute in bf16: {str(error).splitlines()[0]}; take "
-                    "--precision fp32"
-                ) from error
+        if self.precision == "bf16":
+            return in_bf16(node, args, kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def constant(self, node: fx.Node) -> Tensor | None:
-        """Return a weight, or what is computed of weights alone, as of a pruned layer; None where images take part."""
+        """Return a weight, or what is computed of weights alone; None where images take part."""
         if node.op == "get_attr":
             return self.tensors[str(node.target)]
         if node.op != "call_function" or node.meta["data"]:
@@ -262,39 +245,6 @@ class Network:
         """View a layer's value as maps [N, channels, rows, columns]; a vector has one position, tokens one column."""
         return tables.as_maps(self.layer(layer).node, value)
 
-    @cached_property
-    def readout(self) -> Readout:
-        """How the output becomes scores and probabilities; raises CaptureError where there are no scores of classes."""
-        return readout_of(self._example, self.outputs_are, last_op(self.score_node))
-
-    @cached_property
-    def score_node(self) -> fx.Node:
-        """The node of the scores that the model returns; raises CaptureError where there are none of classes."""
-        name, nodes = readout_of(self._example).name, self._outputs()
-        return nodes[0] if name is None else dict(zip(leaves_of(self._example), nodes, strict=True))[name]
-
-    @property
-    def width(self) -> int:
-        """Number of scores that the model itself returns for an image; one score stands for two classes."""
-        return int(shape_of(self.score_node)[1])
-
-    @property
-    def outputs(self) -> int:
-        """Number of classes that the scores are of; raises CaptureError where the model returns anything else."""
-        return max(self.width, 2)
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Return the scores of the classes, [N, outputs], for images x [N, *input_shape].
-
-        Raises:
-            CaptureError: the model returns anything else than one score for each class.
-        """
-        return self.readout.scores(self(x))
-
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Return the probabilities of the classes, [N, outputs], float32 or wider; errors are those of `scores`."""
-        return self.readout.probabilities(self.scores(x))
-
     @property
     def device(self) -> torch.device:
         return next((t.device for t in self.tensors.values()), torch.device("cpu"))
@@ -306,12 +256,7 @@ class Network:
     @property
     def fingerprint(self) -> str:
         """Digest of the graph and every weight: equal networks have equal fingerprints, on any device."""
-        steps = [(n.op, _target(n), fx.node.map_arg((n.args, n.kwargs), str)) for n in self.graph.nodes]
-        digest = hashlib.sha256(repr((self.input_shape, steps)).encode())
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.graph, self.tensors, self.input_shape)
 
     def table(self, modules_only: bool = False) -> str:
         """Return the layers as a text table: name, kind, shape, receptive field, stride, parameters."""
@@ -331,7 +276,7 @@ class Network:
 
     @cached_property
     def names(self) -> Mapping[fx.Node, str]:
-        """Node -> the name of the layer whose value it holds; of several layers with one value, the first."""
+        """Node -> the name of the layer whose value it holds; see `name_of`."""
         return {layer.node: name for name, layer in reversed(list(self.layers.items()))}
 
     def check_input(self, shape: Sequence[int]) -> None:
@@ -353,31 +298,29 @@ class Network:
         return self.replaced(self.graph, moved)
 
     def replaced(self, graph: fx.Graph, tensors: dict[str, Tensor]) -> Network:
-        """Return a network with another graph or other tensors and everything else alike."""
+        """Return a network with another graph or other tensors, and everything else alike."""
         copy, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
         copy.output(copy.graph_copy(graph, mapping))
         for node, twin in mapping.items():
             twin.meta = dict(node.meta)
         out = Network(copy, tensors, self.input_shape, self.parameters, self.out_spec, self.name)
         out.memory_format, out.precision, out.folded = self.memory_format, self.precision, dict(self.folded)
-        out.outputs_are, out._example = self.outputs_are, self._example
+        out.outputs_are, out.example = self.outputs_are, self.example
         return out
 
     def with_outputs(self, kind: str, example: Any = None) -> Network:
         """Return the same network with another way from its output to probabilities.
 
         Args:
-            kind: one of `choices.OUTPUTS`: "softmax" for scores of classes that exclude each other, "sigmoid" for
-                labels that may hold together, "probabilities" or "log-probabilities" where they are that already;
-                "auto" tells it by the number of outputs, the network's last op, and the values.
-            example: what the model returns for some images; by default what it returned when it was captured.
+            kind: one of `choices.OUTPUTS`; see `readout_of`.
+            example: what the model returns for some images; by default as when it was captured.
 
         Raises:
             CaptureError: another kind.
         """
         require_choice("outputs", kind, OUTPUTS, CaptureError)
         out = self.replaced(self.graph, self.tensors)
-        out.outputs_are, out._example = kind, self._example if example is None else example
+        out.outputs_are, out.example = kind, self.example if example is None else example
         return out
 
     def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
@@ -418,31 +361,18 @@ class Network:
 
     # --- inside ---
 
-    def _outputs(self) -> list[fx.Node]:
+    def output_nodes(self) -> list[fx.Node]:
+        """Return the nodes whose values the model returns, in their order."""
         return [n for n in pytree.tree_leaves(self.output.args[0]) if isinstance(n, fx.Node)]
 
-    def output_layers(self) -> list[str]:
-        """Return the names of the layers whose values the model returns, in the order of `packed`.
-
-        Raises:
-            CaptureError: a returned value is not that of a layer.
-        """
-        missing = [node.name for node in self._outputs() if node not in self.names]
-        if missing:
-            raise CaptureError(f"{self.name} returns {missing[0]}, which has no value for each image; return it apart")
-        return [self.names[node] for node in self._outputs()]
-
-    def packed(self, values: Sequence[Tensor]) -> Any:
-        """Return values of `output_layers` in the form in which the model returns them."""
-        return self._packed(dict(zip(self._outputs(), values, strict=True)))
-
-    def _packed(self, values: Values) -> Any:
+    def packed(self, values: Values) -> Any:
+        """Return the values of `output_nodes` in the form in which the model returns them."""
         leaves = [values[n] if isinstance(n, fx.Node) else n for n in pytree.tree_leaves(self.output.args[0])]
         return pytree.tree_unflatten(leaves, self.out_spec)
 
     def _tail(self, layer: str, bypassing: Values) -> Callable[..., Any]:
         """Return the function from a layer's values to the output, with the values that bypass the layer."""
-        node, outputs = self.layer(layer).node, self._outputs()
+        node, outputs = self.layer(layer).node, self.output_nodes()
 
         def tail(value: Tensor, images: Tensor | None = None) -> Any:
             expected = self.layers[layer].shape
@@ -452,7 +382,7 @@ class Network:
                 other: kept if images is None or kept.shape[0] == 1 else kept[images]
                 for other, kept in bypassing.items()
             }
-            return self._packed(self.run({**given, node: value}, outputs, value.shape[0]))
+            return self.packed(self.run({**given, node: value}, outputs, value.shape[0]))
 
         return tail
 
@@ -465,18 +395,3 @@ class Network:
         if key not in self._plans:
             self._plans[key] = make_plan(self.graph, given | {self.batch_size}, targets)
         return self._plans[key]
-
-
-def _bf16(value: Any) -> Any:
-    """Return a float32 tensor, or its dtype, in bfloat16; anything else as it is."""
-    if isinstance(value, Tensor) and value.dtype == torch.float32:
-        return value.bfloat16()
-    return torch.bfloat16 if value is torch.float32 else value
-
-
-def _target(node: fx.Node) -> str:
-    """Return the name of a node's target, without the address in memory that the text of a function holds."""
-    return str(getattr(node.target, "__name__", node.target))
-
-
-__all__ = ["Layer", "Network", "axes_of", "shape_of"]

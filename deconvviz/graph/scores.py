@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from deconvviz.arrays import widened
 from deconvviz.choices import OUTPUTS
 from deconvviz.errors import CaptureError, require_choice
 from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.reach import shape_of
 
 ENDS = {
     "softmax": "probabilities",
@@ -168,3 +170,56 @@ def _found(output: Any, name: str | None) -> Tensor:
 def _sum_to_one(values: Tensor) -> bool:
     exact = values.double()
     return bool((exact >= 0).all()) and bool(((exact.sum(1) - 1).abs() <= TOLERANCE).all())
+
+
+class WithScores:
+    """What a network's scores are, for `Network`: it says which nodes it returns, and keeps an example.
+
+    Attributes:
+        outputs_are: how the output becomes probabilities, one of `choices.OUTPUTS`.
+        example: what the model returned for some images.
+    """
+
+    outputs_are: str
+    example: Any
+
+    def __call__(self, x: Tensor) -> Any:
+        """Return what the model returns for images."""
+        raise NotImplementedError
+
+    def output_nodes(self) -> list[fx.Node]:
+        """Return the nodes whose values the model returns."""
+        raise NotImplementedError
+
+    @cached_property
+    def readout(self) -> Readout:
+        """How the output becomes scores and probabilities; raises CaptureError where there are no scores of classes."""
+        return readout_of(self.example, self.outputs_are, last_op(self.score_node))
+
+    @cached_property
+    def score_node(self) -> fx.Node:
+        """The node of the scores that the model returns; raises CaptureError where there are none of classes."""
+        name, nodes = readout_of(self.example).name, self.output_nodes()
+        return nodes[0] if name is None else dict(zip(leaves_of(self.example), nodes, strict=True))[name]
+
+    @property
+    def width(self) -> int:
+        """Number of scores that the model itself returns for an image; one score stands for two classes."""
+        return int(shape_of(self.score_node)[1])
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes that the scores are of; raises CaptureError where the model returns anything else."""
+        return max(self.width, 2)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores of the classes, [N, outputs], for images x [N, *input_shape].
+
+        Raises:
+            CaptureError: the model returns anything else than one score for each class.
+        """
+        return self.readout.scores(self(x))
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return the probabilities of the classes, [N, outputs], float32 or wider; errors are those of `scores`."""
+        return self.readout.probabilities(self.scores(x))

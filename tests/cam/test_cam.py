@@ -388,8 +388,10 @@ def test_segmentation(x: Tensor) -> None:
     assert torch.allclose(found, torch.einsum("k,khw->hw", model.head.weight.detach()[1, :, 0, 0], a))
     with pytest.raises(TargetError, match="give a function of the output"):
         cam("hirescam", network, "body")(x)
-    with pytest.raises(CamError, match="returns 2 values"):
-        cam("gradient", network)(x, lambda out: out["out"].sum((1, 2, 3)))
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)["out"][:, 1].sum(), leaf)
+    on_pixels = cam("gradient", network)(x, lambda out: out["out"][:, 1].sum((1, 2)), raw=True)
+    assert torch.allclose(on_pixels, gradient.abs().amax(1))
 
 
 class Awkward(nn.Module):

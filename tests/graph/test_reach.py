@@ -11,6 +11,7 @@ from networks import by_weight
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.graph import reach
 from deconvviz.graph.reach import Interval
 
 
@@ -112,3 +113,16 @@ def test_a_functional_identity_has_the_reach_of_its_input() -> None:
     layers = dv.capture(Shuffle(), (3, 40, 44)).layers
     assert layers["conv"].receptive_field == ((9, 9), (3, 3), (-1, -1))
     assert layers["last"].receptive_field == ((9, 15), (3, 3), (2, -4))  # one row further down, wider by two strides
+
+
+def test_local_needs_axes_and_every_interval() -> None:
+    """An op is computed on windows only where it has rows and columns and reads an interval of every input."""
+    known = (reach.SAME, reach.SAME)
+    for axes, entries, local in (
+        ((2, 3), (known,), True),
+        ((2, 3), (known, None), False),
+        ((2, 3), (), True),
+        (None, (known,), False),
+        (None, (None,), False),
+    ):
+        assert reach.Geometry(axes, entries).local is local

@@ -179,3 +179,10 @@ def test_half_precision_weights_of_a_plain_file(tmp_path: pathlib.Path) -> None:
     torch.save({k: v.half() for k, v in zfnet(3, 32, width=0.1).state_dict().items()}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="do not fit ZFNet"):  # a plain state dict does not tell the arguments
         load_model("zfnet", str(tmp_path / "w.pth"))
+
+
+def test_the_least_number_of_classes() -> None:
+    """One output is a network of its own, such as for yes or no; none is refused."""
+    assert zfnet(1, 32, width=0.1)(torch.zeros(1, 3, 32, 32)).shape == (1, 1)
+    with pytest.raises(ModelError, match="at least 1"):
+        zfnet(0, 32, width=0.1)

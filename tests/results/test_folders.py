@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from deconvviz.errors import DataError, MismatchError
+from deconvviz.results.files import atomic
 from deconvviz.results.folders import begin_or_resume, claim
 from deconvviz.results.results import Result
 
@@ -55,3 +56,17 @@ def test_a_job_begins_or_resumes_by_its_file(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match=r"cannot make .*notes\.txt: "):
         begin_or_resume(tmp_path / "notes.txt", "a.h5", fresh, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "notes.txt"]
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/fd").is_dir(), reason="counts open files as Linux lists them")
+def test_writing_leaves_no_file_open(tmp_path: pathlib.Path) -> None:
+    """A job that commits every few seconds must not run out of file descriptors."""
+
+    def opened() -> int:
+        return len(list(pathlib.Path("/proc/self/fd").iterdir()))
+
+    before = opened()
+    for _ in range(20):
+        with atomic(tmp_path / "result.txt") as temporary:
+            temporary.write_text("x")
+    assert opened() == before

@@ -138,10 +138,11 @@ def test_one_pass_whatever_the_batches(
 ) -> None:
     """Every picture passes the network once, for all layers, units and the output together."""
     model, images, found = run
+    network = dv.capture(model, (3, SIZE, SIZE))
     passed, whole = [], dv.Network.run
     monkeypatch.setattr(dv.Network, "run", lambda *a: (passed.append(a[3]), whole(*a))[1])
     again = invariance(
-        dv.capture(model, (3, SIZE, SIZE)),
+        network,
         images,
         ["1", "4"],
         preprocess=PLAIN,

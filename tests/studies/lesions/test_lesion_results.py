@@ -132,7 +132,7 @@ def test_what_cannot_be_operated_on() -> None:
     cases: list[tuple[dv.Network, Any, dict[str, Any], type[Exception], str]] = [
         (network, "9", {}, LayerNotFound, "no layer '9'"),
         (odd, deep, {}, CamError, r"shape \[2, 2, 12, 12\], without channels"),
-        (maps, "conv", {}, CaptureError, r"returns \(4, 12, 12\) for an image"),
+        (maps, "conv", {}, CaptureError, r"returns \[4, 12, 12\] for an image"),
         (network, "1", {"outputs": np.array([0, 1, 2])}, DataError, "is of class 3.*; outputs are given for 3 classes"),
         (network, "1", {"outputs": np.array([0, 1, 2, 6])}, DataError, "outputs 0 to 6 given; Sequential has 6"),
         (network, "1", {"by": "unit"}, DataError, "by 'unit' given; expected filter or layer"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from deconvviz.studies.mining.result import MinedLayer
 from deconvviz.studies.mining.topk import Activity, TopK
 
 NOTHING = (-np.inf, -1, -1, -1)
@@ -189,3 +190,13 @@ def test_activity_reads_as_dead_frequency_and_mean() -> None:
     nothing = Activity.empty(3)
     assert nothing.dead.all() and nothing.frequency.tolist() == nothing.mean.tolist() == [0, 0, 0]
     assert replace(whole, images=8).mean.tolist() == [-0.25, 0.125, 0.75]
+
+
+def test_channels_are_chosen_by_their_mean_or_by_lot_among_those_alive() -> None:
+    """ "active" takes the largest means, "random" no dead filter, "first" the first."""
+    fired, total = np.array([3, 9, 0, 5, 7, 0]), np.array([1.0, 9.0, 0.0, 5.0, 7.0, 0.0])
+    activity = replace(Activity.empty(6), images=10, fired=fired, total=total)
+    layer = MinedLayer(name="conv1", top=TopK.empty(6, k=2), activity=activity)
+    assert layer.choose_channels("active", 3) == [1, 3, 4]
+    assert layer.choose_channels("first", 3) == [0, 1, 2]
+    assert layer.choose_channels("random", 9) == [0, 1, 3, 4]
