@@ -10,6 +10,10 @@ from typing import Literal, get_args
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+# --- images ---
+Fit = Literal["cover", "contain", "stretch"]  # how an image meets the size that it is resized to
+FITS: tuple[Fit, ...] = get_args(Fit)
+
 # --- projections and layer figures ---
 Rule = Literal[
     "deconvnet",

@@ -17,8 +17,8 @@ from deconvviz.cli.demo import TRAINING
 from deconvviz.cli.main import cli
 from deconvviz.cli.outputs import running
 from deconvviz.data.scenes.scenes import Scenes
+from deconvviz.models.checkpoints import read_file
 from deconvviz.models.load import DEMO, DEMO_SNAPSHOTS
-from deconvviz.models.weights import read_file
 from deconvviz.results.files import atomic
 
 

@@ -82,8 +82,9 @@ def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> 
     if side is None:
         return dataclasses.replace(preprocess, resize=resize) if resize else preprocess
     if not resize and preprocess.resize:
-        own_side = min(preprocess.shape[1:]) if preprocess.crop else preprocess.resize
-        resize = same_share(preprocess.resize, own_side, side)
+        own = preprocess.resize if isinstance(preprocess.resize, int) else min(preprocess.resize)
+        own_side = min(preprocess.shape[1:]) if preprocess.crop else own
+        resize = same_share(own, own_side, side)
     return dataclasses.replace(preprocess, resize=resize or preprocess.resize, crop=side)
 
 

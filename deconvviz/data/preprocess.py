@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from deconvviz.arrays import widened
-from deconvviz.errors import DataError
+from deconvviz.choices import FITS, Fit
+from deconvviz.errors import DataError, require_choice
 from deconvviz.types import Mask, Pixels
 
 _INTERPOLATION = {
@@ -27,7 +28,9 @@ class Preprocess:
     """Resize, crop and normalise images, as torchvision's Resize, CenterCrop, ToTensor and Normalize do on PIL images.
 
     Attributes:
-        resize: length of the shorter side in pixels; None leaves the size as it is.
+        resize: length of the shorter side in pixels, or (height, width); None leaves the size as it is.
+        fit: how an image meets `resize`. "cover" keeps its proportions and fills all of it, "contain" keeps them and
+            stays within it, and what the crop lacks then is the mean colour; "stretch" gives it up.
         crop: side of the central square that is kept, or its (height, width), in pixels. Where the image is smaller
             the rest is filled with zeros. None keeps the whole image.
         mean: mean of each channel, of values in 0..1. One value instead of three is for a network that takes grey
@@ -47,19 +50,25 @@ class Preprocess:
     ((24, 24, 3), torch.Size([1, 3, 24, 24]))
     """
 
-    resize: int | None = 256
+    resize: int | tuple[int, int] | None = 256
     crop: int | tuple[int, int] | None = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    fit: Fit = "cover"
 
     def __post_init__(self) -> None:
-        for name in ("crop", "mean", "std"):  # lists, as JSON gives them, would not compare equal
+        for name in ("resize", "crop", "mean", "std"):  # lists, as JSON gives them, would not compare equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        lengths = [side for side in (self.resize, *(self._crop or ())) if side is not None]
-        if not all(isinstance(side, int) and side > 0 for side in lengths) or len(self._crop or (1, 1)) != 2:
+        pairs = [(side, side) if isinstance(side, int) else side for side in (self.resize, self.crop) if side is not None]
+        if not all(len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair) for pair in pairs):
             raise DataError(f"resize {self.resize} and crop {self.crop} are lengths in pixels: positive, or None")
+        require_choice("fit", self.fit, FITS)
+        if max(self.mean) > 1 or max(self.std) > 1:
+            raise DataError(
+                f"mean {self.mean} and std {self.std} given; expected those of values in 0..1: divide by 255"
+            )
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise DataError(f"mean {self.mean} and std {self.std} have 1 or 3 values each, and std is positive")
         if self.interpolation not in _INTERPOLATION:
@@ -91,14 +100,33 @@ class Preprocess:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise DataError(f"expected an image as uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
         height, width = image.shape[:2]
-        if self.resize is not None and min(height, width) != self.resize:
-            short, long = self.resize, int(self.resize * max(height, width) / min(height, width))
-            if short * long > (Image.MAX_IMAGE_PIXELS or short * long):
+        size = self.resized(height, width)
+        if size != (height, width):
+            if size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or size[0] * size[1]):
+                short, long = sorted(size)
                 raise DataError(f"{width} x {height} resized to {short} x {long} exceeds PIL.Image.MAX_IMAGE_PIXELS")
-            size = (short, long) if width <= height else (long, short)
             # The whole image: resizing just the box that the crop keeps differs by 1 in some pixels.
-            image = np.array(Image.fromarray(image).resize(size, _INTERPOLATION[self.interpolation]))
-        return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop))
+            image = np.array(Image.fromarray(image).resize(size[::-1], _INTERPOLATION[self.interpolation]))
+        fill = [round(255 * value) for value in self.mean] if self.fit == "contain" else [0]
+        return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop, fill))
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width in pixels that an image has after it was resized and before it is cropped.
+
+        >>> Preprocess(resize=256).resized(600, 400), Preprocess(resize=(256, 192), fit="stretch").resized(600, 400)
+        ((384, 256), (256, 192))
+        """
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, int) and self.fit == "cover":  # rounded as torchvision does
+            long = int(self.resize * max(height, width) / min(height, width))
+            return (long, self.resize) if width <= height else (self.resize, long)
+        pair = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if self.fit == "stretch":
+            return pair
+        ratios = height / pair[0], width / pair[1]
+        ratio = max(ratios) if self.fit == "contain" else min(ratios)  # rounded as timm does
+        return round(height / ratio), round(width / ratio)
 
     def mask(self, mask: Mask) -> Mask:
         """Resize and crop a mask as `picture` does its image; a pixel that is half covered counts as covered.
@@ -183,9 +211,10 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON takes; `from_dict` reads them back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
-        }
+        values = dataclasses.asdict(self)
+        if self.fit == "cover":  # which files of earlier versions do not mention
+            del values["fit"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
@@ -202,10 +231,13 @@ class Preprocess:
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
 
-def _centre(image: Pixels, height: int, width: int) -> Pixels:
-    """Cut the centre out of an image [H, W, 3], rounded as in torchvision's CenterCrop; zeros where it is smaller."""
+def _centre(image: Pixels, height: int, width: int, fill: Sequence[int]) -> Pixels:
+    """Cut the centre out of an image [H, W, 3], rounded as in torchvision's CenterCrop; `fill` where it is smaller."""
     down, across = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
     if down or across:
-        image = np.pad(image, ((down // 2, (down + 1) // 2), (across // 2, (across + 1) // 2), (0, 0)))
+        framed = np.empty((image.shape[0] + down, image.shape[1] + across, image.shape[2]), np.uint8)
+        framed[:] = np.array(fill, np.uint8)
+        framed[down // 2 : down // 2 + image.shape[0], across // 2 : across // 2 + image.shape[1]] = image
+        image = framed
     top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
     return image[top : top + height, left : left + width]

@@ -141,7 +141,14 @@ def _torchvision(name: str, trained: bool) -> ModelAndSettings:
     if name not in names:
         raise ModelError(f"torchvision has no model {name!r}; {nearest(name, names)}")
     best = models.get_model_weights(name).DEFAULT
-    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") and not trained else {}
+    # What the weights imply, and is left out where they come from a file: torchvision would build another network,
+    # and download the backbone of a segmentation network or a detector.
+    extra: dict[str, Any] = {}
+    if not trained:
+        arguments = inspect.signature(models.get_model_builder(name)).parameters
+        extra |= {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+        extra |= {"weights_backbone": None} if "weights_backbone" in arguments else {}
+        extra |= {"aux_loss": True} if "aux_loss" in arguments and "aux_loss" in _implied(best) else {}
     try:
         model = models.get_model(name, weights=best if trained else None, **extra)
     except OSError as error:
@@ -155,14 +162,13 @@ def _torchvision_settings(preset: Any) -> dict[str, Any]:
     """Read the settings that the weights were evaluated with; a model without them gets ImageNet's usual ones."""
     if not hasattr(preset, "crop_size"):
         return {}
-    modes = {"nearest", "bilinear", "bicubic"}
     mode = str(preset.interpolation.value)
     return {
         "resize": int(preset.resize_size[0]),
         "crop": int(preset.crop_size[0]),
         "mean": tuple(preset.mean),
         "std": tuple(preset.std),
-        "interpolation": mode if mode in modes else "bilinear",
+        "interpolation": mode if mode in INTERPOLATION else "bilinear",
     }
 
 
@@ -180,14 +186,35 @@ def _timm(name: str, trained: bool) -> ModelAndSettings:
             f"cannot get the weights of {name}: {str(error).splitlines()[0]}; give a file with --weights, or none"
         ) from error
     data: dict[str, Any] = timm.data.resolve_model_data_config(model)  # type: ignore[attr-defined, no-untyped-call]
-    size = int(data["input_size"][1])
-    mode = data["interpolation"] if data["interpolation"] in ("bilinear", "bicubic") else "bilinear"
-    return model, {
-        "resize": round(size / data["crop_pct"]),
-        "crop": size,
-        "mean": tuple(data["mean"]),
-        "std": tuple(data["std"]),
-        "interpolation": mode,
+    return model, timm_settings(data)
+
+
+def timm_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Preprocess` that a data configuration of timm stands for.
+
+    They are read off the transforms that timm itself makes of it, so that its rounding and its crop modes are kept.
+
+    Args:
+        config: as timm's `resolve_model_data_config` returns it.
+    """
+    import timm
+
+    transforms = timm.data.create_transform(**config, is_training=False).transforms  # type: ignore[attr-defined]
+    by_kind = {type(transform).__name__: transform for transform in transforms}
+    resize, crop = transforms[0], by_kind.get("CenterCrop") or by_kind["CenterCropOrPad"]
+    height, width = (int(side) for side in crop.size)
+    size = tuple(resize.size) if isinstance(resize.size, list | tuple) else int(resize.size)
+    fit = "stretch" if type(resize).__name__ == "Resize" and isinstance(size, tuple) else "cover"
+    if getattr(resize, "longest", 0) == 1:
+        fit = "contain"
+    mode = str(getattr(resize.interpolation, "value", resize.interpolation))
+    return {
+        "resize": size,
+        "crop": height if height == width else (height, width),
+        "mean": tuple(float(value) for value in config["mean"]),
+        "std": tuple(float(value) for value in config["std"]),
+        "interpolation": mode if mode in INTERPOLATION else "bilinear",
+        **({} if fit == "cover" else {"fit": fit}),
     }
 
 

@@ -1,36 +1,51 @@
-"""State dicts and training checkpoints: read without unpickling any object, and matched to a model."""
+"""State dicts and training checkpoints, matched to a model whatever they were wrapped in."""
 
 from __future__ import annotations
 
 import pathlib
-import pickle
-from collections.abc import Mapping
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deconvviz.errors import ModelError
+from deconvviz.models.checkpoints import ADVICE, read_file
 from deconvviz.types import Pathlike
 
 TRAINING = "deconvviz-training"  # marks the files that `deconvviz train` writes
+# Under which names checkpoints keep the weights, the likeliest first; averages over training come last
+USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+AVERAGES = ("ema", "average", "teacher", "swa")
+WRAPPERS = ("module", "_orig_mod")  # what DataParallel, DistributedDataParallel and torch.compile put before names
+COUNTERS = ("total_ops", "total_params", "num_batches_tracked")  # buffers that no output depends on
+OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")  # "norm.1.weight" of torchvision 0.1
+
+State = Mapping[str, Tensor]
+Rename = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weights file holds; all but the state dict comes from files that `deconvviz train` wrote.
+    """What a weights file holds; all but the state dicts comes from files that `deconvviz train` wrote.
 
     Attributes:
         path: of the file.
-        state: name -> tensor, the state dict.
+        state: name -> tensor, the likeliest state dict of the file, without what a wrapper put before its names.
+        states: where in the file -> state dict, all of them as they are, the likeliest first.
         arguments: of the model's factory.
         settings: of the `Preprocess` that the network was trained with.
         classes: names of the outputs; empty where they are unknown.
     """
 
     path: pathlib.Path
-    state: dict[str, Tensor]
+    state: State
+    states: Mapping[str, State] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -39,23 +54,136 @@ class Weights:
 def load_weights(model: nn.Module, weights: Weights) -> None:
     """Load a state dict into a model, in place; weights in half precision get the model's own dtype.
 
+    The model's own strict `load_state_dict` decides what fits. Where a file has several state dicts, such as the
+    weights and their average over training, the first that fits is taken, and a warning names the others.
+
     Raises:
         ModelError: the weights belong to another network; the model is unchanged then.
     """
-    complaint = misfit(model.state_dict(), weights.state)
-    if complaint:
+    expected = model.state_dict()
+    before = {name: tensor.clone() for name, tensor in expected.items()}
+    states = weights.states or {"": weights.state}
+    fitting = []
+    for key, state in states.items():
+        for form in _forms(state, expected):
+            if fitting:
+                if not misfit(expected, form, COUNTERS):
+                    fitting.append(key)
+                    break
+            elif _loads(model, form):
+                fitting.append(key)
+                break
+            else:
+                model.load_state_dict(before)
+    if not fitting:
         raise ModelError(
-            f"weights {weights.path} do not fit {type(model).__name__} ({complaint}); choose the model they belong to"
+            f"weights {weights.path} do not fit {type(model).__name__} ({_closest(states, expected)}); choose the model "
+            "they belong to"
         )
-    model.load_state_dict(weights.state)
+    if len(fitting) > 1:
+        warnings.warn(f"{weights.path} holds several networks; {fitting[0]} is taken, not {fitting[1]}", stacklevel=2)
 
 
-def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+def _loads(model: nn.Module, state: State) -> bool:
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError, KeyError):
+        return False
+    return True
+
+
+def _closest(states: Mapping[str, State], expected: State) -> str:
+    """Say how the state dict that comes nearest differs, and under which keys the others stand."""
+    forms = [(key, form) for key, state in states.items() for form in _forms(state, expected)]
+    key, nearest = min(forms, key=lambda pair: len(set(expected) ^ set(pair[1])))
+    complaint = misfit(expected, nearest, COUNTERS)
+    others = [name for name in states if name != key]
+    where = f" in {key!r}" if key else ""
+    return complaint + where + (f"; also found: {', '.join(map(repr, others))}" if others else "")
+
+
+# --- forms of one state dict -----------------------------------------------------------------------------------------
+
+
+def _forms(state: State, expected: State) -> Iterator[State]:
+    """Yield a state dict as it is, and renamed in the ways that wrappers and older versions suggest."""
+    seen: list[list[str]] = []
+    for form in _candidates(state, expected):
+        if list(form) not in seen:
+            seen.append(list(form))
+            yield form
+
+
+def _candidates(state: State, expected: State) -> Iterator[State]:
+    counted = {name: tensor for name, tensor in state.items() if _plain_name(name) not in COUNTERS[:2]}
+    state = _like(state, counted)
+    yield state
+    for rename in (_without_leading_wrappers, _without_wrappers):
+        bare = renamed(state, rename)
+        for form in (bare, renamed(bare, _modern)):
+            yield form
+            yield from _below_a_prefix(form, expected)
+    needed = [name for name in expected if _plain_name(name) not in COUNTERS]
+    if needed and "." in needed[0]:  # the model itself is inside another one
+        prefix = needed[0].partition(".")[0] + "."
+        if all(name.startswith(prefix) for name in needed):
+            yield renamed(renamed(state, _without_wrappers), lambda name: prefix + name)
+
+
+def _plain_name(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _without_leading_wrappers(name: str) -> str:
+    first, dot, rest = name.partition(".")
+    return _without_leading_wrappers(rest) if dot and first in WRAPPERS else name
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _modern(name: str) -> str:
+    return OLD_DENSENET.sub(r"\1\2", name)
+
+
+def _below_a_prefix(state: State, expected: State) -> Iterator[State]:
+    """Yield the part of a state dict below a prefix that holds every name of the model, such as "model."."""
+    needed = [name for name in expected if _plain_name(name) not in COUNTERS]
+    if not needed:
+        return
+    ends = "." + needed[0]
+    for prefix in [name[: -len(needed[0])] for name in state if name.endswith(ends)]:
+        below = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if all(name in below for name in needed):
+            yield renamed(_like(state, below), lambda name: name)
+
+
+def renamed(state: State, rename: Rename) -> State:
+    """Return a state dict with other names; the versions of its modules, `_metadata`, follow."""
+    result: OrderedDict[str, Tensor] = OrderedDict((rename(name), tensor) for name, tensor in state.items())
+    metadata = getattr(state, "_metadata", None)
+    if isinstance(metadata, Mapping):
+        moved = {rename(f"{name}.x").removesuffix("x").rstrip("."): entry for name, entry in metadata.items() if name}
+        result._metadata = {"": metadata.get("", {}), **moved}  # type: ignore[attr-defined]
+    return result
+
+
+def _like(state: State, entries: Mapping[str, Tensor]) -> State:
+    """Return other entries with the versions of the modules of a state dict."""
+    result = OrderedDict(entries)
+    if hasattr(state, "_metadata"):
+        result._metadata = state._metadata  # type: ignore[attr-defined]
+    return result
+
+
+def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> str:
     """Say in a few words how the names and shapes of a state dict differ from those of a model.
 
     Args:
         expected: the model's own state dict.
         state: the state dict to compare.
+        ignored: last parts of names that may be missing or too many.
 
     Returns:
         "" where nothing differs.
@@ -63,8 +191,8 @@ def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
     >>> misfit({"weight": torch.zeros(2, 3)}, {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)})
     '1 unexpected, first bias; 1 of another shape, first weight: (2, 4), expected (2, 3)'
     """
-    missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected]
+    missing = [name for name in expected if name not in state and _plain_name(name) not in ignored]
+    unexpected = [name for name in state if name not in expected and _plain_name(name) not in ignored]
     parts = [
         f"{len(names)} {what}, first {names[0]}"
         for names, what in ((missing, "missing"), (unexpected, "unexpected"))
@@ -86,8 +214,11 @@ def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
 def read_weights(path: Pathlike) -> Weights:
-    """Read a state dict, or the checkpoint of a training that holds one.
+    """Read a state dict, or a checkpoint that holds one or several, under whatever keys.
 
     Raises:
         ModelError: the file does not exist, holds anything else, or holds objects that are not tensors.
@@ -96,33 +227,38 @@ def read_weights(path: Pathlike) -> Weights:
     from_training = isinstance(content, Mapping) and content.get("format") == TRAINING
     details = {key: content[key] for key in ("arguments", "settings")} if from_training else {}
     details |= {"classes": tuple(content.get("classes", ()))} if from_training else {}
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(
-            f"{path} holds no state dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
-        )
-    state = {str(name).removeprefix("module."): value for name, value in content.items()}
-    return Weights(pathlib.Path(path), state, **details)
+    states = dict(sorted(_states_in(content), key=lambda pair: _rank(pair[0])))
+    if not states:
+        keys = f"; it holds {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
+        raise ModelError(f"{path} holds no state dict (name -> tensor){keys}; {ADVICE}")
+    likeliest = renamed(next(iter(states.values())), _without_leading_wrappers)
+    return Weights(pathlib.Path(path), likeliest, states, **details)
 
 
-def read_file(path: Pathlike) -> Any:
-    """Read tensors and plain values from a file that `torch.save` wrote.
+def _states_in(content: Any, key: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
+    """Yield (where, state dict) of every mapping from names to tensors in a checkpoint."""
+    if not isinstance(content, Mapping) or not content:
+        return
+    tensors = {name: _tensor(value) for name, value in content.items()}
+    found = {name: tensor for name, tensor in tensors.items() if isinstance(name, str) and tensor is not None}
+    values = [value for value in content.values() if not isinstance(value, Mapping)]
+    if found and len(found) >= 0.5 * len(values) and len(values) == len(content):
+        yield key, _like(content, found)
+        return
+    if depth:
+        for name, value in content.items():
+            if isinstance(name, str):  # an optimiser numbers its states
+                yield from _states_in(value, f"{key}.{name}".lstrip("."), depth - 1)
 
-    Raises:
-        ModelError: the file does not exist, cannot be read, or holds other Python objects, which are never unpickled.
-    """
-    if not pathlib.Path(path).is_file():
-        raise ModelError(f"no weights file {path}; give the path of a state dict, DEFAULT or none")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        reason = (
-            "it holds Python objects, and only tensors are loaded"
-            if "weights_only" in str(error)
-            else "it cannot be read"
-        )
-        raise ModelError(
-            f"{path} is no plain state dict: {reason}; save one with torch.save(model.state_dict(), path)"
-        ) from error
+
+def _tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else None
+
+
+def _rank(key: str) -> tuple[bool, int, int]:
+    """Return what state dicts of a checkpoint are sorted by: averages last, usual keys first, deep ones later."""
+    parts = key.split(".")
+    usual = min((USUAL_KEYS.index(part) for part in parts if part in USUAL_KEYS), default=len(USUAL_KEYS))
+    return any(word in key.lower() for word in AVERAGES), usual, len(parts)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.errors import DataError, ModelError, TrainingError
-from deconvviz.models.weights import read_file
+from deconvviz.models.checkpoints import read_file
 from deconvviz.results.files import atomic
 
 

@@ -15,7 +15,8 @@ from deconvviz.cam.learned import lcam, masking  # noqa: F401, they register
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
 from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.graph.network import Network
-from deconvviz.models.weights import misfit, read_file
+from deconvviz.models.checkpoints import read_file
+from deconvviz.models.weights import misfit
 from deconvviz.results.files import atomic, one_line
 from deconvviz.types import Pathlike
 

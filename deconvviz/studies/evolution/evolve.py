@@ -21,7 +21,7 @@ from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.capture import capture
 from deconvviz.graph.network import Network
 from deconvviz.metrics.intervals import correlation
-from deconvviz.models.weights import misfit
+from deconvviz.models.weights import COUNTERS, misfit
 from deconvviz.results.results import digest_of
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.evolution.options import EvolutionOptions
@@ -121,7 +121,7 @@ class EpochNetworks:
     def network(self, epoch: int) -> Network:
         """Return the network with the weights of an epoch; raises MismatchError where they do not fit the model."""
         state = {name: torch.from_numpy(array) for name, array in self.snapshots.weights(epoch).items()}
-        complaint = misfit(self.model.state_dict(), state)
+        complaint = misfit(self.model.state_dict(), state, COUNTERS)
         if complaint:
             raise MismatchError(
                 f"epoch {epoch} of {self.snapshots.path} does not fit {type(self.model).__name__} ({complaint}); "

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deconvviz.errors import DataError
+from deconvviz.graph.exporting import unwrapped
 from deconvviz.results.results import require_same, stamped
 from deconvviz.results.snapshots import Snapshots, write_epoch
 from deconvviz.types import Array, Pathlike
@@ -97,6 +98,7 @@ class SnapshotRecorder:
             MismatchError: the file belongs to another network or another training.
             DataError: the file cannot be written.
         """
+        model = unwrapped(model)
         state = model.state_dict()
         shapes = ";".join(f"{name}{tuple(tensor.shape)}" for name, tensor in state.items())
         network = f"{type(model).__name__} {sha256(shapes.encode()).hexdigest()[:12]}"

@@ -19,7 +19,7 @@ import pytest
 from demo_explainers import demo, learn, same_files
 from killing import Job
 
-from deconvviz.models.weights import read_file
+from deconvviz.models.checkpoints import read_file
 
 JOBS = ("l-cam-fm", "real-time-masking")
 FILES = ("e.training.pth", "e.json", "e.pth", "e.csv")  # of a commit, in this order

@@ -21,7 +21,7 @@ from deconvviz.errors import (
     DataError,
     TrainingError,
 )
-from deconvviz.models.weights import read_file
+from deconvviz.models.checkpoints import read_file
 from deconvviz.studies.explainers.train import train_explainer
 
 
