@@ -13,6 +13,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # --- images ---
 Fit = Literal["cover", "contain", "stretch"]  # how an image meets the size that it is resized to
 FITS: tuple[Fit, ...] = get_args(Fit)
+INTERPOLATIONS_OF_IMAGES = ("nearest", "bilinear", "bicubic")  # where images are resized
 
 # --- projections and layer figures ---
 Rule = Literal[

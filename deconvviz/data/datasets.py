@@ -133,6 +133,20 @@ class Part:
         return f"<Part: {len(self)} of {len(self.images)} images>"
 
 
+def labels_of(images: Images) -> Ints:
+    """Return the label of each image, int64 [N]; -1 for all where the dataset has none."""
+    labels = getattr(images, "labels", None)
+    return np.full(len(images), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
+
+
+def limited(count: int, limit: int | None) -> dict[str, str]:
+    """Return what a result notes of which part of a dataset it is of: nothing where it is of all.
+
+    Results of earlier versions, which took the first images, have no such note, and are not mixed with later ones.
+    """
+    return {} if limit is None or limit >= count else {"part": "spread over the classes"}
+
+
 def open_images(source: Any) -> Images:
     """Open labelled images.
 

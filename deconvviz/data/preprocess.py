@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from deconvviz.arrays import widened
-from deconvviz.choices import FITS, Fit
+from deconvviz.choices import FITS, INTERPOLATIONS_OF_IMAGES, Fit
 from deconvviz.errors import DataError, require_choice
 from deconvviz.types import Mask, Pixels
 
@@ -61,7 +61,9 @@ class Preprocess:
         for name in ("resize", "crop", "mean", "std"):  # lists, as JSON gives them, would not compare equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        pairs = [(side, side) if isinstance(side, int) else side for side in (self.resize, self.crop) if side is not None]
+        pairs = [
+            (side, side) if isinstance(side, int) else side for side in (self.resize, self.crop) if side is not None
+        ]
         if not all(len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair) for pair in pairs):
             raise DataError(f"resize {self.resize} and crop {self.crop} are lengths in pixels: positive, or None")
         require_choice("fit", self.fit, FITS)
@@ -71,8 +73,8 @@ class Preprocess:
             )
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise DataError(f"mean {self.mean} and std {self.std} have 1 or 3 values each, and std is positive")
-        if self.interpolation not in _INTERPOLATION:
-            raise DataError(f"interpolation {self.interpolation!r} is not one of {', '.join(_INTERPOLATION)}")
+        if self.interpolation not in INTERPOLATIONS_OF_IMAGES:
+            raise DataError(f"interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS_OF_IMAGES)}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

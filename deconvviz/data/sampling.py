@@ -108,9 +108,10 @@ def room_for(count: int, height: int, width: int) -> int:
 
 
 def spread(labels: Ints, count: int) -> Ints:
-    """Choose images of as many classes as possible: the first image of each class, then the second ones, and so on.
+    """Choose a part of some images that is spread over them: as many of each class, and evenly within it.
 
-    Where fewer images are left to choose than classes have them, the classes are evenly spread.
+    Stores are often packed class by class, so that their first images are all of one class. Where fewer images are
+    left to choose than there are classes that have more, these classes are evenly spread.
 
     Args:
         labels: int64 [N], the class of each image; images of unknown class (-1) count as one class.
@@ -119,16 +120,24 @@ def spread(labels: Ints, count: int) -> Ints:
     Returns:
         int64 [min(count, N)], indices of images, ascending.
 
-    >>> spread(np.array([0, 0, 1, 1, 2, 2]), 4)
-    array([0, 1, 2, 4])
+    >>> spread(np.array([0, 0, 0, 1, 1, 2, 2]), 4), spread(np.full(10, -1), 4)
+    (array([0, 2, 3, 5]), array([0, 3, 6, 9]))
     """
+    labels = np.asarray(labels)
+    if count >= len(labels):
+        return np.arange(len(labels))
     order = np.argsort(labels, kind="stable")
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    indices: list[int] = []
-    turn = 0
-    while len(indices) < min(count, len(labels)):
-        having_more = np.flatnonzero(sizes > turn)
-        classes = having_more[evenly(len(having_more), count - len(indices))]
-        indices += [int(order[first[number] + turn]) for number in classes]
-        turn += 1
-    return np.sort(np.array(indices, np.int64))
+    quotas = np.zeros(len(sizes), np.int64)
+    while quotas.sum() < count:
+        having_more = np.flatnonzero(sizes > quotas)
+        left = count - int(quotas.sum())
+        share = min(left // len(having_more), int((sizes - quotas)[having_more].min()))
+        if share:
+            quotas[having_more] += share
+        else:
+            quotas[having_more[evenly(len(having_more), left)]] += 1
+    chosen = [
+        order[start + evenly(size, quota)] for start, size, quota in zip(first, sizes, quotas.tolist(), strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))

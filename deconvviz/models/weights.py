@@ -63,7 +63,7 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
     expected = model.state_dict()
     before = {name: tensor.clone() for name, tensor in expected.items()}
     states = weights.states or {"": weights.state}
-    fitting = []
+    fitting: list[str] = []
     for key, state in states.items():
         for form in _forms(state, expected):
             if fitting:
@@ -77,8 +77,8 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
                 model.load_state_dict(before)
     if not fitting:
         raise ModelError(
-            f"weights {weights.path} do not fit {type(model).__name__} ({_closest(states, expected)}); choose the model "
-            "they belong to"
+            f"weights {weights.path} do not fit {type(model).__name__} ({_closest(states, expected)}); choose the "
+            "model they belong to"
         )
     if len(fitting) > 1:
         warnings.warn(f"{weights.path} holds several networks; {fitting[0]} is taken, not {fitting[1]}", stacklevel=2)

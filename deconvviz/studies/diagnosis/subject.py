@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from deconvviz.arrays import evenly
-from deconvviz.data.datasets import Images
+from deconvviz.data.datasets import Images, labels_of
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import signed_picture
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.sampling import spread
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.graph.choose import by_depth
 from deconvviz.graph.filters import Filters, filters_of
@@ -91,8 +92,7 @@ class Subject:
     @cached_property
     def feed(self) -> Feed:
         """The images that are looked at, in ascending order."""
-        count = len(self.images)
-        indices = evenly(count, self.options.limit or count)
+        indices = spread(labels_of(self.images), self.options.limit or len(self.images))
         return Feed(self.images, self.preprocess, indices, workers=self.options.workers)
 
     @property

@@ -15,10 +15,10 @@ from deconvviz.cam.explain import Explainer, cam, constant_maps_allowed
 from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.files import digest
 from deconvviz.cam.registry import METHODS
-from deconvviz.data.datasets import Images
+from deconvviz.data.datasets import Images, labels_of, limited
 from deconvviz.data.feed import Feed, PictureBatch
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.sampling import room_for
+from deconvviz.data.sampling import room_for, spread
 from deconvviz.data.truth import OBJECT
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
@@ -75,7 +75,7 @@ def evaluate(
         layers: names of the layers that the methods explain; a trained method has its own.
         out: path of the file, .h5; None writes nothing.
         preprocess: how an image becomes the network's input.
-        limit: measure the first images only.
+        limit: measure only so many images, spread over the classes and over the dataset.
         sources: where model and images came from, for the file.
         options: the fields of `EvaluationOptions`: what is measured (`metrics`, `fill`, `steps`, `truth`), what is
             explained (`explain`, `outputs`), and how it runs (`batch_size`, `precision`, `seed`, ...).
@@ -109,7 +109,7 @@ def evaluate(
     network.check_input(preprocess.shape)
     count = min(len(images), limit or len(images))
     feed = Feed(
-        images, preprocess, range(count), workers=settings.workers, memory=room_for(count, *preprocess.shape[1:])
+        images, preprocess, spread(labels_of(images), count), workers=settings.workers, memory=room_for(count, *preprocess.shape[1:])
     )
     classes = _labelled_outputs(feed, settings.outputs) if settings.explain == "label" else None
     explainers = {
@@ -129,6 +129,7 @@ def evaluate(
         **_configuration(network, feed, settings, classes),
         "layers": list(layers),
         "limit": limit,
+        **limited(len(images), limit),
         "methods": {name: _described(explainers[name], options_by_method[name], size) for name in explainers},
     }
     evaluation = _begin(feed, config, stamped(sources), out)
@@ -212,7 +213,7 @@ def _without_values(feed: Feed, config: dict[str, Any], sources: dict[str, Any])
         explained=np.full(count, -1, np.int64),
         labels=feed.labels,
         probability=np.zeros(count),
-        names=tuple(feed.images.names[:count]),
+        names=tuple(feed.name(place) for place in range(count)),
         classes=tuple(feed.images.classes),
         curves={f"{method}/{walk}": unknown(steps) for method in methods for walk in walks},
         fits={f"{method}/{kind}": unknown(thresholds).astype(np.float32) for method in methods for kind in kinds},
@@ -344,7 +345,7 @@ class EvaluationRun:
         masks, places = [], []
         if self.settings.truth is not None and "localisation" in self.settings.metrics:
             for place, row in enumerate(rows):
-                parts = self.settings.truth.masks(int(row))
+                parts = self.settings.truth.masks(int(self.feed.indices[row]))
                 whole = parts.get(OBJECT, np.logical_or.reduce(list(parts.values())) if parts else None)
                 mask = None if whole is None else self.feed.preprocess.mask(whole)
                 if mask is not None and mask.any():

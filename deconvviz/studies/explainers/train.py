@@ -302,6 +302,7 @@ class ExplainerTraining:
         """Return the side of the resized square that crops are cut out of; 0 where no crops are taken."""
         _, height, width = self.preprocess.shape
         resize = self.preprocess.resize
+        resize = max(resize) if isinstance(resize, tuple) else resize
         return max(resize, height) if phase.augment and height == width and resize else 0
 
     def batches(self, epoch: int, done: int) -> Iterator[PictureBatch]:

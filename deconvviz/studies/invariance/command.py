@@ -141,7 +141,8 @@ def invariance(
       deconvviz invariance demo scenes:40:7 --count 20 --depth --units relu5 -o invariance.png
       deconvviz invariance demo scenes --kinds scale,rotation --steps scale=0.5:2:0.1 --padding mean -o invariance.png
     """
-    from deconvviz.data.datasets import open_images
+    from deconvviz.data.datasets import labels_of, open_images
+    from deconvviz.data.sampling import spread
     from deconvviz.graph.choose import by_depth, first_and_last
     from deconvviz.models.labels import class_label
     from deconvviz.studies.invariance.measure import invariance as measure
@@ -150,7 +151,7 @@ def invariance(
     network, preprocess, loaded = open_model(model, options)
     dataset = open_images(images)
     class_names = output_names(loaded, names, network, dataset)
-    chosen_images = list(range(min(count, len(dataset)))) if indices is None else list(integers(indices))
+    chosen_images = spread(labels_of(dataset), count).tolist() if indices is None else list(integers(indices))
     drawn_layers = layers or first_and_last(network)
     by_place = list(network.layers).index
     measured_layers = sorted({*by_depth(network), *drawn_layers}, key=by_place) if scores.depth else drawn_layers

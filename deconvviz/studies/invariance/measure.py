@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from deconvviz.arrays import evenly, widened
-from deconvviz.data.datasets import Images, open_images
+from deconvviz.data.datasets import Images, labels_of, open_images
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.sampling import spread
 from deconvviz.data.transforms import Canvas, canvas_of, checked_steps, inverse_map, moving
 from deconvviz.errors import DataError
 from deconvviz.graph.choose import by_depth, first_and_last
@@ -162,7 +163,7 @@ def _layer_names(network: Network, layers: Sequence[str] | str | None) -> tuple[
 
 
 def _checked_indices(images: Images, which: Sequence[int] | None) -> Ints:
-    indices = np.arange(min(5, len(images))) if which is None else np.asarray(which, np.int64)
+    indices = spread(labels_of(images), 5) if which is None else np.asarray(which, np.int64)
     if not len(indices) or len({*indices.tolist()}) != len(indices):
         raise DataError(f"images {indices.tolist()} given; expected at least one, and distinct ones")
     outside = indices[(indices < 0) | (indices >= len(images))]

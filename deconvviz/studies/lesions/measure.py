@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvviz.arrays import evenly, widened
+from deconvviz.arrays import widened
 from deconvviz.cam.engine import whole_images
 from deconvviz.choices import LESION_UNITS, LESION_VALUES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.sampling import spread
 from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.graph.scores import Readout
@@ -54,7 +55,7 @@ class LesionOptions(RunOptions):
         by: "filter" silences one channel at a time; "layer" silences all channels of a layer at once.
         how: the value that replaces a channel: "zero", or the channel's "mean" over the positions of all images that
             take part. A first pass finds the means; an interruption begins that pass anew.
-        count: number of images, spread evenly over those whose class is known; None takes all of them.
+        count: number of images, spread over the classes, of those whose class is known; None takes all of them.
         indices: the images to take, by their indices; None takes all of them.
 
     Raises:
@@ -298,7 +299,7 @@ def _indices(images: Images, outputs: Ints, options: LesionOptions) -> Ints:
     if not len(indices):
         raise DataError("no image of known class given; expected at least one")
     if options.count is not None:
-        indices = indices[evenly(len(indices), options.count)]
+        indices = indices[spread(labels[indices], options.count)]
     without_output = indices[labels[indices] >= len(outputs)]
     if len(without_output):
         image = int(without_output[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from deconvviz.data.datasets import Images
+from deconvviz.data.datasets import Images, labels_of, limited
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, require
@@ -83,7 +83,7 @@ def mine(
     network.check_input(preprocess.shape)
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     require({"layers": names, "k": k}, DataError, layers=(bool(names), "at least one name"), k=(k >= 1, "at least 1"))
-    feed = Feed(store, preprocess, settings.indices(len(store)), workers=settings.workers)
+    feed = Feed(store, preprocess, settings.indices(labels_of(store)), workers=settings.workers)
     config = {
         "model": network.name,
         "model_fingerprint": network.fingerprint,
@@ -93,6 +93,7 @@ def mine(
         "preprocess": preprocess.as_dict(),
         "precision": settings.precision,
         "limit": settings.limit,
+        **limited(len(store), settings.limit),
         "shard": list(settings.shard) if settings.shard else None,
     }
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file

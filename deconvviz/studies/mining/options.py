@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, require
 from deconvviz.run.options import RunKeywords, RunOptions
+from deconvviz.types import Ints
 
 
 class MiningKeywords(RunKeywords, total=False):
@@ -21,15 +25,15 @@ class MiningOptions(RunOptions):
     """Which images `mine` takes, and how it runs: the attributes of `RunOptions` are options too.
 
     Attributes:
-        limit: take only so many images, the first ones; None takes all.
+        limit: take only so many images, spread over the classes and over the store; None takes all.
         shard: (i, n), i from 0: take each n-th image from the i-th on. `merge` joins the n files.
         commit_every: batches between two commits to the file.
 
     Raises:
         DataError: a value out of its range.
 
-    >>> list(MiningOptions(limit=7, shard=(1, 3)).indices(100))
-    [1, 4]
+    >>> MiningOptions(limit=7, shard=(1, 3)).indices(np.zeros(100))
+    array([16, 66])
     """
 
     limit: int | None = None
@@ -48,7 +52,7 @@ class MiningOptions(RunOptions):
         if not 0 <= index < parts:
             raise DataError(f"shard {index}/{parts} given; expected i/n with i from 0 to n - 1")
 
-    def indices(self, count: int) -> range:
-        """Return which of `count` images are mined, in ascending order."""
+    def indices(self, labels: Ints) -> Ints:
+        """Return which images are mined, int64, ascending; labels: int64 [N], -1 where the class is unknown."""
         index, parts = self.shard or (0, 1)
-        return range(index, min(count, self.limit or count), parts)
+        return spread(labels, self.limit or len(labels))[index::parts]

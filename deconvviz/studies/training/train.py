@@ -179,7 +179,8 @@ class NetworkTraining:
         _, height, width = settings.shape
         if height != width:
             raise TrainingError(f"inputs of {height} x {width} given; training takes square ones")
-        room = max(settings.resize or height, height)
+        resize = settings.resize or height
+        room = max(max(resize) if isinstance(resize, tuple) else resize, height)
         self.training = self._pictures(images, training, replace(settings, resize=room, crop=room))
         if own_mean:
             settings = replace(settings, mean=mean_colour(self.training, self.recipe.seed))
