@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deconvviz.arrays import widened
+from deconvviz.cam.arguments import as_input, as_target, layer_names, method_named
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import Backend, View
 from deconvviz.cam.hooks import HookedModel
@@ -26,10 +27,10 @@ from deconvviz.cam.methods import (  # noqa: F401, they register
     scales,
 )
 from deconvviz.cam.options import ExplainOptions
-from deconvviz.cam.registry import METHODS
 from deconvviz.cam.shaping import min_max, shaped
 from deconvviz.cam.targets import Target
 from deconvviz.choices import Precision
+from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.network import Network
@@ -59,6 +60,8 @@ class Explainer:
             "backward".
         extras: after a call, what the method has to tell besides its map, such as a standard error.
         output: after a call, what the network returned for the images, as it was computed for the maps.
+        logits: after a call, the scores of the classes [N, classes]; None where the network returns none.
+        classes: after a call, the class explained of each image, int64 [N]; None where the target is a function.
     """
 
     def __init__(
@@ -71,7 +74,10 @@ class Explainer:
         call: Callable[[Tensor], Any] | None = None,
     ) -> None:
         """Make an explainer; the arguments are those of `cam`."""
-        self.method, self.layers, self.how = METHODS[name], tuple(layers), how
+        self.method, self.layers, self.how = method_named(name), tuple(layers), how
+        self.network = network
+        self.preprocess: Preprocess | None = None
+        self.names: tuple[str, ...] = ()
         if self.method.needs == "trained":
             options["explainer"] = self._trained(options.get("explainer"), network)
         inner = options.pop("method", "grad-cam") if self.method.needs == "inner" else None
@@ -80,6 +86,8 @@ class Explainer:
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
         self.output: Any = None
+        self.logits: Tensor | None = None
+        self.classes: Tensor | None = None
         if self.method.needs in ("layer", "layers") and not self.layers:
             raise CamError(f"{self.method.name} explains a layer; name one, such as the last one with rows and columns")
         if inner is not None:
@@ -104,17 +112,21 @@ class Explainer:
         self.layers = tuple(explainer.layers)
         return explainer
 
-    def __call__(self, x: Tensor, target: Target = None, *, raw: bool = False) -> Tensor:
+    def __call__(self, x: Any, target: Target | str | Sequence[str] = None, *, raw: bool = False) -> Tensor:
         """Explain images.
 
         Args:
-            x: [N, C, H, W], as the network takes them.
-            target: a class, one for each image, None for each image's own top class, or a function of the network's
-                output that returns one number for each image [N].
+            x: float [N, C, H, W], as the network takes them; or pictures that are not prepared yet: PIL images, or
+                arrays uint8 [H, W, 3] or [N, H, W, 3].
+            target: a class by number or name, one for each image, None for each image's own top class, or a function
+                of the network's output that returns one number for each image [N]; also one function for each image,
+                of that image's output. Of a network with a single output, class 0 is that it is the case, 1 that it is
+                not.
             raw: return the map as the equation gives it, perhaps signed and at the layer's size [N, h, w].
 
         Returns:
             [N, H, W] in 0..1 on the device of x; zeros, with a ConstantMapWarning, where a map is the same everywhere.
+            With fuse="none" the maps of all layers, [N, layers, H, W].
 
         Raises:
             TargetError: a target is out of range, or there are not as many targets as images.
@@ -123,14 +135,16 @@ class Explainer:
         """
         self.passes, self.extras = Counter(), {}
         with outside_inference_mode(), torch.no_grad():
-            x = differentiable(x)
+            x = differentiable(as_input(x, self.network, self.preprocess))
+            chosen = as_target(target, self.network, self.names)
             layers = self.layers if self.method.needs in ("layer", "layers") else ()
             watched = self.layers if self.method.needs == "trained" else ()
             views = [
-                View(self.backend, self.forward, x, layer, target, self.how, watched) for layer in layers or (None,)
+                View(self.backend, self.forward, x, layer, chosen, self.how, watched) for layer in layers or (None,)
             ]
             maps = self._maps(views)
-            self.output = views[0].output
+            self.output, self.classes = views[0].output, views[0].scorer.classes
+            self.logits = None if self.classes is None else views[0].scorer.readout.scores(self.output)
             for view in views:
                 self.extras |= view.extras
                 self.passes.update(view.passes)
@@ -177,6 +191,8 @@ class Explainer:
         convention = self.how.convention
         order = self.method.order if convention == "paper" else convention
         finished = [shaped(each, size, order, self.how.align_corners) for each in exact]
+        if self.fuse == "none":
+            return torch.stack(finished, 1)
         if len(finished) == 1:
             return finished[0]
         if self.fuse == "max":  # LayerCAM, equation 9: shallow layers are faint
@@ -198,7 +214,7 @@ def _varies(maps: Tensor) -> Tensor:
 def cam(
     name: str,
     network: Network | nn.Module,
-    layer: str | Sequence[str] | None = None,
+    layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
     *,
     convention: str = "paper",
     align_corners: bool = False,
@@ -208,21 +224,27 @@ def cam(
     fuse: str | None = None,
     seed: int = 0,
     call: Callable[[Tensor], Any] | None = None,
+    preprocess: Preprocess | None = None,
+    classes: Sequence[str] = (),
     **options: Any,
 ) -> Explainer:
     """Return an explainer.
 
     Args:
-        name: of a method; `deconvviz cam --list` lists them, and METHODS[name].source says where each comes from.
+        name: of a method; `deconvviz cam --list` lists them, and METHODS[name].source says where each comes from. It
+            may be written in other ways, such as "GradCAM".
         network: a captured network, or a module that cannot be captured, which then runs with hooks.
-        layer: name of a layer, or of several layers, whose maps are fused; methods on the image alone need none.
+        layer: name of a layer, or the module itself, or several, whose maps are fused; methods on the image alone need
+            none. By default the last layer with rows and columns before the classifier.
         convention: "paper", "pytorch-grad-cam" or "torch-cam": see `cam.shaping`.
         align_corners: of the resizing of the finished map.
         batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
         precision: "fp32", or "bf16" for the masked images and changed values; gradients stay as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
-        fuse: how the maps of several layers become one, "mean" or "max".
+        fuse: how the maps of several layers become one, "mean" or "max"; "none" keeps them apart.
         seed: of methods that draw masks, noise or orders.
+        preprocess: how pictures become inputs, where the explainer is given PIL images or uint8 arrays; see `as_input`.
+        classes: names of the network's outputs, where targets are given by name.
         call: for a module: how it takes images [N, C, H, W], such as `list` for torchvision's detectors.
         options: the method's own.
 
@@ -239,7 +261,7 @@ def cam(
     >>> explainer(torch.rand(2, 3, 8, 8), target=[1, 4]).shape
     torch.Size([2, 8, 8])
     """
-    layers = [layer] if isinstance(layer, str) else list(layer or ())
+    layers = layer_names(network, layer, method_named(name).needs in ("layer", "layers"))
     how = ExplainOptions(
         convention=convention,
         align_corners=align_corners,
@@ -249,4 +271,6 @@ def cam(
         fuse=fuse,
         seed=seed,
     )
-    return Explainer(name, network, layers, how, options, call)
+    explainer = Explainer(name, network, layers, how, options, call)
+    explainer.preprocess, explainer.names = preprocess, tuple(classes)
+    return explainer

@@ -18,7 +18,8 @@ class ExplainOptions:
         batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
         precision: "fp32", or "bf16" for masked images and changed values; gradients are computed as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
-        fuse: how the maps of several layers become one, "mean" or "max"; None for the method's own way.
+        fuse: how the maps of several layers become one, "mean" or "max", or "none", which keeps them apart; None
+            for the method's own way.
         seed: of methods that draw masks, noise or orders.
 
     Raises:
@@ -39,7 +40,7 @@ class ExplainOptions:
             DataError,
             convention=(self.convention in CONVENTIONS, ", ".join(CONVENTIONS)),
             precision=(self.precision in PRECISIONS, " or ".join(PRECISIONS)),
-            fuse=(self.fuse in (None, "mean", "max"), "mean or max"),
+            fuse=(self.fuse in (None, "mean", "max", "none"), "mean, max or none"),
             batch_size=(self.batch_size >= 1, "at least 1"),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import warnings
 from typing import NamedTuple
@@ -20,14 +21,20 @@ class LazyCommand(NamedTuple):
     Attributes:
         module: the module below `deconvviz` that holds it, as a function of the command's name.
         summary: what `deconvviz --help` says about it: the first sentence of the command's own help.
+        resumes: whether the same command goes on where an interrupted one stopped.
     """
 
     module: str
     summary: str
+    resumes: bool = False
 
 
 COMMANDS = {
-    "demo": LazyCommand("cli.demo", "Show everything on a small network that comes with the package: OUT/index.html."),
+    "demo": LazyCommand(
+        "cli.demo",
+        "Show everything on a small network that comes with the package: OUT/index.html.",
+        resumes=True,
+    ),
     "layers": LazyCommand(
         "cli.layers", "List a network's layers: name, kind, shape, receptive field, stride, parameters."
     ),
@@ -35,6 +42,7 @@ COMMANDS = {
     "mine": LazyCommand(
         "studies.mining.command",
         "Find the k images that activate each channel most, in one pass over a packed store.",
+        resumes=True,
     ),
     "merge": LazyCommand("studies.mining.command", "Join the mined files of all shards of one job."),
     "grid": LazyCommand(
@@ -49,20 +57,25 @@ COMMANDS = {
         "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
     ),
     "train": LazyCommand(
-        "studies.training.command", "Train a network by the paper's recipe, and record snapshots of it."
+        "studies.training.command",
+        "Train a network by the paper's recipe, and record snapshots of it.",
+        resumes=True,
     ),
     "evolve": LazyCommand(
         "studies.evolution.command",
         "Draw how filters came to be: each one's strongest projection at every snapshot of a training.",
+        resumes=True,
     ),
     "cam": LazyCommand("cli.cam", "Show where in an image a network found its class."),
     "train-cam": LazyCommand(
         "studies.explainers.command",
         "Train an explainer for a network, which then explains an image in one forward pass.",
+        resumes=True,
     ),
     "evaluate": LazyCommand(
         "studies.evaluation.command",
         "Measure how well the maps of explanation methods show what a network relies on.",
+        resumes=True,
     ),
     "occlude": LazyCommand(
         "studies.occlusion.command", "Cover an image piece by piece and see what the network still finds."
@@ -78,15 +91,21 @@ COMMANDS = {
     "ablate": LazyCommand(
         "studies.ablation.command",
         "Find out which layers a network needs to learn: train it without some, and compare.",
+        resumes=True,
     ),
-    "lesion": LazyCommand("studies.lesions.command", "Find out which filters or layers a trained network needs."),
+    "lesion": LazyCommand(
+        "studies.lesions.command", "Find out which filters or layers a trained network needs.", resumes=True
+    ),
     "probe": LazyCommand(
         "studies.probing.command",
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",
+        resumes=True,
     ),
     "diagnose": LazyCommand("studies.diagnosis.command", "Find out what is wrong with a network."),
     "atlas": LazyCommand(
-        "studies.atlas.command", "Make pages that show a whole network: open OUT/index.html, no server needed."
+        "studies.atlas.command",
+        "Make pages that show a whole network: open OUT/index.html, no server needed.",
+        resumes=True,
     ),
 }
 
@@ -183,14 +202,48 @@ def _noted(message: Warning | str, *_: object, **__: object) -> None:
     click.echo(f"note: {message}", err=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): it ends as it does after Ctrl-C."""
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the interrupt behind what click made of it."""
+    return error.__cause__ or error.__context__ or error
+
+
+def _say_what_is_kept() -> None:
+    """Say on one line what an interrupted command has written, and how to go on."""
+    files = sys.modules.get("deconvviz.results.files")
+    kept = [os.path.relpath(path) for path in getattr(files, "COMMITTED", [])]
+    command = next((argument for argument in sys.argv[1:] if argument in COMMANDS), None)
+    if kept and command is not None and COMMANDS[command].resumes:
+        more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+        said = f"what was done is kept in {kept[0]}{more}; run the same command again, and it goes on from there"
+    else:
+        said = "nothing was kept; run the same command again to begin anew"
+    click.echo(f"\ndeconvviz: interrupted: {said}", err=True)
+
+
 def main() -> None:
     """Run the command line; it exits with 0, or with 2 and one line on standard error for what the user can mend."""
     # Users write it in either place: `deconvviz --debug grid` and `deconvviz grid --debug`.
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _noted
+    signal.signal(signal.SIGTERM, _terminated)
     try:
-        cli(prog_name="deconvviz")
+        code = cli.main(prog_name="deconvviz", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _say_what_is_kept()
+        sys.exit(128 + (signal.SIGTERM if isinstance(_cause(error), Terminated) else signal.SIGINT))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except DeconvvizError as error:
         if debug:
             raise

@@ -221,7 +221,12 @@ def projection_options(command: Command) -> Command:
 
 def limit_option(command: Command) -> Command:
     """Add --limit, the number of images that are taken."""
-    return click.option("--limit", type=click.IntRange(1), metavar="N", help="Take only N images, spread over the classes and the store.")(command)
+    return click.option(
+        "--limit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Take only N images, spread over the classes and the store.",
+    )(command)
 
 
 def option_group(name: str, kind: type[Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.errors import DataError
 from deconvviz.types import Ints, Pixels
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ class PictureBatch(NamedTuple):
     Attributes:
         places: int64 [n], the places of the pictures in the feed.
         pictures: uint8 [n, h, w, 3], as the network sees them.
+        left_out: name -> reason of each image of the batch that cannot be used; see `Feed.batches`.
     """
 
     places: Ints
     pictures: Pixels
+    left_out: Mapping[str, str] = {}
 
 
 class Feed:
@@ -89,14 +92,21 @@ class Feed:
     def picture(self, place: int) -> Pixels:
         """Return the picture at a place as the network sees it, uint8 [h, w, 3]. It may be kept: do not change it."""
         index = int(self.indices[place])
-        return self._memory.get(index, lambda: self.preprocess.picture(self.images[index][0]))
+        try:
+            return self._memory.get(index, lambda: self.preprocess.picture(self.images[index][0]))
+        except DataError as error:
+            raise DataError(f"image {self.name(place)} cannot be used: {error}; leave it out of the images") from error
 
     def pictures(self, places: Sequence[int] | NDArray[np.integer]) -> Pixels:
         """Return the pictures at some places, uint8 [n, h, w, 3]."""
         return np.stack([self.picture(int(place)) for place in places])
 
     def batches(
-        self, size: int, order: Sequence[int] | NDArray[np.integer] | None = None, start: int = 0
+        self,
+        size: int,
+        order: Sequence[int] | NDArray[np.integer] | None = None,
+        start: int = 0,
+        tolerant: bool = False,
     ) -> Iterator[PictureBatch]:
         """Yield pictures batch by batch, while the next ones are decoded.
 
@@ -105,12 +115,29 @@ class Feed:
             order: int64 [m], the places to feed, in this order; by default all of them.
             start: number of places at the beginning of the order that are left out, because a job that was
                 interrupted has done them.
+            tolerant: whether an image that cannot be used is left out of its batch, and named there; otherwise it ends
+                the job.
+
+        Raises:
+            DataError: an image cannot be used, and `tolerant` is not set; the message names it.
         """
         places = (np.arange(len(self)) if order is None else np.asarray(order, np.int64))[start:]
-        pictures = in_order(self.picture, map(int, places), self.workers)
+        read = self._picture_or_reason if tolerant else self.picture
+        pictures = in_order(read, map(int, places), self.workers)
         for first in range(0, len(places), size):
             part = places[first : first + size]
-            yield PictureBatch(part, np.stack(list(islice(pictures, len(part)))))
+            made = list(islice(pictures, len(part)))
+            usable = np.array([not isinstance(picture, DataError) for picture in made], bool)
+            left_out = {self.name(int(at)): str(made[n]) for n, at in enumerate(part) if not usable[n]}
+            shape = (0, *self.preprocess.shape[1:], 3)
+            whole = [picture for picture in made if not isinstance(picture, DataError)]
+            yield PictureBatch(part[usable], np.stack(whole) if whole else np.zeros(shape, np.uint8), left_out)
+
+    def _picture_or_reason(self, place: int) -> Pixels | DataError:
+        try:
+            return self.picture(place)
+        except DataError as error:
+            return error
 
     def tensor(self, pictures: Pixels, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return pictures, uint8 [n, h, w, 3], as inputs of the network: `dtype` [n, C, h, w] on a device."""
@@ -125,7 +152,7 @@ class Feed:
         start: int = 0,
     ) -> Iterator[tuple[Ints, Tensor]]:
         """Yield (places int64 [n], inputs `dtype` [n, C, h, w] on a device) batch by batch; see `batches`."""
-        for places, pictures in self.batches(size, order, start):
+        for places, pictures, _ in self.batches(size, order, start):
             yield places, self.tensor(pictures, device, dtype)
 
 

@@ -39,7 +39,7 @@ import numpy as np
 
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
-from deconvviz.results.files import Sink, one_line
+from deconvviz.results.files import Sink, one_line, unreadable
 from deconvviz.types import Ints, Pathlike, Pixels
 
 FORMAT = "deconvviz-images"
@@ -331,7 +331,8 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged or truncated ({one_line(error)}); pack it again") from error
+        damaged = f"{path} is damaged or truncated ({one_line(error)}); pack it again"
+        raise DataError(unreadable(path, error, damaged)) from error
 
 
 def _constant(dataset: h5py.Dataset) -> Ints:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import pathlib
 import sys
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -16,7 +15,8 @@ from deconvviz.data.decode import as_image, decode, encode, pixels
 from deconvviz.data.images import StoreWriter
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.sources import EXTENSIONS, Entry, Source, find_source
+from deconvviz.data.sampling import spread
+from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
 from deconvviz.errors import DataError, require
 from deconvviz.results.files import atomic, one_line
 from deconvviz.types import Pathlike, Pixels
@@ -45,7 +45,7 @@ class PackOptions:
         raw: store pixels, uint8 [size, size, 3], instead of the image files as they are. This is faster to read, and
             larger. The shorter side is resized to `size` (bilinear) and the central square is kept.
         size: side of the pixels that `raw` stores.
-        limit: take only the first images, so many of them; None takes all.
+        limit: take only so many images, spread over the classes and over the source; None takes all.
         workers: threads that decode images.
         progress: whether a progress bar is shown on standard error.
         command: the command line, which is kept in the file.
@@ -197,10 +197,14 @@ def _file_content(content: Any) -> bytes:
 
 
 def _limited(source: Source, limit: int | None) -> Source:
-    """Return a source with only its first images."""
-    if limit is None:
+    """Return a source with a part of its images, spread over its classes where they are known beforehand."""
+    if limit is None or limit >= source.count:
         return source
-    return dataclasses.replace(source, count=min(limit, source.count), entries=islice(source.entries, limit))
+    entries = source.entries
+    if isinstance(entries, DatasetEntries):
+        return dataclasses.replace(source, count=limit, entries=entries.chosen(spread(entries.labels, limit)))
+    places = spread(np.array([entry.label for entry in entries]), limit)
+    return dataclasses.replace(source, count=limit, entries=[entries[place] for place in places])
 
 
 def _refuse_output(out: pathlib.Path, source: Any, overwrite: bool) -> None:

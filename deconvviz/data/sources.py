@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import io
-import operator
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
 
 from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
+from deconvviz.types import Ints
 
+NUMBER = re.compile(r"-?[0-9]+(\.0*)?")  # also as tables write it: 2.0
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "img", "image_path", "image_id", "image_name")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "y", "label_id", "class_id")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
@@ -41,14 +48,14 @@ class Source:
     Attributes:
         description: what the images are read from: a path, or the name of a dataset's type.
         count: number of images.
-        entries: the images.
+        entries: the images; those of a dataset are read when they are asked for.
         classes: the class names; empty where none were given.
         ignored: number of files that are not named like images.
     """
 
     description: str
     count: int
-    entries: Iterable[Entry]
+    entries: Sequence[Entry]
     classes: list[str]
     ignored: int = 0
 
@@ -109,9 +116,9 @@ def _list_source(path: pathlib.Path) -> Source:
     """Return the images of a list: labels are numbers if all of them are, else class names."""
     rows = _rows(path)
     given_labels = {label for _, label in rows if label}
-    numbers = all(re.fullmatch("-?[0-9]+", label) for label in given_labels)
+    numbers = all(NUMBER.fullmatch(label) for label in given_labels)
     classes = [] if numbers else sorted(given_labels)
-    labels = {label: _checked_label(int(label)) if numbers else classes.index(label) for label in given_labels}
+    labels = {label: _checked_label(int(float(label))) if numbers else classes.index(label) for label in given_labels}
     entries = [Entry(_as_text(name), labels.get(label, -1), path.parent / name) for name, label in rows]
     return Source(str(path), len(entries), entries, classes)
 
@@ -121,8 +128,7 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
     try:
         text = path.read_text("utf-8-sig")
         if path.suffix.lower() == ".csv":
-            rows = list(csv.reader(io.StringIO(text, newline="")))
-            rows = rows[1:] if rows and [cell.strip().lower() for cell in rows[0][:1]] == ["path"] else rows
+            rows = _columns(list(csv.reader(io.StringIO(text, newline=""))), path.parent)
         else:
             rows = [line.split("\t") for line in text.split("\n")]
     except (OSError, ValueError, csv.Error) as error:
@@ -131,21 +137,123 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
     return [(name, label) for name, label, *_ in stripped if name and not name.startswith("#")]
 
 
+def _columns(rows: list[list[str]], folder: pathlib.Path) -> list[list[str]]:
+    """Return the columns of paths and labels of a table, without its header.
+
+    A first row is a header where it names the columns, or where its path is no image, does not exist, and its label is
+    no number. A header tells which columns are meant; without one they are the first two.
+    """
+    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    paths = [at for at, cell in enumerate(head) if cell in PATH_COLUMNS]
+    first, second = [*head, "", ""][:2]
+    no_file = pathlib.Path(first).suffix not in EXTENSIONS and not (folder / (rows[0][0] if head else "")).is_file()
+    if not head or not (paths or (first and no_file and not NUMBER.fullmatch(second))):
+        return rows
+    path = paths[0] if paths else 0
+    labels = [at for at, cell in enumerate(head) if cell in LABEL_COLUMNS and at != path]
+    label = labels[0] if labels else path + 1
+    return [[row[path] if path < len(row) else "", row[label] if label < len(row) else ""] for row in rows[1:]]
+
+
 def _dataset_source(dataset: Any) -> Source:
     """Return the images of a dataset, which are asked for one after the other."""
-    names = getattr(dataset, "names", None)
-
-    def entries() -> Iterator[Entry]:
-        for index in range(len(dataset)):
-            name = f"{index:08d}.png" if names is None else str(names[index])
-            try:
-                content, label = dataset[index]
-                yield Entry(name, -1 if label is None else _checked_label(operator.index(label)), content)
-            except Exception as error:  # whatever a dataset raises for one image, the others can be packed
-                yield Entry(name, -1, DataError(one_line(error)))
-
     classes = [str(name) for name in getattr(dataset, "classes", None) or ()]
-    return Source(type(dataset).__name__, len(dataset), entries(), classes)
+    return Source(type(dataset).__name__, len(dataset), DatasetEntries(dataset, classes), classes)
+
+
+class DatasetEntries(Sequence[Entry]):
+    """The entries of a dataset; an item is asked for when its entry is.
+
+    Attributes:
+        indices: int64 [n], the items of the dataset, in their order.
+        labels: int64 [N], where the dataset tells them without its images (`labels`, or `targets` as torchvision's
+            have); -1 for all otherwise.
+    """
+
+    def __init__(self, dataset: Any, classes: list[str]) -> None:
+        self._dataset, self._classes = dataset, classes
+        self._names = getattr(dataset, "names", None)
+        known = getattr(dataset, "labels", None) if hasattr(dataset, "labels") else getattr(dataset, "targets", None)
+        try:
+            labels = np.asarray(known, np.int64)
+        except (TypeError, ValueError):
+            labels = np.zeros(0, np.int64)
+        self.labels: Ints = labels if labels.shape == (len(dataset),) else np.full(len(dataset), -1, np.int64)
+
+        self.indices = np.arange(len(dataset))
+
+    def chosen(self, indices: Ints) -> DatasetEntries:
+        """Return only some of the entries, in this order."""
+        some = copy.copy(self)
+        some.indices, some.labels = self.indices[indices], self.labels[indices]
+        return some
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        index = int(self.indices[index])
+        name = f"{index:08d}.png" if self._names is None else str(self._names[index])
+        try:
+            content, label = _image_and_label(self._dataset[index])
+            return Entry(name, _label_of(label, self._classes), content)
+        except Exception as error:  # whatever a dataset raises for one image, the others can be packed
+            return Entry(name, -1, DataError(one_line(error)))
+
+
+IMAGE_KEYS, LABEL_KEYS = ("image", "img", "picture", "pixel_values"), ("label", "labels", "target", "class")
+
+
+def _image_and_label(item: Any) -> tuple[Any, Any]:
+    """Return the image of a dataset's item and its label; None where there is no label.
+
+    An item is (image, label), perhaps with more behind, {"image": ..., "label": ...}, or an image alone.
+
+    Raises:
+        DataError: the item is anything else.
+    """
+    if isinstance(item, Mapping):
+        images = [item[key] for key in IMAGE_KEYS if key in item]
+        if images:
+            return images[0], next((item[key] for key in LABEL_KEYS if key in item), None)
+    elif isinstance(item, tuple | list):
+        if len(item) >= 2:
+            return item[0], item[1]
+        if len(item) == 1:
+            return item[0], None
+    elif hasattr(item, "shape") or isinstance(item, Image.Image):
+        return item, None
+    what = f"keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
+    raise DataError(f'{what} given; expected an item (image, label), or {{"image": ..., "label": ...}}')
+
+
+def _label_of(label: Any, classes: list[str]) -> int:
+    """Return a dataset's label as a number; -1 where there is none."""
+    if label is None:
+        return -1
+    if isinstance(label, str):
+        if label in classes:
+            return classes.index(label)
+        raise DataError(f"label {label!r} given; expected a number, or a name among the dataset's `classes`")
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"a label of type {type(label).__name__} given; expected (image, label), with a number"
+        ) from None
+    if not number.is_integer():
+        raise DataError(f"label {number} given; expected a whole number")
+    return _checked_label(int(number))
 
 
 def _checked_label(label: int) -> int:

@@ -112,6 +112,6 @@ def rendered(figure: Figure, kind: str, description: str) -> bytes:
         "svg": {"Description": description, "Creator": "deconvviz", "Date": None},
     }
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "deconvviz"}):
+    with matplotlib.rc_context({"svg.hashsalt": "deconvviz", "pdf.fonttype": 42}):
         figure.savefig(buffer, format=kind, metadata=keys[kind], facecolor="white")
     return buffer.getvalue()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -68,6 +69,7 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         structure = exported.program.call_spec.out_spec
         network = Network(graph, tensors, shape, parameters, structure, type(inner).__name__)
         _check(network, example, output, random)
+    network.module_names = weakref.WeakKeyDictionary({module: name for name, module in reversed(names.items())})
     return network.with_outputs("auto", output)
 
 

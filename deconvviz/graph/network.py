@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deconvviz.choices import OUTPUTS
@@ -57,6 +57,7 @@ class Network(WithScores):
         self.folded: dict[str, str] = {}
         self.outputs_are = "auto"
         self.example: Any = None  # what the model returned for two images
+        self.module_names: Mapping[nn.Module, str] = {}
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
         self._norms = frozenset(n for n in graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
@@ -305,7 +306,7 @@ class Network(WithScores):
             twin.meta = dict(node.meta)
         out = Network(copy, tensors, self.input_shape, self.parameters, self.out_spec, self.name)
         out.memory_format, out.precision, out.folded = self.memory_format, self.precision, dict(self.folded)
-        out.outputs_are, out.example = self.outputs_are, self.example
+        out.outputs_are, out.example, out.module_names = self.outputs_are, self.example, self.module_names
         return out
 
     def with_outputs(self, kind: str, example: Any = None) -> Network:

@@ -20,17 +20,15 @@ def read_classes(path: Pathlike) -> tuple[str, ...]:
     """Read the names of a network's outputs, one name a line, in the order of the outputs.
 
     Raises:
-        DataError: the file cannot be read or is empty, or a name is there twice.
+        DataError: the file cannot be read or is empty. A name may be there twice, as in lists of ImageNet's classes.
     """
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the class names in {path}: {error}; give a text file, a name a line") from error
     names = tuple(line.strip() for line in lines if line.strip())
-    if not names or len({*names}) != len(names):
-        repeated = next((name for name in names if names.count(name) > 1), None)
-        what = f"has {repeated!r} twice" if repeated else "is empty"
-        raise DataError(f"{path} {what}; expected distinct names, one a line, in the order of the outputs")
+    if not names:
+        raise DataError(f"{path} is empty; expected names, one a line, in the order of the outputs")
     return names
 
 
@@ -122,8 +120,9 @@ def output_named(text: str, names: Sequence[str]) -> int:
 def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) -> Ints:
     """Return the output that stands for each class of some images.
 
-    Classes and outputs are matched by name where the names of the outputs include every class; in their order where
-    there are as many classes as outputs; and by timm's list where the classes are ImageNet's synset numbers.
+    Classes and outputs are matched by name where the names of the outputs include every class; by value where the
+    classes are numbers; in their order where there are as many classes as outputs; and by timm's list where the classes
+    are ImageNet's synset numbers.
 
     Args:
         classes: names of the images' classes.
@@ -151,6 +150,8 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     if classes and all(name in number for name in classes):
         _require_distinct(classes, names)
         return np.array([number[name] for name in classes], np.int64)
+    if classes and all(name.isdigit() for name in classes):
+        return _by_value(classes, outputs)
     if len(classes) == outputs:
         return np.arange(outputs)
     if outputs == IMAGENET and _are_synsets(classes):
@@ -163,6 +164,17 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
         f"the images have {len(classes)} classes{example}, the network has {outputs} outputs, and the names do not "
         "tell which is which; give the outputs' names, one a line, with --classes FILE"
     )
+
+
+def _by_value(classes: Sequence[str], outputs: int) -> Ints:
+    """Return the outputs of classes that are numbers, such as ImageNetV2's folders "0" to "999"."""
+    numbers = np.array([int(name) for name in classes], np.int64)
+    if numbers.max() >= outputs or len({*numbers.tolist()}) != len(numbers):
+        raise DataError(
+            f"the images' classes are numbers up to {numbers.max()}, the network has outputs 0 to {outputs - 1}; give "
+            "the outputs' names, one a line, with --classes FILE"
+        )
+    return numbers
 
 
 def _require_distinct(classes: Sequence[str], names: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from deconvviz.choices import FEATURE_DTYPES
 from deconvviz.errors import DataError, LayerNotFound, nearest, require_choice
-from deconvviz.results.files import Sink, atomic, one_line
+from deconvviz.results.files import Sink, atomic, note_committed, one_line
 from deconvviz.results.results import reading, require_same
 from deconvviz.types import Ints, Pathlike
 
@@ -194,6 +194,7 @@ class FeatureWriter:
             self._write(self._done, np.array([self.row], "<i8").data.cast("B"))
             self._sync()
             self.committed = self.row
+            note_committed(self.path)
 
     def _write(self, offset: int, data: memoryview) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import pathlib
 import secrets
@@ -12,6 +13,16 @@ from types import TracebackType
 
 from deconvviz.errors import DataError
 from deconvviz.types import Pathlike
+
+COMMITTED: list[pathlib.Path] = []
+"""The files that this process has written, the first one first: what an interrupted command has kept."""
+
+
+def note_committed(path: Pathlike) -> None:
+    """Note that a file holds something that an interrupt does not undo."""
+    target = pathlib.Path(path)
+    if target not in COMMITTED:
+        COMMITTED.append(target)
 
 
 @contextlib.contextmanager
@@ -38,14 +49,16 @@ def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
     (False, 'complete')
     """
     target = pathlib.Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+    temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(6)}.part")
     try:
         _refuse_unusable(target, path)
+        _sweep(target)
         # 0o666 less the umask, as open() would: mkstemp's 0o600 would hide a finished result from its readers.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         _sync(temporary)
         temporary.replace(target)
+        note_committed(target)
     except OSError as error:
         raise DataError(f"cannot write {path}: {one_line(error)}; {_advice(error)}") from error
     finally:
@@ -53,6 +66,26 @@ def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
             temporary.unlink()
     with contextlib.suppress(OSError):  # not every file system can sync a folder, and the file itself is safe
         _sync(target.parent)
+
+
+def _sweep(target: pathlib.Path) -> None:
+    """Remove what processes that were killed left half written of a file; those of running processes stay."""
+    for path in target.parent.glob(f".{glob.escape(target.name[:100])}.*-*.part"):
+        process = path.name.removesuffix(".part").rpartition(".")[2].partition("-")[0]
+        if process.isdigit() and int(process) != os.getpid() and not _runs(int(process)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def one_line(error: BaseException) -> str:
@@ -147,6 +180,27 @@ def _sync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def in_use(error: BaseException) -> bool:
+    """Return whether an error says that another program has the file open for writing, or that it cannot be locked."""
+    return isinstance(error, BlockingIOError) or "unable to lock" in str(error) or "already open" in str(error)
+
+
+def unreadable(path: Pathlike, error: BaseException, otherwise: str) -> str:
+    """Return why an HDF5 file cannot be read: it is in use, which is said as such, or what `otherwise` says.
+
+    Args:
+        path: of the file.
+        error: that h5py raised.
+        otherwise: the message for a damaged file, from its path on.
+    """
+    if in_use(error):
+        return (
+            f"{path} is open for writing in another program; close it there and try again. On a file system without "
+            "locks, set HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    return otherwise
 
 
 def _advice(error: OSError) -> str:

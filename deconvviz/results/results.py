@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.results.files import Sink, atomic, one_line
+from deconvviz.results.files import Sink, atomic, one_line, unreadable
 from deconvviz.types import Array, Pathlike
 from deconvviz.version import __version__
 
@@ -111,9 +111,10 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
                 )
             yield file
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise DataError(
+        damaged = (
             f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
-        ) from error
+        )
+        raise DataError(unreadable(path, error, damaged)) from error
 
 
 def read_config(path: Pathlike, kind: str, schema: int) -> dict[str, Any]:

@@ -32,7 +32,9 @@ class Snapshots:
 
     Attributes:
         path: path of the file.
-        epochs: the epochs whose weights are kept, ascending; 0 is the untrained network.
+        epochs: the epochs whose weights are kept, ascending; 0 is the untrained network. The last epoch that was
+            recorded is always among them.
+        until_next: the last one where it is kept only until the next is recorded, else None.
         history: a record of metrics for every epoch, such as {"epoch": 3, "loss": 1.2, "accuracy": 0.61}.
         config: the network and the training, JSON values.
         sources: where the training came from, JSON values.
@@ -46,6 +48,7 @@ class Snapshots:
                 json.loads(file.attrs[name]) for name in ("config", "sources", "history")
             )
             self.epochs: tuple[int, ...] = tuple(json.loads(file.attrs["epochs"]))
+            self.until_next: int | None = json.loads(file.attrs.get("until_next", "null"))
             missing = [epoch for epoch in self.epochs if _group(epoch) not in file]
         if missing:
             raise DataError(f"{path} is damaged: the weights of epoch {missing[0]} are missing; record it again")
@@ -79,6 +82,7 @@ def write_epoch(
     tensors: Mapping[str, Array] | None,
     config: Mapping[str, Any],
     sources: Mapping[str, Any],
+    until_next: bool = False,
 ) -> None:
     """Add an epoch to a snapshots file, or begin one. What the file holds of that epoch and of later ones is dropped.
 
@@ -88,6 +92,7 @@ def write_epoch(
         tensors: the weights, name -> array; None keeps the metrics only.
         config: the network and the training, JSON values.
         sources: where the training came from, JSON values.
+        until_next: whether the weights are kept only until the next epoch is written.
 
     Raises:
         DataError: the file cannot be read or written; it then stays as it is.
@@ -100,12 +105,14 @@ def write_epoch(
     """
     epoch = int(record["epoch"])
     old = Snapshots(path) if pathlib.Path(path).exists() else None
-    earlier = [number for number in (old.epochs if old else ()) if number < epoch]
+    lasting = [number for number in old.epochs if number != old.until_next] if old else []
+    earlier = [number for number in lasting if number < epoch]
     history = [row for row in (old.history if old else ()) if row["epoch"] < epoch] + [dict(record)]
     epochs = earlier + [epoch] * (tensors is not None)
     with atomic(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
         file.attrs.update(deconvviz=KIND, schema=SCHEMA)
-        values = {"config": config, "sources": sources, "history": history, "epochs": epochs}
+        values: dict[str, Any] = {"config": config, "sources": sources, "history": history, "epochs": epochs}
+        values |= {"until_next": epoch} if until_next and tensors is not None else {}
         file.attrs.update({name: json.dumps(value, sort_keys=True) for name, value in values.items()})
         groups = file.create_group("epochs")
         if old:

@@ -249,10 +249,12 @@ def _explainer(
 
 
 def _feed(images: Images, opened: OpenedModel, count: int, run: RunOptions) -> Feed:
-    """Return the first images as a feed."""
+    """Return some images, spread over the classes, as a feed."""
+    from deconvviz.data.datasets import labels_of
     from deconvviz.data.feed import Feed
+    from deconvviz.data.sampling import spread
 
-    return Feed(images, opened.preprocess, range(min(count, len(images))), workers=run.workers)
+    return Feed(images, opened.preprocess, spread(labels_of(images), count), workers=run.workers)
 
 
 def _report_mistakes(

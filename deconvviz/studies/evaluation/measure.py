@@ -109,7 +109,11 @@ def evaluate(
     network.check_input(preprocess.shape)
     count = min(len(images), limit or len(images))
     feed = Feed(
-        images, preprocess, spread(labels_of(images), count), workers=settings.workers, memory=room_for(count, *preprocess.shape[1:])
+        images,
+        preprocess,
+        spread(labels_of(images), count),
+        workers=settings.workers,
+        memory=room_for(count, *preprocess.shape[1:]),
     )
     classes = _labelled_outputs(feed, settings.outputs) if settings.explain == "label" else None
     explainers = {

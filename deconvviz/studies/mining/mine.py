@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -148,14 +149,19 @@ class MiningRun:
         """Mine the images that are not done yet, and return the whole result."""
         uncommitted = 0
         with self.settings.bar("image", mined.total, "mining", mined.done) as bar, torch.inference_mode():
-            for places, pictures in self.feed.batches(self.batch_size, start=mined.done):
+            for places, pictures, left_out in self.feed.batches(self.batch_size, start=mined.done, tolerant=True):
                 layers = self._with_batch(mined.layers, pictures, self.feed.indices[places])
-                mined = replace(mined, layers=layers, done=mined.done + len(places))
+                done = mined.done + len(places) + len(left_out)
+                mined = replace(mined, layers=layers, done=done, sources=_with_left_out(mined.sources, left_out))
                 uncommitted += 1
                 if self.path is not None and (uncommitted >= self.settings.commit_every or mined.complete):
                     mined.save(self.path)
                     uncommitted = 0
-                bar.update(len(places))
+                bar.update(len(places) + len(left_out))
+        unused = mined.sources.get("left_out", {})
+        if unused:
+            name, reason = next(iter(unused.items()))
+            warnings.warn(f"{len(unused)} images were left out, the first {name}: {reason}", stacklevel=3)
         return mined
 
     def _with_batch(self, layers: dict[str, MinedLayer], pictures: Pixels, images: Ints) -> dict[str, MinedLayer]:
@@ -194,6 +200,11 @@ class MiningRun:
             ) from error
         self.batch_size = (self.batch_size + 1) // 2
         tqdm.write(f"out of memory: continuing with batches of {self.batch_size}", file=sys.stderr)
+
+
+def _with_left_out(sources: Mapping[str, Any], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return the sources of a result with images that could not be used, name -> reason."""
+    return {**sources, "left_out": {**sources.get("left_out", {}), **left_out}} if left_out else dict(sources)
 
 
 def _out_of_memory(error: BaseException) -> bool:

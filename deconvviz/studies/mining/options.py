@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, require
 from deconvviz.run.options import RunKeywords, RunOptions

@@ -131,6 +131,8 @@ def sample_of(layer: MinedLayer, most: int) -> list[Winner]:
         DataError: every filter of the layer is dead.
     """
     alive = np.flatnonzero(~layer.activity.dead & (layer.images[:, 0] >= 0))
+    if not layer.activity.images:
+        raise DataError(f"no image was mined for {layer.name!r} yet; run `deconvviz mine` again: it goes on")
     if not len(alive):
         raise DataError(f"every filter of {layer.name!r} is dead on these images: there is nothing to show")
     return [Winner(int(channel), 0) for channel in alive[evenly(len(alive), most)]]

@@ -152,8 +152,8 @@ class Activity:
 
     @property
     def dead(self) -> Mask:
-        """bool [C], true where a channel was never above zero."""
-        return np.equal(self.fired, 0)
+        """bool [C], true where a channel was never above zero; of no image nothing is known, and no channel is dead."""
+        return np.equal(self.fired, 0) & (self.images > 0)
 
     @property
     def frequency(self) -> Floats:

@@ -27,7 +27,7 @@ class SnapshotRecorder:
 
     Attributes:
         path: of the HDF5 file.
-        epochs: the epochs whose weights are kept.
+        epochs: the epochs whose weights are kept; those of the last recorded epoch always are.
         dtype: dtype in which floating-point weights are stored; None keeps their own.
         config: what the training is, JSON values.
         sources: where it came from, JSON values.
@@ -92,7 +92,7 @@ class SnapshotRecorder:
             metrics: any numbers, such as loss=0.3, accuracy=0.9.
 
         Returns:
-            Whether the weights were kept.
+            Whether the epoch is one of `epochs`. The weights of the last recorded epoch are kept also where it is not.
 
         Raises:
             MismatchError: the file belongs to another network or another training.
@@ -105,11 +105,11 @@ class SnapshotRecorder:
         config = {**self.config, "network": network}
         if self.path.exists():
             require_same(self.path, Snapshots(self.path).config, config, "record to another file")
-        weights_are_kept = epoch in self.epochs
-        weights = {name: self._array(tensor) for name, tensor in state.items()} if weights_are_kept else None
+        lasting = epoch in self.epochs
+        weights = {name: self._array(tensor) for name, tensor in state.items()}
         record = {"epoch": epoch, **{name: float(value) for name, value in metrics.items()}}
-        write_epoch(self.path, record, weights, config, self.sources)
-        return weights_are_kept
+        write_epoch(self.path, record, weights, config, self.sources, until_next=not lasting)
+        return lasting
 
     def _array(self, tensor: torch.Tensor) -> Array:
         tensor = tensor.detach().cpu()

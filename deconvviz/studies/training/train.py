@@ -323,7 +323,7 @@ class NetworkTraining:
         labels_held_out = torch.from_numpy(self.held_out.labels)
         self.model.eval()
         with torch.inference_mode():
-            for places, pictures in self.held_out.batches(self.recipe.batch_size):
+            for places, pictures, _ in self.held_out.batches(self.recipe.batch_size):
                 outputs, labels = self._outputs(pictures), labels_held_out[torch.from_numpy(places)].to(self.device)
                 loss += functional.cross_entropy(outputs, labels, reduction="sum").item()
                 hits = outputs.topk(min(5, outputs.shape[1])).indices == labels[:, None]

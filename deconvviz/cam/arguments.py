@@ -1,0 +1,167 @@
+"""What people hand to `cam`: layers as modules, images as arrays or pictures, classes and methods by other names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from deconvviz.cam.registry import METHODS, Method
+from deconvviz.cam.targets import Target
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.errors import CaptureError, DataError, LayerNotFound, TargetError
+from deconvviz.graph.choose import last_maps
+from deconvviz.graph.network import Network
+from deconvviz.models.labels import names_of_outputs, output_named
+
+OTHER_NAMES = {
+    "saliency": "gradient",
+    "vanilla-gradient": "gradient",
+    "input-x-gradient": "gradient-x-input",
+    "guided-backprop": "guided",
+    "guided-backpropagation": "guided",
+    "deconvolution": "deconvnet",
+    "lrp": "lrp-epsilon",
+}
+"""Names that methods have in captum and elsewhere -> their names here."""
+
+
+def method_named(name: str) -> Method:
+    """Return a method by its name, however it is written: "grad-cam", "GradCAM", "layer_cam", "GradCAMpp".
+
+    Raises:
+        DeconvvizError: no method has this name; the message lists the nearest ones.
+
+    >>> method_named("GradCAM++").name, method_named("ScoreCAM").name, method_named("Saliency").name
+    ('grad-cam++', 'score-cam', 'gradient')
+    """
+    if name in METHODS:
+        return METHODS[name]
+    by_letters = {_letters(known): known for known in METHODS}
+    by_letters |= {_letters(other): known for other, known in OTHER_NAMES.items()}
+    return METHODS[by_letters.get(_letters(name), name)]
+
+
+def _letters(name: str) -> str:
+    """Return what of a name counts: small letters, digits, and "+"; torch-cam writes "pp" for "++"."""
+    letters = re.sub("[^a-z0-9+]", "", name.lower())
+    return letters.removesuffix("pp") + "++" if letters.endswith("campp") else letters
+
+
+def layer_names(network: Network | nn.Module, layer: Any, wanted: bool) -> list[str]:
+    """Return the names of layers that were given by name or as modules.
+
+    Args:
+        network: what is explained.
+        layer: a name, a module, several of them, or None.
+        wanted: whether the method needs a layer: None then is the last one with rows and columns.
+
+    Raises:
+        LayerNotFound: a module that is no part of the network.
+    """
+    if layer is None:
+        return [last_maps(network)] if wanted and isinstance(network, Network) else []
+    several = [layer] if isinstance(layer, str | nn.Module) else list(layer)
+    return [each if isinstance(each, str) else _name_of_module(network, each) for each in several]
+
+
+def _name_of_module(network: Network | nn.Module, module: Any) -> str:
+    names = {} if isinstance(network, Network) else {m: name for name, m in network.named_modules()}
+    name = network.module_names.get(module) if isinstance(network, Network) else names.get(module)
+    if not isinstance(module, nn.Module) or name is None:
+        raise LayerNotFound(
+            f"a layer of type {type(module).__name__} given, which is no part of the captured model; give its name, "
+            "such as 'layer4', or one of the model's own modules"
+        )
+    return str(name)
+
+
+def as_input(x: Any, network: Network | nn.Module, preprocess: Preprocess | None) -> Tensor:
+    """Return images as the network takes them, [N, C, H, W].
+
+    Args:
+        x: a float tensor or array [N, C, H, W] that is prepared already; or pictures that are not: a PIL image, an
+            array uint8 [H, W, 3] or [N, H, W, 3], or a list of pictures, which `preprocess` prepares.
+        network: the network.
+        preprocess: how a picture becomes an input; by default it is resized and cropped to the network's input, and
+            normalised by ImageNet's mean and deviation.
+
+    Raises:
+        DataError: x is anything else.
+    """
+    if isinstance(x, Tensor) and x.is_floating_point():
+        return x
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        dtype = network.dtype if isinstance(network, Network) else torch.float32
+        return torch.from_numpy(np.ascontiguousarray(x)).to(_device(network), dtype)
+    pictures = _pictures(x)
+    if preprocess is None:
+        if not isinstance(network, Network):
+            raise DataError("pictures given for a model that is not captured; give a float tensor [N, C, H, W]")
+        height, width = network.input_shape[1:]
+        preprocess = Preprocess(resize=max(height, width), crop=(height, width))
+    ready = np.stack([preprocess.picture(picture) for picture in pictures])
+    return preprocess.tensor(ready, _device(network), network.dtype if isinstance(network, Network) else torch.float32)
+
+
+def _device(network: Network | nn.Module) -> torch.device:
+    if isinstance(network, Network):
+        return network.device
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def _pictures(x: Any) -> list[Any]:
+    """Return pictures, uint8 [H, W, 3] each."""
+    if isinstance(x, Tensor):
+        x = x.cpu().numpy()
+    if isinstance(x, Image.Image):
+        return [np.array(x.convert("RGB"))]
+    if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+        if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
+            x = np.moveaxis(x, 1, 3)
+        if x.ndim == 3 and x.shape[2] not in (1, 3) and x.shape[0] in (1, 3):
+            x = np.moveaxis(x, 0, 2)
+        if x.ndim in (3, 4) and x.shape[-1] in (1, 3):
+            colours = np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
+            return list(colours) if x.ndim == 4 else [colours]
+    if isinstance(x, list | tuple) and x:
+        return [picture for each in x for picture in _pictures(each)]
+    what = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+    raise DataError(
+        f"images as {what} given; expected a float tensor [N, C, H, W] as the network takes it, or pictures: PIL "
+        "images or uint8 [H, W, 3]"
+    )
+
+
+def as_target(target: Any, network: Network | nn.Module, classes: Sequence[str]) -> Target:
+    """Return a target with the numbers of classes in the place of their names.
+
+    Args:
+        target: see `cam.targets`; a class may also be given by its name.
+        network: the network.
+        classes: names of its outputs; without them, 1000 outputs have those of ImageNet.
+
+    Raises:
+        TargetError: no class has this name.
+    """
+    if isinstance(target, str):
+        return output_named(target, _names(network, classes))
+    if isinstance(target, list | tuple) and any(isinstance(each, str) for each in target):
+        names = _names(network, classes)
+        return [output_named(each, names) if isinstance(each, str) else int(each) for each in target]
+    known: Target = target
+    return known
+
+
+def _names(network: Network | nn.Module, classes: Sequence[str]) -> Sequence[str]:
+    if classes or not isinstance(network, Network):
+        return classes
+    try:
+        return names_of_outputs(network.width)
+    except CaptureError as error:
+        raise TargetError(f"a class was given by its name: {error}") from error
