@@ -16,6 +16,7 @@ from deconvviz.errors import CaptureError, LayerNotFound, nearest, require_choic
 from deconvviz.graph import layers as tables
 from deconvviz.graph.digest import fingerprint
 from deconvviz.graph.fast import accelerated, in_bf16, in_channels_last, with_folded_norms
+from deconvviz.graph.inputs import check_shape, checked_images
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.ops import affine_norm, op_name
 from deconvviz.graph.scores import WithScores
@@ -216,21 +217,8 @@ class Network(WithScores):
         return args, kwargs
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return images as this network takes them; raises CaptureError for another shape, dtype or device."""
-        if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
-            raise CaptureError(
-                f"images of shape {tuple(x.shape)} given to {self.name}; expected (N, *{self.input_shape})"
-                "; resize them, or capture the model with their shape"
-            )
-        if x.device != self.device:
-            raise CaptureError(f"images on {x.device} given, {self.name} is on {self.device}; move one with .to(...)")
-        if self.precision != "as captured":
-            return x.to(self.dtype).contiguous(memory_format=self.memory_format)
-        if x.dtype != self.dtype:
-            raise CaptureError(
-                f"images of {x.dtype} given, {self.name} computes in {self.dtype}; use x.to({self.dtype})"
-            )
-        return x
+        """Return images as this network takes them; see `checked_images`."""
+        return checked_images(self, x)
 
     # --- looking ---
 
@@ -282,11 +270,7 @@ class Network(WithScores):
 
     def check_input(self, shape: Sequence[int]) -> None:
         """Raise CaptureError unless images of this shape, (channels, height, width), fit the network."""
-        if tuple(shape) != self.input_shape:
-            raise CaptureError(
-                f"preprocessing gives images of {tuple(shape)}; {self.name} takes {self.input_shape}: set the crop "
-                "(--input), or capture the model with that shape"
-            )
+        check_shape(self, shape)
 
     # --- other forms ---
 
