@@ -64,7 +64,10 @@ class Preprocess:
         pairs = [
             (side, side) if isinstance(side, int) else side for side in (self.resize, self.crop) if side is not None
         ]
-        if not all(len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair) for pair in pairs):
+        if not all(
+            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair)
+            for pair in pairs
+        ):
             raise DataError(f"resize {self.resize} and crop {self.crop} are lengths in pixels: positive, or None")
         require_choice("fit", self.fit, FITS)
         if max(self.mean) > 1 or max(self.std) > 1:

@@ -111,7 +111,8 @@ def spread(labels: Ints, count: int) -> Ints:
     """Choose a part of some images that is spread over them: as many of each class, and evenly within it.
 
     Stores are often packed class by class, so that their first images are all of one class. Where fewer images are
-    left to choose than there are classes that have more, these classes are evenly spread.
+    left to choose than there are classes that have more, these classes are evenly spread. Within a class of n images of
+    which q are chosen, they are one of each of q equal parts: the later the class, the later in the part.
 
     Args:
         labels: int64 [N], the class of each image; images of unknown class (-1) count as one class.
@@ -121,7 +122,7 @@ def spread(labels: Ints, count: int) -> Ints:
         int64 [min(count, N)], indices of images, ascending.
 
     >>> spread(np.array([0, 0, 0, 1, 1, 2, 2]), 4), spread(np.full(10, -1), 4)
-    (array([0, 2, 3, 5]), array([0, 3, 6, 9]))
+    (array([0, 1, 4, 6]), array([1, 3, 6, 8]))
     """
     labels = np.asarray(labels)
     if count >= len(labels):
@@ -137,7 +138,8 @@ def spread(labels: Ints, count: int) -> Ints:
             quotas[having_more] += share
         else:
             quotas[having_more[evenly(len(having_more), left)]] += 1
-    chosen = [
-        order[start + evenly(size, quota)] for start, size, quota in zip(first, sizes, quotas.tolist(), strict=True)
-    ]
+    chosen = []
+    for rank, (start, size, quota) in enumerate(zip(first, sizes, quotas, strict=True)):
+        phase = (rank + 0.5) / len(sizes)  # so that classes that take turns do not give neighbours
+        chosen.append(order[start + ((np.arange(quota) + phase) * size / max(quota, 1)).astype(np.int64)])
     return np.sort(np.concatenate(chosen))

@@ -516,13 +516,16 @@ def test_timms_transformers(name: str, layer: str, extra: int) -> None:
 def test_what_bad_input_gets(net: Net, x: Tensor) -> None:
     model, network = net
     wrong: list[tuple[type[Exception], str, Callable[[], Any]]] = [
-        (DeconvvizError, "no method named 'gradcam'; nearest: grad-cam", lambda: cam("gradcam", network, "4")),
-        (CamError, "name one", lambda: cam("grad-cam", network)),
+        (DeconvvizError, "no method named 'grad-cap'; nearest: grad-cam", lambda: cam("grad-cap", network, "4")),
+        (CamError, "name one", lambda: cam("grad-cam", model)),
+        (LayerNotFound, "no part of the captured model", lambda: cam("grad-cam", network, nn.ReLU())),
+        (TargetError, "no class 'tabby'", lambda: cam("grad-cam", network, "4")(x, "tabby")),
+        (DataError, "expected a float tensor", lambda: cam("grad-cam", network, "4")("cat.jpg")),
         (LayerNotFound, "no layer 'x'", lambda: cam("grad-cam", network, "x")),
         (CamError, "without rows and columns", lambda: cam("grad-cam", network, str(len(model) - 1))(x)),
         (DataError, "no option 'fast'; its options are: none", lambda: cam("grad-cam", network, "4", fast=1)),
         (DataError, "paper, pytorch-grad-cam", lambda: cam("grad-cam", network, "4", convention="x")),
-        (DataError, "mean or max", lambda: cam("grad-cam", network, "4", fuse="sum")),
+        (DataError, "mean, max or none", lambda: cam("grad-cam", network, "4", fuse="sum")),
         (DataError, "fp32 or bf16", lambda: cam("grad-cam", network, "4", precision="fp8")),  # type: ignore[arg-type]
         (DataError, "at least 1", lambda: cam("grad-cam", network, "4", batch_size=0)),
         (DataError, "one of probability", lambda: cam("score-cam", network, "4", weights="x")(x)),

@@ -48,7 +48,7 @@ def test_batches_by_hand() -> None:
     feed = Feed(numbered(), PRE, [7, 3, 12, 5, 9])
     batches = [(batch.places.tolist(), numbers(batch.pictures)) for batch in feed.batches(2)]
     assert batches == [([0, 1], [7, 3]), ([2, 3], [12, 5]), ([4], [9])]
-    reordered = [(places.tolist(), numbers(pictures)) for places, pictures in feed.batches(3, [4, 0, 2, 4], start=1)]
+    reordered = [(places.tolist(), numbers(pictures)) for places, pictures, _ in feed.batches(3, [4, 0, 2, 4], start=1)]
     assert reordered == [([0, 2, 4], [7, 12, 9])]
     assert list(feed.batches(2, start=5)) == [] and list(feed.batches(2, [])) == []
 

@@ -257,16 +257,22 @@ def test_dataset(tmp_path: pathlib.Path) -> None:
         (tensor / 255, 0),
         (image, 0.5),
         image,
+        (image,),
+        {"img": image, "labels": "bee", "id": 7},
+        {"label": 1},
+        (image, "wasp"),
+        image.tobytes(),
     )
     report = quiet(dataset, tmp_path / "s.h5")
     store = ImageStore.open(tmp_path / "s.h5")
-    assert store.classes == ("ant", "bee") and store.labels.tolist() == [1, 0, -1, 1, 1]
+    assert store.classes == ("ant", "bee") and store.labels.tolist() == [1, 0, -1, 1, 1, -1, -1, 1]
     for index, (picture, _) in enumerate(store):
-        np.testing.assert_array_equal(picture, image if index < 3 else np.repeat(gray, 3, axis=2))
+        np.testing.assert_array_equal(picture, np.repeat(gray, 3, axis=2) if index in (3, 4) else image)
     assert store.encoded(0).startswith(b"\x89PNG")
     assert store.skipped == tuple(report.skipped) and [name[:8] for name, _ in store.skipped] == [
-        f"{index:08d}" for index in range(5, 9)
+        f"{index:08d}" for index in (5, 6, 7, 11, 12, 13)
     ]
+    assert all("(image, label)" in store.skipped[n][1] for n in (3, 5)) and "label 'wasp' given" in store.skipped[4][1]
     assert store.skipped[0][1] == "cannot open it" and "float32 [3, 12, 15]" in store.skipped[1][1]
     assert quiet(dataset, tmp_path / "two.h5", limit=2).count == 2
 

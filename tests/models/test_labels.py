@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.models import AlexNet_Weights, ViT_B_16_Weights
 
 import deconvviz as dv
+from deconvviz.data.sampling import spread
 from deconvviz.cli.inputs import class_number
 from deconvviz.cli.main import cli
 from deconvviz.errors import DataError, TargetError
@@ -106,9 +107,10 @@ def test_commands_on_images_name_what_they_number(factory: str, tmp_path: pathli
         with (tmp_path / "i.csv").open() as file:
             rows = list(csv.DictReader(file))
         scenes = dv.Scenes(3)
-        names = [scenes.classes[label] for label in scenes.labels[:2]]  # ten outputs, ten classes: in their order
+        labels = scenes.labels[spread(scenes.labels, 2)]
+        names = [scenes.classes[label] for label in labels]  # ten outputs, ten classes: in their order
         assert {(row["output"], row["class"]) for row in rows} == (
-            {(output, name)} if output else {(str(n), c) for n, c in zip(scenes.labels[:2], names, strict=True)}
+            {(output, name)} if output else {(str(n), c) for n, c in zip(labels, names, strict=True)}
         )
 
 

@@ -51,10 +51,11 @@ def test_the_numbers_by_definition(given: tuple[dv.Network, dv.ImageStore, dv.Pr
     black = (-torch.tensor(preprocess.mean) / torch.tensor(preprocess.std))[:, None, None]
     explainer = dv.cam("grad-cam", network, "relu5")
     for n in range(5):
-        x = preprocess(store[n][0])[None]
+        index = store.names.index(found.names[n])
+        x = preprocess(store[index][0])[None]
         before = network(x).softmax(1)[0]
         c = int(before.argmax())
-        assert found.explained[n] == c and found.labels[n] == store[n][1]
+        assert found.explained[n] == c and found.labels[n] == store[index][1]
         assert found.probability[n] == pytest.approx(float(before[c]), abs=1e-5)
         map_ = explainer(x, c)[0]
         row = dict(zip(found.columns, found.values["grad-cam"][n], strict=True))
@@ -201,7 +202,7 @@ def test_a_float64_network_is_measured_in_float64(given: tuple[dv.Network, dv.Im
     evaluation = evaluate(
         network, store, ["grad-cam"], ["relu5"], preprocess=preprocess, metrics=["adcc"], limit=2, progress=False
     )
-    x = torch.stack([preprocess(store[n][0]) for n in range(2)]).double()
+    x = torch.stack([preprocess(store[store.names.index(name)][0]) for name in evaluation.names]).double()
     probabilities = network(x).softmax(1).amax(1)
     assert np.allclose(evaluation.probability, probabilities.numpy(), rtol=1e-9, atol=0)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.data.sampling import spread
 from deconvviz.data.decode import encode
 from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import pack
@@ -175,10 +176,17 @@ def full_sort(maps: NDArray[np.float32], k: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def assert_is_full_sort(mined: Mined, layer: str, maps: NDArray[np.float32], k: int) -> None:
+def assert_is_full_sort(
+    mined: Mined, layer: str, maps: NDArray[np.float32], k: int, images: NDArray[np.int64] | None = None
+) -> None:
+    """Compare with a full sort of maps [N, C, H, W]; `images` are those that were mined, by default all."""
+    images = np.arange(len(maps)) if images is None else images
+    maps = maps[images]
     found = {key: getattr(mined[layer].top, key) for key in TABLES}
     found |= {key: getattr(mined[layer].activity, key) for key in COUNTS}
     expected = full_sort(maps, k)
+    table = expected["images"]
+    expected["images"] = np.where(table >= 0, images[np.maximum(table, 0)], -1)
     for key, array in found.items():
         np.testing.assert_array_equal(array, expected[key], err_msg=f"{layer}: {key}")
     assert found["values"].dtype == found["maximum"].dtype == np.float32
@@ -258,7 +266,9 @@ def test_more_shards_than_images(run: Run, tmp_path: pathlib.Path) -> None:
 def test_limit(limit: int, run: Run, exact: Network, store: ImageStore) -> None:
     mined = run(limit=limit)
     assert mined.done == mined.total == min(limit, COUNT)
-    assert_is_full_sort(mined, "conv2", activations(exact, store, "conv2")[:limit], 9)  # fewer images than k at first
+    assert_is_full_sort(
+        mined, "conv2", activations(exact, store, "conv2"), 9, spread(store.labels, limit)
+    )  # fewer images than k at first
 
 
 def test_k_above_the_number_of_images(run: Run, exact: Network, store: ImageStore) -> None:

@@ -188,7 +188,7 @@ def test_activity_reads_as_dead_frequency_and_mean() -> None:
     assert whole.dead.tolist() == [True, False, False]
     assert whole.frequency.tolist() == [0, 0.25, 1] and whole.mean.tolist() == [-0.5, 0.25, 1.5]
     nothing = Activity.empty(3)
-    assert nothing.dead.all() and nothing.frequency.tolist() == nothing.mean.tolist() == [0, 0, 0]
+    assert not nothing.dead.any() and nothing.frequency.tolist() == nothing.mean.tolist() == [0, 0, 0]
     assert replace(whole, images=8).mean.tolist() == [-0.25, 0.125, 0.75]
 
 
