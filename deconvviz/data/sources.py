@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import dataclasses
 import io
+import operator
 import os
 import pathlib
 import re
@@ -118,7 +120,7 @@ def _list_source(path: pathlib.Path) -> Source:
     given_labels = {label for _, label in rows if label}
     numbers = all(NUMBER.fullmatch(label) for label in given_labels)
     classes = [] if numbers else sorted(given_labels)
-    labels = {label: _checked_label(int(float(label))) if numbers else classes.index(label) for label in given_labels}
+    labels = {label: _checked_label(int(label.partition(".")[0])) if numbers else classes.index(label) for label in given_labels}
     entries = [Entry(_as_text(name), labels.get(label, -1), path.parent / name) for name, label in rows]
     return Source(str(path), len(entries), entries, classes)
 
@@ -245,6 +247,8 @@ def _label_of(label: Any, classes: list[str]) -> int:
         if label in classes:
             return classes.index(label)
         raise DataError(f"label {label!r} given; expected a number, or a name among the dataset's `classes`")
+    with contextlib.suppress(TypeError):
+        return _checked_label(operator.index(label))
     try:
         number = float(label)
     except (TypeError, ValueError):

@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision.models import AlexNet_Weights, ViT_B_16_Weights
 
 import deconvviz as dv
-from deconvviz.data.sampling import spread
 from deconvviz.cli.inputs import class_number
 from deconvviz.cli.main import cli
+from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, TargetError
 from deconvviz.models.labels import class_label, imagenet_names, names_of_outputs, outputs_of
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 import deconvviz as dv
 from deconvviz.data.memory import InMemoryImages
+from deconvviz.data.sampling import spread
 from deconvviz.studies.lesions.result import Lesions
 
 Hook = Callable[[str, Tensor], Tensor]

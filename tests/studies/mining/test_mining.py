@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import deconvviz as dv
-from deconvviz.data.sampling import spread
 from deconvviz.data.decode import encode
 from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import pack
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.sampling import spread
 from deconvviz.errors import CaptureError, DataError, LayerNotFound, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.results.results import Result
