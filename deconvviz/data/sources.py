@@ -120,7 +120,10 @@ def _list_source(path: pathlib.Path) -> Source:
     given_labels = {label for _, label in rows if label}
     numbers = all(NUMBER.fullmatch(label) for label in given_labels)
     classes = [] if numbers else sorted(given_labels)
-    labels = {label: _checked_label(int(label.partition(".")[0])) if numbers else classes.index(label) for label in given_labels}
+    labels = {
+        label: _checked_label(int(label.partition(".")[0])) if numbers else classes.index(label)
+        for label in given_labels
+    }
     entries = [Entry(_as_text(name), labels.get(label, -1), path.parent / name) for name, label in rows]
     return Source(str(path), len(entries), entries, classes)
 

@@ -89,7 +89,10 @@ def measured_rules(
             ranked = energy(views.placed(projections[name]), sigma)
         ranked = ranked.to(views.seen.device)
         size = views.batch_size
-        result[name] = fidelity(views.activations, views.pixels, ranked, views.seen, filled, shares, size, mirror)
+        whole = views.unchanged.numpy()  # once for all rules
+        result[name] = fidelity(
+            views.activations, views.pixels, ranked, views.seen, filled, shares, size, mirror, whole
+        )
     return result
 
 

@@ -70,6 +70,7 @@ def fidelity(
     shares: Sequence[float] = SHARES,
     batch_size: int = 64,
     mirror: bool = True,
+    whole: Floats | None = None,
 ) -> Fidelity:
     """Measure what the strongest pixels of each map bring back of a unit's activation, and what is left without them.
 
@@ -82,6 +83,7 @@ def fidelity(
         shares: per cent of the pixels seen, rising, in 0..100; the number of pixels is rounded, and at least one.
         batch_size: views that are scored at once.
         mirror: whether `left` is measured too; else it is NaN.
+        whole: float64 [N], the activations of the views as they are, where they are known; else they are computed.
 
     Raises:
         DataError: the shapes differ, a map is not finite, or the shares do not rise within 0..100.
@@ -101,7 +103,7 @@ def fidelity(
     counts = (seen.flatten(1).sum(1)[:, None] * torch.tensor(shares, device=seen.device) / 100).round().clamp(min=1)
     units, filled = torch.arange(len(views), device=views.device), fill.to(views).expand_as(views)
     with torch.inference_mode():
-        before = _scored(activations, units, lambda places: views[places], batch_size)
+        before = _scored(activations, units, lambda places: views[places], batch_size) if whole is None else whole
         curves = np.full((2, len(views), len(shares)), np.nan)
         for side in range(2 if mirror else 1):
 
