@@ -37,7 +37,7 @@ from deconvviz.types import Floats, Ints
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from deconvviz.deconv.projection import SignalKeywords
+    from deconvviz.deconv.projection import Projection, SignalKeywords
 
 CANDIDATES = ("deconvnet", "guided", "lrp-gamma", "lrp-zplus", "lrp-composite")  # among which "auto" chooses
 SAMPLE = 32  # units that a rule is chosen by
@@ -53,6 +53,7 @@ def measured_rules(
     shares: Sequence[float] = SHARES,
     fill: str = "mean",
     mirror: bool = True,
+    projections: Mapping[str, Sequence[Projection]] | None = None,
     **signal: Unpack[SignalKeywords],
 ) -> dict[str, Fidelity]:
     """Measure the fidelity of rules, and of controls, on units of one layer.
@@ -66,6 +67,7 @@ def measured_rules(
         fill: what stands for pixels that are taken away: "mean" is 0, the mean colour of what the network was trained
             on; "blur" is the image itself, blurred.
         mirror: whether what is left without the strongest pixels is measured too.
+        projections: rule -> the projections of the units, where they are known; else they are computed.
         signal: the fields of `SignalOptions`, such as `bounds` or `shifts`.
 
     Returns:
@@ -79,7 +81,8 @@ def measured_rules(
     sigma = max(BLUR * side, BLUR_STRIDES * max(network.layer(views.layer).stride))
     filled = views.pixels.new_zeros(1) if fill == "mean" else views.blurred(BLUR_FILL * side)
     rules = [name for name in names if name not in CONTROLS]
-    projections = project_by_rules(network, images, units, rules, **signal)
+    if projections is None:
+        projections = project_by_rules(network, images, units, rules, **signal)
     result = {}
     for name in names:
         if name in CONTROLS:

@@ -26,6 +26,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.deconv.choice import CANDIDATES, CHOSEN_BY, SAMPLE, RuleChoice, choose_rule, has_switches, measured_rules
 from deconvviz.deconv.needed import SHARE, kept_by, needed_boxes, needed_squares, squares_around
+from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.views import UnitViews
 from deconvviz.errors import DataError, MismatchError, ProjectionError, require_choice
 from deconvviz.graph.network import Network
@@ -37,6 +38,7 @@ from deconvviz.studies.mining.projections import (
     first_layer_weights,
     project_winners,
     sample_of,
+    stored,
     units_of,
 )
 from deconvviz.studies.mining.result import Mined, Winner
@@ -339,12 +341,17 @@ class ProjectionCache:
             nothing = np.full((1, len(CHOSEN_BY)), np.nan)
             kept = {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
             return kept | {f"figures/{layer}/switches": np.zeros(1, np.int64)}
-        inputs, units = units_of(self.network, self.mined[layer], self.feed, self.sample(layer))
-        bounds = self.feed.preprocess.bounds()
+        winners = self.sample(layer)
+        inputs, units = units_of(self.network, self.mined[layer], self.feed, winners)
         with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:
+            bounds = self.feed.preprocess.bounds()
+            projections = project_by_rules(self.network, inputs, units, CANDIDATES, bounds=bounds)
             measured = measured_rules(
-                self.network, inputs, units, CANDIDATES, bounds=bounds, shares=CHOSEN_BY, mirror=False
+                self.network, inputs, units, CANDIDATES, CHOSEN_BY, mirror=False, projections=projections
             )
             bar.update(len(CANDIDATES))
+        for rule, of_rule in projections.items():  # the rule that is chosen needs its own again
+            keys = (f"projections/{layer}/{rule}/{winner.channel}/{winner.rank}" for winner in winners)
+            self._sampled |= {key: stored(each) for key, each in zip(keys, of_rule, strict=True)}
         arrays: dict[str, Array] = {f"figures/{layer}/kept/{rule}": each.kept for rule, each in measured.items()}
         return arrays | {f"figures/{layer}/switches": np.asarray([has_switches(self.network, layer)], np.int64)}

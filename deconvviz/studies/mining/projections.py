@@ -18,7 +18,7 @@ from deconvviz.arrays import evenly
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import side_that_holds
 from deconvviz.deconv.project import project_units
-from deconvviz.deconv.projection import Unit
+from deconvviz.deconv.projection import Projection, Unit
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
@@ -197,12 +197,14 @@ def project_winners(
     (8, (3, 5, 5))
     """
     inputs, units = units_of(network, layer, feed, winners)
-    projections = {}
     projected = project_units(network, inputs, units, rule, bounds=feed.preprocess.bounds(), **averages)
-    for winner, projection in zip(winners, projected, strict=True):
-        scaled = projection.pixels / projection.pixels.abs().max().clamp(min=1e-30)
-        projections[winner] = StoredProjection(pixels=scaled.cpu().numpy().astype(np.float16), box=projection.window)
-    return projections
+    return {winner: stored(projection) for winner, projection in zip(winners, projected, strict=True)}
+
+
+def stored(projection: Projection) -> StoredProjection:
+    """Return a projection as a file keeps it: scaled to a largest value of 1, in half precision."""
+    scaled = projection.pixels / projection.pixels.abs().max().clamp(min=1e-30)
+    return StoredProjection(pixels=scaled.half().cpu().numpy(), box=projection.window)
 
 
 def firing_maps(

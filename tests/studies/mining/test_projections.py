@@ -158,7 +158,7 @@ def test_layers_without_first_filters(network: Network) -> None:
 def test_what_was_sampled_for_the_crop_is_not_computed_again(
     network: Network, images: dv.InMemoryImages, mined: Mined, groups: list[tuple[Winner, ...]]
 ) -> None:
-    cache = ProjectionCache(mined, images, network, progress=False)
+    cache = ProjectionCache(mined, images, network, "deconvnet", progress=False)
     size, rule, surrounded = cache.crop("4")
     assert rule == "the smallest square with 98% of the projections' energy, median of the layer" and not surrounded
     sampled = {winner for group in groups for winner in group}
@@ -167,8 +167,21 @@ def test_what_was_sampled_for_the_crop_is_not_computed_again(
     assert panels.crop == size
     projected = [winner for group in groups for winner in group]
     assert len(projected) == len(set(projected)) == 64 + 3 * (K - 1)  # each once
-    fresh = layer_panels(mined, images, network, "4", [panels.panels[0].channel], crop=size[0], progress=False)
+    how = {"rule": "deconvnet", "crop": size[0], "progress": False}
+    fresh = layer_panels(mined, images, network, "4", [panels.panels[0].channel], **how)
     assert np.array_equal(fresh.panels[0].projections, panels.panels[0].projections)
+
+
+def test_what_rules_were_measured_on_is_not_computed_again(
+    network: Network, images: dv.InMemoryImages, mined: Mined, groups: list[tuple[Winner, ...]]
+) -> None:
+    """The sample that "auto" chooses by has its projections already, the same as computed by themselves."""
+    cache = ProjectionCache(mined, images, network, "auto", progress=False)
+    rule, sample = cache.rule_of("4"), cache.sample("4")
+    found = cache.projections("4", sample)
+    assert not groups
+    alone = ProjectionCache(mined, images, network, rule, progress=False).projections("4", sample)
+    assert groups and all(np.array_equal(found[winner].pixels, alone[winner].pixels) for winner in sample)
 
 
 def test_the_file_keeps_what_is_shown_and_needs_no_network_then(
@@ -232,7 +245,7 @@ def test_projections_that_are_not_kept_are_not_written(
 def test_groups_are_bounded(
     network: Network, images: dv.InMemoryImages, mined: Mined, groups: list[tuple[Winner, ...]]
 ) -> None:
-    cache = ProjectionCache(mined, images, network, progress=False)
+    cache = ProjectionCache(mined, images, network, "deconvnet", progress=False)
     winners = mined["4"].winners(range(40))
     assert list(cache.projections("4", winners)) == winners
     assert [len(group) for group in groups] == [16 * K, 16 * K, 8 * K]
