@@ -24,7 +24,8 @@ def layers(model: str, all_ops: bool, options: ModelOptions) -> None:
     Example:
       deconvviz layers torchvision:squeezenet1_0
     """
-    if options.weights == "DEFAULT":  # no download for a table that does not depend on the weights
+    downloads = model.startswith(("torchvision:", "timm:"))
+    if options.weights == "DEFAULT" and downloads:  # not needed for a table that does not depend on the weights
         options = dataclasses.replace(options, weights="none")
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, "cpu" if options.device == "auto" else options.device)

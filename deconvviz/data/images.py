@@ -18,6 +18,8 @@ Datasets:
   bytes     of a store of kind "encoded": [B] uint8, the image files one after the other
   offsets   of a store of kind "encoded": [N + 1] int64, where each file begins in `bytes`
   images    of a store of kind "raw": [N, S, S, 3] uint8, one image in each chunk
+  digests   [N, 16] uint8, BLAKE2 of each image's bytes, checked when it is read; older files have none
+The attribute lists is a BLAKE2 digest in hex over all the other lists and the configuration, checked when it is opened.
 """
 
 from __future__ import annotations
@@ -30,16 +32,18 @@ import os
 import pathlib
 import struct
 import threading
-from collections.abc import Iterator
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b, sha256
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink, one_line, unreadable
+from deconvviz.results.sealed import digest_of_bytes, refuse_foreign
 from deconvviz.types import Ints, Pathlike, Pixels
 
 FORMAT = "deconvviz-images"
@@ -96,7 +100,13 @@ class ImageStore:
             self.labels = _constant(file["labels"])
             self.sizes = _constant(file["sizes"])
             self._offsets = _constant(file["offsets"]) if self.kind == "encoded" else None
+            self._digests = file["digests"][:] if "digests" in file else None
             self._refuse_inconsistent(file)
+            if "lists" in file.attrs and file.attrs["lists"] != self._digest_of_lists():
+                raise DataError(
+                    f"{self.path} is damaged or was changed: its lists are not those that were written; restore it, or "
+                    "pack it again"
+                )
 
     @classmethod
     def open(cls, path: Pathlike) -> ImageStore:
@@ -179,11 +189,26 @@ class ImageStore:
         assert self._offsets is not None
         start, stop = self._offsets[index : index + 2]
         with _reading(self.path):
-            return bytes(self._data()[start:stop].data)
+            data = bytes(self._data()[start:stop].data)
+        self._check(index, data)
+        return data
 
     def _raw(self, index: int) -> Pixels:
         with _reading(self.path):
-            return np.asarray(self._data()[index])
+            picture = np.asarray(self._data()[index])
+        self._check(index, picture.data)
+        return picture
+
+    def _check(self, index: int, data: bytes | memoryview) -> None:
+        """Raise DataError where an image's bytes are not those that were packed."""
+        if self._digests is not None and digest_of_bytes(data) != self._digests[index].tobytes():
+            raise DataError("its bytes are not those that were packed; restore the file, or pack it again")
+
+    def _digest_of_lists(self) -> str:
+        lists = [self.names, self.classes, self.skipped, json.dumps(self.configuration, sort_keys=True)]
+        lists += [self.kind, self.fingerprint]
+        arrays = [self.labels, self.sizes, self._offsets, self._digests]
+        return digest_of_lists(lists, arrays)
 
     def _data(self) -> h5py.Dataset:
         """Return the dataset of images through this process's handle; one from before a fork is closed, not shared."""
@@ -234,6 +259,7 @@ class StoreWriter:
         self._labels: list[int] = []
         self._sizes: list[tuple[int, int]] = []
         self._offsets = [0]
+        self._digests: list[bytes] = []
         self._waiting: list[Pixels] = []
         self._waiting_bytes = 0
         self._digest = sha256()
@@ -253,6 +279,7 @@ class StoreWriter:
         rows = data if self._encoded else data[None]
         self._waiting.append(rows)
         self._offsets.append(self._offsets[-1] + len(rows))
+        self._digests.append(digest_of_bytes(np.ascontiguousarray(data)))
         text = name.encode()
         self._digest.update(struct.pack("<qqq", len(text), label, data.size) + text)
         self._digest.update(data.data)
@@ -270,16 +297,22 @@ class StoreWriter:
         self._file["names"] = np.array(self._names, _TEXT)
         self._file["classes"] = np.array(classes, _TEXT)
         self._file["skipped"] = np.array(skipped, _TEXT).reshape(-1, 2)
-        self._file["labels"] = np.array(self._labels, np.int64)
-        self._file["sizes"] = np.array(self._sizes, np.int64).reshape(-1, 2)
-        if self._encoded:
-            self._file["offsets"] = np.array(self._offsets, np.int64)
+        offsets = np.array(self._offsets, np.int64) if self._encoded else None
+        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 16)
+        arrays = [np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2), offsets, digests]
+        for name, array in zip(("labels", "sizes", "offsets", "digests"), arrays, strict=True):
+            if array is not None:
+                self._file[name] = array
+        made = json.dumps(configuration, sort_keys=True)
+        kind = "encoded" if self._encoded else "raw"
+        lists = [self._names, classes, [list(pair) for pair in skipped], made, kind, fingerprint]
         self._file.attrs.update(
+            lists=digest_of_lists(lists, arrays),
             format=FORMAT,
             schema=SCHEMA,
-            kind="encoded" if self._encoded else "raw",
+            kind=kind,
             fingerprint=fingerprint,
-            configuration=json.dumps(configuration, sort_keys=True),
+            configuration=made,
         )
         return fingerprint
 
@@ -322,7 +355,22 @@ def _open(path: pathlib.Path) -> h5py.File:
     if schema > SCHEMA:
         file.close()
         raise DataError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; update deconvviz or pack anew")
+    try:
+        refuse_foreign(file, path)
+    except BaseException:
+        file.close()
+        raise
     return file
+
+
+def digest_of_lists(lists: Sequence[Any], arrays: Sequence[NDArray[Any] | None]) -> str:
+    """Return a digest in hex of the lists of a store: texts, and arrays of numbers."""
+    digest = blake2b(json.dumps(lists).encode(), digest_size=16)
+    for array in arrays:
+        if array is not None:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Features: the values of a network's layers for many images, one row an image, in one HDF5 file.
 
 The file is a result of kind "features", schema 1. Attributes: deconvviz, schema, and as JSON config (what must agree
-when it is continued) and sources. Datasets: labels [N] int64, classes [K] text, done [1] int64, and layers/NAME [N, D]
-float32 or float16 for each layer.
+when it is continued) and sources. Datasets: labels [N] int64, classes [K] text, done [1] int64, and for each layer
+layers/NAME [N, D] float32 or float16, and digests/NAME [N, 16] uint8, a BLAKE2 digest of each row, which is checked
+when the row is read; older files have none. The attribute lists is a digest over labels, classes and config.
 
 Other result files are replaced as a whole at each commit; features are too large for that. Instead the file is begun at
 its full length, with a place for every row, and from then on only numbers in these places are overwritten, never HDF5's
@@ -29,6 +30,7 @@ from deconvviz.choices import FEATURE_DTYPES
 from deconvviz.errors import DataError, LayerNotFound, nearest, require_choice
 from deconvviz.results.files import Sink, atomic, note_committed, one_line
 from deconvviz.results.results import reading, require_same
+from deconvviz.results.sealed import DIGEST, digest_of_bytes
 from deconvviz.types import Ints, Pathlike
 
 KIND, SCHEMA = "features", 1
@@ -103,8 +105,16 @@ class Features:
             self.labels: Ints = file["labels"][:].astype(np.int64)
             self.classes: tuple[str, ...] = tuple(file["classes"].asstr()[:])
             self.done = int(file["done"][0])
+            self._has_digests = "digests" in file
+            told = file.attrs.get("lists")
+            same = told is None or told == _digest_of_lists(self.labels, self.classes, self.config)
             self.layers: dict[str, int] = {name: file[_dataset(name)].shape[1] for name in self.config["layers"]}
             lengths_agree = all(len(file[_dataset(name)]) == len(self.labels) for name in self.layers)
+        if not same:
+            raise DataError(
+                f"{path} is damaged or was changed: its lists are not those that were written; restore it, or remove "
+                "it and make it again"
+            )
         if not lengths_agree or not 0 <= self.done <= len(self.labels):
             raise DataError(f"{path} is damaged: its lists are not of one length; remove it and make it again")
 
@@ -138,8 +148,21 @@ class Features:
         with reading(self.path, KIND, SCHEMA) as file:
             offset, dtype = _offset(file[_dataset(layer)], self.path), file[_dataset(layer)].dtype
             # HDF5 takes 0.1 ms for each row that does not follow the one before.
-            values = np.memmap(self.path, dtype, "r", offset, (len(self), width))
-            return np.asarray(values[indices], np.float32)
+            rows = np.memmap(self.path, dtype, "r", offset, (len(self), width))[indices]
+            if self._has_digests:
+                place = _offset(file[_digests(layer)], self.path)
+                told = np.memmap(self.path, np.uint8, "r", place, (len(self), DIGEST))[indices]
+                self._refuse_changed(rows, told, indices)
+            return np.asarray(rows, np.float32)
+
+    def _refuse_changed(self, rows: NDArray[Any], told: NDArray[np.uint8], indices: Ints) -> None:
+        """Raise DataError where a row is not what its digest tells."""
+        for index, row, digest in zip(indices.tolist(), rows, told, strict=True):
+            if digest_of_bytes(row) != digest.tobytes():
+                raise DataError(
+                    f"row {index} of {self.path} is damaged or was changed; restore the file, or remove it and make it "
+                    "again"
+                )
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name} [{width}]" for name, width in self.layers.items())
@@ -164,6 +187,8 @@ class FeatureWriter:
         with reading(path, KIND, SCHEMA) as file:
             datasets = {name: file[_dataset(name)] for name in self.widths}
             self._places = {name: (_offset(dataset, path), dataset.dtype) for name, dataset in datasets.items()}
+            noted = [name for name in self.widths if "digests" in file]
+            self._digests = {name: _offset(file[_digests(name)], path) for name in noted}
             self._done = _offset(file["done"], path)
         try:
             self._file = self.path.open("rb" if features.complete else "r+b", buffering=0)
@@ -185,6 +210,9 @@ class FeatureWriter:
             if not np.isfinite(rows).all():
                 raise self._infinite(name, values[name], rows)
             self._write(offset + self.row * self.widths[name] * dtype.itemsize, rows.data.cast("B"))
+            if name in self._digests:
+                digests = b"".join(digest_of_bytes(row) for row in rows)
+                self._write(self._digests[name] + self.row * DIGEST, memoryview(digests))
         self.row += len(rows)
 
     def commit(self) -> None:
@@ -314,11 +342,24 @@ def _begin(
         for name, width in widths.items():
             dataset = file.create_dataset(_dataset(name), (len(labels), width), dtype, fill_time="never")
             dataset[-1:, -1:] = 0  # HDF5 gives a dataset its place in the file with its first value
+            noted = file.create_dataset(_digests(name), (len(labels), DIGEST), np.uint8, fill_time="never")
+            noted[-1:, -1:] = 0
+        file.attrs["lists"] = _digest_of_lists(np.asarray(labels, np.int64), classes, config)
 
 
 def _dataset(layer: str) -> str:
     """Return the name of the dataset that holds a layer's features."""
     return f"layers/{layer}"
+
+
+def _digests(layer: str) -> str:
+    """Return the name of the dataset that holds the digests of a layer's rows."""
+    return f"digests/{layer}"
+
+
+def _digest_of_lists(labels: Ints, classes: Sequence[str], config: Mapping[str, Any]) -> str:
+    texts = json.dumps([list(classes), json.loads(json.dumps(config))], sort_keys=True).encode()
+    return digest_of_bytes(texts + np.ascontiguousarray(labels).tobytes()).hex()
 
 
 def _offset(dataset: h5py.Dataset, path: Pathlike) -> int:

@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.results.files import Sink, atomic, one_line, unreadable
+from deconvviz.results.files import one_line, unreadable
+from deconvviz.results.sealed import check_seal, refuse_foreign, sealed
 from deconvviz.types import Array, Pathlike
 from deconvviz.version import __version__
 
@@ -54,7 +55,7 @@ class Result:
 
     def save(self, path: Pathlike) -> None:
         """Write the file atomically; raises DataError where it cannot be written, and changes nothing then."""
-        with atomic(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
+        with sealed(path) as file:
             file.attrs["deconvviz"] = self.kind
             file.attrs["schema"] = self.schema
             for name in ("config", "sources", "state"):
@@ -100,6 +101,7 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
         what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
         raise DataError(f"{path} {what}; expected a {kind} file")
     try:
+        check_seal(path)
         with h5py.File(path, "r") as file:
             kind_of_file = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
             if kind_of_file != kind:
@@ -109,6 +111,7 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
                 raise DataError(
                     f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it"
                 )
+            refuse_foreign(file, path)
             yield file
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         damaged = (

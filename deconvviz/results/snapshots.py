@@ -20,8 +20,8 @@ import h5py
 import numpy as np
 
 from deconvviz.errors import DataError
-from deconvviz.results.files import Sink, atomic
 from deconvviz.results.results import arrays_below, reading
+from deconvviz.results.sealed import sealed
 from deconvviz.types import Array, Pathlike
 
 KIND, SCHEMA = "snapshots", 1
@@ -109,7 +109,7 @@ def write_epoch(
     earlier = [number for number in lasting if number < epoch]
     history = [row for row in (old.history if old else ()) if row["epoch"] < epoch] + [dict(record)]
     epochs = earlier + [epoch] * (tensors is not None)
-    with atomic(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
+    with sealed(path) as file:
         file.attrs.update(deconvviz=KIND, schema=SCHEMA)
         values: dict[str, Any] = {"config": config, "sources": sources, "history": history, "epochs": epochs}
         values |= {"until_next": epoch} if until_next and tensors is not None else {}

@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from oracle import layer_value, project_by_autograd
 from PIL import Image
+from seals import unsealed
 from torch import nn
 
 import deconvviz as dv
@@ -286,14 +286,14 @@ def test_what_evolve_refuses(folder: pathlib.Path, tmp_path: pathlib.Path, how: 
 def _break(snapshots: pathlib.Path, arguments: list[Any], how: str) -> tuple[str, type[Exception]]:
     if how == "truncated":
         snapshots.write_bytes(snapshots.read_bytes()[:-40_000])
-        return "no readable snapshots file", DataError
+        return "damaged or was changed", DataError
     if how == "not asked for":
         arguments += ["--epochs", "1,2"]
         return re.escape("epoch 2 given") + ".*epochs 1, 3, 4", DataError
     if how == "no layer":
         arguments[4] = "conv33"
         return "conv33.*nearest: conv3", DeconvvizError
-    with h5py.File(snapshots, "r+") as file:
+    with unsealed(snapshots) as file:
         if how == "missing":
             del file["epochs/00003"]
             return "weights of epoch 3 are missing", DataError

@@ -12,11 +12,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from seals import unsealed
 from torch import Tensor, nn
 
 import deconvviz as dv
@@ -514,7 +514,7 @@ def foreign(kind: str, mined: bytes, path: pathlib.Path) -> None:
         path.mkdir()
     else:
         path.write_bytes(mined)
-        with h5py.File(path, "a") as file:
+        with unsealed(path) as file:
             if kind == "newer":
                 file.attrs["schema"] = SCHEMA + 1
             elif kind == "table missing":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seals import unsealed
 from torch import nn
 
 from deconvviz.errors import DataError, MismatchError
@@ -113,7 +113,7 @@ def damaged(path: pathlib.Path, how: str) -> None:
     if how == "no HDF5":
         path.write_bytes(b"text")
         return
-    with h5py.File(path, "r+") as file:
+    with unsealed(path) as file:
         if how == "weights changed":
             file["epochs/00002/0.weight"][0, 0, 0, 0] += 1
         elif how == "tensor missing":
@@ -129,7 +129,7 @@ def damaged(path: pathlib.Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "complaint"),
     [
-        ("truncated", "no readable snapshots file"),
+        ("truncated", "damaged or was changed"),
         ("no HDF5", "no readable snapshots file"),
         ("weights changed", "epoch 2 .* damaged"),
         ("tensor missing", "epoch 2 .* damaged"),
