@@ -39,6 +39,10 @@ COMMANDS = {
         "cli.layers", "List a network's layers: name, kind, shape, receptive field, stride, parameters."
     ),
     "pack": LazyCommand("cli.pack", "Pack images into one HDF5 file."),
+    "verify": LazyCommand(
+        "cli.verify",
+        "Tell whether files are still what was written: stores, mined files, and every other HDF5 file of deconvviz.",
+    ),
     "mine": LazyCommand(
         "studies.mining.command",
         "Find the k images that activate each channel most, in one pass over a packed store.",

@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink, one_line, unreadable
+from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.results.sealed import digest_of_bytes, refuse_foreign
 from deconvviz.types import Ints, Pathlike, Pixels
 
@@ -356,7 +357,9 @@ def _open(path: pathlib.Path) -> h5py.File:
         file.close()
         raise DataError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; update deconvviz or pack anew")
     try:
-        refuse_foreign(file, path)
+        misfit = misfit_of_layout(FORMAT, refuse_foreign(file, path))
+        if misfit:
+            raise DataError(f"{path} is damaged: {misfit}; pack it again")
     except BaseException:
         file.close()
         raise

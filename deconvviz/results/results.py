@@ -21,6 +21,7 @@ import numpy as np
 
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.files import one_line, unreadable
+from deconvviz.results.schemas import misfit_of_layout, misfit_of_values
 from deconvviz.results.sealed import check_seal, refuse_foreign, sealed
 from deconvviz.types import Array, Pathlike
 from deconvviz.version import __version__
@@ -82,6 +83,11 @@ class Result:
             config, sources, state = (json.loads(file.attrs[name]) for name in ("config", "sources", "state"))
             schema_of_file = int(file.attrs["schema"])
             arrays = arrays_below(file)
+        misfit = misfit_of_values(kind, arrays)
+        if misfit:
+            raise DataError(f"{path} is no whole {kind} file: {misfit}; restore it, or remove it and make it again")
+        if not all(isinstance(value, dict) for value in (config, sources, state)):
+            raise DataError(f"{path} is no whole {kind} file: its settings are no JSON objects; make it again")
         return cls(kind, schema_of_file, config, sources, arrays, state)
 
 
@@ -111,13 +117,40 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
                 raise DataError(
                     f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it"
                 )
-            refuse_foreign(file, path)
+            layout = refuse_foreign(file, path)
+            current = int(file.attrs["schema"]) == schema  # an older layout is told by its reader
+            misfit = misfit_of_layout(kind, layout) if current else ""
+            if misfit:
+                raise DataError(f"{path} is no whole {kind} file: {misfit}; restore it, or remove it and make it again")
             yield file
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         damaged = (
             f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
         )
         raise DataError(unreadable(path, error, damaged)) from error
+
+
+def kind_of(path: Pathlike) -> tuple[str, bool]:
+    """Return the kind of a file of deconvviz, and whether a digest tells that it is as it was written.
+
+    Raises:
+        DataError: it is damaged, was changed, cannot be read, or is no file of deconvviz.
+    """
+    if not pathlib.Path(path).is_file():
+        what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give a file of deconvviz")
+    try:
+        seal = check_seal(path)
+        with h5py.File(path, "r") as file:
+            refuse_foreign(file, path)
+            kind = str(file.attrs.get("format", file.attrs.get("deconvviz", "")))
+            parts = "digests" in file
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        damaged = f"{path} is no readable file of deconvviz ({one_line(error)}); restore it, or make it again"
+        raise DataError(unreadable(path, error, damaged)) from error
+    if not kind:
+        raise DataError(f"{path} is an HDF5 file of some other program; give a file of deconvviz")
+    return kind, seal or parts
 
 
 def read_config(path: Pathlike, kind: str, schema: int) -> dict[str, Any]:

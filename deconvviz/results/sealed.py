@@ -102,14 +102,18 @@ def _digest(path: pathlib.Path) -> bytes:
     return digest.digest()
 
 
-def refuse_foreign(file: h5py.File, path: Pathlike) -> None:
+def refuse_foreign(file: h5py.File, path: Pathlike) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """Look through a file for what this package does not write, before any value of it is read.
+
+    Returns:
+        Name of each array -> (its dtype, its shape).
 
     Raises:
         DataError: a link to another place or file; values that are stored elsewhere or computed; filters other than
             gzip, shuffle and fletcher32; values that are not plain numbers or text; more values than the stored bytes
             can hold; or groups within themselves.
     """
+    layout: dict[str, tuple[Any, tuple[int, ...]]] = {}
     waiting: list[tuple[h5py.Group, str, int]] = [(file, "", 0)]
     while waiting:
         group, prefix, depth = waiting.pop()
@@ -124,8 +128,10 @@ def refuse_foreign(file: h5py.File, path: Pathlike) -> None:
                 waiting.append((item, where, depth + 1))
             elif isinstance(item, h5py.Dataset):
                 _refuse_dataset(item, where, path)
+                layout[where.removeprefix("/")] = (item.dtype, item.shape or ())
             else:
                 raise DataError(f"{path} is no file of deconvviz: {where} is no array; choose another")
+    return layout
 
 
 def _refuse_dataset(dataset: h5py.Dataset, where: str, path: Pathlike) -> None:

@@ -1,0 +1,69 @@
+"""Whether a file of deconvviz is still what was written: its seal, or the digests of its parts."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from deconvviz.data.images import FORMAT, ImageStore
+from deconvviz.results.features import KIND as FEATURES
+from deconvviz.results.features import Features
+from deconvviz.results.results import arrays_below, kind_of, reading
+from deconvviz.results.snapshots import KIND as SNAPSHOTS
+from deconvviz.results.snapshots import Snapshots
+from deconvviz.types import Pathlike
+
+ROWS = 1024  # rows of features that are read at once
+NEWEST = 2**31  # a schema that no file exceeds: what is verified is the content, not who can read it
+
+
+def verify(path: Pathlike) -> str:
+    """Read a whole file, and compare it with the digests that it holds.
+
+    Args:
+        path: of an image store, of features, or of any other HDF5 file that deconvviz wrote.
+
+    Returns:
+        What it is and what was found, in a sentence.
+
+    Raises:
+        DataError: the file is damaged or was changed, or no file of deconvviz.
+
+    >>> import tempfile
+    >>> from deconvviz.results.results import Result
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Result("squares", 1, {}).save(f"{folder}/s.h5")
+    ...     verify(f"{folder}/s.h5")
+    'a squares file, unchanged since it was written'
+    """
+    path = pathlib.Path(path)
+    kind, digested = kind_of(path)
+    what = _read_through(path, kind)
+    if digested:
+        return f"{what}, unchanged since it was written"
+    return f"{what}, readable; an older version wrote it, without a digest, so that nobody can tell whether it changed"
+
+
+def _read_through(path: pathlib.Path, kind: str) -> str:
+    """Read everything that a file holds; return what it is."""
+    if kind == FORMAT:
+        with ImageStore.open(path) as store:
+            for index in range(len(store)):
+                store.encoded(index)
+        return f"an image store of {len(store)} images"
+    if kind == FEATURES:
+        features = Features(path)
+        for layer in features.layers:
+            for start in range(0, features.done, ROWS):
+                features.rows(layer, np.arange(start, min(start + ROWS, features.done)))
+        return f"a features file of {features.done} rows"
+    if kind == SNAPSHOTS:
+        snapshots = Snapshots(path)
+        for epoch in snapshots.epochs:
+            snapshots.weights(epoch)
+        return f"a snapshots file of {len(snapshots.epochs)} epochs"
+    with reading(path, kind, NEWEST) as file:
+        arrays_below(file)
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"{article} {kind} file"
