@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer --fast."""
     help_text = f"leave out the tests marked {', '.join(LEFT_OUT_OF_FAST)}: less than two minutes on two cores"
     parser.addoption("--fast", action="store_true", help=help_text)
+    parser.addoption("--fuzz", default=20.0, type=float, help="seconds that tests/fuzz changes files for, at least")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -130,6 +130,17 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
         raise DataError(unreadable(path, error, damaged)) from error
 
 
+@contextlib.contextmanager
+def whole(path: Pathlike, kind: str) -> Iterator[None]:
+    """Turn what is raised where a file lacks something, within a `with` block, into a DataError that says so."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"{path} is no whole {kind} file ({one_line(error)}); restore it, or remove it and make it again"
+        ) from error
+
+
 def kind_of(path: Pathlike) -> tuple[str, bool]:
     """Return the kind of a file of deconvviz, and whether a digest tells that it is as it was written.
 

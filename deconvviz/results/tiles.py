@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deconvviz.errors import DataError
-from deconvviz.results.results import Result, read_config
+from deconvviz.results.results import Result, read_config, whole
 from deconvviz.types import Array, Ints, Pathlike, Pixels
 
 KIND, SCHEMA = "gallery", 1
@@ -171,9 +171,10 @@ def load_gallery(path: Pathlike) -> Gallery:
     """
     result = Result.load(path, KIND, SCHEMA)
     arrays: dict[str, Any] = dict(result.arrays)
-    for name in [key.removesuffix("/offsets") for key in arrays if key.endswith("/offsets")]:
-        shape = tuple(int(n) for n in arrays.pop(f"{name}/shape"))
-        arrays[name] = Tiles(arrays.pop(f"{name}/data"), arrays.pop(f"{name}/offsets"), shape)
+    with whole(path, KIND):
+        for name in [key.removesuffix("/offsets") for key in arrays if key.endswith("/offsets")]:
+            shape = tuple(int(n) for n in arrays.pop(f"{name}/shape"))
+            arrays[name] = Tiles(arrays.pop(f"{name}/data"), arrays.pop(f"{name}/offsets"), shape)
     # version 0.1.0 wrote no state: its rules were all given
     rule, why = result.state.get("rule", result.config.get("rule", "")), result.state.get("why", "")
     return Gallery(result.config, rule, why, result.sources, arrays)

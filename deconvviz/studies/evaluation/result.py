@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
-from deconvviz.results.results import Result
+from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, SECONDS
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
@@ -113,10 +113,11 @@ class Evaluation:
         file = Result.load(path, KIND, SCHEMA)
         if file.schema < SCHEMA:
             raise DataError(f"{path} was written by an older deconvviz; remove it and evaluate again")
-        lists: dict[str, Any] = {name: tuple(file.state[name]) for name in ("columns", "names", "classes")}
-        arrays: dict[str, Any] = {
-            name: file.arrays[name] for name in ("explained", "probability", "labels", "pictures")
-        }
+        with whole(path, KIND):
+            lists: dict[str, Any] = {name: tuple(file.state[name]) for name in ("columns", "names", "classes")}
+            arrays: dict[str, Any] = {
+                name: file.arrays[name] for name in ("explained", "probability", "labels", "pictures")
+            }
         groups: dict[str, Any] = {group: _below(file.arrays, group) for group in GROUPS}
         return replace(cls(config=file.config, sources=file.sources, values={}, **lists, **arrays), **groups)
 

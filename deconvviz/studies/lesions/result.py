@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deconvviz.metrics.intervals import NORMAL_95, paired_interval
-from deconvviz.results.results import Result
+from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike
 
@@ -168,7 +168,8 @@ class Lesions:
         file = Result.load(path, KIND, SCHEMA)
         means = {name.removeprefix("means/"): a for name, a in file.arrays.items() if name.startswith("means/")}
         sums: dict[str, Any] = {name: array for name, array in file.arrays.items() if not name.startswith("means/")}
-        return cls(config=file.config, sources=file.sources, means=means, **sums, **file.state)
+        with whole(path, KIND):
+            return cls(config=file.config, sources=file.sources, means=means, **sums, **file.state)
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a table with a row for each lesion, in the order of the ranking; drops in fractions, losses in nats."""

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.errors import DataError
-from deconvviz.results.files import one_line
-from deconvviz.results.results import Result
+from deconvviz.results.results import Result, whole
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
 
@@ -187,11 +186,9 @@ def load_mined(path: Pathlike) -> Mined:
         DataError: the file is missing, truncated or something else.
     """
     result = Result.load(path, KIND, SCHEMA)
-    try:
+    with whole(path, KIND):
         layers = {name: _layer_from(result, name) for name in result.config["layers"]}
         done, total = result.state["done"], result.state["total"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is no complete mined file ({one_line(error)}); mine again") from error
     return Mined(
         layers=layers,
         config=result.config,
