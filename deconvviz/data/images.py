@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
-from deconvviz.results.files import Sink, one_line, unreadable
+from deconvviz.results.files import READ_ERRORS, Sink, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.results.sealed import digest_of_bytes, refuse_foreign
 from deconvviz.types import Ints, Pathlike, Pixels
@@ -381,7 +381,7 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
     """Turn what h5py raises for a truncated or damaged file into a DataError."""
     try:
         yield
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except READ_ERRORS as error:
         damaged = f"{path} is damaged or truncated ({one_line(error)}); pack it again"
         raise DataError(unreadable(path, error, damaged)) from error
 

@@ -182,6 +182,10 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+READ_ERRORS = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError, MemoryError)
+"""What h5py, and reading what it gives, raise for a damaged file."""
+
+
 def in_use(error: BaseException) -> bool:
     """Return whether an error says that another program has the file open for writing, or that it cannot be locked."""
     return isinstance(error, BlockingIOError) or "unable to lock" in str(error) or "already open" in str(error)

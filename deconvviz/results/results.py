@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.results.files import one_line, unreadable
+from deconvviz.results.files import READ_ERRORS, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout, misfit_of_values
 from deconvviz.results.sealed import check_seal, refuse_foreign, sealed
 from deconvviz.types import Array, Pathlike
@@ -123,7 +123,7 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
             if misfit:
                 raise DataError(f"{path} is no whole {kind} file: {misfit}; restore it, or remove it and make it again")
             yield file
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except READ_ERRORS as error:
         damaged = (
             f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
         )
@@ -156,7 +156,7 @@ def kind_of(path: Pathlike) -> tuple[str, bool]:
             refuse_foreign(file, path)
             kind = str(file.attrs.get("format", file.attrs.get("deconvviz", "")))
             parts = "digests" in file
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except READ_ERRORS as error:
         damaged = f"{path} is no readable file of deconvviz ({one_line(error)}); restore it, or make it again"
         raise DataError(unreadable(path, error, damaged)) from error
     if not kind:
