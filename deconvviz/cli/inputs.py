@@ -60,10 +60,15 @@ def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
     from deconvviz.models.load import load_model
 
     loaded = load_model(model, options.weights)
-    preprocess = with_input(Preprocess.from_dict(loaded.settings), options.crop, options.resize)
+    resize = options.resize
+    if resize is None and options.crop and not {"resize", "crop"} & {*loaded.settings}:
+        resize = options.crop  # nothing is known of how it was trained: all of an image, not the middle of it
+    preprocess = with_input(Preprocess.from_dict(loaded.settings), options.crop, resize)
     mean, std = (text and numbers(text) for text in (options.mean, options.std))
     changes: dict[str, Any] = {"mean": mean, "std": std}
-    return loaded, dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
+    preprocess = dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
+    click.echo(f"images: {preprocess.words()}", err=True)
+    return loaded, preprocess
 
 
 def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> Preprocess:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -20,6 +21,10 @@ from deconvviz.types import Ints, Pixels
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
+
+
+ENLARGED = 2  # times: beyond that, images are hardly those that the network was trained on
+SIZES = 100  # images whose sizes are looked at
 
 
 class PictureBatch(NamedTuple):
@@ -76,6 +81,22 @@ class Feed:
         self.images, self.preprocess, self.workers = images, preprocess, workers
         self.indices: Ints = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
         self._memory = PictureMemory(memory)
+        self._note_enlargement()
+
+    def _note_enlargement(self) -> None:
+        """Warn where most images are far smaller than what they are resized to: the network then sees a blur."""
+        sizes = getattr(self.images, "sizes", None)
+        if sizes is None or not len(self.indices):
+            return
+        sides = np.asarray(sizes)[self.indices[:: max(len(self.indices) // SIZES, 1)]]
+        height, width = (int(side) for side in np.median(sides, 0))
+        factor = min(a / b for a, b in zip(self.preprocess.resized(height, width), (height, width), strict=True))
+        if factor > ENLARGED:
+            warnings.warn(
+                f"images of {width} x {height} px are enlarged {factor:.1f} times for this network; if it was trained "
+                "on images of their own size, say so with --input and --resize",
+                stacklevel=3,
+            )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -133,6 +133,23 @@ class Preprocess:
         ratio = max(ratios) if self.fit == "contain" else min(ratios)  # rounded as timm does
         return round(height / ratio), round(width / ratio)
 
+    def words(self) -> str:
+        """Return in a line how images are prepared.
+
+        >>> Preprocess(resize=256, crop=224).words()
+        'shorter side to 256 px (bilinear), central 224 x 224 px, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
+        """
+        sizes = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+        to = {
+            "cover": "shorter side to {0} px" if isinstance(self.resize, int) else "to cover {1} x {0} px",
+            "contain": "to fit in {1} x {0} px",
+            "stretch": "stretched to {1} x {0} px",
+        }[self.fit].format(*sizes)
+        parts = ["not resized" if self.resize is None else f"{to} ({self.interpolation})"]
+        parts += [f"central {self._crop[1]} x {self._crop[0]} px"] if self._crop else []
+        parts += [f"mean {' '.join(f'{v:g}' for v in self.mean)}", f"std {' '.join(f'{v:g}' for v in self.std)}"]
+        return ", ".join(parts)
+
     def mask(self, mask: Mask) -> Mask:
         """Resize and crop a mask as `picture` does its image; a pixel that is half covered counts as covered.
 

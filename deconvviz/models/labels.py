@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from deconvviz.errors import DataError, TargetError, nearest
 from deconvviz.types import Ints, Pathlike
 
 SYNSET = re.compile(r"n\d{8}")  # WordNet's numbers, which are the names of ImageNet's folders
+FEW, NEAR_CHANCE = 20, 1.5  # images that tell something; times chance
 IMAGENET = 1000  # outputs of a network that tells ImageNet's classes apart
 
 
@@ -115,6 +117,23 @@ def output_named(text: str, names: Sequence[str]) -> int:
         raise TargetError(f"class {text!r} is the name of the outputs {_listed(with_name)}; give the number")
     advice = nearest(text, names) if names else "the model's outputs have no names; give a number, or --classes FILE"
     raise TargetError(f"no class {text!r}; {advice}")
+
+
+def note_chance(correct: float, count: int, classes: int) -> None:
+    """Warn where a network classifies images hardly better than by chance: labels or preprocessing may not be its own.
+
+    Args:
+        correct: share of the images that are classified correctly, 0..1.
+        count: number of images; with fewer than 20 nothing is said.
+        classes: number of classes among them.
+    """
+    if count >= FEW and classes > 1 and correct <= NEAR_CHANCE / classes:
+        warnings.warn(
+            f"{correct:.1%} of {count} images are classified correctly, and 1 of {classes} classes would be by chance; "
+            "see whether the weights, the preprocessing (--mean, --std, --input) and the order of the classes "
+            "(--classes) are the network's own",
+            stacklevel=3,
+        )
 
 
 def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) -> Ints:

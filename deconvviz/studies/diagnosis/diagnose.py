@@ -13,6 +13,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.graph.choose import by_depth
 from deconvviz.graph.filters import filters_of
 from deconvviz.graph.network import Network
+from deconvviz.models.labels import note_chance
 from deconvviz.results.results import stamped
 from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
 from deconvviz.studies.diagnosis.checks.classes import measured_neighbours
@@ -143,6 +144,7 @@ def _config(subject: Subject, checks: Sequence[str]) -> dict[str, Any]:
     accuracy = None
     if subject.logits is not None and labelled.any():
         accuracy = float((subject.logits[labelled].argmax(1) == subject.targets[labelled]).mean())
+        note_chance(accuracy, int(labelled.sum()), len({*subject.targets[labelled].tolist()}))
     return {
         "model": network.name,
         "model_fingerprint": network.fingerprint,

@@ -165,7 +165,7 @@ def _caption(evolution: Evolution, store: pathlib.Path) -> str:
         f"before.\n{evolution.rules()}\n"
         "Curves: share of the strongest images that are those of the last epoch (mean over channels); cosine between "
         "the projections of the same units by the weights after each epoch and after the last (mean over channels); "
-        "accuracy of the network in the training."
+        "accuracy as the training recorded it, under the name that it gave."
     )
 
 

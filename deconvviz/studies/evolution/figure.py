@@ -27,7 +27,7 @@ PIXELS = 288  # pixels that a picture has at least, so that those of a small ima
 CURVES, TICKS = 1.6, 0.35  # inches: height of the curves, and below them for their epochs
 NARROWEST = 6.4  # inches: a page with room for three curves
 CHANGED = "#d55e00"  # vermilion, which everybody can tell from grey
-METRICS = {"accuracy": ("training", "--"), "validation_accuracy": ("validation", "-")}
+STYLES = ("-", "--", ":", "-.")  # of the accuracies that a training recorded
 
 
 def draw_evolution(evolution: Evolution, title: str, caption: str) -> Figure:
@@ -95,12 +95,24 @@ def _draw_curves(sheet: Sheet, evolution: Evolution) -> None:
     for layer, colour in zip(evolution.layers, colours, strict=True):
         _draw_curve(images, evolution.epochs, layer.top_final, colour, layer.layer)
         _draw_curve(projections, evolution.epochs, layer.similarity, colour, layer.layer)
-    for metric, (label, style) in METRICS.items():
-        points = [(record["epoch"], record[metric]) for record in evolution.history if metric in record]
-        if points:
-            accuracy.plot(*np.array(points).T, style, color="0.2", linewidth=1, label=label)
+    for (name, points), style in zip(_accuracies(evolution).items(), STYLES, strict=False):
+        accuracy.plot(*np.array(points).T, style, color="0.2", linewidth=1, label=name)
     for axes in (images, projections, accuracy):
         _label_epochs(axes, evolution.epochs)
+
+
+def _accuracies(evolution: Evolution) -> dict[str, list[tuple[float, float]]]:
+    """Return each accuracy of the history under the name that it was recorded by -> (epoch, share) points.
+
+    Values above 1 are taken for per cent.
+    """
+    names = dict.fromkeys(name for record in evolution.history for name in record if "acc" in name.lower())
+    curves = {}
+    for name in names:
+        points = [(record["epoch"], record[name]) for record in evolution.history if name in record]
+        scale = 100 if max(value for _, value in points) > 1 else 1
+        curves[name.replace("_", " ")] = [(epoch, value / scale) for epoch, value in points]
+    return curves
 
 
 def _draw_curve(axes: Axes, epochs: tuple[int, ...], values: Floats, colour: object, label: str) -> None:
