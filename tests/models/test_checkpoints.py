@@ -479,6 +479,7 @@ REFUSED: dict[str, tuple[Bytes, str]] = {
     "cut in the middle": (lambda: saved(STATE)[:1500], "is a damaged archive, perhaps cut off"),
     "cut safetensors": (lambda: safetensors_file()[:-9], "is a damaged safetensors file .* fetch it again"),
     "cut header of safetensors": (lambda: safetensors_file()[:99], "is a damaged safetensors file .* fetch it again"),
+    "zeros, as a crash of the machine leaves them": (lambda: b"\0" * 99, "is no plain state dict"),
     "another network": (
         lambda: saved({"model": nn.Linear(4, 2).state_dict()}),
         r"do not fit Sequential \(8 missing, first conv.weight; 2 unexpected, first weight in 'model'\)",

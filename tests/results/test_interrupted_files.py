@@ -81,6 +81,19 @@ def test_parts_of_dead_processes_are_swept_and_those_of_living_ones_stay(tmp_pat
     assert (tmp_path / "r.h5").read_text() == "whole"
 
 
+def test_parts_of_another_users_processes_stay(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask for such a process is not permitted, which says that there is one."""
+
+    def refused(process: int, signal: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    part = tmp_path / f".r.h5.{dead_process()}-00ff00ff00ff.part"
+    part.touch()
+    monkeypatch.setattr(os, "kill", refused)
+    write(tmp_path / "r.h5")
+    assert parts(tmp_path) == [part.name]
+
+
 def test_a_part_that_another_process_is_writing_becomes_its_file(tmp_path: pathlib.Path, other: Other) -> None:
     """Two commands write one file at once: neither breaks the other, and the last one to end has its result there."""
     program = f"""
