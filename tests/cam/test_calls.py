@@ -192,7 +192,9 @@ def test_the_default_layer_is_the_last_with_rows_and_columns() -> None:
         nn.Conv2d(3, 6, 3),
         Classifier().stem,
         "block.convs",
-        [None],
+        pytest.param(
+            [None], marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="nothing refers weakly to None")
+        ),
         pytest.param(7, marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="a number is taken for a list")),
     ],
 )
