@@ -275,12 +275,13 @@ class View:
         def seed(output: Any) -> Any:
             with torch.enable_grad():
                 leaves, structure = pytree.tree_flatten(output)
-                free = [leaf.detach().requires_grad_(leaf.is_floating_point()) for leaf in leaves]
+                free = [_free(leaf) for leaf in leaves]
                 score = self.scorer.logit(pytree.tree_unflatten(free, structure), self.everyone).sum()
-                wanted = [leaf for leaf in free if leaf.requires_grad]
+                tensors = [leaf for leaf in free if isinstance(leaf, Tensor)]
+                wanted = [leaf for leaf in tensors if leaf.requires_grad]
                 found = iter(torch.autograd.grad(score, wanted, allow_unused=True))
-            gradients = [next(found) if leaf.requires_grad else None for leaf in free]
-            return [g if g is None or not relevance else g * leaf for g, leaf in zip(gradients, leaves, strict=True)]
+            gradients = [next(found) if leaf.requires_grad else None for leaf in tensors]
+            return [g if g is None or not relevance else g * leaf for g, leaf in zip(gradients, tensors, strict=True)]
 
         self.passes["forward"] += len(x)
         self.passes["backward"] += len(x)
@@ -334,6 +335,11 @@ class View:
             images, variants = keep.nonzero(as_tuple=True)
             for start in range(0, len(images), at_once):
                 yield images[start : start + at_once], variants[start : start + at_once]
+
+
+def _free(leaf: Any) -> Any:
+    """Return a tensor of the same values that a gradient can be taken of; anything else as it is."""
+    return leaf.detach().requires_grad_(leaf.is_floating_point()) if isinstance(leaf, Tensor) else leaf
 
 
 def whole_images(batch_size: int, device: torch.device) -> int:

@@ -46,7 +46,7 @@ def _gradient(call: Call, signal: Tensor) -> Tensor:
 
 
 def _deconvnet(call: Call, signal: Tensor) -> Tensor:
-    return torch.where(signal > 0, signal, 0)
+    return torch.where((signal > 0) & signal.isfinite(), signal, 0)  # behind a root of zero it is infinite
 
 
 def _guided(call: Call, signal: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ contrast normalisation as one op, and the batch size a value of its own.
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 import weakref
@@ -25,7 +26,7 @@ from deconvviz.graph.functions import ENTER, LEAVE
 from deconvviz.graph.fuse import fuse_response_norm
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
-from deconvviz.graph.table import norm_of_batch
+from deconvviz.graph.table import norm_of_batch, subsampled
 
 aten = torch.ops.aten
 
@@ -52,7 +53,8 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     ('ReLU', (8, 15, 15), (3, 3), (2, 2))
     """
     shape = _shape(input_shape)
-    inner = unwrapped(model)
+    given = unwrapped(model)
+    inner = _without_inference_tensors(given)
     first = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(first)
     with evaluating(inner), outside_inference_mode(), torch.no_grad():
@@ -63,7 +65,7 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         state = {spec.arg.name for spec in exported.program.graph_signature.input_specs if spec.target}
         if _aliased_writes(exported.program.graph, state):
             exported = replace(exported, program=exported.program.run_decompositions({}))
-        names = dict(inner.named_modules(remove_duplicate=False))
+        names = dict(given.named_modules(remove_duplicate=False))
         graph, tensors = _plain(exported, _other_names(names))
         parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in names.items()}
         structure = exported.program.call_spec.out_spec
@@ -71,6 +73,15 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         _check(network, example, output, random)
     network.module_names = weakref.WeakKeyDictionary({module: name for name, module in reversed(names.items())})
     return network.with_outputs("auto", output)
+
+
+def _without_inference_tensors(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that was made within torch.inference_mode, whose weights know no gradient."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if not any(tensor.is_inference() for tensor in tensors):
+        return model
+    with torch.inference_mode(False):
+        return copy.deepcopy(model)
 
 
 def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -129,7 +140,8 @@ def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
             f"{network.name}, as captured, does not run on one image: {first_line(error)}; look for a size that is "
             "written into the code, or for .squeeze() without a dimension"
         ) from error
-    equal = same(together, output, 1e-2) and (bool(mixing) or same(alone, _first(together), 1e-2))
+    parts = [(one, both[:1]) for one, both in _of_images(network, alone, together)]
+    equal = same(together, output, 1e-2) and (bool(mixing) or all(same(one, first, 1e-2) for one, first in parts))
     if random or equal:
         return
     raise CaptureError(
@@ -138,9 +150,11 @@ def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
     )
 
 
-def _first(output: Any) -> Any:
-    """Return the part of an output that belongs to the first of its images."""
-    return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, output)
+def _of_images(network: Network, alone: Any, together: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensors of two outputs that count images first; not those of the whole batch, or of none."""
+    leaves = [[leaf for leaf in pytree.tree_leaves(each) if isinstance(leaf, Tensor)] for each in (alone, together)]
+    nodes = network.output_nodes()
+    return [pair for node, *pair in zip(nodes, *leaves, strict=True) if node.meta.get("batched")]  # type: ignore[misc]
 
 
 # --- in-place ops ----------------------------------------------------------------------------------------------------
@@ -204,7 +218,7 @@ class Pick:
 
 def _plain(exported: Exported, others: Mapping[str, list[str]]) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Copy the exported graph in plain form; weights and constants become `get_attr` nodes."""
-    graph, tensors = fx.Graph(), {}
+    graph, tensors, call_names = fx.Graph(), {}, CallNames(others)
     program = exported.program
     names: dict[fx.Node, fx.Node] = {}  # exported value -> ours; an in-place op moves the name to its result
     entered: dict[int, dict[int, fx.Node]] = {}  # call of an autograd function -> place -> its argument
@@ -241,7 +255,7 @@ def _plain(exported: Exported, others: Mapping[str, list[str]]) -> tuple[fx.Grap
             kept = [v for v, o in zip(node.args[0], specs, strict=True) if o.kind.name == "USER_OUTPUT"]
             graph.output(fx.node.map_arg(kept, lambda n: names[n]))
         if (node in names and names[node].op != "placeholder") or node.op == "placeholder":
-            _describe(names[node], node, symbol, exported.prefix, others)
+            _describe(names[node], node, symbol, exported.prefix, call_names)
     fuse_response_norm(graph)
     graph.eliminate_dead_code()
     return graph, tensors
@@ -294,6 +308,9 @@ def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[A
     if target is aten.squeeze.default:  # of two images it keeps the batch; of one image it must, too
         shape = args[0].meta["shape"]
         return aten.squeeze.dims, (args[0], [axis for axis, size in enumerate(shape) if size == 1])
+    if getattr(target, "_opname", "") == "upsample_nearest2d" and index is None:
+        steps = _whole_steps(args)
+        return (subsampled, (args[0], *steps)) if steps else (target, args)
     if target is aten.batch_norm.default and (args[5] or args[3] is None):
         return norm_of_batch, (args[0], args[1], args[2], args[7])
     if index is None:
@@ -307,6 +324,20 @@ def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[A
     return Pick(target, index), args
 
 
+def _whole_steps(args: tuple[Any, ...]) -> tuple[int, int] | None:
+    """Return by which whole factors interpolation reduces rows and columns; None where it does not reduce by such."""
+    before = args[0].meta["shape"][2:]
+    size, scales = args[1], args[2] if len(args) > 2 else None
+    after = size or [int(n * scale) for n, scale in zip(before, scales or (1, 1), strict=True)]
+    if not all(isinstance(n, int) and n > 0 for n in (*before, *after)):
+        return None
+    if scales and any(1 / scale % 1 for scale in scales):
+        return None  # the factor that was given counts, not that of the sizes
+    if any(b % a for b, a in zip(before, after, strict=True)):
+        return None
+    return before[0] // after[0], before[1] // after[1]
+
+
 def _plain_padding(args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Write "valid" and "same" padding as numbers; that of an even kernel, which is not symmetric, stays."""
     x, weight, bias, stride, padding, dilation, groups = args
@@ -318,7 +349,7 @@ def _plain_padding(args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     return aten.conv2d.default, (x, weight, bias, stride, [total // 2 for total in totals], dilation, groups)
 
 
-def _describe(ours: fx.Node, node: fx.Node, symbol: str, prefix: str, others: Mapping[str, list[str]]) -> None:
+def _describe(ours: fx.Node, node: fx.Node, symbol: str, prefix: str, names: CallNames) -> None:
     """Note a value's shape and the module calls that it was computed in, outermost first."""
     value = node.meta.get("val")
     if isinstance(value, Tensor):
@@ -330,5 +361,27 @@ def _describe(ours: fx.Node, node: fx.Node, symbol: str, prefix: str, others: Ma
         if not key.startswith("L__self__") or name in ("", prefix.rstrip(".")):
             continue
         kind = kind if isinstance(kind, str) else kind.__name__
-        for each in (path, *others.get(path, ())):  # a second call is "name@1"
-            ours.meta["modules"].append((each + name.removeprefix(path), each, kind))
+        ours.meta["modules"] += [(each, path, kind) for each in names.of_call(name, path)]
+
+
+class CallNames:
+    """The names of module calls; a module that stands in several places has several, and its calls are counted.
+
+    Attributes:
+        others: name of a module -> the other names that it has.
+    """
+
+    def __init__(self, others: Mapping[str, list[str]]) -> None:
+        self.others = others
+        self._calls: dict[str, list[str]] = {}  # first name of a module -> its calls, as the exporter tells them
+
+    def of_call(self, name: str, path: str) -> list[str]:
+        """Return the names of a call: the exporter's own, or all of a module with several, "name@1" for its second."""
+        others = self.others.get(path)
+        if not others:
+            return [name]
+        calls = self._calls.setdefault(min(path, *others), [])
+        if name not in calls:
+            calls.append(name)
+        number = calls.index(name)
+        return [f"{each}@{number}" if number else each for each in (path, *others)]

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from deconvviz.errors import CaptureError
 from deconvviz.graph.functions import FunctionCall, marked_functions
 
-INNER = "model"  # the name of a module within `_OneImage`
+INNER = "inner_of_deconvviz"  # the name of a module within `_OneImage`
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 

@@ -76,21 +76,25 @@ def marked_functions() -> Iterator[list[FunctionCall]]:
         A list that each call is added to: its index is the number that the marks have.
     """
     calls: list[FunctionCall] = []
-    originals = {kind: vars(kind)["forward"] for kind in _functions(Function)}
+    forwards = {kind: kind.forward for kind in _functions(Function)}
+    own = {kind: vars(kind)["forward"] for kind in forwards if "forward" in vars(kind)}
     try:
-        for kind, original in originals.items():
-            kind.forward = staticmethod(_marking(kind, original.__func__, calls))  # type: ignore[method-assign]
+        for kind, forward in forwards.items():
+            kind.forward = staticmethod(_marking(kind, forward, calls))  # type: ignore[method-assign]
         yield calls
     finally:
-        for kind, original in originals.items():
-            kind.forward = original  # type: ignore[method-assign]
+        for kind in forwards:
+            if kind in own:
+                kind.forward = own[kind]  # type: ignore[method-assign]
+            else:
+                del kind.forward
 
 
 def _functions(kind: type[Function]) -> Iterator[type[Function]]:
-    """Yield every subclass with a forward of its own that does not come with torch."""
+    """Yield every subclass that does not come with torch and has a forward, perhaps an inherited one."""
     for sub in kind.__subclasses__():
         own = sub.__module__.partition(".")[0] not in ("torch", "functorch")
-        if own and isinstance(vars(sub).get("forward"), staticmethod):
+        if own and sub.forward is not Function.forward:
             yield sub
         yield from _functions(sub)
 

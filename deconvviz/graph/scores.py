@@ -135,12 +135,25 @@ def last_op(node: fx.Node) -> str:
 
 def leaves_of(output: Any) -> dict[str, Tensor]:
     """Return the tensors in what a network returned, by name: "logits" of a dict, "0" of a tuple, "" of a tensor."""
+    return {name: leaf for name, leaf in named_leaves(output) if isinstance(leaf, Tensor)}
+
+
+def named_leaves(output: Any) -> list[tuple[str, Any]]:
+    """Return everything in what a network returned, with its name, in the order of torch's pytree.
+
+    >>> named_leaves({"logits": 1, "hidden": (2, None)})
+    [('logits', 1), ('hidden.0', 2), ('hidden.1', None)]
+    """
     if isinstance(output, Mapping):
-        paths = [(str(key), value) for key, value in output.items()]
-        return {name: value for name, value in paths if isinstance(value, Tensor)}
-    pairs, _ = pytree.tree_flatten_with_path(output)
-    names = [".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in pairs]
-    return {name: leaf for name, (_, leaf) in zip(names, pairs, strict=True) if isinstance(leaf, Tensor)}
+        parts = [(str(key), value) for key, value in output.items()]
+    elif isinstance(output, list | tuple):
+        parts = [(str(place), value) for place, value in enumerate(output)]
+    elif pytree.tree_is_leaf(output):
+        return [("", output)]
+    else:
+        pairs, _ = pytree.tree_flatten_with_path(output)
+        return [(".".join(str(getattr(key, "name", key)).strip(".") for key in path), leaf) for path, leaf in pairs]
+    return [(f"{name}.{rest}".rstrip("."), leaf) for name, part in parts for rest, leaf in named_leaves(part)]
 
 
 def _name_of_scores(output: Any) -> str | None:
@@ -199,8 +212,9 @@ class WithScores:
     @cached_property
     def score_node(self) -> fx.Node:
         """The node of the scores that the model returns; raises CaptureError where there are none of classes."""
-        name, nodes = readout_of(self.example).name, self.output_nodes()
-        return nodes[0] if name is None else dict(zip(leaves_of(self.example), nodes, strict=True))[name]
+        name = readout_of(self.example).name
+        names = [name for name, leaf in named_leaves(self.example) if isinstance(leaf, Tensor)]
+        return self.output_nodes()[0 if name is None else names.index(name)]
 
     @property
     def width(self) -> int:

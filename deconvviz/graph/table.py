@@ -101,7 +101,7 @@ def _pad_reach(node: fx.Node) -> Geometry:
     pads: Any = amounts
     source = reach.data_inputs(node)[0]
     constant = op_name(node) == "constant_pad_nd" or rest[0] == "constant"
-    if not constant or (rest[-1] or 0) != 0 or len(pads) > 4 or reach.axes_of(source) != (2, 3):
+    if not constant or (rest[-1] or 0) != 0 or len(pads) > 6 or reach.axes_of(source) != (2, 3):
         return reach.whole_map(node)
     left, top = pads[0], (pads[2] if len(pads) > 2 else 0)
     return reach.shifted(node, (-top, -left))
@@ -132,15 +132,11 @@ def _unshuffle_reach(node: fx.Node) -> Geometry:
     return Geometry((2, 3), ((block, block),))
 
 
-def _nearest_reach(node: fx.Node) -> Geometry:
-    """Reduction by a whole factor takes every so-many-th position; enlargement has no affine interval."""
-    source = reach.data_inputs(node)[0]
-    if reach.axes_of(source) != (2, 3):
+def _subsampled_reach(node: fx.Node) -> Geometry:
+    if reach.axes_of(reach.data_inputs(node)[0]) != (2, 3):
         return reach.whole_map(node)
-    pairs = list(zip(reach.shape_of(source)[2:], reach.shape_of(node)[2:], strict=True))
-    if any(before % after for before, after in pairs):
-        return reach.whole_map(node)
-    rows, columns = (Interval(before // after, 0, 1) for before, after in pairs)
+    steps: Any = node.args[1:]
+    rows, columns = (Interval(step, 0, 1) for step in steps)
     return Geometry((2, 3), ((rows, columns),))
 
 
@@ -216,6 +212,11 @@ def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: floa
     return torch.nn.functional.local_response_norm(exact, size, alpha, beta, k).to(x.dtype)
 
 
+def subsampled(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Every so-many-th row and column: what interpolation of the nearest is, where it reduces by whole factors."""
+    return x[:, :, ::rows, ::columns]
+
+
 def norm_of_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """BatchNorm without running statistics: it takes those of its batch, whatever the mode."""
     return torch.nn.functional.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
@@ -244,11 +245,8 @@ def _window_slice(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -
 
 
 def _window_pad(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
-    return args[0], [0] * len(args[1]), *args[2:]
-
-
-def _window_nearest(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
-    return args[0], list(size), *[None] * (len(args) - 2)
+    pads = args[1]
+    return args[0], [0] * min(len(pads), 4) + list(pads[4:]), *args[2:]  # channels are padded in a window, too
 
 
 def _window_adaptive(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
@@ -297,7 +295,13 @@ _entries("clone lift_fresh_copy", reach=reach.pointwise, transpose=_identity_tra
 _entries("detach", kind="stop", reach=reach.pointwise, transpose=_identity_transpose, identity=True, may_alias=True)
 _entries("mul div", kind="other", reach=reach.elementwise)
 _entries("where masked_fill", kind="other", reach=reach.elementwise, fresh=True)
-_entries("gt ge lt le eq ne logical_not logical_and logical_or", kind="other", reach=reach.elementwise, fresh=True)
+_entries(
+    "gt ge lt le eq ne logical_not logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor "
+    "__and__ __or__ __xor__",
+    kind="other",
+    reach=reach.elementwise,
+    fresh=True,
+)
 _entries("neg _to_copy", reach=reach.pointwise)
 _entries("to type_as", reach=reach.pointwise, may_alias=True)
 _entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view, reshapes=True, may_alias=True)
@@ -310,12 +314,12 @@ _entries("slice", reach=_slice_reach, on_window=_window_slice)
 _entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad, pads=True)
 _entries("split chunk split_with_sizes", reach=_split_reach)
 _entries("pixel_unshuffle", reach=_unshuffle_reach)
-_entries("upsample_nearest2d", reach=_nearest_reach, on_window=_window_nearest)
+_entries("subsampled", reach=_subsampled_reach)
 _entries("conv_transpose1d conv_transpose2d conv_transpose3d conv1d conv3d convolution", weighted=True)
 _entries(
     "sum expand select rsub pixel_shuffle channel_shuffle roll stack "
     "avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
-    "upsample_bilinear2d upsample_bicubic2d im2col col2im unbind "
+    "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d im2col col2im unbind "
     "index flip repeat"
 )
 _entries(

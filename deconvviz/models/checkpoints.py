@@ -61,9 +61,9 @@ def read_file(path: Pathlike) -> Any:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "weights_only" not in text and "Unsupported" not in text:
-        return "it cannot be read"
     _, found, rest = text.partition("GLOBAL ")
+    if not found and "Unsupported class" not in text and "Unsupported global" not in text:
+        return "it cannot be read"
     name = f" ({rest.split()[0]})" if found and rest.split() else ""
     return f"it holds Python objects{name}, and only tensors are loaded"
 

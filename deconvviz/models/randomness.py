@@ -29,7 +29,9 @@ def with_random_weights(build: Callable[[], nn.Module], name: str) -> nn.Module:
     model = build()
     with _other_random_numbers():
         other = build().state_dict()
-    loaded = [key for key, value in model.state_dict().items() if _was_loaded(value, other.get(key))]
+    drawn = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    drawn |= {key for key in other if _reset_of(model, key)}  # statistics; other buffers are computed, not drawn
+    loaded = [key for key, value in model.state_dict().items() if key in drawn and _was_loaded(value, other.get(key))]
     if not loaded:
         return model
     before = {key: value.clone() for key, value in model.state_dict().items() if key in loaded}
@@ -37,8 +39,8 @@ def with_random_weights(build: Callable[[], nn.Module], name: str) -> nn.Module:
         torch.manual_seed(0)
         owners = dict.fromkeys(key.rpartition(".")[0] for key in loaded)
         for owner in owners:
-            reset = getattr(model.get_submodule(owner), "reset_parameters", None)
-            if callable(reset):
+            reset = _reset_of(model, f"{owner}.x" if owner else "x")
+            if reset:
                 reset()
     kept = [key for key, value in model.state_dict().items() if key in before and torch.equal(value, before[key])]
     if kept:
@@ -47,6 +49,12 @@ def with_random_weights(build: Callable[[], nn.Module], name: str) -> nn.Module:
             "factory that does not load them"
         )
     return model
+
+
+def _reset_of(model: nn.Module, key: str) -> Callable[[], None] | None:
+    """Return what initialises the module that a weight belongs to; None where it has no such method."""
+    reset = getattr(model.get_submodule(key.rpartition(".")[0]), "reset_parameters", None)
+    return reset if callable(reset) else None
 
 
 def _was_loaded(value: Tensor, other: Tensor | None) -> bool:

@@ -187,23 +187,38 @@ def _hugging_face(name: str, wanted: Wanted) -> Built:
     numbered = {int(number): str(label) for number, label in labels.items()}
     names = tuple(numbered[number] for number in sorted(numbered))
     named = not all(label == f"LABEL_{number}" for number, label in numbered.items())
-    settings = folder / "preprocessor_config.json"
-    return Built(model, _hf_settings(settings, config), names if named else ())
+    return Built(model, _hf_settings(folder, config), names if named else ())
 
 
 SIZES = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # numbers of PIL's filters
+OWN_WAYS = ("MobileViT", "EfficientNet", "Levit", "PoolFormer", "Perceiver")
+"""Processors that do what `Preprocess` does not: another order of the channels, two normalisations, other crops."""
 
 
-def _hf_settings(path: pathlib.Path, config: Any) -> dict[str, Any]:
-    """Return the arguments of `Preprocess` for what preprocessor_config.json says; without it, the model's own size."""
+def _hf_settings(folder: pathlib.Path, config: Any) -> dict[str, Any]:
+    """Return the arguments of `Preprocess` for what preprocessor_config.json says; without it, the model's own size.
+
+    What the file leaves out are the defaults of its processor, which transformers is asked for.
+    """
+    from transformers import AutoImageProcessor
+
+    path = folder / "preprocessor_config.json"
     side = getattr(config, "image_size", None) or 224
     own = int(side) if isinstance(side, int | float) else tuple(int(each) for each in side)
     if not path.is_file():
         return {"resize": own, "crop": own}
     try:
-        said: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); save the processor again") from error
+        json.loads(path.read_text("utf-8"))
+        processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+        said: dict[str, Any] = processor.to_dict()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read ({str(error).splitlines()[0]}); save the processor again") from error
+    kind = type(processor).__name__
+    if kind.startswith(OWN_WAYS):
+        raise ModelError(
+            f"{kind} of {path} prepares images in a way of its own; load the model in a file.py:FACTORY, which returns "
+            "it with its preprocessing"
+        )
     normalised = said.get("do_normalize", True)
     settings: dict[str, Any] = {
         "mean": tuple(said.get("image_mean") or (0.5,) * 3) if normalised else (0.0,) * 3,
@@ -278,7 +293,15 @@ def _imported(path: pathlib.Path) -> Any:
         package.insert(0, folder.name)
     if package:
         sys.path.insert(0, str(folder.parent))
-        return importlib.import_module(".".join([*package, path.stem]))
+        # What an earlier model brought along may be another folder of the same name, or an older state of this one.
+        for name in [name for name in sys.modules if name.partition(".")[0] == package[0] and name in _imported_names]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        before = set(sys.modules)
+        try:
+            return importlib.import_module(".".join([*package, path.stem]))
+        finally:
+            _imported_names.update(name for name in set(sys.modules) - before if name.partition(".")[0] == package[0])
     name = f"deconvviz_model_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None:
@@ -287,6 +310,9 @@ def _imported(path: pathlib.Path) -> Any:
     sys.modules[name] = module  # dataclasses, pickle and type hints look it up there
     module_spec.loader.exec_module(module)
     return module
+
+
+_imported_names: set[str] = set()  # modules of packages that models were imported from
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 import re
 import warnings
@@ -24,6 +25,7 @@ USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "modu
 AVERAGES = ("ema", "average", "teacher", "swa")
 WRAPPERS = ("module", "_orig_mod")  # what DataParallel, DistributedDataParallel and torch.compile put before names
 COUNTERS = ("total_ops", "total_params", "num_batches_tracked")  # buffers that no output depends on
+EXTRA = "_extra_state"  # of a module that keeps more than tensors
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")  # "norm.1.weight" of torchvision 0.1
 
 State = Mapping[str, Tensor]
@@ -61,7 +63,7 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
         ModelError: the weights belong to another network; the model is unchanged then.
     """
     expected = model.state_dict()
-    before = {name: tensor.clone() for name, tensor in expected.items()}
+    before = _like(expected, {name: copy.deepcopy(value) for name, value in expected.items()})
     states = weights.states or {"": weights.state}
     fitting: list[str] = []
     for key, state in states.items():
@@ -118,8 +120,10 @@ def _candidates(state: State, expected: State) -> Iterator[State]:
     counted = {name: tensor for name, tensor in state.items() if _plain_name(name) not in COUNTERS[:2]}
     state = _like(state, counted)
     yield state
-    for rename in (_without_leading_wrappers, _without_wrappers):
-        bare = renamed(state, rename)
+    peeled = [state]
+    while any(_without_one_wrapper(name) != name for name in peeled[-1]):
+        peeled.append(renamed(peeled[-1], _without_one_wrapper))
+    for bare in (*peeled, renamed(state, _without_wrappers)):
         for form in (bare, renamed(bare, _modern)):
             yield form
             yield from _below_a_prefix(form, expected)
@@ -139,6 +143,11 @@ def _without_leading_wrappers(name: str) -> str:
     return _without_leading_wrappers(rest) if dot and first in WRAPPERS else name
 
 
+def _without_one_wrapper(name: str) -> str:
+    first, dot, rest = name.partition(".")
+    return rest if dot and first in WRAPPERS else name
+
+
 def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
@@ -154,9 +163,9 @@ def _below_a_prefix(state: State, expected: State) -> Iterator[State]:
         return
     ends = "." + needed[0]
     for prefix in [name[: -len(needed[0])] for name in state if name.endswith(ends)]:
-        below = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        if all(name in below for name in needed):
-            yield renamed(_like(state, below), lambda name: name)
+        below = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if all(prefix + name in below for name in needed):
+            yield renamed(_like(state, below), lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
 
 
 def renamed(state: State, rename: Rename) -> State:
@@ -199,6 +208,7 @@ def misfit(expected: Mapping[str, Tensor], state: Mapping[str, Any], ignored: tu
         if names
     ]
     shared = [name for name in expected if name in state]
+    shared = [name for name in shared if _plain_name(name) != EXTRA]
     not_tensors = [name for name in shared if not isinstance(state[name], Tensor)]
     if not_tensors:
         parts.append(f"{len(not_tensors)} not tensors, first {not_tensors[0]}")
@@ -239,11 +249,13 @@ def _states_in(content: Any, key: str = "", depth: int = 3) -> Iterator[tuple[st
     """Yield (where, state dict) of every mapping from names to tensors in a checkpoint."""
     if not isinstance(content, Mapping) or not content:
         return
-    tensors = {name: _tensor(value) for name, value in content.items()}
-    found = {name: tensor for name, tensor in tensors.items() if isinstance(name, str) and tensor is not None}
-    values = [value for value in content.values() if not isinstance(value, Mapping)]
-    if found and len(found) >= 0.5 * len(values) and len(values) == len(content):
-        yield key, _like(content, found)
+    named = {name: value for name, value in content.items() if isinstance(name, str)}
+    extra = {name: value for name, value in named.items() if _plain_name(name) == EXTRA}
+    tensors = {name: _tensor(value) for name, value in named.items() if name not in extra}
+    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    others = [value for name, value in content.items() if name not in extra]
+    if found and len(found) >= 0.5 * len(others) and not any(isinstance(value, Mapping) for value in others):
+        yield key, _like(content, {name: value for name, value in {**extra, **found}.items() if value is not None})
         return
     if depth:
         for name, value in content.items():
