@@ -61,6 +61,7 @@ TABLES = {
     "floats": "path,label\na.png,2.0\nb.png,0.0\nc.png,1.0\n",
     "floats without a digit": "a.png,2.\nb.png,0.\nc.png,1.\n",
     "written by Windows": "\ufeffpath,label\r\na.png,2\r\nb.png,0\r\nc.png,1\r\n",
+    "written by Windows, no header": "\ufeffa.png,2\r\nb.png,0\r\nc.png,1\r\n",
     "quoted": '"path","label"\n"a.png","2"\n"b.png","0"\n"c.png","1"\n',
     "empty lines and a remark": "path,label\n\na.png,2\n# not this one\nb.png,0\n\nc.png,1\n\n",
 }
@@ -238,7 +239,7 @@ def test_a_part_of_a_folder_and_of_a_list_is_spread_over_their_classes(tmp_path:
 def test_a_part_of_a_dataset_is_spread_and_nothing_else_is_read(
     tmp_path: pathlib.Path, attribute: str, kind: Callable[[list[int]], Any]
 ) -> None:
-    labels = [0] * 6 + [1] * 5 + [2] * 4
+    labels = [0] * 10 + [1] * 3 + [2] * 2
     items: Any = Items(lambda a, n: (a, labels[n]), 15)
     setattr(items, attribute, kind(labels))
     items.names = [f"photo {n}" for n in range(15)]

@@ -224,13 +224,7 @@ def test_a_model_that_wraps_the_network_of_the_file(tmp_path: pathlib.Path, name
     assert torch.equal(outputs(model), outputs(TRAINED))
 
 
-OWN_NAME = pytest.mark.xfail(strict=True, reason="the wrapper's prefix is taken off together with the network's own")
-
-
-@pytest.mark.parametrize(
-    "prefix",
-    ["", pytest.param("module.", marks=OWN_NAME), pytest.param("_orig_mod.", marks=OWN_NAME), "model."],
-)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model."])
 def test_a_network_that_calls_a_part_of_itself_module(tmp_path: pathlib.Path, prefix: str) -> None:
     """What looks like a wrapper's prefix belongs to the names, and another part must not be lost with it."""
     trained, model = (Named("module", small(seed), nn.Linear(3, 2)) for seed in (7, 0))
@@ -270,15 +264,8 @@ def below(prefix: str, state: Any) -> Any:
     return moved
 
 
-PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "trainer.net."]
-STAYS = pytest.mark.xfail(strict=True, reason="versions below another prefix than a wrapper's keep it in their names")
-
-
-@pytest.mark.parametrize(
-    ("prefix", "version"),
-    [(prefix, 1) for prefix in PREFIXES]
-    + [pytest.param(prefix, 2, marks=[STAYS] if prefix in PREFIXES[4:] else []) for prefix in PREFIXES],
-)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "trainer.net."])
+@pytest.mark.parametrize("version", [1, 2])
 def test_the_versions_of_modules_outlast_prefixes(tmp_path: pathlib.Path, prefix: str, version: int) -> None:
     state: Any = versioned(3.0).state_dict()
     for name in ("scale", "features.0"):
@@ -289,7 +276,6 @@ def test_the_versions_of_modules_outlast_prefixes(tmp_path: pathlib.Path, prefix
     assert [tensor.unique().tolist() for tensor in model.state_dict().values()] == [[expected], [expected]]
 
 
-@pytest.mark.xfail(strict=True, reason="what was there is put back as if it came from a file without versions")
 def test_refused_weights_leave_a_versioned_layer_as_it_was(tmp_path: pathlib.Path) -> None:
     model = versioned(3.0)
     with pytest.raises(ModelError, match=r"2 missing, first scale\.weight"):
@@ -311,7 +297,6 @@ class Counting(nn.Linear):
         self.count = state["count"]
 
 
-@pytest.mark.xfail(strict=True, reason="a state dict is only what consists of tensors; the model's own is cloned")
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_state_that_is_no_tensor_comes_back_too(tmp_path: pathlib.Path, prefix: str) -> None:
     trained, model = nn.Sequential(Counting(5)), nn.Sequential(Counting(1))
@@ -520,7 +505,6 @@ def test_what_holds_no_fitting_weights_is_named_in_one_line(tmp_path: pathlib.Pa
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.xfail(strict=True, reason="whatever torch cannot read is said to hold Python objects")
 @pytest.mark.parametrize("content", [b"\x08\x07\x12\x07pytorch\x1a\x8f" * 9, b"BM\x9a\0\0\0" * 9], ids=["ONNX", "BMP"])
 def test_what_no_python_has_written_is_not_said_to_hold_python_objects(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)

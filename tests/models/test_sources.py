@@ -115,10 +115,7 @@ def test_imports_from_its_folder_and_from_the_working_folder(
     assert width_of("../zoo_c/net.py") == 8
 
 
-ONCE = pytest.mark.xfail(strict=True, reason="a module of a package is imported once a process, by its name")
-
-
-@pytest.mark.parametrize("inside", ["", pytest.param("from .widths import WIDTH\n", marks=ONCE)], ids=["alone", "dots"])
+@pytest.mark.parametrize("inside", ["", "from .widths import WIDTH\n"], ids=["alone", "dots"])
 def test_two_files_of_one_name_are_two_models(tmp_path: pathlib.Path, write: Write, inside: str) -> None:
     """In one process, as in a notebook; and a file that was changed is read again."""
     for number, folder in enumerate(("first", "second"), 3):
@@ -297,7 +294,6 @@ def test_a_loaded_weight_that_cannot_be_drawn_again_is_named(
     assert load_model("net_h.py:fresh", "none").model[1].token.unique().numel() == 5
 
 
-@pytest.mark.xfail(strict=True, reason="a buffer that is the same for every seed is taken for a loaded weight")
 def test_a_buffer_that_is_computed_is_no_loaded_weight(tmp_path: pathlib.Path, write: Write) -> None:
     """Such as the kernel of a blur, the angles of rotary positions, or the mean and deviation of the colours."""
     text = "m = nn.Sequential(nn.Conv2d(3, 8, 3))\n    m.register_buffer('kernel', torch.tensor([1.0, 2.0, 1.0]) / 4)"
@@ -515,7 +511,7 @@ OWN_WAYS = {
     "processor",
     [
         *WITH_DEFAULTS,
-        *(pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=why)) for name, why in OWN_WAYS.items()),
+        *(pytest.param(name, id=f"{name}: {why}") for name, why in OWN_WAYS.items()),
     ],
 )
 def test_processors_of_hugging_face_as_they_come(tmp_path: pathlib.Path, processor: str) -> None:
@@ -541,9 +537,6 @@ def assert_like_the_processor(folder: pathlib.Path, settings: dict[str, Any]) ->
 COLOURS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_normalize": True}
 CROPPED = {"do_center_crop": True}
 NUMBER = pytest.mark.xfail(strict=True, reason="one number is taken for a square, also where it is the shortest edge")
-ABSENT = pytest.mark.xfail(
-    strict=True, reason="what a file leaves out is the processor's default, not the model's size"
-)
 OLDER = [
     pytest.param({"feature_extractor_type": "ViTFeatureExtractor", "size": 40, "resample": 2}, id="ViT"),
     pytest.param(
@@ -558,12 +551,9 @@ OLDER = [
     pytest.param(
         {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 56, "crop_pct": 0.875, "resample": 3},
         id="ConvNeXt",
-        marks=NUMBER,
     ),
-    pytest.param({"image_processor_type": "ViTImageProcessor"}, id="nothing but its kind", marks=ABSENT),
-    pytest.param(
-        {"image_processor_type": "DeiTImageProcessor", "size": 56, "crop_size": 48}, id="DeiT, no filter", marks=ABSENT
-    ),
+    pytest.param({"image_processor_type": "ViTImageProcessor"}, id="nothing but its kind"),
+    pytest.param({"image_processor_type": "DeiTImageProcessor", "size": 56, "crop_size": 48}, id="DeiT, no filter"),
 ]
 
 
