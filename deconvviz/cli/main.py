@@ -152,8 +152,8 @@ A whole network as web pages, and what is wrong with it:
   deconvviz diagnose torchvision:squeezenet1_0 photos.h5 -o diagnosis
 
 \b
-MODEL is torchvision:NAME, timm:NAME, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a function that
-returns a torch.nn.Module.
+MODEL is torchvision:NAME, timm:NAME, hf:FOLDER, zfnet (with --weights), demo, or path/to/file.py:FACTORY, a
+function that returns a torch.nn.Module.
 The name of a layer is the path of its module; `deconvviz layers MODEL` lists them.
 """
 
