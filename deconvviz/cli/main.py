@@ -21,7 +21,7 @@ class LazyCommand(NamedTuple):
     Attributes:
         module: the module below `deconvviz` that holds it, as a function of the command's name.
         summary: what `deconvviz --help` says about it: the first sentence of the command's own help.
-        resumes: whether the same command goes on where an interrupted one stopped.
+        resumes: whether the same command continues an interrupted one.
     """
 
     module: str

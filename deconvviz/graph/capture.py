@@ -251,14 +251,19 @@ def _plain(exported: Exported, others: Mapping[str, list[str]]) -> tuple[fx.Grap
             elif node.meta.get("val") is not None:
                 _copy(graph, node, names)
         elif node.op == "output":
-            specs = program.graph_signature.output_specs  # functionalised writes come first, as further outputs
-            kept = [v for v, o in zip(node.args[0], specs, strict=True) if o.kind.name == "USER_OUTPUT"]
-            graph.output(fx.node.map_arg(kept, lambda n: names[n]))
+            graph.output(fx.node.map_arg(_returned(program, node), lambda n: names[n]))
         if (node in names and names[node].op != "placeholder") or node.op == "placeholder":
             _describe(names[node], node, symbol, exported.prefix, call_names)
     fuse_response_norm(graph)
     graph.eliminate_dead_code()
     return graph, tensors
+
+
+def _returned(program: torch.export.ExportedProgram, output: fx.Node) -> list[Any]:
+    """Return what the model returns; functionalised writes come first, as further outputs."""
+    specs = program.graph_signature.output_specs
+    values: Any = output.args[0]
+    return [value for value, spec in zip(values, specs, strict=True) if spec.kind.name == "USER_OUTPUT"]
 
 
 def _tensor(program: torch.export.ExportedProgram, target: str) -> Tensor:
