@@ -375,7 +375,7 @@ class Tokens(nn.Module):
 
     def tail(self, value: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
         tokens = norm(value).flatten(2).transpose(1, 2)
-        return self.fc(self.mix(tokens).tanh().mean(1))
+        return self.fc((tokens + self.mix(tokens).tanh()).mean(1))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.tail(self.conv(x), self.norm)

@@ -239,7 +239,6 @@ def test_the_function_itself_is_as_it_was_afterwards() -> None:
     assert [vars(kind)["forward"] for kind in kinds] == before
 
 
-@pytest.mark.xfail(strict=True, reason="marks name the class that defines forward, whose backward is taken")
 def test_a_function_that_inherits_its_forward() -> None:
     class Softer(Rounded):
         @staticmethod

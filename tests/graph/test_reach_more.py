@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -61,14 +60,6 @@ OPS: dict[str, tuple[Moved, int, tuple[int, int], bool]] = {
     "flipped": (lambda y: y.flip(2), 4, (0, 0), False),
 }
 KNOWN = [name for name, entry in OPS.items() if entry[3]]
-WRONG = pytest.mark.xfail(
-    strict=True, reason="a window of n positions has (n - 1) f + 1 rows, and the op takes n of these"
-)
-
-
-def projected(names: Iterable[str]) -> list[Any]:
-    """The names as parameters, those with a fault marked."""
-    return [pytest.param(n, marks=WRONG) if n in KNOWN and n.startswith("nearest") else n for n in names]
 
 
 def built(name: str) -> tuple[Between, dv.Network]:
@@ -109,7 +100,7 @@ def test_the_field_is_where_the_gradient_is(name: str) -> None:
                 assert (first, last) == (max(begin, 0), min(end, SIZE[axis] - 1)), (position, axis)
 
 
-@pytest.mark.parametrize("name", projected(OPS))
+@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("rule", ["gradient", "deconvnet", "lrp-epsilon"])
 def test_a_window_gives_what_the_whole_image_gives(name: str, rule: str) -> None:
     _, network = built(name)
@@ -122,7 +113,7 @@ def test_a_window_gives_what_the_whole_image_gives(name: str, rule: str) -> None
         assert window.value == pytest.approx(whole.value) and whole.pixels.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", projected(KNOWN))
+@pytest.mark.parametrize("name", KNOWN)
 def test_the_window_is_the_field_and_the_gradient_is_autograds(name: str) -> None:
     model, network = built(name)
     x = torch.randn(1, 3, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
@@ -138,8 +129,8 @@ def test_the_window_is_the_field_and_the_gradient_is_autograds(name: str) -> Non
 @pytest.mark.parametrize(
     ("size", "factor"),
     [
-        pytest.param((24, 30), (0.5, 0.5), marks=WRONG),
-        pytest.param((24, 30), (0.34, 0.34), marks=WRONG),  # 8 x 10 positions, though 1 / 0.34 is less than 3
+        ((24, 30), (0.5, 0.5)),
+        ((24, 30), (0.34, 0.34)),  # 8 x 10 positions, though 1 / 0.34 is less than 3
         ((25, 31), (0.5, 0.5)),
         ((24, 30), (0.49, 0.31)),
         ((25, 31), (0.4, 0.34)),
@@ -171,7 +162,6 @@ class Shortcut(nn.Module):
         return self.last((self.same(self.down(y).relu()) + short).relu())
 
 
-@pytest.mark.xfail(strict=True, reason="padding of channels counts as reading the whole map")
 def test_a_shortcut_of_a_slice_and_zeros_keeps_the_field_small() -> None:
     network = dv.capture(Shortcut().eval(), (3, *SIZE))
     assert network.layers["last"].receptive_field.size == (9, 9)
@@ -191,7 +181,7 @@ def test_a_shortcut_of_a_slice_and_zeros_projects_rightly() -> None:
     "joined",
     [
         torch.logical_or,
-        pytest.param(torch.bitwise_or, marks=pytest.mark.xfail(strict=True, reason="the operator | is in no table")),
+        torch.bitwise_or,
     ],
 )
 def test_selections_and_comparisons_are_local(joined: Callable[[Tensor, Tensor], Tensor]) -> None:

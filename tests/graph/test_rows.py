@@ -282,6 +282,15 @@ def test_a_map_that_is_pooled_along_one_side_has_its_channels_first(strip: Calla
     assert network.layers["row"].units == (WIDTH, GRID, 1)
 
 
+@pytest.mark.parametrize("made", [nn.Conv1d(6, WIDTH, 1), nn.ConvTranspose1d(6, WIDTH, 1), nn.BatchNorm1d(6)])
+def test_ops_on_rows_have_their_channels_first_whatever_came_before(made: nn.Module) -> None:
+    """What a shape alone would not tell: the row comes from an op of which nothing is known."""
+    lengths = nn.Sequential(nn.Conv2d(3, 6, PATCH, PATCH), nn.Flatten(1), nn.Unflatten(1, (6, GRID**2)), made)
+    network = dv.capture(lengths.eval(), (3, SIDE, SIDE))
+    channels = 6 if isinstance(made, nn.BatchNorm1d) else WIDTH
+    assert network.layers["3"].units == (channels, GRID**2, 1)
+
+
 def test_a_unit_of_a_row_projects_as_autograd() -> None:
     for name in ("rows, the last", "mixer over positions", "mixer over channels"):
         make, layer, first, _ = CASES[name]

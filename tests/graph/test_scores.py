@@ -222,14 +222,14 @@ STRUCTURES: dict[str, tuple[Callable[[Tensor], Any], str | None]] = {
     "a named tuple": (lambda y: Pair(y[:, :, None], y), None),
     "a dataclass": (lambda y: Answer(y, y[..., None]), None),
 }
-BESIDE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "a tuple in a dict": (lambda y: {"logits": y, "hidden": (y[:, None], y[:, None])}, "a ValueError of zip()"),
-    "the scores in a tuple in a dict": (lambda y: {"all": (y[:, None], y)}, "the scores are not found"),
-    "None in a dict": (lambda y: {"logits": y, "hidden": None}, "an AttributeError in methods on pixels"),
-    "None in a tuple": (lambda y: (None, y), "an AttributeError in methods on pixels"),
-    "an int in a dict": (lambda y: {"logits": y, "count": 3}, "an AttributeError in methods on pixels"),
-    "a number of the whole batch": (lambda y: (y, y.square().sum()), "refused, as one image gives another number"),
-    "a weight": (lambda y: {"logits": y, "codes": torch.ones(3, 2)}, "refused, as one image gives as many rows"),
+BESIDE: dict[str, Callable[[Tensor], Any]] = {
+    "a tuple in a dict": lambda y: {"logits": y, "hidden": (y[:, None], y[:, None])},
+    "the scores in a tuple in a dict": lambda y: {"all": (y[:, None], y)},
+    "None in a dict": lambda y: {"logits": y, "hidden": None},
+    "None in a tuple": lambda y: (None, y),
+    "an int in a dict": lambda y: {"logits": y, "count": 3},
+    "a number of the whole batch": lambda y: (y, y.square().sum()),
+    "a weight": lambda y: {"logits": y, "codes": torch.ones(3, 2)},
 }
 
 
@@ -249,11 +249,9 @@ def test_the_scores_are_found(name: str) -> None:
     assert torch.allclose(dv.cam("gradient", network)(x, 3), dv.cam("gradient", bare_network(), None)(x, 3), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=BESIDE[name][1])) for name in BESIDE]
-)
+@pytest.mark.parametrize("name", BESIDE)
 def test_what_is_returned_beside_the_scores_is_not_in_the_way(name: str) -> None:
-    model = Ending(4, BESIDE[name][0]).eval()
+    model = Ending(4, BESIDE[name]).eval()
     network, x = dv.capture(model, SHAPE), pictures()
     assert torch.allclose(network.scores(x), model.raw(x), atol=1e-6) and network.width == 4
     for method, layer in (("grad-cam", "conv"), ("gradient", None), ("lrp-epsilon", None)):

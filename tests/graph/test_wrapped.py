@@ -102,10 +102,7 @@ def test_a_wrapped_network_has_the_layers_and_values_of_its_own(name: str) -> No
     [
         "module",
         "_orig_mod_",
-        pytest.param(
-            "model",
-            marks=pytest.mark.xfail(strict=True, reason="a child `model` of a variadic network is no layer"),
-        ),
+        "model",
     ],
 )
 def test_a_child_that_is_called_like_a_wrappers_keeps_its_name(name: str) -> None:
@@ -330,7 +327,6 @@ def test_what_was_captured_within_inference_mode_can_be_differentiated() -> None
     assert gradient.abs().max() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="torch.export sets requires_grad on such weights, and capture is refused")
 def test_weights_that_were_made_within_inference_mode_serve_too() -> None:
     with torch.inference_mode():
         model = plain()
@@ -487,7 +483,6 @@ def test_a_module_is_a_layer_under_each_of_its_names() -> None:
     assert network.module_names[model.stem] == "stem" and "parts" in network.layers
 
 
-@pytest.mark.xfail(strict=True, reason="both calls get both names, and each name stands for the last call alone")
 def test_a_module_that_is_called_twice_and_has_two_names() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
