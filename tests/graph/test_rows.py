@@ -201,10 +201,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str, bool, int]] = {
 } | {f"flattened: {name}": (lambda op=op: Flattened(op), "row", first, 0) for name, (op, first) in FIRST.items()}
 
 
-MISREAD = pytest.mark.xfail(strict=True, reason="an op that moves dimensions, and is not told from one that does not")
-MOVING = ("mT", "swapaxes", "movedim", "einsum", "unfolded")
-
-
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=MISREAD if name.split(": ")[-1] in MOVING else ()) for name in CASES]
 )
