@@ -49,7 +49,7 @@ def method_named(name: str) -> Method:
 
 def _letters(name: str) -> str:
     """Return what of a name counts: small letters, digits, and "+"; torch-cam writes "pp" for "++"."""
-    letters = re.sub("[^a-z0-9+]", "", name.lower())
+    letters = re.sub("[^a-z0-9+]", "", name.lower()).replace("plusplus", "++")
     return letters.removesuffix("pp") + "++" if letters.endswith("campp") else letters
 
 
@@ -66,14 +66,16 @@ def layer_names(network: Network | nn.Module, layer: Any, wanted: bool) -> list[
     """
     if layer is None:
         return [last_maps(network)] if wanted and isinstance(network, Network) else []
-    several = [layer] if isinstance(layer, str | nn.Module) else list(layer)
+    several = list(layer) if isinstance(layer, list | tuple | nn.ModuleList) else [layer]
     return [each if isinstance(each, str) else _name_of_module(network, each) for each in several]
 
 
 def _name_of_module(network: Network | nn.Module, module: Any) -> str:
-    names = {} if isinstance(network, Network) else {m: name for name, m in network.named_modules()}
-    name = network.module_names.get(module) if isinstance(network, Network) else names.get(module)
-    if not isinstance(module, nn.Module) or name is None:
+    name = None
+    if isinstance(module, nn.Module):
+        names = {} if isinstance(network, Network) else {m: name for name, m in network.named_modules()}
+        name = network.module_names.get(module) if isinstance(network, Network) else names.get(module)
+    if name is None:
         raise LayerNotFound(
             f"a layer of type {type(module).__name__} given, which is no part of the captured model; give its name, "
             "such as 'layer4', or one of the model's own modules"

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError, CaptureError, LayerNotFound, nearest
-from deconvviz.graph.evaluating import evaluating
+from deconvviz.graph.evaluating import evaluating, without_inference_tensors
 from deconvviz.graph.scores import Readout, readout_of
 
 
@@ -26,9 +26,9 @@ class HookedModel:
     """
 
     def __init__(self, model: nn.Module, call: Callable[[Tensor], Any] | None = None) -> None:
-        self.model, self.call = model, call or (lambda x: x)
+        self.model, self.call = without_inference_tensors(model), call or (lambda x: x)
         self.name = type(model).__name__
-        self.modules = {name: module for name, module in model.named_modules() if name}
+        self.modules = {name: module for name, module in self.model.named_modules() if name}
 
     def __call__(self, x: Tensor) -> Any:
         """Return the model's output for images x."""

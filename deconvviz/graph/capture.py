@@ -7,7 +7,6 @@ contrast normalisation as one op, and the batch size a value of its own.
 
 from __future__ import annotations
 
-import copy
 import operator
 import warnings
 import weakref
@@ -20,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
-from deconvviz.graph.evaluating import evaluating, outside_inference_mode
+from deconvviz.graph.evaluating import evaluating, outside_inference_mode, without_inference_tensors
 from deconvviz.graph.exporting import Exported, export, first_line, same, unwrapped
 from deconvviz.graph.functions import ENTER, LEAVE
 from deconvviz.graph.fuse import fuse_response_norm
@@ -54,7 +53,7 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     """
     shape = _shape(input_shape)
     given = unwrapped(model)
-    inner = _without_inference_tensors(given)
+    inner = without_inference_tensors(given)
     first = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(first)
     with evaluating(inner), outside_inference_mode(), torch.no_grad():
@@ -73,15 +72,6 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         _check(network, example, output, random)
     network.module_names = weakref.WeakKeyDictionary({module: name for name, module in reversed(names.items())})
     return network.with_outputs("auto", output)
-
-
-def _without_inference_tensors(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that was made within torch.inference_mode, whose weights know no gradient."""
-    tensors = [*model.parameters(), *model.buffers()]
-    if not any(tensor.is_inference() for tensor in tensors):
-        return model
-    with torch.inference_mode(False):
-        return copy.deepcopy(model)
 
 
 def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -40,3 +41,12 @@ def outside_inference_mode() -> Iterator[None]:
 def differentiable(x: Tensor) -> Tensor:
     """Return a tensor that gradients can be taken of: a copy of one that was made in torch.inference_mode."""
     return x.clone() if x.is_inference() else x
+
+
+def without_inference_tensors(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that was made within torch.inference_mode, whose weights know no gradient."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if not any(tensor.is_inference() for tensor in tensors):
+        return model
+    with torch.inference_mode(False):
+        return copy.deepcopy(model)

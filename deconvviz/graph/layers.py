@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx
 
 from deconvviz.graph import table  # noqa: F401, an import that fills the table
-from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.ops import UNKNOWN, op_name, op_of
 from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, receptive_interval, shape_of
 
 # Ops on [N, C, L], which has its channels first
@@ -98,8 +98,11 @@ def _channels_of_row(node: fx.Node) -> int:
         first = axes == (2, 3) and shape_of(node)[1:] == (before[1], before[2] * before[3])
         return 1 if first else 2
     if not rows:
-        return 2
+        return _of_length(node, {shape_of(source)[1] for source in sources if len(shape_of(source)) == 4}) or 2
     channels: int = rows[0].meta["channels"]
+    kept = shape_of(rows[0])
+    if op is UNKNOWN and kept[1] != kept[2]:  # what it does to the dimensions is told by their lengths
+        return _of_length(node, {kept[channels]}) or channels
     if name in ("transpose", "permute"):
         dims: Any = node.args[1] if name == "permute" else node.args[1:3]
         order = [dim % 3 for dim in dims]
@@ -107,6 +110,12 @@ def _channels_of_row(node: fx.Node) -> int:
             return {order[0]: order[1], order[1]: order[0]}.get(channels, channels) or 2
         return order.index(channels) or 2
     return channels
+
+
+def _of_length(node: fx.Node, lengths: set[int]) -> int | None:
+    """Return which of the last two dimensions of a value alone has one of these lengths."""
+    axes = [axis for axis in (1, 2) if shape_of(node)[axis] in lengths]
+    return axes[0] if len(axes) == 1 else None
 
 
 def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mapping[str, int]) -> dict[str, Layer]:

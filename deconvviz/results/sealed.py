@@ -9,6 +9,7 @@ parts are written in place, are looked through for what this package does not wr
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -73,7 +74,7 @@ def check_seal(path: Pathlike) -> bool:
 
     Raises:
         DataError: its bytes are not those that were sealed.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is open for writing in another program.
     """
     status = os.stat(path)  # noqa: PTH116, follows links as open does
     state = status.st_mtime_ns, status.st_size, status.st_ino
@@ -85,12 +86,29 @@ def check_seal(path: Pathlike) -> bool:
     with pathlib.Path(path).open("rb") as file:
         told = file.read(BLOCK)[len(MAGIC) :][:32]
     if told != _digest(pathlib.Path(path)):
+        if _is_locked(path):  # HDF5 marks a file that is open for writing
+            raise BlockingIOError(errno.EAGAIN, "unable to lock the file")
         raise DataError(
             f"{path} is damaged or was changed: its content is not what was written; restore it, or remove it and make "
             "it again"
         )
     _checked[key] = state
     return True
+
+
+def _is_locked(path: Pathlike) -> bool:
+    """Return whether another process has locked a file for writing, as HDF5 does."""
+    try:
+        import fcntl
+    except ImportError:  # where HDF5 does not lock like this either
+        return False
+    with pathlib.Path(path).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def _digest(path: pathlib.Path) -> bytes:

@@ -166,12 +166,7 @@ KINDS: dict[str, tuple[Callable[[pathlib.Path], None], Callable[[pathlib.Path], 
 }
 
 
-SEAL = pytest.mark.xfail(strict=True, reason="the seal is read before HDF5 says that the file is in use")
-
-
-@pytest.mark.parametrize(
-    "kind", ["store", *(pytest.param(kind, marks=SEAL) for kind in ("mined", "snapshots", "result"))]
-)
+@pytest.mark.parametrize("kind", ["store", "mined", "snapshots", "result"])
 def test_a_file_that_another_program_writes_to_is_in_use_and_not_damaged(
     tmp_path: pathlib.Path, other: Other, kind: str
 ) -> None:
@@ -324,7 +319,6 @@ def test_a_wrapped_network_is_recorded_under_its_own_names(tmp_path: pathlib.Pat
         assert (model[0].weight == epoch).all()
 
 
-@pytest.mark.xfail(strict=True, reason="only a wrapper of the whole network is taken off")
 def test_a_network_with_a_compiled_part_is_recorded_under_its_own_names(tmp_path: pathlib.Path) -> None:
     model: Any = network(1)
     model[0] = compiled(model[0])

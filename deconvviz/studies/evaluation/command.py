@@ -283,7 +283,7 @@ def _report_mistakes(
         "its own range."
     )
     figure = draw_maps(
-        [feed.picture(mistake.image) for mistake in illustrated],
+        [feed.preprocess.picture(feed.images[mistake.image][0]) for mistake in illustrated],
         [list(maps) for maps in mistakes.maps],
         labels,
         ["true class", "predicted class"],

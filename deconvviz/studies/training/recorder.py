@@ -99,7 +99,8 @@ class SnapshotRecorder:
             DataError: the file cannot be written.
         """
         model = unwrapped(model)
-        state = model.state_dict()
+        # Compiled parts have a mark in their names, which are those of the network otherwise
+        state = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
         shapes = ";".join(f"{name}{tuple(tensor.shape)}" for name, tensor in state.items())
         network = f"{type(model).__name__} {sha256(shapes.encode()).hexdigest()[:12]}"
         config = {**self.config, "network": network}
