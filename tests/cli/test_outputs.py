@@ -140,10 +140,12 @@ def table(work: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Table
 @pytest.mark.parametrize(
     ("kind", "like"),
     [
-        ("mapping", "scores"),
         ("softmax", "scores"),
         ("one", "one_as_two"),
-        *(pytest.param(kind, "scores", marks=pytest.mark.slow) for kind in ("pair", "log_softmax", "by_hand")),
+        *(
+            pytest.param(kind, "scores", marks=pytest.mark.slow)
+            for kind in ("mapping", "pair", "log_softmax", "by_hand")
+        ),
         pytest.param("one_sigmoid", "one_as_two", marks=pytest.mark.slow),
     ],
 )
@@ -166,7 +168,7 @@ def test_evaluate_shows_mistakes_among_some_of_the_images(work: pathlib.Path, tm
     assert invoke([*words, "--limit", "3"]).exit_code == 0 and (tmp_path / "some.wrong.png").exists()
 
 
-QUICK = ("mapping", "softmax", "labels", "one")
+QUICK = ("mapping", "one")
 
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in READABLE])
