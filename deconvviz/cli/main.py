@@ -242,7 +242,9 @@ def main() -> None:
     try:
         code = cli.main(prog_name="deconvviz", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except (KeyboardInterrupt, click.Abort) as error:
+    except (KeyboardInterrupt, click.Abort, SystemError) as error:
+        if isinstance(error, SystemError) and not isinstance(_cause(error), KeyboardInterrupt):
+            raise  # else Ctrl-C came while HDF5 was writing
         _say_what_is_kept()
         sys.exit(128 + (signal.SIGTERM if isinstance(_cause(error), Terminated) else signal.SIGINT))
     except click.ClickException as error:

@@ -8,6 +8,8 @@ import glob
 import os
 import pathlib
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -66,6 +68,24 @@ def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
             temporary.unlink()
     with contextlib.suppress(OSError):  # not every file system can sync a folder, and the file itself is safe
         _sync(target.parent)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of a `with` block: HDF5 cannot be left in the middle of a write."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _frame: waiting.append(number)) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def _sweep(target: pathlib.Path) -> None:

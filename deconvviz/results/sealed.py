@@ -21,7 +21,7 @@ import h5py
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
-from deconvviz.results.files import Sink, atomic
+from deconvviz.results.files import Sink, atomic, uninterrupted
 from deconvviz.types import Pathlike
 
 BLOCK = 512  # bytes before HDF5's own: the least that HDF5 takes
@@ -53,7 +53,7 @@ def sealed(path: Pathlike) -> Iterator[h5py.File]:
     ...     is_sealed(f"{folder}/a.h5")
     True
     """
-    with atomic(path) as temporary:
+    with uninterrupted(), atomic(path) as temporary:
         with Sink(temporary) as sink, h5py.File(sink, "w", userblock_size=BLOCK) as file:
             yield file
         with temporary.open("r+b") as raw:
