@@ -276,3 +276,10 @@ def test_a_masked_infinity_is_nothing_in_a_map() -> None:
     for method in ("gradient", "guided", "smoothgrad", "gradient-x-input"):
         maps = dv.cam(method, network)(picture(), 5)
         assert maps.isfinite().all() and maps.max() == 1, method
+
+
+def test_an_image_that_does_not_exist_is_named_with_those_that_do() -> None:
+    _, network = made(STEEP["sqrt"])
+    x = torch.cat([picture(seed) for seed in range(3)])
+    with pytest.raises(dv.DeconvvizError, match="image 3 given; expected 0 to 2"):
+        dv.project_units(network, x, [(3, "last", 0, (0, 0))])

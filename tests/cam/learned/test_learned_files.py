@@ -14,10 +14,11 @@ from tiny_explainers import EXPLAINERS, lively_explainer, tiny_images, tiny_net
 from torch import Tensor, nn
 
 from deconvviz.cam.explain import cam
-from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
+from deconvviz.cam.learned.base import LEARNED, LearnedExplainer, Phase
 from deconvviz.cam.learned.files import configuration, load_explainer, save_explainer
 from deconvviz.errors import (
     CamError,
+    DataError,
     DeconvvizError,
     MismatchError,
 )
@@ -135,3 +136,11 @@ def test_an_explainer_made_for_other_shapes(kind: tuple[tuple[int, ...], int]) -
     explainer = LEARNED["l-cam-fm"]({"4": shape}, outputs).double()
     with pytest.raises(DeconvvizError):
         cam("l-cam-fm", tiny_net()[1], explainer=explainer)(tiny_images(1)[1], 3)
+
+
+def test_the_least_of_a_phase() -> None:
+    """One epoch, no step limit and one image in a batch are enough; less is refused."""
+    assert Phase("masks", epochs=1, steps=0, batch_size=1).batch_size == 1
+    for wrong in ({"epochs": 0}, {"batch_size": 0}, {"steps": -1}):
+        with pytest.raises(DataError):
+            Phase("masks", **wrong)  # type: ignore[arg-type]
