@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
 import pathlib
 import pickle
 import types
@@ -18,13 +20,18 @@ from deconvviz.types import Pathlike
 # Plain values that trainings keep beside the weights; none of them runs code when it is read
 HARMLESS: list[Any] = [
     argparse.Namespace,
+    *(list, dict, set, tuple, int, float, str, bool),  # what a defaultdict makes
+    collections.defaultdict,
+    datetime.date,
+    datetime.datetime,
+    datetime.timedelta,
     types.SimpleNamespace,
     pathlib.PosixPath,
     np.dtype,
     np.ndarray,
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"},
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDUSO"},
 ]
 ADVICE = "save one with torch.save(model.state_dict(), path)"
 

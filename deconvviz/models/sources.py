@@ -273,7 +273,8 @@ def from_file(spec: str, wanted: Wanted) -> Built:
             raise
         except Exception as error:  # the user's code may raise anything
             raise ModelError(
-                f"{spec} raised {type(error).__name__}: {error}; run it with --debug to see where"
+                f"{spec} raised {type(error).__name__}: {' '.join(str(error).split())[:300]}; run it with --debug to "
+                "see where"
             ) from error
     model, settings, classes = (*returned, {}, ())[:3] if isinstance(returned, tuple) else (returned, {}, ())
     settings = settings.as_dict() if hasattr(settings, "as_dict") else settings or {}

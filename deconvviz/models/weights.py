@@ -28,6 +28,7 @@ COUNTERS = ("total_ops", "total_params", "num_batches_tracked")  # buffers that 
 EXTRA = "_extra_state"  # of a module that keeps more than tensors
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")  # "norm.1.weight" of torchvision 0.1
 
+MOST = 20  # entries of a list that are looked at
 State = Mapping[str, Tensor]
 Rename = Callable[[str], str]
 
@@ -247,6 +248,9 @@ def read_weights(path: Pathlike) -> Weights:
 
 def _states_in(content: Any, key: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
     """Yield (where, state dict) of every mapping from names to tensors in a checkpoint."""
+    if isinstance(content, list | tuple) and depth:
+        for place, value in enumerate(content[:MOST]):
+            yield from _states_in(value, f"{key}.{place}".lstrip("."), depth - 1)
     if not isinstance(content, Mapping) or not content:
         return
     named = {name: value for name, value in content.items() if isinstance(name, str)}

@@ -6,6 +6,8 @@ Every case is a file on the disk that `load_weights(model, read_weights(path))` 
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
 import gzip
 import io
 import pathlib
@@ -530,3 +532,17 @@ def test_no_code_of_a_file_is_run(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ModelError, match="holds Python objects"):
         read_weights(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_in_lists_and_beside_plain_values_are_found(tmp_path: pathlib.Path) -> None:
+    """(state, epoch), lists of networks, and the logs, dates and names that trainings keep."""
+    kept = {
+        "at": datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+        "log": collections.defaultdict(list, {"loss": [1.0]}),
+        "names": np.array(["cat", "owl"]),
+    }
+    for number, content in enumerate(((STATE, 3), {"models": [STATE], **kept})):
+        model = small()
+        torch.save(content, tmp_path / f"{number}.pth")
+        load_weights(model, read_weights(tmp_path / f"{number}.pth"))
+        assert torch.equal(outputs(model), outputs(TRAINED))
