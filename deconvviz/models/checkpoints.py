@@ -25,6 +25,7 @@ HARMLESS: list[Any] = [
     datetime.date,
     datetime.datetime,
     datetime.timedelta,
+    datetime.timezone,
     types.SimpleNamespace,
     pathlib.PosixPath,
     np.dtype,
