@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -198,7 +199,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str, bool, int]] = {
     "rows, the last": (Rows, "last", True, 0),
     "cross-covariance, mixed": (CrossCovariance, "mixed", False, 0),
     "cross-covariance, projected": (CrossCovariance, "proj", False, 0),
-} | {f"flattened: {name}": (lambda op=op: Flattened(op), "row", first, 0) for name, (op, first) in FIRST.items()}
+}
+for _name, (_op, _first) in FIRST.items():
+    CASES[f"flattened: {_name}"] = (partial(Flattened, _op), "row", _first, 0)
 
 
 @pytest.mark.parametrize("name", CASES)

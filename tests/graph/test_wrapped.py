@@ -66,11 +66,17 @@ class Keyword(nn.Module):
 # --- wrappers --------------------------------------------------------------------------------------------------------
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    wrapped: Any = torch.compile(model, backend="eager")
+    module: nn.Module = wrapped
+    return module
+
+
 WRAPPERS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "data parallel": (nn.DataParallel, ""),
     "compiled": (lambda model: torch.compile(model, backend="eager"), ""),  # type: ignore[dict-item, return-value]
     "compiled data parallel": (lambda model: torch.compile(nn.DataParallel(model), backend="eager"), ""),  # type: ignore[dict-item, return-value]
-    "data parallel of compiled": (lambda model: nn.DataParallel(torch.compile(model, backend="eager")), ""),  # type: ignore[arg-type]
+    "data parallel of compiled": (lambda model: nn.DataParallel(compiled(model)), ""),
     "variadic": (Variadic, "base."),
     "two variadic": (lambda model: Variadic(Variadic(model)), "base.base."),
     "data parallel of variadic": (lambda model: nn.DataParallel(Variadic(model)), "base."),
@@ -90,9 +96,10 @@ def test_a_wrapped_network_has_the_layers_and_values_of_its_own(name: str) -> No
     for layer in ("conv", "act", "pool", "flat", "fc"):
         assert network.layers[prefix + layer].kind == type(getattr(inner, layer)).__name__
     assert not [each for each in network.layers if each.startswith(("model", "module", "_orig_mod"))]
-    weight, layer = network.tensors[f"{prefix}conv.weight"], network.layers[f"{prefix}conv"]
+    weight, conv = network.tensors[f"{prefix}conv.weight"], network.layers[f"{prefix}conv"]
     assert weight.data_ptr() == inner.conv.weight.data_ptr()
-    assert layer.parameters == sum(p.numel() for p in inner.conv.parameters())
+    own: list[nn.Parameter] = list(inner.conv.parameters())
+    assert conv.parameters == sum(parameter.numel() for parameter in own)
     assert network.parameters[""] == sum(p.numel() for p in inner.parameters())
     assert network.module_names[inner.conv] == f"{prefix}conv"
 
@@ -512,7 +519,8 @@ def test_a_module_that_is_called_twice_and_has_two_names() -> None:
 def pruned(conv: nn.Module) -> nn.Module:
     from torch.nn.utils import prune
 
-    return prune.l1_unstructured(conv, "weight", 0.4)
+    cut: nn.Module = prune.l1_unstructured(conv, "weight", 0.4)  # type: ignore[no-untyped-call]
+    return cut
 
 
 def weight_norm(conv: nn.Module) -> nn.Module:

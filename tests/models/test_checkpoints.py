@@ -536,12 +536,13 @@ def test_no_code_of_a_file_is_run(tmp_path: pathlib.Path) -> None:
 
 def test_weights_in_lists_and_beside_plain_values_are_found(tmp_path: pathlib.Path) -> None:
     """(state, epoch), lists of networks, and the logs, dates and names that trainings keep."""
-    kept = {
+    kept: dict[str, Any] = {
         "at": datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
-        "log": collections.defaultdict(list, {"loss": [1.0]}),
+        "log": collections.defaultdict(list),
         "names": np.array(["cat", "owl"]),
     }
-    for number, content in enumerate(((STATE, 3), {"models": [STATE], **kept})):
+    contents: tuple[Any, ...] = ((STATE, 3), {"models": [STATE], **kept})
+    for number, content in enumerate(contents):
         model = small()
         torch.save(content, tmp_path / f"{number}.pth")
         load_weights(model, read_weights(tmp_path / f"{number}.pth"))

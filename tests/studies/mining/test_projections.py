@@ -167,8 +167,8 @@ def test_what_was_sampled_for_the_crop_is_not_computed_again(
     assert panels.crop == size
     projected = [winner for group in groups for winner in group]
     assert len(projected) == len(set(projected)) == 64 + 3 * (K - 1)  # each once
-    how = {"rule": "deconvnet", "crop": size[0], "progress": False}
-    fresh = layer_panels(mined, images, network, "4", [panels.panels[0].channel], **how)
+    channels = [panels.panels[0].channel]
+    fresh = layer_panels(mined, images, network, "4", channels, rule="deconvnet", crop=size[0], progress=False)
     assert np.array_equal(fresh.panels[0].projections, panels.panels[0].projections)
 
 
