@@ -85,6 +85,8 @@ def scorer_of(target: Target, output: Any, count: int, readout: Readout | None =
     try:
         readout = readout or readout_of(output)
         scores = readout.scores(output)
+        if len(scores) != count:
+            raise CaptureError(f"{len(scores)} rows of scores")
     except CaptureError as error:
         shape = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise TargetError(

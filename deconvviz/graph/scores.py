@@ -161,7 +161,8 @@ def _name_of_scores(output: Any) -> str | None:
     if isinstance(output, Tensor):
         return None
     leaves = leaves_of(output)
-    matching = [name for name, leaf in leaves.items() if leaf.dim() == 2]
+    detections = isinstance(output, list) and any(isinstance(each, Mapping) for each in output)  # boxes of each image
+    matching = [name for name, leaf in leaves.items() if leaf.dim() == 2 and not detections]
     for usual in ("logits", "out"):
         if usual in matching:
             return usual
