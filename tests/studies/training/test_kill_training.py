@@ -103,7 +103,7 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     one, two = (read_weights(place / OUT).state for place in (straight, folder))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     ours, theirs = (Snapshots(place / SNAPSHOTS) for place in (straight, folder))
-    assert ours.epochs == theirs.epochs == (1, 2, 5, 10) and ours.history == theirs.history
+    assert ours.epochs == theirs.epochs == (1, 2, 5, 10, 12) and ours.history == theirs.history
     for epoch in ours.epochs:
         for name, array in ours.weights(epoch).items():
             assert np.array_equal(array, theirs.weights(epoch)[name])

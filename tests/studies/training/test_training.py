@@ -195,7 +195,7 @@ def test_continued_equals_straight(tmp_path: pathlib.Path, monkeypatch: pytest.M
     from deconvviz.results.snapshots import Snapshots
 
     one, two = Snapshots(tmp_path / "s.h5"), Snapshots(tmp_path / "k.h5")
-    assert one.epochs == two.epochs == (1, 3) and one.history == two.history and len(one.history) == 4
+    assert one.epochs == two.epochs == (1, 3, 4) and one.history == two.history and len(one.history) == 4
     for name, array in one.weights(3).items():
         assert np.array_equal(array, two.weights(3)[name])
 
