@@ -68,16 +68,17 @@ def program(root: pathlib.Path) -> None:
         job = Training(straight, name)
         while job.runs():
             time.sleep(0.01)
-        rng, kills = random.Random(1), list[tuple[int, int]]()
+        rng, kills, parts = random.Random(1), list[tuple[int, int]](), set[str]()
         for move in MOVES:
             died = Training(folder, name, move).dies(rng)
             assert died or not move, f"{name} ended before it could be killed ({move})"  # at any moment: or after it
             state = read_file(folder / FILES[0])
             kills.append((state["phase"], state["step"]))
+            parts |= {p.name for p in folder.iterdir() if p.name.endswith(".part")}  # the next run sweeps them
         job = Training(folder, name)
         while job.runs():
             time.sleep(0.01)
-        found[name] = {"kills": kills, "parts": sorted(p.name for p in folder.iterdir() if p.name.endswith(".part"))}
+        found[name] = {"kills": kills, "parts": sorted(parts)}
     print(json.dumps(found))
 
 

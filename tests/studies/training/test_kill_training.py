@@ -61,19 +61,19 @@ def program(root: pathlib.Path) -> None:
     job = Job(root / "straight", ARGUMENTS, OUT)
     while job.runs():
         time.sleep(0.01)
-    rng, kills = random.Random(1), list[tuple[int, int, list[int]]]()
+    rng, kills, parts = random.Random(1), list[tuple[int, int, list[int]]](), set[str]()
     folder = root / "killed"
     for attempt in range(5 * KILLS):
         if len(kills) == KILLS:
             break
         if killed(folder, MOMENTS[len(kills) % 3], rng):
             kills.append(progress(folder))
+            parts |= {path.name for path in folder.iterdir() if path.name.endswith(".part")}  # the next run sweeps them
         else:  # it has finished: begin again
             (folder / OUT).unlink()
             (folder / SNAPSHOTS).unlink()
         assert attempt < 5 * KILLS - 1, "most trainings ended before they could be killed"
-    parts = sorted(path.name for path in folder.iterdir() if path.name.endswith(".part"))
-    print(json.dumps({"kills": kills, "parts": parts}))
+    print(json.dumps({"kills": kills, "parts": sorted(parts)}))
 
 
 @pytest.mark.kill
