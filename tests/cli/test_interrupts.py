@@ -21,7 +21,11 @@ def interrupted(
 ) -> tuple[int, str]:
     """Run a command until it has begun, send it a signal, and return its exit code and what it said."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "deconvviz", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "deconvviz", *arguments],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )
     while not begun() and process.poll() is None:
         time.sleep(0.05)

@@ -9,8 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deconvviz.arrays import evenly
 from deconvviz.choices import TRANSFORMS
+from deconvviz.data.datasets import labels_of
+from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
 from deconvviz.results.features import Features
 from deconvviz.results.folders import claim
@@ -25,7 +29,7 @@ from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.result import AtlasOptions, AtlasResult
 from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.result import Mined
-from deconvviz.types import Pathlike
+from deconvviz.types import Ints, Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -152,6 +156,12 @@ class _AtlasMaker:
             **self.run.keywords(),
         )
 
+    def _compared(self) -> Ints:
+        """Return the images in which filters are compared, int64: evenly chosen among those that were mined."""
+        total = self.mined.total
+        mined = spread(labels_of(self.inputs.store), total) if "part" in self.mined.config else np.arange(total)
+        return np.asarray(mined[evenly(total, COMPARED)], np.int64)
+
     @cached_property
     def maxima(self) -> Features:
         """The filters' maxima in the images, of all layers from one pass."""
@@ -162,7 +172,7 @@ class _AtlasMaker:
             self.data / "maxima.h5",
             preprocess=self.inputs.preprocess,
             pool="max 1x1",
-            indices=evenly(self.mined.total, COMPARED),
+            indices=self._compared(),
             sources=self.inputs.sources,
             **self.run.keywords(),
         )
