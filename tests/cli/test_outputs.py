@@ -115,6 +115,7 @@ def probability(work: pathlib.Path, kind: str) -> float:
     return float(raw.sigmoid()[0] if kind in (*SINGLE, "labels") else raw.softmax(0)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READABLE)
 def test_cam_prints_the_probability(kind: str, work: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert invoke(asked("cam", kind, work, tmp_path / "c")).exit_code == 0
@@ -137,6 +138,7 @@ def table(work: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Table
     return of_kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "like"),
     [
@@ -182,6 +184,7 @@ def test_commands_that_read_scores(command: str, kind: str, work: pathlib.Path, 
     assert any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("command", ["cam", "evaluate", "invariance", "lesion"])
 def test_what_has_no_scores_is_answered_in_one_line(

@@ -163,6 +163,7 @@ def test_it_is_the_slope_of_the_units_value(name: str) -> None:
     assert torch.allclose(got, by_differences(model, x), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["deconvnet", "guided", "lrp-epsilon", "lrp-zplus", "lrp-composite"])
 @pytest.mark.parametrize("name", CHOICES)
 def test_other_rules_pass_it_too(name: str, rule: str) -> None:
@@ -251,6 +252,7 @@ STEEP: dict[str, Op] = {
 INFINITE = ("relu6", "pow after clamp", "logarithm", "reciprocal of the root")  # where autograd has 0 * inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["gradient", "guided", "deconvnet", "gradient-x-input"])
 @pytest.mark.parametrize("name", STEEP)
 def test_steep_functions_behind_a_rectifier_give_numbers(name: str, rule: str) -> None:

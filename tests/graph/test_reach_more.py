@@ -100,6 +100,7 @@ def test_the_field_is_where_the_gradient_is(name: str) -> None:
                 assert (first, last) == (max(begin, 0), min(end, SIZE[axis] - 1)), (position, axis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("rule", ["gradient", "deconvnet", "lrp-epsilon"])
 def test_a_window_gives_what_the_whole_image_gives(name: str, rule: str) -> None:

@@ -204,6 +204,7 @@ for _name, (_op, _first) in FIRST.items():
     CASES[f"flattened: {_name}"] = (partial(Flattened, _op), "row", _first, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_maps_of_cam_are_those_by_hand(name: str) -> None:
     make, layer, first, extra = CASES[name]

@@ -249,6 +249,7 @@ def test_the_scores_are_found(name: str) -> None:
     assert torch.allclose(dv.cam("gradient", network)(x, 3), dv.cam("gradient", bare_network(), None)(x, 3), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BESIDE)
 def test_what_is_returned_beside_the_scores_is_not_in_the_way(name: str) -> None:
     model = Ending(4, BESIDE[name]).eval()
@@ -324,6 +325,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outputs", "kind"), [(4, "sigmoid"), (4, "softmax"), (1, "auto")])
 def test_the_option_outputs(tmp_path: pathlib.Path, outputs: int, kind: str) -> None:
     from PIL import Image
