@@ -64,13 +64,14 @@ def read_file(path: Pathlike) -> Any:
         pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
         AttributeError, UnicodeDecodeError,
     ) as error:  # fmt: skip
-        raise ModelError(f"{path} is no plain state dict: {_reason(error)}; {ADVICE}") from error
+        raise ModelError(f"{path} is no plain state dict: {_reason(error, head)}; {ADVICE}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, head: bytes) -> str:
     text = str(error)
     _, found, rest = text.partition("GLOBAL ")
-    if not found and "Unsupported class" not in text and "Unsupported global" not in text:
+    pickled = head.startswith(b"\x80") and "Unsupported operand" in text  # a pickle that torch did not write
+    if not found and not pickled and "Unsupported class" not in text and "Unsupported global" not in text:
         return "it cannot be read"
     name = f" ({rest.split()[0]})" if found and rest.split() else ""
     return f"it holds Python objects{name}, and only tensors are loaded"
