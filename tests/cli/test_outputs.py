@@ -173,6 +173,7 @@ def test_evaluate_shows_mistakes_among_some_of_the_images(work: pathlib.Path, tm
 QUICK = ("mapping", "one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in READABLE])
 @pytest.mark.parametrize("command", ["occlude", "invariance", "lesion", "diagnose"])
 def test_commands_that_read_scores(command: str, kind: str, work: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -114,6 +114,7 @@ def test_a_window_gives_what_the_whole_image_gives(name: str, rule: str) -> None
         assert window.value == pytest.approx(whole.value) and whole.pixels.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_window_is_the_field_and_the_gradient_is_autograds(name: str) -> None:
     model, network = built(name)

@@ -233,6 +233,7 @@ BESIDE: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_scores_are_found(name: str) -> None:
     wrap, place = STRUCTURES[name]
