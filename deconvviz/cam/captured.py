@@ -60,7 +60,6 @@ class Captured:
         network, images = self.network, self.network.checked(x)
         nodes, index = network.output_nodes(), torch.arange(len(x), device=x.device)
         zero = torch.zeros_like(index)
-        zero = torch.zeros_like(index)
         plans = {
             node: make_plan(network, network.names[node], windowed=False) for node in nodes if node in network.names
         }

@@ -128,7 +128,7 @@ class View:
         """int64 [N], the images in order."""
         return torch.arange(len(self.x), device=self.x.device)
 
-    @property
+    @cached_property
     def readout(self) -> Readout:
         """How the output becomes scores and probabilities of classes; raises CamError where it has none."""
         readout = self.backend.readout(self.output)

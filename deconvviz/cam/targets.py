@@ -45,7 +45,7 @@ class Scorer:
         if self.function is not None:
             return self.logit(output, images)
         assert self.classes is not None
-        return _of_classes(self.readout.probabilities(self.readout.scores(output)), self.classes[images])
+        return _of_classes(self.readout.probabilities_of(output), self.classes[images])
 
     def target(self, image: int, count: int) -> Target:
         """Return the target of one image, for `count` other images."""

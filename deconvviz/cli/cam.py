@@ -172,7 +172,7 @@ def _explained(
         for picture in pictures:
             x = preprocess.tensor(picture[None], network.device, network.dtype)
             maps = [explainer(x, target)[0].float().cpu().numpy() for explainer in explainers]
-            probabilities = network.readout.probabilities(network.readout.scores(explainers[0].output))[0]
+            probabilities = network.readout.probabilities_of(explainers[0].output)[0]
             label = int(probabilities.argmax()) if target is None else target
             explained.append(ExplainedImage(maps, label, float(probabilities[label])))
             bar.update()

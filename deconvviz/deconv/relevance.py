@@ -225,7 +225,7 @@ def is_gate(node: fx.Node) -> bool:
 def moves_values(node: fx.Node) -> bool:
     """Return whether an op only moves, repeats or leaves out values of its one input, perhaps with a border around."""
     op = op_of(node)
-    return op.identity or op.reshapes or op.reorders or op_name(node) in MOVES
+    return op.identity or op.reshapes or op.reorders is not None or op_name(node) in MOVES
 
 
 def never_negative(node: fx.Node) -> bool:

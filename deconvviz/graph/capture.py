@@ -21,10 +21,11 @@ from torch.utils import _pytree as pytree
 from deconvviz.errors import CaptureError
 from deconvviz.graph.evaluating import evaluating, outside_inference_mode, without_inference_tensors
 from deconvviz.graph.exporting import Exported, export, first_line, same, unwrapped
-from deconvviz.graph.functions import ENTER, LEAVE
+from deconvviz.graph.functions import MARK
 from deconvviz.graph.fuse import fuse_response_norm
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.scores import example_of
 from deconvviz.graph.table import norm_of_batch, subsampled
 
 aten = torch.ops.aten
@@ -52,8 +53,8 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     ('ReLU', (8, 15, 15), (3, 3), (2, 2))
     """
     shape = _shape(input_shape)
-    given = unwrapped(model)
-    inner = without_inference_tensors(given)
+    bare = unwrapped(model)
+    inner = without_inference_tensors(bare)
     first = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(first)
     with evaluating(inner), outside_inference_mode(), torch.no_grad():
@@ -64,14 +65,15 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
         state = {spec.arg.name for spec in exported.program.graph_signature.input_specs if spec.target}
         if _aliased_writes(exported.program.graph, state):
             exported = replace(exported, program=exported.program.run_decompositions({}))
-        names = dict(given.named_modules(remove_duplicate=False))
+        names = dict(bare.named_modules(remove_duplicate=False))
         graph, tensors = _plain(exported, _other_names(names))
         parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in names.items()}
         structure = exported.program.call_spec.out_spec
         network = Network(graph, tensors, shape, parameters, structure, type(inner).__name__)
         _check(network, example, output, random)
     network.module_names = weakref.WeakKeyDictionary({module: name for name, module in reversed(names.items())})
-    return network.with_outputs("auto", output)
+    network.example = example_of(output)
+    return network
 
 
 def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -130,8 +132,8 @@ def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
             f"{network.name}, as captured, does not run on one image: {first_line(error)}; look for a size that is "
             "written into the code, or for .squeeze() without a dimension"
         ) from error
-    parts = [(one, both[:1]) for one, both in _of_images(network, alone, together)]
-    equal = same(together, output, 1e-2) and (bool(mixing) or all(same(one, first, 1e-2) for one, first in parts))
+    parts = [(single, pair[:1]) for single, pair in _of_images(network, alone, together)]
+    equal = same(together, output, 1e-2) and (bool(mixing) or all(same(*part, 1e-2) for part in parts))
     if random or equal:
         return
     raise CaptureError(
@@ -230,12 +232,11 @@ def _plain(exported: Exported, others: Mapping[str, list[str]]) -> tuple[fx.Grap
             if isinstance(node.meta.get("val"), torch.SymInt) and str(node.meta["val"]) == symbol:
                 assert batch is not None
                 names[node] = batch
-            elif node.target is ENTER:
-                argument, call, place = node.args
-                entered.setdefault(call, {})[place] = names[node] = names[argument]
-                continue
-            elif node.target is LEAVE:
-                _, call, place = node.args
+            elif node.target is MARK:
+                argument, call, place, leaves = node.args
+                if not leaves:
+                    entered.setdefault(call, {})[place] = names[node] = names[argument]
+                    continue
                 arguments = tuple(entered[call][at] for at in sorted(entered[call]))
                 names[node] = graph.call_function(exported.calls[call].output(place), arguments)
             elif node.meta.get("val") is not None:

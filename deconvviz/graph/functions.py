@@ -8,8 +8,9 @@ between two marks.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,45 +18,37 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-@torch.library.custom_op("deconvviz::enter", mutates_args=())
-def enter(value: Tensor, call: int, place: int) -> Tensor:
-    """Mark a tensor as argument number `place` of call number `call`."""
+@torch.library.custom_op("deconvviz::mark", mutates_args=())
+def mark(value: Tensor, call: int, place: int, leaves: bool) -> Tensor:
+    """Mark a tensor as argument number `place` of call number `call`, or as that output; -1 is the only output."""
     return value.clone()
 
 
-@enter.register_fake
-def _entered(value: Tensor, call: int, place: int) -> Tensor:
+@mark.register_fake
+def _marked(value: Tensor, call: int, place: int, leaves: bool) -> Tensor:
     return torch.empty_like(value)
 
 
-@torch.library.custom_op("deconvviz::leave", mutates_args=())
-def leave(value: Tensor, call: int, place: int) -> Tensor:
-    """Mark a tensor as output number `place` of call number `call`; -1 is the only output."""
-    return value.clone()
-
-
-@leave.register_fake
-def _left(value: Tensor, call: int, place: int) -> Tensor:
-    return torch.empty_like(value)
-
-
-ENTER, LEAVE = torch.ops.deconvviz.enter.default, torch.ops.deconvviz.leave.default
+MARK = torch.ops.deconvviz.mark.default
 
 
 class FunctionCall:
     """One call of a torch.autograd.Function in a graph: it takes the tensors among the arguments, in their order."""
 
-    def __init__(self, function: type[Function], arguments: tuple[Any, ...], place: int = -1) -> None:
-        self.function, self.place = function, place
+    def __init__(self, function: type[Function], arguments: tuple[Any, ...]) -> None:
+        self.function, self.place = function, -1
         self.arguments = tuple(None if isinstance(value, Tensor) else value for value in arguments)
         self.tensors = tuple(place for place, value in enumerate(arguments) if isinstance(value, Tensor))
         self._opname = function.__name__
-        self.__name__ = self._opname if place < 0 else f"{self._opname}_{place}"
+
+    @property
+    def __name__(self) -> str:
+        return self._opname if self.place < 0 else f"{self._opname}_{self.place}"
 
     def output(self, place: int) -> FunctionCall:
         """Return the same call for its output number `place`."""
-        other = FunctionCall(self.function, self.arguments, place)
-        other.tensors = self.tensors
+        other = copy.copy(self)
+        other.place = place
         return other
 
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -110,10 +103,13 @@ def _marking(kind: type[Function], forward: Callable[..., Any], calls: list[Func
             return forward(*given)
         number = len(calls)
         calls.append(FunctionCall(kind, arguments))
-        entered = [enter(v, number, at) if isinstance(v, Tensor) else v for at, v in enumerate(arguments)]
-        result = forward(*context, *entered)
+        result = forward(*context, *_all_marked(arguments, number, leaves=False))
         if isinstance(result, tuple):
-            return tuple(leave(v, number, at) if isinstance(v, Tensor) else v for at, v in enumerate(result))
-        return leave(result, number, -1)
+            return tuple(_all_marked(result, number, leaves=True))
+        return mark(result, number, -1, True)
 
     return marking
+
+
+def _all_marked(values: Sequence[Any], call: int, leaves: bool) -> list[Any]:
+    return [mark(v, call, at, leaves) if isinstance(v, Tensor) else v for at, v in enumerate(values)]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, fx
 
 from deconvviz.graph import table  # noqa: F401, an import that fills the table
 from deconvviz.graph.ops import UNKNOWN, op_name, op_of
 from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, receptive_interval, shape_of
-
-# Ops on [N, C, L], which has its channels first
-CHANNELS_FIRST = ("conv1d", "conv_transpose1d", "batch_norm", "instance_norm", "group_norm")
 
 
 class ReceptiveField(NamedTuple):
@@ -88,8 +85,8 @@ def _channels_of_row(node: fx.Node) -> int:
     one-dimensional convolutions take channels first, and moving dimensions moves the channels too. Other ops leave
     them where their input has them; what comes from anything else is taken for tokens.
     """
-    name, op, sources = op_name(node), op_of(node), data_inputs(node)
-    if name in CHANNELS_FIRST:
+    op, sources = op_of(node), data_inputs(node)
+    if op.channels_first:
         return 1
     rows = [source for source in sources if len(shape_of(source)) == 3]
     if op.reshapes and sources and len(shape_of(sources[0])) == 4:
@@ -103,13 +100,7 @@ def _channels_of_row(node: fx.Node) -> int:
     kept = shape_of(rows[0])
     if op is UNKNOWN and kept[1] != kept[2]:  # what it does to the dimensions is told by their lengths
         return _of_length(node, {kept[channels]}) or channels
-    if name in ("transpose", "permute"):
-        dims: Any = node.args[1] if name == "permute" else node.args[1:3]
-        order = [dim % 3 for dim in dims]
-        if name == "transpose":
-            return {order[0]: order[1], order[1]: order[0]}.get(channels, channels) or 2
-        return order.index(channels) or 2
-    return channels
+    return op.reorders(node).index(channels) or 2 if op.reorders is not None else channels
 
 
 def _of_length(node: fx.Node, lengths: set[int]) -> int | None:

@@ -57,7 +57,7 @@ class Network(WithScores):
         self.precision = "as captured"
         self.folded: dict[str, str] = {}
         self.outputs_are = "auto"
-        self.example: Any = None  # what the model returned for two images
+        self.example: Any = None
         self.module_names: Mapping[nn.Module, str] = {}
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
@@ -293,19 +293,18 @@ class Network(WithScores):
         out.outputs_are, out.example, out.module_names = self.outputs_are, self.example, self.module_names
         return out
 
-    def with_outputs(self, kind: str, example: Any = None) -> Network:
+    def with_outputs(self, kind: str) -> Network:
         """Return the same network with another way from its output to probabilities.
 
         Args:
             kind: one of `choices.OUTPUTS`; see `readout_of`.
-            example: what the model returns for some images; by default as when it was captured.
 
         Raises:
             CaptureError: another kind.
         """
         require_choice("outputs", kind, OUTPUTS, CaptureError)
         out = self.replaced(self.graph, self.tensors)
-        out.outputs_are, out.example = kind, self.example if example is None else example
+        out.outputs_are = kind
         return out
 
     def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:

@@ -72,7 +72,9 @@ class Op:
         weighted: it has a weight that is learned: a convolution or a linear map.
         identity: it hands its input on as it is (in eval mode).
         reshapes: it gives the same values in the same order, in another shape.
-        reorders: it gives the same values with its dimensions in another order.
+        reorders: it gives the same values with its dimensions in another order, which follows from a node of the graph:
+            dimension i of its output is dimension order[i] of its input.
+        channels_first: what it gives has its channels first, also with one dimension of positions: [N, C, L].
         averages: it takes means over positions.
         normalises: it scales and shifts each channel by itself, with learned numbers.
         may_alias: its result may be its input itself, not a copy.
@@ -91,7 +93,8 @@ class Op:
     weighted: bool = False
     identity: bool = False
     reshapes: bool = False
-    reorders: bool = False
+    reorders: Callable[[fx.Node], list[int]] | None = None
+    channels_first: bool = False
     averages: bool = False
     normalises: bool = False
     may_alias: bool = False

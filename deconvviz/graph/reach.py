@@ -204,7 +204,6 @@ def moved(node: fx.Node, order: Sequence[int]) -> Geometry:
     axes = axes_of(data_inputs(node)[0])
     if axes is None:
         return whole_map(node)
-    order = [dim % len(order) for dim in order]
     return Geometry((order.index(axes[0]), order.index(axes[1])), ((SAME, SAME),))
 
 

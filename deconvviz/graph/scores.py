@@ -77,6 +77,10 @@ class Readout:
             return exact.sigmoid()
         return exact.exp() if self.kind == "log-probabilities" else exact
 
+    def probabilities_of(self, output: Any) -> Tensor:
+        """Return the probability of each class, [N, classes], of what a network returned; errors as of `scores`."""
+        return self.probabilities(self.scores(output))
+
     def log_probabilities(self, scores: Tensor) -> Tensor:
         """Return the logarithm of each class's probability, [N, classes]."""
         exact = scores.to(widened(scores.dtype))
@@ -121,6 +125,15 @@ def readout_of(output: Any, kind: str = "auto", last_op: str = "") -> Readout:
     if _sum_to_one(scores):
         return Readout("probabilities", name)
     return Readout("log-probabilities" if _sum_to_one(scores.double().exp()) else "softmax", name)
+
+
+def example_of(output: Any) -> Any:
+    """Return an output as an example for `readout_of`: scores with their values, maps by their shape alone.
+
+    >>> [leaf.shape for leaf in example_of([torch.ones(2, 10), torch.ones(2, 21, 8, 8)])]
+    [torch.Size([2, 10]), torch.Size([0, 21, 8, 8])]
+    """
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[:0].clone() if leaf.dim() > 2 else leaf, output)
 
 
 def last_op(node: fx.Node) -> str:
@@ -191,7 +204,7 @@ class WithScores:
 
     Attributes:
         outputs_are: how the output becomes probabilities, one of `choices.OUTPUTS`.
-        example: what the model returned for some images.
+        example: what the model returned for two images; see `example_of`.
     """
 
     outputs_are: str
@@ -237,4 +250,4 @@ class WithScores:
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return the probabilities of the classes, [N, outputs], float32 or wider; errors are those of `scores`."""
-        return self.readout.probabilities(self.scores(x))
+        return self.readout.probabilities_of(self(x))

@@ -148,18 +148,21 @@ def _split_reach(node: fx.Node) -> Geometry:
     return reach.shifted(node, (0, 0))
 
 
-def _permute_reach(node: fx.Node) -> Geometry:
-    order: Any = node.args[1]
-    return reach.moved(node, order)
+def _permuted(node: fx.Node) -> list[int]:
+    dims: Any = node.args[1]
+    return [dim % len(dims) for dim in dims]
 
 
-def _transpose_reach(node: fx.Node) -> Geometry:
-    count = len(reach.shape_of(node))
-    order = list(range(count))
+def _transposed(node: fx.Node) -> list[int]:
+    order = list(range(len(reach.shape_of(node))))
     dims: Any = node.args[1:3]
-    first, second = (dim % count for dim in dims)
+    first, second = (dim % len(order) for dim in dims)
     order[first], order[second] = order[second], order[first]
-    return reach.moved(node, order)
+    return order
+
+
+def _reordered_reach(order: Callable[[fx.Node], list[int]]) -> Callable[[fx.Node], Geometry]:
+    return lambda node: reach.moved(node, order(node))
 
 
 # --- how an op transposes --------------------------------------------------------------------------------------------
@@ -263,7 +266,14 @@ _entries(
     stride_argument=3,
 )
 _entries("linear", reach=_linear_reach, transpose=_linear_transpose, weighted=True, fresh=True)
-_entries("batch_norm", reach=reach.pointwise, transpose=_batch_norm_transpose, normalises=True, fresh=True)
+_entries(
+    "batch_norm",
+    reach=reach.pointwise,
+    transpose=_batch_norm_transpose,
+    normalises=True,
+    channels_first=True,
+    fresh=True,
+)
 _entries(
     "max_pool2d",
     kind="max_pool",
@@ -307,15 +317,16 @@ _entries("to type_as", reach=reach.pointwise, may_alias=True)
 _entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view, reshapes=True, may_alias=True)
 _entries("flatten unflatten", reach=reach.reshaped, reshapes=True, may_alias=True)
 _entries("view_as", reshapes=True, may_alias=True)
-_entries("permute", reach=_permute_reach, reorders=True)
-_entries("transpose", reach=_transpose_reach, reorders=True)
+_entries("permute", reach=_reordered_reach(_permuted), reorders=_permuted)
+_entries("transpose", reach=_reordered_reach(_transposed), reorders=_transposed)
 _entries("squeeze unsqueeze", reshapes=True)
 _entries("slice", reach=_slice_reach, on_window=_window_slice)
 _entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad, pads=True)
 _entries("split chunk split_with_sizes", reach=_split_reach)
 _entries("pixel_unshuffle", reach=_unshuffle_reach)
 _entries("subsampled", reach=_subsampled_reach)
-_entries("conv_transpose1d conv_transpose2d conv_transpose3d conv1d conv3d convolution", weighted=True)
+_entries("conv1d conv_transpose1d", weighted=True, channels_first=True)
+_entries("conv_transpose2d conv_transpose3d conv3d convolution", weighted=True)
 _entries(
     "sum expand select rsub pixel_shuffle channel_shuffle roll stack "
     "avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d "
@@ -330,4 +341,5 @@ _entries(
 _entries("sigmoid hardsigmoid tanh exp sqrt rsqrt pow clamp abs log square", kind="other", reach=reach.elementwise)
 _entries("softmax _softmax log_softmax", kind="other", reach=_along(1))
 _entries("layer_norm", kind="other", reach=_layer_norm_reach)
+_entries("group_norm instance_norm", kind="other", channels_first=True)
 _entries("local_response_norm", kind="lrn", reach=reach.pointwise)

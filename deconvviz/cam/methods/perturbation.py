@@ -114,7 +114,7 @@ def sidu(v: View, threshold: float = 0.1, sigma: float = 0.25) -> Tensor:
         return v.up((v.A[images, channels] > threshold).to(v.x.dtype))
 
     count = v.A.shape[1]
-    vectors = v.masked(count, masks, lambda output, _: v.readout.probabilities(v.readout.scores(output)))  # [N, K, C]
+    vectors = v.masked(count, masks, lambda output, _: v.readout.probabilities_of(output))  # [N, K, C]
     here = vectors[v.everyone, :, v.scorer.classes]
     alike = torch.exp(-((v.p[:, None] - here) ** 2) / sigma**2).sqrt()
     wide = vectors.to(widened(vectors.dtype))

@@ -136,8 +136,7 @@ class OcclusionRun:
         """Measure one picture, uint8 [H, W, 3]; without a target its own most probable class is followed."""
         x = self.preprocess.tensor(picture[None], self.network.device, self.network.dtype)
         view = View(self.exact, self.fast, x, self.layer, target, self._explain_options())
-        readout = self.network.readout
-        probabilities, maps = readout.probabilities(readout.scores(view.output))[0], view.A[0]
+        probabilities, maps = view.readout.probabilities_of(view.output)[0], view.A[0]
         channel = self._channel(maps)
         fill = self._fill(view)
         under = self._under_windows(view, channel, fill)
@@ -184,7 +183,7 @@ class OcclusionRun:
 
         def read(observed: Any, images: Tensor) -> Tensor:
             output, maps = observed
-            best = view.readout.probabilities(view.readout.scores(output)).max(1)
+            best = view.readout.probabilities_of(output).max(1)
             activation = maps[:, channel].to(widened(maps.dtype)).sum((1, 2))
             return torch.stack([view.scorer.probability(output, images), best.values, activation, best.indices], 1)
 
