@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deconvviz.cam.registry import METHODS, Method
 from deconvviz.cam.targets import Target
+from deconvviz.data.decode import as_image, pixels
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, LayerNotFound, TargetError
 from deconvviz.graph.choose import last_maps
@@ -42,8 +43,8 @@ def method_named(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    by_letters = {_letters(known): known for known in METHODS}
-    by_letters |= {_letters(other): known for other, known in OTHER_NAMES.items()}
+    by_letters = {_letters(own): own for own in METHODS}
+    by_letters |= {_letters(other): own for other, own in OTHER_NAMES.items()}
     return METHODS[by_letters.get(_letters(name), name)]
 
 
@@ -62,7 +63,7 @@ def layer_names(network: Network | nn.Module, layer: Any, wanted: bool) -> list[
         wanted: whether the method needs a layer: None then is the last one with rows and columns.
 
     Raises:
-        LayerNotFound: a module that is no part of the network.
+        LayerNotFound: a module does not belong to the network.
     """
     if layer is None:
         return [last_maps(network)] if wanted and isinstance(network, Network) else []
@@ -105,8 +106,7 @@ def as_input(x: Any, network: Network | nn.Module, preprocess: Preprocess | None
     if preprocess is None:
         if not isinstance(network, Network):
             raise DataError("pictures given for a model that is not captured; give a float tensor [N, C, H, W]")
-        height, width = network.input_shape[1:]
-        preprocess = Preprocess(resize=max(height, width), crop=(height, width))
+        preprocess = Preprocess.to_fit(network.input_shape)
     ready = np.stack([preprocess.picture(picture) for picture in pictures])
     return preprocess.tensor(ready, _device(network), network.dtype if isinstance(network, Network) else torch.float32)
 
@@ -118,21 +118,19 @@ def _device(network: Network | nn.Module) -> torch.device:
 
 
 def _pictures(x: Any) -> list[Any]:
-    """Return pictures, uint8 [H, W, 3] each."""
+    """Return pictures, uint8 [H, W, 3] each; one whose channels come first is turned."""
     if isinstance(x, Tensor):
         x = x.cpu().numpy()
-    if isinstance(x, Image.Image):
-        return [np.array(x.convert("RGB"))]
-    if isinstance(x, np.ndarray) and x.dtype == np.uint8:
-        if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
-            x = np.moveaxis(x, 1, 3)
-        if x.ndim == 3 and x.shape[2] not in (1, 3) and x.shape[0] in (1, 3):
-            x = np.moveaxis(x, 0, 2)
-        if x.ndim in (3, 4) and x.shape[-1] in (1, 3):
-            colours = np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
-            return list(colours) if x.ndim == 4 else [colours]
-    if isinstance(x, list | tuple) and x:
+    batch = isinstance(x, np.ndarray) and x.ndim == 4 and x.dtype == np.uint8
+    if batch or (isinstance(x, list | tuple) and x):
         return [picture for each in x for picture in _pictures(each)]
+    if isinstance(x, np.ndarray) and x.ndim == 3 and x.dtype == np.uint8:
+        if x.shape[2] not in (1, 3) and x.shape[0] in (1, 3):
+            x = np.moveaxis(x, 0, 2)
+        if x.shape[2] in (1, 3):
+            x = as_image(x)
+    if isinstance(x, Image.Image):
+        return [pixels(x)]
     what = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
     raise DataError(
         f"images as {what} given; expected a float tensor [N, C, H, W] as the network takes it, or pictures: PIL "
@@ -156,8 +154,8 @@ def as_target(target: Any, network: Network | nn.Module, classes: Sequence[str])
     if isinstance(target, list | tuple) and any(isinstance(each, str) for each in target):
         names = _names(network, classes)
         return [output_named(each, names) if isinstance(each, str) else int(each) for each in target]
-    known: Target = target
-    return known
+    by_number: Target = target
+    return by_number
 
 
 def _names(network: Network | nn.Module, classes: Sequence[str]) -> Sequence[str]:

@@ -76,8 +76,6 @@ class Explainer:
         """Make an explainer; the arguments are those of `cam`."""
         self.method, self.layers, self.how = method_named(name), tuple(layers), how
         self.network = network
-        self.preprocess: Preprocess | None = None
-        self.names: tuple[str, ...] = ()
         if self.method.needs == "trained":
             options["explainer"] = self._trained(options.get("explainer"), network)
         inner = options.pop("method", "grad-cam") if self.method.needs == "inner" else None
@@ -135,8 +133,8 @@ class Explainer:
         """
         self.passes, self.extras = Counter(), {}
         with outside_inference_mode(), torch.no_grad():
-            x = differentiable(as_input(x, self.network, self.preprocess))
-            chosen = as_target(target, self.network, self.names)
+            x = differentiable(as_input(x, self.network, self.how.preprocess))
+            chosen = as_target(target, self.network, self.how.classes)
             layers = self.layers if self.method.needs in ("layer", "layers") else ()
             watched = self.layers if self.method.needs == "trained" else ()
             views = [
@@ -270,7 +268,7 @@ def cam(
         tokens=tokens,
         fuse=fuse,
         seed=seed,
+        preprocess=preprocess,
+        classes=tuple(classes),
     )
-    explainer = Explainer(name, network, layers, how, options, call)
-    explainer.preprocess, explainer.names = preprocess, tuple(classes)
-    return explainer
+    return Explainer(name, network, layers, how, options, call)

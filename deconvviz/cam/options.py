@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deconvviz.choices import CONVENTIONS, PRECISIONS, Precision
+from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, require
 
 
@@ -21,6 +22,10 @@ class ExplainOptions:
         fuse: how the maps of several layers become one, "mean" or "max", or "none", which keeps them apart; None
             for the method's own way.
         seed: of methods that draw masks, noise or orders.
+        preprocess: how pictures become inputs, where they are given as PIL images or uint8 arrays; None for what fits
+            the network.
+        classes: names of the network's outputs, where targets are given by name; without them, 1000 outputs have those
+            of ImageNet.
 
     Raises:
         DataError: a value out of its range.
@@ -33,6 +38,8 @@ class ExplainOptions:
     tokens: tuple[int, int] | None = None
     fuse: str | None = None
     seed: int = 0
+    preprocess: Preprocess | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(

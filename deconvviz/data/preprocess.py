@@ -79,6 +79,19 @@ class Preprocess:
         if self.interpolation not in INTERPOLATIONS_OF_IMAGES:
             raise DataError(f"interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS_OF_IMAGES)}")
 
+    @classmethod
+    def to_fit(cls, input_shape: Sequence[int]) -> Preprocess:
+        """Return how an image becomes the input of a network whose own preprocessing is not known.
+
+        Args:
+            input_shape: (channels, height, width) of the network's input, which the image is resized to cover.
+
+        >>> Preprocess.to_fit((3, 24, 32)).words()
+        'shorter side to 32 px (bilinear), central 32 x 24 px, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
+        """
+        height, width = input_shape[-2:]
+        return cls(resize=max(height, width), crop=(height, width))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the network's input; raises DataError without a crop, which settles it."""

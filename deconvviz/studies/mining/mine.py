@@ -79,8 +79,7 @@ def mine(
     ((8, 4), (8, 4, 2), 20)
     """
     settings = MiningOptions(**options)
-    height, width = network.input_shape[-2:]
-    preprocess = preprocess or Preprocess(resize=max(height, width), crop=(height, width))
+    preprocess = preprocess or Preprocess.to_fit(network.input_shape)
     network.check_input(preprocess.shape)
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     require({"layers": names, "k": k}, DataError, layers=(bool(names), "at least one name"), k=(k >= 1, "at least 1"))
