@@ -1,7 +1,8 @@
-"""Small rules about numbers and arrays that every room follows."""
+"""Small rules about numbers, arrays and modules of torch that every room follows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,20 @@ def widened(dtype: torch.dtype) -> torch.dtype:
     import torch
 
     return torch.promote_types(dtype, torch.float32)
+
+
+def reset_of(module: Any) -> Callable[[], None] | None:
+    """Return the method by which a module of torch draws new parameters; None where it has none.
+
+    >>> from torch import nn
+    >>> reset_of(nn.Linear(2, 2)).__name__, reset_of(nn.MultiheadAttention(4, 2)).__name__, reset_of(nn.ReLU())
+    ('reset_parameters', '_reset_parameters', None)
+    """
+    for name in ("reset_parameters", "_reset_parameters"):
+        reset: Callable[[], None] | None = getattr(module, name, None)
+        if callable(reset):
+            return reset
+    return None
 
 
 def stretched(signed: NDArray[np.floating[Any]], percentile: float = FULL_CONTRAST) -> NDArray[np.floating[Any]]:

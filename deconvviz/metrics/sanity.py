@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
+from deconvviz.arrays import reset_of
 from deconvviz.choices import RANDOMISATIONS
 from deconvviz.errors import DataError, ModelError, require_choice
 from deconvviz.lengths import Length
@@ -56,7 +57,7 @@ def randomised(model: nn.Module, how: str = "cascading", seed: int = 0) -> Itera
     """
     require_choice("how", how, RANDOMISATIONS)
     layers = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
-    lacking = [name or type(model).__name__ for name in layers if _reset_of(model.get_submodule(name)) is None]
+    lacking = [name or type(model).__name__ for name in layers if reset_of(model.get_submodule(name)) is None]
     if lacking or not layers:
         raise ModelError(
             f"{', '.join(lacking) or type(model).__name__} given; expected layers with parameters, "
@@ -77,19 +78,12 @@ def _copies(model: nn.Module, layers: list[str], cascading: bool, seed: int) -> 
 def _reinitialise(layer: nn.Module, seed: int, number: int) -> None:
     """Give a layer new parameters, drawn on the CPU so that they are the same on every device."""
     fresh = copy.deepcopy(layer).cpu()
-    reset = _reset_of(fresh)
+    reset = reset_of(fresh)
     assert reset is not None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         reset()
     layer.load_state_dict(fresh.state_dict())
-
-
-def _reset_of(layer: nn.Module) -> Callable[[], None] | None:
-    """Return a layer's method that draws new parameters, None where it has none."""
-    # that of MultiheadAttention begins with an underscore
-    reset: Callable[[], None] | None = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
-    return reset
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deconvviz.errors import ModelError
-from deconvviz.models.randomness import with_random_weights
+from deconvviz.models.randomness import make_random
 from deconvviz.models.sources import FORMS, SOURCES, Built, Loader, Wanted, from_file
 from deconvviz.models.weights import Weights, load_weights, read_weights
 
@@ -75,7 +75,7 @@ def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
     if file and weights != "none":
         built = _with_weights(spec, arguments, built, file)
     elif weights == "none" and ".py:" in spec:  # a factory may load weights of its own
-        built = built._replace(model=with_random_weights(lambda: _built(spec, arguments, Wanted()).model, spec))
+        make_random(built.model, lambda: _built(spec, arguments, Wanted()).model, spec)
     classes = () if weights == "none" and spec == "demo" else (file.classes if file else ()) or built.classes
     return LoadedModel(
         built.model.eval(), {**built.settings, **(file.settings if file else {})}, spec, weights, classes
@@ -125,7 +125,7 @@ def _with_weights(spec: str, arguments: Mapping[str, Any], built: Built, file: W
     try:
         load_weights(built.model, file)
         return built
-    except ModelError:
+    except ModelError as misfit:
         count = _outputs_in(file.state)
         if spec.partition(":")[0] not in SOURCES or count is None:
             raise
@@ -133,9 +133,7 @@ def _with_weights(spec: str, arguments: Mapping[str, Any], built: Built, file: W
             other = _built(spec, arguments, Wanted(False, file.state, count))
             load_weights(other.model, file)
         except (ModelError, TypeError, ValueError):
-            other = None
-        if other is None:
-            raise
+            raise misfit from None
         return other._replace(classes=() if len(built.classes) != count else built.classes)
 
 

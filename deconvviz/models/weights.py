@@ -139,14 +139,14 @@ def _plain_name(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _without_leading_wrappers(name: str) -> str:
-    first, dot, rest = name.partition(".")
-    return _without_leading_wrappers(rest) if dot and first in WRAPPERS else name
-
-
 def _without_one_wrapper(name: str) -> str:
     first, dot, rest = name.partition(".")
     return rest if dot and first in WRAPPERS else name
+
+
+def _without_leading_wrappers(name: str) -> str:
+    rest = _without_one_wrapper(name)
+    return name if rest == name else _without_leading_wrappers(rest)
 
 
 def _without_wrappers(name: str) -> str:

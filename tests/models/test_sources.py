@@ -296,6 +296,34 @@ def test_a_loaded_weight_that_cannot_be_drawn_again_is_named(
     assert load_model("net_h.py:fresh", "none").model[1].token.unique().numel() == 5
 
 
+ATTENTION = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+def loaded():
+    model = Net()
+    model.load_state_dict(torch.load("w.pth"))
+    return model
+"""
+
+
+def test_attention_is_drawn_again(tmp_path: pathlib.Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What initialises it has a name of its own, with an underscore before it."""
+    write("net_a.py", HEAD + ATTENTION)
+    monkeypatch.chdir(tmp_path)
+    saved = nn.MultiheadAttention(3, 1).state_dict()
+    torch.save({f"attention.{name}": value for name, value in saved.items()}, "w.pth")
+    name = "attention.in_proj_weight"
+    assert torch.equal(state_of("net_a.py:loaded", "DEFAULT")[name], saved["in_proj_weight"])
+    drawn = state_of("net_a.py:loaded", "none")[name]
+    assert not (drawn == saved["in_proj_weight"]).any() and drawn.unique().numel() == 27
+
+
 def test_a_buffer_that_is_computed_is_no_loaded_weight(tmp_path: pathlib.Path, write: Write) -> None:
     """Such as the kernel of a blur, the angles of rotary positions, or the mean and deviation of the colours."""
     text = "m = nn.Sequential(nn.Conv2d(3, 8, 3))\n    m.register_buffer('kernel', torch.tensor([1.0, 2.0, 1.0]) / 4)"
