@@ -32,19 +32,18 @@ import os
 import pathlib
 import struct
 import threading
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b, sha256
+from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
 from deconvviz.results.files import READ_ERRORS, Sink, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout
-from deconvviz.results.sealed import digest_of_bytes, refuse_foreign
+from deconvviz.results.sealed import digest_of_bytes, digest_of_lists, refuse_foreign
 from deconvviz.types import Ints, Pathlike, Pixels
 
 FORMAT = "deconvviz-images"
@@ -364,16 +363,6 @@ def _open(path: pathlib.Path) -> h5py.File:
         file.close()
         raise
     return file
-
-
-def digest_of_lists(lists: Sequence[Any], arrays: Sequence[NDArray[Any] | None]) -> str:
-    """Return a digest in hex of the lists of a store: texts, and arrays of numbers."""
-    digest = blake2b(json.dumps(lists).encode(), digest_size=16)
-    for array in arrays:
-        if array is not None:
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

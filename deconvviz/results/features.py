@@ -30,7 +30,7 @@ from deconvviz.choices import FEATURE_DTYPES
 from deconvviz.errors import DataError, LayerNotFound, nearest, require_choice
 from deconvviz.results.files import Sink, atomic, note_committed, one_line
 from deconvviz.results.results import reading, require_same
-from deconvviz.results.sealed import DIGEST, digest_of_bytes
+from deconvviz.results.sealed import DIGEST, digest_of_bytes, digest_of_lists
 from deconvviz.types import Ints, Pathlike
 
 KIND, SCHEMA = "features", 1
@@ -107,7 +107,7 @@ class Features:
             self.done = int(file["done"][0])
             self._has_digests = "digests" in file
             told = file.attrs.get("lists")
-            same = told is None or told == _digest_of_lists(self.labels, self.classes, self.config)
+            same = told is None or told == digest_of_lists([self.classes, self.config], [self.labels])
             self.layers: dict[str, int] = {name: file[_dataset(name)].shape[1] for name in self.config["layers"]}
             lengths_agree = all(len(file[_dataset(name)]) == len(self.labels) for name in self.layers)
         if not same:
@@ -344,7 +344,8 @@ def _begin(
             dataset[-1:, -1:] = 0  # HDF5 gives a dataset its place in the file with its first value
             noted = file.create_dataset(_digests(name), (len(labels), DIGEST), np.uint8, fill_time="never")
             noted[-1:, -1:] = 0
-        file.attrs["lists"] = _digest_of_lists(np.asarray(labels, np.int64), classes, config)
+        as_json = json.loads(json.dumps([list(classes), config]))
+        file.attrs["lists"] = digest_of_lists(as_json, [np.asarray(labels, np.int64)])
 
 
 def _dataset(layer: str) -> str:
@@ -355,11 +356,6 @@ def _dataset(layer: str) -> str:
 def _digests(layer: str) -> str:
     """Return the name of the dataset that holds the digests of a layer's rows."""
     return f"digests/{layer}"
-
-
-def _digest_of_lists(labels: Ints, classes: Sequence[str], config: Mapping[str, Any]) -> str:
-    texts = json.dumps([list(classes), json.loads(json.dumps(config))], sort_keys=True).encode()
-    return digest_of_bytes(texts + np.ascontiguousarray(labels).tobytes()).hex()
 
 
 def _offset(dataset: h5py.Dataset, path: Pathlike) -> int:

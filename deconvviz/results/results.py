@@ -103,31 +103,41 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
     Raises:
         DataError: the file is missing, not HDF5, truncated, of another kind, or of a newer schema.
     """
+    with _opened(path, f"{kind} file") as (file, _):
+        kind_of_file = _kind_in(file)
+        if kind_of_file != kind:
+            what = f"a file of kind {kind_of_file!r}" if kind_of_file else "an HDF5 file of some other program"
+            raise DataError(f"{path} is {what}; expected a {kind} file")
+        if int(file.attrs["schema"]) > schema:
+            raise DataError(f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it")
+        layout = refuse_foreign(file, path)
+        current = int(file.attrs["schema"]) == schema  # an older layout is told by its reader
+        misfit = misfit_of_layout(kind, layout) if current else ""
+        if misfit:
+            raise DataError(f"{path} is no whole {kind} file: {misfit}; restore it, or remove it and make it again")
+        yield file
+
+
+@contextlib.contextmanager
+def _opened(path: Pathlike, expected: str) -> Iterator[tuple[h5py.File, bool]]:
+    """Open an HDF5 file within a `with` block, its seal first; also yield whether it has one."""
     if not pathlib.Path(path).is_file():
         what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; expected a {kind} file")
+        raise DataError(f"{path} {what}; expected a {expected}")
     try:
-        check_seal(path)
+        has_seal = check_seal(path)
         with h5py.File(path, "r") as file:
-            kind_of_file = str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
-            if kind_of_file != kind:
-                what = f"a file of kind {kind_of_file!r}" if kind_of_file else "an HDF5 file of some other program"
-                raise DataError(f"{path} is {what}; expected a {kind} file")
-            if int(file.attrs["schema"]) > schema:
-                raise DataError(
-                    f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it"
-                )
-            layout = refuse_foreign(file, path)
-            current = int(file.attrs["schema"]) == schema  # an older layout is told by its reader
-            misfit = misfit_of_layout(kind, layout) if current else ""
-            if misfit:
-                raise DataError(f"{path} is no whole {kind} file: {misfit}; restore it, or remove it and make it again")
-            yield file
+            yield file, has_seal
     except READ_ERRORS as error:
         damaged = (
-            f"{path} is no readable {kind} file ({one_line(error)}); choose another, or remove it and make it again"
+            f"{path} is no readable {expected} ({one_line(error)}); choose another, or remove it and make it again"
         )
         raise DataError(unreadable(path, error, damaged)) from error
+
+
+def _kind_in(file: h5py.File) -> str:
+    """Return the kind that a file says it is of, "" where another program wrote it."""
+    return str(file.attrs.get("deconvviz", file.attrs.get("format", "")))
 
 
 @contextlib.contextmanager
@@ -147,21 +157,12 @@ def kind_of(path: Pathlike) -> tuple[str, bool]:
     Raises:
         DataError: it is damaged, was changed, cannot be read, or is no file of deconvviz.
     """
-    if not pathlib.Path(path).is_file():
-        what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; give a file of deconvviz")
-    try:
-        seal = check_seal(path)
-        with h5py.File(path, "r") as file:
-            refuse_foreign(file, path)
-            kind = str(file.attrs.get("format", file.attrs.get("deconvviz", "")))
-            parts = "digests" in file
-    except READ_ERRORS as error:
-        damaged = f"{path} is no readable file of deconvviz ({one_line(error)}); restore it, or make it again"
-        raise DataError(unreadable(path, error, damaged)) from error
+    with _opened(path, "file of deconvviz") as (file, has_seal):
+        refuse_foreign(file, path)
+        kind, has_digests = _kind_in(file), "digests" in file
     if not kind:
         raise DataError(f"{path} is an HDF5 file of some other program; give a file of deconvviz")
-    return kind, seal or parts
+    return kind, has_seal or has_digests
 
 
 def read_config(path: Pathlike, kind: str, schema: int) -> dict[str, Any]:

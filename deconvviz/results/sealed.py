@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
@@ -167,6 +169,16 @@ def _refuse_dataset(dataset: h5py.Dataset, where: str, path: Pathlike) -> None:
             strange = f"declares {declared:.3g} bytes and stores {dataset.id.get_storage_size()}"
     if strange:
         raise DataError(f"{path} is no file of deconvviz: {where} {strange}; choose another, or make it again")
+
+
+def digest_of_lists(lists: Sequence[Any], arrays: Sequence[NDArray[Any] | None]) -> str:
+    """Return a digest in hex of the short parts of a file: JSON values, and arrays, None where one is absent."""
+    digest = hashlib.blake2b(json.dumps(lists, sort_keys=True).encode(), digest_size=DIGEST)
+    for array in arrays:
+        if array is not None:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def digest_of_bytes(data: bytes | memoryview | NDArray[Any]) -> bytes:
