@@ -181,12 +181,13 @@ def matched_outputs(
 
     Raises:
         DataError: they cannot be matched, and `required` is set.
+        CaptureError: the network returns no scores of classes, and `required` is set.
     """
     from deconvviz.models.labels import outputs_of
 
     try:
         return outputs_of(images.classes, network.width, names)
-    except DataError as error:
+    except (DataError, CaptureError) as error:
         if required:
             raise
         click.echo(f"note: {otherwise}: {error}", err=True)

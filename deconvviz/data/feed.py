@@ -147,12 +147,12 @@ class Feed:
         pictures = in_order(read, map(int, places), self.workers)
         for first in range(0, len(places), size):
             part = places[first : first + size]
-            made = list(islice(pictures, len(part)))
-            usable = np.array([not isinstance(picture, DataError) for picture in made], bool)
-            left_out = {self.name(int(at)): str(made[n]) for n, at in enumerate(part) if not usable[n]}
-            shape = (0, *self.preprocess.shape[1:], 3)
-            whole = [picture for picture in made if not isinstance(picture, DataError)]
-            yield PictureBatch(part[usable], np.stack(whole) if whole else np.zeros(shape, np.uint8), left_out)
+            made = list(zip(part.tolist(), islice(pictures, len(part)), strict=True))
+            left_out = {self.name(place): str(reason) for place, reason in made if isinstance(reason, DataError)}
+            usable = [(place, picture) for place, picture in made if not isinstance(picture, DataError)]
+            none = () if usable else (np.zeros((0, *self.preprocess.shape[1:], 3), np.uint8),)
+            stack = np.concatenate([*none, *(picture[None] for _, picture in usable)])
+            yield PictureBatch(np.array([place for place, _ in usable], np.int64), stack, left_out)
 
     def _picture_or_reason(self, place: int) -> Pixels | DataError:
         try:

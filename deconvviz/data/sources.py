@@ -178,13 +178,11 @@ class DatasetEntries(Sequence[Entry]):
     def __init__(self, dataset: Any, classes: list[str]) -> None:
         self._dataset, self._classes = dataset, classes
         self._names = getattr(dataset, "names", None)
-        known = getattr(dataset, "labels", None) if hasattr(dataset, "labels") else getattr(dataset, "targets", None)
         try:
-            labels = np.asarray(known, np.int64)
+            labels = np.asarray(getattr(dataset, "labels", getattr(dataset, "targets", None)), np.int64)
         except (TypeError, ValueError):
             labels = np.zeros(0, np.int64)
         self.labels: Ints = labels if labels.shape == (len(dataset),) else np.full(len(dataset), -1, np.int64)
-
         self.indices = np.arange(len(dataset))
 
     def chosen(self, indices: Ints) -> DatasetEntries:

@@ -185,10 +185,6 @@ MOVES = (
 )
 
 
-def _part(weights: Tensor, sign: int) -> Tensor:
-    return weights.clamp(min=0) if sign > 0 else weights.clamp(max=0)
-
-
 def _with(call: Call, value: Tensor, weight: Tensor) -> Call:
     """Return a convolution like the given one, of another value with other weights and no bias."""
     return Call(call.target, (value, weight, None, *call.args[3:]), call.kwargs, [value], call.node)

@@ -165,7 +165,7 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     if outputs == 1 and len(classes) == 2 and set(classes) != set(names):
         return np.array([1, 0])
     if classes and tuple(classes) == tuple(names):
-        return np.arange(outputs)
+        return np.arange(len(classes))
     if classes and all(name in number for name in classes):
         _require_distinct(classes, names)
         return np.array([number[name] for name in classes], np.int64)

@@ -383,8 +383,10 @@ def test_a_network_that_depends_on_chance_is_told(op: Callable[[Tensor], Tensor]
 def test_a_network_without_chance_is_captured_without_a_word() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dv.capture(Functional(lambda y: F.dropout(y, 0.5, training=False)).eval(), SHAPE)
-        dv.capture(nn.Sequential(nn.Dropout(0.5), plain()), SHAPE)  # eval mode: no chance
+        without_chance = dv.capture(Functional(lambda y: F.dropout(y, 0.5, training=False)).eval(), SHAPE)
+        in_eval_mode = dv.capture(nn.Sequential(nn.Dropout(0.5), plain()), SHAPE)
+    x = images(2)
+    assert all(torch.equal(network(x), network(x)) for network in (without_chance, in_eval_mode))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_names_that_several_outputs_have() -> None:
     with pytest.raises(DataError, match=r"'crane' of the images is the name of the outputs 0, 2 and 4.*--classes FILE"):
         outputs_of(["kite", "crane"], 5, names)
     assert outputs_of(names, 5, names).tolist() == [0, 1, 2, 3, 4]  # the same list: the order tells
+    assert outputs_of(["cat", "dog"], 1, ["cat", "dog"]).tolist() == [0, 1]  # one output, two classes
 
 
 def test_images_of_some_of_imagenets_classes() -> None:

@@ -191,9 +191,11 @@ def test_readers_do_not_disturb_one_another(tmp_path: pathlib.Path, other: Other
     make, read = KINDS[kind]
     path = tmp_path / "f.h5"
     make(path)
+    before = path.read_bytes()
     other(f"import h5py; f = h5py.File({str(path)!r}, 'r'); input(print('open', flush=True))")
     with h5py.File(path, "r"):
-        read(path)
+        assert read(path) is not None
+    assert path.read_bytes() == before
 
 
 def test_which_errors_mean_that_a_file_is_in_use() -> None:

@@ -105,8 +105,8 @@ class ProjectionCache:
                 f"({mined.config['store_fingerprint'][:12]}); "
                 "give the right one with --images"
             )
-        for given in [rule] if isinstance(rule, str) else rule.values():
-            require_choice("rule", given, RULE_CHOICES, ProjectionError)
+        for name in [rule] if isinstance(rule, str) else rule.values():
+            require_choice("rule", name, RULE_CHOICES, ProjectionError)
         self.mined, self.rule, self.averages = mined, rule, averages
         self._choices: dict[str, RuleChoice] = {}
         self.feed = Feed(store, Preprocess.from_dict(mined.config["preprocess"]), memory=PICTURES)
@@ -188,8 +188,8 @@ class ProjectionCache:
         if crop not in CROPS:
             raise DataError(f"crop {crop!r} given; expected {', '.join(CROPS)} or a number of pixels")
         if crop in ("need", "each"):
-            sides, kept = self._remembered(layer, f"need_{self.label(layer)}", self._needed).T
-            side, with_it = int(np.median(sides)), np.nanmedian(kept) if np.isfinite(kept).any() else np.nan
+            sides, shares = self._remembered(layer, f"need_{self.label(layer)}", self._needed).T
+            side, with_it = int(np.median(sides)), np.nanmedian(shares) if np.isfinite(shares).any() else np.nan
             if crop == "each":
                 return Crop((side, side), f"each as small as keeps {SHARE:.0%} of its unit's activation, scaled", True)
             words = (
@@ -211,8 +211,8 @@ class ProjectionCache:
             if not all(name in self._arrays for name in names):
                 self._arrays |= self._measured(layer)
             switches = bool(self._arrays[f"figures/{layer}/switches"][0])
-            kept = {rule: self._arrays[name] for name, rule in names.items()}
-            self._choices[layer] = choose_rule(kept, switches)
+            fidelity_by_rule = {rule: self._arrays[name] for name, rule in names.items()}
+            self._choices[layer] = choose_rule(fidelity_by_rule, switches)
         return self._choices[layer]
 
     def rule_of(self, layer: str) -> str:
@@ -332,15 +332,15 @@ class ProjectionCache:
         everything = torch.full_like(sides, max(views.pixels.shape[2:]))
         whole = kept_by(views, squares_around(views, centres, everything))
         with_it = kept_by(views, squares_around(views, centres, median))
-        kept = torch.where(whole > 0, with_it / whole, torch.nan)
-        return np.stack([sides.numpy().astype(np.float64), kept.numpy()], 1)
+        shares = torch.where(whole > 0, with_it / whole, torch.nan)
+        return np.stack([sides.numpy().astype(np.float64), shares.numpy()], 1)
 
     def _measured(self, layer: str) -> Mapping[str, Array]:
         """Measure the rules among which "auto" chooses; of a layer whose filters are all dead nothing is measured."""
         if not len(self._alive(layer)):
             nothing = np.full((1, len(CHOSEN_BY)), np.nan)
-            kept = {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
-            return kept | {f"figures/{layer}/switches": np.zeros(1, np.int64)}
+            unmeasured = {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
+            return unmeasured | {f"figures/{layer}/switches": np.zeros(1, np.int64)}
         winners = self.sample(layer)
         inputs, units = units_of(self.network, self.mined[layer], self.feed, winners)
         with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:

@@ -120,12 +120,12 @@ class _Place(NamedTuple):
 
     Attributes:
         patch: the patch proper, in the image.
-        shown: what is shown, in the image: the patch, with its surroundings where they are shown.
+        view: what is shown, in the image: the patch, with its surroundings where they are shown.
         size: height and width in pixels of the picture that it becomes.
     """
 
     patch: Box
-    shown: Box
+    view: Box
     size: tuple[int, int]
 
 
@@ -140,8 +140,8 @@ def _places(
         patches = {winner: projections[winner].window(crop.size, image) for winner in winners}
     places = {}
     for winner, patch in patches.items():
-        shown = square_around(patch, _shown_side(max(patch.height, patch.width)), image) if crop.surrounded else patch
-        places[winner] = _Place(patch, shown, (shown.height, shown.width))
+        view = square_around(patch, _shown_side(max(patch.height, patch.width)), image) if crop.surrounded else patch
+        places[winner] = _Place(patch, view, (view.height, view.width))
     if each:  # the patches have sizes of their own, and become pictures of one size
         side = _shown_side(crop.size[0])
         size = (min(side, image[0]), min(side, image[1]))
@@ -177,15 +177,15 @@ def _panel(
     projections, maps = cache.projections(layer, winners), cache.maps(layer, winners)
     images = [int(mined_layer.images[winner]) for winner in winners]
     classes = [store.classes[label] if label >= 0 else "" for label in np.asarray(store.labels)[images].tolist()]
-    shown = [places[winner] for winner in winners]
-    size = shown[0].size if shown else (1, 1)
+    places_of_winners = [places[winner] for winner in winners]
+    size = places_of_winners[0].size if winners else (1, 1)
     return FilterPanel(
         channel=channel,
-        patches=_stacked([resized(cache.patch(layer, w, places[w].shown), places[w].size) for w in winners], size),
-        projections=_stacked([scaled(projections[w].cut(places[w].shown), places[w].size) for w in winners], size),
+        patches=_stacked([resized(cache.patch(layer, w, places[w].view), places[w].size) for w in winners], size),
+        projections=_stacked([scaled(projections[w].cut(places[w].view), places[w].size) for w in winners], size),
         values=mined_layer.values[channel, [winner.rank for winner in winners]],
         images=tuple(cache.feed.name(image) for image in images),
-        insides=tuple(_inside(place) for place in shown),
+        insides=tuple(_inside(place) for place in places_of_winners),
         firing=_stacked([_firing(maps[w], places[w], cache.image_size) for w in winners], size).astype(bool)[..., 0],
         classes=tuple(classes),
         frequency=float(mined_layer.activity.frequency[channel]),
@@ -212,13 +212,13 @@ def _mean(cache: ProjectionCache, layer: str, winners: Sequence[Winner], size: t
 
 def _inside(place: _Place) -> Box:
     """Return the patch proper within the picture of what is shown."""
-    patch, shown, (height, width) = place
-    rows, columns = height / shown.height, width / shown.width
+    patch, view, (height, width) = place
+    rows, columns = height / view.height, width / view.width
     return Box(
-        round((patch.top - shown.top) * rows),
-        round((patch.left - shown.left) * columns),
-        round((patch.bottom - shown.top) * rows),
-        round((patch.right - shown.left) * columns),
+        round((patch.top - view.top) * rows),
+        round((patch.left - view.left) * columns),
+        round((patch.bottom - view.top) * rows),
+        round((patch.right - view.left) * columns),
     )
 
 
@@ -247,7 +247,7 @@ def _firing(unit_map: NDArray[np.float16], place: _Place, image: tuple[int, int]
     if grid is None or grid.size == 1:  # a map without places, or of one place, has nothing to outline
         return np.zeros((*place.size, 1), np.float32)
     large = scaled(grid.astype(np.float32)[..., None], image)
-    return (scaled(place.shown.of(large), place.size) > 0.5).astype(np.float32)
+    return (scaled(place.view.of(large), place.size) > 0.5).astype(np.float32)
 
 
 def _stacked(parts: Sequence[Array], size: tuple[int, int]) -> Array:

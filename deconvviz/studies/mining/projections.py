@@ -218,18 +218,18 @@ def firing_maps(
     winners_by_image: dict[int, list[Winner]] = {}
     for winner in winners:
         winners_by_image.setdefault(int(layer.images[winner]), []).append(winner)
-    images, maps = sorted(winners_by_image), {}
+    images, maps = sorted(winners_by_image), dict[Winner, NDArray[np.float16]]()
     for start in range(0, len(images), MAPS_AT_ONCE):
         group = images[start : start + MAPS_AT_ONCE]
         inputs = fast.checked(feed.tensor(feed.pictures(group), network.device, network.dtype))
         with torch.inference_mode():
             values = fast.maps(layer.name, fast.activations(inputs, [layer.name])[layer.name])
-        for place, image in enumerate(group):
-            for winner in winners_by_image[image]:
-                y, x = map(int, layer.positions[winner])
-                unit_map = values[place, winner.channel].float()
-                share = (unit_map / unit_map[y, x].abs().clamp(min=1e-30)).clamp(-2, 2)
-                maps[winner] = share.cpu().numpy().astype(np.float16)
+        entries = [(place, winner) for place, image in enumerate(group) for winner in winners_by_image[image]]
+        units = [[place, winner.channel, *layer.positions[winner]] for place, winner in entries]
+        place, channel, y, x = torch.tensor(np.array(units), device=values.device).T
+        own = values[place, channel, y, x].float().abs().clamp(min=1e-30)
+        shares = (values[place, channel].float() / own[:, None, None]).clamp(-2, 2).half().cpu().numpy()
+        maps |= {winner: share for (_, winner), share in zip(entries, shares, strict=True)}
     return maps
 
 
