@@ -249,6 +249,7 @@ class LayerPanels:
         why: in words, how the rule was chosen; "" where it was given.
         weights: float32 [filters, h, w, 3], the weights of the filters, where the layer reads the image directly;
             None elsewhere.
+        largest_weight: the largest absolute weight of all filters of such a layer; None elsewhere.
     """
 
     layer: str
@@ -259,3 +260,4 @@ class LayerPanels:
     rule: str
     why: str
     weights: NDArray[np.float32] | None
+    largest_weight: float | None = None
