@@ -12,7 +12,12 @@ from deconvviz.cli.options import ModelOptions, model_options
 
 @click.command()
 @click.argument("model")
-@click.option("--all", "all_ops", is_flag=True, help="List also the functional ops, under the graph's names for them.")
+@click.option(
+    "--all",
+    "all_ops",
+    is_flag=True,
+    help="List also the functional ops, under the graph's names for them, and where they stand.",
+)
 @model_options
 def layers(model: str, all_ops: bool, options: ModelOptions) -> None:
     """List a network's layers: name, kind, shape, receptive field, stride, parameters.

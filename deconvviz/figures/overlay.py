@@ -17,7 +17,7 @@ from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.types import Floats, Pixels
 
 TILE, GAP, NAMES = 1.75, 0.12, 0.15  # inches: a picture, the gap between two, and the line of the columns' names
-LEAST = 0.6  # inches: a picture that still shows where its map is high
+LEAST = 0.5  # inches: a picture that still shows where its map is high
 LEFT, RIGHT = 0.4, 0.9  # inches for the rows' texts, and for the colour bar
 NARROWEST = 4.5  # inches: a title needs them
 DPI = 170

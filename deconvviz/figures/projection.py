@@ -35,7 +35,7 @@ def draw_projection(
         page: what is asked for of the page.
     """
     fixed = 2 * EDGE + 2 * GAP + LEGEND
-    width = page.fitted(WIDTH, fixed, 3, 0.7)
+    width = page.fitted(WIDTH, fixed, 3, 0.6)
     height = width * picture.shape[0] / picture.shape[1]
     sheet = Sheet(fixed + 3 * width, height + ABOVE, title, caption, 150, page)
     lefts = [EDGE + n * (width + GAP) for n in range(3)]

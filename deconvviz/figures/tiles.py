@@ -88,7 +88,9 @@ def filter_pictures(filters: NDArray[np.floating[Any]], largest: float | None = 
     pictures: list[tuple[NDArray[Any], str]] = []
     for weights, size in zip(filters, sizes.tolist(), strict=True):
         if size < VANISHED * scale:
-            pictures.append((GREY + GREY * weights / scale, f"1/{float(f'{scale / size:.2g}'):.0f}" if size else "all zero"))
+            pictures.append(
+                (GREY + GREY * weights / scale, f"1/{float(f'{scale / size:.2g}'):.0f}" if size else "all zero")
+            )
         else:
             pictures.append((stretched(weights, 100), ""))
     return pictures

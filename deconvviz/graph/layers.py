@@ -42,6 +42,8 @@ class Layer:
         stride: input pixels between neighbouring units, (rows, columns).
         parameters: number of parameters of the module.
         node: the node of the graph that holds its value.
+        where: of a functional op, the module in whose forward it stands and which of its kind it is there, such as
+            "layer2.1, second relu"; "" of a module call.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Layer:
     stride: tuple[int, int]
     parameters: int
     node: fx.Node = field(repr=False, compare=False)
+    where: str = ""
 
     @property
     def functional(self) -> bool:
@@ -112,7 +115,7 @@ def _of_length(node: fx.Node, lengths: set[int]) -> int | None:
 def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mapping[str, int]) -> dict[str, Layer]:
     """Return every layer by name, in the order in which their values are computed."""
     image = (input_shape[-2], input_shape[-1]) if len(input_shape) == 3 else (1, 1)
-    returned = _returned(graph)
+    returned, places = _returned(graph), _places(graph)
     below: dict[fx.Node, Reach] = {}
     layers: dict[str, Layer] = {}
     for node in graph.nodes:
@@ -126,16 +129,37 @@ def layer_table(graph: fx.Graph, input_shape: tuple[int, ...], parameters: Mappi
             continue
         calls = returned.get(node) or [(_free_name(node.name, parameters), "", op_name(node))]
         for name, path, kind in calls:
-            layers[name] = _layer(
-                name, kind.rsplit(".", 1)[-1], node, below[node], parameters.get(path, 0) if path else 0
+            rows, columns = below[node]
+            seen = ReceptiveField((rows.size, columns.size), (rows.jump, columns.jump), (rows.low, columns.low))
+            count, where = (parameters.get(path, 0), "") if path else (0, places[node])
+            layers[name] = Layer(
+                name, kind.rsplit(".", 1)[-1], shape_of(node)[1:], seen, seen.stride, count, node, where
             )
     return layers
 
 
-def _layer(name: str, kind: str, node: fx.Node, reach: Reach, parameters: int) -> Layer:
-    rows, columns = reach
-    field = ReceptiveField((rows.size, columns.size), (rows.jump, columns.jump), (rows.low, columns.low))
-    return Layer(name, kind, shape_of(node)[1:], field, field.stride, parameters, node)
+def _places(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Return where each op stands: its module, and which op of its kind it is in that module's own forward."""
+    alike: dict[tuple[str, str], list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            calls = [name for name, *_ in node.meta.get("modules", ())]
+            alike.setdefault((max(calls, key=len, default=""), op_name(node).rstrip("_")), []).append(node)
+    return {
+        node: f"{module or 'the network itself'}, {f'{ordinal(number)} ' if len(nodes) > 1 else ''}{kind}"
+        for (module, kind), nodes in alike.items()
+        for number, node in enumerate(nodes, 1)
+    }
+
+
+def ordinal(number: int) -> str:
+    """Return which one in a row it is, in words up to the third.
+
+    >>> ordinal(2), ordinal(11), ordinal(23)
+    ('second', '11th', '23rd')
+    """
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}{ending}")
 
 
 def _free_name(name: str, parameters: Mapping[str, int]) -> str:
@@ -189,14 +213,24 @@ def as_value(node: fx.Node, maps: Tensor) -> Tensor:
 
 def text_table(layers: Mapping[str, Layer], modules_only: bool) -> str:
     """Return the layers as aligned columns of text."""
-    head = ("layer", "kind", "shape", "sees (px)", "stride", "offset", "parameters")
+    head = (
+        "layer",
+        "kind",
+        "shape",
+        "sees (px)",
+        "stride",
+        "offset",
+        "parameters",
+        *([] if modules_only else ["where"]),
+    )
     rows = [head]
     for layer in layers.values():
         if modules_only and layer.functional:
             continue
         field = layer.receptive_field
         cells = (_by(layer.shape), _by(field.size), _by(field.stride), f"{field.offset[0]},{field.offset[1]}")
-        rows.append((layer.name, layer.kind, *cells, f"{layer.parameters:,}"))
+        where = [] if modules_only else [layer.where]
+        rows.append((layer.name, layer.kind, *cells, f"{layer.parameters:,}", *where))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

@@ -184,7 +184,9 @@ class OcclusionPanels:
         labels = [shortened(self._class_name(int(number)), LETTERS) for number in coloured]
         if len(by_frequency) > CLASSES:
             labels.append(f"{len(by_frequency) - CLASSES} others")
-        patches = [Patch(color=colour, label=label, alpha=STRENGTH) for colour, label in zip(colours, labels, strict=False)]
+        patches = [
+            Patch(color=colour, label=label, alpha=STRENGTH) for colour, label in zip(colours, labels, strict=False)
+        ]
         axes.legend(handles=patches, fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
 
     def _map_axes(self, place: tuple[float, float]) -> Axes:
