@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from deconvviz.figures.page import OWN, Page
@@ -132,6 +133,7 @@ class Sheet:
             row, column = divmod(index, columns)
             x, y = column * step + (step - gap - wide) / 2, side - row * step - (step - gap + high) / 2
             axes.imshow(np.broadcast_to(tile, (*tile.shape[:2], 3)), extent=(x, x + wide, y, y + high), aspect="auto")
+            axes.add_patch(Rectangle((x, y), wide, high, fill=False, edgecolor="0.75", linewidth=0.3))  # of white ones
         axes.set(xlim=(0, side), ylim=(0, side))
         return axes
 
