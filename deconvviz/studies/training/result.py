@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.notebook import Shown
+from deconvviz.data.preprocess import Preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(Shown, drawn_by="draw_history"):
     """A trained network.
 
     Attributes:
