@@ -6,11 +6,12 @@ import pathlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from deconvviz.notebook import Shown
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from deconvviz.notebook import Shown
-from deconvviz.data.preprocess import Preprocess
+    from deconvviz.data.preprocess import Preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
