@@ -61,6 +61,23 @@ def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: 
     raise DataError(f"convention {convention!r} given; expected {', '.join(CONVENTIONS)}")
 
 
+def signed_shares(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps at the images' size, each divided by its largest absolute value, so that zero stays zero.
+
+    Args:
+        maps: floating [N, h, w], signed.
+        size: (H, W).
+
+    Returns:
+        Floating [N, H, W] in -1..1; a map of zeros stays as it is.
+
+    >>> signed_shares(torch.tensor([[[-1.0, 4.0]]]), (1, 2)).tolist()
+    [[[-0.25, 1.0]]]
+    """
+    large = resized(maps, size, False)
+    return large / large.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(large.dtype).tiny)
+
+
 def gaussian_blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
     """BlurWindow images [N, C, H, W] with a Gaussian; the kernel is as large as reflection at the border allows.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,17 +9,19 @@ import click
 
 from deconvviz.choices import CONVENTIONS
 from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options
-from deconvviz.cli.inputs import class_number, names_of, open_model, output_names, read_image
-from deconvviz.cli.options import ModelOptions, classes_option, model_options, run_options
+from deconvviz.cli.inputs import class_number, folder_and_name, names_of, open_model, output_names, read_image
+from deconvviz.cli.options import ModelOptions, classes_option, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from deconvviz.cam.explain import Explainer
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.types import Pixels
@@ -53,7 +54,14 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
     type=click.Choice(CONVENTIONS),
     help="In which order a map is resized and scaled to 0..1.",
 )
-@click.option("--colours", default="viridis", help="Name of a matplotlib colour map.")
+@click.option(
+    "--signed",
+    is_flag=True,
+    help="Show maps as their equation gives them, what speaks against the class too: zero is white, red is for it, "
+    "blue against it.",
+)
+@click.option("--colours", help="Name of a matplotlib colour map.  [default: viridis; RdBu_r with --signed]")
+@figure_options("Methods in a row.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
 )
@@ -73,7 +81,9 @@ def cam(
     out: str,
     target: str | None,
     convention: str,
-    colours: str,
+    signed: bool,
+    colours: str | None,
+    page: Page,
     how: MethodOptions,
     run: RunOptions,
     names: str | None,
@@ -89,7 +99,8 @@ def cam(
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
-    from deconvviz.figures.overlay import draw_maps, shortened
+    from deconvviz.figures.overlay import SIGNED, draw_maps
+    from deconvviz.figures.sheet import image_label, shortened
     from deconvviz.models.labels import class_label
 
     if out.endswith(".npz"):
@@ -103,30 +114,35 @@ def cam(
     explainers = _explainers(method_names, network, how, run, convention)
     class_names = output_names(loaded, names, network)
     pictures = [preprocess.picture(photo) for photo in photos]
-    explained = _explained(opened, explainers, pictures, class_number(target, class_names), run)
+    explained = _explained(opened, explainers, pictures, class_number(target, class_names), signed, run)
     maps = [image.maps for image in explained]
     if out.endswith(".npz"):
-        _save_arrays(out, method_names, maps)
+        _save_arrays(out, method_names, maps, signed)
         return
     labels = []
     for path, image in zip(images, explained, strict=True):
         label = class_names[image.label] if len(class_names) == network.outputs else class_label(image.label)
-        name = shortened(pathlib.Path(path).name, 24)
-        labels.append(f"{name}\n{shortened(label, 22)}, p {image.probability:.2f}")
+        labels.append(f"{image_label(folder_and_name(path), 26)}\n{shortened(label, 22)}, p {image.probability:.2f}")
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
-    caption = (
-        f"p is the probability of the class. Maps are finished by the convention {convention!r}. Passes over the last "
-        f"image (tail: from the layer to the output): {passes}.{_lengths(explainers, preprocess)}\n{CAM_NOTE}"
-    )
-    figure = draw_maps(pictures, maps, labels, method_names, f"{network.name}{how.place}", caption, colours)
-    save_figure(figure, out, caption)
+    kind = SIGNED_MAPS if signed else f"Maps are finished by the convention {convention!r}."
+    caption = f"p is the probability of the class. {kind}{_lengths(explainers, preprocess)}\n{CAM_NOTE}"
+    shades = colours or (SIGNED if signed else "viridis")
+    place = f"{network.name}{how.place}"
+    figure = draw_maps(pictures, maps, labels, method_names, place, caption, shades, signed, page)
+    save_figure(figure, out, caption, f"Passes over the last image (tail: from the layer to the output): {passes}.")
+
+
+SIGNED_MAPS = (
+    "Maps are as their equation gives them, each divided by its largest absolute value: white is zero, red speaks for "
+    "the class and blue against it."
+)
 
 
 class ExplainedImage(NamedTuple):
     """One image's maps, and the class that they explain.
 
     Attributes:
-        maps: a map for each method, float32 [H, W] in 0..1.
+        maps: a map for each method, float32 [H, W] in 0..1; signed ones are in -1..1.
         label: the output that is explained.
         probability: its probability.
     """
@@ -163,6 +179,7 @@ def _explained(
     explainers: Sequence[Explainer],
     pictures: Sequence[Pixels],
     target: int | None,
+    signed: bool,
     run: RunOptions,
 ) -> list[ExplainedImage]:
     """Explain pictures one by one; the label and its probability are read off the first method's own pass."""
@@ -171,12 +188,21 @@ def _explained(
     with run.bar("image", len(pictures), "explaining") as bar:
         for picture in pictures:
             x = preprocess.tensor(picture[None], network.device, network.dtype)
-            maps = [explainer(x, target)[0].float().cpu().numpy() for explainer in explainers]
+            maps = [_map(explainer, x, target, signed) for explainer in explainers]
             probabilities = network.readout.probabilities_of(explainers[0].output)[0]
             label = int(probabilities.argmax()) if target is None else target
             explained.append(ExplainedImage(maps, label, float(probabilities[label])))
             bar.update()
     return explained
+
+
+def _map(explainer: Explainer, x: Tensor, target: int | None, signed: bool) -> NDArray[np.float32]:
+    """Return the map of one image, float32 [H, W]."""
+    from deconvviz.cam.shaping import signed_shares
+
+    maps = signed_shares(explainer(x, target, raw=True), (x.shape[2], x.shape[3])) if signed else explainer(x, target)
+    array: NDArray[np.float32] = maps[0].float().cpu().numpy()
+    return array
 
 
 def _counted(passes: Mapping[str, int]) -> str:
@@ -199,7 +225,7 @@ def _rounded(value: float | Sequence[float]) -> str:
     return " and ".join(f"{each:.3g}" for each in ([value] if isinstance(value, int | float) else value))
 
 
-def _save_arrays(out: str, methods: Sequence[str], maps: Sequence[Sequence[NDArray[np.float32]]]) -> None:
+def _save_arrays(out: str, methods: Sequence[str], maps: Sequence[Sequence[NDArray[np.float32]]], signed: bool) -> None:
     """Write the maps: an array [images, H, W] for each method."""
     import numpy as np
 
@@ -208,4 +234,4 @@ def _save_arrays(out: str, methods: Sequence[str], maps: Sequence[Sequence[NDArr
     arrays = {method: np.stack([of_image[number] for of_image in maps]) for number, method in enumerate(methods)}
     with atomic(out) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    click.echo(f"wrote {out}: {', '.join(methods)}, each [{len(maps)}, H, W] in 0..1")
+    click.echo(f"wrote {out}: {', '.join(methods)}, each [{len(maps)}, H, W] in {'-1' if signed else '0'}..1")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
-    from deconvviz.types import Ints, Pixels
+    from deconvviz.types import Ints, Pathlike, Pixels
 
 
 class OpenedModel(NamedTuple):
@@ -162,6 +162,15 @@ def output_names(
             err=True,
         )
     return named
+
+
+def folder_and_name(path: Pathlike) -> str:
+    """Return what an image is called in tables and figures: its folder, often that of its class, and its name.
+
+    >>> folder_and_name("/data/photos/tabby/0900.jpg"), folder_and_name("cat.jpg")
+    ('tabby/0900.jpg', 'cat.jpg')
+    """
+    return "/".join(pathlib.Path(path).parts[-2:]) if pathlib.Path(path).parent.name else pathlib.Path(path).name
 
 
 def matched_outputs(

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
+from deconvviz.figures.page import Page
 from deconvviz.run.options import RunOptions
 
 Command = Callable[..., None]
@@ -148,6 +149,45 @@ def explainer_option(command: Command) -> Command:
     """Add --explainer, the files of trained explainers; their paths reach the command as `explainer_files`."""
     text = "File that `deconvviz train-cam` wrote, for a method that is trained; give one for each such method."
     return click.option("--explainer", "explainer_files", metavar="FILE", multiple=True, help=text)(command)
+
+
+def figure_options(columns: str | None = None, width: str = "--width") -> Callable[[Command], Command]:
+    """Return a decorator that adds --title, --width, --dpi and --no-caption; they reach the command as `page`.
+
+    Args:
+        columns: help text of --columns; a command whose figure has no rows of equal things is without it.
+        width: name of the option for the width, in a command that has another --width.
+    """
+    options = [
+        click.option("--title", help="Text above the figure; '' for none.  [default: the figure's own]"),
+        click.option(
+            width,
+            "page_width",
+            type=click.FloatRange(1, 60),
+            metavar="INCHES",
+            help="Width of the figure, such as 3.3 for a column of a paper; letters keep their size.",
+        ),
+        click.option(
+            "--dpi",
+            type=click.IntRange(30, 1200),
+            help="Pixels per inch.  [default: about 200]",
+        ),
+        click.option("--caption/--no-caption", default=True, help="Whether the caption stands below the figure."),
+    ]
+    if columns is not None:
+        options.append(click.option("--columns", type=click.IntRange(1), help=columns))
+    fields = {"title": "title", "width": "page_width", "dpi": "dpi", "caption": "caption"}
+    fields |= {"columns": "columns"} if columns is not None else {}
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def grouped(**arguments: Any) -> None:
+            page = Page(**{field: arguments.pop(parameter) for field, parameter in fields.items()})
+            command(page=page, **arguments)
+
+        return _with_options(grouped, *options)
+
+    return decorate
 
 
 def layers_option(text: str, required: bool = False) -> Callable[[Command], Command]:

@@ -56,8 +56,14 @@ def running(arguments: Sequence[str]) -> Iterator[None]:
         _ARGUMENTS.reset(token)
 
 
-def save_figure(figure: Figure, out: Pathlike, caption: str) -> None:
-    """Write a figure atomically and say so; its caption and the command are in the file's metadata.
+def save_figure(figure: Figure, out: Pathlike, caption: str, details: str = "") -> None:
+    """Write a figure atomically and say so.
+
+    Args:
+        figure: what is drawn.
+        out: path that ends in .png, .pdf or .svg.
+        caption: what stands below the figure. It goes into the file's metadata, with the details and the command.
+        details: what no reader of the figure needs and who makes it again does, such as fingerprints.
 
     Raises:
         DataError: the name has an unknown ending, or the file cannot be written.
@@ -65,7 +71,8 @@ def save_figure(figure: Figure, out: Pathlike, caption: str) -> None:
     from deconvviz.figures.tiles import format_of, rendered
     from deconvviz.results.files import atomic
 
-    content = rendered(figure, format_of(out), f"{caption}\n{command_line()}")
+    description = "\n".join(text for text in (caption, details, command_line()) if text)
+    content = rendered(figure, format_of(out), description)
     with atomic(out) as temporary:
         temporary.write_bytes(content)
     click.echo(f"wrote {out}")

@@ -9,11 +9,19 @@ import click
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
 from deconvviz.cli.inputs import open_model, position_of, read_image
-from deconvviz.cli.options import PROJECTION_NOTE, ModelOptions, ProjectionOptions, model_options, projection_options
+from deconvviz.cli.options import (
+    PROJECTION_NOTE,
+    ModelOptions,
+    ProjectionOptions,
+    figure_options,
+    model_options,
+    projection_options,
+)
 from deconvviz.cli.outputs import check_figure, save_figure
 
 if TYPE_CHECKING:
     from deconvviz.deconv.projection import Projection
+    from deconvviz.figures.page import Page
 
 
 @click.command(epilog=PROJECTION_NOTE)
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     type=click.Choice(LRN_POLICIES),
     help="How a signal passes contrast normalisation on its way back: unchanged, or by the gradient.",
 )
+@figure_options()
 @model_options
 def project(
     model: str,
@@ -49,6 +58,7 @@ def project(
     projection: ProjectionOptions,
     overlap: str,
     lrn: str,
+    page: Page,
     options: ModelOptions,
 ) -> None:
     """Project one unit's activation back to the pixels of an image: image, projection, overlay.
@@ -80,7 +90,7 @@ def project(
     y, column = projected.position
     title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projected.value:.4g}"
     canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
-    save_figure(draw_projection(picture, canvas, projected.window, title, caption), out, caption)
+    save_figure(draw_projection(picture, canvas, projected.window, title, caption, page), out, caption)
     if projected.value <= 0:
         click.echo(f"note: the unit's activation is {projected.value:.4g}; it does not fire on this image", err=True)
 

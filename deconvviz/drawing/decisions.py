@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deconvviz.errors import DataError
 from deconvviz.figures import overlay
+from deconvviz.figures.page import Page
 from deconvviz.studies.ablation import figure as ablation
 from deconvviz.studies.diagnosis import figure as diagnosing
 from deconvviz.studies.evaluation import figure as evaluating
@@ -16,7 +17,9 @@ from deconvviz.studies.occlusion import figure as occluding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
+    from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.ablation.result import VariantTable
     from deconvviz.studies.diagnosis.finding import Finding
     from deconvviz.studies.diagnosis.result import Diagnosis
@@ -28,7 +31,11 @@ if TYPE_CHECKING:
 
 
 def draw_occlusion(
-    occlusion: Occlusion | Sequence[Occlusion], names: Sequence[str] = (), title: str = "", caption: str = ""
+    occlusion: Occlusion | Sequence[Occlusion],
+    names: Sequence[str] = (),
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[PageKeywords],
 ) -> Figure:
     """Draw a row for each image: the image with the square, and what the network makes of it at each place.
 
@@ -37,6 +44,7 @@ def draw_occlusion(
         names: of the network's outputs; empty where they are unknown.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, figure 7.
 
@@ -49,16 +57,19 @@ def draw_occlusion(
     >>> figure = dv.draw_occlusion(occlusions, title="One image")
     """
     rows = list(occlusion) if isinstance(occlusion, Sequence) else [occlusion]
-    return occluding.draw_occlusions(rows, [[]] * len(rows), names, title, caption)
+    return occluding.draw_occlusions(rows, [[]] * len(rows), names, title, caption, page=Page(**page))
 
 
-def draw_evaluation(evaluation: Evaluation, title: str = "", caption: str = "") -> Figure:
+def draw_evaluation(
+    evaluation: Evaluation, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]
+) -> Figure:
     """Draw maps of the first images side by side, the deletion and insertion curves, and a chart for each metric.
 
     Args:
         evaluation: what `dv.evaluate` returns, or `dv.Evaluation.load`.
         title: text above.
         caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     >>> import numpy as np
     >>> import deconvviz as dv
@@ -72,16 +83,17 @@ def draw_evaluation(evaluation: Evaluation, title: str = "", caption: str = "") 
     """
     from deconvviz.studies.evaluation.metric_groups import directions
 
-    return evaluating.draw_evaluation(evaluation, directions(evaluation.columns), title, caption)
+    return evaluating.draw_evaluation(evaluation, directions(evaluation.columns), title, caption, page=Page(**page))
 
 
-def draw_mistakes(mistakes: Mistakes, title: str = "", caption: str = "") -> Figure:
+def draw_mistakes(mistakes: Mistakes, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
     """Draw the first images that are classified incorrectly, with the maps for the true and for the predicted class.
 
     Args:
         mistakes: what `find_mistakes` returns.
         title: text above.
         caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Raises:
         DataError: no image is classified incorrectly.
@@ -99,16 +111,21 @@ def draw_mistakes(mistakes: Mistakes, title: str = "", caption: str = "") -> Fig
         raise DataError("no image is classified incorrectly; there is nothing to draw")
     names, maps = mistakes.output_names, [list(of_image) for of_image in mistakes.maps]
     rows = [f"true {names[each.true]}\n{names[each.predicted]}" for each in mistakes.records[: len(maps)]]
-    return overlay.draw_maps(list(mistakes.pictures), maps, rows, ["true class", "predicted class"], title, caption)
+    return overlay.draw_maps(
+        list(mistakes.pictures), maps, rows, ["true class", "predicted class"], title, caption, page=Page(**page)
+    )
 
 
-def draw_sanity(checks: SanityCheck | Mapping[str, SanityCheck], title: str = "", caption: str = "") -> Figure:
+def draw_sanity(
+    checks: SanityCheck | Mapping[str, SanityCheck], title: str = "", caption: str = "", **page: Unpack[PageKeywords]
+) -> Figure:
     """Draw how similar maps stay while the network's weights are randomised, layer after layer.
 
     Args:
         checks: the check of one method, or method -> its check, all with the same layers.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     Source: Adebayo et al. 2018.
 
@@ -121,16 +138,17 @@ def draw_sanity(checks: SanityCheck | Mapping[str, SanityCheck], title: str = ""
     3
     """
     by_method = checks if isinstance(checks, Mapping) else {checks.randomisation: checks}
-    return sanity_figure.draw_sanity(by_method, title, caption)
+    return sanity_figure.draw_sanity(by_method, title, caption, page=Page(**page))
 
 
-def draw_lesions(lesions: Lesions, title: str = "", caption: str = "") -> Figure:
+def draw_lesions(lesions: Lesions, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
     """Draw what a network loses when a filter or a layer is silenced: the largest losses, and all of them by layer.
 
     Args:
         lesions: what `dv.lesion` returns, or `dv.Lesions.load`.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     >>> import numpy as np
     >>> import deconvviz as dv
@@ -139,16 +157,17 @@ def draw_lesions(lesions: Lesions, title: str = "", caption: str = "") -> Figure
     >>> len(dv.draw_lesions(lesions).axes)
     3
     """
-    return lesioning.draw_lesions(lesions, title, caption)
+    return lesioning.draw_lesions(lesions, title, caption, page=Page(**page))
 
 
-def draw_variants(table: VariantTable, title: str = "", caption: str = "") -> Figure:
+def draw_variants(table: VariantTable, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
     """Draw the errors of trained variants of a network, and how far they are from those of the full network.
 
     Args:
         table: what `dv.ablate` returns.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, table 3.
 
@@ -161,7 +180,7 @@ def draw_variants(table: VariantTable, title: str = "", caption: str = "") -> Fi
     >>> len(dv.draw_variants(VariantTable(config={}, rows=(full,), images=50)).axes)
     3
     """
-    return ablation.draw_variants(table, title, caption)
+    return ablation.draw_variants(table, title, caption, page=Page(**page))
 
 
 def draw_diagnosis(diagnosis: Diagnosis, caption: str = "") -> Figure:

@@ -10,14 +10,17 @@ import numpy as np
 from deconvviz.arrays import evenly
 from deconvviz.errors import DataError
 from deconvviz.figures import contact, history, overlay, projection, sheet
+from deconvviz.figures.page import OWN, Page
 from deconvviz.types import Floats, Pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
     from deconvviz.cam.maps import Maps
     from deconvviz.data.datasets import Images
     from deconvviz.deconv.projection import Projection
+    from deconvviz.figures.page import ColumnsKeywords, PageKeywords
 
 TARGET_LETTERS, LAYER_LETTERS, NAME_LETTERS = 28, 28, 15  # beside a row, above a column, and above a small picture
 THUMBNAIL = 160  # pixels of the larger side of a picture on a contact sheet
@@ -32,7 +35,13 @@ class WithHistory(Protocol):
         """A record of metrics for each epoch."""
 
 
-def draw_maps(maps: Maps, pictures: Sequence[Pixels] | None = None, title: str = "", caption: str = "") -> Figure:
+def draw_maps(
+    maps: Maps,
+    pictures: Sequence[Pixels] | None = None,
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
     """Draw maps over their images, a row for each of the first images.
 
     Args:
@@ -41,6 +50,7 @@ def draw_maps(maps: Maps, pictures: Sequence[Pixels] | None = None, title: str =
             image stretched to its range. The maps are drawn over grey pictures.
         title: text above.
         caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     >>> import torch
     >>> import deconvviz as dv
@@ -57,10 +67,16 @@ def draw_maps(maps: Maps, pictures: Sequence[Pixels] | None = None, title: str =
     columns = [sheet.shortened(name, LAYER_LETTERS, keep_end=True) for name in maps.layers] if several else []
     rows = [sheet.shortened(target, TARGET_LETTERS) for target in maps.targets[:count]] or [""] * count
     of_images = [list(of_image) for of_image in by_layer]
-    return overlay.draw_maps(drawn, of_images, rows, columns or [maps.method], title, caption)
+    return overlay.draw_maps(drawn, of_images, rows, columns or [maps.method], title, caption, page=Page(**page))
 
 
-def draw_projection(projected: Projection, picture: Pixels | None = None, title: str = "", caption: str = "") -> Figure:
+def draw_projection(
+    projected: Projection,
+    picture: Pixels | None = None,
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[PageKeywords],
+) -> Figure:
     """Draw the image, what one unit carries back to it, and its magnitude at each pixel.
 
     Args:
@@ -68,6 +84,7 @@ def draw_projection(projected: Projection, picture: Pixels | None = None, title:
         picture: uint8 [H, W, 3], the image; by default what the network received, with the contrast stretched.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     Raises:
         DataError: no picture is given, and the projection was made without one.
@@ -83,15 +100,16 @@ def draw_projection(projected: Projection, picture: Pixels | None = None, title:
     if picture is None:
         raise DataError("the projection was made without its picture; give picture=, uint8 [H, W, 3]")
     canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
-    return projection.draw_projection(picture, canvas, projected.window, title, caption)
+    return projection.draw_projection(picture, canvas, projected.window, title, caption, page=Page(**page))
 
 
-def draw_images(images: Images, count: int = 20) -> Figure:
+def draw_images(images: Images, count: int = 20, **page: Unpack[ColumnsKeywords]) -> Figure:
     """Draw a contact sheet: some of the images, evenly spread over all of them, each below its name.
 
     Args:
         images: an image store, a folder, scenes or images in memory.
         count: how many are drawn at most.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Raises:
         DataError: an image cannot be read.
@@ -101,22 +119,25 @@ def draw_images(images: Images, count: int = 20) -> Figure:
     6
     """
     places = evenly(len(images), count).tolist()
-    return contact_sheet([(images[place][0], images.names[place].rpartition("/")[2]) for place in places])
+    return contact_sheet(
+        [(images[place][0], images.names[place].rpartition("/")[2]) for place in places], page=Page(**page)
+    )
 
 
-def contact_sheet(named_pictures: Sequence[tuple[Pixels, str]], columns: int = 10) -> Figure:
+def contact_sheet(named_pictures: Sequence[tuple[Pixels, str]], columns: int = 10, page: Page = OWN) -> Figure:
     """Draw small pictures, each below its name, which is shortened to the width of a picture.
 
     Args:
         named_pictures: (uint8 [H, W, 3], name) each.
-        columns: pictures in a row, at most.
+        columns: pictures in a row, at most, where `page` does not ask for another number.
+        page: what is asked for of the page.
     """
     pictures = [_thumbnail(picture) for picture, _ in named_pictures]
     names = [sheet.shortened(name, NAME_LETTERS) for _, name in named_pictures]
-    return contact.draw_contact_sheet(pictures, names, min(columns, len(names)))
+    return contact.draw_contact_sheet(pictures, names, min(columns, len(names)), page)
 
 
-def draw_history(trained: WithHistory, title: str = "", caption: str = "") -> Figure:
+def draw_history(trained: WithHistory, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
     """Draw the metrics of a training over its epochs: a panel for shares of images, and one for all others.
 
     Args:
@@ -124,6 +145,7 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "") -> Fi
             are counted through.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     Raises:
         DataError: there is no epoch with a metric yet.
@@ -145,7 +167,7 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "") -> Fi
         panels.setdefault(label, {})[name.replace("_", " ")] = points
     if not panels:
         raise DataError("the history holds no epoch with a metric yet; there is nothing to draw")
-    return history.draw_curves(panels, title, caption)
+    return history.draw_curves(panels, title, caption, Page(**page))
 
 
 def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:

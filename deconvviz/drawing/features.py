@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deconvviz.drawing.engine import contact_sheet
 from deconvviz.errors import DataError
+from deconvviz.figures.page import Page
 from deconvviz.studies.correspondence import figure as correspondence
 from deconvviz.studies.evolution import figure as evolving
 from deconvviz.studies.invariance import figure as invariant
@@ -17,8 +18,10 @@ from deconvviz.studies.probing.result import ProbeResult, Transfer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
     from deconvviz.data.datasets import Images
+    from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.correspondence.result import Correspondence
     from deconvviz.studies.evolution.result import Evolution
     from deconvviz.studies.invariance.result import Invariance
@@ -28,13 +31,14 @@ if TYPE_CHECKING:
 MINED_LAYERS = 6  # layers of a mined result on one sheet
 
 
-def draw_grid(panels: LayerPanels, title: str = "", caption: str = "") -> Figure:
+def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
     """Draw the filters of a layer: for each its top projections beside the image patches that they came from.
 
     Args:
         panels: what `dv.layer_panels` returns, 1 to 100 filters.
         title: text above.
         caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, figure 2.
 
@@ -47,10 +51,12 @@ def draw_grid(panels: LayerPanels, title: str = "", caption: str = "") -> Figure
     >>> figure = dv.draw_grid(panels, title="Two filters of the first layer")
     >>> figure.savefig("grid.pdf")  # doctest: +SKIP
     """
-    return mining.draw_grid(panels, title, caption)
+    return mining.draw_grid(panels, title, caption, page=Page(**page))
 
 
-def draw_mined(mined: Mined | MinedLayer, images: Images | None = None, count: int = 10) -> Figure:
+def draw_mined(
+    mined: Mined | MinedLayer, images: Images | None = None, count: int = 10, **page: Unpack[ColumnsKeywords]
+) -> Figure:
     """Draw the strongest image of some channels, below the channel's number and the activation: a row for each layer.
 
     It needs no network. `dv.draw_grid` draws patches and projections.
@@ -59,6 +65,7 @@ def draw_mined(mined: Mined | MinedLayer, images: Images | None = None, count: i
         mined: what `dv.mine` or `dv.load_mined` returns, or one of its layers.
         images: the images that were mined; by default the store or folder that they were in is opened.
         count: channels of a layer, those with the highest mean activation.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Raises:
         DataError: the images are gone, were in memory only, or are not those that were mined.
@@ -85,16 +92,17 @@ def draw_mined(mined: Mined | MinedLayer, images: Images | None = None, count: i
         )
         for layer, channel in alive
     ]
-    return contact_sheet(sheet, count)
+    return contact_sheet(sheet, count, page=Page(**page))
 
 
-def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "") -> Figure:
+def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
     """Draw which share of a unit's activation the strongest pixels of its projection bring back, rule by rule.
 
     Args:
         table: what `deconvviz.studies.mining.fidelity.fidelity_of_layers` returns.
         title: text above.
         caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     >>> import numpy as np
     >>> import deconvviz as dv
@@ -104,16 +112,17 @@ def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "") -> F
     >>> len(dv.draw_fidelity(FidelityTable(layers=(layer,), config={"fill": "mean"})).axes)
     2
     """
-    return fidelity_figure.draw_fidelity(table, title, caption)
+    return fidelity_figure.draw_fidelity(table, title, caption, page=Page(**page))
 
 
-def draw_evolution(evolution: Evolution, title: str = "", caption: str = "") -> Figure:
+def draw_evolution(evolution: Evolution, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
     """Draw the projections of each filter at each epoch of a training, and when the layers settled.
 
     Args:
         evolution: what `dv.evolve` returns.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, figure 4.
 
@@ -130,16 +139,17 @@ def draw_evolution(evolution: Evolution, title: str = "", caption: str = "") -> 
     >>> len(dv.draw_evolution(evolution).axes)  # two projections, a patch and three panels of curves
     6
     """
-    return evolving.draw_evolution(evolution, title, caption)
+    return evolving.draw_evolution(evolution, title, caption, page=Page(**page))
 
 
-def draw_invariance(invariance: Invariance, title: str = "", caption: str = "") -> Figure:
+def draw_invariance(invariance: Invariance, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
     """Draw how invariant each layer is under each transform, against its depth, with 95 % intervals over the images.
 
     Args:
         invariance: what `dv.invariance` returns, of two images or more.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     >>> import deconvviz as dv
     >>> from torch import nn
@@ -152,16 +162,21 @@ def draw_invariance(invariance: Invariance, title: str = "", caption: str = "") 
     """
     if len(invariance.images) < 2:
         raise DataError("an invariance score compares images, and one was given; measure two or more")
-    return invariant.draw_depth({kind: invariance.scores(kind) for kind in invariance.steps}, title, caption)
+    return invariant.draw_depth(
+        {kind: invariance.scores(kind) for kind in invariance.steps}, title, caption, page=Page(**page)
+    )
 
 
-def draw_correspondence(result: Correspondence, title: str = "", caption: str = "") -> Figure:
+def draw_correspondence(
+    result: Correspondence, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]
+) -> Figure:
     """Draw for each part what was masked, and each layer's score beside that of random masks.
 
     Args:
         result: what `dv.correspondence` returns.
         title: text above.
         caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, table 1.
 
@@ -175,16 +190,19 @@ def draw_correspondence(result: Correspondence, title: str = "", caption: str = 
     >>> dv.draw_correspondence(result).axes[-1].get_title()
     '0'
     """
-    return correspondence.draw_correspondence(result, title, caption)
+    return correspondence.draw_correspondence(result, title, caption, page=Page(**page))
 
 
-def draw_probing(probes: ProbeResult | Transfer, title: str = "", caption: str = "") -> Figure:
+def draw_probing(
+    probes: ProbeResult | Transfer, title: str = "", caption: str = "", **page: Unpack[PageKeywords]
+) -> Figure:
     """Draw the accuracy of linear probes against the depth of the layer.
 
     Args:
         probes: what `dv.probe` or `dv.transfer` returns.
         title: text above.
         caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
 
     >>> import numpy as np
     >>> import deconvviz as dv
@@ -199,4 +217,4 @@ def draw_probing(probes: ProbeResult | Transfer, title: str = "", caption: str =
     'mean accuracy of a class (%)'
     """
     transfer = Transfer(by_network={"network": probes}) if isinstance(probes, ProbeResult) else probes
-    return probing.draw_probing(transfer, title, caption)
+    return probing.draw_probing(transfer, title, caption, page=Page(**page))

@@ -12,14 +12,18 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deconvviz.figures.sheet import Sheet
+from deconvviz.figures.page import OWN, Page
+from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.types import Floats, Pixels
 
 TILE, GAP, NAMES = 1.75, 0.12, 0.15  # inches: a picture, the gap between two, and the line of the columns' names
+LEAST = 0.6  # inches: a picture that still shows where its map is high
 LEFT, RIGHT = 0.4, 0.9  # inches for the rows' texts, and for the colour bar
 NARROWEST = 4.5  # inches: a title needs them
 DPI = 170
 STRENGTH = 0.65  # of the map in an overlay; the rest is the picture in grey
+LETTER = 0.058  # inches of a letter above a column
+SIGNED = "RdBu_r"  # blue below zero, white at zero, red above it; all eyes can tell the ends apart
 
 
 def overlay(picture: Pixels, map_: NDArray[np.floating[Any]], colours: str, strength: float = STRENGTH) -> Floats:
@@ -43,15 +47,6 @@ def overlay(picture: Pixels, map_: NDArray[np.floating[Any]], colours: str, stre
     return blended
 
 
-def shortened(text: str, letters: int) -> str:
-    """Return a text of at most that many letters; one that was cut ends in an ellipsis.
-
-    >>> shortened("great grey owl", 11), shortened("tench", 11)
-    ('great grey…', 'tench')
-    """
-    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
-
-
 def draw_maps(
     pictures: Sequence[Pixels],
     maps: Sequence[Sequence[NDArray[np.floating[Any]]]],
@@ -60,32 +55,45 @@ def draw_maps(
     title: str,
     caption: str,
     colours: str = "viridis",
+    signed: bool = False,
+    page: Page = OWN,
 ) -> Figure:
     """Draw a sheet with a row for each image: the image, and then its map by each method.
 
+    Where a page has no room for all methods in a row, the images are shown again below with the next methods.
+
     Args:
         pictures: N pictures, uint8 [H, W, 3].
-        maps: N rows of M maps [H, W] in 0..1.
+        maps: N rows of M maps [H, W], in 0..1, or in -1..1 with `signed`.
         rows: N texts, written beside the images.
         columns: M names, written above the maps.
         title: of the sheet.
         caption: of the sheet.
         colours: name of a matplotlib colour map.
+        signed: whether zero is the middle of the colours.
+        page: what is asked for of the page; its columns are the methods in a row.
     """
-    step, count = TILE + GAP, len(pictures)
-    width = max(LEFT + (1 + len(columns)) * step + RIGHT, NARROWEST)
-    sheet = Sheet(width, count * step + NAMES, title, caption, DPI)
-    for row, (picture, maps_of_picture, text) in enumerate(zip(pictures, maps, rows, strict=True)):
-        y = sheet.bottom + (count - 1 - row) * step
-        sheet.text(LEFT / 2, y + TILE / 2, text, rotation=90, ha="center", va="center", fontsize=7)
-        sheet.picture(picture / 255.0, LEFT, y, TILE)
-        for column, map_ in enumerate(maps_of_picture, 1):
-            sheet.picture(overlay(picture, map_, colours), LEFT + column * step, y, TILE)
-    for column, name in enumerate(("image", *columns)):
-        x = LEFT + column * step + TILE / 2
-        sheet.text(x, sheet.bottom + count * step, name, ha="center", va="bottom", fontsize=8)
-    scale = ScalarMappable(Normalize(0, 1), colours)
-    sheet.colour_bar(
-        scale, "share of the map's range", LEFT + (1 + len(columns)) * step, sheet.bottom, TILE, ticks=[0, 0.5, 1]
-    )
+    across = page.across(len(columns), len(columns), TILE + GAP, LEFT + TILE + GAP + RIGHT)
+    tile = page.fitted(TILE, LEFT + (1 + across) * GAP + RIGHT, 1 + across, LEAST)
+    bands = [range(first, min(first + across, len(columns))) for first in range(0, len(columns), across)]
+    step, band_height = tile + GAP, len(pictures) * (tile + GAP) + NAMES + 0.05
+    width = page.width or max(LEFT + (1 + across) * step + RIGHT, NARROWEST)
+    sheet = Sheet(width, len(bands) * band_height, title, caption, DPI, page)
+    size = 7 if tile > 1.4 else 5  # points of the texts beside the images
+    scale = ScalarMappable(Normalize(-1 if signed else 0, 1), colours)
+    for number, band in enumerate(bands):
+        top = sheet.top - number * band_height - NAMES
+        for column, name in enumerate(("image", *(columns[index] for index in band))):
+            x = LEFT + column * step + tile / 2
+            sheet.text(x, top, shortened(name, int(step / LETTER)), ha="center", va="bottom", fontsize=8)
+        for row, (picture, maps_of_picture, text) in enumerate(zip(pictures, maps, rows, strict=True)):
+            y = top - (row + 1) * step + GAP
+            sheet.text(LEFT / 2, y + tile / 2, text, rotation=90, ha="center", va="center", fontsize=size)
+            sheet.picture(picture / 255.0, LEFT, y, tile)
+            for column, index in enumerate(band, 1):
+                shares = scale.norm(maps_of_picture[index])
+                sheet.picture(overlay(picture, np.asarray(shares), colours), LEFT + column * step, y, tile)
+    label = "share of the largest\nabsolute value" if signed else "share of the map's range"
+    left = LEFT + (1 + len(bands[0])) * step
+    sheet.colour_bar(scale, label, left, sheet.top - NAMES - tile, tile, ticks=[-1, 0, 1] if signed else [0, 0.5, 1])
     return sheet.figure

@@ -11,15 +11,18 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from deconvviz.arrays import stretched
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import HEADING, Sheet
 from deconvviz.types import Box, Pixels
 
 WIDTH, GAP, EDGE, ABOVE = 3.0, 0.12, 0.15, 0.2  # inches: of a panel, between two, beside them, for a heading
 LEGEND = 0.75  # inches for the colour bar, its ticks and its label
+HEADINGS = ("image", "projection, contrast stretched", "magnitude of the projection")
+SHORT_HEADINGS = ("image", "projection", "magnitude")
 
 
 def draw_projection(
-    picture: Pixels, projection: NDArray[np.floating[Any]], window: Box, title: str, caption: str
+    picture: Pixels, projection: NDArray[np.floating[Any]], window: Box, title: str, caption: str, page: Page = OWN
 ) -> Figure:
     """Draw the image, the projection, and the projection's magnitude over the image, side by side.
 
@@ -29,17 +32,19 @@ def draw_projection(
         window: the pixels that the unit sees; they are outlined in each panel.
         title: text above.
         caption: text below.
+        page: what is asked for of the page.
     """
-    height = WIDTH * picture.shape[0] / picture.shape[1]
-    sheet = Sheet(2 * EDGE + 3 * WIDTH + 2 * GAP + LEGEND, height + ABOVE, title, caption, dpi=150)
-    lefts = [EDGE + n * (WIDTH + GAP) for n in range(3)]
-    for left, heading in zip(
-        lefts, ("image", "projection, contrast stretched", "magnitude of the projection"), strict=True
-    ):
-        sheet.text(left + WIDTH / 2, sheet.bottom + height + 0.05, heading, ha="center", va="bottom", fontsize=HEADING)
-    _outline(sheet.picture(picture, lefts[0], sheet.bottom, WIDTH, height), window)
-    _outline(sheet.picture(stretched(projection), lefts[1], sheet.bottom, WIDTH, height), window)
-    axes = sheet.frame(lefts[2], sheet.bottom, WIDTH, height)
+    fixed = 2 * EDGE + 2 * GAP + LEGEND
+    width = page.fitted(WIDTH, fixed, 3, 0.7)
+    height = width * picture.shape[0] / picture.shape[1]
+    sheet = Sheet(fixed + 3 * width, height + ABOVE, title, caption, 150, page)
+    lefts = [EDGE + n * (width + GAP) for n in range(3)]
+    headings = HEADINGS if width > 1.8 else SHORT_HEADINGS
+    for left, heading in zip(lefts, headings, strict=True):
+        sheet.text(left + width / 2, sheet.bottom + height + 0.05, heading, ha="center", va="bottom", fontsize=HEADING)
+    _outline(sheet.picture(picture, lefts[0], sheet.bottom, width, height), window)
+    _outline(sheet.picture(stretched(projection), lefts[1], sheet.bottom, width, height), window)
+    axes = sheet.frame(lefts[2], sheet.bottom, width, height)
     grey = picture.astype(float).mean(2) / 255
     axes.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1)
     magnitude = np.sqrt((projection**2).sum(2))
@@ -49,8 +54,8 @@ def draw_projection(
     _outline(axes, window)
     sheet.colour_bar(
         colours,
-        "magnitude / its 99th percentile",
-        lefts[2] + WIDTH + GAP,
+        "magnitude / its 99th percentile" if height > 1.5 else "magnitude",
+        lefts[2] + width + GAP,
         sheet.bottom,
         height,
     )

@@ -12,9 +12,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from deconvviz.figures.page import OWN, Page
+
 DPI = 200
 TITLE, HEADING, CAPTION, SMALL = 10, 8, 6.5, 6  # sizes of text in points
 CHARACTER, LINE = 0.05, 0.13  # inches: the mean width of a letter of a caption, and the height of a line
+TITLE_CHARACTER, TITLE_LINE = 0.085, 0.17  # inches: the same of a title
+TILE_GAP = 0.02  # inches between the pictures of a mosaic
 HEAD, FOOT = 0.5, 0.2  # inches that are added for the title, and around the lines of the caption
 
 
@@ -33,7 +37,7 @@ class Sheet:
     (0.33, 2.33, 2.83)
     """
 
-    def __init__(self, width: float, body: float, title: str, caption: str, dpi: int = DPI) -> None:
+    def __init__(self, width: float, body: float, title: str, caption: str, dpi: int = DPI, page: Page = OWN) -> None:
         """Make a page.
 
         Args:
@@ -42,14 +46,26 @@ class Sheet:
             title: text above the body, in bold; "" takes no room.
             caption: text below the body, wrapped to the page's width; its own line breaks stay. "" takes no room.
             dpi: pixels per inch.
+            page: what is asked for: it may replace the title and the pixels per inch, and leave the caption out.
         """
-        lines = wrapped(caption, width)
+        title, dpi = title if page.title is None else page.title, page.dpi or dpi
+        title = "\n".join(textwrap.wrap(title, max(int((width - 0.2) / TITLE_CHARACTER), 1)))
+        lines = wrapped(caption, width) if page.caption else []
         self.bottom = FOOT + LINE * len(lines) if lines else 0.0
         self.top = self.bottom + body
-        self.width, self.height = width, self.top + (HEAD if title else 0.0)
+        further = TITLE_LINE * title.count("\n")
+        self.width, self.height = width, self.top + (HEAD + further if title else 0.0)
         self.figure = Figure(figsize=(self.width, self.height), dpi=dpi)
         if title:
-            self.text(width / 2, self.height - 0.22, title, ha="center", va="center", fontsize=TITLE, weight="bold")
+            self.text(
+                width / 2,
+                self.height - 0.22 - further / 2,
+                title,
+                ha="center",
+                va="center",
+                fontsize=TITLE,
+                weight="bold",
+            )
         if lines:
             self.text(width / 2, 0.1, "\n".join(lines), ha="center", va="bottom", fontsize=CAPTION, color="0.25")
 
@@ -85,6 +101,38 @@ class Sheet:
         """
         axes = self.frame(left, bottom, width, width if height is None else height)
         axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        return axes
+
+    def mosaic(
+        self,
+        tiles: Sequence[NDArray[Any]],
+        columns: int,
+        left: float,
+        bottom: float,
+        side: float,
+        gap: float = TILE_GAP,
+    ) -> Axes:
+        """Show pictures row by row in a square, with white gaps, the first one at the upper left.
+
+        Args:
+            tiles: [h, w, 3] or [h, w, 1] each, of one size, floating in 0..1 or uint8.
+            columns: pictures in a row; the square has as many rows.
+            left: x of the square's left side.
+            bottom: y of the square's lower side.
+            side: of the square; pictures that are wider than high, or higher, leave a part of it white.
+            gap: between two pictures.
+        """
+        axes = self.axes(left, bottom, side, side)
+        axes.set(xlim=(0, side), ylim=(0, side))
+        axes.set_axis_off()
+        step = (side + gap) / columns
+        height, width = tiles[0].shape[:2]
+        high, wide = ((step - gap) * length / max(height, width) for length in (height, width))
+        for index, tile in enumerate(tiles):
+            row, column = divmod(index, columns)
+            x, y = column * step + (step - gap - wide) / 2, side - row * step - (step - gap + high) / 2
+            axes.imshow(np.broadcast_to(tile, (*tile.shape[:2], 3)), extent=(x, x + wide, y, y + high), aspect="auto")
+        axes.set(xlim=(0, side), ylim=(0, side))
         return axes
 
     def panel(self, left: float, bottom: float, width: float, height: float, title: str = "") -> Axes:
@@ -148,4 +196,21 @@ def shortened(text: str, letters: int, keep_end: bool = False) -> str:
     """
     if len(text) <= letters:
         return text
-    return f"…{text[len(text) - letters + 1 :]}" if keep_end else f"{text[: letters - 1]}…"
+    return f"…{text[len(text) - letters + 1 :]}" if keep_end else f"{text[: letters - 1].rstrip()}…"
+
+
+def image_label(path: str, letters: int) -> str:
+    """Return the folder and the name of an image, for folders are often named by their class and names repeat in them.
+
+    Args:
+        path: of the image, with "/" between its parts, in a store or on disk.
+        letters: that there is room for; the folder is cut first, then the name.
+
+    >>> image_label("photos/tabby/0900.jpg", 20), image_label("golden retriever/0900.jpg", 16)
+    ('tabby/0900.jpg', 'golden…/0900.jpg')
+    """
+    folder, _, name = path.rpartition("/")
+    room = letters - len(name) - 1
+    if not folder or room < 2:
+        return shortened(name, letters)
+    return f"{shortened(folder.rpartition('/')[2], room)}/{name}"

@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
+from deconvviz.arrays import GREY, stretched
 from deconvviz.errors import DataError
 from deconvviz.types import Box, Floats, Mask, Pathlike
 
 FORMATS = ("png", "pdf", "svg")
 FADE = 0.45  # share of white in what surrounds a patch
+VANISHED = 0.01  # of a layer's largest weight: a filter with smaller ones only has no contrast of its own
 
 
 def mosaic(tiles: Sequence[NDArray[Any]], columns: int, gap: int, background: float) -> Floats:
@@ -60,6 +62,38 @@ def enlarged(tile: NDArray[Any], least: int) -> NDArray[Any]:
     """
     factor = math.ceil(least / max(min(tile.shape[:2]), 1))
     return tile if factor == 1 else np.repeat(np.repeat(tile, factor, 0), factor, 1)
+
+
+def filter_pictures(filters: NDArray[np.floating[Any]], largest: float | None = None) -> list[tuple[NDArray[Any], str]]:
+    """Return the pictures of a layer's filters, each with its own contrast, and a note where a filter has vanished.
+
+    A filter whose weights are far smaller than the layer's largest one's would show noise with its own contrast: it
+    is drawn in the largest one's scale, where it is grey, and the note says how many times smaller it is.
+
+    Args:
+        filters: signed weights, floating [n, h, w, C].
+        largest: absolute value of the layer's largest weight, where `filters` are a part of it.
+
+    Returns:
+        A picture [h, w, C] in 0..1 and a note for each filter.
+
+    Source: Zeiler and Fergus 2013, figure 6 (a), where a few filters dominate the others.
+
+    >>> weights = np.array([[[[2.0]]], [[[0.001]]]])
+    >>> [(picture.round(3).item(), note) for picture, note in filter_pictures(weights)]
+    [(1.0, ''), (0.5, '1/2000')]
+    """
+    sizes = np.abs(filters).reshape(len(filters), -1).max(1, initial=0)
+    scale = max(float(largest if largest is not None else sizes.max(initial=0)), 1e-30)
+    pictures: list[tuple[NDArray[Any], str]] = []
+    for weights, size in zip(filters, sizes.tolist(), strict=True):
+        if size < VANISHED * scale:
+            pictures.append(
+                (GREY + GREY * weights / scale, f"1/{float(f'{scale / size:.2g}'):.0f}" if size else "all zero")
+            )
+        else:
+            pictures.append((stretched(weights, 100), ""))
+    return pictures
 
 
 def faded(picture: Floats, inside: Box) -> Floats:

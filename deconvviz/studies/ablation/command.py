@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.cli.inputs import device_of, names_of
-from deconvviz.cli.options import DECODING, device_option, run_options
+from deconvviz.cli.options import (
+    DECODING,
+    device_option,
+    figure_options,
+    run_options,
+)
 from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
 from deconvviz.errors import DataError
 from deconvviz.studies.training.command import RecipeOptions, ZFNetOptions, recipe_options, zfnet_options
 
 if TYPE_CHECKING:
+    from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.ablation.result import VariantTable
 
@@ -51,6 +57,7 @@ class AblateCommand(click.Command):
 @click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
 @zfnet_options
 @recipe_options
+@figure_options(width="--figure-width")
 @run_options(workers=DECODING)
 @device_option
 def ablate(
@@ -63,6 +70,7 @@ def ablate(
     resize: int | None,
     zfnet: ZFNetOptions,
     recipe: RecipeOptions,
+    page: Page,
     run: RunOptions,
     device: str,
 ) -> None:
@@ -106,7 +114,7 @@ def ablate(
     )
     result.save_csv(table)
     caption = caption_of(result, data, recipe)
-    figure = draw_variants(result, "Layers left out, or wider (Zeiler and Fergus 2013, table 3)", caption)
+    figure = draw_variants(result, "Layers left out, or wider (Zeiler and Fergus 2013, table 3)", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table}; the networks are in {folder}")
     click.echo(repr(result))

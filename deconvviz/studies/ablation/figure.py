@@ -10,32 +10,49 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from deconvviz.figures.bars import draw_interval, label_values, rows_from_top
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
 
 if TYPE_CHECKING:
     from deconvviz.studies.ablation.result import Variant, VariantTable
 
 TRAINING, VALIDATION = "#9bb4d1", "#21436b"  # the lightness alone tells them apart
-WIDTH, NAMES, GAP = 11.0, 2.2, 0.25  # inches: the page, the room for the variants' names, between panels
+WIDTH, NARROWEST, GAP = 8.0, 4.5, 0.25  # inches: the page, the least room of three panels in a row, between two
+LETTER = 0.066  # inches of a letter of a variant's name
 SHARES = (1.25, 1.0, 1.0)  # of the three panels in the rest of the width
 ROW, BELOW, ABOVE = 0.36, 0.5, 0.2  # inches: a variant, the axes' labels, the legend
 
 
-def draw_variants(table: VariantTable, title: str, caption: str) -> Figure:
-    """Draw a row for each variant in three panels: errors, difference from the full network, and parameters."""
-    height = max(ROW * len(table.rows), 0.9)
-    sheet = Sheet(WIDTH, BELOW + height + ABOVE, title, caption)
-    left, unit = NAMES, (WIDTH - NAMES - 2 * GAP - 0.4) / sum(SHARES)
-    panels = []
+def draw_variants(table: VariantTable, title: str, caption: str, page: Page = OWN) -> Figure:
+    """Draw a row for each variant in three panels: errors, difference from the full network, and parameters.
+
+    A narrow page has the panels one below the other.
+
+    Args:
+        table: what was measured.
+        title: text above.
+        caption: text below.
+        page: what is asked for of the page.
+    """
+    height, names = max(ROW * len(table.rows), 0.9), 0.3 + LETTER * max(len(row.name) for row in table.rows)
+    width = page.fitted(WIDTH, 0, 1, names + 1.5)
+    stacked = width < names + NARROWEST
+    sheet = Sheet(width, (BELOW + height + ABOVE) * (3 if stacked else 1), title, caption, page=page)
+    unit = (width - names - 0.2 if stacked else width - names - 2 * GAP - 0.2) / (
+        max(SHARES) if stacked else sum(SHARES)
+    )
+    left, bottom, panels = names, sheet.top - ABOVE - height, []
     for share in SHARES:
-        panels.append(sheet.axes(left, sheet.bottom + BELOW, share * unit, height))
-        left += share * unit + GAP
+        panels.append(sheet.axes(left, bottom, unit * (max(SHARES) if stacked else share), height))
+        left, bottom = (left, bottom - BELOW - height - ABOVE) if stacked else (left + share * unit + GAP, bottom)
     rows = list(zip(table.rows, rows_from_top(len(table.rows)), strict=True))
     _draw_errors(panels[0], rows)
     _draw_differences(panels[1], rows)
     _draw_parameters(panels[2], rows)
     for number, panel in enumerate(panels):
-        panel.set_yticks([place for _, place in rows], [row.name if not number else "" for row, _ in rows], fontsize=8)
+        panel.set_yticks(
+            [place for _, place in rows], [row.name if stacked or not number else "" for row, _ in rows], fontsize=8
+        )
         panel.set_ylim(-0.6, len(rows) - 0.4)
     return sheet.figure
 

@@ -10,11 +10,19 @@ import click
 
 from deconvviz.choices import MASK_FILLS, NORMALISATIONS, RANDOM_PLACES, SIGN_ZERO
 from deconvviz.cli.inputs import open_model
-from deconvviz.cli.options import ModelOptions, layers_option, model_options, option_group, run_options
+from deconvviz.cli.options import (
+    ModelOptions,
+    figure_options,
+    layers_option,
+    model_options,
+    option_group,
+    run_options,
+)
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
+    from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
 
 NOTE = (
@@ -81,6 +89,7 @@ study_options = option_group(
 @click.option("--boxes", type=click.Path(), help="A CSV file: image,left,top,right,bottom,part (pixels, half-open).")
 @click.option("-p", "--part", "parts", multiple=True, help="A part's name; repeat for several.  [default: all]")
 @study_options
+@figure_options("Layers in a row.")
 @run_options(
     batch_size="Masked images in one pass.", default_batch=32, seed="Seed of sets, random masks and permutations."
 )
@@ -93,6 +102,7 @@ def correspond(
     boxes: str | None,
     parts: tuple[str, ...],
     study: StudyChoice,
+    page: Page,
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
@@ -131,7 +141,7 @@ def correspond(
     )
     result.save_csv(table)
     caption = _caption(study)
-    figure = draw_correspondence(result, f"Correspondence of parts in {network.name}", caption)
+    figure = draw_correspondence(result, f"Correspondence of parts in {network.name}", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table}")
     click.echo(repr(result))

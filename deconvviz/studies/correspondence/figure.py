@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, shortened
 
 if TYPE_CHECKING:
@@ -17,13 +19,14 @@ if TYPE_CHECKING:
 
 TILE, STEP, NAME, PANEL = 0.62, 0.7, 1.25, 2.35  # inches: a picture, a row, the names of parts, a layer's column
 APART, RIGHT, NARROWEST = 0.1, 0.15, 6.9  # inches: before the random mask, at the right border, of the page
+IN_A_ROW, LEAST = 2, 1.1  # layers in a row, which a page can be read with, and inches of the narrowest panel
 HEADS, BELOW, AFTER_TILES = 0.5, 0.5, 0.25  # inches: heads of the columns, labels below the panels, gap after pictures
 BAR, OFFSET = 0.34, 0.18  # of a row: height of a bar, and its distance from the row's middle
 PART, RANDOM = matplotlib.colormaps["viridis"](0.25), "0.75"
 LETTERS = 26  # of a part's name
 
 
-def draw_correspondence(result: Correspondence, title: str, caption: str) -> Figure:
+def draw_correspondence(result: Correspondence, title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw a line for each part: images without it, one with a random mask, and a panel of bars for each layer.
 
     Whiskers are standard errors; beside each pair of bars stands the p of the permutation test.
@@ -32,16 +35,23 @@ def draw_correspondence(result: Correspondence, title: str, caption: str) -> Fig
         result: what was measured.
         title: text above.
         caption: text below.
+        page: what is asked for of the page; its columns are the layers in a row.
     """
     layers = list(dict.fromkeys(row.layer for row in result.rows))
     tiles = max(map(len, result.examples.values()))
     panels_left = NAME + tiles * STEP + AFTER_TILES
-    width = max(panels_left + len(layers) * PANEL + RIGHT, NARROWEST)
-    height = len(result.examples) * STEP
-    sheet = Sheet(width, BELOW + height + HEADS, title, caption)
-    _draw_examples(sheet, result, tiles)
+    across = page.across(len(layers), IN_A_ROW, PANEL, panels_left + RIGHT)
+    panel = page.fitted(PANEL, panels_left + RIGHT, across, LEAST)
+    width = page.width or max(panels_left + across * panel + RIGHT, NARROWEST)
+    height, rows = len(result.examples) * STEP, math.ceil(len(layers) / across)
+    band = BELOW + height + HEADS
+    sheet = Sheet(width, rows * band, title, caption, page=page)
     for n, layer in enumerate(layers):
-        axes = sheet.axes(panels_left + n * PANEL, sheet.bottom + BELOW, PANEL - AFTER_TILES, height)
+        row, column = divmod(n, across)
+        bottom = sheet.top - (row + 1) * band + BELOW
+        if not column:
+            _draw_examples(sheet, result, tiles, bottom + height)
+        axes = sheet.axes(panels_left + column * panel, bottom, panel - AFTER_TILES, height)
         _draw_layer(axes, [row for row in result.rows if row.layer == layer], result.config["normalisation"])
         axes.set_title(layer, fontsize=9)
     handles = sheet.figure.axes[-1].get_legend_handles_labels()
@@ -50,10 +60,13 @@ def draw_correspondence(result: Correspondence, title: str, caption: str) -> Fig
     return sheet.figure
 
 
-def _draw_examples(sheet: Sheet, result: Correspondence, tiles: int) -> None:
-    """Draw the pictures of each part, the one with a random mask last, and the name of the part before them."""
+def _draw_examples(sheet: Sheet, result: Correspondence, tiles: int, top: float) -> None:
+    """Draw the pictures of each part, the one with a random mask last, and the name of the part before them.
+
+    `top` is the height of their upper edge in inches.
+    """
     image_sets = {row.part: row.image_sets for row in result.rows}
-    top, random_left = sheet.top - HEADS, NAME + APART + (tiles - 1) * STEP
+    random_left = NAME + APART + (tiles - 1) * STEP
     for n, (part, pictures) in enumerate(result.examples.items()):
         bottom = top - (n + 1) * STEP + (STEP - TILE) / 2
         images, sets = image_sets[part].size, len(image_sets[part])

@@ -16,6 +16,7 @@ from deconvviz.cli.options import (
     Command,
     ModelOptions,
     classes_option,
+    figure_options,
     limit_option,
     model_options,
     option_group,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.datasets import Images
     from deconvviz.data.feed import Feed
+    from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
@@ -141,6 +143,7 @@ sanity_options = option_group(
 @metric_options
 @sanity_options
 @limit_option
+@figure_options("Methods in a row of maps.")
 @run_options(
     batch_size="Masked images in one pass.",
     default_batch=32,
@@ -158,6 +161,7 @@ def evaluate(
     measured: MetricOptions,
     check: SanityOptions,
     limit: int | None,
+    page: Page,
     run: RunOptions,
     names: str | None,
     options: ModelOptions,
@@ -200,18 +204,28 @@ def evaluate(
         **keywords,
     )
     evaluation.save_csv(table)
-    _draw(evaluation, table, f"Explanations of {opened.network.name}{how.place}", images, measured)
+    known_names = class_names if len(class_names) == opened.network.outputs else ()
+    place = f"{opened.network.name}{how.place}"
+    _draw(evaluation, table, f"Explanations of {place}", images, measured, known_names, page)
     click.echo(f"wrote {table} and {beside(table, '.h5')}\n{evaluation!r}")
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
         feed = _feed(labelled_images, opened, len(evaluation.names), run)
-        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table)
+        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, page.beside())
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
-        _check_sanity(check.sanity, options_by_method, how, feed, opened, run.seed, table)
+        _check_sanity(check.sanity, options_by_method, how, feed, opened, run.seed, table, page.beside())
 
 
-def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, measured: MetricOptions) -> None:
+def _draw(
+    evaluation: Evaluation,
+    table: pathlib.Path,
+    title: str,
+    images: str,
+    measured: MetricOptions,
+    class_names: Sequence[str],
+    page: Page,
+) -> None:
     """Write the figure beside the table."""
     from deconvviz.metrics.curves import INSERTION_BLUR
     from deconvviz.studies.evaluation.figure import draw_evaluation
@@ -228,7 +242,7 @@ def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, 
         "the pixels where so many are kept; constant is the share of maps that are the same everywhere; passes and "
         f"seconds are those of one image.{blur}"
     )
-    figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption)
+    figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
     save_figure(figure, beside(table, ".png"), caption)
 
 
@@ -258,10 +272,17 @@ def _feed(images: Images, opened: OpenedModel, count: int, run: RunOptions) -> F
 
 
 def _report_mistakes(
-    explainer: Explainer, feed: Feed, network: Network, outputs: Ints, class_names: Sequence[str], table: pathlib.Path
+    explainer: Explainer,
+    feed: Feed,
+    network: Network,
+    outputs: Ints,
+    class_names: Sequence[str],
+    table: pathlib.Path,
+    page: Page,
 ) -> None:
     """List the images that are classified incorrectly, and draw the maps of the first few."""
-    from deconvviz.figures.overlay import draw_maps, shortened
+    from deconvviz.figures.overlay import draw_maps
+    from deconvviz.figures.sheet import shortened
     from deconvviz.studies.evaluation.mistakes import find_mistakes
 
     mistakes = find_mistakes(network, feed, explainer, outputs, class_names)
@@ -289,6 +310,7 @@ def _report_mistakes(
         ["true class", "predicted class"],
         f"Images that {network.name} classifies incorrectly",
         caption,
+        page=page,
     )
     save_figure(figure, beside(table, ".wrong.png"), caption)
 
@@ -301,6 +323,7 @@ def _check_sanity(
     opened: OpenedModel,
     seed: int,
     table: pathlib.Path,
+    page: Page,
 ) -> None:
     """Randomise the network's weights, and print and draw how similar each method's maps stay."""
     from deconvviz.studies.evaluation.sanity import explanation_by, sanity_check
@@ -330,5 +353,5 @@ def _check_sanity(
         f"{count}; {randomisation} randomisation, seed {seed}. Points are means over the images; 1 is the same map. "
         f"{SANITY_NOTE}"
     )
-    figure = draw_sanity(checks, f"Sanity check of {network.name}", caption)
+    figure = draw_sanity(checks, f"Sanity check of {network.name}", caption, page)
     save_figure(figure, beside(table, ".sanity.png"), caption)

@@ -11,8 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from deconvviz.figures.overlay import overlay, shortened
-from deconvviz.figures.sheet import Sheet
+from deconvviz.figures.overlay import overlay
+from deconvviz.figures.page import OWN, Page
+from deconvviz.figures.sheet import Sheet, image_label, shortened
+from deconvviz.models.labels import class_label
 from deconvviz.studies.evaluation.columns import COSTS, CURVES
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ COLOURS, DPI = "viridis", 170
 WIDTH, LEFT, RIGHT = 11.0, 1.35, 0.2  # inches, of the sheet and its margins
 TILE, GAP, METHODS_IN_A_BAND, BAND_HEAD = 1.0, 0.06, 8, 0.3
 CURVE, CURVE_LABELS, LEGEND = 2.1, 0.75, 2.2
-CHARTS_IN_A_ROW, CHART_LABELS = 4, 0.5
+CHART, CHART_LABELS = 2.3, 0.6  # inches: the width of a chart with its gap, and the height of its title and ticks
+NARROWEST = 6.0  # inches: a page with room for two curves and their legend
 TITLES = {
     "deletion": "pixels deleted, the map's highest first",
     "insertion": "pixels put back into a blurred picture, the map's highest first",
@@ -44,7 +47,14 @@ def heading(column: str) -> str:
     return words.replace("_", " ")
 
 
-def draw_evaluation(evaluation: Evaluation, higher_is_better: Mapping[str, bool], title: str, caption: str) -> Figure:
+def draw_evaluation(
+    evaluation: Evaluation,
+    higher_is_better: Mapping[str, bool],
+    title: str,
+    caption: str,
+    class_names: Sequence[str] = (),
+    page: Page = OWN,
+) -> Figure:
     """Draw an evaluation.
 
     Args:
@@ -52,47 +62,62 @@ def draw_evaluation(evaluation: Evaluation, higher_is_better: Mapping[str, bool]
         higher_is_better: metric -> whether a higher value is better; other columns have no direction.
         title: of the sheet.
         caption: of the sheet.
+        class_names: of the network's outputs; empty where they are unknown.
+        page: what is asked for of the page; its columns are the methods in a row of maps.
     """
     methods = list(evaluation.values)
     shades = matplotlib.colormaps[COLOURS](np.linspace(0.05, 0.9, len(methods)))
     colours = dict(zip(methods, shades, strict=True))
-    bands = [methods[first : first + METHODS_IN_A_BAND] for first in range(0, len(methods), METHODS_IN_A_BAND)]
-    band_height = len(evaluation.pictures) * (TILE + GAP) + BAND_HEAD if len(evaluation.pictures) else 0.0
+    width = page.fitted(WIDTH, 0, 1, NARROWEST)
+    across = page.across(len(methods), METHODS_IN_A_BAND, TILE + GAP, LEFT + TILE + RIGHT)
+    tile = min(TILE, (width - LEFT - RIGHT) / (1 + across) - GAP)
+    bands = [methods[first : first + across] for first in range(0, len(methods), across)]
+    band_height = len(evaluation.pictures) * (tile + GAP) + BAND_HEAD if len(evaluation.pictures) else 0.0
     walks = [walk for walk in CURVES if any(key.endswith(f"/{walk}") for key in evaluation.curves)]
     curves_height = CURVE + CURVE_LABELS if walks else 0.0
-    chart = 0.35 + 0.17 * len(methods)
-    charts_height = math.ceil(len(evaluation.columns) / CHARTS_IN_A_ROW) * (chart + CHART_LABELS)
-    sheet = Sheet(WIDTH, len(bands) * band_height + curves_height + charts_height, title, caption, DPI)
+    in_a_row = max(1, round((width - LEFT - RIGHT) / CHART))
+    charts_height = math.ceil(len(_columns_with_values(evaluation)) / in_a_row) * (
+        _chart_height(methods) + CHART_LABELS
+    )
+    sheet = Sheet(width, len(bands) * band_height + curves_height + charts_height, title, caption, DPI, page)
     top = sheet.top
     for band in bands if len(evaluation.pictures) else ():
-        _draw_maps(sheet, evaluation, band, top)
+        _draw_maps(sheet, evaluation, band, top, tile, class_names)
         top -= band_height
     if walks:
         _draw_curves(sheet, evaluation, walks, colours, top - 0.3)
-    _draw_charts(sheet, evaluation, higher_is_better, colours, top - curves_height, chart)
+    _draw_charts(sheet, evaluation, higher_is_better, colours, top - curves_height, in_a_row)
     return sheet.figure
 
 
-def _draw_maps(sheet: Sheet, evaluation: Evaluation, methods: Sequence[str], top: float) -> None:
-    """Draw the first images, and each method's maps over them, below `top` in inches."""
+def _chart_height(methods: Sequence[str]) -> float:
+    return 0.35 + 0.17 * len(methods)
+
+
+def _draw_maps(
+    sheet: Sheet, evaluation: Evaluation, methods: Sequence[str], top: float, tile: float, class_names: Sequence[str]
+) -> None:
+    """Draw the first images, and each method's maps over them, below `top`; a picture has this side. All in inches."""
     first_row = top - 0.25
     for column, name in enumerate(("image", *methods)):
-        x = LEFT + column * (TILE + GAP)
-        sheet.text(x + TILE / 2, top - 0.22, name, ha="center", va="bottom", fontsize=7)
+        x = LEFT + column * (tile + GAP)
+        sheet.text(x + tile / 2, top - 0.22, name, ha="center", va="bottom", fontsize=7)
         for row, picture in enumerate(evaluation.pictures):
             shown_picture = picture / 255.0
             if column:
                 shown_picture = overlay(picture, evaluation.maps[name][row], COLOURS)
-            sheet.picture(shown_picture, x, first_row - (row + 1) * (TILE + GAP) + GAP, TILE)
+            sheet.picture(shown_picture, x, first_row - (row + 1) * (tile + GAP) + GAP, tile)
     for row, name in enumerate(evaluation.names[: len(evaluation.pictures)]):
-        y = first_row - (row + 0.5) * (TILE + GAP)
-        text = f"{shortened(name.rpartition('/')[2], 22)}\np = {evaluation.probability[row]:.2f}"
+        y = first_row - (row + 0.5) * (tile + GAP)
+        explained = int(evaluation.explained[row])
+        label = shortened(class_names[explained] if class_names else class_label(explained), 20)
+        text = f"{image_label(name, 22)}\n{label}\np = {evaluation.probability[row]:.2f}"
         sheet.text(LEFT - 0.08, y, text, ha="right", va="center", fontsize=6)
 
 
 def _draw_curves(sheet: Sheet, evaluation: Evaluation, walks: Sequence[str], colours: Colours, top: float) -> None:
     """Draw the mean probability as pixels are deleted or inserted, a line for each method."""
-    width = (WIDTH - LEFT - RIGHT - LEGEND) / 2
+    width = (sheet.width - LEFT - RIGHT - LEGEND) / 2
     for number, walk in enumerate(walks):
         left = LEFT - 0.6 + number * (width + 0.55)
         panel = sheet.panel(left, top - CURVE, width, CURVE)
@@ -108,27 +133,36 @@ def _draw_curves(sheet: Sheet, evaluation: Evaluation, walks: Sequence[str], col
     panel.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, ncols=1 + len(colours) // 15)
 
 
+def _columns_with_values(evaluation: Evaluation) -> list[int]:
+    """Return the numbers of the columns that some image has a value of, and that are not zero for all methods."""
+    values = np.stack(list(evaluation.values.values()))
+    finite = np.isfinite(values).any((0, 1))
+    return [int(number) for number in np.flatnonzero(finite & (np.nan_to_num(values) != 0).any((0, 1)))]
+
+
 def _draw_charts(
     sheet: Sheet,
     evaluation: Evaluation,
     higher_is_better: Mapping[str, bool],
     colours: Colours,
     top: float,
-    height: float,
+    in_a_row: int,
 ) -> None:
     """Draw a chart for each column: the means as bars, and their 95 % intervals as whiskers."""
     methods = list(evaluation.values)
+    height = _chart_height(methods)
     means = np.array([evaluation.mean(method) for method in methods])
     errors = np.array([evaluation.error(method) for method in methods])
-    width, places = (WIDTH - LEFT - RIGHT) / CHARTS_IN_A_ROW, np.arange(len(methods))[::-1]
-    for number, column in enumerate(evaluation.columns):
-        row, across = divmod(number, CHARTS_IN_A_ROW)
+    width, places = (sheet.width - LEFT - RIGHT) / in_a_row, np.arange(len(methods))[::-1]
+    for place, number in enumerate(_columns_with_values(evaluation)):
+        column = evaluation.columns[number]
+        row, across = divmod(place, in_a_row)
         bottom = top - (row + 1) * (height + CHART_LABELS) + 0.22
         chart = sheet.axes(LEFT + across * width, bottom, width - 0.25, height - 0.05)
         is_cost = column in COSTS
         whiskers = None if is_cost else errors[:, number]
         bars = chart.barh(places, means[:, number], color=list(colours.values()), xerr=whiskers, ecolor="0.3")
-        better = {True: " (higher is better)", False: " (lower is better)", None: ""}[higher_is_better.get(column)]
+        better = {True: "\n(higher is better)", False: "\n(lower is better)", None: ""}[higher_is_better.get(column)]
         chart.set_title(heading(column) + better, fontsize=7, pad=3)
         chart.set_yticks(places, methods if across == 0 else [""] * len(methods), fontsize=7)
         chart.tick_params(axis="x", labelsize=6)

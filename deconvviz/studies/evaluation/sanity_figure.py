@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -18,25 +20,27 @@ TITLES = {"spearman": "rank correlation (Spearman)", "ssim": "SSIM", "hog": "cor
 WIDTH, LEFT, RIGHT, DPI = 13.0, 0.72, 1.8, 160  # inches; the legend stands in the right margin
 PANEL, GAP = 2.65, 0.22
 LETTER, LONGEST = 0.05, 28  # inches of a letter of a layer's name, and letters of the longest name that is drawn
-LABELLED = 24  # layers whose names fit below a panel
+LABEL, LEAST = 0.12, 1.2  # inches: of an upright name below a panel, and the narrowest panel
 MARKERS = "osD^v"
 
 
-def draw_sanity(checks: Mapping[str, SanityCheck], title: str, caption: str) -> Figure:
+def draw_sanity(checks: Mapping[str, SanityCheck], title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw a panel for each similarity: a line for each method over the layers, in the order of their randomisation.
 
     Args:
         checks: method -> its check; all of them have the same layers.
         title: of the sheet.
         caption: of the sheet.
+        page: what is asked for of the page.
     """
     layers = ["trained", *next(iter(checks.values())).layers]
     names = [layer[-LONGEST:] for layer in layers]
     below = 0.3 + LETTER * max(map(len, names))
-    sheet = Sheet(WIDTH, below + PANEL + 0.25, title, caption, DPI)
-    width = (WIDTH - LEFT - RIGHT - GAP * (len(TITLES) - 1)) / len(TITLES)
+    fixed = LEFT + RIGHT + GAP * (len(TITLES) - 1)
+    width = page.fitted((WIDTH - fixed) / len(TITLES), fixed, len(TITLES), LEAST)
+    sheet = Sheet(fixed + len(TITLES) * width, below + PANEL + 0.25, title, caption, DPI, page)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(checks)))
-    every = max(1, len(layers) // LABELLED)
+    every = max(1, math.ceil(len(layers) * LABEL / width))
     lowest = min(0.0, *(check.similarity[name].mean(1).min() for check in checks.values() for name in TITLES))
     for number, (similarity, heading) in enumerate(TITLES.items()):
         panel = sheet.panel(LEFT + number * (width + GAP), sheet.bottom + below, width, PANEL, heading)
@@ -52,7 +56,7 @@ def draw_sanity(checks: Mapping[str, SanityCheck], title: str, caption: str) -> 
         else:
             panel.set_yticklabels([])
     sheet.text(
-        LEFT + (WIDTH - LEFT - RIGHT) / 2,
+        LEFT + (sheet.width - LEFT - RIGHT) / 2,
         sheet.bottom + 0.1,
         "layer randomised, from the last to the first",
         ha="center",

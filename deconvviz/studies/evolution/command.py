@@ -12,6 +12,7 @@ from deconvviz.cli.inputs import channels_of, device_of, integers
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
     device_option,
+    figure_options,
     layers_option,
     limit_option,
     option_group,
@@ -24,6 +25,7 @@ from deconvviz.errors import DataError, ModelError
 if TYPE_CHECKING:
     from torch import nn
 
+    from deconvviz.figures.page import Page
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.evolution.result import Evolution
@@ -92,6 +94,7 @@ class ShownFilters:
 @click.option("--model", help="The model, if the file does not name it: snapshots of your own training loop.")
 @click.option("--work", metavar="FOLDER", help="Keep each epoch's mined file in this folder; the same command resumes.")
 @click.option("--force", is_flag=True, help="Replace the tables beside OUT if they exist.")
+@figure_options()
 @run_options()
 @device_option
 def evolve(
@@ -105,6 +108,7 @@ def evolve(
     model: str | None,
     work: str | None,
     force: bool,
+    page: Page,
     run: RunOptions,
     device: str,
 ) -> None:
@@ -151,7 +155,7 @@ def evolve(
         )
     caption = _caption(evolution, store.path)
     title = f"Evolution of {file.config['network'].split()[0]}"
-    save_figure(draw_evolution(evolution, title, caption), out, caption)
+    save_figure(draw_evolution(evolution, title, caption, page), out, caption)
     evolution.save_csv(*tables)
     click.echo(f"wrote {tables[0]} and {tables[1]}")
     click.echo(repr(evolution))

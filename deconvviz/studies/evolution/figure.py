@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deconvviz.arrays import stretched
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import HEADING, SMALL, Sheet
 from deconvviz.figures.tiles import enlarged
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.evolution.result import Evolution, LayerEvolution
     from deconvviz.types import Floats
 
-TILE, GAP = 0.72, 0.05  # inches: side of a picture, and between two of them
-STEP = TILE + GAP
+TILE, LEAST, GAP = 0.72, 0.25, 0.05  # inches: side of a picture, the smallest side, and between two of them
 LABELS = 0.75  # inches: to the left of the pictures, for the layer's name and the filters' numbers
 EPOCHS = 0.25  # inches: above the pictures, for the epochs
 BETWEEN = 0.22  # inches: between two layers
@@ -30,7 +30,7 @@ CHANGED = "#d55e00"  # vermilion, which everybody can tell from grey
 STYLES = ("-", "--", ":", "-.")  # of the accuracies that a training recorded
 
 
-def draw_evolution(evolution: Evolution, title: str, caption: str) -> Figure:
+def draw_evolution(evolution: Evolution, title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw the projections of each filter at each epoch, the last epoch's patches, and the layers' convergence.
 
     A picture has a coloured frame where the strongest image differs from that of the epoch before.
@@ -39,55 +39,65 @@ def draw_evolution(evolution: Evolution, title: str, caption: str) -> Figure:
         evolution: from `evolve`.
         title: text above.
         caption: text below.
+        page: what is asked for of the page.
     """
     columns = len(evolution.epochs) + 1
-    pictures = LABELS + STEP * columns + BEFORE_PATCHES
-    width = max(pictures + 0.2, NARROWEST)
-    rows = sum(len(layer.channels) * STEP + BETWEEN for layer in evolution.layers)
-    sheet = Sheet(width, EPOCHS + rows + TICKS + CURVES + TICKS, title, caption)
+    tile = page.fitted(TILE, LABELS + BEFORE_PATCHES + 0.2 + GAP * columns, columns, LEAST)
+    step = tile + GAP
+    pictures = LABELS + step * columns + BEFORE_PATCHES
+    width = page.width or max(pictures + 0.2, NARROWEST)
+    rows = sum(len(layer.channels) * step + BETWEEN for layer in evolution.layers)
+    stacked = width < NARROWEST - 0.5
+    curves = (CURVES + TICKS) * (3 if stacked else 1) + (TICKS if stacked else 0)
+    sheet = Sheet(width, EPOCHS + rows + TICKS + curves, title, caption, page=page)
     left = (width - pictures) / 2 + LABELS
     y = sheet.top - EPOCHS
-    _draw_epochs(sheet, evolution.epochs, left, y + 0.06)
+    _draw_epochs(sheet, evolution.epochs, left, y + 0.06, tile)
     for layer in evolution.layers:
-        y -= len(layer.channels) * STEP
-        _draw_layer(sheet, layer, left, y)
+        y -= len(layer.channels) * step
+        _draw_layer(sheet, layer, left, y, tile)
         y -= BETWEEN
-    _draw_curves(sheet, evolution)
+    _draw_curves(sheet, evolution, stacked)
     return sheet.figure
 
 
-def _draw_epochs(sheet: Sheet, epochs: tuple[int, ...], left: float, y: float) -> None:
+def _draw_epochs(sheet: Sheet, epochs: tuple[int, ...], left: float, y: float, tile: float) -> None:
     sheet.text(left - 0.1, y, "epoch", ha="right", va="bottom", fontsize=7)
     for n, epoch in enumerate(epochs):
-        sheet.text(left + n * STEP + TILE / 2, y, str(epoch), ha="center", va="bottom", fontsize=HEADING)
-    x = left + len(epochs) * STEP + BEFORE_PATCHES + TILE / 2
+        sheet.text(left + n * (tile + GAP) + tile / 2, y, str(epoch), ha="center", va="bottom", fontsize=HEADING)
+    x = left + len(epochs) * (tile + GAP) + BEFORE_PATCHES + tile / 2
     sheet.text(x, y, f"patch at {epochs[-1]}", ha="center", va="bottom", fontsize=7)
 
 
-def _draw_layer(sheet: Sheet, layer: LayerEvolution, left: float, bottom: float) -> None:
-    """Draw a layer's filters, the first one on top."""
-    count = len(layer.channels)
-    middle = bottom + count * STEP / 2
+def _draw_layer(sheet: Sheet, layer: LayerEvolution, left: float, bottom: float, tile: float) -> None:
+    """Draw a layer's filters, the first one on top; a picture has this side in inches."""
+    count, step = len(layer.channels), tile + GAP
+    middle = bottom + count * step / 2
     sheet.text(left - 0.55, middle, layer.layer, rotation=90, ha="center", va="center", fontsize=9)
     for f, channel in enumerate(layer.channels):
-        y = bottom + (count - 1 - f) * STEP
-        sheet.text(left - 0.1, y + TILE / 2, str(channel), ha="right", va="center", fontsize=7)
+        y = bottom + (count - 1 - f) * step
+        sheet.text(left - 0.1, y + tile / 2, str(channel), ha="right", va="center", fontsize=7)
         for n, projection in enumerate(layer.projections[f]):
-            axes = sheet.picture(enlarged(stretched(projection), PIXELS), left + n * STEP, y, TILE)
+            axes = sheet.picture(enlarged(stretched(projection), PIXELS), left + n * step, y, tile)
             if layer.changed[f, n]:
                 for spine in axes.spines.values():
                     spine.set(linewidth=1.4, color=CHANGED)
-        x = left + len(layer.projections[f]) * STEP + BEFORE_PATCHES
-        sheet.picture(enlarged(layer.patches[f, -1], PIXELS), x, y, TILE)
+        x = left + len(layer.projections[f]) * step + BEFORE_PATCHES
+        sheet.picture(enlarged(layer.patches[f, -1], PIXELS), x, y, tile)
 
 
-def _draw_curves(sheet: Sheet, evolution: Evolution) -> None:
-    """Draw three panels: how much of the top k is final, how alike projections are to the last ones, and accuracy."""
-    room = (sheet.width - 0.8) / 3
+def _draw_curves(sheet: Sheet, evolution: Evolution, stacked: bool) -> None:
+    """Draw three panels: how much of the top k is final, how alike projections are to the last ones, and accuracy.
+
+    They stand side by side, or below one another where they are `stacked`.
+    """
+    room = (sheet.width - 0.8) / (1 if stacked else 3)
+    places = [(0.0, (2 - n) * (CURVES + 2 * TICKS - 0.18)) if stacked else (n * room, 0.0) for n in range(3)]
     titles = (f"top {evolution.k} already final", "projections already final", "accuracy")
     quantities = (f"share of the top {evolution.k}", "cosine with the last epoch's", "share of images")
     images, projections, accuracy = (
-        sheet.panel(0.6 + n * room, sheet.bottom + TICKS, room - 0.55, CURVES, title) for n, title in enumerate(titles)
+        sheet.panel(0.6 + x, sheet.bottom + TICKS + y, room - 0.55, CURVES - (0.18 if stacked else 0), title)
+        for (x, y), title in zip(places, titles, strict=True)
     )
     for axes, quantity in zip((images, projections, accuracy), quantities, strict=True):
         axes.set_ylabel(quantity, fontsize=SMALL, labelpad=2)

@@ -14,6 +14,7 @@ from deconvviz.cli.inputs import integers, matched_outputs, names_of, numbers, o
 from deconvviz.cli.options import (
     ModelOptions,
     classes_option,
+    figure_options,
     layers_option,
     model_options,
     option_group,
@@ -25,6 +26,7 @@ from deconvviz.errors import DataError
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.invariance.result import Invariance
@@ -113,6 +115,7 @@ score_options = option_group(
 @click.option("--count", default=5, type=click.IntRange(1), help="Take this many images.")
 @transform_options
 @score_options
+@figure_options()
 @run_options(batch_size="Pictures in one pass.", default_batch=32)
 @classes_option
 @model_options
@@ -125,6 +128,7 @@ def invariance(
     count: int,
     transforms: TransformChoice,
     scores: ScoreChoice,
+    page: Page,
     run: RunOptions,
     names: str | None,
     options: ModelOptions,
@@ -171,9 +175,9 @@ def invariance(
     )
     labels = [class_names[target] if class_names else class_label(target) for target in result.targets]
     labels = [f"{pathlib.PurePath(name).stem}: {label}" for name, label in zip(result.images, labels, strict=True)]
-    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, network.name, out)
+    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, network.name, out, page)
     if scores.depth:
-        _save_depth(result, network.name, out)
+        _save_depth(result, network.name, out, page.beside())
     if scores.units:
         _save_units(result, scores.units, scores.top, out)
     click.echo(repr(result))
@@ -264,6 +268,7 @@ def _save_curves(
     class_names: Sequence[str],
     network: str,
     out: str,
+    page: Page,
 ) -> None:
     from deconvviz.studies.invariance.figure import draw_invariance
     from deconvviz.studies.invariance.measure import example_strips
@@ -274,13 +279,14 @@ def _save_curves(
         "the layer. The paper does not state the unit of its distance. The vertical scales of the panels differ."
     )
     strips = example_strips(result, images, preprocess)
-    save_figure(draw_invariance(result, strips, layers, labels, f"{network} under transforms", caption), out, caption)
+    title = f"{network} under transforms"
+    save_figure(draw_invariance(result, strips, layers, labels, title, caption, page), out, caption)
     table = beside(out, ".csv")
     result.save_csv(table, class_names)
     click.echo(f"wrote {table}")
 
 
-def _save_depth(result: Invariance, network: str, out: str) -> None:
+def _save_depth(result: Invariance, network: str, out: str, page: Page) -> None:
     from deconvviz.studies.invariance.figure import draw_depth
 
     caption = (
@@ -289,7 +295,7 @@ def _save_depth(result: Invariance, network: str, out: str) -> None:
         "another image. Bars: 95 % bootstrap intervals over the images."
     )
     scores = {kind: result.scores(kind) for kind in result.steps}
-    figure = draw_depth(scores, f"{network}: invariance against depth", caption)
+    figure = draw_depth(scores, f"{network}: invariance against depth", caption, page)
     save_figure(figure, beside(out, f".depth{pathlib.Path(out).suffix}"), caption)
     table = beside(out, ".depth.csv")
     result.save_scores(table)

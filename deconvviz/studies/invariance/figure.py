@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from deconvviz.data.transforms import transform_of
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.figures.tiles import mosaic
 from deconvviz.types import Array, Floats, Pixels
@@ -28,12 +29,18 @@ LEGEND_LINE, LEGEND_ENTRY = 0.16, 1.7  # inches: height of a line, and width of 
 DEPTH_PANEL, DEPTH_LETTER = 3.0, 0.045  # inches: height of the panel, and of a letter of an upright layer name
 COLOURED = 8  # images that have a colour and a name each; of more images the curves are grey
 GREY, MEAN = (0.72, 0.72, 0.72, 1.0), "0.1"  # colours of single images among many, and of their mean
-HEAD_LETTERS, NAME_LETTERS = 38, 32  # of a column's head and of an image's name
+HEAD_LETTER, NAME_LETTERS = 0.068, 32  # inches of a letter of a column's head, and letters of an image's name
 Strips = Mapping[str, tuple[Floats, Pixels]]
 
 
 def draw_invariance(
-    result: Invariance, strips: Strips, layers: Sequence[str], names: Sequence[str], title: str, caption: str
+    result: Invariance,
+    strips: Strips,
+    layers: Sequence[str],
+    names: Sequence[str],
+    title: str,
+    caption: str,
+    page: Page = OWN,
 ) -> Figure:
     """Draw a row for each kind: images under it, the distance in some layers, the probability.
 
@@ -44,45 +51,53 @@ def draw_invariance(
         names: one for each image.
         title: text above.
         caption: text below.
+        page: what is asked for of the page.
     """
     kinds, colours = list(result.steps), _colours(len(result.images))
-    width = LEFT + STRIP + (len(layers) + 1) * (PANEL + BETWEEN) + 0.2
+    gaps = LEFT + (len(layers) + 1) * BETWEEN + 0.2
+    natural = STRIP + (len(layers) + 1) * PANEL
+    scale = page.fitted(natural, gaps, 1, 0.45 * natural) / natural
+    strip_side, panel, high = scale * STRIP, scale * PANEL, scale * ROW
+    lefts = [LEFT + strip_side + BETWEEN + column * (panel + BETWEEN) for column in range(len(layers) + 1)]
+    width = gaps + scale * natural
     legend = _legend_height(len(result.images), width)
-    sheet = Sheet(width, legend + len(kinds) * (ROW + BELOW) + HEADS, title, caption)
+    sheet = Sheet(width, legend + len(kinds) * (high + BELOW) + HEADS, title, caption, page=page)
     for row, kind in enumerate(kinds):
-        bottom = sheet.bottom + legend + (len(kinds) - 1 - row) * (ROW + BELOW) + BELOW
-        strip = sheet.axes(LEFT, bottom, STRIP, ROW)
+        bottom = sheet.bottom + legend + (len(kinds) - 1 - row) * (high + BELOW) + BELOW
+        strip = sheet.axes(LEFT, bottom, strip_side, high)
         _draw_strip(strip, *strips[kind], colours)
         strip.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
         distance = result.distance(kind)
         curves = [*(distance[..., result.index_of(layer)] for layer in layers), result.probability[kind]]
         for column, values in enumerate(curves):
-            axes = sheet.panel(_panel_left(column), bottom, PANEL, ROW)
+            axes = sheet.panel(lefts[column], bottom, panel, high)
             _draw_curves(axes, result.steps[kind], values, colours)
             is_probability = column == len(layers)
             axes.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
             axes.set_ylabel("probability" if is_probability else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
             axes.set_ylim(0, 1.03 if is_probability else None)
     heads = [*(f"{layer}: distance" for layer in layers), "probability of the class"]
-    _draw_head(sheet, "examples", LEFT + STRIP / 2)
-    for column, head in enumerate(heads):
-        _draw_head(sheet, head, _panel_left(column) + PANEL / 2)
+    _draw_head(sheet, "examples", LEFT + strip_side / 2, strip_side)
+    for left, head in zip(lefts, heads, strict=True):
+        _draw_head(sheet, head, left + panel / 2, panel)
     _draw_legend(sheet, names, colours)
     return sheet.figure
 
 
-def draw_depth(scores: Mapping[str, Sequence[Score]], title: str, caption: str) -> Figure:
+def draw_depth(scores: Mapping[str, Sequence[Score]], title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw the score of each kind against depth, with its 95 % intervals.
 
     Args:
         scores: kind -> the scores of all layers, in the order of depth.
         title: text above.
         caption: text below.
+        page: what is asked for of the page.
     """
     layers = [score.layer for score in next(iter(scores.values()))]
-    width = max(6.0, 1.6 + 0.27 * len(layers))
+    width = page.fitted(max(6.0, 1.6 + 0.27 * len(layers)), 0, 1, 3)
+    every = math.ceil(0.11 * len(layers) / (width - 0.85))  # so that the names do not run into one another
     below = 0.15 + DEPTH_LETTER * max(map(len, layers))
-    sheet = Sheet(width, below + DEPTH_PANEL + 0.2, title, caption)
+    sheet = Sheet(width, below + DEPTH_PANEL + 0.2, title, caption, page=page)
     axes = sheet.panel(0.65, sheet.bottom + below, width - 0.85, DEPTH_PANEL)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(scores)))
     for n, (kind, of_layers) in enumerate(scores.items()):
@@ -92,16 +107,12 @@ def draw_depth(scores: Mapping[str, Sequence[Score]], title: str, caption: str) 
         style: dict[str, Any] = {"color": colours[n], "marker": MARKERS[n % len(MARKERS)], "markersize": 4}
         style |= {"linewidth": 1.2, "elinewidth": 0.8, "capsize": 1.5}
         axes.errorbar(x, values, np.abs(ends - values), label=transform_of(kind).title, **style)
-    axes.set_xticks(range(1, len(layers) + 1), layers, rotation=90, fontsize=6)
+    axes.set_xticks(range(1, len(layers) + 1, every), layers[::every], rotation=90, fontsize=6)
     axes.set(ylim=(-0.03, 1.03), xlim=(0.4, len(layers) + 0.6))
     axes.set_ylabel("invariance score", fontsize=8)
     axes.tick_params(axis="y", labelsize=7)
     axes.legend(fontsize=7, frameon=False, ncols=len(scores), loc="lower center", bbox_to_anchor=(0.5, 1))
     return sheet.figure
-
-
-def _panel_left(column: int) -> float:
-    return LEFT + STRIP + BETWEEN + column * (PANEL + BETWEEN)
 
 
 def _colours(count: int) -> Array:
@@ -111,8 +122,8 @@ def _colours(count: int) -> Array:
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count)))
 
 
-def _draw_head(sheet: Sheet, text: str, middle: float) -> None:
-    head = shortened(text, HEAD_LETTERS, keep_end=True)
+def _draw_head(sheet: Sheet, text: str, middle: float, width: float) -> None:
+    head = shortened(text, int((width + BETWEEN) / HEAD_LETTER), keep_end=True)
     sheet.text(middle, sheet.top - HEADS + 0.08, head, ha="center", va="bottom", fontsize=8)
 
 

@@ -8,11 +8,20 @@ import click
 
 from deconvviz.choices import LESION_UNITS, LESION_VALUES
 from deconvviz.cli.inputs import open_model, output_names
-from deconvviz.cli.options import DECODING, ModelOptions, classes_option, layers_option, model_options, run_options
+from deconvviz.cli.options import (
+    DECODING,
+    ModelOptions,
+    classes_option,
+    figure_options,
+    layers_option,
+    model_options,
+    run_options,
+)
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
+    from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.lesions.result import Lesions
 
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--count", type=click.IntRange(1), help="Take this many of the images, spread evenly.  [default: all]")
 @classes_option
+@figure_options()
 @run_options(
     batch_size="Changed values that run at once.",
     default_batch=32,
@@ -52,6 +62,7 @@ def lesion(
     how: str,
     count: int | None,
     names: str | None,
+    page: Page,
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
@@ -95,7 +106,7 @@ def lesion(
     )
     lesions.save_csv(table)
     caption = caption_of(lesions, data)
-    figure = draw_lesions(lesions, f"What {network.name} loses when a {by} is silenced", caption)
+    figure = draw_lesions(lesions, f"What {network.name} loses when a {by} is silenced", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table} and {beside(table, '.h5')}")
     click.echo(repr(lesions))

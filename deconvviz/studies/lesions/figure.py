@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deconvviz.figures.bars import draw_interval, label_values, rows_from_top
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -24,13 +25,22 @@ BELOW, ABOVE = 0.5, 0.2  # inches for the axes' labels below the panels, and for
 GOLDEN = 0.618034  # multiples of it, taken modulo 1, spread evenly: dots of a cloud are drawn apart
 
 
-def draw_lesions(lesions: Lesions, title: str, caption: str) -> Figure:
-    """Draw three panels: the largest drops by name, the rise of their log-loss, and all drops layer by layer."""
+def draw_lesions(lesions: Lesions, title: str, caption: str, page: Page = OWN) -> Figure:
+    """Draw three panels: the largest drops by name, the rise of their log-loss, and all drops layer by layer.
+
+    A narrow page has the third panel below the others.
+
+    Args:
+        lesions: what was measured.
+        title: text above.
+        caption: text below.
+        page: what is asked for of the page.
+    """
     ranking, layers = lesions.ranking[:MOST], lesions.config["layers"]
     whole = lesions.config["by"] == "layer"
     names = [lesions.name(i) for i in ranking]
     height = max(ROW * len(ranking), (ROW if whole else CLOUD) * len(layers), 1.5)
-    figure, ranked, losses, spread = _panels(names, layers, height, title, caption)
+    figure, ranked, losses, spread = _panels(names, layers, height, title, caption, page)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(layers)))
     drops = 100 * np.column_stack([lesions.drop, lesions.interval])
     rises = lesions.loss_rise[:, None] + lesions.loss_rise_error[:, None] * np.array([0, -1, 1])
@@ -62,18 +72,25 @@ def draw_lesions(lesions: Lesions, title: str, caption: str) -> Figure:
 
 
 def _panels(
-    names: list[str], layers: list[str], height: float, title: str, caption: str
+    names: list[str], layers: list[str], height: float, title: str, caption: str, page: Page
 ) -> tuple[Figure, Axes, Axes, Axes]:
     """Place three panels of this height in inches, the second close to the first, with room for the rows' names."""
     rooms = [0.35 + LETTER * max(map(len, labels)) for labels in (names, layers)]
-    sheet = Sheet(max(11, sum(rooms) + 7.3), BELOW + height + ABOVE, title, caption)
-    free, bottom = sheet.width - sum(rooms) - 0.5, sheet.bottom + BELOW
-    left = rooms[0]
-    ranked = sheet.axes(left, bottom, 0.37 * free, height)
-    left += 0.37 * free + 0.2
-    losses = sheet.axes(left, bottom, 0.29 * free, height)
-    left += 0.29 * free + rooms[1]
-    spread = sheet.axes(left, bottom, 0.34 * free, height)
+    width = page.width or max(11, sum(rooms) + 7.3)
+    page.fitted(0, max(rooms) + 0.5, 1, 0 if page.width is None else 2.6)  # refuses a page that is too narrow
+    stacked = width < sum(rooms) + 5.5
+    band = BELOW + height + ABOVE
+    sheet = Sheet(width, band * (2 if stacked else 1), title, caption, page=page)
+    bottom = sheet.top - ABOVE - height
+    free = sheet.width - (rooms[0] + 0.35 if stacked else sum(rooms) + 0.5)
+    shares = (0.56, 0.44) if stacked else (0.37, 0.29)
+    ranked = sheet.axes(rooms[0], bottom, shares[0] * free, height)
+    left = rooms[0] + shares[0] * free + 0.2
+    losses = sheet.axes(left, bottom, shares[1] * free, height)
+    if stacked:
+        spread = sheet.axes(rooms[1], bottom - band, width - rooms[1] - 0.15, height)
+    else:
+        spread = sheet.axes(left + shares[1] * free + rooms[1], bottom, 0.34 * free, height)
     return sheet.figure, ranked, losses, spread
 
 

@@ -251,6 +251,11 @@ class ProjectionCache:
         weights = self._remembered(layer, "filters", self._first_layer_weights)
         return weights[list(channels)] if weights.size else None
 
+    def largest_weight(self, layer: str) -> float | None:
+        """Return the largest absolute weight of a layer that reads the image directly; None for another layer."""
+        weights = self._remembered(layer, "filters", self._first_layer_weights)
+        return float(np.abs(weights).max()) if weights.size else None
+
     def save(self, path: Pathlike) -> None:
         """Write the mined file with what was added to it; where nothing was, the file stays as it is.
 

@@ -18,6 +18,7 @@ from deconvviz.cli.options import (
     ModelOptions,
     ProjectionOptions,
     device_option,
+    figure_options,
     layers_option,
     limit_option,
     model_options,
@@ -30,6 +31,7 @@ from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
+    from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
@@ -215,6 +217,7 @@ class MovedSources:
     click.option("--images", help="The packed store, if it has moved."),
     device_option,
 )
+@figure_options("Filters in a row.")
 @run_options()
 def grid(
     mined_file: str,
@@ -226,6 +229,7 @@ def grid(
     mean: bool,
     projection: ProjectionOptions,
     moved: MovedSources,
+    page: Page,
     run: RunOptions,
 ) -> None:
     """Draw a layer: for each filter its top projections beside the image patches they came from.
@@ -254,7 +258,8 @@ def grid(
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
         caption = _caption(mined, panels, store.path, projection.words())
-    save_figure(draw_grid(panels, f"{layer} of {mined.network_name}", caption), out, caption)
+    figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page)
+    save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
 
 
@@ -277,5 +282,5 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         f"the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
-        f"{images} images of {store.name}{unfinished}; model fingerprint {mined.config['model_fingerprint']}."
+        f"{images} images of {store.name}{unfinished}."
     )

@@ -13,6 +13,7 @@ from deconvviz.cli.options import (
     Averages,
     ModelOptions,
     averages_options,
+    figure_options,
     layers_option,
     limit_option,
     model_options,
@@ -21,6 +22,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
 
 if TYPE_CHECKING:
+    from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.mining.fidelity_result import FidelityTable
 
@@ -46,6 +48,7 @@ NOTE = (
 )
 @averages_options
 @limit_option
+@figure_options("Layers in a row.")
 @run_options(batch_size="Images in one pass of the search.", workers=DECODING)
 @model_options
 def fidelity(
@@ -58,6 +61,7 @@ def fidelity(
     rules: tuple[str, ...],
     averages: Averages,
     limit: int | None,
+    page: Page,
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
@@ -93,7 +97,7 @@ def fidelity(
     )
     table.save_csv(path)
     caption = _caption(table, averages)
-    save_figure(draw_fidelity(table, f"Fidelity of projections, {model}", caption), beside(path, ".png"), caption)
+    save_figure(draw_fidelity(table, f"Fidelity of projections, {model}", caption, page), beside(path, ".png"), caption)
     click.echo(f"wrote {path}")
     click.echo(repr(table))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, shortened
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 PANEL, HEIGHT, GAP, LEFT, BELOW = 2.2, 1.7, 0.35, 0.65, 0.5  # inches: of a panel, between two, beside and below them
 LEGEND = 1.5  # inches
+IN_A_ROW, LEAST, LETTER = 4, 1.0, 0.078  # layers in a row; inches: the narrowest panel, and a letter of its title
 # Colours that colour-blind readers tell apart (Okabe and Ito), with a marker for each.
 STYLES = {
     "deconvnet": ("#000000", "o"),
@@ -29,25 +32,35 @@ STYLES = {
 }
 
 
-def draw_fidelity(table: FidelityTable, title: str, caption: str) -> Figure:
-    """Draw a column for each layer: above what is kept, below what is left, against the share of the pixels."""
-    count = len(table.layers)
-    body = 2 * (HEIGHT + BELOW) + 0.2
-    sheet = Sheet(LEFT + count * (PANEL + GAP) + LEGEND, body, title, caption)
+def draw_fidelity(table: FidelityTable, title: str, caption: str, page: Page = OWN) -> Figure:
+    """Draw a column for each layer: above what is kept, below what is left, against the share of the pixels.
+
+    Args:
+        table: what was measured.
+        title: text above.
+        caption: text below.
+        page: what is asked for of the page; its columns are the layers in a row.
+    """
+    across = page.across(len(table.layers), IN_A_ROW, PANEL + GAP, LEFT + LEGEND)
+    panel = page.fitted(PANEL, LEFT + LEGEND + across * GAP, across, LEAST)
+    band = 2 * (HEIGHT + BELOW) + 0.25
+    width = LEFT + across * (panel + GAP) + LEGEND
+    sheet = Sheet(width, math.ceil(len(table.layers) / across) * band, title, caption, page=page)
     handles: list[Axes] = []
-    for column, layer in enumerate(table.layers):
-        x = LEFT + column * (PANEL + GAP)
+    for number, layer in enumerate(table.layers):
+        row, column = divmod(number, across)
+        x = LEFT + column * (panel + GAP)
         for mirror in (False, True):
-            y = sheet.bottom + BELOW + (0 if mirror else HEIGHT + BELOW)
-            name = "" if mirror else shortened(layer.layer, 28, keep_end=True)
-            axes = sheet.panel(x, y, PANEL, HEIGHT, name)
+            y = sheet.top - (row + 1) * band + BELOW + (0 if mirror else HEIGHT + BELOW)
+            name = "" if mirror else shortened(layer.layer, int(panel / LETTER), keep_end=True)
+            axes = sheet.panel(x, y, panel, HEIGHT, name)
             _draw_curves(axes, layer, mirror)
             if column == 0:
                 axes.set_ylabel("share left without them" if mirror else "share of the activation kept", fontsize=7)
             if mirror:
                 axes.set_xlabel("strongest pixels, % of those seen", fontsize=7)
             handles.append(axes)
-    handles[-2].legend(
+    handles[2 * min(across, len(table.layers)) - 2].legend(
         fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1.04, 1), borderaxespad=0, handlelength=2.6
     )
     return sheet.figure

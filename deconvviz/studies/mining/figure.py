@@ -5,66 +5,70 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deconvviz.arrays import GREY, stretched
+from deconvviz.arrays import stretched
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
-from deconvviz.figures.tiles import enlarged, faded, mosaic, ringed
+from deconvviz.figures.tiles import enlarged, faded, filter_pictures, ringed
 
 if TYPE_CHECKING:
     from deconvviz.studies.mining.result import FilterPanel, LayerPanels
 
-BLOCK = 1.3  # inches: side of a block of projections or patches
-WEIGHT = 0.5 * BLOCK  # inches: side of the picture of a filter's weights
+BLOCK, LEAST = 1.3, 0.6  # inches: side of a block of projections or patches, and what nine tiles can be seen in
+WEIGHT = 0.5  # of a block's side: that of the picture of a filter's weights
+SQUARE_LETTER = 0.0473  # inches of a letter of the classes
 LABEL, GAP, BETWEEN = 0.4, 0.05, 0.14  # inches: for a filter's number, between two blocks, between two rows
 STRIP = 0.06  # inches: width of the strip that tells how often a filter fires
 CLASSES = 0.1  # inches: for the classes of a filter's images, below its blocks
 HEADING = 0.12  # inches: for the words above the blocks of the first row
 NARROWEST = 4.6  # inches: a page that the caption can be read on
+MARGIN = 0.2  # inches: to the left and the right of all filters together
 TILE = 96  # pixels that a tile has at least, so that the outline in it is thin
 DPI = 220
 FIRING = (1.0, 0.84, 0.0)  # colour of the outline: yellow, seen on most photos and by all eyes
 STRIP_COLOURS = ("0.88", "#0072b2")  # of the strip, and of the part that counts
 
 
-def draw_grid(layer: LayerPanels, title: str, caption: str) -> Figure:
+def draw_grid(layer: LayerPanels, title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw the filters of a layer, each with its channel number: [weights |] projections | patches.
 
     Args:
         layer: what is shown of the layer, 1 to 100 filters.
         title: text above.
         caption: text below.
+        page: what is asked for of the page; its columns are the filters in a row.
     """
     means = any(panel.mean is not None for panel in layer.panels)
-    columns = [name for name, shown in (("weights", layer.weights is not None), ("mean", means)) if shown]
-    side_width = len(columns) * (WEIGHT + GAP)
+    singles = [name for name, shown in (("weights", layer.weights is not None), ("mean", means)) if shown]
+    sides, gaps = 2 + WEIGHT * len(singles), LABEL + GAP * (1 + len(singles))  # of a filter: in blocks, and in inches
+    natural = _filters_across(len(layer.panels), 2 + len(singles))
+    across = page.across(len(layer.panels), natural, sides * BLOCK + gaps, MARGIN)
+    block = page.fitted(BLOCK, MARGIN + across * gaps, across * sides, LEAST)
     below = CLASSES if any(any(panel.classes) for panel in layer.panels) else 0.0
-    across = _filters_across(len(layer.panels), 2 + len(columns))
-    filter_width, filter_height = LABEL + side_width + 2 * BLOCK + GAP, BLOCK + below + BETWEEN
+    filter_width, filter_height = sides * block + gaps, block + below + BETWEEN
     rows = math.ceil(len(layer.panels) / across)
-    width = max(across * filter_width + 0.2, NARROWEST)
-    sheet = Sheet(width, rows * filter_height + HEADING, title, caption, DPI)
-    left = (width - across * filter_width) / 2
+    width = page.width or max(across * filter_width + MARGIN, NARROWEST)
+    sheet = Sheet(width, rows * filter_height + HEADING, title, caption, DPI, page)
+    weights = None if layer.weights is None else filter_pictures(layer.weights, layer.largest_weight)
     for index, panel in enumerate(layer.panels):
         row, column = divmod(index, across)
-        x = left + column * filter_width + LABEL
-        y = sheet.top - HEADING - row * filter_height - BLOCK
-        sheet.text(x - STRIP - 0.1, y + BLOCK / 2, str(panel.channel), rotation=90, ha="right", va="center", fontsize=7)
-        _draw_strip(sheet, panel.frequency, x - STRIP - 0.05, y)
-        weights = None if layer.weights is None else layer.weights[index]
-        for number, name in enumerate(columns):
-            _draw_single(sheet, weights if name == "weights" else panel.mean, x + number * (WEIGHT + GAP), y)
-        _draw_blocks(sheet, panel, x + side_width, y)
+        x = (width - across * filter_width) / 2 + column * filter_width + LABEL
+        y = sheet.top - HEADING - row * filter_height - block
+        drawing = _Filter(sheet, block, x, y)
+        drawing.draw_number(panel)
+        for name in singles:
+            drawing.draw_single(*weights[index] if weights and name == "weights" else (_own(panel.mean), ""))
+        drawing.draw_blocks(panel)
         if below:
-            style = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
-            sheet.text(x + side_width, y - 0.02, class_line(panel.classes), **style)
+            drawing.draw_classes(panel.classes)
         if row == 0:
-            _draw_headings(sheet, x, columns, y + BLOCK + 0.03)
+            _draw_headings(sheet, x, singles, y + block + 0.03, block)
     return sheet.figure
 
 
@@ -89,46 +93,69 @@ def _filters_across(count: int, blocks: int) -> int:
     return max(1, min(count, round(math.sqrt(count / blocks * 2)) if count > 3 else 1))
 
 
-def _draw_strip(sheet: Sheet, frequency: float, x: float, y: float) -> None:
-    """Draw a strip that is filled from below by the share of the images on which a filter fires."""
-    axes = sheet.axes(x, y, STRIP, BLOCK)
-    axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), facecolor=STRIP_COLOURS[0])
-    axes.add_patch(Rectangle((0, 0), 1, frequency, color=STRIP_COLOURS[1], linewidth=0))
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+class _Filter:
+    """Draws what is shown of one filter, from left to right."""
+
+    def __init__(self, sheet: Sheet, block: float, x: float, y: float) -> None:
+        """Begin at a place; `block` is the side of a block in inches."""
+        self.sheet, self.block, self.x, self.y = sheet, block, x, y
+
+    def draw_number(self, panel: FilterPanel) -> None:
+        """Draw the channel's number, and a strip that is filled by the share of the images on which it fires."""
+        style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 7}
+        self.sheet.text(self.x - STRIP - 0.1, self.y + self.block / 2, str(panel.channel), **style)
+        axes = self.sheet.axes(self.x - STRIP - 0.05, self.y, STRIP, self.block)
+        axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), facecolor=STRIP_COLOURS[0])
+        axes.add_patch(Rectangle((0, 0), 1, panel.frequency, color=STRIP_COLOURS[1], linewidth=0))
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    def draw_single(self, picture: NDArray[Any] | None, note: str) -> None:
+        """Draw one picture beside the blocks, with a note below; None leaves its place empty."""
+        side = WEIGHT * self.block
+        if picture is not None:
+            y = self.y + (self.block - side) / 2
+            self.sheet.picture(enlarged(picture, TILE), self.x, y, side)
+            style: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
+            self.sheet.text(self.x + side / 2, y - 0.02, note, **style)
+        self.x += side + GAP
+
+    def draw_blocks(self, panel: FilterPanel) -> None:
+        """Draw projections and patches as two square blocks, with one frame around both."""
+        sheet, block, x, y = self.sheet, self.block, self.x, self.y
+        if not len(panel.values):
+            text = "dead: no image activates it"
+            sheet.text(x + block, y + block / 2, text, ha="center", va="center", fontsize=SMALL)
+            return
+        columns = math.ceil(math.sqrt(len(panel.values)))
+        projections = [enlarged(stretched(projection), TILE) for projection in panel.projections]
+        patches = [
+            ringed(enlarged(faded(patch / 255.0, inside), TILE), enlarged(firing[..., None], TILE)[..., 0], FIRING)
+            for patch, inside, firing in zip(panel.patches, panel.insides, panel.firing, strict=True)
+        ]
+        frame = sheet.axes(x - 0.02, y - 0.02, 2 * block + GAP + 0.04, block + 0.04)
+        frame.set(xticks=[], yticks=[])
+        for spine in frame.spines.values():
+            spine.set(linewidth=0.7, color="0.25")
+        sheet.mosaic(projections, columns, x, y, block)
+        sheet.mosaic(patches, columns, x + block + GAP, y, block)
+
+    def draw_classes(self, classes: tuple[str, ...]) -> None:
+        """Write the classes of the filter's images below its blocks."""
+        style: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
+        letters = int((2 * self.block + GAP) / SQUARE_LETTER)
+        self.sheet.text(self.x, self.y - 0.03, class_line(classes, letters), **style)
 
 
-def _draw_single(sheet: Sheet, signed: NDArray[np.float32] | None, x: float, y: float) -> None:
-    """Draw one signed picture beside the blocks; None leaves its place empty."""
-    if signed is not None:
-        sheet.picture(enlarged(stretched(signed, 100), TILE), x, y + (BLOCK - WEIGHT) / 2, WEIGHT)
+def _own(signed: NDArray[np.float32] | None) -> NDArray[Any] | None:
+    """Return a signed picture with its own contrast."""
+    return None if signed is None else stretched(signed, 100)
 
 
-def _draw_blocks(sheet: Sheet, panel: FilterPanel, x: float, y: float) -> None:
-    """Draw projections and patches as two square blocks, with one frame around both."""
-    if not len(panel.values):
-        text = "dead: no image activates it"
-        sheet.text(x + BLOCK, y + BLOCK / 2, text, ha="center", va="center", fontsize=SMALL)
-        return
-    columns = math.ceil(math.sqrt(len(panel.values)))
-    projections = [enlarged(stretched(projection), TILE) for projection in panel.projections]
-    patches = [
-        ringed(enlarged(faded(patch / 255.0, inside), TILE), enlarged(firing[..., None], TILE)[..., 0], FIRING)
-        for patch, inside, firing in zip(panel.patches, panel.insides, panel.firing, strict=True)
-    ]
-    gap = max(1, projections[0].shape[1] // 40)
-    frame = sheet.axes(x - 0.012, y - 0.012, 2 * BLOCK + GAP + 0.024, BLOCK + 0.024)
-    frame.set(xticks=[], yticks=[])
-    for spine in frame.spines.values():
-        spine.set(linewidth=0.7, color="0.25")
-    sheet.picture(mosaic(projections, columns, gap, GREY), x, y, BLOCK)
-    sheet.picture(mosaic(patches, columns, gap, 1.0), x + BLOCK + GAP, y, BLOCK)
-
-
-def _draw_headings(sheet: Sheet, x: float, columns: Sequence[str], y: float) -> None:
+def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, block: float) -> None:
     style = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": "0.25"}
-    for number, name in enumerate(columns):
-        sheet.text(x + number * (WEIGHT + GAP) + WEIGHT / 2, y, name, **style)
-    x += len(columns) * (WEIGHT + GAP)
-    sheet.text(x + BLOCK / 2, y, "projections", **style)
-    sheet.text(x + BLOCK + GAP + BLOCK / 2, y, "patches", **style)
+    for name in singles:
+        sheet.text(x + WEIGHT * block / 2, y, name, **style)
+        x += WEIGHT * block + GAP
+    sheet.text(x + block / 2, y, "projections", **style)
+    sheet.text(x + block + GAP + block / 2, y, "patches", **style)

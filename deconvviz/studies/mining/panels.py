@@ -112,6 +112,7 @@ def panels_from(
         rule=cache.label(layer),
         why="" if choice is None else choice.words(),
         weights=cache.first_filters(layer, channels),
+        largest_weight=cache.largest_weight(layer),
     )
 
 

@@ -280,6 +280,7 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
         why: in words, how the rule was chosen; "" where it was given.
         weights: float32 [filters, h, w, 3], the weights of the filters, where the layer reads the image directly;
             None elsewhere.
+        largest_weight: the largest absolute weight of all filters of such a layer; None elsewhere.
     """
 
     layer: str
@@ -290,6 +291,7 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
     rule: str
     why: str
     weights: NDArray[np.float32] | None
+    largest_weight: float | None = None
 
     def __repr__(self) -> str:
         return f"LayerPanels({self.layer}: {len(self.panels)} filters, rule {self.rule})"

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from deconvviz.choices import BORDERS, OCCLUDER_FILLS, STRONGEST
-from deconvviz.cli.inputs import class_number, integers, matched_outputs, open_model, output_names, read_image
+from deconvviz.cli.inputs import (
+    class_number,
+    folder_and_name,
+    integers,
+    matched_outputs,
+    open_model,
+    output_names,
+    read_image,
+)
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
     ModelOptions,
     classes_option,
+    figure_options,
     model_options,
     option_group,
     rule_option,
@@ -26,6 +35,7 @@ from deconvviz.errors import DataError, MismatchError
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.occlusion.result import Occlusion
@@ -149,6 +159,7 @@ mined_options = option_group(
 @square_options
 @mined_options
 @click.option("--images", "indices", metavar="N,N,...", help="Indices of the images of a store.  [default: 0]")
+@figure_options()
 @run_options(batch_size="Occluded images in one pass.", default_batch=32, precision="Precision of the forward passes.")
 @classes_option
 @model_options
@@ -161,6 +172,7 @@ def occlude(
     square: SquareChoice,
     elsewhere: MinedChoice,
     indices: str | None,
+    page: Page,
     run: RunOptions,
     names: str | None,
     options: ModelOptions,
@@ -203,7 +215,8 @@ def occlude(
     )
     others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
     caption = _caption(occlusions, square)
-    save_figure(draw_occlusions(occlusions, others, class_names, f"Occlusion of {network.name}", caption), out, caption)
+    figure = draw_occlusions(occlusions, others, class_names, f"Occlusion of {network.name}", caption, page)
+    save_figure(figure, out, caption)
     table = beside(out, ".csv")
     save_occlusions(occlusions, table, class_names)
     click.echo(f"wrote {table}")
@@ -216,8 +229,8 @@ def _caption(occlusions: Sequence[Occlusion], square: SquareChoice) -> str:
     size, stride = ("x".join(map(str, dict.fromkeys(config[name]))) for name in ("square", "stride"))
     return (
         f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
-        f"of (b), (d) and (e) are the place of the square's centre. (c): the contrast of each projection is stretched "
-        f"by itself. {_rules(occlusions)} Precision: {config['precision']}."
+        "of (b), (d) and (e) are the place of the square's centre, over the image in grey. (c): the contrast of each "
+        f"projection is stretched by itself. {_rules(occlusions)} Precision: {config['precision']}."
     )
 
 
@@ -259,7 +272,7 @@ def _from_files(paths: Sequence[str], indices: str | None, preprocess: Preproces
     if indices is not None:
         raise DataError("--images chooses from a store; picture files are all taken")
     pictures = np.stack([preprocess.picture(read_image(path)) for path in paths])
-    return Subjects([pathlib.Path(path).name for path in paths], pictures, None)
+    return Subjects([folder_and_name(path) for path in paths], pictures, None)
 
 
 def _from_store(

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.cli.inputs import captured, integers, load, names_of, numbers
-from deconvviz.cli.options import DECODING, ModelOptions, layers_option, model_options, option_group, run_options
+from deconvviz.cli.options import (
+    DECODING,
+    ModelOptions,
+    figure_options,
+    layers_option,
+    model_options,
+    option_group,
+    run_options,
+)
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 
 if TYPE_CHECKING:
+    from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
     from deconvviz.run.options import RunOptions
@@ -94,6 +103,7 @@ class FeatureOptions:
     click.option("--half", is_flag=True, help="Keep the features in half precision, in half the space."),
     click.option("--limit", type=click.IntRange(1), help="Images of each class, at most, drawn at random."),
 )
+@figure_options()
 @run_options(
     batch_size="Images in a pass.",
     precision="Precision of the network.",
@@ -109,6 +119,7 @@ def probe(
     probing: ProbeOptions,
     compare: bool,
     storage: FeatureOptions,
+    page: Page,
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
@@ -153,7 +164,7 @@ def probe(
     )
     result.save_csv(table)
     caption = caption_of(result, network.name, data, storage.pool)
-    figure = draw_probing(result, f"Linear probes of {network.name}", caption)
+    figure = draw_probing(result, f"Linear probes of {network.name}", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(repr(result))
     click.echo(f"wrote {table}" + (f"; the features are in {storage.features}" if storage.features else ""))

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -45,22 +46,32 @@ class Line(NamedTuple):
         return f"{self.network}, {TITLES.get(self.probe, self.probe)}"
 
 
-def draw_probing(transfer: Transfer, title: str, caption: str) -> Figure:
+def draw_probing(transfer: Transfer, title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw accuracy against depth with the most training images, and at the deepest layer against their number.
 
     Whiskers are standard deviations over the splits, the dotted line is chance. The second panel is there only where
     there are several numbers of training images. The legend is to the right of the panels.
+
+    Args:
+        transfer: what was measured.
+        title: text above.
+        caption: text below.
+        page: what is asked for of the page.
     """
     result = transfer.first
     several = len(result.settings.per_class) > 1
     longest = max(len(name) for name in result.layers)
     left, below = max(0.65, SIDEWAYS * longest), 0.45 + HANGING * longest
-    width = max(2.8, 0.2 + 0.55 * len(result.layers))
-    sheet = Sheet(left + width + (0.8 + COUNTS if several else 0) + LEGEND, below + HEIGHT + 0.2, title, caption)
+    natural = max(2.8, 0.2 + 0.55 * len(result.layers))
+    share = natural / (natural + COUNTS) if several else 1.0  # of the first panel in the room of both
+    fixed = left + LEGEND + (0.8 if several else 0)
+    room = page.fitted(natural / share, fixed, 1, 1.4 * (1 + several))
+    width, counts = share * room, (1 - share) * room
+    sheet = Sheet(fixed + room, below + HEIGHT + 0.2, title, caption, page=page)
     axes = sheet.axes(left, sheet.bottom + below, width, HEIGHT)
     _draw_depth(axes, transfer)
     if several:
-        axes = sheet.axes(left + width + 0.8, sheet.bottom + below, COUNTS, HEIGHT)
+        axes = sheet.axes(left + width + 0.8, sheet.bottom + below, counts, HEIGHT)
         _draw_counts(axes, transfer)
     axes.legend(
         fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=3.2
