@@ -29,7 +29,7 @@ from deconvviz.studies.mining.mine import mine
 MOST = 300_000  # letters of HTML
 
 
-def classes_below(cls: type) -> Iterator[type]:
+def classes_below(cls: type[notebook.Shown]) -> Iterator[type[notebook.Shown]]:
     for below in cls.__subclasses__():
         yield below
         yield from classes_below(below)
@@ -135,7 +135,7 @@ def test_any_error_of_drawing_becomes_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 def test_maps_are_tensors_that_know_their_pictures(network: dv.Network) -> None:
     x = torch.linspace(-2, 3, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
-    maps = dv.cam("layercam", network, ["1", "4"], fuse="none", classes=list("abcdefghij"))(x, [2, "h"])
+    maps = dv.cam("layercam", network, ["1", "4"], fuse="none", classes=list("abcdefghij"))(x, ["c", "h"])
     assert isinstance(maps, Maps) and maps.targets == ("class 2 (c)", "class 7 (h)")
     assert maps.pictures[0].min() == 0 and maps.pictures[0].max() == 255
     plain = [maps[0], maps + 1, maps.mean(0), copy.deepcopy(maps), pickle.loads(pickle.dumps(maps))]
