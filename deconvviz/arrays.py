@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz.types import Ints
+from deconvviz.types import Ints, Pixels
 
 if TYPE_CHECKING:
     import torch
@@ -77,3 +77,26 @@ def stretched(signed: NDArray[np.floating[Any]], percentile: float = FULL_CONTRA
     peak = np.percentile(some, percentile) if some.size else 1.0
     picture: NDArray[np.floating[Any]] = GREY + GREY * signed / np.maximum(sizes, peak)
     return picture
+
+
+def pictures_of(x: torch.Tensor) -> Pixels:
+    """Return inputs of a network as pictures: the values of each image are stretched to the range of a picture.
+
+    Args:
+        x: [N, C, H, W], as the network takes them.
+
+    Returns:
+        uint8 [N, H, W, 3]; grey where C is not 3.
+
+    >>> import torch
+    >>> pictures_of(torch.tensor([[[[-1.0, 1.0, 0.0]]]]))[0, 0].tolist()
+    [[0, 0, 0], [255, 255, 255], [128, 128, 128]]
+    """
+    import torch
+
+    x = x.detach().float()
+    x = x if x.shape[1] == 3 else x.mean(1, keepdim=True)
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    levels = (255 * (x - low) / (high - low).clamp(min=1e-12)).round().to(torch.uint8)
+    pictures: Pixels = levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pictures

@@ -9,7 +9,7 @@ from functools import cache
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "deconvviz"
 # What a room may import. The files beside the rooms (errors, types, choices, ...) are everybody's.
-ROOT = {"errors", "registry", "types", "choices", "arrays", "lengths", "version"}
+ROOT = {"errors", "registry", "types", "choices", "arrays", "lengths", "notebook", "progress", "version"}
 BELOW: dict[str, set[str]] = {"graph": ROOT, "results": ROOT}
 BELOW["data"] = ROOT | {"results"}
 BELOW["models"] = ROOT
@@ -21,6 +21,7 @@ BELOW["figures"] = ROOT
 BELOW["web"] = ROOT | {"results"}
 ENGINE = ROOT.union(*BELOW.values()) | {"cam", "metrics", "figures", "web", "run", "deconv"}
 BELOW["studies"] = ENGINE
+BELOW["drawing"] = ENGINE | {"studies"}
 BELOW["cli"] = ENGINE
 # The studies that a study may import, besides itself.
 STUDIES_BELOW = {

@@ -18,6 +18,7 @@ from deconvviz.cam.engine import Backend, View
 from deconvviz.cam.hooks import HookedModel
 from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.files import fitting
+from deconvviz.cam.maps import Maps
 from deconvviz.cam.methods import (  # noqa: F401, they register
     activation,
     gradient,
@@ -34,6 +35,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.network import Network
+from deconvviz.models.labels import class_label
 
 
 class ConstantMapWarning(UserWarning):
@@ -124,7 +126,7 @@ class Explainer:
 
         Returns:
             [N, H, W] in 0..1 on the device of x; zeros, with a ConstantMapWarning, where a map is the same everywhere.
-            With fuse="none" the maps of all layers, [N, layers, H, W].
+            With fuse="none" the maps of all layers, [N, layers, H, W]. A notebook shows them over the images (`Maps`).
 
         Raises:
             TargetError: a target is out of range, or there are not as many targets as images.
@@ -148,7 +150,13 @@ class Explainer:
                 self.passes.update(view.passes)
             if raw:
                 return maps[0] if len(maps) == 1 else torch.stack([views[0].up(each) for each in maps]).mean(0)
-            return self._finished(maps, views[0].size)
+            finished = self._finished(maps, views[0].size)
+        return Maps.of(finished, x, self.method.name, self.layers, self._targets())
+
+    def _targets(self) -> list[str]:
+        """Return what was explained of each image, in words; nothing where the target is a function."""
+        numbers = [] if self.classes is None else self.classes.tolist()
+        return [class_label(number, self.how.classes) for number in numbers]
 
     def _maps(self, views: list[View]) -> list[Tensor]:
         """Return the maps of the method's equation: one, or one for each layer."""

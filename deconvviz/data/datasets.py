@@ -14,6 +14,7 @@ from deconvviz.data.images import ImageStore
 from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.data.sources import folder_source
 from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
 from deconvviz.results.files import one_line
 from deconvviz.types import Ints, Pathlike, Pixels
 
@@ -47,7 +48,7 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Pixels, int]: ...
 
 
-class Folder:
+class Folder(Shown, drawn_by="draw_images"):
     """The images below a folder, whose sub-folders are the classes; an image is read when it is asked for.
 
     Attributes:
@@ -95,7 +96,7 @@ class Folder:
         return f"<Folder {self.path}: {len(self)} images, {len(self.classes)} classes>"
 
 
-class Part:
+class Part(Shown, drawn_by="draw_images"):
     """Some images of a dataset, as a dataset of their own.
 
     Attributes:

@@ -41,6 +41,7 @@ import numpy as np
 
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
 from deconvviz.results.files import READ_ERRORS, Sink, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists, refuse_foreign
@@ -59,7 +60,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_OPENING.release)
 
 
-class ImageStore:
+class ImageStore(Shown, drawn_by="draw_images"):
     """A file of images as a sequence of (uint8 [H, W, 3], label); `store[i]` decodes image i.
 
     A store can be a torch Dataset with any number of workers, forked or spawned, and threads may share it: each process
@@ -174,7 +175,8 @@ class ImageStore:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"<ImageStore {self.path}: {len(self)} {self.kind} images{classes}{skipped}>"
 
-    def _repr_html_(self) -> str:
+    def text_as_html(self) -> str:
+        """Return the text below the picture, as HTML: a table."""
         row = "<tr><th>{}</th><td>{}</td></tr>"
         rows = (row.format(html.escape(key), html.escape(str(value))) for key, value in self.info.items())
         return f"<table><caption>ImageStore</caption>{''.join(rows)}</table>"

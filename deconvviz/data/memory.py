@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
 from deconvviz.types import Ints, Pixels
 
 
-class InMemoryImages:
+class InMemoryImages(Shown, drawn_by="draw_images"):
     """Labelled images from arrays: a dataset that needs no file.
 
     Every function that takes an image store takes it too. The arrays are not copied, so do not change them.

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from tqdm import tqdm
 
 from deconvviz.data.decode import as_image, decode, encode, pixels
 from deconvviz.data.images import StoreWriter
@@ -18,6 +16,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
 from deconvviz.errors import DataError, require
+from deconvviz.progress import progress_bar
 from deconvviz.results.files import atomic, one_line
 from deconvviz.types import Pathlike, Pixels
 
@@ -144,7 +143,7 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
         skipped: list[tuple[str, str]] = []
         with StoreWriter(temporary, size) as writer:
             results = in_order(reader, images.entries, settings.workers)
-            bar = tqdm(results, total=images.count, unit="image", disable=not settings.progress, file=sys.stderr)
+            bar = progress_bar(results, total=images.count, unit="image", disable=not settings.progress)
             for entry, result in bar:
                 if isinstance(result, str):
                     skipped.append((entry.name, result))

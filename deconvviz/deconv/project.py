@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import pictures_of
 from deconvviz.deconv.averages import averaged
 from deconvviz.deconv.plan import WindowPlan, make_plan
 from deconvviz.deconv.projection import Projection, SignalOptions, Unit
@@ -97,7 +98,9 @@ def project_units(
 
     Source: Zeiler and Fergus 2013, section 2.1; the windows are this package's.
     """
-    return project_by_rules(network, images, units, [rule], **signal)[rule]
+    projections = project_by_rules(network, images, units, [rule], **signal)[rule]
+    pictures = pictures_of(images)
+    return [replace(projection, picture=pictures[projection.image]) for projection in projections]
 
 
 @outside_inference_mode()

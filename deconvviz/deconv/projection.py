@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
-import torch
 from torch import Tensor
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS, SEEDS
 from deconvviz.deconv.rules import PixelBounds
 from deconvviz.errors import ProjectionError, require, require_choice
-from deconvviz.types import Box
+from deconvviz.notebook import Shown
+from deconvviz.types import Box, Pixels
 
 Unit = tuple[int, str, int, tuple[int, int]]  # image, layer, channel, (y, x) on the layer's map
 
@@ -83,7 +82,7 @@ class SignalOptions:
 
 
 @dataclass(frozen=True)
-class Projection:
+class Projection(Shown, drawn_by="draw_projection"):
     """What one unit carries back to the image.
 
     Attributes:
@@ -97,6 +96,7 @@ class Projection:
         pixels: [C, h, w], the projection inside the window; it is zero everywhere else.
         image_shape: (C, H, W).
         linearised: names of ops on the way that are not linear, for which their vector-Jacobian product stands.
+        picture: uint8 [H, W, 3], the image as the network received it, with the contrast stretched.
     """
 
     image: int
@@ -109,6 +109,7 @@ class Projection:
     pixels: Tensor
     image_shape: tuple[int, int, int]
     linearised: tuple[str, ...] = ()
+    picture: Pixels | None = field(default=None, repr=False, compare=False)
 
     def full(self) -> Tensor:
         """Return the projection on a zero canvas of the image's shape, [C, H, W]."""
@@ -121,16 +122,6 @@ class Projection:
         unit = f"{self.layer}:{self.channel}@{self.position[0]},{self.position[1]}"
         place = f"{self.window.height}x{self.window.width} px at {tuple(self.window)[:2]}"
         return f"Projection({unit} of image {self.image}, {self.rule}, value {self.value:.4g}, {place})"
-
-    def _repr_png_(self) -> bytes:
-        from PIL import Image
-
-        pixels = self.pixels.detach().float().cpu()
-        scaled = (127.5 + 127.5 * pixels / pixels.abs().max().clamp(min=1e-30)).round().to(torch.uint8)
-        picture = scaled.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(picture).resize((4 * picture.shape[1], 4 * picture.shape[0]), 0).save(buffer, "PNG")
-        return buffer.getvalue()
 
 
 def parse_unit(text: str) -> tuple[str, int, tuple[int, int] | None]:

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from deconvviz.errors import DataError
+
+
+class PageKeywords(TypedDict, total=False):
+    """What the public drawing functions take of `Page`, as keyword arguments."""
+
+    width: float | None
+    dpi: int | None
+
+
+class ColumnsKeywords(PageKeywords, total=False):
+    """The same of figures whose parts stand in rows."""
+
+    columns: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
 from deconvviz.results.results import arrays_below, reading
 from deconvviz.results.sealed import sealed
 from deconvviz.types import Array, Pathlike
@@ -27,7 +28,7 @@ from deconvviz.types import Array, Pathlike
 KIND, SCHEMA = "snapshots", 1
 
 
-class Snapshots:
+class Snapshots(Shown, drawn_by="draw_history"):
     """A file of snapshots, for reading. `SnapshotRecorder` writes it during a training.
 
     Attributes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from deconvviz.choices import PRECISIONS, Precision
 from deconvviz.errors import DataError, require
+from deconvviz.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,4 @@ class RunOptions:
             what: the word before the bar, such as "mining".
             done: how many were done before, by a run that was interrupted.
         """
-        from tqdm import tqdm
-
-        return tqdm(total=total, initial=done, unit=unit, desc=what, disable=not self.progress)
+        return progress_bar(total=total, initial=done, unit=unit, desc=what, disable=not self.progress)

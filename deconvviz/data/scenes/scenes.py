@@ -10,6 +10,7 @@ import numpy as np
 from deconvviz.data.scenes.artist import CLASSES, plan_scene
 from deconvviz.data.scenes.raster import Plan, masks, rasterise, render
 from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
 from deconvviz.types import Ints, Mask, Pixels
 
 _VERSION = "scenes 1"  # part of the fingerprint: a change of any pixel or label needs another
@@ -36,7 +37,7 @@ class Scene:
     parts: dict[str, Mask]
 
 
-class Scenes:
+class Scenes(Shown, drawn_by="draw_images"):
     """A dataset of drawn pictures: each shows one of ten kinds of objects, amid stray parts of others.
 
     The objects share their parts (eyes, wheels, windows, leaves, wings ...), which come in random colours, textures

@@ -6,14 +6,12 @@ The paper's table 3 on any images.
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
@@ -21,6 +19,7 @@ from deconvviz.errors import DataError, MismatchError, nearest
 from deconvviz.metrics.intervals import paired_interval
 from deconvviz.models.load import build_model
 from deconvviz.models.zfnet import ZFNet, zfnet
+from deconvviz.progress import write_line
 from deconvviz.results.folders import begin_or_resume
 from deconvviz.results.results import Result, stamped
 from deconvviz.studies.ablation.result import Variant, VariantTable
@@ -140,7 +139,7 @@ def ablate(
         if not job.is_finished(name):
             if how.progress:
                 count = f"{parameters[name]:,} parameters"
-                tqdm.write(f"{name} ({number} of {len(names)}): {count}", file=sys.stderr)
+                write_line(f"{name} ({number} of {len(names)}): {count}")
             job.measure(name, job.trained(name))
     return table_of(measured, parameters, shared["classes"] > 5)
 

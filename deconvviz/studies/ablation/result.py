@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, fields
 from typing import Any
 
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.ablation.variants import FULL
 from deconvviz.types import Pathlike
@@ -50,7 +50,7 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantTable:
+class VariantTable(Shown, drawn_by="draw_variants"):
     """Trained variants, side by side.
 
     Attributes:
@@ -83,6 +83,3 @@ class VariantTable:
             if row.difference is not None:
                 lines[-1] += f"  {row.difference:+.1%} [{row.low:+.1%}, {row.high:+.1%}]"
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deconvviz.metrics.intervals import standard_error
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Ints, Pathlike, Pixels
 
@@ -55,7 +55,7 @@ class PartScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Correspondence:
+class Correspondence(Shown, drawn_by="draw_correspondence"):
     """The paper's table 1, with the level of random masks for each part.
 
     Attributes:
@@ -105,9 +105,6 @@ class Correspondence:
             ]
             lines.append(f"{first.part:{width}s}  {first.image_sets.size:6d}" + "".join(cells))
         return "\n".join(line.rstrip() for line in lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def _standard_error(distances: Floats) -> float:

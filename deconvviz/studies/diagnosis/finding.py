@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deconvviz.choices import SEVERITIES, Severity
+from deconvviz.notebook import Shown
 from deconvviz.types import Array
 
 Kind = Literal["bars", "line", "histogram", "tiles", "scatter"]
@@ -36,7 +37,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Shown, drawn_by="draw_finding"):
     """One thing that is wrong with a network, or worth a look.
 
     Attributes:

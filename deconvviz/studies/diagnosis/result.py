@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deconvviz.choices import SEVERITIES, Severity
+from deconvviz.notebook import Shown
 from deconvviz.results.files import atomic
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.diagnosis.finding import Finding, Neighbour
@@ -48,7 +49,7 @@ class CheckSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Shown, drawn_by="draw_diagnosis"):
     """What `diagnose` found out about a network.
 
     Attributes:
@@ -110,7 +111,8 @@ class Diagnosis:
         lines += [f"  skipped: {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
+    def text_as_html(self) -> str:
+        """Return the text below the picture, as HTML: a table."""
         columns = ("severity", "check", "layer", "what", "remedy")
         rows = [_html_row("th", columns)]
         rows += [_html_row("td", [getattr(finding, name) for name in columns]) for finding in self.findings]

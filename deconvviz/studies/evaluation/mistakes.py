@@ -70,11 +70,12 @@ def find_mistakes(
             )
             if len(maps) < ILLUSTRATED:
                 maps.append(torch.stack([map_true, map_predicted]))
+    pictures = [feed.preprocess.picture(feed.images[record.image][0]) for record in records[: len(maps)]]
     return Mistakes(
         records=tuple(records),
         labelled=len(labelled),
         output_names=_output_names(names, outputs, feed.images.classes, network.outputs),
-        maps=torch.stack(maps).numpy() if maps else np.zeros((0, 2, 1, 1), np.float32),
+        **({"maps": torch.stack(maps).numpy(), "pictures": np.stack(pictures)} if maps else {}),
     )
 
 

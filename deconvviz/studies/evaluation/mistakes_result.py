@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
-from deconvviz.types import Pathlike
+from deconvviz.types import Pathlike, Pixels
 
 # Two maps with at least the first correlation mark the same place, with at most the second one different places (ours).
 SAME_PLACE, DIFFERENT_PLACES = 0.8, 0.3
@@ -67,7 +68,7 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mistakes:
+class Mistakes(Shown, drawn_by="draw_mistakes"):
     """The mistakes among some labelled images.
 
     Attributes:
@@ -75,12 +76,14 @@ class Mistakes:
         labelled: number of labelled images that were classified.
         output_names: names of the network's outputs.
         maps: float32 [n, 2, h, w] in 0..1, for the first few records the maps for the true and the predicted class.
+        pictures: uint8 [n, h, w, 3], the images of these records as the network saw them.
     """
 
     records: tuple[Mistake, ...]
     labelled: int
     output_names: tuple[str, ...]
     maps: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2, 1, 1), np.float32))
+    pictures: Pixels = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
 
     def confusions(self) -> list[Confusion]:
         """Return the pairs of classes that are confused, the most frequent one first."""

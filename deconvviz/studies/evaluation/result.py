@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, SECONDS
@@ -23,7 +24,7 @@ GROUPS = ("values", "curves", "fits", "maps")  # of arrays in the file, each one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Shown, drawn_by="draw_evaluation"):
     """What `evaluate` measured of N images.
 
     Attributes:
@@ -141,7 +142,8 @@ class Evaluation:
         lines = ["  ".join([method.ljust(16), *(text.rjust(15) for text in row)]) for method, row in rows.items()]
         return "\n".join(["  ".join(["method".ljust(16), *(column.rjust(15) for column in columns)]), *lines])
 
-    def _repr_html_(self) -> str:
+    def text_as_html(self) -> str:
+        """Return the text below the picture, as HTML: a table."""
         columns, rows = self._printed()
         table = [["method", *(column.replace("_", " ") for column in columns)]]
         table += [[method, *row] for method, row in rows.items()]

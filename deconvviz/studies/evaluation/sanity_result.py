@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Pathlike
 
@@ -13,7 +14,7 @@ DISSIMILAR = 0.5  # mean rank correlation up to which maps count as dissimilar; 
 
 
 @dataclass(frozen=True, kw_only=True)
-class SanityCheck:
+class SanityCheck(Shown, drawn_by="draw_sanity"):
     """How similar the maps of N images stay while the weights of L layers are randomised.
 
     Attributes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike, Pixels
 
@@ -55,7 +55,7 @@ class LayerEvolution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evolution:
+class Evolution(Shown, drawn_by="draw_evolution"):
     """What `evolve` found.
 
     Attributes:
@@ -141,6 +141,3 @@ class Evolution:
                 f"projections from {by_projections}"
             )
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.columns import SHARES
 from deconvviz.types import Floats, Pathlike
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedExplainer:
+class TrainedExplainer(Shown, drawn_by="draw_history"):
     """A trained explainer, its files and its history.
 
     Attributes:

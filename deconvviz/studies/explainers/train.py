@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from deconvviz.cam.learned.base import LearnedExplainer, Phase
 from deconvviz.cam.learned.files import configuration, save_explainer
@@ -26,6 +24,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import random_crops, room_for
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
+from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
 from deconvviz.results.tables import write_csv
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
@@ -349,7 +348,7 @@ class ExplainerTraining:
         record = {"phase": phase.name, "epoch": epoch + 1, "lr": self.rate(self.position.step - 1)}
         self.history.append({**record, **means, "seconds": seconds})
         if self.options.progress:
-            tqdm.write(report_epoch(f"{phase.name}, epoch {epoch + 1}", means, seconds), file=sys.stderr)
+            write_line(report_epoch(f"{phase.name}, epoch {epoch + 1}", means, seconds))
 
     def _require_finite(self, values: Any, what: str) -> None:
         where = f"phase {self.phase.name}, step {self.position.step}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from deconvviz.data.transforms import moving
 from deconvviz.errors import LayerNotFound, nearest
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Ints, Pathlike
 
@@ -56,7 +56,7 @@ class FilterDistances:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Invariance:
+class Invariance(Shown, drawn_by="draw_invariance"):
     """How the features of N images in L layers, and the probability of one class, change under transforms.
 
     Attributes:
@@ -258,9 +258,6 @@ class Invariance:
                 *self._lines(),
             ]
         )
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
 
     def _lines(self) -> Iterator[str]:
         for kind, steps in self.steps.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deconvviz.metrics.intervals import NORMAL_95, paired_interval
+from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike
@@ -21,7 +21,7 @@ STATE = ("right", "loss", "images", "total")  # numbers of the file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesions:
+class Lesions(Shown, drawn_by="draw_lesions"):
     """How a trained network does without each filter, or without each layer: sums over images, and their statistics.
 
     T is the number of lesions. The sums grow image by image, so that an interrupted job resumes from them.
@@ -206,6 +206,3 @@ class Lesions:
                 f"  without {self.name(i)}: drop {self.drop[i]:.1%} [{low:.1%}, {high:.1%}], log-loss {rise:+.3g}"
             )
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from deconvviz.choices import CONTROLS
 from deconvviz.metrics.intervals import area_under, median_interval
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Floats, Pathlike
 
@@ -79,7 +80,7 @@ class LayerFidelity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FidelityTable:
+class FidelityTable(Shown, drawn_by="draw_fidelity"):
     """The fidelity of rules on several layers of a network.
 
     Attributes:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from deconvviz.data.datasets import Images, labels_of, limited
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.recent import note_images
 from deconvviz.errors import CaptureError, DataError, require
 from deconvviz.graph.network import Network
+from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import reduced
@@ -98,6 +98,7 @@ def mine(
     }
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
     where = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
         layers={name: _empty_layer(network, name, k) for name in names},
@@ -198,7 +199,7 @@ class MiningRun:
                 "ask for fewer layers at once, or use another --device"
             ) from error
         self.batch_size = (self.batch_size + 1) // 2
-        tqdm.write(f"out of memory: continuing with batches of {self.batch_size}", file=sys.stderr)
+        write_line(f"out of memory: continuing with batches of {self.batch_size}")
 
 
 def _with_left_out(sources: Mapping[str, Any], left_out: Mapping[str, str]) -> dict[str, Any]:

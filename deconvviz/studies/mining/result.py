@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.choices import CHANNEL_CHOICES
-from deconvviz.errors import DataError
+from deconvviz.data.datasets import Images
+from deconvviz.data.recent import images_again
+from deconvviz.errors import DataError, MismatchError
+from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
@@ -34,19 +36,46 @@ class Winner(NamedTuple):
     rank: int
 
 
+class Origin(NamedTuple):
+    """Which images were mined, and where they are.
+
+    Attributes:
+        fingerprint: of the images.
+        path: of the store or the folder; None for images that were in memory.
+    """
+
+    fingerprint: str = ""
+    path: str | None = None
+
+    def open(self, images: Images | None = None) -> Images:
+        """Return the images: those that are given, else those that were mined.
+
+        Raises:
+            DataError: they are gone.
+            MismatchError: they are not those that were mined.
+        """
+        if images is None:
+            return images_again(self.fingerprint, self.path)
+        if images.fingerprint != self.fingerprint:
+            raise MismatchError(f"{images!r} given; these are not the images that were mined")
+        return images
+
+
 @dataclass(frozen=True, kw_only=True)
-class MinedLayer:
+class MinedLayer(Shown, drawn_by="draw_mined"):
     """What mining found in one layer.
 
     Attributes:
         name: of the layer.
         top: the table of the k strongest images of each channel.
         activity: how each channel behaved over all images.
+        origin: where the images are; a layer of a `Mined` knows it.
     """
 
     name: str
     top: TopK
     activity: Activity
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -113,7 +142,7 @@ class MinedLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mined(Mapping[str, MinedLayer]):
+class Mined(Mapping[str, MinedLayer], Shown, drawn_by="draw_mined"):
     """What mining found, as a mapping: layer name -> `MinedLayer`.
 
     Attributes:
@@ -133,6 +162,11 @@ class Mined(Mapping[str, MinedLayer]):
     total: int
     path: pathlib.Path | None = None
     figure_arrays: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        origin = Origin(self.config.get("store_fingerprint", ""), self.sources.get("images"))
+        layers = {name: replace(layer, origin=origin) for name, layer in self.layers.items()}
+        object.__setattr__(self, "layers", layers)
 
     def __getitem__(self, name: str) -> MinedLayer:
         """Return what was found in a layer; raises DataError where that layer was not mined."""
@@ -174,9 +208,6 @@ class Mined(Mapping[str, MinedLayer]):
         return f"Mined({self.config['model']}{progress})\n" + "\n".join(
             f"  {layer!r}" for layer in self.layers.values()
         )
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def load_mined(path: Pathlike) -> Mined:
@@ -236,7 +267,7 @@ class FilterPanel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerPanels:
+class LayerPanels(Shown, drawn_by="draw_grid"):
     """What a layer figure shows.
 
     Attributes:
@@ -261,3 +292,6 @@ class LayerPanels:
     why: str
     weights: NDArray[np.float32] | None
     largest_weight: float | None = None
+
+    def __repr__(self) -> str:
+        return f"LayerPanels({self.layer}: {len(self.panels)} filters, rule {self.rule})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from deconvviz.cam.window_grid import WindowGrid
 from deconvviz.models.labels import class_label
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 
@@ -36,7 +36,7 @@ class Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occlusion:
+class Occlusion(Shown, drawn_by="draw_occlusion"):
     """One image with a square in each of W windows.
 
     Attributes:
@@ -115,9 +115,6 @@ class Occlusion:
 
     def __repr__(self) -> str:
         return self.summary()
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def save_occlusions(occlusions: Sequence[Occlusion], path: Pathlike, names: Sequence[str] = ()) -> None:

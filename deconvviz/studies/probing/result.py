@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.probing.settings import ProbeSettings
 from deconvviz.types import Floats, Pathlike
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeResult:
+class ProbeResult(Shown, drawn_by="draw_probing"):
     """How well linear classifiers recognise the classes by the features of each layer.
 
     Attributes:
@@ -73,12 +73,9 @@ class ProbeResult:
         title = f"Mean accuracy of a class in %, deviation over {self.settings.splits} splits"
         return "\n".join([f"{title} of {self.tested} test images; chance {100 * self.chance:.1f}", *lines])
 
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
+class Transfer(Shown, drawn_by="draw_probing"):
     """The probes of several networks, on the same splits of the same images.
 
     Attributes:
@@ -119,6 +116,3 @@ class Transfer:
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {result!r}" for name, result in self.by_network.items())
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"

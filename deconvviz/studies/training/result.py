@@ -6,6 +6,8 @@ import pathlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from deconvviz.notebook import Shown
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(Shown, drawn_by="draw_history"):
     """A trained network.
 
     Attributes:

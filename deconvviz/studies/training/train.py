@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed, PictureBatch
@@ -24,6 +22,7 @@ from deconvviz.data.sampling import mean_colour, random_crops, room_for, split
 from deconvviz.errors import DataError, TrainingError
 from deconvviz.graph.evaluating import evaluating
 from deconvviz.models.weights import TRAINING
+from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
 from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
@@ -314,7 +313,7 @@ class NetworkTraining:
             self.recorder(epoch + 1, self.model, **metrics)
         if self.options.progress:
             name = f"epoch {epoch + 1}/{self.recipe.epochs}"
-            tqdm.write(report_epoch(name, metrics, record["seconds"]), file=sys.stderr)
+            write_line(report_epoch(name, metrics, record["seconds"]))
 
     def _validated(self) -> dict[str, float]:
         if not len(self.held_out):

@@ -10,8 +10,8 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from deconvviz.progress import progress_bar
 from deconvviz.studies.atlas.site.folders import read_stamp, remove_others, write_stamp
 from deconvviz.studies.atlas.site.inputs import DecisionsFile, GalleryFile, SiteImages
 from deconvviz.types import Ints
@@ -47,7 +47,7 @@ def write_pictures(folder: pathlib.Path, used: Ints, images: SiteImages, progres
         write_stamp(folder, {"format": FORMAT, "images": samples, "looks": _pictures_digest(samples, images)})
     paths = {int(i): folder / f"{int(i) // 1000:04d}" / f"{int(i):07d}.webp" for i in used}
     missing = {image: path for image, path in paths.items() if not path.is_file()}
-    for image, path in tqdm(missing.items(), "pictures", disable=not progress or not missing, leave=False):
+    for image, path in progress_bar(missing.items(), desc="pictures", disable=not progress or not missing, leave=False):
         path.parent.mkdir(exist_ok=True)
         save_picture(path, images.picture(image), quality=QUALITY)
 

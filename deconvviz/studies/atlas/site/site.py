@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from tqdm import tqdm
 
 from deconvviz.errors import DataError
+from deconvviz.progress import progress_bar
 from deconvviz.results.files import atomic
 from deconvviz.studies.atlas.site.decisions import write_decisions
 from deconvviz.studies.atlas.site.folders import make_folder, remove_parts
@@ -105,7 +105,7 @@ def build_site(
     for name in FOLDERS:
         make_folder(folder / name)
     remove_parts(folder, PAGES, FOLDERS)
-    for gallery in tqdm(gallery_files, "layers", disable=not progress, leave=False):
+    for gallery in progress_bar(gallery_files, desc="layers", disable=not progress, leave=False):
         write_layer(folder / "layers" / gallery.folder, gallery, images)
     if decisions_file:
         write_decisions(folder / "decisions", decisions_file)

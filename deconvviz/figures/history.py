@@ -1,0 +1,52 @@
+"""Curves over the epochs of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from deconvviz.figures.page import OWN, Page
+from deconvviz.figures.sheet import SMALL, Sheet
+from deconvviz.types import Floats
+
+HEIGHT, PANEL, LEAST = 2.2, 3.2, 1.2  # inches: height and width of a panel, and the least width
+LABELS, EDGE = 0.55, 0.15  # inches: for a panel's labels, and at the page's border
+MARKED = 40  # epochs: the points of a longer training are not marked
+STYLES = ("-", "--", ":", "-.")
+
+
+def draw_curves(panels: Mapping[str, Mapping[str, Floats]], title: str, caption: str, page: Page = OWN) -> Figure:
+    """Draw a panel for each quantity, with a line for each metric that is measured in it.
+
+    Args:
+        panels: label of the vertical axis -> name of a metric -> float64 [points, 2], (epoch, value).
+        title: text above.
+        caption: text below.
+        page: what is asked for of the page.
+
+    >>> figure = draw_curves({"share of images": {"accuracy": np.array([[1.0, 0.5], [2.0, 0.7]])}}, "", "")
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['share of images']
+    """
+    fixed = len(panels) * LABELS + EDGE
+    width = page.fitted(PANEL, fixed, len(panels), LEAST)
+    sheet = Sheet(fixed + len(panels) * width, LABELS + HEIGHT + EDGE, title, caption, page=page)
+    for number, (label, curves) in enumerate(panels.items()):
+        axes = sheet.panel(LABELS + number * (width + LABELS), sheet.bottom + LABELS, width, HEIGHT)
+        colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(curves)))
+        for place, (name, points) in enumerate(curves.items()):
+            style: dict[str, Any] = {
+                "linestyle": STYLES[place % len(STYLES)],
+                "marker": "o" if len(points) <= MARKED else "",
+            }
+            axes.plot(*points.T, color=colours[place], label=name, markersize=2.5, linewidth=1.2, **style)
+        axes.set_xlabel("epoch", fontsize=7)
+        axes.set_ylabel(label, fontsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=SMALL, frameon=False)
+    return sheet.figure
