@@ -19,6 +19,7 @@ DPI = 200
 TITLE, HEADING, CAPTION, SMALL = 10, 8, 6.5, 6  # sizes of text in points
 CHARACTER, LINE = 0.05, 0.13  # inches: the mean width of a letter of a caption, and the height of a line
 TITLE_CHARACTER, TITLE_LINE = 0.085, 0.17  # inches: the same of a title
+MARGIN = 0.08  # inches above and below a body without title and caption
 TILE_GAP = 0.02  # inches between the pictures of a mosaic
 HEAD, FOOT = 0.5, 0.2  # inches that are added for the title, and around the lines of the caption
 
@@ -44,18 +45,19 @@ class Sheet:
         Args:
             width: of the page.
             body: height of what is drawn between title and caption.
-            title: text above the body, in bold; "" takes no room.
-            caption: text below the body, wrapped to the page's width; its own line breaks stay. "" takes no room.
+            title: text above the body, in bold; "" leaves a small margin.
+            caption: text below the body, wrapped to the page's width; its own line breaks stay. "" leaves a small
+                margin.
             dpi: pixels per inch.
             page: what is asked for: it may replace the title and the pixels per inch, and leave the caption out.
         """
         title, dpi = title if page.title is None else page.title, page.dpi or dpi
         title = "\n".join(textwrap.wrap(title, max(int((width - 0.2) / TITLE_CHARACTER), 1)))
         lines = wrapped(caption, width) if page.caption else []
-        self.bottom = FOOT + LINE * len(lines) if lines else 0.0
+        self.bottom = FOOT + LINE * len(lines) if lines else MARGIN
         self.top = self.bottom + body
         further = TITLE_LINE * title.count("\n")
-        self.width, self.height = width, self.top + (HEAD + further if title else 0.0)
+        self.width, self.height = width, self.top + (HEAD + further if title else MARGIN)
         self.figure = Figure(figsize=(self.width, self.height), dpi=dpi)
         if title:
             self.text(

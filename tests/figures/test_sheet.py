@@ -41,7 +41,7 @@ def test_a_page_is_body_title_and_caption() -> None:
     three = Sheet(4.0, 2.0, "title", "one\ntwo\nthree")
     assert three.bottom == pytest.approx(0.2 + 3 * 0.13) and three.height == pytest.approx(0.59 + 2 + 0.5)
     bare = Sheet(4.0, 2.0, "", "")
-    assert (bare.bottom, bare.top, bare.height) == (0, 2, 2) and not bare.figure.texts
+    assert (bare.bottom, bare.top, bare.height) == pytest.approx((0.08, 2.08, 2.16)) and not bare.figure.texts
 
 
 def test_axes_are_where_they_are_put() -> None:
