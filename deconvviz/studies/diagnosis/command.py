@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
@@ -21,8 +21,10 @@ from deconvviz.version import __version__
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.graph.network import Network
+    from deconvviz.studies.diagnosis.comparison import Difference
     from deconvviz.studies.diagnosis.result import Diagnosis
 
+WORSE = "worse"  # of --fail-on: than the network of --compare
 MARK = "deconvviz diagnose"  # every page of this command holds it
 # What a report consists of besides its page; a folder with nothing else may be written into.
 REPORT = {"diagnosis.json", "other.json", "findings.csv", "classes.csv", "evidence"}
@@ -114,8 +116,9 @@ def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> Non
 @click.option("--compare-weights", default="DEFAULT", metavar="DEFAULT|FILE|none", help="Weights of the other network.")
 @click.option(
     "--fail-on",
-    type=click.Choice(SEVERITIES),
-    help="Exit with 1 where there is a finding of that severity or a higher one.",
+    type=click.Choice((*SEVERITIES, WORSE)),
+    help="Exit with 1 where there is a finding of that severity or a higher one, or where something is worse than in "
+    "the network of --compare.",
 )
 @run_options(batch_size="Images in one pass.", workers=DECODING, seed="Seed of sampled positions and signs.")
 @model_options
@@ -126,7 +129,7 @@ def diagnose(
     choices: ReportOptions,
     compare: str | None,
     compare_weights: str,
-    fail_on: Severity | None,
+    fail_on: str | None,
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
@@ -143,8 +146,11 @@ def diagnose(
       deconvviz diagnose zfnet photos.h5 --weights 7x7.pth --compare zfnet --compare-weights 11x11.pth
     """
     from deconvviz.data.datasets import open_images
+    from deconvviz.studies.diagnosis.comparison import differences
 
     folder = pathlib.Path(out)
+    if fail_on == WORSE and compare is None:
+        raise DataError(f"--fail-on {WORSE} given without another network; name it with --compare MODEL")
     _check(folder, choices.checks)
     opened = open_images(images)
     both = [_diagnosed(model, options, opened, choices, run)]
@@ -156,9 +162,29 @@ def diagnose(
     _write(folder, [model, *([compare] if compare else [])], images, both)
     diagnosis = both[0].diagnosis
     click.echo(repr(diagnosis))
+    changes = differences(diagnosis, both[1].diagnosis) if len(both) > 1 else ()
+    if compare is not None:
+        click.echo(f"compared with {compare}: {_told(map(str, changes)) or 'nothing is better or worse'}")
     click.echo(f"open {folder / 'index.html'}")
-    if fail_on is not None and diagnosis.at_least(fail_on):
+    failing = _failing(diagnosis, changes, fail_on)
+    if failing:
+        click.echo(f"--fail-on {fail_on}: {_told(failing)}", err=True)
         raise SystemExit(1)
+
+
+def _failing(diagnosis: Diagnosis, changes: Sequence[Difference], fail_on: str | None) -> list[str]:
+    """Return what fails the run, a line or more each."""
+    from deconvviz.studies.diagnosis.result import lines_of
+
+    if fail_on == WORSE:
+        return [str(change) for change in changes if change.worse]
+    at_least = () if fail_on is None else diagnosis.at_least(cast(Severity, fail_on))
+    return [line for finding in at_least for line in lines_of(finding)]
+
+
+def _told(lines: Iterable[str]) -> str:
+    """Return lines below each other, indented, the first one on a line of its own."""
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _check(folder: pathlib.Path, checks: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from deconvviz.figures.tiles import mosaic
 from deconvviz.types import Floats
 
 if TYPE_CHECKING:
-    from deconvviz.studies.diagnosis.finding import Evidence, Finding
+    from deconvviz.studies.diagnosis.finding import Evidence
 
 DPI = 150  # the page embeds these figures; more would only make it larger
 WIDTH = 7.2  # inches
@@ -33,15 +33,15 @@ LETTER, ROW = 0.062, 0.12  # inches: the width of a letter of a tile's label, an
 BLOCK, SPACE = 4.4, 0.3  # inches: the width of a network's first layer, and the space around it
 
 
-def draw_evidence(finding: Finding, title: str, caption: str) -> Figure:
+def draw_evidence(evidence: Evidence, title: str, caption: str) -> Figure:
     """Draw what a finding shows: bars, a histogram, lines, points or pictures.
 
     Args:
-        finding: a finding; its evidence says what is drawn.
+        evidence: what is drawn.
         title: the heading; a long one is wrapped.
         caption: what stands below. Where the evidence says what its pictures show, that is added in front.
     """
-    evidence, title = finding.evidence, "\n".join(textwrap.wrap(title, TITLE)[:2])
+    title = "\n".join(textwrap.wrap(title, TITLE)[:2])
     if evidence.kind == "tiles":
         return _tiles(evidence, title, f"{evidence.x}\n{caption}" if evidence.x else caption)
     sheet = Sheet(WIDTH, _height(evidence), title, caption, DPI)

@@ -10,6 +10,7 @@ from deconvviz.studies.diagnosis.checks import (
     aliasing,
     classes,
     filters,
+    images,
     pairs,
     receptive_field,
     removable,
@@ -19,8 +20,8 @@ from deconvviz.studies.diagnosis.checks import (
 )
 from deconvviz.studies.diagnosis.registry import CHECKS
 
-# The cheap and general ones first.
-MODULES = (filters, pairs, spectrum, responses, aliasing, receptive_field, removable, unsettled, classes)
+# What puts the others in doubt first, then the cheap and general ones.
+MODULES = (images, filters, pairs, spectrum, responses, aliasing, receptive_field, removable, unsettled, classes)
 _PLACES = {module.__name__: place for place, module in enumerate(MODULES)}
 NAMES = tuple(sorted(CHECKS, key=lambda name: _PLACES.get(CHECKS[name].function.__module__, len(MODULES))))
 
