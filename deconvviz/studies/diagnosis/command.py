@@ -15,6 +15,7 @@ from deconvviz.cli.inputs import matched_outputs, open_model, output_names
 from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, run_options
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
+from deconvviz.registry import require_name
 from deconvviz.run.options import RunOptions
 from deconvviz.version import __version__
 
@@ -99,11 +100,11 @@ def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> Non
     """Print the checks and leave: no model is needed for that."""
     if not asked or context.resilient_parsing:
         return
-    from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
+    from deconvviz.studies.diagnosis.registry import check_declarations
 
-    for entry in (CHECKS[name] for name in NAMES):
-        needs = f" (needs {', '.join(entry.needs)})" if entry.needs else ""
-        click.echo(f"{entry.name}: {entry.title}{needs}\n  {entry.docstring.splitlines()[0]}")
+    for entry in check_declarations().values():
+        needs = f" (needs {', '.join(entry.keywords['needs'])})" if "needs" in entry.keywords else ""
+        click.echo(f"{entry.name}: {entry.arguments[0]}{needs}\n  {entry.docstring.splitlines()[0]}")
     context.exit()
 
 
@@ -145,13 +146,13 @@ def diagnose(
       deconvviz diagnose zfnet photos.h5 --weights zfnet.pth --snapshots evolution.h5 --fail-on serious
       deconvviz diagnose zfnet photos.h5 --weights 7x7.pth --compare zfnet --compare-weights 11x11.pth
     """
-    from deconvviz.data.datasets import open_images
-    from deconvviz.studies.diagnosis.comparison import differences
-
     folder = pathlib.Path(out)
     if fail_on == WORSE and compare is None:
         raise DataError(f"--fail-on {WORSE} given without another network; name it with --compare MODEL")
-    _check(folder, choices.checks)
+    _check(folder, choices.checks)  # before torch is imported
+    from deconvviz.data.datasets import open_images
+    from deconvviz.studies.diagnosis.comparison import differences
+
     opened = open_images(images)
     both = [_diagnosed(model, options, opened, choices, run)]
     if compare is not None:
@@ -189,10 +190,10 @@ def _told(lines: Iterable[str]) -> str:
 
 def _check(folder: pathlib.Path, checks: tuple[str, ...]) -> None:
     """Refuse an unknown check, or a folder that holds other files, before the work."""
-    from deconvviz.studies.diagnosis.checks import CHECKS
+    from deconvviz.studies.diagnosis.registry import check_declarations
 
     for name in checks:
-        _ = CHECKS[name]
+        require_name("check", name, check_declarations())
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; give a folder with --out")
     page = folder / "index.html"

@@ -22,6 +22,7 @@ from deconvviz.cli.options import (
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
+from deconvviz.errors import require_choice
 from deconvviz.run.options import RunOptions
 
 if TYPE_CHECKING:
@@ -174,10 +175,15 @@ def evaluate(
       deconvviz evaluate torchvision:resnet18 photos.h5 -l layer4 -m grad-cam -m recipro-cam -o table.csv
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
     """
+    from deconvviz.cam.catalogue import require_methods
+
+    table = check_table(out)
+    require_methods(*methods)  # before torch is imported
+    for group in names_of(measured.metrics):
+        require_choice("metrics", group, METRIC_GROUPS)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.evaluation.measure import evaluate as measure
 
-    table = check_table(out)
     labelled_images = open_images(images)
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
