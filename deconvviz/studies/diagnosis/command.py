@@ -160,7 +160,7 @@ def diagnose(
         both.append(
             _diagnosed(compare, its_options, opened, dataclasses.replace(choices, layers=(), snapshots=None), run)
         )
-    _write(folder, [model, *([compare] if compare else [])], images, both)
+    _write(folder, [model, *([compare] if compare else [])], images, both, run.progress)
     diagnosis = both[0].diagnosis
     click.echo(repr(diagnosis))
     changes = differences(diagnosis, both[1].diagnosis) if len(both) > 1 else ()
@@ -230,7 +230,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
     return Diagnosed(network, diagnosis)
 
 
-def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed]) -> None:
+def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed], progress: bool) -> None:
     """Write the report, its page last: a folder without a page is an unfinished report."""
     from deconvviz.studies.diagnosis.diagnose import first_filters
     from deconvviz.studies.diagnosis.page import write_report
@@ -256,4 +256,5 @@ def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diag
         version=__version__,
         other=other,
         first_layers=[first_filters(each.network) for each in both],
+        progress=progress,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.figures.tiles import rendered
 from deconvviz.results.files import atomic
+from deconvviz.run.options import RunOptions
 from deconvviz.studies.diagnosis.comparison import differences
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
 from deconvviz.studies.diagnosis.joining import FIRST
@@ -61,6 +62,7 @@ def write_report(
     version: str,
     other: Diagnosis | None = None,
     first_layers: Sequence[Floats | None] = (),
+    progress: bool = False,
 ) -> None:
     """Write index.html and the figures of a diagnosis into a folder that exists.
 
@@ -73,6 +75,7 @@ def write_report(
         version: of deconvviz.
         other: diagnosis of the other network; None where there is none.
         first_layers: the first-layer filters of both networks, [n, h, w, 3]; None where there are none to show.
+        progress: whether a progress bar is shown on standard error.
 
     Raises:
         DataError: a file cannot be written.
@@ -83,7 +86,11 @@ def write_report(
         if FIGURE_NAMES.fullmatch(path.name):  # of an earlier report
             path.unlink()
     titles = {summary.name: summary.title for summary in diagnosis.checks}
-    entries = [_entry(place, n, finding, titles, command) for n, finding in enumerate(diagnosis.findings, 1)]
+    entries = []
+    with RunOptions(progress=progress).bar("finding", len(diagnosis.findings), "figures") as bar:
+        for n, finding in enumerate(diagnosis.findings, 1):
+            entries.append(_entry(place, n, finding, titles, command))
+            bar.update()
     groups = [
         {
             "severity": severity,

@@ -211,10 +211,10 @@ def evaluate(
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
         feed = _feed(labelled_images, opened, len(evaluation.names), run)
-        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table)
+        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, run.progress)
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
-        _check_sanity(check.sanity, options_by_method, how, feed, opened, run.seed, table)
+        _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table)
 
 
 def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, measured: MetricOptions) -> None:
@@ -264,13 +264,19 @@ def _feed(images: Images, opened: OpenedModel, count: int, run: RunOptions) -> F
 
 
 def _report_mistakes(
-    explainer: Explainer, feed: Feed, network: Network, outputs: Ints, class_names: Sequence[str], table: pathlib.Path
+    explainer: Explainer,
+    feed: Feed,
+    network: Network,
+    outputs: Ints,
+    class_names: Sequence[str],
+    table: pathlib.Path,
+    progress: bool,
 ) -> None:
     """List the images that are classified incorrectly, and draw the maps of the first few."""
     from deconvviz.figures.overlay import draw_maps, shortened
     from deconvviz.studies.evaluation.mistakes import find_mistakes
 
-    mistakes = find_mistakes(network, feed, explainer, outputs, class_names)
+    mistakes = find_mistakes(network, feed, explainer, outputs, class_names, progress=progress)
     mistakes.save_csv(beside(table, ".wrong.csv"), beside(table, ".confusions.csv"))
     click.echo(repr(mistakes))
     illustrated = mistakes.records[: len(mistakes.maps)]
@@ -305,7 +311,7 @@ def _check_sanity(
     how: MethodOptions,
     feed: Feed,
     opened: OpenedModel,
-    seed: int,
+    run: RunOptions,
     table: pathlib.Path,
 ) -> None:
     """Randomise the network's weights, and print and draw how similar each method's maps stay."""
@@ -323,8 +329,8 @@ def _check_sanity(
                 f"note: no sanity check of {method}: a trained explainer belongs to one network's weights", err=True
             )
             continue
-        explain = explanation_by(method, network, how.layers, seed=seed, **own_options)
-        checks[method] = sanity_check(explain, model, images, randomisation, seed)
+        explain = explanation_by(method, network, how.layers, seed=run.seed, **own_options)
+        checks[method] = sanity_check(explain, model, images, randomisation, run.seed, run.progress)
         last = checks[method].similarity["spearman"][-1].mean()
         verdict = "passes" if checks[method].passes() else "FAILS"
         click.echo(f"sanity, {randomisation}: {method} {verdict} (rank correlation {last:.2f} after the last layer)")
@@ -333,7 +339,7 @@ def _check_sanity(
     save_sanity_checks(checks, beside(table, ".sanity.csv"))
     count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     caption = (
-        f"{count}; {randomisation} randomisation, seed {seed}. Points are means over the images; 1 is the same map. "
+        f"{count}; {randomisation} randomisation, seed {run.seed}. Points are means over the images; 1 is the same map. "
         f"{SANITY_NOTE}"
     )
     figure = draw_sanity(checks, f"Sanity check of {network.name}", caption)
