@@ -339,8 +339,8 @@ def _check_sanity(
     save_sanity_checks(checks, beside(table, ".sanity.csv"))
     count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     caption = (
-        f"{count}; {randomisation} randomisation, seed {run.seed}. Points are means over the images; 1 is the same map. "
-        f"{SANITY_NOTE}"
+        f"{count}; {randomisation} randomisation, seed {run.seed}. Points are means over the images; 1 is the same "
+        f"map. {SANITY_NOTE}"
     )
     figure = draw_sanity(checks, f"Sanity check of {network.name}", caption)
     save_figure(figure, beside(table, ".sanity.png"), caption)
