@@ -66,6 +66,10 @@ class BlurWindow:
         return f"({self.window}, {self.sigma}) px of {REFERENCE}"
 
 
+SQUARE, STRIDE = Length(32), Length(16)  # of the occluder, where none is given: our choice, the paper states neither
+STRONG_BLUR = BlurWindow(51, 50.0)  # leaves no object: Group-CAM's, whose release has these numbers for 224 px
+
+
 def same_share(length: int, side: int, other_side: int) -> int:
     """Return the length that has the same share of another side, in whole pixels.
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from deconvviz.errors import DeconvvizError, nearest
 
 T = TypeVar("T")
+
+
+def require_name(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise DeconvvizError with the nearest names where a name is not known; `kind` says what it would be of."""
+    if name not in known:
+        raise DeconvvizError(f"no {kind} named {name!r}; {nearest(name, known)}")
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -25,10 +31,8 @@ class Registry(Mapping[str, T], Generic[T]):
         return entry
 
     def __getitem__(self, name: str) -> T:
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise DeconvvizError(f"no {self.kind} named {name!r}; {nearest(name, self._entries)}") from None
+        require_name(self.kind, name, self._entries)
+        return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -9,7 +9,18 @@ from functools import cache
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "deconvviz"
 # What a room may import. The files beside the rooms (errors, types, choices, ...) are everybody's.
-ROOT = {"errors", "registry", "types", "choices", "arrays", "lengths", "notebook", "progress", "version"}
+ROOT = {
+    "errors",
+    "registry",
+    "types",
+    "choices",
+    "arrays",
+    "lengths",
+    "notebook",
+    "progress",
+    "version",
+    "declarations",
+}
 BELOW: dict[str, set[str]] = {"graph": ROOT, "results": ROOT}
 BELOW["data"] = ROOT | {"results"}
 BELOW["models"] = ROOT

@@ -19,13 +19,12 @@ from deconvviz.cam.explain import cam, constant_maps_allowed
 from deconvviz.cam.methods.scales import BLUR as SESS_BLUR
 from deconvviz.cam.occluder import filling
 from deconvviz.cam.registry import METHODS
-from deconvviz.cam.shaping import STRONG_BLUR
 from deconvviz.cam.shaping import gaussian_blur as reflected_blur
 from deconvviz.cli.inputs import with_input
 from deconvviz.cli.main import cli
 from deconvviz.data.transforms import default_steps
 from deconvviz.errors import MismatchError
-from deconvviz.lengths import BlurWindow, Length
+from deconvviz.lengths import STRONG_BLUR, BlurWindow, Length
 from deconvviz.metrics.curves import INSERTION_BLUR
 from deconvviz.studies.evaluation.measure import evaluate
 from deconvviz.studies.occlusion.measure import occlude

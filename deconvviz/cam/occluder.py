@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import Read, View
-from deconvviz.cam.shaping import STRONG_BLUR, gaussian_blur
+from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
+from deconvviz.lengths import STRONG_BLUR
 
 DRAWN_FILLS = ("blur", "noise")  # are made of the image itself
 GREY = 0.5  # of a pixel's range: the paper's square is grey

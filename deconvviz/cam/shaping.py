@@ -18,9 +18,6 @@ from torch.nn import functional
 
 from deconvviz.choices import CONVENTIONS
 from deconvviz.errors import DataError
-from deconvviz.lengths import BlurWindow
-
-STRONG_BLUR = BlurWindow(51, 50.0)  # leaves no object: Group-CAM's, whose release has these numbers for 224 px
 
 
 def resized(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

@@ -10,10 +10,7 @@ import numpy as np
 
 from deconvviz.choices import BORDERS
 from deconvviz.errors import DataError, require_choice
-from deconvviz.lengths import Length
 from deconvviz.types import Array, Floats, Ints, Mask
-
-SQUARE, STRIDE = Length(32), Length(16)  # of the occluder, where none is given: our choice, the paper states neither
 
 
 def starts(room: int, side: int, step: int, border: str = "flush") -> list[int]:

@@ -31,12 +31,11 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
     """Print the methods with their options and sources, and exit."""
     if not requested or context.resilient_parsing:
         return
-    from deconvviz.cam import explain  # noqa: F401, the methods register
-    from deconvviz.cam.registry import METHODS
+    from deconvviz.cam.catalogue import method_declarations
 
-    for method in METHODS.values():
-        options = ", ".join(f"{key}={value!r}" for key, value in method.options.items())
-        click.echo(f"{method.name:18s}{' '.join(method.source.split())[:150]}")
+    for method in method_declarations().values():
+        options = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items())
+        click.echo(f"{method.name:18s}{' '.join(method.docstring.split())[:150]}")
         if options:
             click.echo(f"{'':18s}options: {options}")
     context.exit()
@@ -99,6 +98,10 @@ def cam(
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
+    from deconvviz.cam.catalogue import require_methods
+
+    method_names = names_of(methods)
+    require_methods(*method_names)  # before torch is imported
     from deconvviz.figures.overlay import SIGNED, draw_maps
     from deconvviz.figures.sheet import image_label, shortened
     from deconvviz.models.labels import class_label
@@ -107,7 +110,6 @@ def cam(
         check_place(out)
     else:
         check_figure(out)
-    method_names = names_of(methods)
     photos = [read_image(path) for path in images]
     opened = open_model(model, options)
     network, preprocess, loaded = opened

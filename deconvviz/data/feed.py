@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deconvviz.arrays import evenly
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
@@ -24,7 +26,48 @@ if TYPE_CHECKING:
 
 
 ENLARGED = 2  # times: beyond that, images are hardly those that the network was trained on
-SIZES = 100  # images whose sizes are looked at
+SIZES, READ = 100, 5  # images whose sizes are looked at; where no sizes are known, so many are read for it
+OWN_SIZE = "if it was trained on images of their own size, say so with --input and --resize"
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """How much images are enlarged for a network.
+
+    Attributes:
+        factor: by how much; below 1 where they are reduced.
+        height: median height of the images in pixels.
+        width: median width in pixels.
+    """
+
+    factor: float
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"images of {self.width} x {self.height} px are enlarged {self.factor:.1f} times for this network"
+
+
+def enlargement(images: Images, preprocess: Preprocess, indices: Ints) -> Enlargement | None:
+    """Return how much most of some images are enlarged: far enlarged, the network sees a blur. None for no images.
+
+    Args:
+        images: the dataset. Where it has no `sizes`, a few of the images are read.
+        preprocess: how an image becomes the network's input.
+        indices: int64 [n], the images that are meant.
+
+    >>> from deconvviz.data.scenes.scenes import Scenes
+    >>> str(enlargement(Scenes(6), Preprocess(resize=216, crop=200), np.arange(6)))
+    'images of 72 x 72 px are enlarged 3.0 times for this network'
+    """
+    if not len(indices):
+        return None
+    sizes = getattr(images, "sizes", None)
+    some = indices[evenly(len(indices), READ if sizes is None else SIZES)]
+    sides = [images[int(index)][0].shape[:2] for index in some] if sizes is None else np.asarray(sizes)[some]
+    height, width = (int(side) for side in np.median(sides, 0))
+    factor = min(a / b for a, b in zip(preprocess.resized(height, width), (height, width), strict=True))
+    return Enlargement(factor, height, width)
 
 
 class PictureBatch(NamedTuple):
@@ -84,19 +127,12 @@ class Feed:
         self._note_enlargement()
 
     def _note_enlargement(self) -> None:
-        """Warn where most images are far smaller than what they are resized to: the network then sees a blur."""
-        sizes = getattr(self.images, "sizes", None)
-        if sizes is None or not len(self.indices):
+        """Warn where most images are far smaller than what they are resized to; no image is read for it."""
+        if not hasattr(self.images, "sizes"):
             return
-        sides = np.asarray(sizes)[self.indices[:: max(len(self.indices) // SIZES, 1)]]
-        height, width = (int(side) for side in np.median(sides, 0))
-        factor = min(a / b for a, b in zip(self.preprocess.resized(height, width), (height, width), strict=True))
-        if factor > ENLARGED:
-            warnings.warn(
-                f"images of {width} x {height} px are enlarged {factor:.1f} times for this network; if it was trained "
-                "on images of their own size, say so with --input and --resize",
-                stacklevel=3,
-            )
+        measured = enlargement(self.images, self.preprocess, self.indices)
+        if measured is not None and measured.factor > ENLARGED:
+            warnings.warn(f"{measured}; {OWN_SIZE}", stacklevel=3)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -27,10 +27,13 @@ def in_order(function: Callable[[Item], Outcome], items: Iterable[Item], workers
     [0, 1, 4, 9, 16]
     """
     waiting: deque[Future[Outcome]] = deque()
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    pool = ThreadPoolExecutor(max(workers, 1))
+    try:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, what has not begun is not begun

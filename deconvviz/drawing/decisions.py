@@ -223,4 +223,4 @@ def draw_finding(finding: Finding, title: str | None = None, caption: str = "") 
     >>> dv.draw_finding(finding).axes[0].get_xlabel()
     'share of images'
     """
-    return diagnosing.draw_evidence(finding, finding.what if title is None else title, caption)
+    return diagnosing.draw_evidence(finding.evidence, finding.what if title is None else title, caption)

@@ -77,6 +77,7 @@ class Op:
         channels_first: what it gives has its channels first, also with one dimension of positions: [N, C, L].
         averages: it takes means over positions.
         normalises: it scales and shifts each channel by itself, with learned numbers.
+        standardises: it was trained to bring its input to a mean of 0 and a deviation of 1, as BatchNorm and its kin.
         may_alias: its result may be its input itself, not a copy.
         fresh: its result never shares memory with another value.
         pads: it puts a border around the rows and columns.
@@ -97,6 +98,7 @@ class Op:
     channels_first: bool = False
     averages: bool = False
     normalises: bool = False
+    standardises: bool = False
     may_alias: bool = False
     fresh: bool = False
     pads: bool = False

@@ -271,6 +271,7 @@ _entries(
     reach=reach.pointwise,
     transpose=_batch_norm_transpose,
     normalises=True,
+    standardises=True,
     channels_first=True,
     fresh=True,
 )
@@ -340,6 +341,7 @@ _entries(
 )
 _entries("sigmoid hardsigmoid tanh exp sqrt rsqrt pow clamp abs log square", kind="other", reach=reach.elementwise)
 _entries("softmax _softmax log_softmax", kind="other", reach=_along(1))
-_entries("layer_norm", kind="other", reach=_layer_norm_reach)
-_entries("group_norm instance_norm", kind="other", channels_first=True)
+_entries("layer_norm", kind="other", reach=_layer_norm_reach, standardises=True)
+_entries("group_norm instance_norm", kind="other", channels_first=True, standardises=True)
+_entries("norm_of_batch", kind="other", standardises=True)
 _entries("local_response_norm", kind="lrn", reach=reach.pointwise)

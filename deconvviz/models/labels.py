@@ -14,6 +14,10 @@ from deconvviz.errors import DataError, TargetError, nearest
 from deconvviz.types import Ints, Pathlike
 
 SYNSET = re.compile(r"n\d{8}")  # WordNet's numbers, which are the names of ImageNet's folders
+OWN_SETTINGS = (
+    "see whether the weights, the preprocessing (--mean, --std, --input) and the order of the classes (--classes) are "
+    "the network's own"
+)
 FEW, NEAR_CHANCE = 20, 1.5  # images that tell something; times chance
 IMAGENET = 1000  # outputs of a network that tells ImageNet's classes apart
 
@@ -119,21 +123,30 @@ def output_named(text: str, names: Sequence[str]) -> int:
     raise TargetError(f"no class {text!r}; {advice}")
 
 
-def note_chance(correct: float, count: int, classes: int) -> None:
-    """Warn where a network classifies images hardly better than by chance: labels or preprocessing may not be its own.
+def near_chance(correct: float, count: int, classes: int) -> str | None:
+    """Say where a network classifies images hardly better than by chance: labels or preprocessing may not be its own.
 
     Args:
         correct: share of the images that are classified correctly, 0..1.
         count: number of images; with fewer than 20 nothing is said.
         classes: number of classes among them.
+
+    Returns:
+        What was measured, in words; None where the network does better, or where too little is known.
+
+    >>> near_chance(0.125, 80, 10)
+    '12.5% of 80 images are classified correctly, and 1 of 10 classes would be by chance'
     """
-    if count >= FEW and classes > 1 and correct <= NEAR_CHANCE / classes:
-        warnings.warn(
-            f"{correct:.1%} of {count} images are classified correctly, and 1 of {classes} classes would be by chance; "
-            "see whether the weights, the preprocessing (--mean, --std, --input) and the order of the classes "
-            "(--classes) are the network's own",
-            stacklevel=3,
-        )
+    if count < FEW or classes < 2 or correct > NEAR_CHANCE / classes:
+        return None
+    return f"{correct:.1%} of {count} images are classified correctly, and 1 of {classes} classes would be by chance"
+
+
+def note_chance(correct: float, count: int, classes: int) -> None:
+    """Warn where a network classifies images hardly better than by chance; the arguments are those of `near_chance`."""
+    text = near_chance(correct, count, classes)
+    if text is not None:
+        warnings.warn(f"{text}; {OWN_SETTINGS}", stacklevel=3)
 
 
 def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) -> Ints:

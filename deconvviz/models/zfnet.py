@@ -16,6 +16,7 @@ from deconvviz.errors import ModelError, require
 CONV = (96, 256, 384, 384, 256)  # maps of layers 1 to 5, figure 3
 FC = (4096, 4096)  # units of layers 6 and 7
 PAPER_RANGE = (1 / 255,) * 3  # as `std`: inputs of about -128 to 128, which the paper's initial weights expect
+PAPER_KERNEL, PAPER_STRIDE = 7, 2  # of the first layer; AlexNet has 11x11 with stride 4
 PAPER_RADIUS = 0.1  # the root mean square to which the paper scales larger filters back (section 3)
 # Inputs of one unit of each layer in the paper's network: the scale of the initial weights is chosen for them.
 PAPER_FAN_IN = {"conv1": 147, "conv2": 2400, "conv3": 2304, "conv4": 3456, "conv5": 3456}

@@ -76,12 +76,12 @@ class RunOptions:
         """
         return cast(RunKeywords, {name: getattr(self, name) for name in RunKeywords.__annotations__})
 
-    def bar(self, unit: str, total: int, what: str, done: int = 0) -> tqdm[Any]:
+    def bar(self, unit: str, total: int | None, what: str, done: int = 0) -> tqdm[Any]:
         """Return a progress bar that is updated by hand, shown on standard error where `progress` is set.
 
         Args:
             unit: what is counted, such as "image".
-            total: how many there are.
+            total: how many there are; None where that is not known.
             what: the word before the bar, such as "mining".
             done: how many were done before, by a run that was interrupted.
         """

@@ -12,17 +12,19 @@ from deconvviz.results.features import Features
 from deconvviz.results.results import arrays_below, kind_of, reading
 from deconvviz.results.snapshots import KIND as SNAPSHOTS
 from deconvviz.results.snapshots import Snapshots
+from deconvviz.run.options import RunOptions
 from deconvviz.types import Pathlike
 
 ROWS = 1024  # rows of features that are read at once
 NEWEST = 2**31  # a schema that no file exceeds: what is verified is the content, not who can read it
 
 
-def verify(path: Pathlike) -> str:
+def verify(path: Pathlike, progress: bool = False) -> str:
     """Read a whole file, and compare it with the digests that it holds.
 
     Args:
         path: of an image store, of features, or of any other HDF5 file that deconvviz wrote.
+        progress: whether a progress bar is shown on standard error.
 
     Returns:
         What it is and what was found, in a sentence.
@@ -39,29 +41,34 @@ def verify(path: Pathlike) -> str:
     """
     path = pathlib.Path(path)
     kind, digested = kind_of(path)
-    what = _read_through(path, kind)
+    what = _read_through(path, kind, RunOptions(progress=progress))
     if digested:
         return f"{what}, unchanged since it was written"
     return f"{what}, readable; an older version wrote it, without a digest, so that nobody can tell whether it changed"
 
 
-def _read_through(path: pathlib.Path, kind: str) -> str:
+def _read_through(path: pathlib.Path, kind: str, run: RunOptions) -> str:
     """Read everything that a file holds; return what it is."""
     if kind == FORMAT:
-        with ImageStore.open(path) as store:
+        with ImageStore.open(path) as store, run.bar("image", len(store), "verifying") as bar:
             for index in range(len(store)):
                 store.encoded(index)
+                bar.update()
         return f"an image store of {len(store)} images"
     if kind == FEATURES:
         features = Features(path)
-        for layer in features.layers:
-            for start in range(0, features.done, ROWS):
-                features.rows(layer, np.arange(start, min(start + ROWS, features.done)))
+        with run.bar("layer", len(features.layers), "verifying") as bar:
+            for layer in features.layers:
+                for start in range(0, features.done, ROWS):
+                    features.rows(layer, np.arange(start, min(start + ROWS, features.done)))
+                bar.update()
         return f"a features file of {features.done} rows"
     if kind == SNAPSHOTS:
         snapshots = Snapshots(path)
-        for epoch in snapshots.epochs:
-            snapshots.weights(epoch)
+        with run.bar("epoch", len(snapshots.epochs), "verifying") as bar:
+            for epoch in snapshots.epochs:
+                snapshots.weights(epoch)
+                bar.update()
         return f"a snapshots file of {len(snapshots.epochs)} epochs"
     with reading(path, kind, NEWEST) as file:
         arrays_below(file)

@@ -43,7 +43,9 @@ class RealTimeMasking(LearnedExplainer):
     probabilities instead (10, 1e-3, 5, 0.3). Ours: GroupNorm for BatchNorm, one width for all of the decoder.
     """
 
-    name, order, many = "real-time-masking", "mask", True
+    name = "real-time-masking"
+    order = "mask"
+    many = True
 
     def __init__(
         self,

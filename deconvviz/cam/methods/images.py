@@ -14,7 +14,7 @@ from deconvviz.cam.methods.shared import channel_masks, mean, significant
 from deconvviz.cam.occluder import Occluder, filling
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import min_max
-from deconvviz.cam.window_grid import SQUARE, STRIDE
+from deconvviz.lengths import SQUARE, STRIDE
 
 
 @method("rise", needs="image")

@@ -12,8 +12,9 @@ from deconvviz.arrays import widened
 from deconvviz.cam.engine import Make, View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant, weighted
 from deconvviz.cam.registry import method
-from deconvviz.cam.shaping import STRONG_BLUR, gaussian_blur, min_max
+from deconvviz.cam.shaping import gaussian_blur, min_max
 from deconvviz.errors import require_choice
+from deconvviz.lengths import STRONG_BLUR
 
 
 @method("ablation-cam")

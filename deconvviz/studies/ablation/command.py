@@ -17,6 +17,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
 from deconvviz.errors import DataError
+from deconvviz.registry import require_name
 from deconvviz.studies.training.command import RecipeOptions, ZFNetOptions, recipe_options, zfnet_options
 
 if TYPE_CHECKING:
@@ -89,17 +90,21 @@ def ablate(
       deconvviz ablate zfnet scenes:2000 --input 64 --width 0.2 --epochs 10 --validation scenes:500:1 -o ablation.csv
       deconvviz ablate zfnet imagenet.h5 --first alexnet --variants full,no-3-4,no-6-7,no-3-4-6-7 -o ablation.csv
     """
-    from deconvviz.data.datasets import open_images
-    from deconvviz.studies.ablation.ablate import ablate as train_variants
-    from deconvviz.studies.ablation.figure import draw_variants
     from deconvviz.studies.ablation.variants import VARIANTS
 
     table = check_table(out)
+    variant_names = list(VARIANTS) if variants == "all" else names_of(variants)
+    for name in variant_names:
+        require_name("variant", name, VARIANTS)  # before torch is imported
+    from deconvviz.data.datasets import open_images
+    from deconvviz.studies.ablation.ablate import ablate as train_variants
+    from deconvviz.studies.ablation.figure import draw_variants
+
     folder = work or beside(table, "")
     result = train_variants(
         open_images(data),
         recipe.validation_images(),
-        list(VARIANTS) if variants == "all" else names_of(variants),
+        variant_names,
         folder=folder,
         recipe=recipe.recipe(),
         input_size=input_size,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deconvviz.cam.catalogue import require_methods
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, names_of, open_model, output_names
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
@@ -157,6 +158,8 @@ def atlas(
       deconvviz atlas torchvision:squeezenet1_0 photos.h5 -o atlas
       deconvviz atlas demo scenes.h5 -l conv1 -l relu3 -l relu5 --snapshots demo --invariance -o atlas
     """
+    if decision_arguments.methods is not None:
+        require_methods(*names_of(decision_arguments.methods))  # before torch is imported
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.mining.result import load_mined

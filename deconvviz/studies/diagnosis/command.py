@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
@@ -15,14 +15,17 @@ from deconvviz.cli.inputs import matched_outputs, open_model, output_names
 from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, run_options
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
+from deconvviz.registry import require_name
 from deconvviz.run.options import RunOptions
 from deconvviz.version import __version__
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.graph.network import Network
+    from deconvviz.studies.diagnosis.comparison import Difference
     from deconvviz.studies.diagnosis.result import Diagnosis
 
+WORSE = "worse"  # of --fail-on: than the network of --compare
 MARK = "deconvviz diagnose"  # every page of this command holds it
 # What a report consists of besides its page; a folder with nothing else may be written into.
 REPORT = {"diagnosis.json", "other.json", "findings.csv", "classes.csv", "evidence"}
@@ -97,11 +100,11 @@ def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> Non
     """Print the checks and leave: no model is needed for that."""
     if not asked or context.resilient_parsing:
         return
-    from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
+    from deconvviz.studies.diagnosis.registry import check_declarations
 
-    for entry in (CHECKS[name] for name in NAMES):
-        needs = f" (needs {', '.join(entry.needs)})" if entry.needs else ""
-        click.echo(f"{entry.name}: {entry.title}{needs}\n  {entry.docstring.splitlines()[0]}")
+    for entry in check_declarations().values():
+        needs = f" (needs {', '.join(entry.keywords['needs'])})" if "needs" in entry.keywords else ""
+        click.echo(f"{entry.name}: {entry.arguments[0]}{needs}\n  {entry.docstring.splitlines()[0]}")
     context.exit()
 
 
@@ -114,8 +117,9 @@ def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> Non
 @click.option("--compare-weights", default="DEFAULT", metavar="DEFAULT|FILE|none", help="Weights of the other network.")
 @click.option(
     "--fail-on",
-    type=click.Choice(SEVERITIES),
-    help="Exit with 1 where there is a finding of that severity or a higher one.",
+    type=click.Choice((*SEVERITIES, WORSE)),
+    help="Exit with 1 where there is a finding of that severity or a higher one, or where something is worse than in "
+    "the network of --compare.",
 )
 @run_options(batch_size="Images in one pass.", workers=DECODING, seed="Seed of sampled positions and signs.")
 @model_options
@@ -126,7 +130,7 @@ def diagnose(
     choices: ReportOptions,
     compare: str | None,
     compare_weights: str,
-    fail_on: Severity | None,
+    fail_on: str | None,
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
@@ -142,10 +146,13 @@ def diagnose(
       deconvviz diagnose zfnet photos.h5 --weights zfnet.pth --snapshots evolution.h5 --fail-on serious
       deconvviz diagnose zfnet photos.h5 --weights 7x7.pth --compare zfnet --compare-weights 11x11.pth
     """
-    from deconvviz.data.datasets import open_images
-
     folder = pathlib.Path(out)
-    _check(folder, choices.checks)
+    if fail_on == WORSE and compare is None:
+        raise DataError(f"--fail-on {WORSE} given without another network; name it with --compare MODEL")
+    _check(folder, choices.checks)  # before torch is imported
+    from deconvviz.data.datasets import open_images
+    from deconvviz.studies.diagnosis.comparison import differences
+
     opened = open_images(images)
     both = [_diagnosed(model, options, opened, choices, run)]
     if compare is not None:
@@ -153,20 +160,40 @@ def diagnose(
         both.append(
             _diagnosed(compare, its_options, opened, dataclasses.replace(choices, layers=(), snapshots=None), run)
         )
-    _write(folder, [model, *([compare] if compare else [])], images, both)
+    _write(folder, [model, *([compare] if compare else [])], images, both, run.progress)
     diagnosis = both[0].diagnosis
     click.echo(repr(diagnosis))
+    changes = differences(diagnosis, both[1].diagnosis) if len(both) > 1 else ()
+    if compare is not None:
+        click.echo(f"compared with {compare}: {_told(map(str, changes)) or 'nothing is better or worse'}")
     click.echo(f"open {folder / 'index.html'}")
-    if fail_on is not None and diagnosis.at_least(fail_on):
+    failing = _failing(diagnosis, changes, fail_on)
+    if failing:
+        click.echo(f"--fail-on {fail_on}: {_told(failing)}", err=True)
         raise SystemExit(1)
+
+
+def _failing(diagnosis: Diagnosis, changes: Sequence[Difference], fail_on: str | None) -> list[str]:
+    """Return what fails the run, a line or more each."""
+    from deconvviz.studies.diagnosis.result import lines_of
+
+    if fail_on == WORSE:
+        return [str(change) for change in changes if change.worse]
+    at_least = () if fail_on is None else diagnosis.at_least(cast(Severity, fail_on))
+    return [line for finding in at_least for line in lines_of(finding)]
+
+
+def _told(lines: Iterable[str]) -> str:
+    """Return lines below each other, indented, the first one on a line of its own."""
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _check(folder: pathlib.Path, checks: tuple[str, ...]) -> None:
     """Refuse an unknown check, or a folder that holds other files, before the work."""
-    from deconvviz.studies.diagnosis.checks import CHECKS
+    from deconvviz.studies.diagnosis.registry import check_declarations
 
     for name in checks:
-        _ = CHECKS[name]
+        require_name("check", name, check_declarations())
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; give a folder with --out")
     page = folder / "index.html"
@@ -203,7 +230,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
     return Diagnosed(network, diagnosis)
 
 
-def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed]) -> None:
+def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed], progress: bool) -> None:
     """Write the report, its page last: a folder without a page is an unfinished report."""
     from deconvviz.studies.diagnosis.diagnose import first_filters
     from deconvviz.studies.diagnosis.page import write_report
@@ -229,4 +256,5 @@ def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diag
         version=__version__,
         other=other,
         first_layers=[first_filters(each.network) for each in both],
+        progress=progress,
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deconvviz.choices import SEVERITIES
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.graph.choose import by_depth
@@ -18,6 +16,7 @@ from deconvviz.results.results import stamped
 from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
 from deconvviz.studies.diagnosis.checks.classes import measured_neighbours
 from deconvviz.studies.diagnosis.finding import CheckRun, Finding, Measured
+from deconvviz.studies.diagnosis.joining import joined, ordered
 from deconvviz.studies.diagnosis.options import DiagnosisOptions
 from deconvviz.studies.diagnosis.registry import CheckEntry
 from deconvviz.studies.diagnosis.result import CheckSummary, Diagnosis
@@ -77,22 +76,21 @@ def diagnose(
     """
     entries = [CHECKS[name] for name in dict.fromkeys(checks)] or [CHECKS[name] for name in NAMES]
     subject = Subject(network, images, preprocess, DiagnosisOptions(**options))
-    summaries: list[CheckSummary] = []
-    findings: list[Finding] = []
+    runs: list[tuple[CheckEntry, CheckRun, float]] = []
     with subject.options.bar("check", len(entries), "diagnosis") as bar:
         for entry in entries:
             bar.set_postfix_str(entry.name)
             began = time.monotonic()
             run = entry(subject)
-            summaries.append(_summary(entry, run, round(time.monotonic() - began, 3)))
-            findings += run.findings
+            runs.append((entry, run, round(time.monotonic() - began, 3)))
             bar.update()
     names = [entry.name for entry in entries]
+    findings = joined(ordered([finding for _, run, _ in runs for finding in run.findings], NAMES))
     return Diagnosis(
         config=_config(subject, names),
         sources=stamped(sources),
-        checks=tuple(summaries),
-        findings=tuple(sorted(findings, key=_order)),
+        checks=tuple(_summary(entry, run, findings, seconds) for entry, run, seconds in runs),
+        findings=tuple(findings),
         classes=measured_neighbours(subject) if "confused" in names else (),
     )
 
@@ -111,13 +109,14 @@ def first_filters(network: Network) -> Floats | None:
     return filters.as_pictures
 
 
-def _summary(entry: CheckEntry, run: CheckRun, seconds: float) -> CheckSummary:
-    measured = run.measured or _strongest(run.findings)
+def _summary(entry: CheckEntry, run: CheckRun, findings: Sequence[Finding], seconds: float) -> CheckSummary:
+    of_check = [finding for finding in findings if finding.check == entry.name]
+    measured = run.measured or _strongest(of_check)
     return CheckSummary(
         name=entry.name,
         title=entry.title,
         about=entry.docstring,
-        findings=len(run.findings),
+        findings=len(of_check),
         skipped=str(run.skipped or ""),
         value=measured.value,
         unit=measured.unit,
@@ -126,24 +125,16 @@ def _summary(entry: CheckEntry, run: CheckRun, seconds: float) -> CheckSummary:
 
 
 def _strongest(findings: Sequence[Finding]) -> Measured:
-    """Return the value of the finding farthest beyond its threshold."""
-    first = min(findings, key=_order, default=None)
+    """Return the value of the finding farthest beyond its threshold, the first one."""
+    first = next(iter(findings), None)
     return Measured(value=None, unit="") if first is None else Measured(value=float(first.value), unit=first.unit)
-
-
-def _order(finding: Finding) -> tuple[int, float, int]:
-    """Sort by severity, then by how far a finding is beyond its threshold, then in the order of the checks."""
-    both = (finding.value, finding.threshold)
-    beyond = abs(math.log(finding.value / finding.threshold)) if min(both) > 0 and math.isfinite(max(both)) else 0.0
-    return -SEVERITIES.index(finding.severity), -beyond, NAMES.index(finding.check)
 
 
 def _config(subject: Subject, checks: Sequence[str]) -> dict[str, Any]:
     """Return which network, images and settings a diagnosis is of."""
     network, options, labelled = subject.network, subject.options, subject.targets >= 0
-    accuracy = None
-    if subject.logits is not None and labelled.any():
-        accuracy = float((subject.logits[labelled].argmax(1) == subject.targets[labelled]).mean())
+    accuracy = subject.accuracy
+    if accuracy is not None:
         note_chance(accuracy, int(labelled.sum()), len({*subject.targets[labelled].tolist()}))
     return {
         "model": network.name,
@@ -154,6 +145,7 @@ def _config(subject: Subject, checks: Sequence[str]) -> dict[str, Any]:
         "images": len(subject.feed),
         "classes": len(subject.classes),
         "accuracy": accuracy,
+        "labelled": int(labelled.sum()),
         "layers": list(subject.layers),
         "checks": list(checks),
         "preprocess": subject.preprocess.as_dict(),

@@ -14,13 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from deconvviz.arrays import stretched
 from deconvviz.figures.sheet import CAPTION, HEADING, Sheet, shortened
-from deconvviz.figures.tiles import mosaic
+from deconvviz.figures.tiles import filter_pictures, mosaic
 from deconvviz.types import Floats
 
 if TYPE_CHECKING:
-    from deconvviz.studies.diagnosis.finding import Evidence, Finding
+    from deconvviz.studies.diagnosis.finding import Evidence
 
 DPI = 150  # the page embeds these figures; more would only make it larger
 WIDTH = 7.2  # inches
@@ -33,15 +32,15 @@ LETTER, ROW = 0.062, 0.12  # inches: the width of a letter of a tile's label, an
 BLOCK, SPACE = 4.4, 0.3  # inches: the width of a network's first layer, and the space around it
 
 
-def draw_evidence(finding: Finding, title: str, caption: str) -> Figure:
+def draw_evidence(evidence: Evidence, title: str, caption: str) -> Figure:
     """Draw what a finding shows: bars, a histogram, lines, points or pictures.
 
     Args:
-        finding: a finding; its evidence says what is drawn.
+        evidence: what is drawn.
         title: the heading; a long one is wrapped.
         caption: what stands below. Where the evidence says what its pictures show, that is added in front.
     """
-    evidence, title = finding.evidence, "\n".join(textwrap.wrap(title, TITLE)[:2])
+    title = "\n".join(textwrap.wrap(title, TITLE)[:2])
     if evidence.kind == "tiles":
         return _tiles(evidence, title, f"{evidence.x}\n{caption}" if evidence.x else caption)
     sheet = Sheet(WIDTH, _height(evidence), title, caption, DPI)
@@ -57,23 +56,34 @@ def draw_evidence(finding: Finding, title: str, caption: str) -> Figure:
 def draw_first_filters(filters: Sequence[Floats], names: Sequence[str], title: str, caption: str) -> Figure:
     """Draw the first-layer filters of networks side by side, each filter with its own contrast.
 
+    Filters that have vanished have the contrast of the layer's largest, in which they are grey; above stand how many
+    they are, and how much smaller than the largest.
+
     Args:
         filters: of each network, [n, h, w, 3].
         names: of the networks.
         title: the heading.
         caption: what stands below.
 
-    Source: Zeiler and Fergus 2013, figure 6 (b) and (c).
+    Source: Zeiler and Fergus 2013, figure 6.
     """
+    pictures = [filter_pictures(network) for network in filters]
+    vanished = [[note for _, note in network if note] for network in pictures]
+    names = [
+        f"{shortened(name, 44)}; {len(notes)} vanished ({', '.join(notes[:3])}{', ...' if len(notes) > 3 else ''})"
+        if notes
+        else name
+        for name, notes in zip(names, vanished, strict=True)
+    ]
     blocks = [
-        mosaic([stretched(each, 100) for each in network], max(1, math.ceil(math.sqrt(len(network)))), 1, 1.0)
-        for network in filters
+        mosaic([picture for picture, _ in network], max(1, math.ceil(math.sqrt(len(network)))), 1, 1.0)
+        for network in pictures
     ]
     heights = [BLOCK * block.shape[0] / block.shape[1] for block in blocks]
     sheet = Sheet(len(filters) * (BLOCK + SPACE) + SPACE, max(heights) + 0.25, title, caption, DPI)
     for n, (block, name, height) in enumerate(zip(blocks, names, heights, strict=True)):
         left = SPACE + n * (BLOCK + SPACE)
-        sheet.text(left + BLOCK / 2, sheet.top - 0.05, shortened(name, 60), ha="center", va="center", fontsize=HEADING)
+        sheet.text(left + BLOCK / 2, sheet.top - 0.05, shortened(name, 90), ha="center", va="center", fontsize=HEADING)
         sheet.picture(block, left, sheet.top - 0.2 - height, BLOCK, height)
     return sheet.figure
 

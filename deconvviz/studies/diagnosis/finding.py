@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,13 +38,37 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """What a finding says about one layer.
+
+    Attributes:
+        layer: name of the layer.
+        severity: of the finding in this layer.
+        channels: the channels that are meant, as in `Finding`.
+        value: what was measured, in the finding's unit.
+        what: what was found in this layer.
+    """
+
+    layer: str
+    severity: Severity
+    channels: tuple[int, ...]
+    value: float
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding(Shown, drawn_by="draw_finding"):
     """One thing that is wrong with a network, or worth a look.
 
+    A check reports what it found layer by layer. `diagnose` makes one finding of those that say the same about several
+    layers: it then speaks of the worst layer, and `layers` has a row for each.
+
     Attributes:
         check: name of the check.
-        severity: "note", "warning" or "serious"; the check's docstring says where each begins.
-        layer: name of the layer.
+        kind: which of the check's findings it is, in a word, where a check has several; only those of one kind are
+            joined.
+        severity: "note", "warning" or "serious", that of the worst layer; the check's docstring says where each begins.
+        layer: name of the layer, the worst of several; empty where the finding is about the images.
         channels: the channels that are meant, the worst first where they differ; empty where the layer as a whole is.
         what: what was found, in sentences with the numbers.
         value: what was measured.
@@ -52,6 +77,8 @@ class Finding(Shown, drawn_by="draw_finding"):
         source: where the threshold comes from: a paper and its section, or "measured: ..." and on what.
         remedy: what to try.
         evidence: what the figure shows.
+        layers: a row for each layer that the finding is about, the worst first.
+        more_evidence: what the figures of the next-worst layers show, in the order of `layers`; of a few layers only.
     """
 
     check: str
@@ -65,6 +92,30 @@ class Finding(Shown, drawn_by="draw_finding"):
     source: str
     remedy: str
     evidence: Evidence
+    kind: str = ""
+    layers: tuple[LayerRow, ...] = ()
+    more_evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def rows(self) -> tuple[LayerRow, ...]:
+        """`layers`, or the one row of a finding that was not joined."""
+        own = LayerRow(
+            layer=self.layer, severity=self.severity, channels=self.channels, value=self.value, what=self.what
+        )
+        return self.layers or (own,)
+
+    @property
+    def place(self) -> str:
+        """Where it was found, in words: the layer, how many layers, or the images."""
+        if len(self.rows) > 1:
+            return f"{len(self.rows)} layers"
+        return f"layer {self.layer}" if self.layer else "the images"
+
+    @property
+    def beyond(self) -> float:
+        """How many times the value is beyond its threshold, as a logarithm; 0 where a quotient means nothing."""
+        pair = (self.value, self.threshold)
+        return abs(math.log(self.value / self.threshold)) if min(pair) > 0 and math.isfinite(max(pair)) else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

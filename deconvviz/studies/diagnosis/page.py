@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.figures.tiles import rendered
 from deconvviz.results.files import atomic
+from deconvviz.run.options import RunOptions
+from deconvviz.studies.diagnosis.comparison import differences
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
+from deconvviz.studies.diagnosis.joining import FIRST
 from deconvviz.types import Floats, Pathlike
 from deconvviz.web.page import embedded, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deconvviz.studies.diagnosis.finding import Finding
+    from deconvviz.studies.diagnosis.finding import Evidence, Finding
     from deconvviz.studies.diagnosis.result import CheckSummary, Diagnosis
 
 PAGE, FIGURES = "index.html", "evidence"
@@ -59,6 +62,7 @@ def write_report(
     version: str,
     other: Diagnosis | None = None,
     first_layers: Sequence[Floats | None] = (),
+    progress: bool = False,
 ) -> None:
     """Write index.html and the figures of a diagnosis into a folder that exists.
 
@@ -71,6 +75,7 @@ def write_report(
         version: of deconvviz.
         other: diagnosis of the other network; None where there is none.
         first_layers: the first-layer filters of both networks, [n, h, w, 3]; None where there are none to show.
+        progress: whether a progress bar is shown on standard error.
 
     Raises:
         DataError: a file cannot be written.
@@ -81,7 +86,11 @@ def write_report(
         if FIGURE_NAMES.fullmatch(path.name):  # of an earlier report
             path.unlink()
     titles = {summary.name: summary.title for summary in diagnosis.checks}
-    entries = [_entry(place, n, finding, titles, command) for n, finding in enumerate(diagnosis.findings, 1)]
+    entries = []
+    with RunOptions(progress=progress).bar("finding", len(diagnosis.findings), "figures") as bar:
+        for n, finding in enumerate(diagnosis.findings, 1):
+            entries.append(_entry(place, n, finding, titles, command))
+            bar.update()
     groups = [
         {
             "severity": severity,
@@ -97,6 +106,7 @@ def write_report(
         "version": version,
         "config": diagnosis.config,
         "appearances": APPEARANCES,
+        "first": [entry for entry in entries if entry["first"]],
         "groups": [group for group in groups if group["findings"]],
         "checks": diagnosis.checks,
         "skipped": [(titles[name], reason) for name, reason in diagnosis.skipped.items()],
@@ -108,25 +118,29 @@ def write_report(
 
 
 def _entry(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str, str], command: str) -> dict[str, Any]:
-    """Draw a finding's figure, and return what the page says about the finding."""
-    title = f"Layer {finding.layer}: {titles[finding.check]}"
-    caption = f"Value: {finding.value:.3g} ({finding.unit}). Threshold: {finding.threshold:.3g}; {finding.source}."
-    figure = draw_evidence(finding, title, caption)
-    name = f"{number:03d}-{finding.check}-{re.sub(r'[^A-Za-z0-9.]+', '_', finding.layer)[:60]}.png"
+    """Draw a finding's figures, and return what the page says about the finding."""
+    figures = []
+    evidences = (finding.evidence, *finding.more_evidence)
+    for row, evidence in zip(finding.rows, evidences, strict=False):
+        title = f"Layer {row.layer}: {titles[finding.check]}" if row.layer else titles[finding.check]
+        caption = f"Value: {row.value:.3g} ({finding.unit}). Threshold: {finding.threshold:.3g}; {finding.source}."
+        figure = draw_evidence(evidence, title, caption)
+        name = f"{number:03d}-{finding.check}-{re.sub(r'[^A-Za-z0-9.]+', '_', row.layer)[:60]}.png"
+        picture = _drawn(folder / FIGURES / name, figure, f"{caption}\n{command}")
+        figures.append({"picture": picture, "file": f"{FIGURES}/{name}", "alt": f"{title}. {_described(evidence)}"})
+    place = finding.place
     return {
         "id": f"finding-{number}",
         "severity": finding.severity,
-        "title": titles[finding.check],
+        "title": f"{place[0].upper()}{place[1:]}: {titles[finding.check]}",
+        "first": finding.check in FIRST,
         "finding": finding,
-        "picture": _drawn(folder / FIGURES / name, figure, f"{caption}\n{command}"),
-        "file": f"{FIGURES}/{name}",
-        "alt": f"{title}. {_described(finding)}",
+        "figures": figures,
     }
 
 
-def _described(finding: Finding) -> str:
+def _described(evidence: Evidence) -> str:
     """Say in words what the figure shows, for those who do not see it."""
-    evidence = finding.evidence
     if evidence.kind == "tiles":
         labels = ", ".join(dict.fromkeys(label for label in evidence.labels if label))
         return f"{len(evidence.arrays['pictures'])} pictures: {labels[:300]}. {evidence.x}".strip()
@@ -168,11 +182,12 @@ def _comparison(
         figure = draw_first_filters(filters, names, "First-layer filters (Zeiler and Fergus 2013, figure 6)", caption)
         picture = _drawn(folder / FIGURES / "first-layers.png", figure, f"{caption}\n{command}")
     accuracies = [each.config.get("accuracy") for each in pair]
-    return {"names": names, "rows": rows, "picture": picture, "accuracies": accuracies}
+    changes = differences(*pair)
+    return {"names": names, "rows": rows, "picture": picture, "accuracies": accuracies, "differences": changes}
 
 
 def _cell(summary: CheckSummary, diagnosis: Diagnosis) -> dict[str, Any]:
     """Return what the comparison says about one check of one network."""
     severities = [finding.severity for finding in diagnosis.findings if finding.check == summary.name]
     counts = [(severity, severities.count(severity)) for severity in SEVERITIES[::-1] if severity in severities]
-    return {"value": summary.value, "skipped": summary.skipped, "counts": counts}
+    return {"value": summary.value, "made": summary.made, "counts": counts}

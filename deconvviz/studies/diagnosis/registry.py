@@ -11,10 +11,13 @@ Its docstring is shown to users: it says what is measured, where each severity b
 from __future__ import annotations
 
 import inspect
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
+from deconvviz.declarations import Declaration, declarations
 from deconvviz.registry import Registry
 from deconvviz.studies.diagnosis.finding import CheckRun, Need
 
@@ -55,6 +58,27 @@ class CheckEntry:
 
 
 CHECKS: Registry[CheckEntry] = Registry("check")
+# The files of `checks/` in the order in which the checks are made: what puts the others in doubt, then the cheap and
+# general ones.
+FILES = (
+    "images",
+    "filters",
+    "pairs",
+    "spectrum",
+    "responses",
+    "aliasing",
+    "receptive_field",
+    "removable",
+    "unsettled",
+    "classes",
+)
+
+
+@cache
+def check_declarations() -> dict[str, Declaration]:
+    """Return the checks by name, in their order, as their sources declare them: nothing is imported for it."""
+    folder = pathlib.Path(__file__).parent / "checks"
+    return declarations([folder / f"{name}.py" for name in FILES], "check")
 
 
 def check(name: str, title: str, needs: tuple[Need, ...] = ()) -> Callable[[Check], Check]:

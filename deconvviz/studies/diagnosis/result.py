@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,13 @@ from deconvviz.studies.diagnosis.finding import Finding, Neighbour
 from deconvviz.studies.diagnosis.schema import as_json, fields_schema, object_schema, schema_of
 from deconvviz.types import Pathlike
 
-KIND, SCHEMA = "diagnosis", 1
-COLUMNS = ("severity", "check", "layer", "channels", "value", "threshold", "unit", "what", "source", "remedy")
+KIND, SCHEMA = "diagnosis", 2
+# Those of a finding, the same in each of its rows, and those of one layer.
+OF_FINDING = ("severity", "check", "threshold", "unit", "source", "remedy")
+OF_LAYER = ("layer", "layer_severity", "channels", "value", "what")
+COLUMNS = ("finding", "severity", "check", *OF_LAYER, "threshold", "unit", "source", "remedy")
 CLASS_COLUMNS = ("class", "images", "right", "neighbour", "taken_for_it", "probability", "layer", "shared_filters")
-LISTED = 8  # findings that are printed
+LISTED = 8  # findings that are printed, and layers of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,11 @@ class CheckSummary:
     value: float | None
     unit: str
     seconds: float
+
+    @property
+    def made(self) -> bool:
+        """Whether the check was made, at least in part."""
+        return not self.skipped or self.findings > 0 or self.value is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,31 +105,47 @@ class Diagnosis(Shown, drawn_by="draw_diagnosis"):
             temporary.write_text(text + "\n", "utf-8")
 
     def save_csv(self, path: Pathlike) -> None:
-        """Write a table with a row for each finding, the most severe first; channels are separated by spaces.
+        """Write a table with a row for each layer of each finding, the most severe first.
+
+        The column `finding` numbers the findings from 1; rows of one number belong together. Channels are separated by
+        spaces.
 
         Raises:
             DataError: the file cannot be written.
         """
-        write_csv(path, COLUMNS, ([_cell(getattr(finding, name)) for name in COLUMNS] for finding in self.findings))
+        write_csv(path, COLUMNS, (row for n, finding in enumerate(self.findings, 1) for row in _csv_rows(n, finding)))
 
     def __repr__(self) -> str:
         lines = [self._heading()]
-        lines += [f"  {f.severity}: {f.check}, {f.layer}: {f.what}" for f in self.findings[:LISTED]]
+        lines += [f"  {line}" for finding in self.findings[:LISTED] for line in lines_of(finding)]
         lines += [f"  and {len(self.findings) - LISTED} more"] if len(self.findings) > LISTED else []
         lines += [f"  skipped: {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
 
     def text_as_html(self) -> str:
         """Return the text below the picture, as HTML: a table."""
-        columns = ("severity", "check", "layer", "what", "remedy")
-        rows = [_html_row("th", columns)]
-        rows += [_html_row("td", [getattr(finding, name) for name in columns]) for finding in self.findings]
+        rows = [_html_row("th", ("severity", "check", "layer", "what", "remedy"))]
+        for finding in self.findings:
+            first, *others = finding.rows
+            rows.append(_html_row("td", (first.severity, finding.check, first.layer, first.what, finding.remedy)))
+            rows += [_html_row("td", (row.severity, "", row.layer, row.what, "")) for row in others]
         return f"<p>{html.escape(self._heading())}</p><table>{''.join(rows) if self.findings else ''}</table>"
 
     def _heading(self) -> str:
         counts = {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES[::-1]}
         listed = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) or "no findings"
         return f"Diagnosis of {self.config.get('model', 'a network')}, {len(self.checks)} checks: {listed}"
+
+
+def lines_of(finding: Finding) -> list[str]:
+    """Return a finding as lines of text: one line, or a heading and a line for each of its first layers."""
+    rows = finding.rows
+    if len(rows) == 1:
+        return [f"{finding.severity}: {finding.check}, {finding.layer or 'the images'}: {finding.what}"]
+    lines = [f"{finding.severity}: {finding.check}, in {len(rows)} layers ({finding.unit}):"]
+    width = max(len(row.layer) for row in rows[:LISTED])
+    lines += [f"  {row.severity:7}  {row.layer:{width}}  {row.value:<6.3g} {row.what}" for row in rows[:LISTED]]
+    return lines + ([f"  and {len(rows) - LISTED} more layers"] if len(rows) > LISTED else [])
 
 
 def save_neighbours(neighbours: Sequence[Neighbour], path: Pathlike) -> None:
@@ -151,9 +175,19 @@ JSON_SCHEMA: dict[str, Any] = {
 
 
 def _without_pictures(finding: Finding) -> Finding:
-    if finding.evidence.kind != "tiles":
-        return finding
-    return dataclasses.replace(finding, evidence=dataclasses.replace(finding.evidence, arrays={}))
+    first, *others = (
+        dataclasses.replace(each, arrays={}) if each.kind == "tiles" else each
+        for each in (finding.evidence, *finding.more_evidence)
+    )
+    return dataclasses.replace(finding, evidence=first, more_evidence=tuple(others), layers=finding.rows)
+
+
+def _csv_rows(number: int, finding: Finding) -> Iterator[list[Any]]:
+    """Yield the rows of the table that belong to a finding."""
+    same = {"finding": number, **{name: getattr(finding, name) for name in OF_FINDING}}
+    for row in finding.rows:
+        own = {"layer_severity": row.severity} | {n: getattr(row, n) for n in OF_LAYER if n != "layer_severity"}
+        yield [_cell((same | own)[name]) for name in COLUMNS]
 
 
 def _cell(value: Any) -> Any:

@@ -22,6 +22,7 @@ from deconvviz.graph.choose import by_depth
 from deconvviz.graph.filters import Filters, filters_of
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
+from deconvviz.studies.diagnosis.measures.build import Build
 from deconvviz.studies.diagnosis.measures.responses import Batch, LayerResponses, gather
 from deconvviz.studies.diagnosis.options import DiagnosisOptions
 from deconvviz.types import Box, Ints, Pixels
@@ -77,10 +78,10 @@ class Subject:
         """Return why something that a check needs is missing, in words; None where it is there."""
         if need == "labels" and not (self.labels >= 0).any():
             return "the classes of the images are not known; pack a folder whose sub-folders are the classes"
-        if need == "outputs" and not (self.targets >= 0).any():
-            return "it is not known which output of the network stands for which class of the images (--classes FILE)"
         if need == "outputs" and self.scores < 2:
             return "the network does not return a score for each class"
+        if need == "outputs" and not (self.targets >= 0).any():
+            return "it is not known which output of the network stands for which class of the images (--classes FILE)"
         if need == "truth" and self.options.truth is None:
             return "it is not known where the objects are in the images (--truth FILE)"
         if need == "snapshots" and self.options.snapshots is None:
@@ -147,6 +148,14 @@ class Subject:
         """float32 [n, outputs], the network's scores; None where it returns anything else."""
         return self._gathered[1]
 
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the images of known class that are classified correctly; None where it is not known."""
+        labelled = self.targets >= 0
+        if self.logits is None or not labelled.any():
+            return None
+        return float((self.logits[labelled].argmax(1) == self.targets[labelled]).mean())
+
     @cached_property
     def scores(self) -> int:
         """How many scores the network returns for an image; 0 where it returns anything else."""
@@ -156,6 +165,16 @@ class Subject:
             return 0
 
     # --- layers ---
+
+    @cached_property
+    def build(self) -> Build:
+        """What the network is built of, as far as advice depends on it."""
+        return Build(self.network)
+
+    def depthwise(self, layer: str) -> bool:
+        """Return whether each filter of the layer reads one channel of its own: their number is that of its input."""
+        filters = self.filters(layer)
+        return filters is not None and 1 < filters.groups == len(filters.weights)
 
     def filters(self, layer: str) -> Filters | None:
         """Return the filters behind a layer's channels; None where there are none. See `filters_of`."""

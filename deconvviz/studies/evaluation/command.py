@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
+from deconvviz.errors import require_choice
 from deconvviz.run.options import RunOptions
 
 if TYPE_CHECKING:
@@ -178,10 +179,15 @@ def evaluate(
       deconvviz evaluate torchvision:resnet18 photos.h5 -l layer4 -m grad-cam -m recipro-cam -o table.csv
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
     """
+    from deconvviz.cam.catalogue import require_methods
+
+    table = check_table(out)
+    require_methods(*methods)  # before torch is imported
+    for group in names_of(measured.metrics):
+        require_choice("metrics", group, METRIC_GROUPS)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.evaluation.measure import evaluate as measure
 
-    table = check_table(out)
     labelled_images = open_images(images)
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
@@ -211,10 +217,10 @@ def evaluate(
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
         feed = _feed(labelled_images, opened, len(evaluation.names), run)
-        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, page.beside())
+        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, run.progress, page.beside())
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
-        _check_sanity(check.sanity, options_by_method, how, feed, opened, run.seed, table, page.beside())
+        _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table, page.beside())
 
 
 def _draw(
@@ -278,6 +284,7 @@ def _report_mistakes(
     outputs: Ints,
     class_names: Sequence[str],
     table: pathlib.Path,
+    progress: bool,
     page: Page,
 ) -> None:
     """List the images that are classified incorrectly, and draw the maps of the first few."""
@@ -285,7 +292,7 @@ def _report_mistakes(
     from deconvviz.figures.sheet import shortened
     from deconvviz.studies.evaluation.mistakes import find_mistakes
 
-    mistakes = find_mistakes(network, feed, explainer, outputs, class_names)
+    mistakes = find_mistakes(network, feed, explainer, outputs, class_names, progress=progress)
     mistakes.save_csv(beside(table, ".wrong.csv"), beside(table, ".confusions.csv"))
     click.echo(repr(mistakes))
     illustrated = mistakes.records[: len(mistakes.maps)]
@@ -321,7 +328,7 @@ def _check_sanity(
     how: MethodOptions,
     feed: Feed,
     opened: OpenedModel,
-    seed: int,
+    run: RunOptions,
     table: pathlib.Path,
     page: Page,
 ) -> None:
@@ -340,8 +347,8 @@ def _check_sanity(
                 f"note: no sanity check of {method}: a trained explainer belongs to one network's weights", err=True
             )
             continue
-        explain = explanation_by(method, network, how.layers, seed=seed, **own_options)
-        checks[method] = sanity_check(explain, model, images, randomisation, seed)
+        explain = explanation_by(method, network, how.layers, seed=run.seed, **own_options)
+        checks[method] = sanity_check(explain, model, images, randomisation, run.seed, run.progress)
         last = checks[method].similarity["spearman"][-1].mean()
         verdict = "passes" if checks[method].passes() else "FAILS"
         click.echo(f"sanity, {randomisation}: {method} {verdict} (rank correlation {last:.2f} after the last layer)")
@@ -350,8 +357,8 @@ def _check_sanity(
     save_sanity_checks(checks, beside(table, ".sanity.csv"))
     count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     caption = (
-        f"{count}; {randomisation} randomisation, seed {seed}. Points are means over the images; 1 is the same map. "
-        f"{SANITY_NOTE}"
+        f"{count}; {randomisation} randomisation, seed {run.seed}. Points are means over the images; 1 is the same "
+        f"map. {SANITY_NOTE}"
     )
     figure = draw_sanity(checks, f"Sanity check of {network.name}", caption, page)
     save_figure(figure, beside(table, ".sanity.png"), caption)

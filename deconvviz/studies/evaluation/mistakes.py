@@ -13,6 +13,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.graph.network import Network
 from deconvviz.metrics.intervals import correlation
 from deconvviz.models.labels import class_label, names_of_outputs
+from deconvviz.run.options import RunOptions
 from deconvviz.studies.evaluation.mistakes_result import Mistake, Mistakes
 from deconvviz.types import Ints
 
@@ -26,6 +27,7 @@ def find_mistakes(
     outputs: Ints,
     names: Sequence[str] = (),
     batch_size: int = 16,
+    progress: bool = False,
 ) -> Mistakes:
     """Explain every image that is classified incorrectly, for its true class and for the predicted one.
 
@@ -36,6 +38,7 @@ def find_mistakes(
         outputs: int64 [classes], the output that stands for each class of the images; see `models.labels.outputs_of`.
         names: of the network's outputs. Without them an output is called as its class is, or by its number.
         batch_size: images in one pass.
+        progress: whether a progress bar is shown on standard error.
 
     Returns:
         The mistakes in the order of the feed, with the maps of the first 8.
@@ -45,7 +48,9 @@ def find_mistakes(
     labelled = np.flatnonzero(feed.labels >= 0)
     records: list[Mistake] = []
     maps: list[Tensor] = []
+    bar = RunOptions(progress=progress).bar("image", len(labelled), "mistakes")
     for places, images in feed.tensors(batch_size, network.device, network.dtype, labelled):
+        bar.update(len(places))
         with torch.no_grad():
             probabilities = network.probabilities(images).float().cpu()
         true, predicted = torch.from_numpy(outputs[feed.labels[places]]), probabilities.argmax(1)
@@ -70,6 +75,7 @@ def find_mistakes(
             )
             if len(maps) < ILLUSTRATED:
                 maps.append(torch.stack([map_true, map_predicted]))
+    bar.close()
     pictures = [feed.preprocess.picture(feed.images[record.image][0]) for record in records[: len(maps)]]
     return Mistakes(
         records=tuple(records),

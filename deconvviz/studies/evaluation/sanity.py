@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deconvviz.cam.explain import cam, constant_maps_allowed
 from deconvviz.graph.network import Network
 from deconvviz.metrics import hog_similarity, randomised, spearman, ssim
+from deconvviz.run.options import RunOptions
 from deconvviz.studies.evaluation.sanity_result import SanityCheck
 
 FUNCTIONS = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
@@ -38,7 +39,12 @@ def explanation_by(method: str, network: Network, layers: Sequence[str] = (), **
 
 
 def sanity_check(
-    explain: Explain, model: nn.Module, images: Tensor, randomisation: str = "cascading", seed: int = 0
+    explain: Explain,
+    model: nn.Module,
+    images: Tensor,
+    randomisation: str = "cascading",
+    seed: int = 0,
+    progress: bool = False,
 ) -> SanityCheck:
     """Randomise a network step by step, and compare its maps with those of the trained network.
 
@@ -51,6 +57,7 @@ def sanity_check(
         images: Tensor [N, C, H, W], as the network takes them.
         randomisation: "cascading" or "independent", see `SanityCheck`.
         seed: of the random weights.
+        progress: whether a progress bar is shown on standard error.
 
     Returns:
         The similarities after each layer.
@@ -70,11 +77,13 @@ def sanity_check(
     maps_trained = explain(model, images).cpu()
     layers: list[str] = []
     similarity: dict[str, list[Tensor]] = {name: [] for name in FUNCTIONS}
-    for layer, randomised_model in randomised(model, randomisation, seed):
-        maps = explain(randomised_model.eval(), images).cpu()
-        layers.append(layer)
-        for name, similarity_of in FUNCTIONS.items():
-            similarity[name].append(similarity_of(maps_trained, maps))
+    with RunOptions(progress=progress).bar("layer", None, "sanity") as bar:
+        for layer, randomised_model in randomised(model, randomisation, seed):
+            maps = explain(randomised_model.eval(), images).cpu()
+            layers.append(layer)
+            for name, similarity_of in FUNCTIONS.items():
+                similarity[name].append(similarity_of(maps_trained, maps))
+            bar.update()
     return SanityCheck(
         randomisation=randomisation,
         layers=tuple(layers),

@@ -22,6 +22,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, sources
 from deconvviz.errors import DataError
+from deconvviz.registry import require_name
 
 if TYPE_CHECKING:
     from deconvviz.cam.learned.base import Phase
@@ -195,6 +196,9 @@ def train_cam(
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
       deconvviz train-cam l-cam-fm demo scenes:2000 -l relu5 --lr 0.1 --epochs 8 --grid area=1,2,4 -o lcam.pth
     """
+    from deconvviz.cam.catalogue import learned_declarations
+
+    require_name("learned explainer", method, learned_declarations())  # before torch is imported
     from deconvviz.data.datasets import open_images
 
     opened_images = open_images(images)

@@ -22,6 +22,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError
+from deconvviz.registry import require_name
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -145,6 +146,7 @@ def invariance(
       deconvviz invariance demo scenes:40:7 --count 20 --depth --units relu5 -o invariance.png
       deconvviz invariance demo scenes --kinds scale,rotation --steps scale=0.5:2:0.1 --padding mean -o invariance.png
     """
+    kinds = _kinds(transforms.kinds)  # before torch is imported
     from deconvviz.data.datasets import labels_of, open_images
     from deconvviz.data.sampling import spread
     from deconvviz.graph.choose import by_depth, first_and_last
@@ -167,7 +169,7 @@ def invariance(
         which=chosen_images,
         outputs=_outputs(dataset, chosen_images, network, class_names, names is not None),
         units=(scores.units,) if scores.units else (),
-        kinds=names_of(transforms.kinds),
+        kinds=kinds,
         steps=read_steps(transforms.ranges, transforms.sizes, network.input_shape),
         padding=transforms.padding,
         interpolation=transforms.interpolation,
@@ -183,6 +185,14 @@ def invariance(
     click.echo(repr(result))
     if "rotation" in result.steps:
         _print_symmetry(result, labels)
+
+
+def _kinds(text: str) -> list[str]:
+    """Return the kinds of transforms that were typed; raises DeconvvizError for one that does not exist."""
+    kinds = names_of(text)
+    for kind in kinds:
+        require_name("transform", kind, TRANSFORMS)
+    return kinds
 
 
 def _outputs(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deconvviz.cam.window_grid import SQUARE, STRIDE
 from deconvviz.choices import BORDERS, OCCLUDER_FILLS, RULE_CHOICES, STRONGEST
 from deconvviz.errors import DataError, require, require_choice
+from deconvviz.lengths import SQUARE, STRIDE
 from deconvviz.run.options import RunKeywords, RunOptions
 
 Lengths = int | tuple[int, int]

@@ -137,13 +137,13 @@ def probe(
       deconvviz probe demo scenes:1000:5 -o probe.csv
       deconvviz probe torchvision:resnet18 photos/ -l layer1 -l layer4 --per-class 15 --features photos.h5 -o probe.csv
     """
+    table, settings = check_table(out), probing.settings(run.seed)  # before torch is imported
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers
     from deconvviz.studies.probing.figure import draw_probing
     from deconvviz.studies.probing.transfer import transfer
 
-    table = check_table(out)
-    settings, images = probing.settings(run.seed), open_images(data)
+    images = open_images(data)
     loaded, preprocess = load(model, options)
     networks = {"trained" if loaded.weights != "none" else "random": captured(loaded, preprocess, options.device)}
     if compare and loaded.weights != "none":

@@ -26,9 +26,11 @@ from deconvviz.errors import DataError, DeconvvizError, LayerNotFound
 from deconvviz.figures.tiles import rendered
 from deconvviz.models.labels import outputs_of
 from deconvviz.studies.diagnosis.command import diagnose as command
-from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES, _order, diagnose, first_filters
+from deconvviz.studies.diagnosis.comparison import differences
+from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES, diagnose, first_filters
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
 from deconvviz.studies.diagnosis.finding import Evidence, Finding, Neighbour
+from deconvviz.studies.diagnosis.joining import FIGURES, joined, ordered
 from deconvviz.studies.diagnosis.page import APPEARANCES, write_report
 from deconvviz.studies.diagnosis.result import COLUMNS, JSON_SCHEMA, CheckSummary, Diagnosis
 from deconvviz.studies.diagnosis.schema import schema_of
@@ -153,7 +155,7 @@ def test_the_most_severe_come_first(demo: Diagnosis) -> None:
         assert beyond == sorted(beyond, reverse=True)
     assert demo.worst == (demo.findings[0].severity if demo.findings else None)
     some = [finding("note", 9.0), finding("serious", 2.0), finding("serious", 0.1), finding("note", 9.0, "dead")]
-    order = [some.index(f) for f in sorted(some, key=_order)]
+    order = [some.index(f) for f in ordered(some, NAMES)]
     assert order == [2, 1, 3, 0]  # a tenth of a threshold is farther from it than twice; then the checks' own order
     mixed = Diagnosis(findings=(finding("serious"), finding("warning"), finding("note")), config={})
     assert [len(mixed.at_least(severity)) for severity in SEVERITIES] == [3, 2, 1]
@@ -187,7 +189,7 @@ def test_json_fits_its_schema(demo: Diagnosis, tmp_path: pathlib.Path) -> None:
         diagnosis.save_json(tmp_path / "d.json")
         content = json.loads((tmp_path / "d.json").read_text())
         assert wrong(content, JSON_SCHEMA) == []
-        assert content["schema"] == 1 and len(content["findings"]) == len(diagnosis.findings)
+        assert content["schema"] == 2 and len(content["findings"]) == len(diagnosis.findings)
     assert content["findings"][0]["value"] is None and content["findings"][1]["evidence"]["arrays"] == {}
     assert content["findings"][0]["evidence"]["arrays"]["values"] == [1.0, None]
     assert wrong({**content, "worst": "bad"}, JSON_SCHEMA) and wrong({**content, "more": 1}, JSON_SCHEMA)
@@ -213,10 +215,12 @@ def test_csv_has_a_row_for_each_finding(demo: Diagnosis, tmp_path: pathlib.Path)
     demo.save_csv(tmp_path / "d.csv")
     with (tmp_path / "d.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS and len(rows) == len(demo.findings)
-    for row, found in zip(rows, demo.findings, strict=True):
-        assert row["channels"] == " ".join(map(str, found.channels)) and row["what"] == found.what
-        assert np.isclose(float(row["value"]), found.value, rtol=1e-6)
+    expected = [(str(n), f, one) for n, f in enumerate(demo.findings, 1) for one in f.rows]
+    assert tuple(rows[0]) == COLUMNS and len(rows) == len(expected)
+    for row, (number, found, one) in zip(rows, expected, strict=True):
+        assert row["channels"] == " ".join(map(str, one.channels)) and row["what"] == one.what
+        assert np.isclose(float(row["value"]), one.value, rtol=1e-6)
+        assert (row["finding"], row["severity"], row["layer_severity"]) == (number, found.severity, one.severity)
 
 
 def test_first_filters_are_the_weights() -> None:
@@ -226,6 +230,87 @@ def test_first_filters_are_the_weights() -> None:
     assert filters is not None and np.allclose(filters, weight.permute(0, 2, 3, 1).numpy())
     grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 2)).eval()
     assert first_filters(dv.capture(grey, (1, 8, 8))) is None
+
+
+def in_layers(*values: float, **changes: Any) -> list[Finding]:
+    """The same finding in layers a, b, ..., a warning from twice the threshold on."""
+    return [
+        finding(
+            "warning" if value >= 2 else "note",
+            value,
+            layer=letter,
+            what=f"{letter} has {value:g}.",
+            channels=(n,),
+            **changes,
+        )
+        for n, (letter, value) in enumerate(zip("abcdefghi", values, strict=False))
+    ]
+
+
+def test_the_same_finding_of_several_layers_is_one() -> None:
+    sorted_findings = ordered([*in_layers(1.1, 5.0, 1.2, 3.0), finding("serious", check="dead")], NAMES)
+    dead, many = joined(sorted_findings)
+    assert (dead.check, dead.severity, [row.layer for row in dead.layers]) == ("dead", "serious", ["conv1"])
+    assert (many.severity, many.layer, many.value, many.channels) == ("warning", "b", 5.0, (1,))
+    assert [(row.layer, row.severity, row.value) for row in many.layers] == [
+        ("b", "warning", 5.0),
+        ("d", "warning", 3.0),
+        ("c", "note", 1.2),
+        ("a", "note", 1.1),
+    ]
+    assert len(many.more_evidence) == FIGURES - 1 and many.remedy == "Mend it."
+    text = repr(Diagnosis(findings=(many,), config={}))
+    assert "1 warning" in text and text.index("b has 5.") < text.index("d has 3.") < text.index("a has 1.1.")
+    assert Diagnosis(findings=(many,), config={})._repr_html_().count("<tr>") == 5
+
+
+def test_other_kinds_and_things_stay_apart() -> None:
+    """Kinds of a check are findings of their own, and so are two findings about one layer, such as two classes."""
+    kinds = joined(ordered([*in_layers(3, 4), *in_layers(3, 4, kind="nearly")], NAMES))
+    assert [(f.kind, len(f.layers)) for f in kinds] == [("", 2), ("nearly", 2)]
+    classes = joined([finding(), finding(), finding(layer="conv2")])
+    assert [len(f.layers) for f in classes] == [1, 1, 1]
+    advice = joined([finding(remedy="Do this.", layer="a"), finding(remedy="Do that.", layer="b")])
+    assert advice[0].remedy == "For a: Do this. For b: Do that."
+
+
+def test_the_page_shows_the_worst_layers_of_a_finding(tmp_path: pathlib.Path) -> None:
+    (many,) = joined(ordered(in_layers(1.1, 5.0, 1.2, 3.0), NAMES))
+    diagnosis = Diagnosis(findings=(many,), checks=(made(),), config=hostile().config)
+    write_report(tmp_path, diagnosis, names=["n"], images="i", command="c", version="1")
+    page = Page((tmp_path / "index.html").read_text())
+    assert "4 layers: Aliasing at strides" in page.text and "The figures show the 3 worst layers" in page.text
+    assert [pathlib.Path(link).name for link in page.all("a", "href") if "evidence" in link] == [
+        f"001-aliasing-{letter}.png" for letter in "bdc"
+    ]
+    assert all(f"{letter} has" in page.text for letter in "abcd")
+    diagnosis.save_json(tmp_path / "d.json")
+    content = json.loads((tmp_path / "d.json").read_text())
+    assert wrong(content, JSON_SCHEMA) == [] and len(content["findings"][0]["layers"]) == 4
+
+
+def test_what_is_better_and_worse() -> None:
+    """By check and kind: severity first, then a value that is a tenth farther beyond its threshold."""
+    checks = (made(), made("dead"), made("rank"))
+    base = Diagnosis(findings=(finding("note", 1.5), finding("note", check="dead")), checks=checks, config={})
+    assert differences(base, base) == ()
+    other = Diagnosis(findings=(finding("warning", 1.6), finding("note", 2.1, check="dead")), checks=checks, config={})
+    assert [str(one)[:14] for one in differences(other, base)] == ["worse: aliasin"]  # 2.1 of 2.0 is no tenth
+    assert [(one.check, one.worse) for one in differences(base, other)] == [("aliasing", False)]
+    assert "note in layer conv1 (1.5 parts), against warning in layer conv1 (1.6 parts)" in str(
+        differences(base, other)[0]
+    )
+    new = Diagnosis(findings=(*base.findings, finding(check="rank")), checks=checks, config={})
+    assert [(one.check, one.worse) for one in differences(new, base)] == [("rank", True)]
+    unmade = made("rank", findings=0, skipped="why")
+    without = Diagnosis(findings=base.findings, checks=(*checks[:2], unmade), config={})
+    assert differences(new, without) == ()  # what was not checked is not better
+
+
+@pytest.mark.parametrize(("ours", "images", "expected"), [(0.9, 100, [False]), (0.7, 100, []), (0.4, 100, [True])])
+def test_accuracies_differ_beyond_chance(ours: float, images: int, expected: list[bool]) -> None:
+    pair = [Diagnosis(config={"accuracy": value, "labelled": images}) for value in (ours, 0.65)]
+    assert [one.worse for one in differences(*pair)] == expected
 
 
 # --- figures and page ------------------------------------------------------------------------------------------------
@@ -257,7 +342,7 @@ def test_first_filters_are_the_weights() -> None:
 )
 def test_every_kind_of_evidence_is_drawn(evidence: Evidence) -> None:
     """The threshold, the labels and the axes' units are in the drawing, and nothing leaves it."""
-    figure = draw_evidence(finding(evidence=evidence), "title", "a caption " * 40)
+    figure = draw_evidence(evidence, "title", "a caption " * 40)
     content = rendered(figure, "svg", "").decode()
     drawn = figure.axes[0]
     if evidence.kind == "tiles":
@@ -383,7 +468,8 @@ def test_the_command_and_its_exit_code(tmp_path: pathlib.Path) -> None:
     names = {path.name for path in (tmp_path / "d").iterdir()}
     assert names == {"index.html", "diagnosis.json", "findings.csv", "classes.csv", "evidence"}
     (tmp_path / "d" / "other.json").write_text("of an earlier report")
-    assert run(*common, "--fail-on", "note").exit_code == 1  # into the same folder again
+    failed = run(*common, "--fail-on", "note")  # into the same folder again
+    assert failed.exit_code == 1 and "--fail-on note: \n  note: receptive-field, conv5" in failed.output
     assert {path.name for path in (tmp_path / "d").iterdir()} == names
     page = Page((tmp_path / "d" / "index.html").read_text())
     assert "Diagnosis of demo" in page.text and len(page.all("img", "src")) == len(content["findings"])
@@ -393,8 +479,11 @@ def test_the_command_and_its_exit_code(tmp_path: pathlib.Path) -> None:
 def test_two_networks_are_compared(tmp_path: pathlib.Path) -> None:
     out = str(tmp_path / "d")
     checks = ("--checks", "aliasing,dead,unsettled", "--compare", "demo", "--compare-weights", "none")
-    result = run("demo", "scenes:20:5", "-o", out, *checks)
-    assert result.exit_code == 0
+    result = run("demo", "scenes:20:5", "-o", out, *checks, "--fail-on", "worse")
+    assert result.exit_code == 0 and "compared with demo:" in result.output and "\n  better: " in result.output
+    turned = ("demo", "scenes:20:5", "-o", str(tmp_path / "turned"), "--weights", "none", "--compare", "demo")
+    failed = run(*turned, "--checks", "aliasing,dead,unsettled", "--fail-on", "worse")
+    assert failed.exit_code == 1 and "--fail-on worse: \n  worse: " in failed.output
     first, second = (json.loads((tmp_path / "d" / name).read_text()) for name in ("diagnosis.json", "other.json"))
     assert wrong(second, JSON_SCHEMA) == []
     assert first["config"]["model_fingerprint"] != second["config"]["model_fingerprint"]
@@ -425,6 +514,8 @@ def test_what_is_refused_changes_nothing(tmp_path: pathlib.Path) -> None:
         run("demo", "scenes:20:5", "-o", str(mine / "thesis.txt"))
     with pytest.raises(DataError, match="no folder"):
         run("demo", "scenes:20:5", "-o", str(tmp_path / "a" / "b"))
+    with pytest.raises(DataError, match="--compare MODEL"):
+        run("demo", "scenes:20:5", "-o", str(tmp_path / "new"), "--fail-on", "worse")
     with pytest.raises(DeconvvizError, match="no check named"):
         run("demo", "scenes:20:5", "-o", str(tmp_path / "new"), "--checks", "alias")
     with pytest.raises(DataError):

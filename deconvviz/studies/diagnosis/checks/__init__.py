@@ -1,27 +1,16 @@
 """The checks. Importing this package registers all of them; NAMES is the order in which they are made and shown.
 
 A check is a function that takes a `Subject` and returns a `CheckRun`. A new one in a file that is here already needs no
-other change; a new file is added to MODULES.
+other change; a new file is added to FILES in `registry.py`.
 """
 
 from __future__ import annotations
 
-from deconvviz.studies.diagnosis.checks import (
-    aliasing,
-    classes,
-    filters,
-    pairs,
-    receptive_field,
-    removable,
-    responses,
-    spectrum,
-    unsettled,
-)
-from deconvviz.studies.diagnosis.registry import CHECKS
+import importlib
 
-# The cheap and general ones first.
-MODULES = (filters, pairs, spectrum, responses, aliasing, receptive_field, removable, unsettled, classes)
-_PLACES = {module.__name__: place for place, module in enumerate(MODULES)}
-NAMES = tuple(sorted(CHECKS, key=lambda name: _PLACES.get(CHECKS[name].function.__module__, len(MODULES))))
+from deconvviz.studies.diagnosis.registry import CHECKS, FILES, check_declarations
+
+MODULES = tuple(importlib.import_module(f"{__name__}.{name}") for name in FILES)
+NAMES = tuple(check_declarations())
 
 __all__ = ["CHECKS", "MODULES", "NAMES"]

@@ -9,7 +9,10 @@ import torch
 
 from deconvviz.choices import Severity
 from deconvviz.data.pictures import grey_picture, tile
+from deconvviz.graph.ops import op_of, reads_pixels
+from deconvviz.models.zfnet import PAPER_KERNEL, PAPER_STRIDE
 from deconvviz.studies.diagnosis.finding import TILE_SIDE, CheckRun, Evidence, Finding, Measured, graded, verb
+from deconvviz.studies.diagnosis.measures.build import either, window_of
 from deconvviz.studies.diagnosis.measures.shifts import (
     ShiftChange,
     Strided,
@@ -86,9 +89,32 @@ def _aliased(subject: Subject, change: ShiftChange, severity: Severity) -> Findi
         unit="times the change of the anti-aliased layer",
         source="measured: pixels of photos, every third one; the anti-aliased layer is Zhang 2019, arXiv 1904.11486, "
         "section 3",
-        remedy=f"Evaluate layer {change.layer} with stride 1 and blur before subsampling (BlurPool), or use a smaller "
-        "stride and kernel: the paper changed 11x11 with stride 4 to 7x7 with stride 2.",
+        remedy=_smoothed(next(op for op in strided_ops(subject.network) if op.layer == change.layer)),
         evidence=_phases(subject, change, order[:CHANNELS].tolist()),
+    )
+
+
+def _smoothed(op: Strided) -> str:
+    """Return what to try against aliasing at a stride."""
+    size, stride = max(window_of(op.node)), max(op.stride)
+    if not op_of(op.node).weighted:
+        return "Pool with stride 1, and blur before subsampling (BlurPool, Zhang 2019)."
+    if size == 1:
+        return f"The layer reads one of {np.prod(op.stride)} positions and skips the others: average them before it."
+    if size <= stride:
+        return (
+            "The windows of the layer do not overlap, as those of a patch embedding, so that it aliases by design: let "
+            "them overlap, or subsample in several steps of smaller convolutions."
+        )
+    smaller = reads_pixels(op.node) and (size > PAPER_KERNEL or stride > PAPER_STRIDE)
+    return either(
+        [
+            "evaluate the layer with stride 1 and blur before subsampling (BlurPool, Zhang 2019)",
+            f"use a smaller stride and kernel: the paper changed 11x11 with stride 4 to {PAPER_KERNEL}x{PAPER_KERNEL} "
+            f"with stride {PAPER_STRIDE}"
+            if smaller
+            else "",
+        ]
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deconvviz.graph.filters import Filters
 from deconvviz.models.zfnet import PAPER_RADIUS, PAPER_RANGE
 from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, Measured, graded, verb
+from deconvviz.studies.diagnosis.measures.build import either
 from deconvviz.studies.diagnosis.measures.responses import LayerResponses
 from deconvviz.studies.diagnosis.registry import check
 from deconvviz.studies.diagnosis.subject import Subject
@@ -84,10 +85,27 @@ def _dead(subject: Subject, layer: str, responses: LayerResponses) -> Finding | 
         threshold=SHARES[0],
         unit="share of the layer's filters",
         source="Zeiler and Fergus 2013, section 4.1 and figure 6 (dead features); the share is this package's grading",
-        remedy="Train with a lower learning rate at first, with BatchNorm, or with a leaky rectifier. The dead filters "
-        "can also be removed: that costs nothing, once their constant value is added to the next layer's bias.",
+        remedy=_revived(subject, layer),
         evidence=evidence,
     )
+
+
+def _revived(subject: Subject, layer: str) -> str:
+    """Return what to try against dead filters."""
+    rectifier, normalised = subject.build.rectifier(layer), subject.build.standardised
+    options = [
+        "train with a lower learning rate at first",
+        "" if normalised else "train with BatchNorm",
+        "take a leaky rectifier" if rectifier is not None and rectifier.flat_below else "",
+    ]
+    shut = " Look at the factors and shifts of the normalisation too: a factor of 0 or a shift far below zero shuts a "
+    shut += "filter, and weight decay on the factors leads there."
+    removed = " The dead filters can also be removed: that costs nothing, once their constant value is added to the "
+    removed += "next layer's bias."
+    if subject.depthwise(layer):
+        removed = " The dead filters can also be removed, together with the channels that they read: add their "
+        removed += "constant value to the next layer's bias."
+    return either(options) + (shut if normalised else "") + removed
 
 
 def _nearly_dead(subject: Subject, layer: str, responses: LayerResponses) -> Finding | None:
@@ -99,6 +117,7 @@ def _nearly_dead(subject: Subject, layer: str, responses: LayerResponses) -> Fin
         return None
     return Finding(
         check="dead",
+        kind="nearly dead",
         severity=severity,
         layer=layer,
         channels=tuple(channels.tolist()),
@@ -171,6 +190,7 @@ def _dominating(subject: Subject, layer: str, responses: LayerResponses, filters
     )
     return Finding(
         check="dominating",
+        kind="" if relative else "radius",
         severity=severity,
         layer=layer,
         channels=tuple(large.tolist()),
@@ -181,9 +201,26 @@ def _dominating(subject: Subject, layer: str, responses: LayerResponses, filters
         source="measured: at most 2.3 in SqueezeNet and the packaged ZFNet"
         if relative
         else "Zeiler and Fergus 2013, section 3",
-        remedy="Scale filters back whose RMS exceeds a radius, as the paper does (deconvviz train --radius 0.1), or "
-        "use weight decay or a normalisation layer.",
+        remedy=_reined(subject, layer, paper, bool((filters.scale != 1).any())),
         evidence=_largest(rms, limit),
+    )
+
+
+def _reined(subject: Subject, layer: str, paper: bool, scaled: bool) -> str:
+    """Return what to try against filters that dominate."""
+    if scaled:
+        return (
+            "The size includes the factor of the layer's BatchNorm. Weight decay on the weights alone changes nothing, "
+            "because BatchNorm undoes it: put it on the factors, and see whether the inputs of these filters vary "
+            "little, which makes BatchNorm amplify them."
+        )
+    radius = "deconvviz train --radius 0.1" if paper else f"such as {RATIOS[0]:g} times the layer's median"
+    return either(
+        [
+            f"scale filters back whose RMS exceeds a radius, as the paper does ({radius})",
+            "use weight decay",
+            "" if subject.build.standardised else "use a normalisation layer",
+        ]
     )
 
 

@@ -71,9 +71,22 @@ def _duplicates(subject: Subject, layer: str, responses: LayerResponses) -> Find
         threshold=SHARES[0],
         unit="share of the layer's filters",
         source=f"measured: cosine {SAME}, correlation {DUPLICATE}",
-        remedy="Use fewer filters, or remove one of each pair and add its weights in the next layer to those of the "
-        "other. If many repeat each other, see whether the weights were initialised at random.",
+        remedy=_fewer(subject.depthwise(layer)),
         evidence=_side_by_side(subject, layer, live[pairs]),
+    )
+
+
+def _fewer(depthwise: bool) -> str:
+    """Return what to try against filters that repeat each other."""
+    often = " If many repeat each other, see whether the weights were initialised at random."
+    if depthwise:
+        return (
+            "Each filter reads a channel of its own, so equal weights cost little. Where the responses are the same "
+            f"too, use fewer channels in the layer before, whose channels then repeat each other.{often}"
+        )
+    return (
+        "Use fewer filters, or remove one of each pair and add its weights in the next layer to those of the other."
+        f"{often}"
     )
 
 
@@ -116,7 +129,9 @@ def _flipped(subject: Subject, layer: str, responses: LayerResponses) -> Finding
         threshold=FLIPPED_SHARES[0],
         unit="share of the layer's filters",
         source=f"Shang et al. 2016 (pairs of opposite phase); measured: cosine -{SAME}",
-        remedy="A rectifier that keeps both signs (concatenated ReLU) needs only one filter for each such pair.",
+        remedy="A rectifier that keeps both signs (concatenated ReLU) needs only one filter for each such pair."
+        if subject.build.rectifier(layer) is not None
+        else "No rectifier follows that would drop a sign: the next layer can read both from one filter of each pair.",
         evidence=_side_by_side(subject, layer, live[pairs]),
     )
 

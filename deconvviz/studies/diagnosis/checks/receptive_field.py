@@ -8,6 +8,7 @@ from deconvviz.data.pictures import outlined, tile
 from deconvviz.errors import LayerNotFound
 from deconvviz.graph.choose import last_maps
 from deconvviz.studies.diagnosis.finding import TILE_SIDE, CheckRun, Evidence, Finding, Measured, Skipped, verb
+from deconvviz.studies.diagnosis.measures.build import Build, either
 from deconvviz.studies.diagnosis.measures.fields import (
     ENERGY,
     Field,
@@ -73,6 +74,7 @@ def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> F
         ratio = field.side / side
         return Finding(
             check="receptive-field",
+            kind="theoretical",
             severity="serious" if ratio < HALF else "warning",
             layer=field.layer,
             channels=(),
@@ -82,11 +84,12 @@ def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> F
             threshold=OBJECT_SEEN,
             unit="receptive field / object",
             source="measured: a unit that sees less than the object cannot respond to the arrangement of its parts",
-            remedy="Add layers or dilation before the last maps, or show the network smaller images of the objects.",
+            remedy=_wider(subject.build),
         )
     if field.effective < side * HALF:
         return Finding(
             check="receptive-field",
+            kind="effective",
             severity="note",
             layer=field.layer,
             channels=(),
@@ -96,10 +99,22 @@ def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> F
             threshold=HALF,
             unit="effective field / object",
             source="measured: half the object; effective field of Luo et al. 2016, section 2",
-            remedy="Train longer, because the effective field grows with training, or add skip connections and "
-            "dilation.",
+            remedy=_used(subject.build),
         )
     return None
+
+
+def _wider(build: Build) -> str:
+    """Return what to try where a unit cannot see the objects."""
+    dilate = "" if build.dilated else "dilate their convolutions"
+    return either(["add layers before the last maps", dilate, "show the network smaller images of the objects"])
+
+
+def _used(build: Build) -> str:
+    """Return what to try where a unit does not use what it could see."""
+    train = "train longer, because the effective field grows with training"
+    skip = "" if build.joined else "add skip connections"
+    return either([train, skip, "" if build.dilated else "dilate convolutions"])
 
 
 def _against_theory(subject: Subject, field: Field) -> Finding | None:
@@ -109,6 +124,7 @@ def _against_theory(subject: Subject, field: Field) -> Finding | None:
         return None
     return Finding(
         check="receptive-field",
+        kind="effective",
         severity="note",
         layer=field.layer,
         channels=(),
@@ -120,8 +136,8 @@ def _against_theory(subject: Subject, field: Field) -> Finding | None:
         threshold=HALF,
         unit="effective / theoretical field",
         source="measured: half; Luo et al. 2016, section 2: the effective field is a fraction of the theoretical one",
-        remedy="Say where the objects are (--truth). If they are larger than the effective field, add dilation or "
-        "layers.",
+        remedy="Say where the objects are (--truth). If they are larger than the effective field, "
+        f"{'add layers' if subject.build.dilated else 'dilate convolutions or add layers'}.",
     )
 
 
@@ -143,6 +159,7 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
     )
     finding = Finding(
         check="receptive-field",
+        kind="context",
         severity="note",
         layer=first,
         channels=(),
@@ -153,7 +170,13 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
         unit="receptive field of the layer's input / image",
         source="Richter et al. 2021, arXiv 2106.12307: layers beyond this border gain no context and tend to add "
         "little",
-        remedy="Leave these layers out, give the network larger images, or use smaller strides before them.",
+        remedy=either(
+            [
+                "leave these layers out",
+                "give the network larger images",
+                "use smaller strides before them" if subject.build.strided_before(first) else "",
+            ]
+        ),
     )
     return (finding,)
 

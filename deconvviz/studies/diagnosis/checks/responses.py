@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, graded, verb
+from deconvviz.studies.diagnosis.measures.build import either
 from deconvviz.studies.diagnosis.measures.responses import LayerResponses
 from deconvviz.studies.diagnosis.registry import check
 from deconvviz.studies.diagnosis.subject import Subject
@@ -64,8 +65,7 @@ def _saturated(subject: Subject, layer: str, responses: LayerResponses) -> Findi
         unit="share of the layer's filters",
         source="measured: up to 38 % in SqueezeNet's first squeeze layers, which pass colours on; Glorot and Bengio "
         "2010",
-        remedy="If the layer is meant to be nonlinear: use smaller biases, BatchNorm, a lower learning rate at the "
-        "start, or a rectifier that does not clip.",
+        remedy=_unsaturated(subject, layer, bool(on.any()), bool(stuck.any())),
         evidence=Evidence(
             kind="histogram",
             arrays={"values": np.where(stuck, at_ceiling, firing)},
@@ -74,6 +74,19 @@ def _saturated(subject: Subject, layer: str, responses: LayerResponses) -> Findi
             mark=ALWAYS,
         ),
     )
+
+
+def _unsaturated(subject: Subject, layer: str, on: bool, stuck: bool) -> str:
+    """Return what to try against filters that are always on, or stuck at their ceiling."""
+    rectifier, normalised = subject.build.rectifier(layer), subject.build.standardised
+    clips = rectifier is not None and rectifier.flat_above
+    options = [
+        ("a smaller shift in the normalisation" if normalised else "smaller biases") if on else "",
+        "" if normalised else "BatchNorm",
+        "a lower learning rate at the start",
+        "a rectifier that does not clip" if stuck and clips else "",
+    ]
+    return "If the layer is meant to be nonlinear: use " + either(options)[0].lower() + either(options)[1:]
 
 
 # --- late filters that distinguish no class --------------------------------------------------------------------------
@@ -171,13 +184,18 @@ def rank(subject: Subject) -> CheckRun:
     classes = 0 if subject.logits is None else subject.logits.shape[1]
     findings = []
     for layer, responses in subject.responses.items():
-        finding = _few_directions(layer, responses, classes if subject.depth(layer) >= LATE else 0)
+        told_apart = classes if subject.depth(layer) >= LATE else 0
+        finding = _few_directions(layer, responses, told_apart, subject.build.standardised)
         findings += [] if finding is None else [finding]
     return CheckRun(findings=tuple(findings))
 
 
-def _few_directions(layer: str, responses: LayerResponses, classes: int) -> Finding | None:
-    """Return the finding about a layer; `classes` is how many a late layer tells apart, 0 for an early one."""
+def _few_directions(layer: str, responses: LayerResponses, classes: int, normalised: bool) -> Finding | None:
+    """Return the finding about a layer.
+
+    `classes` is how many a late layer tells apart, 0 for an early one; `normalised` says whether the network has
+    normalisation layers.
+    """
     means = responses.means[:, ~responses.constant].astype(np.float64)
     room = min(means.shape[1], len(means) - 1)
     if room < FEWEST_DIRECTIONS:
@@ -199,8 +217,14 @@ def _few_directions(layer: str, responses: LayerResponses, classes: int) -> Find
         threshold=RANKS[0],
         unit="effective rank, from 0 (one direction) to 1 (all)",
         source="Roy and Vetterli 2007; measured: at least 0.052 in SqueezeNet's layers",
-        remedy="Normalise the layer, initialise it by its number of inputs, or lower the learning rate. If the network "
-        "performs well, a layer with fewer filters may be enough.",
+        remedy=either(
+            [
+                "" if normalised else "normalise the layer",
+                "initialise it by its number of inputs",
+                "lower the learning rate",
+            ]
+        )
+        + " If the network performs well, a layer with fewer filters may be enough.",
         evidence=Evidence(
             kind="bars",
             arrays={"values": shares[:SHOWN]},

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.graph.filters import Filters
+from deconvviz.models.zfnet import PAPER_KERNEL, PAPER_STRIDE
 from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, graded, verb
+from deconvviz.studies.diagnosis.measures.build import either
 from deconvviz.studies.diagnosis.measures.spectra import (
     GRID,
     LEAST_KERNEL,
@@ -81,12 +83,23 @@ def _uncovered(layer: str, filters: Filters, clear: NDArray[np.bool_], shares: N
         threshold=MIDDLE[0],
         unit="share of the filters' energy",
         source="Zeiler and Fergus 2013, section 4.1 and figure 6; measured: 36 % in SqueezeNet (7x7, stride 2)",
-        remedy="Use a smaller kernel and stride, such as 7x7 with stride 2 as in the paper, or blur before the stride "
-        "(Zhang 2019)."
+        remedy=_covered(size, stride)
         if high > low
         else "Train longer or augment the images less: the filters hold only blobs and colours. Look at them.",
         evidence=_spectrum(filters, clear, stride),
     )
+
+
+def _covered(size: int, stride: int) -> str:
+    """Return what to try against a first layer that holds mostly high frequencies."""
+    options = [
+        f"use a smaller kernel and stride, such as {PAPER_KERNEL}x{PAPER_KERNEL} with stride {PAPER_STRIDE} as in the "
+        "paper"
+        if size > PAPER_KERNEL or stride > PAPER_STRIDE
+        else "",
+        "blur before the stride (Zhang 2019)" if stride > 1 else "train longer, with weight decay",
+    ]
+    return either(options)
 
 
 @check("noise", "First-layer filters that are noise")

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from deconvviz.choices import Severity
-from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, Measured, graded
-from deconvviz.studies.diagnosis.measures.settling import Settling, settling
+from deconvviz.errors import MismatchError
+from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, Measured, Skipped, graded
+from deconvviz.studies.diagnosis.measures.settling import Settling, settling, weights_over_time
 from deconvviz.studies.diagnosis.registry import check
 from deconvviz.studies.diagnosis.subject import Subject
 
 PACE = 0.5  # of the mean pace of the training: a filter that moves as fast at the end has not settled
 UNSETTLED = (10.0, 30.0, 60.0)  # percent of a layer's filters
-NAMED = 9  # filters that are named, the fastest first
+LOWERED = 0.1  # of the highest learning rate: one that ended here had come down
+NAMED = 9  # filters that are named, the fastest first, and layers that are not in the snapshots
 
 
 @check("unsettled", "Features that had not settled when the training ended", needs=("snapshots",))
@@ -33,15 +35,26 @@ def unsettled(subject: Subject) -> CheckRun:
     this package's.
     """
     assert subject.options.snapshots is not None
-    layers = settling(subject.network, subject.options.snapshots)
-    if not layers:
-        return CheckRun.not_made("the snapshots are of another network, or fewer than three; record them again")
+    try:
+        history = weights_over_time(subject.network, subject.options.snapshots)
+    except MismatchError as error:
+        return CheckRun.not_made(str(error))
+    layers = settling(history)
     worst = max(layers, key=_moving_share)
     severity = graded(_moving_share(worst), UNSETTLED)
     return CheckRun(
         findings=() if severity is None else (_moving(subject, worst, layers, severity),),
         measured=Measured(value=_moving_share(worst), unit="% of a layer's filters, the worst layer"),
+        skipped=_missing(history.missing),
     )
+
+
+def _missing(layers: Sequence[str]) -> Skipped | None:
+    """Say which layers are not in the snapshots."""
+    if not layers:
+        return None
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return Skipped(reason=f"the snapshots do not hold {', '.join(layers[:NAMED])}{more}", part=True)
 
 
 def _moving_share(settling: Settling) -> float:
@@ -71,19 +84,30 @@ def _moving(subject: Subject, worst: Settling, layers: Sequence[Settling], sever
         threshold=UNSETTLED[0],
         unit="% of the layer's filters",
         source="measured: half the mean pace of the whole training",
-        remedy="Train longer, and lower the learning rate at the end. Upper layers take longest: 40 to 50 epochs in "
-        "the paper.",
+        remedy=f"Train longer{_lowered(subject)}. Upper layers take longest: 40 to 50 epochs in the paper.",
         evidence=_distances(layers),
     )
 
 
-def _learning_rate(subject: Subject) -> str:
-    """Return a sentence about the last learning rate, with a space before it; empty where it is not known."""
+def _rates(subject: Subject) -> list[float]:
+    """Return the learning rates that the snapshots hold, in their order; empty where they hold none above zero."""
     snapshots = subject.options.snapshots
     rates = [] if snapshots is None else [float(row["lr"]) for row in snapshots.history if "lr" in row]
-    if not rates or max(rates) <= 0:
+    return rates if max(rates, default=0) > 0 else []
+
+
+def _learning_rate(subject: Subject) -> str:
+    """Return a sentence about the last learning rate, with a space before it; empty where it is not known."""
+    rates = _rates(subject)
+    if not rates:
         return ""
     return f" The learning rate ended at {rates[-1]:.3g}, {rates[-1] / max(rates):.2g} of its highest value."
+
+
+def _lowered(subject: Subject) -> str:
+    """Return the advice to lower the learning rate, where it is not known to have come down."""
+    rates = _rates(subject)
+    return "" if rates and rates[-1] <= LOWERED * max(rates) else ", and lower the learning rate at the end"
 
 
 def _distances(layers: Sequence[Settling]) -> Evidence:

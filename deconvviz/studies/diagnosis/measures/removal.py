@@ -117,7 +117,8 @@ def removals(subject: Subject, parts: Sequence[Removable], places: Ints) -> tupl
         places, targets = places[targets >= 0], targets[targets >= 0]
     lost, gained = np.zeros(len(parts), np.int64), np.zeros(len(parts), np.int64)
     run_all, start = _WithoutEach(network, parts), 0
-    with torch.inference_mode():
+    bar = subject.options.bar("image", len(places), "without layers")
+    with bar, torch.inference_mode():
         for batch, x in subject.batches(places):
             answers = torch.from_numpy(targets[start : start + len(batch)]).to(x.device)
             start += len(batch)
@@ -127,6 +128,7 @@ def removals(subject: Subject, parts: Sequence[Removable], places: Ints) -> tupl
             for n, decision in enumerate(others):
                 lost[n] += int((right & (decision != answers)).sum())
                 gained[n] += int((~right & (decision == answers)).sum())
+            bar.update(len(batch))
     return tuple(
         Removal(part=part, lost=int(a), gained=int(b), images=len(places))
         for part, a, b in zip(parts, lost, gained, strict=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.errors import MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.results.snapshots import Snapshots
-from deconvviz.types import Floats
+from deconvviz.types import Array, Floats
+
+LEAST = 3  # epochs: two have no pace to compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,51 +35,94 @@ class Settling:
     pace: Floats
 
 
-def weights_over_time(network: Network, snapshots: Snapshots) -> tuple[Floats, dict[str, list[Floats]]] | None:
+@dataclass(frozen=True, kw_only=True)
+class WeightHistory:
+    """The weights of a network during its training.
+
+    Attributes:
+        epochs: float64 [E], ascending; the last one is that of the network as it is.
+        weights: name of a convolution or linear layer -> E arrays, float64 [filters, weights].
+        missing: layers of the network that the snapshots do not hold.
+    """
+
+    epochs: Floats
+    weights: dict[str, list[Floats]]
+    missing: tuple[str, ...] = ()
+
+
+def weights_over_time(network: Network, snapshots: Snapshots) -> WeightHistory:
     """Return the weights of each layer at the epochs of the snapshots, ending with the network as it is.
 
     A last snapshot that equals the network, to half precision, is not taken twice. Otherwise the network is taken as
-    the state after the last recorded epoch, whose weights were not kept.
+    the state after the last recorded epoch, whose weights were not kept. Layers that the snapshots do not hold are left
+    out.
 
-    Returns:
-        The epochs, float64 [E], and layer -> E arrays, float64 [filters, weights]; None where the snapshots are of
-        another network, or there are none.
+    Raises:
+        MismatchError: the snapshots are of another network, or show fewer than three epochs; the message says what is
+            missing.
     """
-    names = [key for key, tensor in network.tensors.items() if key.endswith("weight") and tensor.dim() in (2, 4)]
-    epochs, history = [float(epoch) for epoch in snapshots.epochs], {name: list[Floats]() for name in names}
+    epochs = [float(epoch) for epoch in snapshots.epochs]
+    if not epochs:
+        raise MismatchError(f"the snapshots hold the weights of no epoch; {LEAST} are needed")
+    every = [key for key, tensor in network.tensors.items() if key.endswith("weight") and tensor.dim() in (2, 4)]
+    history: dict[str, list[Floats]] = {}
     for epoch in snapshots.epochs:
         snapshot = snapshots.weights(epoch)
-        for name in names:
-            if name not in snapshot or snapshot[name].shape != tuple(network.tensors[name].shape):
-                return None
-            history[name].append(_by_filter(snapshot[name]))
-    if not epochs or not names:
-        return None
-    final = {name: _by_filter(network.tensors[name].detach().cpu().double().numpy()) for name in names}
-    if any(not np.allclose(history[name][-1], final[name], rtol=2e-3, atol=1e-5) for name in names):
+        if epoch == snapshots.epochs[0]:
+            history = {name: [] for name in every if name in snapshot}
+        for name, weights in history.items():
+            _require_shape(name, snapshot, tuple(network.tensors[name].shape), epoch)
+            weights.append(_by_filter(snapshot[name]))
+    if not history:
+        raise MismatchError("the snapshots are of another network: they hold none of this network's weights")
+    final = {name: _by_filter(network.tensors[name].detach().cpu().double().numpy()) for name in history}
+    changed = [name for name in final if not np.allclose(history[name][-1], final[name], rtol=2e-3, atol=1e-5)]
+    if changed:
         last = max([*snapshots.epochs, *(int(row["epoch"]) for row in snapshots.history)])
         if last <= epochs[-1]:
-            return None
+            raise MismatchError(
+                f"the snapshots are of another network: {_layer_of(changed[0])} has other weights after their last "
+                f"epoch ({epochs[-1]:g}) than in the network"
+            )
         epochs.append(float(last))
-        for name in names:
+        for name in history:
             history[name].append(final[name])
-    return np.array(epochs), {name.removesuffix(".weight"): history[name] for name in names}
+    if len(epochs) < LEAST:
+        listed = ", ".join(f"{epoch:g}" for epoch in epochs)
+        raise MismatchError(
+            f"the weights of {LEAST} epochs or more are needed, and the snapshots hold those of {listed}"
+        )
+    missing = tuple(_layer_of(name) for name in every if name not in history)
+    by_layer = {_layer_of(name): weights for name, weights in history.items()}
+    return WeightHistory(epochs=np.array(epochs), weights=by_layer, missing=missing)
 
 
-def settling(network: Network, snapshots: Snapshots) -> tuple[Settling, ...] | None:
-    """Follow the filters of each layer through the snapshots of the network's training.
+def _require_shape(name: str, snapshot: Mapping[str, Array], shape: tuple[int, ...], epoch: int) -> None:
+    """Raise MismatchError where a snapshot lacks a weight, or has it in another shape than the network."""
+    if name not in snapshot:
+        raise MismatchError(f"the snapshot of epoch {epoch} does not hold {_layer_of(name)}, which an earlier one does")
+    if snapshot[name].shape != shape:
+        sizes = ["x".join(map(str, each)) for each in (snapshot[name].shape, shape)]
+        raise MismatchError(
+            f"the snapshots are of another network: the weights of {_layer_of(name)} are {sizes[0]} in them, and "
+            f"{sizes[1]} in the network"
+        )
+
+
+def _layer_of(name: str) -> str:
+    return name.removesuffix(".weight")
+
+
+def settling(history: WeightHistory) -> tuple[Settling, ...]:
+    """Follow the filters of each layer through a training.
 
     Returns:
-        A `Settling` for each layer; None where the snapshots are of another network, or show fewer than three epochs.
+        A `Settling` for each layer.
 
     Source: Zeiler and Fergus 2013, section 4.1 and figure 4, asks when features converge; this measure, of the weights,
     is this package's.
     """
-    followed = weights_over_time(network, snapshots)
-    if followed is None or len(followed[0]) < 3:
-        return None
-    epochs, layers = followed
-    return tuple(_settling(name, epochs, np.stack(weights)) for name, weights in layers.items())
+    return tuple(_settling(name, history.epochs, np.stack(weights)) for name, weights in history.weights.items())
 
 
 def _settling(layer: str, epochs: Floats, weights: Floats) -> Settling:

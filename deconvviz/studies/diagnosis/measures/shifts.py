@@ -15,6 +15,7 @@ from deconvviz.arrays import widened
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import axes_of, data_inputs, pair
+from deconvviz.studies.diagnosis.measures.build import stride_of
 from deconvviz.types import Floats
 
 
@@ -66,11 +67,11 @@ def strided_ops(network: Network) -> tuple[Strided, ...]:
     """Return every convolution and pooling whose stride is more than 1, in the order of computation."""
     ops = []
     for node in network.graph.nodes:
-        place = op_of(node).stride_argument if node.op == "call_function" and node.meta["data"] else None
-        if place is None or len(data_inputs(node)) != 1 or axes_of(data_inputs(node)[0]) != (2, 3):
+        if node.op != "call_function" or not node.meta["data"] or op_of(node).stride_argument is None:
             continue
-        arguments: tuple[Any, ...] = node.args
-        stride = pair(arguments[place] or arguments[1])  # a pooling without a stride steps by its window
+        if len(data_inputs(node)) != 1 or axes_of(data_inputs(node)[0]) != (2, 3):
+            continue
+        stride = stride_of(node)
         if max(stride) > 1 and (name := network.name_of(node)):
             ops.append(Strided(layer=name, node=node, end=final_value(node), stride=stride))
     return tuple(ops)
