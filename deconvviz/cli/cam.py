@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
-    from deconvviz.types import Pixels
+    from deconvviz.types import Picture
 
 
 def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -> None:
@@ -116,9 +116,11 @@ def cam(
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
     caption = (
         f"p is the probability of the class. Maps are finished by the convention {convention!r}. Passes over the last "
-        f"image (tail: from the layer to the output): {passes}.{_lengths(explainers, preprocess)}\n{CAM_NOTE}"
+        f"image (tail: from the layer to the output): {passes}.{_lengths(explainers, preprocess)}"
+        f"{preprocess.shown_words()}\n{CAM_NOTE}"
     )
-    figure = draw_maps(pictures, maps, labels, method_names, f"{network.name}{how.place}", caption, colours)
+    displays = [preprocess.display(picture) for picture in pictures]
+    figure = draw_maps(displays, maps, labels, method_names, f"{network.name}{how.place}", caption, colours)
     save_figure(figure, out, caption)
 
 
@@ -161,7 +163,7 @@ def _explainers(
 def _explained(
     opened: OpenedModel,
     explainers: Sequence[Explainer],
-    pictures: Sequence[Pixels],
+    pictures: Sequence[Picture],
     target: int | None,
     run: RunOptions,
 ) -> list[ExplainedImage]:

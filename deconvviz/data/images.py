@@ -1,11 +1,13 @@
 """ImageStore: many images in one HDF5 file, read in any order by any number of processes.
 
-The layout of the file, schema 1.
+The layout of the file, schema 2; schema 1 is the same without the kind "arrays", and is written where it suffices.
 
 Attributes:
   format          "deconvviz-images"
-  schema          1
-  kind            "encoded" or "raw"
+  schema          1 or 2
+  kind            "encoded", "raw" or "arrays"
+  dtype           of a store of kind "arrays": "uint8", "uint16" or "float32"
+  channels        of a store of kind "arrays": C
   fingerprint     SHA-256 in hex over names, labels and image bytes
   configuration   JSON: the command line, the source and the settings that made the file
 
@@ -15,8 +17,9 @@ Datasets:
   sizes     [N, 2] int64, height and width
   classes   [K] text
   skipped   [M, 2] text: name and reason of each image that could not be read
-  bytes     of a store of kind "encoded": [B] uint8, the image files one after the other
-  offsets   of a store of kind "encoded": [N + 1] int64, where each file begins in `bytes`
+  bytes     of a store of kind "encoded": [B] uint8, the image files one after the other; of kind "arrays" the values of
+            the images, [H, W, C] each, little-endian
+  offsets   of a store of these kinds: [N + 1] int64, where each image begins in `bytes`
   images    of a store of kind "raw": [N, S, S, 3] uint8, one image in each chunk
   digests   [N, 16] uint8, BLAKE2 of each image's bytes, checked when it is read; older files have none
 The attribute lists is a BLAKE2 digest in hex over all the other lists and the configuration, checked when it is opened.
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import io
 import json
 import operator
 import os
@@ -39,15 +43,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from deconvviz.arrays import PEAKS
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
 from deconvviz.results.files import READ_ERRORS, Sink, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists, refuse_foreign
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Array, Ints, Pathlike, Picture, Pixels
 
 FORMAT = "deconvviz-images"
-SCHEMA = 1
+SCHEMA = 2
 _CHUNK = 1 << 18  # bytes: the most that a small file wastes at its end, and few enough chunks for 150 GB
 _BATCH = 1 << 22  # bytes written at once: a call of HDF5 costs more than a small image
 _TEXT = h5py.string_dtype()
@@ -60,14 +65,17 @@ if hasattr(os, "register_at_fork"):
 
 
 class ImageStore:
-    """A file of images as a sequence of (uint8 [H, W, 3], label); `store[i]` decodes image i.
+    """A file of images as a sequence of (image [H, W, C], label); `store[i]` decodes image i.
 
     A store can be a torch Dataset with any number of workers, forked or spawned, and threads may share it: each process
     opens its own handle when it first reads. The lists below are read once, when the store is opened.
 
     Attributes:
         path: absolute path of the file.
-        kind: "encoded" where the file holds image files as they were, "raw" where it holds pixels of one size.
+        kind: "encoded" where the file holds image files as they were, "raw" where it holds pixels of one size, "arrays"
+            where it holds images of any number of channels.
+        channels: number of channels of each image: 3, except of kind "arrays".
+        dtype: of the values: uint8, uint16 or float32. Of kind "encoded" 16-bit files become uint16 all the same.
         names: N paths, relative to the folder that was packed.
         classes: the class names; empty where none were given.
         labels: int64 [N], an index into the classes, -1 where unknown.
@@ -99,7 +107,9 @@ class ImageStore:
             self.skipped: tuple[tuple[str, str], ...] = tuple((n, r) for n, r in file["skipped"].asstr()[:])
             self.labels = _constant(file["labels"])
             self.sizes = _constant(file["sizes"])
-            self._offsets = _constant(file["offsets"]) if self.kind == "encoded" else None
+            self._offsets = None if self.kind == "raw" else _constant(file["offsets"])
+            self.channels = int(file.attrs.get("channels", 3))
+            self.dtype = np.dtype(str(file.attrs.get("dtype", "uint8")))
             self._digests = file["digests"][:] if "digests" in file else None
             self._refuse_inconsistent(file)
             if "lists" in file.attrs and file.attrs["lists"] != self._digest_of_lists():
@@ -116,8 +126,8 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[Pixels, int]:
-        """Return image `index` as uint8 [H, W, 3], and its label.
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return image `index`, [H, W, C] with the store's `channels` and `dtype`, and its label.
 
         Raises:
             IndexError: the store has no such image.
@@ -125,18 +135,24 @@ class ImageStore:
         """
         index = self._checked(index)
         try:
-            picture = self._raw(index) if self._offsets is None else decode(self._bytes(index))
+            picture = decode(self._bytes(index)) if self.kind == "encoded" else self._pixels(index)
         except DataError as error:
             raise DataError(f"cannot read image {index} ({self.names[index]}) of {self.path}: {error}") from error
         return picture, int(self.labels[index])
 
-    def __iter__(self) -> Iterator[tuple[Pixels, int]]:
+    def __iter__(self) -> Iterator[tuple[Picture, int]]:
         return (self[index] for index in range(len(self)))
 
     def encoded(self, index: int) -> bytes:
-        """Return image `index` as the content of an image file: the file that was packed, or a PNG of a raw store."""
+        """Return image `index` as the content of a file: the one that was packed, a PNG, or a .npy file of an array."""
         index = self._checked(index)
-        return encode(self._raw(index)) if self._offsets is None else self._bytes(index)
+        if self.kind == "encoded":
+            return self._bytes(index)
+        if self.kind == "raw":
+            return encode(self._raw(index))
+        content = io.BytesIO()
+        np.save(content, self._pixels(index))
+        return content.getvalue()
 
     @property
     def info(self) -> dict[str, Any]:
@@ -144,8 +160,10 @@ class ImageStore:
         return {
             "path": str(self.path),
             "kind": self.kind,
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.kind == "arrays" else 1,
             "images": len(self),
+            "channels": self.channels,
+            "dtype": str(self.dtype),
             "classes": len(self.classes),
             "skipped": len(self.skipped),
             "bytes": self.path.stat().st_size,
@@ -199,14 +217,22 @@ class ImageStore:
         self._check(index, picture.data)
         return picture
 
+    def _pixels(self, index: int) -> Picture:
+        """Return the pixels of image `index` of a store that holds no image files."""
+        if self.kind == "raw":
+            return self._raw(index)
+        values = np.frombuffer(self._bytes(index), self.dtype.newbyteorder("<")).astype(self.dtype)
+        return values.reshape(*self.sizes[index], self.channels)
+
     def _check(self, index: int, data: bytes | memoryview) -> None:
         """Raise DataError where an image's bytes are not those that were packed."""
         if self._digests is not None and digest_of_bytes(data) != self._digests[index].tobytes():
             raise DataError("its bytes are not those that were packed; restore the file, or pack it again")
 
     def _digest_of_lists(self) -> str:
-        lists = [self.names, self.classes, self.skipped, json.dumps(self.configuration, sort_keys=True)]
+        lists: list[Any] = [self.names, self.classes, self.skipped, json.dumps(self.configuration, sort_keys=True)]
         lists += [self.kind, self.fingerprint]
+        lists += [str(self.dtype), self.channels] if self.kind == "arrays" else []
         arrays = [self.labels, self.sizes, self._offsets, self._digests]
         return digest_of_lists(lists, arrays)
 
@@ -226,7 +252,7 @@ class ImageStore:
         if file.attrs["fingerprint"] != self.fingerprint:
             file.close()
             raise DataError(f"{self.path} has been replaced by other images since it was opened; open it again")
-        return file["bytes" if self.kind == "encoded" else "images"]
+        return file["images" if self.kind == "raw" else "bytes"]
 
     def _refuse_inconsistent(self, file: h5py.File) -> None:
         if self._offsets is None:
@@ -235,60 +261,90 @@ class ImageStore:
             count, whole = len(self._offsets) - 1, int(self._offsets[-1]) == len(file["bytes"])
         if not whole or not count == len(self) == len(self.labels) == len(self.sizes):
             raise DataError(f"{self.path} is damaged: its lists are not of one length; pack it again")
+        if self.kind == "arrays":
+            lengths = self.sizes.prod(1) * self.channels * self.dtype.itemsize
+            if str(self.dtype) not in PEAKS or not np.array_equal(np.diff(np.asarray(self._offsets)), lengths):
+                raise DataError(f"{self.path} is damaged: its images have other sizes than it says; pack it again")
 
 
 class StoreWriter:
-    """Writes an image store, image by image; `finish` completes it. A write that fails raises OSError."""
+    """Writes an image store, image by image; `finish` completes it. A write that fails raises OSError.
 
-    def __init__(self, path: Pathlike, size: int | None) -> None:
+    Attributes:
+        kind: of the store, "encoded", "raw" or "arrays"; that of pixels is settled by the first image.
+    """
+
+    def __init__(self, path: Pathlike, raw: bool, size: int | None = None) -> None:
         """Begin a file.
 
         Args:
             path: of the file.
-            size: None for image files, S for pixels [S, S, 3].
+            raw: whether pixels are stored, and not image files.
+            size: the side that images have all. Raw colours of 8 bits are then stored as one array; others, and without
+                a size, one after the other.
         """
         self._exits = contextlib.ExitStack()
         self._sink = self._exits.enter_context(Sink(path))
         self._file = self._exits.enter_context(h5py.File(self._sink, "w"))
-        shape, chunks = ((0,), (_CHUNK,)) if size is None else ((0, size, size, 3), (1, size, size, 3))
-        self._data = self._file.create_dataset(
-            "bytes" if size is None else "images", shape, np.uint8, chunks=chunks, maxshape=(None, *shape[1:])
-        )
-        self._encoded = size is None
+        self.kind, self._size = "" if raw else "encoded", size
+        self._pixels: tuple[str, int] | None = None  # type and channels of the first raw image
+        self._data: h5py.Dataset | None = None
         self._names: list[str] = []
         self._labels: list[int] = []
         self._sizes: list[tuple[int, int]] = []
         self._offsets = [0]
         self._digests: list[bytes] = []
-        self._waiting: list[Pixels] = []
+        self._waiting: list[Array] = []
         self._waiting_bytes = 0
         self._digest = sha256()
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, label: int, data: Pixels, size: tuple[int, int]) -> None:
+    def add(self, name: str, label: int, data: Picture, size: tuple[int, int]) -> None:
         """Append one image.
 
         Args:
             name: of the image.
             label: an index into the classes, -1 where unknown.
-            data: uint8 [B], the content of an image file, or uint8 [S, S, 3], its pixels.
+            data: uint8 [B], the content of an image file, or uint8, uint16 or float32 [H, W, C], its pixels.
             size: (height, width) of the image.
+
+        Raises:
+            DataError: raw pixels are of another type, or have other channels, than those before them.
         """
-        rows = data if self._encoded else data[None]
+        if data.ndim == 3:
+            self._refuse_mixture(name, data)
+        about = ""
+        rows: Array = data[None] if self.kind == "raw" else data
+        if self.kind == "arrays":
+            little = np.ascontiguousarray(data, data.dtype.newbyteorder("<"))
+            rows, about = little.reshape(-1).view(np.uint8), f"{data.dtype}{data.shape}"
         self._waiting.append(rows)
         self._offsets.append(self._offsets[-1] + len(rows))
-        self._digests.append(digest_of_bytes(np.ascontiguousarray(data)))
+        self._digests.append(digest_of_bytes(np.ascontiguousarray(rows)))
         text = name.encode()
-        self._digest.update(struct.pack("<qqq", len(text), label, data.size) + text)
-        self._digest.update(data.data)
+        self._digest.update(struct.pack("<qqq", len(text), label, rows.size) + text + about.encode())
+        self._digest.update(np.ascontiguousarray(rows).data)
         self._names.append(name)
         self._labels.append(label)
         self._sizes.append(size)
-        self._waiting_bytes += data.size
+        self._waiting_bytes += rows.size
         if self._waiting_bytes > _BATCH:
             self._write()
+
+    def _refuse_mixture(self, name: str, image: Picture) -> None:
+        """Let the first raw image settle what the store holds, and refuse others of another kind."""
+        pixels = str(image.dtype), image.shape[2]
+        if self._pixels is None:
+            self._pixels = pixels
+            self.kind = "raw" if self._size is not None and pixels == ("uint8", 3) else "arrays"
+        elif pixels != self._pixels:
+            here, before = (f"{dtype} with {channels} channels" for dtype, channels in (pixels, self._pixels))
+            raise DataError(
+                f"{name} is {here}, and the images before it are {before}; a raw store holds images of one kind: pack "
+                "them apart"
+            )
 
     def finish(self, classes: list[str], skipped: list[tuple[str, str]], configuration: dict[str, Any]) -> str:
         """Write the lists; return the fingerprint."""
@@ -297,20 +353,23 @@ class StoreWriter:
         self._file["names"] = np.array(self._names, _TEXT)
         self._file["classes"] = np.array(classes, _TEXT)
         self._file["skipped"] = np.array(skipped, _TEXT).reshape(-1, 2)
-        offsets = np.array(self._offsets, np.int64) if self._encoded else None
+        offsets = None if self.kind == "raw" else np.array(self._offsets, np.int64)
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 16)
         arrays = [np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2), offsets, digests]
         for name, array in zip(("labels", "sizes", "offsets", "digests"), arrays, strict=True):
             if array is not None:
                 self._file[name] = array
         made = json.dumps(configuration, sort_keys=True)
-        kind = "encoded" if self._encoded else "raw"
-        lists = [self._names, classes, [list(pair) for pair in skipped], made, kind, fingerprint]
+        lists: list[Any] = [self._names, classes, [list(pair) for pair in skipped], made, self.kind, fingerprint]
+        about = {}
+        if self.kind == "arrays" and self._pixels is not None:
+            about = dict(zip(("dtype", "channels"), self._pixels, strict=True))
         self._file.attrs.update(
-            lists=digest_of_lists(lists, arrays),
+            about,
+            lists=digest_of_lists([*lists, *about.values()], arrays),
             format=FORMAT,
-            schema=SCHEMA,
-            kind=kind,
+            schema=SCHEMA if about else 1,
+            kind=self.kind,
             fingerprint=fingerprint,
             configuration=made,
         )
@@ -318,6 +377,10 @@ class StoreWriter:
 
     def _write(self) -> None:
         if self._waiting:
+            if self._data is None:
+                name, chunk = ("images", self._waiting[0].shape) if self.kind == "raw" else ("bytes", (_CHUNK,))
+                options = {"chunks": chunk, "maxshape": (None, *chunk[1:])}
+                self._data = self._file.create_dataset(name, (0, *chunk[1:]), np.uint8, **options)
             start, stop = len(self._data), self._offsets[-1]
             self._data.resize(stop, axis=0)
             self._data[start:] = np.concatenate(self._waiting)

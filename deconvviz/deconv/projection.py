@@ -11,6 +11,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import shown_channels
 from deconvviz.choices import LRN_POLICIES, OVERLAPS, SEEDS
 from deconvviz.deconv.rules import PixelBounds
 from deconvviz.errors import ProjectionError, require, require_choice
@@ -126,6 +127,7 @@ class Projection:
         from PIL import Image
 
         pixels = self.pixels.detach().float().cpu()
+        pixels = pixels[list(shown_channels(len(pixels)))]
         scaled = (127.5 + 127.5 * pixels / pixels.abs().max().clamp(min=1e-30)).round().to(torch.uint8)
         picture = scaled.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy()
         buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deconvviz.arrays import stretched
+from deconvviz.arrays import displayed, stretched
 from deconvviz.figures.sheet import HEADING, Sheet
 from deconvviz.types import Box, Pixels
 
@@ -19,7 +20,12 @@ LEGEND = 0.75  # inches for the colour bar, its ticks and its label
 
 
 def draw_projection(
-    picture: Pixels, projection: NDArray[np.floating[Any]], window: Box, title: str, caption: str
+    picture: Pixels,
+    projection: NDArray[np.floating[Any]],
+    window: Box,
+    title: str,
+    caption: str,
+    channels: Sequence[int] = (),
 ) -> Figure:
     """Draw the image, the projection, and the projection's magnitude over the image, side by side.
 
@@ -29,6 +35,7 @@ def draw_projection(
         window: the pixels that the unit sees; they are outlined in each panel.
         title: text above.
         caption: text below.
+        channels: those of the projection that are shown; see `shown_channels`. The magnitude is that of all.
     """
     height = WIDTH * picture.shape[0] / picture.shape[1]
     sheet = Sheet(2 * EDGE + 3 * WIDTH + 2 * GAP + LEGEND, height + ABOVE, title, caption, dpi=150)
@@ -38,7 +45,7 @@ def draw_projection(
     ):
         sheet.text(left + WIDTH / 2, sheet.bottom + height + 0.05, heading, ha="center", va="bottom", fontsize=HEADING)
     _outline(sheet.picture(picture, lefts[0], sheet.bottom, WIDTH, height), window)
-    _outline(sheet.picture(stretched(projection), lefts[1], sheet.bottom, WIDTH, height), window)
+    _outline(sheet.picture(stretched(displayed(projection, channels)), lefts[1], sheet.bottom, WIDTH, height), window)
     axes = sheet.frame(lefts[2], sheet.bottom, WIDTH, height)
     grey = picture.astype(float).mean(2) / 255
     axes.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1)

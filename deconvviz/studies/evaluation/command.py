@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.datasets import Images
     from deconvviz.data.feed import Feed
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
@@ -200,7 +201,7 @@ def evaluate(
         **keywords,
     )
     evaluation.save_csv(table)
-    _draw(evaluation, table, f"Explanations of {opened.network.name}{how.place}", images, measured)
+    _draw(evaluation, table, f"Explanations of {opened.network.name}{how.place}", images, opened.preprocess, measured)
     click.echo(f"wrote {table} and {beside(table, '.h5')}\n{evaluation!r}")
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
@@ -211,7 +212,14 @@ def evaluate(
         _check_sanity(check.sanity, options_by_method, how, feed, opened, run.seed, table)
 
 
-def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, measured: MetricOptions) -> None:
+def _draw(
+    evaluation: Evaluation,
+    table: pathlib.Path,
+    title: str,
+    images: str,
+    preprocess: Preprocess,
+    measured: MetricOptions,
+) -> None:
     """Write the figure beside the table."""
     from deconvviz.metrics.curves import INSERTION_BLUR
     from deconvviz.studies.evaluation.figure import draw_evaluation
@@ -226,7 +234,7 @@ def _draw(evaluation: Evaluation, table: pathlib.Path, title: str, images: str, 
         f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
         "the pixels where so many are kept; constant is the share of maps that are the same everywhere; passes and "
-        f"seconds are those of one image.{blur}"
+        f"seconds are those of one image.{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption)
     save_figure(figure, beside(table, ".png"), caption)
@@ -280,10 +288,10 @@ def _report_mistakes(
         f"The first {len(illustrated)} of {len(mistakes.records)} images that are classified incorrectly, of "
         f"{mistakes.labelled}: maps of {explainer.method.name} for the true class and for the predicted one. The "
         "numbers beside the names are probabilities; overlap is the correlation of the two maps. Each map is scaled to "
-        "its own range."
+        f"its own range.{feed.preprocess.shown_words()}"
     )
     figure = draw_maps(
-        [feed.preprocess.picture(feed.images[mistake.image][0]) for mistake in illustrated],
+        [feed.preprocess.display(feed.preprocess.picture(feed.images[m.image][0])) for m in illustrated],
         [list(maps) for maps in mistakes.maps],
         labels,
         ["true class", "predicted class"],

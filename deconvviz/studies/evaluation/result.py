@@ -39,7 +39,7 @@ class Evaluation:
         classes: names of the images' classes.
         curves: "method/deletion" and "method/insertion" -> float64 [N, steps + 1], the probability after each step.
         fits: "method/largest" and "method/best" -> float32 [N, 1000], the IoU of the boxes at each threshold.
-        pictures: uint8 [n, h, w, 3], the first few images as the network sees them.
+        pictures: uint8 [n, h, w, 3], the first few images that the network sees, as figures show them.
         maps: method -> float32 [n, h, w] in 0..1, the maps of these images.
 
     >>> evaluation = Evaluation(

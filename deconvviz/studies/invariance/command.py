@@ -272,6 +272,7 @@ def _save_curves(
     caption = (
         f"x is the image, Tx the transformed image ({padding} padding, {interpolation} interpolation), f all values of "
         "the layer. The paper does not state the unit of its distance. The vertical scales of the panels differ."
+        f"{preprocess.shown_words()}"
     )
     strips = example_strips(result, images, preprocess)
     save_figure(draw_invariance(result, strips, layers, labels, f"{network} under transforms", caption), out, caption)

@@ -6,18 +6,19 @@ import pathlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
-from deconvviz.cli.inputs import captured, channels_of, open_model
+from deconvviz.cli.inputs import captured, channels_of, integers, open_model
 from deconvviz.cli.options import (
     DECODING,
     PROJECTION_NOTE,
     ModelOptions,
     ProjectionOptions,
     device_option,
+    image_channels_option,
     layers_option,
     limit_option,
     model_options,
@@ -206,6 +207,7 @@ class MovedSources:
 @click.option(
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
+@image_channels_option
 @projection_options
 @option_group(
     "moved",
@@ -224,6 +226,7 @@ def grid(
     count: int,
     crop: str,
     mean: bool,
+    shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
     run: RunOptions,
@@ -250,10 +253,16 @@ def grid(
         raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
     with moved.store(mined) as store:
         # The network is loaded only if the file does not keep all that is shown.
-        how = {"rule": projection.rule, "progress": run.progress, **projection.averages()}
+        how: dict[str, Any] = {
+            "rule": projection.rule,
+            "progress": run.progress,
+            "shown": integers(shown) if shown else (),
+        }
+        how |= projection.averages()
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
-        caption = _caption(mined, panels, store.path, projection.words())
+        words = projection.words() + cache.feed.preprocess.shown_words()
+        caption = _caption(mined, panels, store.path, words)
     save_figure(draw_grid(panels, f"{layer} of {mined.network_name}", caption), out, caption)
     cache.save(mined_file)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deconvviz.arrays import GREY, stretched
+from deconvviz.arrays import GREY, displayed, stretched
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
 from deconvviz.figures.tiles import enlarged, faded, mosaic, ringed
 
@@ -58,8 +58,11 @@ def draw_grid(layer: LayerPanels, title: str, caption: str) -> Figure:
         _draw_strip(sheet, panel.frequency, x - STRIP - 0.05, y)
         weights = None if layer.weights is None else layer.weights[index]
         for number, name in enumerate(columns):
-            _draw_single(sheet, weights if name == "weights" else panel.mean, x + number * (WEIGHT + GAP), y)
-        _draw_blocks(sheet, panel, x + side_width, y)
+            signed = weights if name == "weights" else panel.mean
+            _draw_single(
+                sheet, None if signed is None else displayed(signed, layer.shown), x + number * (WEIGHT + GAP), y
+            )
+        _draw_blocks(sheet, panel, x + side_width, y, layer.shown)
         if below:
             style = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
             sheet.text(x + side_width, y - 0.02, class_line(panel.classes), **style)
@@ -104,14 +107,14 @@ def _draw_single(sheet: Sheet, signed: NDArray[np.float32] | None, x: float, y: 
         sheet.picture(enlarged(stretched(signed, 100), TILE), x, y + (BLOCK - WEIGHT) / 2, WEIGHT)
 
 
-def _draw_blocks(sheet: Sheet, panel: FilterPanel, x: float, y: float) -> None:
+def _draw_blocks(sheet: Sheet, panel: FilterPanel, x: float, y: float, shown: Sequence[int]) -> None:
     """Draw projections and patches as two square blocks, with one frame around both."""
     if not len(panel.values):
         text = "dead: no image activates it"
         sheet.text(x + BLOCK, y + BLOCK / 2, text, ha="center", va="center", fontsize=SMALL)
         return
     columns = math.ceil(math.sqrt(len(panel.values)))
-    projections = [enlarged(stretched(projection), TILE) for projection in panel.projections]
+    projections = [enlarged(stretched(displayed(projection, shown)), TILE) for projection in panel.projections]
     patches = [
         ringed(enlarged(faded(patch / 255.0, inside), TILE), enlarged(firing[..., None], TILE)[..., 0], FIRING)
         for patch, inside, firing in zip(panel.patches, panel.insides, panel.firing, strict=True)

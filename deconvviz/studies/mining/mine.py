@@ -22,7 +22,7 @@ from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import reduced
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -163,7 +163,7 @@ class MiningRun:
             warnings.warn(f"{len(unused)} images were left out, the first {name}: {reason}", stacklevel=3)
         return mined
 
-    def _with_batch(self, layers: dict[str, MinedLayer], pictures: Pixels, images: Ints) -> dict[str, MinedLayer]:
+    def _with_batch(self, layers: dict[str, MinedLayer], pictures: Picture, images: Ints) -> dict[str, MinedLayer]:
         """Return the layers with one batch added; a batch that does not fit in memory goes in halves."""
         start = 0
         while start < len(pictures):
@@ -182,7 +182,7 @@ class MiningRun:
                 torch.cuda.empty_cache()
         return layers
 
-    def _with_part(self, layers: dict[str, MinedLayer], pictures: Pixels, images: Ints) -> dict[str, MinedLayer]:
+    def _with_part(self, layers: dict[str, MinedLayer], pictures: Picture, images: Ints) -> dict[str, MinedLayer]:
         x = self.feed.tensor(pictures, self.network.device, self.network.dtype)
         values = self.network.activations(x, list(layers))
         return {

@@ -212,7 +212,7 @@ class FilterPanel:
 
     Attributes:
         channel: index of the filter's channel.
-        patches: uint8 [k, h, w, 3], the parts of the images that are shown, strongest first.
+        patches: uint8 [k, h, w, 3], the parts of the images that are shown, as figures show them, strongest first.
         projections: float32 [k, h, w, C], each in units of its largest absolute value.
         values: float32 [k], the activations.
         images: the names of the k images.
@@ -247,8 +247,9 @@ class LayerPanels:
         crop_rule: in words, how the size of the patches was chosen.
         rule: of the projections, one of `choices.RULES`.
         why: in words, how the rule was chosen; "" where it was given.
-        weights: float32 [filters, h, w, 3], the weights of the filters, where the layer reads the image directly;
+        weights: float32 [filters, h, w, C], the weights of the filters, where the layer reads the image directly;
             None elsewhere.
+        shown: the channels of projections and weights that figures show; see `shown_channels`.
     """
 
     layer: str
@@ -259,3 +260,4 @@ class LayerPanels:
     rule: str
     why: str
     weights: NDArray[np.float32] | None
+    shown: tuple[int, ...] = ()

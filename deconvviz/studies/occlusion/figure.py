@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from deconvviz.arrays import stretched
+from deconvviz.arrays import displayed, stretched
 from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.figures.tiles import enlarged
 from deconvviz.models.labels import class_label
@@ -44,6 +44,7 @@ def draw_occlusions(
     names: Sequence[str],
     title: str,
     caption: str,
+    shown: Sequence[int] = (),
 ) -> Figure:
     """Draw a row of panels for each image.
 
@@ -53,10 +54,12 @@ def draw_occlusions(
         names: of the network's outputs; empty where they are unknown.
         title: text above.
         caption: text below.
+        shown: the channels of the projections that are shown; see `shown_channels`.
     """
     sheet = Sheet(WIDTH, TITLES + len(occlusions) * (SIDE + BELOW), title, caption)
     for number, (occlusion, others) in enumerate(zip(occlusions, other_projections, strict=True)):
-        row = OcclusionRow(sheet, occlusion, names, sheet.top - TITLES - number * (SIDE + BELOW) - SIDE)
+        bottom = sheet.top - TITLES - number * (SIDE + BELOW) - SIDE
+        row = OcclusionRow(sheet, occlusion, names, bottom, shown)
         row.draw(others)
     _draw_titles(sheet, occlusions[0].config["layer"], any(map(len, other_projections)))
     return sheet.figure
@@ -72,8 +75,11 @@ def _draw_titles(sheet: Sheet, layer: str, with_others: bool) -> None:
 class OcclusionRow:
     """The five panels of one image."""
 
-    def __init__(self, sheet: Sheet, occlusion: Occlusion, names: Sequence[str], bottom: float) -> None:
+    def __init__(
+        self, sheet: Sheet, occlusion: Occlusion, names: Sequence[str], bottom: float, shown: Sequence[int] = ()
+    ) -> None:
         """Place the row; `bottom` is the lower edge of its panels in inches."""
+        self.shown = shown
         self.sheet, self.occlusion, self.bottom = sheet, occlusion, bottom
         self.names = names if len(names) == occlusion.outputs else ()
 
@@ -99,14 +105,16 @@ class OcclusionRow:
         label = f"map {self.occlusion.channel}, {self.occlusion.config['rule']}"
         self.sheet.text(left + SIDE / 2, self.bottom - 0.03, label, ha="center", va="top", fontsize=6)
         if len(projections) == 1:
-            self.sheet.picture(enlarged(stretched(projections[0]), PIXELS), left, self.bottom, SIDE)
+            self.sheet.picture(
+                enlarged(stretched(displayed(projections[0], self.shown)), PIXELS), left, self.bottom, SIDE
+            )
             return
         gap = 0.04
         side = (SIDE - gap) / 2
         for number, projection in enumerate(projections):
             row, column = divmod(number, 2)
             x, y = left + column * (side + gap), self.bottom + (1 - row) * (side + gap)
-            axes = self.sheet.picture(enlarged(stretched(projection), PIXELS), x, y, side)
+            axes = self.sheet.picture(enlarged(stretched(displayed(projection, self.shown)), PIXELS), x, y, side)
             for spine in axes.spines.values():  # the frame of the image's own is thick, as in the paper
                 spine.set(linewidth=1.6 if number == 0 else 0.4, color="k" if number == 0 else "0.4")
 
