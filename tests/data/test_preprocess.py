@@ -158,7 +158,7 @@ def test_other_kinds_are_refused() -> None:
     for batch in (np.zeros((4, 4, 3), np.uint8), torch.zeros(1, 4, 4, 3, dtype=torch.float64)):
         with pytest.raises(DataError, match=r"\[N,H,W,C\]"):
             pre.tensor(batch)
-    with pytest.raises(DataError, match="images of 4 channels .* given to a network of 3 channels"):
+    with pytest.raises(DataError, match=r"images of 4 channels .* given to a network of 3 channels"):
         pre.tensor(np.zeros((2, 3, 4, 4), np.uint8))
     with pytest.raises(DataError, match=r"\[3,H,W\]"):
         pre.inverse(torch.zeros(1, 4, 4))
