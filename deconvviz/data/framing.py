@@ -49,3 +49,12 @@ def centre_of(image: Picture, height: int, width: int, fill: Sequence[float]) ->
         image = framed
     top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
     return image[top : top + height, left : left + width]
+
+
+def channel_count(channels: int) -> str:
+    """Return a number of channels in words.
+
+    >>> channel_count(1), channel_count(6)
+    ('1 channel', '6 channels')
+    """
+    return f"{channels} channel{'' if channels == 1 else 's'}"

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from deconvviz.data.array_files import ARRAY_EXTENSIONS, checked_array, is_array_file, read_array
 from deconvviz.data.decode import as_image, decode, encode, pixels
-from deconvviz.data.images import StoreWriter
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
+from deconvviz.data.writing import StoreWriter
 from deconvviz.errors import DataError, require
 from deconvviz.results.files import atomic, one_line
 from deconvviz.types import Pathlike, Picture

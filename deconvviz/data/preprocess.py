@@ -12,7 +12,7 @@ from PIL import Image
 
 from deconvviz.arrays import PEAKS, displayed, shown_channels, widened
 from deconvviz.choices import FITS, INTERPOLATIONS_OF_IMAGES, Fit
-from deconvviz.data.framing import centre_of, resized_to
+from deconvviz.data.framing import centre_of, channel_count, resized_to
 from deconvviz.errors import DataError, require_choice
 from deconvviz.types import Array, Mask, Picture, Pixels
 
@@ -142,8 +142,8 @@ class Preprocess:
         integers, expected = PEAKS[str(dtype)] is not None, len(self.mean)
         if channels != expected and not (channels == 3 and expected == 1 and integers):
             raise DataError(
-                f"images of {_counted(channels)} ({dtype}) given to a network of {_counted(expected)}; give images "
-                "that fit, or a mean and std for each channel of the network"
+                f"images of {channel_count(channels)} ({dtype}) given to a network of {channel_count(expected)}; give "
+                "images that fit, or a mean and std for each channel of the network"
             )
         if integers and (max(self.mean) > 1 or max(self.std) > 1):
             raise DataError(
@@ -395,7 +395,3 @@ class Preprocess:
     def _crop(self) -> tuple[int, int] | None:
         """(height, width) of what is kept, None for all."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-
-
-def _counted(channels: int) -> str:
-    return f"{channels} channel{'' if channels == 1 else 's'}"

@@ -33,10 +33,11 @@ from torch.utils.data import DataLoader
 
 from deconvviz.data import images
 from deconvviz.data.decode import decode, encode
-from deconvviz.data.images import SCHEMA, ImageStore, StoreWriter
+from deconvviz.data.images import SCHEMA, ImageStore
 from deconvviz.data.pack import PackReport, pack
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.writing import StoreWriter
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink, atomic
 

@@ -7,14 +7,17 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.results.files import atomic
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.diagnosis.finding import Finding, Neighbour
 from deconvviz.studies.diagnosis.schema import as_json, fields_schema, object_schema, schema_of
 from deconvviz.types import Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, SCHEMA = "diagnosis", 1
 COLUMNS = ("severity", "check", "layer", "channels", "value", "threshold", "unit", "what", "source", "remedy")
@@ -101,7 +104,14 @@ class Diagnosis:
         Raises:
             DataError: the file cannot be written.
         """
-        write_csv(path, COLUMNS, ([_cell(getattr(finding, name)) for name in COLUMNS] for finding in self.findings))
+        write_csv(path, "findings", COLUMNS, self._rows())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the findings as a data frame; DataError where pandas is not installed."""
+        return to_frame("findings", COLUMNS, self._rows())
+
+    def _rows(self) -> list[list[Any]]:
+        return [[_cell(getattr(finding, name)) for name in COLUMNS] for finding in self.findings]
 
     def __repr__(self) -> str:
         lines = [self._heading()]
@@ -131,7 +141,7 @@ def save_neighbours(neighbours: Sequence[Neighbour], path: Pathlike) -> None:
     rows = (
         (n.name, n.images, n.right, n.neighbour, n.taken, n.probability, n.layer, _cell(n.shared)) for n in neighbours
     )
-    write_csv(path, CLASS_COLUMNS, rows)
+    write_csv(path, "neighbours", CLASS_COLUMNS, rows)
 
 
 # The structure of the JSON file, as a JSON Schema (draft 2020-12). A number that is not finite is null. Pictures

@@ -137,7 +137,12 @@ sanity_options = option_group(
 @click.argument("model")
 @click.argument("images")
 @click.option("-m", "--method", "methods", multiple=True, required=True, help="A method; may be given several times.")
-@click.option("-o", "--out", required=True, help="The table, .csv; beside it the figure .png and the values .h5.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    help="The table, .csv; beside it that of each image, .images.csv, the figure .png and the values .h5.",
+)
 @method_options
 @metric_options
 @sanity_options
@@ -201,6 +206,7 @@ def evaluate(
         **keywords,
     )
     evaluation.save_csv(table)
+    evaluation.save_images_csv(beside(table, ".images.csv"))
     _draw(evaluation, table, f"Explanations of {opened.network.name}{how.place}", images, opened.preprocess, measured)
     click.echo(f"wrote {table} and {beside(table, '.h5')}\n{evaluation!r}")
     if outputs is not None:

@@ -246,7 +246,8 @@ class ExplainerTraining:
         )
         save_explainer(self.explainer, self.out, self.config)
         columns = list(dict.fromkeys(key for record in self.history for key in record)) or ["phase", "epoch"]
-        write_csv(self.out.with_suffix(".csv"), columns, [[r.get(c, "") for c in columns] for r in self.history])
+        rows = [[record.get(column, "") for column in columns] for record in self.history]
+        write_csv(self.out.with_suffix(".csv"), "explainer training", columns, rows)
 
     # --- learning ---
 

@@ -26,7 +26,7 @@ from deconvviz.cli.options import (
     projection_options,
     run_options,
 )
-from deconvviz.cli.outputs import check_figure, save_figure, sources
+from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     callback=_shard,
     help="Take each n-th image from the i-th on; join the n files with `deconvviz merge`.",
 )
+@click.option("--csv", "table", metavar="FILE", help="Also write a table of the images of each channel, named .csv.")
 @click.option("--commit-every", default=20, type=click.IntRange(1), help="Batches between writes to the file.")
 @run_options(
     batch_size="Images in one pass; halved when they do not fit in memory.",
@@ -76,6 +77,7 @@ def mine(
     k: int,
     limit: int | None,
     shard: tuple[int, int] | None,
+    table: str | None,
     commit_every: int,
     run: RunOptions,
     options: ModelOptions,
@@ -91,6 +93,8 @@ def mine(
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.mining.mine import mine as mine_images
 
+    if table is not None:
+        check_table(table)
     with ImageStore.open(images) as store:
         network, preprocess, loaded = open_model(model, options)
         mined = mine_images(
@@ -106,6 +110,9 @@ def mine(
             commit_every=commit_every,
             **run.keywords(),
         )
+        if table is not None:
+            mined.save_csv(table, store)
+            click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
     click.echo(f"wrote {out}; next: deconvviz grid {out} -l {layers[-1]} -o {layers[-1]}.png")

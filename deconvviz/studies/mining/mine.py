@@ -97,7 +97,9 @@ def mine(
         "shard": list(settings.shard) if settings.shard else None,
     }
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
-    where = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
+    where["image_size"] = list(preprocess.shape[1:])
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
         layers={name: _empty_layer(network, name, k) for name in names},
