@@ -291,7 +291,10 @@ FILES: Mapping[str, FileSchema] = {
         what="The values of layers for many images, one row an image.",
         written_by="`deconvviz probe` and `dv.stream_features`",
         read_by="`dv.Features`",
-        settings={**_CONFIG, "lists": "BLAKE2 digest of labels, classes and config."},
+        settings={
+            **{name: _CONFIG[name] for name in ("config", "sources")},
+            "lists": "BLAKE2 digest of labels, classes and config.",
+        },
         arrays=_arrays(
             "labels i images | -1 | int64: class of each image; -1 where it is unknown.",
             "classes t classes |  | text: the class names.",
