@@ -65,7 +65,9 @@ def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
         resize = options.crop  # nothing is known of how it was trained: all of an image, not the middle of it
     preprocess = with_input(Preprocess.from_dict(loaded.settings), options.crop, resize)
     mean, std = (text and numbers(text) for text in (options.mean, options.std))
-    changes: dict[str, Any] = {"mean": mean, "std": std, **options.display()}
+    changes: dict[str, Any] = {"mean": mean, "std": std}
+    changes["limits"] = options.limits and numbers(options.limits, "0,1")
+    changes["shown"] = options.shown and integers(options.shown)
     preprocess = dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
     click.echo(f"images: {preprocess.words()}", err=True)
     return loaded, preprocess

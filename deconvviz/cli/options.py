@@ -48,13 +48,6 @@ class ModelOptions:
     limits: str | None
     shown: str | None
 
-    def display(self) -> dict[str, Any]:
-        """Return the settings of `Preprocess` that say how images are shown."""
-        from deconvviz.cli.inputs import integers, numbers
-
-        limits = None if self.limits is None else numbers(self.limits, "0,1")
-        return {"limits": limits, "shown": None if self.shown is None else integers(self.shown)}
-
 
 def model_options(command: Command) -> Command:
     """Add --weights, --resize, --input, --mean, --std, --device and others; they reach the command as `options`."""
@@ -90,13 +83,7 @@ def model_options(command: Command) -> Command:
             help="What the network returns: scores of classes that exclude each other (softmax), of labels that may "
             "hold together (sigmoid), or probabilities; auto tells it by the network's end.",
         ),
-        click.option(
-            "--range",
-            "limits",
-            metavar="LOW,HIGH",
-            help="Values of black and of white, for float images: for figures, and for what covers pixels.  [default: "
-            "0,1; two deviations around a mean that lies outside of it]",
-        ),
+        range_option,
         image_channels_option,
     )
     return add_options(command)
@@ -149,6 +136,15 @@ def run_options(
         return _with_options(grouped, *(options[name][1] for name in names), quiet_option)
 
     return decorate
+
+
+def range_option(command: Command) -> Command:
+    """Add --range, the values of black and of white; they reach the command as `limits`."""
+    text = (
+        "Values of black and of white, for float images: for figures, and for what covers pixels.  [default: 0,1; two "
+        "deviations around a mean that lies outside of it]"
+    )
+    return click.option("--range", "limits", metavar="LOW,HIGH", help=text)(command)
 
 
 def image_channels_option(command: Command) -> Command:
