@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz.types import Ints, Pixels
+from deconvviz.errors import DataError
+from deconvviz.types import Array, Ints, Picture, Pixels
 
 if TYPE_CHECKING:
     import torch
 
 GREY = 0.5  # of the range 0..1 of a picture: what stands for zero where a signed array is shown
 FULL_CONTRAST = 99.0  # percentile of the sizes of pixels that is shown with full contrast
+
+PEAKS = {"uint8": 255, "uint16": 65535, "float32": None}
+"""Type of an image's values -> the value that counts as 1; None where values are taken as they are."""
+
+
+def shown_channels(count: int, chosen: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return the channels of an image that a figure shows: three as red, green and blue, or one as grey.
+
+    Args:
+        count: number of channels of the image.
+        chosen: the channels that were asked for, from 0; by default the first three, or the first where there are
+            fewer than three.
+
+    Raises:
+        DataError: the image has no such channel.
+
+    >>> shown_channels(6), shown_channels(2), shown_channels(6, (3, 2, 1))
+    ((0, 1, 2), (0,), (3, 2, 1))
+    """
+    beyond = [channel for channel in chosen if not 0 <= channel < count]
+    if beyond:
+        raise DataError(f"channel {beyond[0]} is to be shown; the images have channels 0 to {count - 1}")
+    return tuple(chosen) or ((0, 1, 2) if count >= 3 else (0,))
+
+
+def displayed(values: Array, chosen: Sequence[int] = ()) -> Array:
+    """Return the channels of values [..., C] that a figure shows, [..., 3] or [..., 1]; see `shown_channels`.
+
+    >>> displayed(np.arange(6), (3, 2, 1))
+    array([3, 2, 1])
+    """
+    channels = shown_channels(values.shape[-1], chosen)
+    return values if channels == tuple(range(values.shape[-1])) else values[..., list(channels)]
+
+
+def stacked(pictures: Sequence[Picture]) -> Picture:
+    """Return images of one size as one array [N, h, w, C]; beside 16-bit images those of 8 bits become 16-bit ones.
+
+    No value changes its meaning: v / 255 is 257 v / 65535.
+
+    Raises:
+        DataError: some images hold integers and others floats, or they differ in their channels.
+
+    >>> stacked([np.full((1, 1, 3), 255, np.uint8), np.full((1, 1, 3), 7, np.uint16)])[:, 0, 0, 0]
+    array([65535,     7], dtype=uint16)
+    """
+    types = {str(picture.dtype) for picture in pictures}
+    if types == {"uint8", "uint16"}:
+        pictures = [p.astype(np.uint16) * np.uint16(257) if p.dtype == np.uint8 else p for p in pictures]
+    elif len(types) > 1 or len({picture.shape[-1] for picture in pictures}) > 1:
+        kinds = sorted({f"{picture.dtype} with {picture.shape[-1]} channels" for picture in pictures})
+        raise DataError(f"images of {' and '.join(kinds)} given; expected one type and number of channels")
+    return np.stack(pictures)
 
 
 def evenly(count: int, most: int) -> Ints:

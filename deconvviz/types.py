@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pathlike = str | os.PathLike[str]
-Pixels = NDArray[np.uint8]  # pictures, [..., h, w, 3]
+Pixels = NDArray[np.uint8]  # pictures to look at, [..., h, w, 3]
+Picture = NDArray[Any]  # images with any number of channels, [..., h, w, C]: uint8, uint16 or float32
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]  # [h, w], true inside

@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from deconvviz.arrays import stacked
 from deconvviz.cam.registry import METHODS, Method
 from deconvviz.cam.targets import Target
-from deconvviz.data.decode import as_image, pixels
+from deconvviz.data.decode import pixels
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CaptureError, DataError, LayerNotFound, TargetError
 from deconvviz.graph.choose import last_maps
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import names_of_outputs, output_named
+from deconvviz.types import Picture
 
 OTHER_NAMES = {
     "saliency": "gradient",
@@ -89,7 +91,7 @@ def as_input(x: Any, network: Network | nn.Module, preprocess: Preprocess | None
 
     Args:
         x: a float tensor or array [N, C, H, W] that is prepared already; or pictures that are not: a PIL image, an
-            array uint8 [H, W, 3] or [N, H, W, 3], or a list of pictures, which `preprocess` prepares.
+            array uint8 or uint16 [H, W, C] or [N, H, W, C], or a list of pictures, which `preprocess` prepares.
         network: the network.
         preprocess: how a picture becomes an input; by default it is resized and cropped to the network's input, and
             normalised by ImageNet's mean and deviation.
@@ -102,12 +104,11 @@ def as_input(x: Any, network: Network | nn.Module, preprocess: Preprocess | None
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
         dtype = network.dtype if isinstance(network, Network) else torch.float32
         return torch.from_numpy(np.ascontiguousarray(x)).to(_device(network), dtype)
-    pictures = _pictures(x)
     if preprocess is None:
         if not isinstance(network, Network):
             raise DataError("pictures given for a model that is not captured; give a float tensor [N, C, H, W]")
         preprocess = Preprocess.to_fit(network.input_shape)
-    ready = np.stack([preprocess.picture(picture) for picture in pictures])
+    ready = stacked([preprocess.picture(picture) for picture in _pictures(x, len(preprocess.mean))])
     return preprocess.tensor(ready, _device(network), network.dtype if isinstance(network, Network) else torch.float32)
 
 
@@ -117,24 +118,26 @@ def _device(network: Network | nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
-def _pictures(x: Any) -> list[Any]:
-    """Return pictures, uint8 [H, W, 3] each; one whose channels come first is turned."""
+def _pictures(x: Any, channels: int) -> list[Picture]:
+    """Return pictures [H, W, C]; one whose channels, 1, 3 or those of the network, come first is turned."""
     if isinstance(x, Tensor):
         x = x.cpu().numpy()
-    batch = isinstance(x, np.ndarray) and x.ndim == 4 and x.dtype == np.uint8
-    if batch or (isinstance(x, list | tuple) and x):
-        return [picture for each in x for picture in _pictures(each)]
-    if isinstance(x, np.ndarray) and x.ndim == 3 and x.dtype == np.uint8:
-        if x.shape[2] not in (1, 3) and x.shape[0] in (1, 3):
+    integers = isinstance(x, np.ndarray) and x.dtype in (np.uint8, np.uint16)
+    if (integers and x.ndim == 4) or (isinstance(x, list | tuple) and x):
+        return [picture for each in x for picture in _pictures(each, channels)]
+    if integers and x.ndim == 3:
+        counts = (1, 3, channels)
+        if x.shape[2] not in counts and x.shape[0] in counts:
             x = np.moveaxis(x, 0, 2)
-        if x.shape[2] in (1, 3):
-            x = as_image(x)
+        if x.shape[2] in counts:
+            grey = x.shape[2] == 1 < channels
+            return [np.repeat(x, 3, 2) if grey else np.ascontiguousarray(x)]
     if isinstance(x, Image.Image):
         return [pixels(x)]
     what = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
     raise DataError(
         f"images as {what} given; expected a float tensor [N, C, H, W] as the network takes it, or pictures: PIL "
-        "images or uint8 [H, W, 3]"
+        "images, or uint8 or uint16 [H, W, C]"
     )
 
 

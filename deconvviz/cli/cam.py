@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
-    from deconvviz.types import Pixels
+    from deconvviz.types import Picture
 
 
 def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -> None:
@@ -127,10 +127,12 @@ def cam(
         labels.append(f"{image_label(folder_and_name(path), 26)}\n{shortened(label, 22)}, p {image.probability:.2f}")
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
     kind = SIGNED_MAPS if signed else f"Maps are finished by the convention {convention!r}."
-    caption = f"p is the probability of the class. {kind}{_lengths(explainers, preprocess)}\n{CAM_NOTE}"
+    lengths = _lengths(explainers, preprocess) + preprocess.shown_words()
+    caption = f"p is the probability of the class. {kind}{lengths}\n{CAM_NOTE}"
     shades = colours or (SIGNED if signed else "viridis")
     place = f"{network.name}{how.place}"
-    figure = draw_maps(pictures, maps, labels, method_names, place, caption, shades, signed, page)
+    displays = [preprocess.display(picture) for picture in pictures]
+    figure = draw_maps(displays, maps, labels, method_names, place, caption, shades, signed, page)
     save_figure(figure, out, caption, f"Passes over the last image (tail: from the layer to the output): {passes}.")
 
 
@@ -179,7 +181,7 @@ def _explainers(
 def _explained(
     opened: OpenedModel,
     explainers: Sequence[Explainer],
-    pictures: Sequence[Pixels],
+    pictures: Sequence[Picture],
     target: int | None,
     signed: bool,
     run: RunOptions,

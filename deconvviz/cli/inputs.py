@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
-    from deconvviz.types import Ints, Pathlike, Pixels
+    from deconvviz.types import Ints, Pathlike, Picture
 
 
 class OpenedModel(NamedTuple):
@@ -66,6 +66,8 @@ def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
     preprocess = with_input(Preprocess.from_dict(loaded.settings), options.crop, resize)
     mean, std = (text and numbers(text) for text in (options.mean, options.std))
     changes: dict[str, Any] = {"mean": mean, "std": std}
+    changes["limits"] = options.limits and numbers(options.limits, "0,1")
+    changes["shown"] = options.shown and integers(options.shown)
     preprocess = dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
     click.echo(f"images: {preprocess.words()}", err=True)
     return loaded, preprocess
@@ -122,13 +124,22 @@ def device_of(name: str) -> torch.device:
         raise CaptureError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try --device cpu") from error
 
 
-def read_image(path: str) -> Pixels:
-    """Read an image file, uint8 [H, W, 3]; raises DataError where it does not exist or cannot be read."""
+def read_image(path: str) -> Picture:
+    """Read a picture, uint8 or uint16 [H, W, 3], or an array [H, W, C], as `deconvviz pack --raw` takes it.
+
+    Raises:
+        DataError: the file does not exist or cannot be read.
+    """
+    from deconvviz.data.array_files import is_array_file, read_array
     from deconvviz.data.decode import decode
 
-    if not pathlib.Path(path).is_file():
+    file = pathlib.Path(path)
+    if not file.is_file():
         raise DataError(f"no image {path}; give the path of a photo")
-    return decode(pathlib.Path(path).read_bytes())
+    try:
+        return read_array(file) if is_array_file(file) else decode(file.read_bytes())
+    except DataError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def output_names(

@@ -35,6 +35,8 @@ class ModelOptions:
         std: standard deviations of the channels, as text; None takes the model's own.
         device: "auto", "cpu", "cuda", ...
         outputs: how the output becomes probabilities, one of `choices.OUTPUTS`.
+        limits: the values of black and white, as text; None takes those of `Preprocess`.
+        shown: channels of the images that figures show, as text; None takes those of `Preprocess`.
     """
 
     weights: str
@@ -44,10 +46,12 @@ class ModelOptions:
     std: str | None
     device: str
     outputs: str
+    limits: str | None
+    shown: str | None
 
 
 def model_options(command: Command) -> Command:
-    """Add --weights, --resize, --input, --mean, --std and --device; they reach the command as `options`."""
+    """Add --weights, --resize, --input, --mean, --std, --device and others; they reach the command as `options`."""
     add_options = option_group(
         "options",
         ModelOptions,
@@ -80,6 +84,8 @@ def model_options(command: Command) -> Command:
             help="What the network returns: scores of classes that exclude each other (softmax), of labels that may "
             "hold together (sigmoid), or probabilities; auto tells it by the network's end.",
         ),
+        range_option,
+        image_channels_option,
     )
     return add_options(command)
 
@@ -131,6 +137,24 @@ def run_options(
         return _with_options(grouped, *(options[name][1] for name in names), quiet_option)
 
     return decorate
+
+
+def range_option(command: Command) -> Command:
+    """Add --range, the values of black and of white; they reach the command as `limits`."""
+    text = (
+        "Values of black and of white, for float images: for figures, and for what covers pixels.  [default: 0,1; two "
+        "deviations around a mean that lies outside of it]"
+    )
+    return click.option("--range", "limits", metavar="LOW,HIGH", help=text)(command)
+
+
+def image_channels_option(command: Command) -> Command:
+    """Add --image-channels, the channels of the images that figures show; they reach the command as `shown`."""
+    text = (
+        "Channels of the images that figures show, from 0: three as red, green and blue, such as 3,2,1, or one as "
+        "grey.  [default: the first three, or the first]"
+    )
+    return click.option("--image-channels", "shown", metavar="R,G,B", help=text)(command)
 
 
 def device_option(command: Command) -> Command:

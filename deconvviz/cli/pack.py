@@ -13,18 +13,20 @@ from deconvviz.run.options import RunOptions
 @click.argument("source")
 @click.argument("out")
 @click.option(
-    "--raw", is_flag=True, help="Store decoded pixels of one size, which are faster to read, instead of image files."
+    "--raw",
+    is_flag=True,
+    help="Store decoded pixels, which are faster to read, instead of image files. Arrays are packed in this way only.",
 )
 @click.option(
     "--size",
     type=click.IntRange(1),
-    default=256,
-    help="Side of the pictures that --raw stores, in pixels: images are resized and cropped.",
+    help="Side of the pictures that --raw stores, in pixels: images are resized and cropped.  [default: 256; arrays "
+    "keep their own sizes]",
 )
 @limit_option
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @run_options(workers=DECODING)
-def pack(source: str, out: str, raw: bool, size: int, limit: int | None, force: bool, run: RunOptions) -> None:
+def pack(source: str, out: str, raw: bool, size: int | None, limit: int | None, force: bool, run: RunOptions) -> None:
     """Pack images into one HDF5 file.
 
     SOURCE is a folder (its sub-folders are the classes), a list of files (a .txt file with a path on each line, perhaps
@@ -32,9 +34,14 @@ def pack(source: str, out: str, raw: bool, size: int, limit: int | None, force: 
     generated pictures of ten kinds of objects. Each image is decoded once. An image that cannot be read is skipped; it
     is listed at the end and in the file.
 
+    With --raw, images may also be arrays of shape [H, W, C] or [H, W], with any number of channels: .npy, .npz with one
+    array, and TIFF. Their values, uint8, uint16 or float32, are kept as they are. A store holds images of one type and
+    one number of channels.
+
     \b
-    Example:
+    Examples:
       deconvviz pack photos/ photos.h5
+      deconvviz pack --raw bands/ bands.h5
     """
     from deconvviz.data.datasets import parse_scenes
     from deconvviz.data.pack import pack as pack_images

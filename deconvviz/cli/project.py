@@ -86,11 +86,13 @@ def project(
         signal = {"overlap": overlap, "lrn": lrn, "bounds": bounds, **projection.averages()}
         projected = project_unit(network, x, layer, channel, place, rule, **signal)
     why = f"Its rule is {choice.words()}" if choice else f"Its rule is {rule}."
-    caption = _caption(projected, pathlib.Path(image).name, why + projection.words())
+    caption = _caption(projected, pathlib.Path(image).name, why + projection.words() + preprocess.shown_words())
     y, column = projected.position
     title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projected.value:.4g}"
     canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
-    save_figure(draw_projection(picture, canvas, projected.window, title, caption, page), out, caption)
+    shown_picture = preprocess.display(picture)
+    figure = draw_projection(shown_picture, canvas, projected.window, title, caption, page, preprocess.shown)
+    save_figure(figure, out, caption)
     if projected.value <= 0:
         click.echo(f"note: the unit's activation is {projected.value:.4g}; it does not fire on this image", err=True)
 
@@ -101,6 +103,6 @@ def _caption(projection: Projection, image: str, why: str) -> str:
     return (
         f"The projection of one unit to the pixels of {image}. {why}{linearised} "
         "The rectangle is the unit's theoretical receptive field, cut to the image. "
-        "The magnitude of the projection at a pixel is the root of the sum of squares over the colour channels.\n"
+        "The magnitude of the projection at a pixel is the root of the sum of squares over the channels.\n"
         f"{PROJECTION_NOTE}"
     )

@@ -16,7 +16,7 @@ from deconvviz.data.sources import folder_source
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.results.files import one_line
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike, Picture
 
 SCENES = 8000  # how many "scenes" are without a number
 
@@ -24,7 +24,9 @@ SCENES = 8000  # how many "scenes" are without a number
 class Images(Protocol):
     """Labelled images in a fixed order, as an `ImageStore`, a `Folder`, `Scenes` or `InMemoryImages` holds them.
 
-    Every function of the package that takes images takes any object with these members.
+    Every function of the package that takes images takes any object with these members. An image is uint8, uint16 or
+    float32 [H, W, C]. Where the object has the attributes `channels` and `dtype` too, images that do not fit a network
+    are refused before any is read.
     """
 
     @property
@@ -45,7 +47,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[Pixels, int]: ...
+    def __getitem__(self, index: int, /) -> tuple[Picture, int]: ...
 
 
 class Folder(Shown, drawn_by="draw_images"):
@@ -58,10 +60,13 @@ class Folder(Shown, drawn_by="draw_images"):
         labels: int64 [N], an index into the classes, -1 for images directly in the folder.
         fingerprint: SHA-256 in hex over names, labels and file sizes. It does not cover the pixels: reading a large
             folder for it would take as long as packing it.
+        channels: 3: files of pictures are read as colours.
 
     Raises:
         DataError: the folder cannot be read, or no image is in it.
     """
+
+    channels = 3
 
     def __init__(self, path: Pathlike) -> None:
         """List a folder; no image is read yet."""
@@ -82,8 +87,8 @@ class Folder(Shown, drawn_by="draw_images"):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[Pixels, int]:
-        """Return image `index` as uint8 [H, W, 3], and its label; raises DataError where the file cannot be read."""
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return image `index`, uint8 or uint16 [H, W, 3], and its label; DataError where the file cannot be read."""
         try:
             return decode(self._files[index].read_bytes()), int(self.labels[index])
         except (OSError, DataError) as error:
@@ -106,6 +111,8 @@ class Part(Shown, drawn_by="draw_images"):
         labels: int64 [n], an index into the classes, -1 where unknown.
         names: n distinct names.
         fingerprint: SHA-256 in hex over the whole's fingerprint and the indices.
+        channels: number of channels of the images, None where the whole does not tell it.
+        dtype: of the images' values.
 
     Raises:
         DataError: no image belongs to the part.
@@ -120,14 +127,15 @@ class Part(Shown, drawn_by="draw_images"):
         if not len(indices):
             raise DataError("no image left in this part; give more images, or another share")
         self.images, self.indices, self.classes = images, np.asarray(indices, np.int64), images.classes
+        self.channels, self.dtype = getattr(images, "channels", None), getattr(images, "dtype", np.dtype(np.uint8))
         self.labels, self.names = images.labels[self.indices], tuple(images.names[i] for i in self.indices.tolist())
         self.fingerprint = sha256(images.fingerprint.encode() + self.indices.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Pixels, int]:
-        """Return image `index` of the part as uint8 [H, W, 3], and its label."""
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return image `index` of the part [H, W, C], and its label."""
         return self.images[int(self.indices[index])]
 
     def __repr__(self) -> str:

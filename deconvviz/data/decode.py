@@ -1,4 +1,4 @@
-"""Image files to upright 8-bit RGB pixels, by one rule for every format, and back to a PNG file."""
+"""Image files to upright RGB pixels of 8 or 16 bits, by one rule for every format, and back to a PNG file."""
 
 from __future__ import annotations
 
@@ -10,34 +10,30 @@ from PIL import Image, UnidentifiedImageError
 
 from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
-from deconvviz.types import Pixels
+from deconvviz.types import Picture, Pixels
 
 # Listed, because Pillow would otherwise also try formats that are not pictures of pixels: EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 _ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_UPRIGHT = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Orientation -> steps along rows and columns, after rows and columns of 5 to 8 were exchanged."""
+AS_ARRAYS = "pack such images with `deconvviz pack --raw`, as arrays .npy, .npz or .tif of uint8, uint16 or float32"
+_LOWER = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # Pillow's names for reading the other byte of each value
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: bytes) -> Picture:
     """Decode an image file.
 
-    Of a file with several frames the first is decoded. It is turned upright as its EXIF orientation says, transparent
-    pixels are laid on white, and 16-bit grey is scaled to 8 bit over its whole range, not clipped.
+    Of a file with several frames the first is decoded. It is turned upright as its EXIF orientation says, and
+    transparent pixels are laid on white. Grey becomes three equal channels. Files of more than 8 bits, grey ones of any
+    format and colour in PNG, keep all their bits; values of 9 to 15 bits are scaled to 16 over their whole range.
 
     Args:
         data: the content of a JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file.
 
     Returns:
-        uint8 [H, W, 3], writable.
+        uint8 [H, W, 3], or uint16 [H, W, 3] of a file of more than 8 bits; writable.
 
     Raises:
         DataError: the file is empty, of another format, corrupt or truncated; it has more pixels than
@@ -52,7 +48,7 @@ def decode(data: bytes) -> Pixels:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(image)
-            return pixels(image)
+            return _deep_colours(data, image) if _is_deep_colour(image) else pixels(image)
     except DataError:
         raise
     except UnidentifiedImageError:  # its own message holds a memory address
@@ -61,18 +57,27 @@ def decode(data: bytes) -> Pixels:
         raise DataError(one_line(error)) from error
 
 
-def pixels(image: Image.Image) -> Pixels:
-    """Return the pixels of a PIL image as `decode` does, uint8 [H, W, 3].
+def pixels(image: Image.Image) -> Picture:
+    """Return the pixels of a PIL image as `decode` does, uint8 [H, W, 3], or uint16 [H, W, 3] of 16-bit grey.
 
     Raises:
         DataError: the pixels have no known range.
     """
     image.load()  # first: a TIFF turns itself upright in loading, and the EXIF block of a PNG may come at its end
     orientation = _orientation(image)
-    image = _rgb(image)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return np.array(image)
+    if image.mode == "F":
+        raise DataError(f"floating-point pixels have no known range; {AS_ARRAYS}")
+    picture = _wide_grey(image) if image.mode.startswith("I") else np.array(_rgb(image))
+    return _upright(picture, orientation)
+
+
+def _upright(picture: Picture, orientation: int) -> Picture:
+    """Turn pixels [H, W, C] upright, as an EXIF orientation says."""
+    if orientation not in _UPRIGHT:
+        return picture
+    down, across = _UPRIGHT[orientation]
+    turned = picture.swapaxes(0, 1) if orientation >= 5 else picture
+    return np.ascontiguousarray(turned[::down, ::across])
 
 
 def encode(picture: Pixels) -> bytes:
@@ -124,22 +129,45 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise DataError("floating-point pixels have no known range; convert the image to 8 bit first")
-    if image.mode.startswith("I"):
-        return _from_wide(image).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 
 
-def _from_wide(image: Image.Image) -> Image.Image:
-    """Scale grey of more than 8 bits to 8 bits; Pillow's own conversion would clip it at 255."""
+def _wide_grey(image: Image.Image) -> Picture:
+    """Return grey of more than 8 bits as uint16 [H, W, 3]; Pillow's own conversion would clip it at 255."""
     values = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     peak = 2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
-        raise DataError("32-bit integer pixels have no known range; convert the image to 8 bit first")
-    grey = ((values * 255 + peak // 2) // peak).astype(np.uint8)
-    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
+        raise DataError(f"32-bit integer pixels have no known range; {AS_ARRAYS}")
+    grey = ((values * 65535 + peak // 2) // peak).astype(np.uint16)
+    grey = 65535 - grey if tags.get(_PHOTOMETRIC) == 0 else grey
+    return np.repeat(grey[..., None], 3, 2)
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether this is a PNG with 16 bits for each colour, of which Pillow reads the upper 8."""
+    return (
+        image.format == "PNG"
+        and "transparency" not in image.info
+        and any(str(tile.args) in _LOWER for tile in getattr(image, "tile", ()))
+    )
+
+
+def _deep_colours(data: bytes, image: Image.Image) -> Picture:
+    """Return a PNG of 16-bit colours as uint16 [H, W, 3]: Pillow reads the upper bytes, and then the lower ones."""
+    bytes_ = []
+    for lower in (False, True):
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as part:
+            if lower:
+                part.tile = [tile._replace(args=_LOWER[str(tile.args)]) for tile in part.tile]
+            part.load()
+            bytes_.append(np.asarray(part).astype(np.uint16))
+            orientation = _orientation(part)
+    values = (bytes_[0] << 8) + bytes_[1]
+    if values.shape[2] == 4:  # laid on white
+        alpha = values[..., 3:].astype(np.int64)
+        values = ((values[..., :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535).astype(np.uint16)
+    return _upright(values, orientation)

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvviz.arrays import evenly
+from deconvviz.arrays import evenly, stacked
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
-from deconvviz.types import Ints, Pixels
+from deconvviz.types import Ints, Picture, Pixels
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -75,12 +75,12 @@ class PictureBatch(NamedTuple):
 
     Attributes:
         places: int64 [n], the places of the pictures in the feed.
-        pictures: uint8 [n, h, w, 3], as the network sees them.
+        pictures: uint8, uint16 or float32 [n, h, w, C], as the network sees them.
         left_out: name -> reason of each image of the batch that cannot be used; see `Feed.batches`.
     """
 
     places: Ints
-    pictures: Pixels
+    pictures: Picture
     left_out: Mapping[str, str] = {}
 
 
@@ -120,7 +120,13 @@ class Feed:
             workers: number of threads that decode images.
             memory: bytes of decoded pictures that are kept, so that they need not be decoded again. Where not all
                 pictures fit, those that were used last are kept.
+
+        Raises:
+            DataError: the images have another number of channels than the network takes, or values of another kind.
         """
+        channels = getattr(images, "channels", None)  # a dataset of the user's own may not tell it
+        if channels is not None:
+            preprocess.check_images(channels, getattr(images, "dtype", np.dtype(np.uint8)))
         self.images, self.preprocess, self.workers = images, preprocess, workers
         self.indices: Ints = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
         self._memory = PictureMemory(memory)
@@ -146,17 +152,21 @@ class Feed:
         """Return the name of the image at a place."""
         return str(self.images.names[int(self.indices[place])])
 
-    def picture(self, place: int) -> Pixels:
-        """Return the picture at a place as the network sees it, uint8 [h, w, 3]. It may be kept: do not change it."""
+    def picture(self, place: int) -> Picture:
+        """Return the picture at a place as the network sees it, [h, w, C]. It may be kept: do not change it."""
         index = int(self.indices[place])
         try:
             return self._memory.get(index, lambda: self.preprocess.picture(self.images[index][0]))
         except DataError as error:
             raise DataError(f"image {self.name(place)} cannot be used: {error}; leave it out of the images") from error
 
-    def pictures(self, places: Sequence[int] | NDArray[np.integer]) -> Pixels:
-        """Return the pictures at some places, uint8 [n, h, w, 3]."""
-        return np.stack([self.picture(int(place)) for place in places])
+    def pictures(self, places: Sequence[int] | NDArray[np.integer]) -> Picture:
+        """Return the pictures at some places, uint8, uint16 or float32 [n, h, w, C]."""
+        return stacked([self.picture(int(place)) for place in places])
+
+    def display(self, place: int) -> Pixels:
+        """Return the picture at a place as figures show it, uint8 [h, w, 3]."""
+        return self.preprocess.display(self.picture(place))
 
     def batches(
         self,
@@ -186,18 +196,20 @@ class Feed:
             made = list(zip(part.tolist(), islice(pictures, len(part)), strict=True))
             left_out = {self.name(place): str(reason) for place, reason in made if isinstance(reason, DataError)}
             usable = [(place, picture) for place, picture in made if not isinstance(picture, DataError)]
-            none = () if usable else (np.zeros((0, *self.preprocess.shape[1:], 3), np.uint8),)
-            stack = np.concatenate([*none, *(picture[None] for _, picture in usable)])
+            if usable:
+                stack = stacked([picture for _, picture in usable])
+            else:
+                stack = np.zeros((0, *self.preprocess.shape[1:], self.preprocess.shape[0]), np.uint8)
             yield PictureBatch(np.array([place for place, _ in usable], np.int64), stack, left_out)
 
-    def _picture_or_reason(self, place: int) -> Pixels | DataError:
+    def _picture_or_reason(self, place: int) -> Picture | DataError:
         try:
             return self.picture(place)
         except DataError as error:
             return error
 
-    def tensor(self, pictures: Pixels, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return pictures, uint8 [n, h, w, 3], as inputs of the network: `dtype` [n, C, h, w] on a device."""
+    def tensor(self, pictures: Picture, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return pictures, [n, h, w, C], as inputs of the network: `dtype` [n, C, h, w] on a device."""
         return self.preprocess.tensor(pictures, device, dtype)
 
     def tensors(
@@ -230,7 +242,7 @@ class PictureMemory:
     def __init__(self, limit: int) -> None:
         """Make an empty memory of `limit` bytes."""
         self.limit, self.held = limit, 0
-        self._pictures: OrderedDict[int, Pixels] = OrderedDict()
+        self._pictures: OrderedDict[int, Picture] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -238,7 +250,7 @@ class PictureMemory:
         """The images whose pictures are kept, those that were used last at the end."""
         return list(self._pictures)
 
-    def get(self, index: int, decode: Callable[[], Pixels]) -> Pixels:
+    def get(self, index: int, decode: Callable[[], Picture]) -> Picture:
         """Return the picture of image `index`; `decode` makes it where it is not kept."""
         with self._lock:
             if index in self._pictures:

@@ -1,11 +1,13 @@
 """ImageStore: many images in one HDF5 file, read in any order by any number of processes.
 
-The layout of the file, schema 1.
+The layout of the file, schema 2; schema 1 is the same without the kind "arrays", and is written where it suffices.
 
 Attributes:
   format          "deconvviz-images"
-  schema          1
-  kind            "encoded" or "raw"
+  schema          1 or 2
+  kind            "encoded", "raw" or "arrays"
+  dtype           of a store of kind "arrays": "uint8", "uint16" or "float32"
+  channels        of a store of kind "arrays": C
   fingerprint     SHA-256 in hex over names, labels and image bytes
   configuration   JSON: the command line, the source and the settings that made the file
 
@@ -15,8 +17,9 @@ Datasets:
   sizes     [N, 2] int64, height and width
   classes   [K] text
   skipped   [M, 2] text: name and reason of each image that could not be read
-  bytes     of a store of kind "encoded": [B] uint8, the image files one after the other
-  offsets   of a store of kind "encoded": [N + 1] int64, where each file begins in `bytes`
+  bytes     of a store of kind "encoded": [B] uint8, the image files one after the other; of kind "arrays" the values of
+            the images, [H, W, C] each, little-endian
+  offsets   of a store of these kinds: [N + 1] int64, where each image begins in `bytes`
   images    of a store of kind "raw": [N, S, S, 3] uint8, one image in each chunk
   digests   [N, 16] uint8, BLAKE2 of each image's bytes, checked when it is read; older files have none
 The attribute lists is a BLAKE2 digest in hex over all the other lists and the configuration, checked when it is opened.
@@ -26,32 +29,29 @@ from __future__ import annotations
 
 import contextlib
 import html
+import io
 import json
 import operator
 import os
 import pathlib
-import struct
 import threading
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any
 
 import h5py
 import numpy as np
 
+from deconvviz.arrays import PEAKS
 from deconvviz.data.decode import decode, encode
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
-from deconvviz.results.files import READ_ERRORS, Sink, one_line, unreadable
+from deconvviz.results.files import READ_ERRORS, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists, refuse_foreign
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike, Picture, Pixels
 
 FORMAT = "deconvviz-images"
-SCHEMA = 1
-_CHUNK = 1 << 18  # bytes: the most that a small file wastes at its end, and few enough chunks for 150 GB
-_BATCH = 1 << 22  # bytes written at once: a call of HDF5 costs more than a small image
-_TEXT = h5py.string_dtype()
+SCHEMA = 2
 
 # Held only while a handle is opened or closed: h5py itself makes the reads of several threads take turns. It is also
 # held across a fork: a child would otherwise inherit a lock that a thread of its parent had to release.
@@ -61,14 +61,17 @@ if hasattr(os, "register_at_fork"):
 
 
 class ImageStore(Shown, drawn_by="draw_images"):
-    """A file of images as a sequence of (uint8 [H, W, 3], label); `store[i]` decodes image i.
+    """A file of images as a sequence of (image [H, W, C], label); `store[i]` decodes image i.
 
     A store can be a torch Dataset with any number of workers, forked or spawned, and threads may share it: each process
     opens its own handle when it first reads. The lists below are read once, when the store is opened.
 
     Attributes:
         path: absolute path of the file.
-        kind: "encoded" where the file holds image files as they were, "raw" where it holds pixels of one size.
+        kind: "encoded" where the file holds image files as they were, "raw" where it holds pixels of one size, "arrays"
+            where it holds images of any number of channels.
+        channels: number of channels of each image: 3, except of kind "arrays".
+        dtype: of the values: uint8, uint16 or float32. Of kind "encoded" 16-bit files become uint16 all the same.
         names: N paths, relative to the folder that was packed.
         classes: the class names; empty where none were given.
         labels: int64 [N], an index into the classes, -1 where unknown.
@@ -100,7 +103,9 @@ class ImageStore(Shown, drawn_by="draw_images"):
             self.skipped: tuple[tuple[str, str], ...] = tuple((n, r) for n, r in file["skipped"].asstr()[:])
             self.labels = _constant(file["labels"])
             self.sizes = _constant(file["sizes"])
-            self._offsets = _constant(file["offsets"]) if self.kind == "encoded" else None
+            self._offsets = None if self.kind == "raw" else _constant(file["offsets"])
+            self.channels = int(file.attrs.get("channels", 3))
+            self.dtype = np.dtype(str(file.attrs.get("dtype", "uint8")))
             self._digests = file["digests"][:] if "digests" in file else None
             self._refuse_inconsistent(file)
             if "lists" in file.attrs and file.attrs["lists"] != self._digest_of_lists():
@@ -117,8 +122,8 @@ class ImageStore(Shown, drawn_by="draw_images"):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[Pixels, int]:
-        """Return image `index` as uint8 [H, W, 3], and its label.
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return image `index`, [H, W, C] with the store's `channels` and `dtype`, and its label.
 
         Raises:
             IndexError: the store has no such image.
@@ -126,18 +131,24 @@ class ImageStore(Shown, drawn_by="draw_images"):
         """
         index = self._checked(index)
         try:
-            picture = self._raw(index) if self._offsets is None else decode(self._bytes(index))
+            picture = decode(self._bytes(index)) if self.kind == "encoded" else self._pixels(index)
         except DataError as error:
             raise DataError(f"cannot read image {index} ({self.names[index]}) of {self.path}: {error}") from error
         return picture, int(self.labels[index])
 
-    def __iter__(self) -> Iterator[tuple[Pixels, int]]:
+    def __iter__(self) -> Iterator[tuple[Picture, int]]:
         return (self[index] for index in range(len(self)))
 
     def encoded(self, index: int) -> bytes:
-        """Return image `index` as the content of an image file: the file that was packed, or a PNG of a raw store."""
+        """Return image `index` as the content of a file: the one that was packed, a PNG, or a .npy file of an array."""
         index = self._checked(index)
-        return encode(self._raw(index)) if self._offsets is None else self._bytes(index)
+        if self.kind == "encoded":
+            return self._bytes(index)
+        if self.kind == "raw":
+            return encode(self._raw(index))
+        content = io.BytesIO()
+        np.save(content, self._pixels(index))
+        return content.getvalue()
 
     @property
     def info(self) -> dict[str, Any]:
@@ -145,8 +156,10 @@ class ImageStore(Shown, drawn_by="draw_images"):
         return {
             "path": str(self.path),
             "kind": self.kind,
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.kind == "arrays" else 1,
             "images": len(self),
+            "channels": self.channels,
+            "dtype": str(self.dtype),
             "classes": len(self.classes),
             "skipped": len(self.skipped),
             "bytes": self.path.stat().st_size,
@@ -201,14 +214,22 @@ class ImageStore(Shown, drawn_by="draw_images"):
         self._check(index, picture.data)
         return picture
 
+    def _pixels(self, index: int) -> Picture:
+        """Return the pixels of image `index` of a store that holds no image files."""
+        if self.kind == "raw":
+            return self._raw(index)
+        values = np.frombuffer(self._bytes(index), self.dtype.newbyteorder("<")).astype(self.dtype)
+        return values.reshape(*self.sizes[index], self.channels)
+
     def _check(self, index: int, data: bytes | memoryview) -> None:
         """Raise DataError where an image's bytes are not those that were packed."""
         if self._digests is not None and digest_of_bytes(data) != self._digests[index].tobytes():
             raise DataError("its bytes are not those that were packed; restore the file, or pack it again")
 
     def _digest_of_lists(self) -> str:
-        lists = [self.names, self.classes, self.skipped, json.dumps(self.configuration, sort_keys=True)]
+        lists: list[Any] = [self.names, self.classes, self.skipped, json.dumps(self.configuration, sort_keys=True)]
         lists += [self.kind, self.fingerprint]
+        lists += [str(self.dtype), self.channels] if self.kind == "arrays" else []
         arrays = [self.labels, self.sizes, self._offsets, self._digests]
         return digest_of_lists(lists, arrays)
 
@@ -228,7 +249,7 @@ class ImageStore(Shown, drawn_by="draw_images"):
         if file.attrs["fingerprint"] != self.fingerprint:
             file.close()
             raise DataError(f"{self.path} has been replaced by other images since it was opened; open it again")
-        return file["bytes" if self.kind == "encoded" else "images"]
+        return file["images" if self.kind == "raw" else "bytes"]
 
     def _refuse_inconsistent(self, file: h5py.File) -> None:
         if self._offsets is None:
@@ -237,100 +258,10 @@ class ImageStore(Shown, drawn_by="draw_images"):
             count, whole = len(self._offsets) - 1, int(self._offsets[-1]) == len(file["bytes"])
         if not whole or not count == len(self) == len(self.labels) == len(self.sizes):
             raise DataError(f"{self.path} is damaged: its lists are not of one length; pack it again")
-
-
-class StoreWriter:
-    """Writes an image store, image by image; `finish` completes it. A write that fails raises OSError."""
-
-    def __init__(self, path: Pathlike, size: int | None) -> None:
-        """Begin a file.
-
-        Args:
-            path: of the file.
-            size: None for image files, S for pixels [S, S, 3].
-        """
-        self._exits = contextlib.ExitStack()
-        self._sink = self._exits.enter_context(Sink(path))
-        self._file = self._exits.enter_context(h5py.File(self._sink, "w"))
-        shape, chunks = ((0,), (_CHUNK,)) if size is None else ((0, size, size, 3), (1, size, size, 3))
-        self._data = self._file.create_dataset(
-            "bytes" if size is None else "images", shape, np.uint8, chunks=chunks, maxshape=(None, *shape[1:])
-        )
-        self._encoded = size is None
-        self._names: list[str] = []
-        self._labels: list[int] = []
-        self._sizes: list[tuple[int, int]] = []
-        self._offsets = [0]
-        self._digests: list[bytes] = []
-        self._waiting: list[Pixels] = []
-        self._waiting_bytes = 0
-        self._digest = sha256()
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def add(self, name: str, label: int, data: Pixels, size: tuple[int, int]) -> None:
-        """Append one image.
-
-        Args:
-            name: of the image.
-            label: an index into the classes, -1 where unknown.
-            data: uint8 [B], the content of an image file, or uint8 [S, S, 3], its pixels.
-            size: (height, width) of the image.
-        """
-        rows = data if self._encoded else data[None]
-        self._waiting.append(rows)
-        self._offsets.append(self._offsets[-1] + len(rows))
-        self._digests.append(digest_of_bytes(np.ascontiguousarray(data)))
-        text = name.encode()
-        self._digest.update(struct.pack("<qqq", len(text), label, data.size) + text)
-        self._digest.update(data.data)
-        self._names.append(name)
-        self._labels.append(label)
-        self._sizes.append(size)
-        self._waiting_bytes += data.size
-        if self._waiting_bytes > _BATCH:
-            self._write()
-
-    def finish(self, classes: list[str], skipped: list[tuple[str, str]], configuration: dict[str, Any]) -> str:
-        """Write the lists; return the fingerprint."""
-        self._write()
-        fingerprint = self._digest.hexdigest()
-        self._file["names"] = np.array(self._names, _TEXT)
-        self._file["classes"] = np.array(classes, _TEXT)
-        self._file["skipped"] = np.array(skipped, _TEXT).reshape(-1, 2)
-        offsets = np.array(self._offsets, np.int64) if self._encoded else None
-        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 16)
-        arrays = [np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2), offsets, digests]
-        for name, array in zip(("labels", "sizes", "offsets", "digests"), arrays, strict=True):
-            if array is not None:
-                self._file[name] = array
-        made = json.dumps(configuration, sort_keys=True)
-        kind = "encoded" if self._encoded else "raw"
-        lists = [self._names, classes, [list(pair) for pair in skipped], made, kind, fingerprint]
-        self._file.attrs.update(
-            lists=digest_of_lists(lists, arrays),
-            format=FORMAT,
-            schema=SCHEMA,
-            kind=kind,
-            fingerprint=fingerprint,
-            configuration=made,
-        )
-        return fingerprint
-
-    def _write(self) -> None:
-        if self._waiting:
-            start, stop = len(self._data), self._offsets[-1]
-            self._data.resize(stop, axis=0)
-            self._data[start:] = np.concatenate(self._waiting)
-            self._sink.check()
-            self._waiting, self._waiting_bytes = [], 0
-
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._exits.__exit__(*error)
+        if self.kind == "arrays":
+            lengths = self.sizes.prod(1) * self.channels * self.dtype.itemsize
+            if str(self.dtype) not in PEAKS or not np.array_equal(np.diff(np.asarray(self._offsets)), lengths):
+                raise DataError(f"{self.path} is damaged: its images have other sizes than it says; pack it again")
 
 
 def _reopened(path: str, fingerprint: str) -> ImageStore:

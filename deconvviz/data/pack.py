@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+from PIL import Image
 
+from deconvviz.data.array_files import ARRAY_EXTENSIONS, checked_array, is_array_file, read_array
 from deconvviz.data.decode import as_image, decode, encode, pixels
-from deconvviz.data.images import StoreWriter
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
+from deconvviz.data.writing import StoreWriter
 from deconvviz.errors import DataError, require
 from deconvviz.progress import progress_bar
 from deconvviz.results.files import atomic, one_line
-from deconvviz.types import Pathlike, Pixels
+from deconvviz.types import Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+SIDE = 256  # pixels: of the pictures that a raw store holds
 
 
 class PackKeywords(TypedDict, total=False):
     """The fields of `PackOptions`, as the keyword arguments of `pack`."""
 
     raw: bool
-    size: int
+    size: int | None
     limit: int | None
     workers: int
     progress: bool
@@ -41,9 +47,11 @@ class PackOptions:
     """How images are packed.
 
     Attributes:
-        raw: store pixels, uint8 [size, size, 3], instead of the image files as they are. This is faster to read, and
-            larger. The shorter side is resized to `size` (bilinear) and the central square is kept.
-        size: side of the pixels that `raw` stores.
+        raw: store pixels, [H, W, C], instead of the image files as they are. This is faster to read, and larger. Files
+            of arrays, which have any number of channels, are packed in this way only.
+        size: side of the pixels that `raw` stores: the shorter side of an image is resized to it (bilinear) and the
+            central square is kept. By default pictures have 256, and where any of the images is an array, all of them
+            keep their own sizes and their values as they are.
         limit: take only so many images, spread over the classes and over the source; None takes all.
         workers: threads that decode images.
         progress: whether a progress bar is shown on standard error.
@@ -55,7 +63,7 @@ class PackOptions:
     """
 
     raw: bool = False
-    size: int = 256
+    size: int | None = None
     limit: int | None = None
     workers: int = 2
     progress: bool = True
@@ -68,7 +76,7 @@ class PackOptions:
             DataError,
             limit=(self.limit is None or self.limit >= 1, "at least 1"),
             workers=(self.workers >= 1, "at least 1"),
-            size=(self.size >= 1, "at least 1"),
+            size=(self.size is None or self.size >= 1, "at least 1"),
         )
 
 
@@ -115,8 +123,11 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
             A list of images, in its own order: a .txt file with a path on each line, perhaps followed by a tab and a
             label, or a .csv file with the columns path and label. Paths are relative to the list. Labels are integers,
             or class names if any of them is not an integer.
+            With `raw`, files may also be arrays [H, W, C] or [H, W] of uint8, uint16 or float32: .npy, .npz with one
+            array, and TIFF of any number of channels. A store holds images of one type and number of channels.
             A dataset with `len()`, whose items are (image, label): the image is a PIL image, a uint8 tensor [C, H, W]
-            or a uint8 array [H, W, C], and it is packed as PNG. Its `classes` and `names` are used if it has them.
+            or a uint8 array [H, W, C], and it is packed as PNG. With `raw` it may be an array or a tensor of uint8,
+            uint16 or float32 with any number of channels. Its `classes` and `names` are used if it has them.
         out: path of the file; it is written as a whole or not at all.
         options: `raw`, `size`, `limit`, `workers`, `progress`, `command` and `overwrite`; see `PackOptions`.
 
@@ -125,7 +136,7 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
 
     Raises:
         DataError: the source does not exist or has no image that can be read, `out` exists and `overwrite` is not set,
-            `out` cannot be written, or an option is invalid.
+            `out` cannot be written, an option is invalid, or raw images are of several kinds.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -135,14 +146,15 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
     """
     settings = PackOptions(**options)
     path = pathlib.Path(out)
-    reader = _Reader(Preprocess(resize=settings.size, crop=settings.size) if settings.raw else None)
-    size = settings.size if settings.raw else None
     with atomic(path) as temporary:
         _refuse_output(path, source, settings.overwrite)
-        images = _limited(find_source(source), settings.limit)
+        images = _limited(find_source(source, settings.raw), settings.limit)
+        size = settings.size
+        if settings.raw and size is None and not _any_array(images):
+            size = SIDE
         skipped: list[tuple[str, str]] = []
-        with StoreWriter(temporary, size) as writer:
-            results = in_order(reader, images.entries, settings.workers)
+        with StoreWriter(temporary, settings.raw, size) as writer:
+            results = in_order(_Reader(settings.raw, size), images.entries, settings.workers)
             bar = progress_bar(results, total=images.count, unit="image", disable=not settings.progress)
             for entry, result in bar:
                 if isinstance(result, str):
@@ -152,6 +164,7 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
             if not len(writer):
                 raise DataError(_nothing_packed(images, skipped))
             made_by = {"command": settings.command, "source": images.description, "limit": settings.limit}
+            size = size if settings.raw else None
             fingerprint = writer.finish(images.classes, skipped, {**made_by, "raw": settings.raw, "size": size})
             count = len(writer)
     return PackReport(path, count, len(images.classes), skipped, images.ignored, fingerprint)
@@ -162,23 +175,49 @@ class _Reader:
     """Reads one image; threads call it.
 
     Attributes:
-        raw: resizes and crops to the pixels that are stored; None stores image files.
+        raw: whether pixels are stored, and not image files.
+        size: side of the square that they become; None leaves them as they are.
     """
 
-    raw: Preprocess | None
+    raw: bool
+    size: int | None
 
-    def __call__(self, entry: Entry) -> tuple[Entry, tuple[Pixels, tuple[int, int]] | str]:
+    def __call__(self, entry: Entry) -> tuple[Entry, tuple[Picture, tuple[int, int]] | str]:
         """Return the entry without its content, and what is stored with (height, width), or the reason against it."""
         emptied = dataclasses.replace(entry, content=None)  # so that what a dataset returned can be freed
         try:
-            data = _file_content(entry.content)
-            picture = decode(data)
-            if self.raw is not None:
-                picture = self.raw.picture(picture)
+            if self.raw and _is_array(entry.content):
+                array = entry.content
+                picture = read_array(array) if isinstance(array, pathlib.Path) else checked_array(array)
+            else:
+                data = _file_content(entry.content)
+                picture = decode(data)
+                if not self.raw:
+                    return emptied, (np.frombuffer(data, np.uint8), picture.shape[:2])
+            if self.size is not None:
+                count = picture.shape[2]
+                square = Preprocess(resize=self.size, crop=self.size, mean=(0.0,) * count, std=(1.0,) * count)
+                picture = square.picture(picture)
         except DataError as error:
             return emptied, one_line(error)
-        height, width = picture.shape[:2]
-        return emptied, (np.frombuffer(data, np.uint8) if self.raw is None else picture, (height, width))
+        return emptied, (picture, picture.shape[:2])
+
+
+def _is_array(content: Any) -> bool:
+    """Return whether the content of an entry is an array, and no picture: no grey or colours of 8 bits."""
+    if isinstance(content, pathlib.Path):
+        return is_array_file(content)
+    if isinstance(content, Image.Image | DataError) or not hasattr(content, "shape"):
+        return False
+    channels_first = hasattr(content, "movedim")
+    channels = 1 if len(content.shape) == 2 else content.shape[0 if channels_first else -1]
+    return str(content.dtype).removeprefix("torch.") != "uint8" or channels not in (1, 3)
+
+
+def _any_array(images: Source) -> bool:
+    """Return whether a source has arrays: any of its files, or the first image of a dataset."""
+    entries = images.entries[:1] if isinstance(images.entries, DatasetEntries) else images.entries
+    return any(_is_array(entry.content) for entry in entries)
 
 
 def _file_content(content: Any) -> bytes:
@@ -187,12 +226,23 @@ def _file_content(content: Any) -> bytes:
         raise content
     try:
         if not isinstance(content, pathlib.Path):
-            return encode(pixels(as_image(content)))
+            image = as_image(content)
+            if image.mode.startswith("I"):  # 16-bit grey keeps its bits
+                return _png(image)
+            return encode(np.asarray(pixels(image), np.uint8))
+        if content.suffix.lower() in ARRAY_EXTENSIONS:
+            raise DataError("an array, not an image file; pack it with raw=True (--raw)")
         if content.exists() and not content.is_file():  # reading a pipe would never end
             raise DataError("not a file")
         return content.read_bytes()
     except (OSError, ValueError, SyntaxError, TypeError) as error:  # a dataset's PIL image may be read only now
         raise DataError(one_line(error)) from error
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def _limited(source: Source, limit: int | None) -> Source:
@@ -223,4 +273,4 @@ def _nothing_packed(source: Source, skipped: list[tuple[str, str]]) -> str:
         name, reason = skipped[0]
         return f"no readable image in {source.description}: {len(skipped)} skipped, the first {name}: {reason}"
     others = f"; the {source.ignored} files there are named otherwise" if source.ignored else ""
-    return f"no image in {source.description}; expected files named {', '.join(EXTENSIONS)}{others}"
+    return f"no image in {source.description}; expected files named {', '.join(EXTENSIONS)}{others}; arrays need --raw"

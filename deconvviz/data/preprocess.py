@@ -10,16 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deconvviz.arrays import widened
+from deconvviz.arrays import PEAKS, displayed, shown_channels, widened
 from deconvviz.choices import FITS, INTERPOLATIONS_OF_IMAGES, Fit
+from deconvviz.data.framing import centre_of, channel_count, resized_to
 from deconvviz.errors import DataError, require_choice
-from deconvviz.types import Mask, Pixels
+from deconvviz.types import Array, Mask, Picture, Pixels
 
-_INTERPOLATION = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 _LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601-2 as Pillow rounds it
 
 
@@ -27,20 +23,30 @@ _LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601-2 as Pillow rounds it
 class Preprocess:
     """Resize, crop and normalise images, as torchvision's Resize, CenterCrop, ToTensor and Normalize do on PIL images.
 
+    Images have any number of channels, and are uint8, uint16 or float32. Integers are scaled by the range of their type
+    to 0..1; floats are taken as they are. Images of other than 8 bits are resized in float32, and 16-bit ones are
+    rounded after it.
+
     Attributes:
         resize: length of the shorter side in pixels, or (height, width); None leaves the size as it is.
         fit: how an image meets `resize`. "cover" keeps its proportions and fills all of it, "contain" keeps them and
             stays within it, and what the crop lacks then is the mean colour; "stretch" gives it up.
         crop: side of the central square that is kept, or its (height, width), in pixels. Where the image is smaller
             the rest is filled with zeros. None keeps the whole image.
-        mean: mean of each channel, of values in 0..1. One value instead of three is for a network that takes grey
-            images; they are the luma of the colours.
+        mean: mean of each channel, of values in 0..1 where images hold integers. There are as many values as the
+            network has input channels. One value takes 8- and 16-bit images of three channels too, by the luma of the
+            colours.
         std: standard deviation of each channel.
         interpolation: "nearest", "bilinear" or "bicubic"; the last two are antialiased.
+        limits: the values of black and of white, for the fills of methods that cover pixels and for figures. By default
+            0 and 1; where a mean or a deviation is outside of 0..1, the mean minus and plus two deviations of each
+            channel.
+        shown: the channels that figures show, from 0: three as red, green and blue, or one as grey. By default the
+            first three, or the first. It changes no number.
 
     Raises:
-        DataError: a length is not a positive integer, the numbers of means and deviations differ, or the
-            interpolation is unknown.
+        DataError: a length is not a positive integer, the numbers of means and deviations differ, the limits are not
+            ascending, the channels to show are neither one nor three, or the interpolation is unknown.
 
     >>> preprocess = Preprocess(resize=32, crop=24)
     >>> preprocess.shape
@@ -56,9 +62,18 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     fit: Fit = "cover"
+    limits: tuple[float, float] | None = None
+    shown: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("resize", "crop", "mean", "std"):  # lists, as JSON gives them, would not compare equal
+        for name in (
+            "resize",
+            "crop",
+            "mean",
+            "std",
+            "limits",
+            "shown",
+        ):  # lists, as JSON gives them, would not compare equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         pairs = [
@@ -70,12 +85,16 @@ class Preprocess:
         ):
             raise DataError(f"resize {self.resize} and crop {self.crop} are lengths in pixels: positive, or None")
         require_choice("fit", self.fit, FITS)
-        if max(self.mean) > 1 or max(self.std) > 1:
+        if not self.mean or len(self.mean) != len(self.std) or not min(self.std) > 0:
             raise DataError(
-                f"mean {self.mean} and std {self.std} given; expected those of values in 0..1: divide by 255"
+                f"mean {self.mean} and std {self.std} given; expected a value for each channel, and std positive"
             )
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise DataError(f"mean {self.mean} and std {self.std} have 1 or 3 values each, and std is positive")
+        if self.limits is not None and not (len(self.limits) == 2 and self.limits[0] < self.limits[1]):
+            raise DataError(f"limits {self.limits} given; expected the values of black and of white, such as (0, 1)")
+        if self.shown:
+            if len(self.shown) not in (1, 3):
+                raise DataError(f"channels {self.shown} to show given; expected three, or one, such as (3, 2, 1)")
+            shown_channels(len(self.mean), self.shown)
         if self.interpolation not in INTERPOLATIONS_OF_IMAGES:
             raise DataError(f"interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS_OF_IMAGES)}")
 
@@ -84,13 +103,17 @@ class Preprocess:
         """Return how an image becomes the input of a network whose own preprocessing is not known.
 
         Args:
-            input_shape: (channels, height, width) of the network's input, which the image is resized to cover.
+            input_shape: (channels, height, width) of the network's input, which the image is resized to cover. Three
+                channels are normalised by the mean and deviation of ImageNet, others are not normalised.
 
         >>> Preprocess.to_fit((3, 24, 32)).words()
         'shorter side to 32 px (bilinear), central 32 x 24 px, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
         """
-        height, width = input_shape[-2:]
-        return cls(resize=max(height, width), crop=(height, width))
+        channels, height, width = input_shape[-3:]
+        to_size = cls(resize=max(height, width), crop=(height, width))
+        if channels == len(to_size.mean):
+            return to_size
+        return dataclasses.replace(to_size, mean=(0.0,) * channels, std=(1.0,) * channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,24 +122,54 @@ class Preprocess:
             raise DataError("without a crop the shape differs from image to image; give crop=SIZE")
         return len(self.mean), *self._crop
 
-    def __call__(self, image: Pixels) -> torch.Tensor:
-        """Turn an image, uint8 [H, W, 3], into an input of the network, float32 [C, h, w]."""
+    def __call__(self, image: Picture) -> torch.Tensor:
+        """Turn an image, uint8, uint16 or float32 [H, W, C], into an input of the network, float32 [C, h, w]."""
         return self.tensor(self.picture(image)[None])[0]
 
-    def picture(self, image: Pixels) -> Pixels:
+    def check_images(self, channels: int, dtype: Any) -> None:
+        """Check that images fit the network's input, before any of them is read.
+
+        Args:
+            channels: number of channels of the images.
+            dtype: of their values.
+
+        Raises:
+            DataError: they have another number of channels than the network takes, or another type than uint8, uint16
+                and float32, or they hold integers and the mean or deviation is not one of values in 0..1.
+        """
+        if str(dtype) not in PEAKS:
+            raise DataError(f"images of {dtype} given; expected one of {', '.join(PEAKS)}")
+        integers, expected = PEAKS[str(dtype)] is not None, len(self.mean)
+        if channels != expected and not (channels == 3 and expected == 1 and integers):
+            raise DataError(
+                f"images of {channel_count(channels)} ({dtype}) given to a network of {channel_count(expected)}; give "
+                "images that fit, or a mean and std for each channel of the network"
+            )
+        if integers and (max(self.mean) > 1 or max(self.std) > 1):
+            raise DataError(
+                f"mean {self.mean} and std {self.std} given; expected those of values in 0..1: divide by "
+                f"{PEAKS[str(dtype)]}"
+            )
+
+    def picture(self, image: Picture) -> Picture:
         """Resize and crop an image.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8, uint16 or float32 [H, W, C].
 
         Returns:
-            uint8 [h, w, 3], the pixels that the network sees.
+            [h, w, C] of the same type, the pixels that the network sees.
 
         Raises:
-            DataError: the image is of another kind, or resized it would have more than PIL.Image.MAX_IMAGE_PIXELS.
+            DataError: the image is of another kind, has other channels than the network, or resized it would have more
+                than PIL.Image.MAX_IMAGE_PIXELS.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise DataError(f"expected an image as uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
+        if image.ndim != 3 or image.size == 0 or str(image.dtype) not in PEAKS:
+            raise DataError(f"expected an image [H,W,C] of {', '.join(PEAKS)}, got {image.dtype} {list(image.shape)}")
+        self.check_images(image.shape[2], image.dtype)
+        return self._framed(image)
+
+    def _framed(self, image: Picture) -> Picture:
         height, width = image.shape[:2]
         size = self.resized(height, width)
         if size != (height, width):
@@ -124,9 +177,11 @@ class Preprocess:
                 short, long = sorted(size)
                 raise DataError(f"{width} x {height} resized to {short} x {long} exceeds PIL.Image.MAX_IMAGE_PIXELS")
             # The whole image: resizing just the box that the crop keeps differs by 1 in some pixels.
-            image = np.array(Image.fromarray(image).resize(size[::-1], _INTERPOLATION[self.interpolation]))
-        fill = [round(255 * value) for value in self.mean] if self.fit == "contain" else [0]
-        return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop, fill))
+            image = resized_to(image, size, self.interpolation)
+        peak = PEAKS[str(image.dtype)]
+        mean = self.mean if peak is None else [round(peak * value) for value in self.mean]
+        fill = mean if self.fit == "contain" else [0]
+        return image if self._crop is None else np.ascontiguousarray(centre_of(image, *self._crop, fill))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width in pixels that an image has after it was resized and before it is cropped.
@@ -161,6 +216,7 @@ class Preprocess:
         parts = ["not resized" if self.resize is None else f"{to} ({self.interpolation})"]
         parts += [f"central {self._crop[1]} x {self._crop[0]} px"] if self._crop else []
         parts += [f"mean {' '.join(f'{v:g}' for v in self.mean)}", f"std {' '.join(f'{v:g}' for v in self.std)}"]
+        parts += [f"black {self.limits[0]:g} and white {self.limits[1]:g}"] if self.limits else []
         return ", ".join(parts)
 
     def mask(self, mask: Mask) -> Mask:
@@ -177,18 +233,19 @@ class Preprocess:
         """
         if mask.dtype != bool or mask.ndim != 2:
             raise DataError(f"expected a mask as bool [H,W], got {mask.dtype} {list(mask.shape)}")
-        return self.picture(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2))[..., 0] >= 128
+        return np.asarray(self._framed(mask[..., None].astype(np.uint8) * np.uint8(255))[..., 0] >= 128)
 
     def tensor(
         self,
-        pictures: Pixels | torch.Tensor,
+        pictures: Picture | torch.Tensor,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """Normalise a batch of pictures for the network.
 
         Args:
-            pictures: uint8 [N, H, W, 3]. They go to the device before they become floats: a quarter of the bytes.
+            pictures: uint8, uint16 or float32 [N, H, W, C]. They go to the device before they become floats: a quarter
+                of the bytes.
             device: where the result is; by default where the pictures are.
             dtype: of the result.
 
@@ -198,40 +255,46 @@ class Preprocess:
         Raises:
             DataError: the pictures are of another kind.
         """
-        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype not in (np.uint8, torch.uint8):
-            raise DataError(f"expected pictures as uint8 [N,H,W,3], got {pictures.dtype} {list(pictures.shape)}")
+        kind = str(pictures.dtype).removeprefix("torch.")
+        if pictures.ndim != 4 or kind not in PEAKS:
+            raise DataError(f"expected pictures [N,H,W,C] of {', '.join(PEAKS)}, got {kind} {list(pictures.shape)}")
+        self.check_images(pictures.shape[3], kind)
         if isinstance(pictures, np.ndarray):
             pictures = torch.from_numpy(np.require(pictures, requirements=["C", "W"]))
         pictures = pictures.to(device).contiguous()
-        if len(self.mean) == 1:
-            luma = pictures.new_tensor(_LUMA, dtype=torch.int32)
-            pictures = (((pictures * luma).sum(3, keepdim=True) + 0x8000) >> 16).to(torch.uint8)
-        values = pictures.to(widened(dtype)).div_(255)  # normalising in half precision would round three times
+        peak = PEAKS[kind]
+        if len(self.mean) < pictures.shape[3]:
+            luma = torch.tensor(_LUMA, device=pictures.device)  # int64, which holds 65535 * 65536
+            pictures = ((pictures.to(torch.int64) * luma).sum(3, keepdim=True) + 0x8000) >> 16
+        # Normalising in half precision would round three times. A copy: floats would otherwise be changed in place.
+        values = pictures.to(widened(dtype), copy=True)
+        values = values if peak is None else values.div_(peak)
         return values.sub_(values.new_tensor(self.mean)).div_(values.new_tensor(self.std)).to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
         """Return a grey level as an input of the network, float32 [C].
 
         Args:
-            share: of a pixel's range: 0 is black, 0.5 is grey, 1 is white.
+            share: of the way from black to white: 0 is black, 0.5 is grey, 1 is white; see `limits`.
 
         >>> Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).level(1.0)
         tensor([2., 2., 2.])
         """
-        return (share - torch.tensor(self.mean)) / torch.tensor(self.std)
+        black, white = (torch.tensor(values) for values in self._limits)
+        return (black + share * (white - black) - torch.tensor(self.mean)) / torch.tensor(self.std)
 
     def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the lowest and the highest value of a pixel as the network sees it, two float32 tensors [C]."""
         return self.level(0.0), self.level(1.0)
 
     def inverse(self, values: torch.Tensor) -> Pixels:
-        """Undo `tensor`.
+        """Undo `tensor`, as a picture to look at.
 
         Args:
             values: inputs of the network, [C, H, W] or [N, C, H, W].
 
         Returns:
-            uint8 [H, W, 3] or [N, H, W, 3], rounded, and clipped to 0..255.
+            uint8 [H, W, 3] or [N, H, W, 3], as `display` makes it.
 
         Raises:
             DataError: the number of channels is not that of the mean.
@@ -241,14 +304,82 @@ class Preprocess:
         values = values.movedim(-3, -1)
         values = values.to(widened(values.dtype))
         values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
-        picture: Pixels = (values * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
-        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:-1], 3)))
+        return self._levels(values.detach().cpu().numpy())
+
+    def display(self, pictures: Picture) -> Pixels:
+        """Return pictures as figures show them: the channels `shown`, from black to white; see `limits`.
+
+        Args:
+            pictures: uint8, uint16 or float32 [..., H, W, C], as `picture` gives them.
+
+        Returns:
+            uint8 [..., H, W, 3], rounded, and clipped to 0..255. 8-bit colours are returned as they are.
+
+        >>> four = np.array([[[0, 50, 100, 255]]], np.uint8)
+        >>> Preprocess(mean=(0,) * 4, std=(1,) * 4, shown=(3, 2, 1)).display(four).tolist()
+        [[[255, 100, 50]]]
+        """
+        peak, count = PEAKS[str(pictures.dtype)], pictures.shape[-1]
+        if pictures.dtype == np.uint8 and self.limits is None:
+            pixels = displayed(pictures, self.shown if count == len(self.mean) else ())
+            return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, -1)
+        return self._levels(pictures / np.float32(peak or 1))
+
+    def coloured(self, signed: Array) -> Array:
+        """Return the channels of a projection [..., C] that figures show, [..., 3] or [..., 1]."""
+        return displayed(signed, self.shown)
+
+    def shown_words(self) -> str:
+        """Return a sentence for a caption that says which channels are shown and how; "" for plain grey or colours.
+
+        >>> Preprocess(mean=(0,) * 6, std=(1,) * 6, shown=(3, 2, 1)).shown_words()
+        ' Of the 6 channels of the images, 3, 2 and 1 are shown as red, green and blue.'
+        """
+        count, words = len(self.mean), ""
+        channels = shown_channels(count, self.shown)
+        if channels not in ((0,), (0, 1, 2)) or count not in (1, 3):
+            names = f"{channels[0]} is shown as grey" if len(channels) == 1 else None
+            names = names or "{}, {} and {} are shown as red, green and blue".format(*channels)
+            words = f" Of the {count} channels of the images, {names}."
+        if self.limits is not None:
+            return f"{words} Black is {self.limits[0]:g} and white {self.limits[1]:g}."
+        return words + (" Black and white are two deviations from the mean of each channel." if self._beyond else "")
+
+    @property
+    def _beyond(self) -> bool:
+        """Whether mean and deviation are not those of values in 0..1."""
+        return max(self.mean) > 1 or min(self.mean) < 0 or max(self.std) > 1
+
+    @property
+    def _limits(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The values of black and of white of each channel."""
+        count = len(self.mean)
+        if self.limits is None and self._beyond:
+            pairs = list(zip(self.mean, self.std, strict=True))
+            return tuple(m - 2 * s for m, s in pairs), tuple(m + 2 * s for m, s in pairs)
+        black, white = self.limits or (0.0, 1.0)
+        return (float(black),) * count, (float(white),) * count
+
+    def _levels(self, values: Array) -> Pixels:
+        """Return floating values [..., C] as a picture to look at."""
+        chosen = self.shown
+        if values.shape[-1] == len(self.mean):
+            limits = (displayed(np.array(values_of, values.dtype), chosen) for values_of in self._limits)
+        else:  # colours for a network that takes grey
+            chosen, limits = (), (np.array(values_of[0], values.dtype) for values_of in self._limits)
+        black, white = limits
+        levels = np.clip(np.rint(255 * (displayed(values, chosen) - black) / (white - black)), 0, 255)
+        pixels = levels.astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:-1], 3)))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON takes; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
+        del values["shown"]  # it changes no number
         if self.fit == "cover":  # which files of earlier versions do not mention
             del values["fit"]
+        if self.limits is None:  # likewise
+            del values["limits"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -264,15 +395,3 @@ class Preprocess:
     def _crop(self) -> tuple[int, int] | None:
         """(height, width) of what is kept, None for all."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-
-
-def _centre(image: Pixels, height: int, width: int, fill: Sequence[int]) -> Pixels:
-    """Cut the centre out of an image [H, W, 3], rounded as in torchvision's CenterCrop; `fill` where it is smaller."""
-    down, across = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
-    if down or across:
-        framed = np.empty((image.shape[0] + down, image.shape[1] + across, image.shape[2]), np.uint8)
-        framed[:] = np.array(fill, np.uint8)
-        framed[down // 2 : down // 2 + image.shape[0], across // 2 : across // 2 + image.shape[1]] = image
-        image = framed
-    top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
-    return image[top : top + height, left : left + width]

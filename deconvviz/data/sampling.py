@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from deconvviz.arrays import evenly
+from deconvviz.arrays import PEAKS, evenly
+from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.errors import DataError
-from deconvviz.types import Ints, Pixels
+from deconvviz.types import Floats, Ints, Picture
 
 MEMORY = 2 << 30  # bytes of decoded pictures that a job keeps, where all of them fit
 
@@ -49,16 +50,16 @@ def split(labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
     return training, validation
 
 
-def random_crops(pictures: Pixels, side: int, rng: np.random.Generator) -> Pixels:
+def random_crops(pictures: Picture, side: int, rng: np.random.Generator) -> Picture:
     """Cut a random square out of each picture, and mirror it with a probability of one half.
 
     Args:
-        pictures: uint8 [n, h, w, 3].
+        pictures: [n, h, w, C].
         side: of the squares, in pixels.
         rng: where places and mirroring are drawn from.
 
     Returns:
-        uint8 [n, side, side, 3].
+        [n, side, side, C], of the same type.
 
     >>> random_crops(np.zeros((4, 30, 40, 3), np.uint8), 24, np.random.default_rng(0)).shape
     (4, 24, 24, 3)
@@ -84,14 +85,19 @@ def mean_colour(feed: Feed, seed: int, count: int = 1000) -> tuple[float, float,
     Returns:
         Red, green and blue in 0..1, rounded to four digits.
     """
+
+    def mean_of(picture: Picture) -> Floats:
+        values: Floats = picture.mean((0, 1), dtype=np.float64) / (PEAKS[str(picture.dtype)] or 1)
+        return values
+
     rng = np.random.default_rng([seed, 2])
     places = np.sort(rng.permutation(len(feed))[:count])
-    total = sum(feed.picture(int(place)).mean((0, 1)) for place in places) / len(places) / 255
+    total = sum(mean_of(feed.picture(int(place))) for place in places) / len(places)
     red, green, blue = (round(float(value), 4) for value in np.asarray(total))
     return red, green, blue
 
 
-def room_for(count: int, height: int, width: int) -> int:
+def room_for(count: int, height: int, width: int, pixel: int = 3) -> int:
     """Return how many bytes a feed may keep: MEMORY where all pictures fit in it, else 0.
 
     Keeping a part of them would help little: each epoch has another order.
@@ -100,11 +106,23 @@ def room_for(count: int, height: int, width: int) -> int:
         count: number of pictures.
         height: of a picture in pixels.
         width: of a picture in pixels.
+        pixel: bytes of a pixel.
 
     >>> room_for(1000, 224, 224) // 2**30, room_for(1_000_000, 224, 224)
     (2, 0)
     """
-    return MEMORY if count * height * width * 3 <= MEMORY else 0
+    return MEMORY if count * height * width * pixel <= MEMORY else 0
+
+
+def bytes_of_pixel(images: Images) -> int:
+    """Return how many bytes a pixel of some images has; those that do not tell are 8-bit colours.
+
+    >>> from deconvviz.data.memory import InMemoryImages
+    >>> bytes_of_pixel(InMemoryImages(np.zeros((1, 4, 4, 6), np.uint16)))
+    12
+    """
+    channels, dtype = getattr(images, "channels", None), getattr(images, "dtype", np.uint8)
+    return int((channels or 3) * np.dtype(dtype).itemsize)
 
 
 def spread(labels: Ints, count: int) -> Ints:

@@ -17,6 +17,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
+from deconvviz.data.array_files import ARRAY_EXTENSIONS
 from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
 from deconvviz.types import Ints
@@ -62,8 +63,12 @@ class Source:
     ignored: int = 0
 
 
-def find_source(source: Any) -> Source:
+def find_source(source: Any, arrays: bool = False) -> Source:
     """Find the images to pack; see `deconvviz.data.pack.pack` for what a source may be.
+
+    Args:
+        source: a folder, a list file or a dataset.
+        arrays: whether files of arrays in a folder are images as well.
 
     Raises:
         DataError: the source does not exist, cannot be read, or is of another kind.
@@ -75,7 +80,7 @@ def find_source(source: Any) -> Source:
     path = pathlib.Path(source)
     try:
         if path.is_dir():
-            return folder_source(path)
+            return folder_source(path, (*EXTENSIONS, *ARRAY_EXTENSIONS) if arrays else EXTENSIONS)
         if not path.exists():
             raise DataError(f"{path} does not exist; expected a folder of images, or a list of them as .txt or .csv")
     except OSError as error:  # not left to `atomic`, which would blame the output
@@ -85,8 +90,12 @@ def find_source(source: Any) -> Source:
     return _list_source(path)
 
 
-def folder_source(folder: pathlib.Path) -> Source:
+def folder_source(folder: pathlib.Path, extensions: Sequence[str] = EXTENSIONS) -> Source:
     """Find the images below a folder, in the order of their names; its sub-folders are the classes.
+
+    Args:
+        folder: its path.
+        extensions: how the names of images end.
 
     Hidden files and folders are left out. A folder that several links lead to is read once.
 
@@ -106,7 +115,7 @@ def folder_source(folder: pathlib.Path) -> Source:
                 new_folders.append(name)
         folders[:] = new_folders
         classes = classes if inside.parts else new_folders
-        images = [n for n in files if not n.startswith(".") and pathlib.Path(n).suffix.lower() in EXTENSIONS]
+        images = [n for n in files if not n.startswith(".") and pathlib.Path(n).suffix.lower() in extensions]
         names += [(inside / name).as_posix() for name in images]
         ignored += len(files) - len(images)
     labels = {name: label for label, name in enumerate(classes)}

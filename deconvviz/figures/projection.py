@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deconvviz.arrays import stretched
+from deconvviz.arrays import displayed, stretched
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import HEADING, Sheet
 from deconvviz.types import Box, Pixels
@@ -22,7 +23,13 @@ SHORT_HEADINGS = ("image", "projection", "magnitude")
 
 
 def draw_projection(
-    picture: Pixels, projection: NDArray[np.floating[Any]], window: Box, title: str, caption: str, page: Page = OWN
+    picture: Pixels,
+    projection: NDArray[np.floating[Any]],
+    window: Box,
+    title: str,
+    caption: str,
+    page: Page = OWN,
+    channels: Sequence[int] = (),
 ) -> Figure:
     """Draw the image, the projection, and the projection's magnitude over the image, side by side.
 
@@ -33,6 +40,7 @@ def draw_projection(
         title: text above.
         caption: text below.
         page: what is asked for of the page.
+        channels: those of the projection that are shown; see `shown_channels`. The magnitude is that of all.
     """
     fixed = 2 * EDGE + 2 * GAP + LEGEND
     width = page.fitted(WIDTH, fixed, 3, 0.6)
@@ -43,7 +51,7 @@ def draw_projection(
     for left, heading in zip(lefts, headings, strict=True):
         sheet.text(left + width / 2, sheet.bottom + height + 0.05, heading, ha="center", va="bottom", fontsize=HEADING)
     _outline(sheet.picture(picture, lefts[0], sheet.bottom, width, height), window)
-    _outline(sheet.picture(stretched(projection), lefts[1], sheet.bottom, width, height), window)
+    _outline(sheet.picture(stretched(displayed(projection, channels)), lefts[1], sheet.bottom, width, height), window)
     axes = sheet.frame(lefts[2], sheet.bottom, width, height)
     grey = picture.astype(float).mean(2) / 255
     axes.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1)

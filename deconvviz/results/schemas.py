@@ -1,160 +1,16 @@
-"""What each kind of file holds, declared once: its arrays with their types, axes and ranges. One validator for all.
-
-An array is declared as (name, type, axes, range):
-
-* a star in a name stands for any text, such as the name of a layer;
-* types: "i" whole numbers, "f" floating ones, "n" either, "u8" uint8, "b" booleans, "t" text;
-* axes: their names, with spaces between. Axes of one name have one length; a name that ends in a star is meant for one
-  star's text alone; a number is a fixed length; "..." is any number of axes;
-* ranges: the least value; "finite" for numbers that must not be NaN or infinite; "?" for an array that may be absent.
-"""
+"""Whether a file holds what its kind declares: one validator for all kinds."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from deconvviz.results.declarations import FILES, KINDS_OF_TYPES, ArraySchema
 from deconvviz.types import Array
 
-KINDS_OF_TYPES = {"i": "iu", "f": "f", "n": "iufb", "u8": "u", "b": "b", "t": "OSU"}
-
-
-@dataclass(frozen=True)
-class ArraySchema:
-    """One array, or all arrays whose names match.
-
-    Attributes:
-        name: with a star for any text.
-        type: a key of KINDS_OF_TYPES.
-        axes: names, numbers, or "...".
-        least: the smallest value; None where there is none.
-        finite: whether NaN and infinity are refused.
-        optional: whether it may be absent.
-    """
-
-    name: str
-    type: str
-    axes: tuple[str, ...]
-    least: int | None = None
-    finite: bool = False
-    optional: bool = False
-
-    def match(self, name: str) -> re.Match[str] | None:
-        """Return how a name matches; the star's text is its only group, where there is a star."""
-        return re.fullmatch(re.escape(self.name).replace(r"\*", "(.+)", 1).replace(r"\*", ".+"), name)
-
-
-def _arrays(*lines: str) -> tuple[ArraySchema, ...]:
-    """Read declarations: "name type axes | least, finite, ?"."""
-    result = []
-    for line in lines:
-        text, _, rest = line.partition("|")
-        name, type_, *axes = text.split()
-        words = rest.replace(",", " ").split()
-        least = next((int(word) for word in words if word.lstrip("-").isdigit()), None)
-        result.append(ArraySchema(name, type_, tuple(axes), least, "finite" in words, "?" in words))
-    return tuple(result)
-
-
-SCHEMAS: Mapping[str, tuple[ArraySchema, ...]] = {
-    "mined": _arrays(
-        "layers/*/values f channels* k",
-        "layers/*/images i channels* k | -1",
-        "layers/*/positions i channels* k 2 | -1",
-        "layers/*/fired i channels* | 0",
-        "layers/*/total f channels*",
-        "layers/*/maximum f channels*",
-        "layers/*/broken i channels* | 0",
-        "layers/*/seen i | 0",
-        "projections/*_box i 4 | 0, ?",
-        "projections/*_need i 4 | ?",
-        "projections/* f ... | ?",
-        "figures/* n ... | ?",
-    ),
-    "evaluation": _arrays(
-        "explained i images | -1",
-        "probability f images",
-        "labels i images | -1",
-        "pictures u8 shown height width 3",
-        "values/* f images columns | ?",
-        "curves/* f images steps | ?",
-        "fits/* f images thresholds | ?",
-        "maps/* f shown height width | ?",
-    ),
-    "lesions": _arrays(
-        "layer i lesions | 0",
-        "channel i lesions | -1",
-        "lost i lesions | 0",
-        "gained i lesions | 0",
-        "rise f lesions | finite",
-        "squares f lesions | 0, finite",
-        "means/* f channels* | finite, ?",
-    ),
-    "decisions": _arrays(
-        "images i decisions | 0",
-        "targets i decisions targets | 0",
-        "probabilities f decisions targets | 0, finite",
-        "label_output i decisions | -1",
-        "maps u8 decisions methods targets height width",
-        "occlusion/probability f decisions targets rows columns | ?",
-        "occlusion/square i 2 | 1, ?",
-        "occlusion/places i windows 4 | ?",
-    ),
-    "ablation": _arrays("* b images | ?"),
-    "atlas": (),
-    "invariance of filters": _arrays("*/invariance/* f ... | ?"),
-    "occlusion of filters": _arrays(
-        "*/occlusion/image i channels* | -1, ?", "*/occlusion/values f channels* windows | ?", "*/occlusion/* f ... | ?"
-    ),
-    "gallery": _arrays(
-        "channels i filters | 0",
-        "values f filters k | ?",
-        "images i filters k | -1, ?",
-        "positions i filters k 2 | -1, ?",
-        "boxes i filters k 4 | ?",
-        "windows i filters k 4 | ?",
-        "fired i filters | 0, ?",
-        "firing_rate f filters | 0, ?",
-        "maximum f filters | ?",
-        "mean_activation f filters | ?",
-        "dead u8 filters | ?",
-        "*/data u8 bytes* | ?",
-        "*/offsets i tiles* | 0, ?",
-        "*/shape i 5 | 0, ?",
-        "filters u8 filters height width 3 | ?",
-        "duplicate_of i filters | -1, ?",
-        "neighbours i filters neighbours | -1, ?",
-        "similarity f filters neighbours | ?",
-        "top_class i filters | -1, ?",
-        "top_class_share f filters | ?",
-        "invariance/* f filters | ?",
-        "occlusion/* n ... | ?",
-        "* n ... | ?",
-    ),
-    "features": _arrays(
-        "labels i images | -1",
-        "classes t classes",
-        "done i 1 | 0",
-        "layers/* f images width* | ?",
-        "digests/* u8 images 16 | ?",
-    ),
-    "snapshots": _arrays("epochs/* n ... | ?"),
-    "deconvviz-images": _arrays(
-        "names t images",
-        "labels i images | -1",
-        "sizes i images 2 | 1",
-        "classes t classes",
-        "skipped t skipped 2",
-        "bytes u8 bytes | ?",
-        "offsets i offsets | 0, ?",
-        "images u8 images side side 3 | ?",
-        "digests u8 images 16 | ?",
-    ),
-}
+SCHEMAS: Mapping[str, tuple[ArraySchema, ...]] = {kind: schema.arrays for kind, schema in FILES.items()}
 """Kind of file -> its arrays, the first that matches a name counts."""
 
 

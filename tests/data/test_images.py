@@ -33,10 +33,11 @@ from torch.utils.data import DataLoader
 
 from deconvviz.data import images
 from deconvviz.data.decode import decode, encode
-from deconvviz.data.images import SCHEMA, ImageStore, StoreWriter
+from deconvviz.data.images import SCHEMA, ImageStore
 from deconvviz.data.pack import PackReport, pack
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.writing import StoreWriter
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink, atomic
 
@@ -286,10 +287,11 @@ def gradient(dtype: Any, peak: int) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_wide_gray_is_scaled_not_clipped(kind: str) -> None:
+def test_wide_gray_keeps_its_bits(kind: str) -> None:
     values = gradient(np.uint16, 65535)
-    expected = np.round(values / 257).astype(np.uint8)
-    np.testing.assert_array_equal(decode(file_of(Image.fromarray(values), kind)), np.stack([expected] * 3, axis=2))
+    decoded = decode(file_of(Image.fromarray(values), kind))
+    assert decoded.dtype == np.uint16
+    np.testing.assert_array_equal(decoded, np.stack([values] * 3, axis=2))
 
 
 def tiff(bits: int, photometric: int, data: bytes, width: int, height: int) -> bytes:
@@ -301,9 +303,11 @@ def tiff(bits: int, photometric: int, data: bytes, width: int, height: int) -> b
 
 
 def test_gray_tiff_of_other_kinds() -> None:
-    assert decode(tiff(12, 1, bytes.fromhex("000FFF800800"), 4, 1))[0, :, 0].tolist() == [0, 255, 128, 128]
+    assert decode(tiff(12, 1, bytes.fromhex("000FFF800800"), 4, 1))[0, :, 0].tolist() == [
+        round(v * 65535 / 4095) for v in (0, 0xFFF, 0x800, 0x800)
+    ]
     whites = struct.pack("<4H", 0, 65535, 257, 514)  # 0 is white
-    assert decode(tiff(16, 0, whites, 4, 1))[0, :, 0].tolist() == [255, 0, 254, 253]
+    assert decode(tiff(16, 0, whites, 4, 1))[0, :, 0].tolist() == [65535, 0, 65278, 65021]
 
 
 def test_gray_palette_bilevel_and_cmyk() -> None:
@@ -393,7 +397,7 @@ def test_memory_is_bounded(tmp_path: pathlib.Path) -> None:
     results = in_order(lambda index: index, (begun.append(index) or index for index in range(1000)), workers=2)
     assert next(results) == 0 and len(begun) < 20 and [*results] == list(range(1, 1000))
     tracemalloc.start()
-    with StoreWriter(tmp_path / "s.h5", None) as writer:
+    with StoreWriter(tmp_path / "s.h5", raw=False) as writer:
         for index in range(60):
             writer.add(str(index), -1, np.zeros(1 << 20, np.uint8), (1, 1))
     peak = tracemalloc.get_traced_memory()[1]

@@ -53,10 +53,10 @@ def test_the_fingerprint_is_of_the_content() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"pictures": []}, r"no image given; expected images as uint8 \[H, W, 3\]"),
+        ({"pictures": []}, r"no image given; expected images \[H, W, C\] of uint8"),
         ({"pictures": PICTURES / 255}, r"float64 \[6, 5, 3\] given"),
         ({"pictures": PICTURES[..., 0]}, r"uint8 \[6, 5\] given"),
-        ({"pictures": PICTURES[..., :2]}, r"uint8 \[6, 5, 2\] given"),
+        ({"pictures": [PICTURES[0], PICTURES[1][..., :2]]}, "uint8 with 2 channels and uint8 with 3 channels given"),
         ({"pictures": PICTURES, "labels": [0, 1]}, "3 images, 2 labels and 3 distinct names given"),
         ({"pictures": PICTURES, "names": ["a", "b"]}, "3 labels and 2 distinct names"),
         ({"pictures": PICTURES, "names": ["a", "b", "a"]}, "2 distinct names"),

@@ -135,8 +135,12 @@ def test_shape() -> None:
         ({"crop": -1}, "positive"),
         ({"crop": [3, 4, 5]}, "crop"),
         ({"resize": 2.5}, "pixels"),
-        ({"std": [0.1, 0.1, 0.0]}, "std is positive"),
-        ({"mean": [0.5]}, "1 or 3"),
+        ({"std": [0.1, 0.1, 0.0]}, "std positive"),
+        ({"mean": [0.5]}, "a value for each channel"),
+        ({"mean": [], "std": []}, "a value for each channel"),
+        ({"limits": [1, 0]}, "values of black and of white"),
+        ({"shown": [0, 1]}, "three, or one"),
+        ({"shown": [3]}, "channels 0 to 2"),
         ({"interpolation": "magic"}, "bilinear"),
         ({"size": 3}, "settings are resize"),
     ],
@@ -148,12 +152,14 @@ def test_senseless_settings_are_refused(settings: dict[str, object], told: str) 
 
 def test_other_kinds_are_refused() -> None:
     pre = Preprocess()
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(DataError, match=r"uint8 \[H,W,3\]"):
-            pre.picture(wrong)  # type: ignore[arg-type]
-    for batch in (np.zeros((2, 3, 4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8), torch.zeros(1, 4, 4, 3)):
-        with pytest.raises(DataError, match=r"uint8 \[N,H,W,3\]"):
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.int16), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(DataError, match=r"expected an image \[H,W,C\] of uint8, uint16, float32"):
+            pre.picture(wrong)
+    for batch in (np.zeros((4, 4, 3), np.uint8), torch.zeros(1, 4, 4, 3, dtype=torch.float64)):
+        with pytest.raises(DataError, match=r"\[N,H,W,C\]"):
             pre.tensor(batch)
+    with pytest.raises(DataError, match=r"images of 4 channels .* given to a network of 3 channels"):
+        pre.tensor(np.zeros((2, 3, 4, 4), np.uint8))
     with pytest.raises(DataError, match=r"\[3,H,W\]"):
         pre.inverse(torch.zeros(1, 4, 4))
     with pytest.raises(DataError, match="MAX_IMAGE_PIXELS"):

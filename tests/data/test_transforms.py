@@ -178,7 +178,10 @@ def test_paddings() -> None:
             "padding 'zeros' given; expected one of reflect, mean, border",
         ),
         (lambda: canvas_of(noise(9, 9), PLAIN, "border"), "9 x 9 has no border around a crop of 24 x 24"),
-        (lambda: canvas(noise(9, 9)[..., 0]), r"expected a picture as uint8 \[h,w,3\], got uint8 \[9, 9\]"),
+        (
+            lambda: canvas(noise(9, 9)[..., 0]),
+            r"expected a picture \[h,w,C\] of uint8, uint16, float32, got uint8 \[9, 9\]",
+        ),
         (lambda: canvas(noise(9, 9), (1, 2)), r"fill \(1, 2\) given"),
         (lambda: canvas(noise(9, 9)).transformed(rotation(3), "cubic"), "interpolation 'cubic' given"),
         (lambda: scaling(0.01), "scale 0.01 given; expected 0.1 to 10"),

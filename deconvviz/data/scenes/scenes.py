@@ -52,6 +52,7 @@ class Scenes(Shown, drawn_by="draw_images"):
         labels: int64 [count], an index into the classes; the numbers of scenes of two classes differ by at most 1.
         names: such as "000123-owl.png".
         fingerprint: SHA-256 in hex of the drawing code's version and the settings.
+        channels: 3.
 
     Raises:
         DataError: a count below 1, a size outside of 48..128, or a negative seed.
@@ -62,6 +63,8 @@ class Scenes(Shown, drawn_by="draw_images"):
     >>> sorted(scenes.scene(3).parts)
     ['beak', 'eye', 'legs', 'tail', 'wing']
     """
+
+    channels = 3
 
     def __init__(self, count: int = 8000, size: int = 72, seed: int = 0) -> None:
         for name, value in (("count", count), ("size", size), ("seed", seed)):

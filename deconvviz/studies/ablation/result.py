@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.ablation.variants import FULL
 from deconvviz.types import Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,14 @@ class VariantTable(Shown, drawn_by="draw_variants"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a row for each variant; errors and differences in fractions, also the paper's."""
+        write_csv(path, "ablation", *self._table())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("ablation", *self._table())
+
+    def _table(self) -> tuple[tuple[str, ...], list[list[Any]]]:
+        """Return the columns of the table and its rows."""
         names = [field.name for field in fields(Variant) if field.name != "paper"]
         paper_names = [f"paper_{name}" for name in ("training_error", "validation_error", "validation_top5_error")]
         rows = []
@@ -72,7 +83,7 @@ class VariantTable(Shown, drawn_by="draw_variants"):
             paper_errors = ["", "", ""] if row.paper is None else [error / 100 for error in row.paper]
             values = [getattr(row, name) for name in names]
             rows.append([*("" if value is None else value for value in values), *paper_errors])
-        write_csv(path, (*names, *paper_names), rows)
+        return (*names, *paper_names), rows
 
     def __repr__(self) -> str:
         head = f"{'variant':26s}  parameters  epochs  training  validation"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -251,12 +251,15 @@ def filter_evolution(
         device=inputs.network.device,
         progress=RunOptions(**run).progress,
     )
-    return {layer.layer: _evolution_arrays(layer, evolution.epochs) for layer in evolution.layers}
+    coloured = inputs.preprocess.coloured
+    return {layer.layer: _evolution_arrays(layer, evolution.epochs, coloured) for layer in evolution.layers}
 
 
-def _evolution_arrays(layer: LayerEvolution, epochs: Sequence[int]) -> dict[str, Array]:
+def _evolution_arrays(
+    layer: LayerEvolution, epochs: Sequence[int], coloured: Callable[[Array], Array]
+) -> dict[str, Array]:
     size = tile_size((layer.patches.shape[2], layer.patches.shape[3]))
-    projections = [[resized(signed_picture(values), size) for values in row] for row in layer.projections]
+    projections = [[resized(signed_picture(coloured(values)), size) for values in row] for row in layer.projections]
     patches = [[resized(patch, size) for patch in row] for row in layer.patches]
     return {
         "evolution/epochs": np.asarray(epochs, np.int64),

@@ -172,7 +172,8 @@ def atlas(
         inputs = _inputs(opened, store, mined, snapshots, names, labelled=bool(atlas_options.decisions))
         result = make_atlas(inputs, atlas_options, out, **run.keywords())
         click.echo(repr(result))
-        _build_site(out, result, store, f"{opened.network.name} on {pathlib.Path(store.path).name}", run.progress)
+        title = f"{opened.network.name} on {pathlib.Path(store.path).name}"
+        _build_site(out, result, store, title, opened.preprocess.shown_words(), run.progress)
 
 
 def _options(
@@ -226,8 +227,8 @@ def _inputs(
     )
 
 
-def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, progress: bool) -> None:
-    """Write the pages and print where they are."""
+def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, shown: str, progress: bool) -> None:
+    """Write the pages and print where they are; `shown` says which channels of the images they show."""
     from deconvviz.studies.atlas.site.inputs import SiteImages
     from deconvviz.studies.atlas.site.site import build_site
 
@@ -238,7 +239,7 @@ def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, pr
         SiteImages(names=store.names, labels=store.labels, classes=store.classes, picture=result.picture),
         title=title,
         command=command_line(),
-        note=PROJECTION_NOTE,
+        note=PROJECTION_NOTE + shown,
         progress=progress,
     )
     click.echo(repr(site))

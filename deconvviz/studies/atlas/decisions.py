@@ -22,7 +22,7 @@ from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, METHODS
-from deconvviz.types import Array, Pathlike, Pixels
+from deconvviz.types import Array, Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,11 +172,11 @@ class DecisionExplainer:
             "preprocess": preprocess.as_dict(),
         }
 
-    def explain(self, picture: Pixels, label_output: int) -> dict[str, Any]:
+    def explain(self, picture: Picture, label_output: int) -> dict[str, Any]:
         """Explain what the network predicts for one image.
 
         Args:
-            picture: uint8 [H, W, 3], as the network receives it.
+            picture: [H, W, C], as the network receives it.
             label_output: the output of the image's label, -1 where it is unknown.
 
         Returns:

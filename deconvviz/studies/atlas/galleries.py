@@ -19,9 +19,9 @@ from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.similarity import DEFINITION, similar_filters
 from deconvviz.studies.mining.cache import AT_ONCE, ProjectionCache
-from deconvviz.studies.mining.projections import ENERGY, StoredProjection
+from deconvviz.studies.mining.projections import ENERGY
 from deconvviz.studies.mining.result import Mined, MinedLayer, Winner
-from deconvviz.types import Array, Box, Ints, Pixels
+from deconvviz.types import Array, Ints, Pixels
 
 TILE = 96  # pixels: the longer side of the largest tile
 NEIGHBOURS = 6  # similar filters of each filter
@@ -82,7 +82,9 @@ class GalleryMaker:
     @cached_property
     def cache(self) -> ProjectionCache:
         """Computes the projections; the mined file is not changed."""
-        return ProjectionCache(self.mined, self.inputs.store, self.inputs.network, self.options.rule, progress=False)
+        inputs, rule = self.inputs, self.options.rule
+        shown = inputs.preprocess.shown
+        return ProjectionCache(self.mined, inputs.store, inputs.network, rule, progress=False, shown=shown)
 
     def channels(self, layer: str) -> Ints:
         """Return the filters of a layer that are shown, int64 [F]."""
@@ -156,7 +158,8 @@ class GalleryMaker:
         }
         weights = self.cache.first_filters(layer, channels.tolist())
         if weights is not None:
-            arrays["filters"] = np.stack([signed_picture(filter_weights, 100) for filter_weights in weights])
+            coloured = self.inputs.preprocess.coloured
+            arrays["filters"] = np.stack([signed_picture(coloured(filter_weights), 100) for filter_weights in weights])
         for name, values in self.aspects(layer, channels).items():
             arrays |= compressed(name, values) if values.ndim == 5 else {name: values}
         choice = self.cache.choice(layer)
@@ -180,7 +183,8 @@ class GalleryMaker:
                         projection, rank = stored[winner], winner.rank
                         window = projection.window(size, self.cache.image_size)
                         boxes[row, rank], windows[row, rank] = projection.box, window
-                        tiles.put(rank, self.cache.patch(layer, winner, window), projection, window)
+                        cut = self.inputs.preprocess.coloured(projection.cut(window))
+                        tiles.put(rank, self.cache.patch(layer, winner, window), cut)
                     patches.add(tiles.patches)
                     projections.add(tiles.projections)
                     bar.update()
@@ -248,11 +252,11 @@ class _FilterTiles:
     patches: Pixels
     projections: Pixels
 
-    def put(self, rank: int, patch: Pixels, projection: StoredProjection, window: Box) -> None:
+    def put(self, rank: int, patch: Pixels, projection: Array) -> None:
         """Write the tiles of one rank."""
         size = (self.patches.shape[1], self.patches.shape[2])
         self.patches[rank] = resized(patch, size)
-        self.projections[rank] = resized(signed_picture(projection.cut(window)), size)
+        self.projections[rank] = resized(signed_picture(projection), size)
 
 
 def _activity(mined_layer: MinedLayer, channels: Ints) -> dict[str, Array]:

@@ -83,7 +83,7 @@ def make_atlas(inputs: AtlasInputs, options: AtlasOptions, out: Pathlike, **run:
         filters=filters,
         new_filters=new_filters,
         seconds=time.monotonic() - begin,
-        picture=inputs.feed.picture,
+        picture=inputs.feed.display,
     )
 
 

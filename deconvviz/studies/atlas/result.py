@@ -89,7 +89,8 @@ class AtlasResult:
         filters: number of filters that are shown.
         new_filters: how many of them this call computed.
         seconds: time that this call took.
-        picture: index of an image of the store -> the picture as the network receives it, uint8 [H, W, 3].
+        picture: index of an image of the store -> the picture that the network receives, as figures show it, uint8
+            [H, W, 3].
     """
 
     galleries: tuple[pathlib.Path, ...]

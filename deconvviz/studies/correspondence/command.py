@@ -140,7 +140,7 @@ def correspond(
         **run.keywords(),
     )
     result.save_csv(table)
-    caption = _caption(study)
+    caption = _caption(study) + preprocess.shown_words()
     figure = draw_correspondence(result, f"Correspondence of parts in {network.name}", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table}")

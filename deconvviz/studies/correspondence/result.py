@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deconvviz.metrics.intervals import standard_error
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import rows_of, to_frame, write_csv
 from deconvviz.types import Floats, Ints, Pathlike, Pixels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,12 @@ class Correspondence(Shown, drawn_by="draw_correspondence"):
     def save_csv(self, path: Pathlike) -> None:
         """Write a row for each part and layer; raises DataError where the file cannot be written."""
         table = self.table()
-        write_csv(path, list(table), zip(*table.values(), strict=True))
+        write_csv(path, "correspondence", list(table), rows_of(table))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        table = self.table()
+        return to_frame("correspondence", list(table), rows_of(table))
 
     def __repr__(self) -> str:
         layers = list(dict.fromkeys(row.layer for row in self.rows))

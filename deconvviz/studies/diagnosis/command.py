@@ -54,10 +54,11 @@ class ReportOptions:
 
 
 class Diagnosed(NamedTuple):
-    """A network and its diagnosis."""
+    """A network and its diagnosis, and a sentence about which channels of the images are shown, "" for colours."""
 
     network: Network
     diagnosis: Diagnosis
+    shown: str
 
 
 def report_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -227,7 +228,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
         snapshots=Snapshots(choices.snapshots) if choices.snapshots else None,
         **run.keywords(),
     )
-    return Diagnosed(network, diagnosis)
+    return Diagnosed(network, diagnosis, preprocess.shown_words())
 
 
 def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed], progress: bool) -> None:
@@ -251,7 +252,7 @@ def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diag
         folder,
         diagnosis,
         names=[f"{model} ({file})" for model, file in zip(models, weights, strict=True)],
-        images=images,
+        images=f"{images}.{both[0].shown.removesuffix('.')}" if both[0].shown else images,
         command=command_line(),
         version=__version__,
         other=other,

@@ -7,15 +7,18 @@ import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.notebook import Shown
 from deconvviz.results.files import atomic
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.diagnosis.finding import Finding, Neighbour
 from deconvviz.studies.diagnosis.schema import as_json, fields_schema, object_schema, schema_of
 from deconvviz.types import Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, SCHEMA = "diagnosis", 2
 # Those of a finding, the same in each of its rows, and those of one layer.
@@ -113,7 +116,14 @@ class Diagnosis(Shown, drawn_by="draw_diagnosis"):
         Raises:
             DataError: the file cannot be written.
         """
-        write_csv(path, COLUMNS, (row for n, finding in enumerate(self.findings, 1) for row in _csv_rows(n, finding)))
+        write_csv(path, "findings", COLUMNS, self._rows())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the findings as a data frame, a row for each layer; DataError where pandas is not installed."""
+        return to_frame("findings", COLUMNS, self._rows())
+
+    def _rows(self) -> list[list[Any]]:
+        return [list(row) for n, finding in enumerate(self.findings, 1) for row in _csv_rows(n, finding)]
 
     def __repr__(self) -> str:
         lines = [self._heading()]
@@ -157,7 +167,7 @@ def save_neighbours(neighbours: Sequence[Neighbour], path: Pathlike) -> None:
     rows = (
         (n.name, n.images, n.right, n.neighbour, n.taken, n.probability, n.layer, _cell(n.shared)) for n in neighbours
     )
-    write_csv(path, CLASS_COLUMNS, rows)
+    write_csv(path, "neighbours", CLASS_COLUMNS, rows)
 
 
 # The structure of the JSON file, as a JSON Schema (draft 2020-12). A number that is not finite is null. Pictures

@@ -124,8 +124,8 @@ class Subject:
         return evenly(len(self.feed), count)
 
     def picture(self, place: int) -> Pixels:
-        """Return the picture at a place as the network sees it, uint8 [h, w, 3]."""
-        return self.feed.picture(place)
+        """Return the picture at a place that the network sees, as figures show it, uint8 [h, w, 3]."""
+        return self.feed.display(place)
 
     def batches(self, places: Indices | None = None) -> Iterator[Batch]:
         """Yield (places int64 [m], inputs [m, C, H, W] on the network's device), of all places or of those given."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.datasets import Images
     from deconvviz.data.feed import Feed
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.studies.evaluation.options import EvaluationKeywords
@@ -139,7 +140,12 @@ sanity_options = option_group(
 @click.argument("model")
 @click.argument("images")
 @click.option("-m", "--method", "methods", multiple=True, required=True, help="A method; may be given several times.")
-@click.option("-o", "--out", required=True, help="The table, .csv; beside it the figure .png and the values .h5.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    help="The table, .csv; beside it that of each image, .images.csv, the figure .png and the values .h5.",
+)
 @method_options
 @metric_options
 @sanity_options
@@ -210,9 +216,10 @@ def evaluate(
         **keywords,
     )
     evaluation.save_csv(table)
+    evaluation.save_images_csv(beside(table, ".images.csv"))
     known_names = class_names if len(class_names) == opened.network.outputs else ()
     place = f"{opened.network.name}{how.place}"
-    _draw(evaluation, table, f"Explanations of {place}", images, measured, known_names, page)
+    _draw(evaluation, table, f"Explanations of {place}", images, opened.preprocess, measured, known_names, page)
     click.echo(f"wrote {table} and {beside(table, '.h5')}\n{evaluation!r}")
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
@@ -228,6 +235,7 @@ def _draw(
     table: pathlib.Path,
     title: str,
     images: str,
+    preprocess: Preprocess,
     measured: MetricOptions,
     class_names: Sequence[str],
     page: Page,
@@ -246,7 +254,7 @@ def _draw(
         f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
         "the pixels where so many are kept; constant is the share of maps that are the same everywhere; passes and "
-        f"seconds are those of one image.{blur}"
+        f"seconds are those of one image.{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
     save_figure(figure, beside(table, ".png"), caption)
@@ -308,10 +316,10 @@ def _report_mistakes(
         f"The first {len(illustrated)} of {len(mistakes.records)} images that are classified incorrectly, of "
         f"{mistakes.labelled}: maps of {explainer.method.name} for the true class and for the predicted one. The "
         "numbers beside the names are probabilities; overlap is the correlation of the two maps. Each map is scaled to "
-        "its own range."
+        f"its own range.{feed.preprocess.shown_words()}"
     )
     figure = draw_maps(
-        [feed.preprocess.picture(feed.images[mistake.image][0]) for mistake in illustrated],
+        [feed.preprocess.display(feed.preprocess.picture(feed.images[m.image][0])) for m in illustrated],
         [list(maps) for maps in mistakes.maps],
         labels,
         ["true class", "predicted class"],

@@ -320,7 +320,7 @@ class EvaluationRun:
         for column, values in notes.items():
             self.evaluation.column(method, column)[rows] = values
         illustrated = np.flatnonzero(rows < len(self.evaluation.pictures))
-        self.evaluation.pictures[rows[illustrated]] = batch.pictures[illustrated]
+        self.evaluation.pictures[rows[illustrated]] = self.feed.preprocess.display(batch.pictures[illustrated])
         self.evaluation.maps[method][rows[illustrated]] = maps.float().cpu().numpy()[illustrated]
 
     def _explained(self, images: Tensor, rows: Ints) -> tuple[Tensor, Tensor]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Pathlike, Pixels
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISTAKE_COLUMNS = ("image", "true", "predicted", "p_true", "p_predicted", "overlap", "reading")
 # Two maps with at least the first correlation mark the same place, with at most the second one different places (ours).
 SAME_PLACE, DIFFERENT_PLACES = 0.8, 0.3
 
@@ -102,14 +107,21 @@ class Mistakes(Shown, drawn_by="draw_mistakes"):
 
     def save_csv(self, images: Pathlike, confusions: Pathlike) -> None:
         """Write two tables: the images that are classified incorrectly, and the pairs of classes that are confused."""
+        write_csv(images, "mistakes", MISTAKE_COLUMNS, self._rows())
+        pairs = [(pair.true, pair.predicted, pair.images, pair.mean_overlap) for pair in self.confusions()]
+        write_csv(confusions, "confusions", ("true", "predicted", "images", "mean_overlap"), pairs)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table of images as a data frame; DataError where pandas is not installed."""
+        return to_frame("mistakes", MISTAKE_COLUMNS, self._rows())
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        """Return the rows of the table of images."""
         names = self.output_names
-        rows = [
+        return [
             (m.name, names[m.true], names[m.predicted], m.p_true, m.p_predicted, m.overlap, m.reading)
             for m in self.records
         ]
-        write_csv(images, ("image", "true", "predicted", "p_true", "p_predicted", "overlap", "reading"), rows)
-        pairs = [(pair.true, pair.predicted, pair.images, pair.mean_overlap) for pair in self.confusions()]
-        write_csv(confusions, ("true", "predicted", "images", "mean_overlap"), pairs)
 
     def __repr__(self) -> str:
         readings = [record.reading for record in self.records]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, SECONDS
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, SCHEMA = "evaluation", 2
 STANDARD_ERRORS = 1.96  # in half of a 95 % interval; two decimals, as in the tables of version 0.1.0
@@ -40,7 +43,7 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         classes: names of the images' classes.
         curves: "method/deletion" and "method/insertion" -> float64 [N, steps + 1], the probability after each step.
         fits: "method/largest" and "method/best" -> float32 [N, 1000], the IoU of the boxes at each threshold.
-        pictures: uint8 [n, h, w, 3], the first few images as the network sees them.
+        pictures: uint8 [n, h, w, 3], the first few images that the network sees, as figures show them.
         maps: method -> float32 [n, h, w] in 0..1, the maps of these images.
 
     >>> evaluation = Evaluation(
@@ -129,7 +132,27 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         for method in self.values:
             pairs = zip(self.mean(method), self.error(method), strict=True)
             rows.append([method, int(self.measured(method).sum()), *(float(value) for pair in pairs for value in pair)])
-        write_csv(path, head, rows)
+        write_csv(path, "evaluation", head, rows)
+
+    def save_images_csv(self, path: Pathlike) -> None:
+        """Write a row for each method and image; raises DataError where the file cannot be written."""
+        write_csv(path, "evaluation of images", *self._table())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each method and image as a data frame; DataError where pandas is not installed."""
+        return to_frame("evaluation of images", *self._table())
+
+    def _table(self) -> tuple[list[str], list[list[Any]]]:
+        """Return the columns of the table of images, and its rows."""
+        numbers = [str(label) if label >= 0 else "" for label in self.labels.tolist()]
+        classes = [self.classes[int(text)] if text and self.classes else text for text in numbers]
+        about = list(zip(self.names, classes, self.explained.tolist(), self.probability.tolist(), strict=True))
+        rows = [
+            [method, *image, *("" if np.isnan(value) else value for value in values)]
+            for method, table in self.values.items()
+            for image, values in zip(about, table.tolist(), strict=True)
+        ]
+        return ["method", "image", "class", "explained", "probability", *self.columns], rows
 
     def _printed(self) -> tuple[list[str], dict[str, list[str]]]:
         """Return the columns of a short table, and method -> its means in these columns as text."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIMILARITIES = ("spearman", "ssim", "hog")
 DISSIMILAR = 0.5  # mean rank correlation up to which maps count as dissimilar; our choice, the paper has no threshold
@@ -50,7 +54,11 @@ class SanityCheck(Shown, drawn_by="draw_sanity"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write the means over the images: a row for each layer, a column for each similarity."""
-        write_csv(path, ("layer", *SIMILARITIES), [(layer, *means) for layer, means in self.means()])
+        write_csv(path, "sanity", ("layer", *SIMILARITIES), [(layer, *means) for layer, means in self.means()])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("sanity", ("layer", *SIMILARITIES), [(layer, *means) for layer, means in self.means()])
 
     def __repr__(self) -> str:
         lines = [f"Sanity check, {self.randomisation}: {'passes' if self.passes() else 'FAILS'}"]
@@ -67,4 +75,4 @@ def save_sanity_checks(checks: Mapping[str, SanityCheck], path: Pathlike) -> Non
         for method, check in checks.items()
         for layer, means in check.means()
     ]
-    write_csv(path, ("method", "how", "layer", *SIMILARITIES), rows)
+    write_csv(path, "sanity", ("method", "how", "layer", *SIMILARITIES), rows)

@@ -186,7 +186,9 @@ class EvolutionRun:
             limit=settings.limit,
             **settings.keywords(),
         )
-        return MinedEpoch(network, ProjectionCache(mined, self.store, network, rule, progress=False), path)
+        shown = self.networks.preprocess.shown
+        cache = ProjectionCache(mined, self.store, network, rule, progress=False, shown=shown)
+        return MinedEpoch(network, cache, path)
 
     def _mined_file(self, epoch: int) -> pathlib.Path | None:
         """Return the path of an epoch's mined file; its name depends on the settings, so that others do not clash.

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deconvviz.arrays import stretched
+from deconvviz.arrays import displayed, stretched
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import HEADING, SMALL, Sheet
 from deconvviz.figures.tiles import enlarged
@@ -78,7 +78,7 @@ def _draw_layer(sheet: Sheet, layer: LayerEvolution, left: float, bottom: float,
         y = bottom + (count - 1 - f) * step
         sheet.text(left - 0.1, y + tile / 2, str(channel), ha="right", va="center", fontsize=7)
         for n, projection in enumerate(layer.projections[f]):
-            axes = sheet.picture(enlarged(stretched(projection), PIXELS), left + n * step, y, tile)
+            axes = sheet.picture(enlarged(stretched(displayed(projection)), PIXELS), left + n * step, y, tile)
             if layer.changed[f, n]:
                 for spine in axes.spines.values():
                     spine.set(linewidth=1.4, color=CHANGED)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike, Pixels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNIT_COLUMNS = ("layer", "channel", "epoch", "activation", "image", "y", "x", "image_changed")
 
@@ -109,7 +113,22 @@ class Evolution(Shown, drawn_by="draw_evolution"):
         Raises:
             DataError: a file cannot be written.
         """
-        rows = [
+        write_csv(units, "evolution", UNIT_COLUMNS, self._units())
+        curves = [
+            (layer.layer, epoch, float(layer.top_final[n]), float(layer.similarity[n]), layer.rule)
+            for layer in self.layers
+            for n, epoch in enumerate(self.epochs)
+        ]
+        names = ("layer", "epoch", f"top{self.k}_already_final", "projection_similarity", "rule")
+        write_csv(layers, "evolution of layers", names, curves)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table of filters as a data frame; DataError where pandas is not installed."""
+        return to_frame("evolution", UNIT_COLUMNS, self._units())
+
+    def _units(self) -> list[tuple[Any, ...]]:
+        """Return the rows of the table of filters."""
+        return [
             (
                 layer.layer,
                 int(channel),
@@ -123,14 +142,6 @@ class Evolution(Shown, drawn_by="draw_evolution"):
             for f, channel in enumerate(layer.channels)
             for n, epoch in enumerate(self.epochs)
         ]
-        write_csv(units, UNIT_COLUMNS, rows)
-        curves = [
-            (layer.layer, epoch, float(layer.top_final[n]), float(layer.similarity[n]), layer.rule)
-            for layer in self.layers
-            for n, epoch in enumerate(self.epochs)
-        ]
-        names = ("layer", "epoch", f"top{self.k}_already_final", "projection_similarity", "rule")
-        write_csv(layers, names, curves)
 
     def __repr__(self) -> str:
         lines = [f"Evolution over epochs {', '.join(map(str, self.epochs))} on {self.count} images"]

@@ -15,7 +15,7 @@ from deconvviz.cam.learned.base import LEARNED, Batch, LearnedExplainer
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
-from deconvviz.types import Pixels
+from deconvviz.types import Picture
 
 
 class FrozenNetwork:
@@ -101,8 +101,8 @@ class FrozenNetwork:
         real = torch.ones(len(images), dtype=torch.bool, device=images.device)
         return Batch(images, maps, classes, real, self.black, self.full, after, self.logits, noise)
 
-    def inputs(self, preprocess: Preprocess, pictures: Pixels) -> Tensor:
-        """Return pictures, uint8 [N, H, W, 3], as the network takes them."""
+    def inputs(self, preprocess: Preprocess, pictures: Picture) -> Tensor:
+        """Return pictures, [N, H, W, C], as the network takes them."""
         return preprocess.tensor(pictures, self.network.device, self.dtype)
 
 

@@ -84,7 +84,7 @@ class GridSearch:
                 zip(self.settings, self.drop, self.increase, strict=True)
             )
         ]
-        write_csv(path, [*self.settings[0], *measured, "best"], rows)
+        write_csv(path, "explainer search", [*self.settings[0], *measured, "best"], rows)
 
     def __repr__(self) -> str:
         lines = [f"GridSearch({len(self.settings)} settings; average drop at 100, 50, 15 %; increase)"]

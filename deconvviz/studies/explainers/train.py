@@ -21,7 +21,7 @@ from deconvviz.cam.learned.files import configuration, save_explainer
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed, PictureBatch
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.sampling import random_crops, room_for
+from deconvviz.data.sampling import bytes_of_pixel, random_crops, room_for
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.progress import write_line
@@ -31,7 +31,7 @@ from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run
 from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.explainers.options import ExplainerTrainingOptions
 from deconvviz.studies.explainers.result import TrainedExplainer
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -245,7 +245,8 @@ class ExplainerTraining:
         )
         save_explainer(self.explainer, self.out, self.config)
         columns = list(dict.fromkeys(key for record in self.history for key in record)) or ["phase", "epoch"]
-        write_csv(self.out.with_suffix(".csv"), columns, [[r.get(c, "") for c in columns] for r in self.history])
+        rows = [[record.get(column, "") for column in columns] for record in self.history]
+        write_csv(self.out.with_suffix(".csv"), "explainer training", columns, rows)
 
     # --- learning ---
 
@@ -274,7 +275,7 @@ class ExplainerTraining:
             self._saved_optimiser = None
         side = self._side_before_crop(self.phase)
         preprocess = replace(self.preprocess, resize=side, crop=side) if side else self.preprocess
-        memory = room_for(len(self.indices), *preprocess.shape[1:])
+        memory = room_for(len(self.indices), *preprocess.shape[1:], bytes_of_pixel(self.images))
         self.feed = Feed(self.images, preprocess, self.indices, workers=self.options.workers, memory=memory)
 
     def _new_optimiser(self, phase: Phase) -> torch.optim.Optimizer:
@@ -328,7 +329,7 @@ class ExplainerTraining:
         means = {**terms, "loss": loss, "right": right.double().mean()}
         return Measured({name: float(value.detach()) * len(pictures) for name, value in means.items()}, len(pictures))
 
-    def _terms(self, pictures: Pixels, labels: Ints, rng: np.random.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    def _terms(self, pictures: Picture, labels: Ints, rng: np.random.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Return the weighted terms of the loss, and bool [n], for which images the class is still found."""
         outputs = self.options.outputs
         classes = None if outputs is None else torch.from_numpy(outputs[labels])

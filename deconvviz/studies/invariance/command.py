@@ -287,6 +287,7 @@ def _save_curves(
     caption = (
         f"x is the image, Tx the transformed image ({padding} padding, {interpolation} interpolation), f all values of "
         "the layer. The paper does not state the unit of its distance. The vertical scales of the panels differ."
+        f"{preprocess.shown_words()}"
     )
     strips = example_strips(result, images, preprocess)
     title = f"{network} under transforms"

@@ -135,7 +135,7 @@ def example_strips(
         example_steps = steps[evenly(len(steps), columns)]
         maps = [inverse_map(kind, step) for step in example_steps]
         pictures = [[canvas.transformed(inverse, interpolation) for inverse in maps] for canvas in canvases]
-        strips[kind] = example_steps, np.array(pictures, np.uint8)
+        strips[kind] = example_steps, preprocess.display(np.array(pictures))
     return strips
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import stacked
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.graph.network import Network
 from deconvviz.studies.invariance.options import InvarianceOptions
-from deconvviz.types import Pixels
+from deconvviz.types import Picture
 
 
 class Observation(NamedTuple):
@@ -58,15 +58,15 @@ class Observer:
         readout = self.network.readout
         return readout.probabilities(readout.scores(output).double()).cpu()
 
-    def observe(self, pictures: Sequence[Pixels]) -> Observation:
-        """Return what one pass over pictures, uint8 [h, w, 3] each, gives."""
+    def observe(self, pictures: Sequence[Picture]) -> Observation:
+        """Return what one pass over pictures [h, w, C] gives."""
         network = self.network
-        x = self.preprocess.tensor(np.stack(pictures), network.device, network.dtype)
+        x = self.preprocess.tensor(stacked(pictures), network.device, network.dtype)
         values, output = network.observed(x, self.observed)
         maxima = {name: network.maps(name, values[name]).amax((2, 3)) for name in self.filters}
         return Observation([values[name] for name in self.layers], maxima, self.probabilities(output))
 
-    def observe_all(self, pictures: Sequence[Pixels]) -> Observation:
+    def observe_all(self, pictures: Sequence[Picture]) -> Observation:
         """Return the same for more pictures than one pass takes."""
         size = self.at_once
         parts = [self.observe(pictures[start : start + size]) for start in range(0, len(pictures), size)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from deconvviz.data.transforms import moving
 from deconvviz.errors import LayerNotFound, nearest
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import rows_of, to_frame, write_csv
 from deconvviz.types import Floats, Ints, Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESAMPLES = 2000  # bootstrap samples of the images
 
@@ -236,20 +239,27 @@ class Invariance(Shown, drawn_by="draw_invariance"):
 
     def save_csv(self, path: Pathlike, names: Sequence[str] = ()) -> None:
         """Write every value: a row for each kind, image, step and layer; `names` are those of the outputs."""
+        write_csv(path, "invariance", *self._table(names))
+
+    def to_frame(self, names: Sequence[str] = ()) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("invariance", *self._table(names))
+
+    def _table(self, names: Sequence[str]) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Return the columns of the table of all kinds, and its rows."""
         tables = {kind: self.table(kind, names) for kind in self.steps}
-        rows = (row for table in tables.values() for row in zip(*table.values(), strict=True))
-        write_csv(path, list(next(iter(tables.values()))), rows)
+        return list(next(iter(tables.values()))), (row for table in tables.values() for row in rows_of(table))
 
     def save_scores(self, path: Pathlike) -> None:
         """Write the scores: a row for each kind and layer."""
         scores = [score for kind in self.steps for score in self.scores(kind)]
         columns = [field.name for field in dataclasses.fields(Score)]
-        write_csv(path, columns, map(dataclasses.astuple, scores))
+        write_csv(path, "invariance scores", columns, map(dataclasses.astuple, scores))
 
     def save_units(self, path: Pathlike, layer: str) -> None:
         """Write the scores of a layer's filters: a row for each filter, a column for each kind."""
         rows = ((channel, *scores) for channel, scores in enumerate(self.per_unit(layer).T.tolist()))
-        write_csv(path, ("filter", *self.steps), rows)
+        write_csv(path, "invariance of filters", ("filter", *self.steps), rows)
 
     def __repr__(self) -> str:
         return "\n".join(

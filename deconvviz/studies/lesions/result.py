@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deconvviz.metrics.intervals import NORMAL_95, paired_interval
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, SCHEMA = "lesions", 1
 WHOLE = -1  # stands in the place of a channel where all channels of a layer are silenced at once
@@ -173,6 +176,14 @@ class Lesions(Shown, drawn_by="draw_lesions"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a table with a row for each lesion, in the order of the ranking; drops in fractions, losses in nats."""
+        write_csv(path, "lesions", *self._table())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("lesions", *self._table())
+
+    def _table(self) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
+        """Return the columns of the table and its rows."""
         ranking, whole = self.ranking, self.channel == WHOLE
         loss_intact, rise = self.loss / max(self.images, 1), self.loss_rise
         low, high = self.interval.T
@@ -193,7 +204,7 @@ class Lesions(Shown, drawn_by="draw_lesions"):
             "log_loss_rise_95": self.loss_rise_error,
         }
         rows = ((rank, *(values[i] for values in columns.values())) for rank, i in enumerate(ranking, 1))
-        write_csv(path, ("rank", *columns), rows)
+        return ("rank", *columns), rows
 
     def __repr__(self) -> str:
         units = "filters" if self.config["by"] == "filter" else "layers"

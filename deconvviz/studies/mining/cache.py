@@ -81,6 +81,7 @@ class ProjectionCache:
         network: Network | Callable[[], Network],
         rule: str | Mapping[str, str] = "auto",
         progress: bool = True,
+        shown: Sequence[int] = (),
         **averages: Any,
     ) -> None:
         """Begin with what the mined result keeps.
@@ -92,6 +93,7 @@ class ProjectionCache:
                 is asked for that the file does not keep.
             rule: of the projections; see the attributes.
             progress: whether progress bars are shown.
+            shown: channels of the images that are shown, as for `Preprocess`.
             averages: `shifts`, `noise` and `samples` of `SignalOptions`.
 
         Raises:
@@ -109,7 +111,8 @@ class ProjectionCache:
             require_choice("rule", name, RULE_CHOICES, ProjectionError)
         self.mined, self.rule, self.averages = mined, rule, averages
         self._choices: dict[str, RuleChoice] = {}
-        self.feed = Feed(store, Preprocess.from_dict(mined.config["preprocess"]), memory=PICTURES)
+        preprocess = Preprocess.from_dict({**mined.config["preprocess"], "shown": shown})
+        self.feed = Feed(store, preprocess, memory=PICTURES)
         self._source, self._run = network, RunOptions(progress=progress)
         self._arrays: dict[str, Array] = dict(mined.figure_arrays)
         self._sampled: dict[str, StoredProjection] = {}
@@ -160,8 +163,8 @@ class ProjectionCache:
         return sample_of(self.mined[layer], most)
 
     def patch(self, layer: str, winner: Winner, window: Box) -> Array:
-        """Return the part of an entry's image inside a window, uint8 [h, w, 3]."""
-        return window.of(self.feed.picture(int(self.mined[layer].images[winner])))
+        """Return the part of an entry's image inside a window as figures show it, uint8 [h, w, 3]."""
+        return window.of(self.feed.display(int(self.mined[layer].images[winner])))
 
     def crop(self, layer: str, crop: str | int = "energy") -> Crop:
         """Return the size of the patches of a layer.
@@ -247,7 +250,7 @@ class ProjectionCache:
         return {winner: self._arrays[key] for winner, key in keys.items()}
 
     def first_filters(self, layer: str, channels: Sequence[int]) -> NDArray[np.float32] | None:
-        """Return filters of a layer that reads the image directly, float32 [n, h, w, 3]; None for another layer."""
+        """Return filters of a layer that reads the image directly, float32 [n, h, w, C]; None for another layer."""
         weights = self._remembered(layer, "filters", self._first_layer_weights)
         return weights[list(channels)] if weights.size else None
 

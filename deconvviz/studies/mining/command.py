@@ -6,12 +6,12 @@ import pathlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
-from deconvviz.cli.inputs import captured, channels_of, open_model
+from deconvviz.cli.inputs import captured, channels_of, integers, open_model
 from deconvviz.cli.options import (
     DECODING,
     PROJECTION_NOTE,
@@ -19,6 +19,7 @@ from deconvviz.cli.options import (
     ProjectionOptions,
     device_option,
     figure_options,
+    image_channels_option,
     layers_option,
     limit_option,
     model_options,
@@ -26,7 +27,7 @@ from deconvviz.cli.options import (
     projection_options,
     run_options,
 )
-from deconvviz.cli.outputs import check_figure, save_figure, sources
+from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     callback=_shard,
     help="Take each n-th image from the i-th on; join the n files with `deconvviz merge`.",
 )
+@click.option("--csv", "table", metavar="FILE", help="Also write a table of the images of each channel, named .csv.")
 @click.option("--commit-every", default=20, type=click.IntRange(1), help="Batches between writes to the file.")
 @run_options(
     batch_size="Images in one pass; halved when they do not fit in memory.",
@@ -77,6 +79,7 @@ def mine(
     k: int,
     limit: int | None,
     shard: tuple[int, int] | None,
+    table: str | None,
     commit_every: int,
     run: RunOptions,
     options: ModelOptions,
@@ -92,6 +95,8 @@ def mine(
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.mining.mine import mine as mine_images
 
+    if table is not None:
+        check_table(table)
     with ImageStore.open(images) as store:
         network, preprocess, loaded = open_model(model, options)
         mined = mine_images(
@@ -107,6 +112,9 @@ def mine(
             commit_every=commit_every,
             **run.keywords(),
         )
+        if table is not None:
+            mined.save_csv(table, store)
+            click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
     click.echo(f"wrote {out}; next: deconvviz grid {out} -l {layers[-1]} -o {layers[-1]}.png")
@@ -208,6 +216,7 @@ class MovedSources:
 @click.option(
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
+@image_channels_option
 @projection_options
 @option_group(
     "moved",
@@ -227,6 +236,7 @@ def grid(
     count: int,
     crop: str,
     mean: bool,
+    shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
     page: Page,
@@ -254,10 +264,16 @@ def grid(
         raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
     with moved.store(mined) as store:
         # The network is loaded only if the file does not keep all that is shown.
-        how = {"rule": projection.rule, "progress": run.progress, **projection.averages()}
+        how: dict[str, Any] = {
+            "rule": projection.rule,
+            "progress": run.progress,
+            "shown": integers(shown) if shown else (),
+        }
+        how |= projection.averages()
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
-        caption = _caption(mined, panels, store.path, projection.words())
+        words = projection.words() + cache.feed.preprocess.shown_words()
+        caption = _caption(mined, panels, store.path, words)
     figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deconvviz.choices import CONTROLS
 from deconvviz.metrics.intervals import area_under, median_interval
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = [
     "layer",
@@ -108,7 +111,11 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write the table; raises DataError where that cannot be done."""
-        write_csv(path, COLUMNS, self.rows())
+        write_csv(path, "fidelity", COLUMNS, self.rows())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("fidelity", COLUMNS, self.rows())
 
     def __repr__(self) -> str:
         lines = [

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deconvviz.arrays import stretched
+from deconvviz.arrays import displayed, stretched
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
 from deconvviz.figures.tiles import enlarged, faded, filter_pictures, ringed
@@ -55,15 +55,17 @@ def draw_grid(layer: LayerPanels, title: str, caption: str, page: Page = OWN) ->
     rows = math.ceil(len(layer.panels) / across)
     width = page.width or max(across * filter_width + MARGIN, NARROWEST)
     sheet = Sheet(width, rows * filter_height + HEADING, title, caption, DPI, page)
-    weights = None if layer.weights is None else filter_pictures(layer.weights, layer.largest_weight)
+    weights = (
+        None if layer.weights is None else filter_pictures(displayed(layer.weights, layer.shown), layer.largest_weight)
+    )
     for index, panel in enumerate(layer.panels):
         row, column = divmod(index, across)
         x = (width - across * filter_width) / 2 + column * filter_width + LABEL
         y = sheet.top - HEADING - row * filter_height - block
-        drawing = _Filter(sheet, block, x, y)
+        drawing = _Filter(sheet, block, x, y, layer.shown)
         drawing.draw_number(panel)
         for name in singles:
-            drawing.draw_single(*weights[index] if weights and name == "weights" else (_own(panel.mean), ""))
+            drawing.draw_single(*weights[index] if weights and name == "weights" else (drawing.own(panel.mean), ""))
         drawing.draw_blocks(panel)
         if below:
             drawing.draw_classes(panel.classes)
@@ -96,9 +98,13 @@ def _filters_across(count: int, blocks: int) -> int:
 class _Filter:
     """Draws what is shown of one filter, from left to right."""
 
-    def __init__(self, sheet: Sheet, block: float, x: float, y: float) -> None:
-        """Begin at a place; `block` is the side of a block in inches."""
-        self.sheet, self.block, self.x, self.y = sheet, block, x, y
+    def __init__(self, sheet: Sheet, block: float, x: float, y: float, shown: Sequence[int]) -> None:
+        """Begin at a place; `block` is the side of a block in inches, `shown` the channels of signed pictures."""
+        self.sheet, self.block, self.x, self.y, self.shown = sheet, block, x, y, shown
+
+    def own(self, signed: NDArray[np.float32] | None) -> NDArray[Any] | None:
+        """Return a signed picture with its own contrast."""
+        return None if signed is None else stretched(displayed(signed, self.shown), 100)
 
     def draw_number(self, panel: FilterPanel) -> None:
         """Draw the channel's number, and a strip that is filled by the share of the images on which it fires."""
@@ -128,7 +134,7 @@ class _Filter:
             sheet.text(x + block, y + block / 2, text, ha="center", va="center", fontsize=SMALL)
             return
         columns = math.ceil(math.sqrt(len(panel.values)))
-        projections = [enlarged(stretched(projection), TILE) for projection in panel.projections]
+        projections = [enlarged(stretched(displayed(projection, self.shown)), TILE) for projection in panel.projections]
         patches = [
             ringed(enlarged(faded(patch / 255.0, inside), TILE), enlarged(firing[..., None], TILE)[..., 0], FIRING)
             for patch, inside, firing in zip(panel.patches, panel.insides, panel.firing, strict=True)
@@ -145,11 +151,6 @@ class _Filter:
         style: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
         letters = int((2 * self.block + GAP) / SQUARE_LETTER)
         self.sheet.text(self.x, self.y - 0.03, class_line(classes, letters), **style)
-
-
-def _own(signed: NDArray[np.float32] | None) -> NDArray[Any] | None:
-    """Return a signed picture with its own contrast."""
-    return None if signed is None else stretched(signed, 100)
 
 
 def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, block: float) -> None:

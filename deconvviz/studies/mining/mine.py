@@ -22,7 +22,7 @@ from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import reduced
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -97,6 +97,9 @@ def mine(
         "shard": list(settings.shard) if settings.shard else None,
     }
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
+    where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
+    where["image_size"] = list(preprocess.shape[1:])
     where = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
@@ -164,7 +167,7 @@ class MiningRun:
             warnings.warn(f"{len(unused)} images were left out, the first {name}: {reason}", stacklevel=3)
         return mined
 
-    def _with_batch(self, layers: dict[str, MinedLayer], pictures: Pixels, images: Ints) -> dict[str, MinedLayer]:
+    def _with_batch(self, layers: dict[str, MinedLayer], pictures: Picture, images: Ints) -> dict[str, MinedLayer]:
         """Return the layers with one batch added; a batch that does not fit in memory goes in halves."""
         start = 0
         while start < len(pictures):
@@ -183,7 +186,7 @@ class MiningRun:
                 torch.cuda.empty_cache()
         return layers
 
-    def _with_part(self, layers: dict[str, MinedLayer], pictures: Pixels, images: Ints) -> dict[str, MinedLayer]:
+    def _with_part(self, layers: dict[str, MinedLayer], pictures: Picture, images: Ints) -> dict[str, MinedLayer]:
         x = self.feed.tensor(pictures, self.network.device, self.network.dtype)
         values = self.network.activations(x, list(layers))
         return {

@@ -31,6 +31,7 @@ def layer_panels(
     rule: str = "auto",
     mean: bool = False,
     progress: bool = True,
+    shown: Sequence[int] = (),
     **averages: Any,
 ) -> LayerPanels:
     """Return what the figure of a layer shows: patches and projections as arrays, for a layout of your own.
@@ -54,6 +55,7 @@ def layer_panels(
         mean: whether the mean of a filter's projections is shown too, with their units on one place: what they have in
             common stays, and what belongs to single images fades.
         progress: whether a progress bar is shown.
+        shown: channels of the images that are shown, as for `Preprocess`; the projections have all of them.
         averages: `shifts`, `noise` and `samples` of `SignalOptions`: the projections are means over changed images.
 
     Raises:
@@ -71,7 +73,7 @@ def layer_panels(
     >>> panels.panels[0].channel, panels.panels[0].patches.shape, panels.panels[0].projections.shape
     (3, (4, 7, 7, 3), (4, 7, 7, 3))
     """
-    cache = ProjectionCache(mined, store, network, rule, progress, **averages)
+    cache = ProjectionCache(mined, store, network, rule, progress, shown, **averages)
     return panels_from(cache, layer, channels, crop, mean)
 
 
@@ -113,6 +115,7 @@ def panels_from(
         why="" if choice is None else choice.words(),
         weights=cache.first_filters(layer, channels),
         largest_weight=cache.largest_weight(layer),
+        shown=cache.feed.preprocess.shown,
     )
 
 

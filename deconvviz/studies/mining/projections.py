@@ -234,10 +234,10 @@ def firing_maps(
 
 
 def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | None:
-    """Return the filters of a layer that reads the image directly, float32 [C, h, w, 3]: nothing shows them better.
+    """Return the filters of a layer that reads the image directly, float32 [F, h, w, C]: nothing shows them better.
 
     Between the convolution and the layer there may be rectifiers of any kind, normalisations of single channels, and
-    ops that hand their input on. Other layers, and those of grey images, have None.
+    ops that hand their input on. Other layers, and those of images with one or two channels, have None.
 
     >>> from torch import nn
     >>> from deconvviz.graph.capture import capture
@@ -252,7 +252,7 @@ def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | N
     if op_name(node) != "conv2d" or data_inputs(node) != [network.image]:
         return None
     weight = network.constant(node.args[1])  # type: ignore[arg-type]
-    if weight is None or weight.shape[1] != 3:
+    if weight is None or weight.shape[1] < 3:
         return None
     filters: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).permute(0, 2, 3, 1).numpy().copy()
     return filters

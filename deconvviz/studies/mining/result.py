@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,17 @@ from deconvviz.data.recent import images_again
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deconvviz.data.datasets import Images
+
 KIND, SCHEMA = "mined", 1
+WINNER_COLUMNS = ("layer", "channel", "rank", "image", "name", "class", "value", "y", "x", *Box._fields)
 TABLES = ("values", "images", "positions")
 COUNTS = ("fired", "total", "maximum", "broken")
 
@@ -193,6 +200,50 @@ class Mined(Mapping[str, MinedLayer], Shown, drawn_by="draw_mined"):
         """Whether all images have been mined."""
         return self.done == self.total
 
+    def save_csv(self, path: Pathlike, images: Images | None = None) -> None:
+        """Write a row for each entry of the tables, as `to_frame` has it; DataError where that cannot be done."""
+        write_csv(path, "winners", WINNER_COLUMNS, self._rows(images))
+
+    def to_frame(self, images: Images | None = None) -> pd.DataFrame:
+        """Return a row for each entry of the tables as a data frame; docs/files.md says what its columns are.
+
+        Args:
+            images: that were mined; they give the names and classes, which are empty without them.
+
+        Raises:
+            DataError: pandas is not installed.
+            MismatchError: the images are others than those that were mined.
+        """
+        return to_frame("winners", WINNER_COLUMNS, self._rows(images))
+
+    def box(self, layer: str, position: tuple[int, int]) -> Box | None:
+        """Return the pixels that a unit sees, cut to the image; None where the file is older and does not tell.
+
+        Args:
+            layer: name of a mined layer.
+            position: (y, x) of the unit on the layer's map.
+        """
+        fields = self.sources.get("receptive_fields", {}).get(layer)
+        if fields is None:
+            return None
+        top, left = (offset + at * stride for at, stride, offset in zip(position, fields[1], fields[2], strict=True))
+        box = Box(top, left, top + fields[0][0], left + fields[0][1])
+        return box.clipped(*self.sources["image_size"])
+
+    def _rows(self, images: Images | None) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of the table, in the order of layers, channels and ranks."""
+        if images is not None and images.fingerprint != self.config["store_fingerprint"]:
+            raise MismatchError("the images are not those that were mined; give the store that the mined file names")
+        classes = () if images is None else images.classes
+        for layer in self.layers.values():
+            for winner in layer.winners(range(len(layer.values))):
+                image, position = int(layer.images[winner]), layer.positions[winner].tolist()
+                label = -1 if images is None else int(images.labels[image])
+                name = "" if images is None else images.names[image]
+                box = self.box(layer.name, position) or ("",) * 4
+                about = image, name, classes[label] if label >= 0 and classes else ""
+                yield (layer.name, *winner, *about, float(layer.values[winner]), *position, *box)
+
     def save(self, path: Pathlike) -> None:
         """Write the file atomically; raises DataError where that cannot be done."""
         arrays = dict(self.figure_arrays)
@@ -243,7 +294,7 @@ class FilterPanel:
 
     Attributes:
         channel: index of the filter's channel.
-        patches: uint8 [k, h, w, 3], the parts of the images that are shown, strongest first.
+        patches: uint8 [k, h, w, 3], the parts of the images that are shown, as figures show them, strongest first.
         projections: float32 [k, h, w, C], each in units of its largest absolute value.
         values: float32 [k], the activations.
         images: the names of the k images.
@@ -278,9 +329,10 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
         crop_rule: in words, how the size of the patches was chosen.
         rule: of the projections, one of `choices.RULES`.
         why: in words, how the rule was chosen; "" where it was given.
-        weights: float32 [filters, h, w, 3], the weights of the filters, where the layer reads the image directly;
+        weights: float32 [filters, h, w, C], the weights of the filters, where the layer reads the image directly;
             None elsewhere.
         largest_weight: the largest absolute weight of all filters of such a layer; None elsewhere.
+        shown: the channels of projections and weights that figures show; see `shown_channels`.
     """
 
     layer: str
@@ -292,6 +344,7 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
     why: str
     weights: NDArray[np.float32] | None
     largest_weight: float | None = None
+    shown: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"LayerPanels({self.layer}: {len(self.panels)} filters, rule {self.rule})"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.occlusion.result import Occlusion
-    from deconvviz.types import Array, Pixels
+    from deconvviz.types import Array, Picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,12 +83,12 @@ class Subjects(NamedTuple):
 
     Attributes:
         names: of the images.
-        pictures: uint8 [N, H, W, 3], as the network sees them.
+        pictures: [N, H, W, C], as the network sees them.
         targets: the output of each image's label; None where labels and outputs cannot be matched.
     """
 
     names: list[str]
-    pictures: Pixels
+    pictures: Picture
     targets: list[int] | None
 
 
@@ -214,8 +214,9 @@ def occlude(
         **run.keywords(),
     )
     others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
-    caption = _caption(occlusions, square)
-    figure = draw_occlusions(occlusions, others, class_names, f"Occlusion of {network.name}", caption, page)
+    caption = _caption(occlusions, square) + preprocess.shown_words()
+    title = f"Occlusion of {network.name}"
+    figure = draw_occlusions(occlusions, others, class_names, title, caption, page, preprocess.shown)
     save_figure(figure, out, caption)
     table = beside(out, ".csv")
     save_occlusions(occlusions, table, class_names)
@@ -267,11 +268,11 @@ def _are_files(images: Sequence[str]) -> bool:
 
 
 def _from_files(paths: Sequence[str], indices: str | None, preprocess: Preprocess) -> Subjects:
-    import numpy as np
+    from deconvviz.arrays import stacked
 
     if indices is not None:
         raise DataError("--images chooses from a store; picture files are all taken")
-    pictures = np.stack([preprocess.picture(read_image(path)) for path in paths])
+    pictures = stacked([preprocess.picture(read_image(path)) for path in paths])
     return Subjects([folder_and_name(path) for path in paths], pictures, None)
 
 

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from deconvviz.arrays import stretched
+from deconvviz.arrays import displayed, stretched
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, image_label, shortened
 from deconvviz.figures.tiles import enlarged
@@ -78,6 +78,7 @@ def draw_occlusions(
     title: str,
     caption: str,
     page: Page = OWN,
+    shown: Sequence[int] = (),
 ) -> Figure:
     """Draw five panels for each image.
 
@@ -88,12 +89,14 @@ def draw_occlusions(
         title: text above.
         caption: text below.
         page: what is asked for of the page.
+        shown: the channels of the projections that are shown; see `shown_channels`.
     """
     layout = Layout.of(page)
     sheet = Sheet(layout.width, len(occlusions) * layout.height, title, caption, page=page)
     with_others = any(map(len, other_projections))
     for number, (occlusion, others) in enumerate(zip(occlusions, other_projections, strict=True)):
-        panels = OcclusionPanels(sheet, layout, occlusion, names, sheet.top - number * layout.height)
+        top = sheet.top - number * layout.height
+        panels = OcclusionPanels(sheet, layout, occlusion, names, top, shown)
         panels.draw(others, with_others)
     return sheet.figure
 
@@ -101,9 +104,17 @@ def draw_occlusions(
 class OcclusionPanels:
     """The five panels of one image."""
 
-    def __init__(self, sheet: Sheet, layout: Layout, occlusion: Occlusion, names: Sequence[str], top: float) -> None:
+    def __init__(
+        self,
+        sheet: Sheet,
+        layout: Layout,
+        occlusion: Occlusion,
+        names: Sequence[str],
+        top: float,
+        shown: Sequence[int] = (),
+    ) -> None:
         """Place the panels; `top` is the upper edge of their titles in inches."""
-        self.sheet, self.side, self.occlusion = sheet, layout.side, occlusion
+        self.sheet, self.side, self.occlusion, self.shown = sheet, layout.side, occlusion, shown
         self.places = [
             (left, top - (line + 1) * (TITLES + layout.side + BELOW) + BELOW)
             for left, line in zip(layout.lefts, layout.lines, strict=True)
@@ -146,14 +157,15 @@ class OcclusionPanels:
         left, bottom = place
         self.sheet.text(left + self.side / 2, bottom - 0.03, label, ha="center", va="top", fontsize=6)
         if len(projections) == 1:
-            self.sheet.picture(enlarged(stretched(projections[0]), PIXELS), left, bottom, self.side)
+            picture = enlarged(stretched(displayed(projections[0], self.shown)), PIXELS)
+            self.sheet.picture(picture, left, bottom, self.side)
             return
         gap = 0.04
         side = (self.side - gap) / 2
         for number, projection in enumerate(projections):
             row, column = divmod(number, 2)
             x, y = left + column * (side + gap), bottom + (1 - row) * (side + gap)
-            axes = self.sheet.picture(enlarged(stretched(projection), PIXELS), x, y, side)
+            axes = self.sheet.picture(enlarged(stretched(displayed(projection, self.shown)), PIXELS), x, y, side)
             for spine in axes.spines.values():  # the frame of the image's own is thick, as in the paper
                 spine.set(linewidth=1.6 if number == 0 else 0.4, color="k" if number == 0 else "0.4")
 

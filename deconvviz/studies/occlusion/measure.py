@@ -23,7 +23,7 @@ from deconvviz.graph.choose import last_maps
 from deconvviz.graph.network import Network
 from deconvviz.studies.occlusion.options import OcclusionOptions
 from deconvviz.studies.occlusion.result import Occlusion, Response
-from deconvviz.types import Pixels
+from deconvviz.types import Picture, Pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def occlude(
     network: Network,
-    pictures: Pixels,
+    pictures: Picture,
     layer: str | None = None,
     *,
     preprocess: Preprocess,
@@ -45,7 +45,7 @@ def occlude(
 
     Args:
         network: captured; it returns one score for each class.
-        pictures: uint8 [N, H, W, 3], as `preprocess.picture` gives them.
+        pictures: uint8, uint16 or float32 [N, H, W, C], as `preprocess.picture` gives them.
         layer: the layer whose strongest map is watched; by default the last one with rows and columns before the
             classifier.
         preprocess: how a picture becomes the network's input.

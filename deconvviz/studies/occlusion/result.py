@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from deconvviz.cam.window_grid import WindowGrid
 from deconvviz.models.labels import class_label
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import rows_of, to_frame, write_csv
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("image", "top", "left", "bottom", "right", "probability", "top_class", "top_probability", "activation")
 
@@ -102,6 +105,10 @@ class Occlusion(Shown, drawn_by="draw_occlusion"):
         )
         return dict(zip(COLUMNS, columns, strict=True))
 
+    def to_frame(self, names: Sequence[str] = ()) -> pd.DataFrame:
+        """Return the table as a data frame; DataError where pandas is not installed."""
+        return to_frame("occlusion", COLUMNS, rows_of(self.table(names)))
+
     def summary(self, names: Sequence[str] = ()) -> str:
         """Return what was found in one line; `names` are those of the outputs, as in `table`."""
         target = class_label(self.target, names if len(names) == self.outputs else ())
@@ -129,4 +136,4 @@ def save_occlusions(occlusions: Sequence[Occlusion], path: Pathlike, names: Sequ
         DataError: the file cannot be written.
     """
     tables = [occlusion.table(names) for occlusion in occlusions]
-    write_csv(path, COLUMNS, (row for table in tables for row in zip(*table.values(), strict=True)))
+    write_csv(path, "occlusion", COLUMNS, (row for table in tables for row in rows_of(table)))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deconvviz.notebook import Shown
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.probing.settings import ProbeSettings
 from deconvviz.types import Floats, Pathlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,11 @@ class ProbeResult(Shown, drawn_by="draw_probing"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write the table, in fractions, as the paper's table 7 has it."""
-        write_csv(path, ("layer", "values", *self.columns), self.table())
+        write_csv(path, "probes", ("layer", "values", *self.columns), self.table())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("probes", ("layer", "values", *self.columns), self.table())
 
     def __repr__(self) -> str:
         width = max(20, *(len(name) + 1 for name in self.layers))
@@ -111,8 +118,16 @@ class Transfer(Shown, drawn_by="draw_probing"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write the tables of all networks one below the other, in fractions."""
+        write_csv(path, "probes", *self._table())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("probes", *self._table())
+
+    def _table(self) -> tuple[tuple[str, ...], list[list[Any]]]:
+        """Return the columns of the table and its rows."""
         rows = [[name, *row] for name, result in self.by_network.items() for row in result.table()]
-        write_csv(path, ("network", "layer", "values", *self.first.columns), rows)
+        return ("network", "layer", "values", *self.first.columns), rows
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {result!r}" for name, result in self.by_network.items())

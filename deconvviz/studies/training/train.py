@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deconvviz.arrays import stacked
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed, PictureBatch
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.sampling import mean_colour, random_crops, room_for, split
+from deconvviz.data.sampling import bytes_of_pixel, mean_colour, random_crops, room_for, split
 from deconvviz.errors import DataError, TrainingError
 from deconvviz.graph.evaluating import evaluating
 from deconvviz.models.weights import TRAINING
@@ -29,7 +30,7 @@ from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
 from deconvviz.studies.training.recipe import PAPER, Recipe, paper_preprocess, renormalise
 from deconvviz.studies.training.recorder import SnapshotRecorder
 from deconvviz.studies.training.result import Trained
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -188,7 +189,7 @@ class NetworkTraining:
         self._check_outputs(len(self.classes))
 
     def _pictures(self, images: Images, indices: Ints, preprocess: Preprocess) -> Feed:
-        memory = room_for(len(indices), *preprocess.shape[1:])
+        memory = room_for(len(indices), *preprocess.shape[1:], bytes_of_pixel(images))
         return Feed(images, preprocess, indices, workers=self.options.workers, memory=memory)
 
     def _check_outputs(self, classes: int) -> None:
@@ -277,7 +278,7 @@ class NetworkTraining:
             _, side, _ = self.preprocess.shape
             pictures = random_crops(batch.pictures, side, np.random.default_rng(address))
         else:
-            pictures = np.stack([self.preprocess.picture(picture) for picture in batch.pictures])
+            pictures = stacked([self.preprocess.picture(picture) for picture in batch.pictures])
         outputs = self._outputs(pictures)
         labels = torch.from_numpy(self.training.labels[batch.places]).to(self.device)
         loss = functional.cross_entropy(outputs, labels)
@@ -290,7 +291,7 @@ class NetworkTraining:
         correct = int((outputs.argmax(1) == labels).sum())
         return Measured({"loss": loss.item() * len(labels), "accuracy": correct}, len(labels))
 
-    def _outputs(self, pictures: Pixels) -> Tensor:
+    def _outputs(self, pictures: Picture) -> Tensor:
         x = self.preprocess.tensor(pictures, self.device)
         bf16 = self.recipe.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():

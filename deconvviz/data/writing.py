@@ -1,0 +1,149 @@
+"""StoreWriter: writes an image store, image by image; `data.images` describes the layout and reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from hashlib import sha256
+from typing import Any
+
+import h5py
+import numpy as np
+
+from deconvviz.data.images import FORMAT, SCHEMA
+from deconvviz.errors import DataError
+from deconvviz.results.files import Sink
+from deconvviz.results.sealed import digest_of_bytes, digest_of_lists
+from deconvviz.types import Array, Pathlike, Picture
+
+_CHUNK = 1 << 18  # bytes: the most that a small file wastes at its end, and few enough chunks for 150 GB
+_BATCH = 1 << 22  # bytes written at once: a call of HDF5 costs more than a small image
+_TEXT = h5py.string_dtype()
+
+
+class StoreWriter:
+    """Writes an image store, image by image; `finish` completes it. A write that fails raises OSError.
+
+    Attributes:
+        kind: of the store, "encoded", "raw" or "arrays"; that of pixels is settled by the first image.
+    """
+
+    def __init__(self, path: Pathlike, raw: bool, size: int | None = None) -> None:
+        """Begin a file.
+
+        Args:
+            path: of the file.
+            raw: whether pixels are stored, and not image files.
+            size: the side that images have all. Raw colours of 8 bits are then stored as one array; others, and without
+                a size, one after the other.
+        """
+        self._exits = contextlib.ExitStack()
+        self._sink = self._exits.enter_context(Sink(path))
+        self._file = self._exits.enter_context(h5py.File(self._sink, "w"))
+        self.kind, self._size = "" if raw else "encoded", size
+        self._pixels: tuple[str, int] | None = None  # type and channels of the first raw image
+        self._data: h5py.Dataset | None = None
+        self._names: list[str] = []
+        self._labels: list[int] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._offsets = [0]
+        self._digests: list[bytes] = []
+        self._waiting: list[Array] = []
+        self._waiting_bytes = 0
+        self._digest = sha256()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, label: int, data: Picture, size: tuple[int, int]) -> None:
+        """Append one image.
+
+        Args:
+            name: of the image.
+            label: an index into the classes, -1 where unknown.
+            data: uint8 [B], the content of an image file, or uint8, uint16 or float32 [H, W, C], its pixels.
+            size: (height, width) of the image.
+
+        Raises:
+            DataError: raw pixels are of another type, or have other channels, than those before them.
+        """
+        if data.ndim == 3:
+            self._refuse_mixture(name, data)
+        about = ""
+        rows: Array = data[None] if self.kind == "raw" else data
+        if self.kind == "arrays":
+            little = np.ascontiguousarray(data, data.dtype.newbyteorder("<"))
+            rows, about = little.reshape(-1).view(np.uint8), f"{data.dtype}{data.shape}"
+        self._waiting.append(rows)
+        self._offsets.append(self._offsets[-1] + len(rows))
+        self._digests.append(digest_of_bytes(np.ascontiguousarray(rows)))
+        text = name.encode()
+        self._digest.update(struct.pack("<qqq", len(text), label, rows.size) + text + about.encode())
+        self._digest.update(np.ascontiguousarray(rows).data)
+        self._names.append(name)
+        self._labels.append(label)
+        self._sizes.append(size)
+        self._waiting_bytes += rows.size
+        if self._waiting_bytes > _BATCH:
+            self._write()
+
+    def _refuse_mixture(self, name: str, image: Picture) -> None:
+        """Let the first raw image settle what the store holds, and refuse others of another kind."""
+        pixels = str(image.dtype), image.shape[2]
+        if self._pixels is None:
+            self._pixels = pixels
+            self.kind = "raw" if self._size is not None and pixels == ("uint8", 3) else "arrays"
+        elif pixels != self._pixels:
+            here, before = (f"{dtype} with {channels} channels" for dtype, channels in (pixels, self._pixels))
+            raise DataError(
+                f"{name} is {here}, and the images before it are {before}; a raw store holds images of one kind: pack "
+                "them apart"
+            )
+
+    def finish(self, classes: list[str], skipped: list[tuple[str, str]], configuration: dict[str, Any]) -> str:
+        """Write the lists; return the fingerprint."""
+        self._write()
+        fingerprint = self._digest.hexdigest()
+        self._file["names"] = np.array(self._names, _TEXT)
+        self._file["classes"] = np.array(classes, _TEXT)
+        self._file["skipped"] = np.array(skipped, _TEXT).reshape(-1, 2)
+        offsets = None if self.kind == "raw" else np.array(self._offsets, np.int64)
+        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 16)
+        arrays = [np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2), offsets, digests]
+        for name, array in zip(("labels", "sizes", "offsets", "digests"), arrays, strict=True):
+            if array is not None:
+                self._file[name] = array
+        made = json.dumps(configuration, sort_keys=True)
+        lists: list[Any] = [self._names, classes, [list(pair) for pair in skipped], made, self.kind, fingerprint]
+        about = {}
+        if self.kind == "arrays" and self._pixels is not None:
+            about = dict(zip(("dtype", "channels"), self._pixels, strict=True))
+        self._file.attrs.update(
+            about,
+            lists=digest_of_lists([*lists, *about.values()], arrays),
+            format=FORMAT,
+            schema=SCHEMA if about else 1,
+            kind=self.kind,
+            fingerprint=fingerprint,
+            configuration=made,
+        )
+        return fingerprint
+
+    def _write(self) -> None:
+        if self._waiting:
+            if self._data is None:
+                name, chunk = ("images", self._waiting[0].shape) if self.kind == "raw" else ("bytes", (_CHUNK,))
+                options = {"chunks": chunk, "maxshape": (None, *chunk[1:])}
+                self._data = self._file.create_dataset(name, (0, *chunk[1:]), np.uint8, **options)
+            start, stop = len(self._data), self._offsets[-1]
+            self._data.resize(stop, axis=0)
+            self._data[start:] = np.concatenate(self._waiting)
+            self._sink.check()
+            self._waiting, self._waiting_bytes = [], 0
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._exits.__exit__(*error)
