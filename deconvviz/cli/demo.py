@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deconvviz.run.options import RunOptions
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+OCCLUDED = "relu5"  # the layer whose strongest map is watched under a square: after the rectifier, as in the paper
 READ_LAYER = "conv3"  # of which one filter is read as an example: it sees a part of the picture
 EXAMINED = 200  # pictures that the diagnosis looks at: the fewest in which it looks for nearly dead filters
 FIRST_LAYER_CHECKS = ("dead", "dominating", "frequency", "noise", "aliasing")  # of a diagnosis: what figure 6 is about
@@ -52,7 +53,7 @@ FIGURES = {
     ),
     "occlusion": (
         "What a covered part changes (figure 7 of the paper)",
-        "Three pictures under a grey square: strongest map, its projections, probability and most probable class",
+        "Two pictures under a grey square: strongest map, its projections, probability and most probable class",
     ),
 }
 INVARIANCE = (
@@ -65,9 +66,9 @@ INVARIANCE = (
 OCCLUSION = (
     "A grey square covers each part of a picture in turn. Colours show, at the place of the square's middle, (b) how "
     "much is left of the feature map that responds most and (d) of the probability of the right class; (e) is the "
-    "class that the network then takes for the most probable one. Where (b) and (d) are dark, the network needs what the "
-    "square covers. (c) shows what that map looks for: its projection in this picture, and in others that activate it "
-    "most."
+    "class that the network then takes for the most probable one. Where (b) and (d) are dark, the network needs what "
+    "the square covers. (c) shows what that map looks for: its projection in this picture, and in others that "
+    "activate it most."
 )
 EVOLUTION = (
     "Rows are filters, columns are epochs of the training. A coloured frame means that another picture activates the "
@@ -132,7 +133,7 @@ class DemoPlan:
         commands = {"pack": ["pack", f"scenes:{self.images}:1", scenes, "--force"]}
         if self.trains:
             commands["train"] = [*TRAINING, "--snapshots", self.snapshots, "--out", str(self.weights)]
-        commands["mine"] = ["mine", model, scenes, *model_options, *_repeated("-l", LAYERS), "-o", mined]
+        commands["mine"] = ["mine", model, scenes, *model_options, *_repeated("-l", (*LAYERS, OCCLUDED)), "-o", mined]
         for layer in LAYERS:
             commands[layer] = ["grid", mined, "-l", layer, "-n", "12", "-o", str(folder / f"{layer}.png")]
         commands["evolution"] = [
@@ -141,8 +142,8 @@ class DemoPlan:
         ]
         commands["invariance"] = ["invariance", model, scenes, *model_options, "-o", str(folder / "invariance.png")]
         commands["occlusion"] = [
-            *("occlude", model, scenes, *model_options, "-l", "conv5", "--mined", mined, "--images", "0,1,2"),
-            *("-o", str(folder / "occlusion.png")),
+            *("occlude", model, scenes, *model_options, "-l", OCCLUDED, "--mined", mined, "--images", "0,1"),
+            *("--square", "16", "--rule", "deconvnet", "-o", str(folder / "occlusion.png")),
         ]
         commands["diagnosis"] = [
             *("diagnose", model, scenes, *model_options, "--limit", str(EXAMINED), "-o", str(self.diagnosis)),

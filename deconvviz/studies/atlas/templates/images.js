@@ -24,7 +24,7 @@
     const first = element("span", { class: correct === false ? "words wrong" : "words quiet" },
       element("span", { class: "sign", title: meaning }, sign), nameNode(className), atlas.percentNode(probability));
     return [first, element("span", { class: "words quiet" }, nameNode(`or ${second}`),
-      element("span", {}, "log-odds ", atlas.numberNode(logOdds, Number(logOdds.toPrecision(2)).toString())))];
+      element("span", { class: "whole" }, "log-odds ", atlas.numberNode(logOdds, Number(logOdds.toPrecision(2)).toString())))];
   }
 
   function newCard([image, name, label, verdict]) {
