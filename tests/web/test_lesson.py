@@ -16,7 +16,7 @@ def test_the_example_is_what_torch_pools_and_unpools() -> None:
     example = switches_example()
     values, signal = torch.tensor(MAP, dtype=torch.float32)[None], torch.tensor(SIGNAL, dtype=torch.float32)[None]
     pooled, indices = functional.max_pool2d(values, SIDE, return_indices=True)
-    unpooled = functional.max_unpool2d(signal, indices, SIDE)[0]
+    unpooled = functional.max_unpool2d(signal, indices, [SIDE, SIDE])[0]
     assert example.pooled.tolist() == pooled[0].tolist() and example.values.tolist() == values[0].tolist()
     assert example.switches.ravel().nonzero()[0].tolist() == sorted(indices.ravel().tolist())
     assert example.unpooled.tolist() == unpooled.tolist() and (unpooled < 0).any()
