@@ -49,7 +49,7 @@
       + `zero). Right: the ${images} that activate it most, in the same order, the strongest first. What stands out from `
       + "the grey in most of them is what the filter reacts to.",
     ];
-    if (label < 0) return reading;
+    if (label < 0 || data.share[row] * data.k < 1.5) return reading; // one image alone says nothing
     const share = [" ", atlas.percentNode(data.share[row]), " of these images are of the class ", atlas.classNode(label)];
     const meaning = data.share[row] > 0.6
       ? [", so this filter reacts to something that is typical of ", atlas.classNode(label), "."]
