@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import pathlib
 import shlex
 import time
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from deconvviz.run.options import RunOptions
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+OCCLUDED = "relu5"  # the layer whose strongest map is watched under a square: after the rectifier, as in the paper
+READ_LAYER = "conv3"  # of which one filter is read as an example: it sees a part of the picture
+EXAMINED = 200  # pictures that the diagnosis looks at: the fewest in which it looks for nearly dead filters
+FIRST_LAYER_CHECKS = ("dead", "dominating", "frequency", "noise", "aliasing")  # of a diagnosis: what figure 6 is about
 FOLLOWED = ("conv1", "conv3", "conv5")  # the layers whose evolution is shown
 # The training of the packaged network; tools/train_demo runs it too.
 TRAINING = (
@@ -37,6 +42,34 @@ TEXTS = {
     "conv4": "The filters respond to parts in their surroundings, such as two eyes above a beak.",
     "conv5": "The filters respond to whole objects, in any colour and pose. A unit sees most of the picture.",
 }
+FIGURES = {
+    "evolution": (
+        "How the filters developed (figure 4 of the paper)",
+        "Filters' projections at several epochs of the training",
+    ),
+    "invariance": (
+        "What shifts, scales and rotations change (figure 5 of the paper)",
+        "Curves: how far layer 1, layer 7 and the probability of the class change while five pictures are transformed",
+    ),
+    "occlusion": (
+        "What a covered part changes (figure 7 of the paper)",
+        "Two pictures under a grey square: strongest map, its projections, probability and most probable class",
+    ),
+}
+INVARIANCE = (
+    "Five pictures, a line's colour for each, are moved up and down, moved left and right, enlarged, and turned, a row "
+    "for each. The middle panels show how far the values of a layer then are from those of the picture as it was: 0 "
+    "means that nothing has changed. The first layer changes at once, the last one before the output more slowly. The "
+    "panels at the right show the probability of the right class: where it stays near 1, the network still recognises "
+    "the object."
+)
+OCCLUSION = (
+    "A grey square covers each part of a picture in turn. Colours show, at the place of the square's middle, (b) how "
+    "much is left of the feature map that responds most and (d) of the probability of the right class; (e) is the "
+    "class that the network then takes for the most probable one. Where (b) and (d) are dark, the network needs what "
+    "the square covers. (c) shows what that map looks for: its projection in this picture, and in others that "
+    "activate it most."
+)
 EVOLUTION = (
     "Rows are filters, columns are epochs of the training. A coloured frame means that another picture activates the "
     "filter most than at the epoch before."
@@ -78,6 +111,11 @@ class DemoPlan:
         return self.folder / ("atlas-trained" if self.trains else "atlas")
 
     @property
+    def diagnosis(self) -> pathlib.Path:
+        """The report of the diagnosis."""
+        return self.folder / "diagnosis"
+
+    @property
     def snapshots(self) -> str:
         """The snapshots of the training, as `deconvviz evolve` takes them."""
         return str(self.folder / "evolution.h5") if self.trains else "demo"
@@ -95,12 +133,20 @@ class DemoPlan:
         commands = {"pack": ["pack", f"scenes:{self.images}:1", scenes, "--force"]}
         if self.trains:
             commands["train"] = [*TRAINING, "--snapshots", self.snapshots, "--out", str(self.weights)]
-        commands["mine"] = ["mine", model, scenes, *model_options, *_repeated("-l", LAYERS), "-o", mined]
+        commands["mine"] = ["mine", model, scenes, *model_options, *_repeated("-l", (*LAYERS, OCCLUDED)), "-o", mined]
         for layer in LAYERS:
             commands[layer] = ["grid", mined, "-l", layer, "-n", "12", "-o", str(folder / f"{layer}.png")]
         commands["evolution"] = [
             *("evolve", self.snapshots, scenes, *_repeated("-l", FOLLOWED), "--filters", "4"),
             *("-o", str(folder / "evolution.png"), "--force"),
+        ]
+        commands["invariance"] = ["invariance", model, scenes, *model_options, "-o", str(folder / "invariance.png")]
+        commands["occlusion"] = [
+            *("occlude", model, scenes, *model_options, "-l", OCCLUDED, "--mined", mined, "--images", "0,1"),
+            *("--square", "16", "--rule", "deconvnet", "-o", str(folder / "occlusion.png")),
+        ]
+        commands["diagnosis"] = [
+            *("diagnose", model, scenes, *model_options, "--limit", str(EXAMINED), "-o", str(self.diagnosis)),
         ]
         commands["atlas"] = [
             *("atlas", model, scenes, *model_options, "--mined", mined, *_repeated("-l", LAYERS), "--decisions", "6"),
@@ -110,7 +156,11 @@ class DemoPlan:
 
 
 # What a demo that was interrupted leaves in its folder.
-UNFINISHED = ("scenes.h5", "mined.h5", "mined-trained.h5", "zfnet.pth", "evolution.h5", "atlas", "atlas-trained")
+UNFINISHED = (
+    *("scenes.h5", "mined.h5", "mined-trained.h5", "zfnet.pth", "evolution.h5", "atlas", "atlas-trained", "diagnosis"),
+    *(f"{name}.png" for name in (*LAYERS, *FIGURES, "pictures")),
+    *("evolution.csv", "evolution.layers.csv", "invariance.csv", "occlusion.csv"),
+)
 
 
 @click.command()
@@ -178,6 +228,7 @@ def _page_values(plan: DemoPlan, commands: Mapping[str, str]) -> dict[str, Any]:
     from deconvviz.models.load import DEMO_SNAPSHOTS
     from deconvviz.results.results import read_config
     from deconvviz.results.snapshots import Snapshots
+    from deconvviz.web.lesson import lesson_values
 
     snapshots = Snapshots(plan.snapshots if plan.trains else DEMO_SNAPSHOTS)
     last_epoch = snapshots.history[-1]
@@ -186,7 +237,18 @@ def _page_values(plan: DemoPlan, commands: Mapping[str, str]) -> dict[str, Any]:
         **_store_values(plan),
         "version": __version__,
         "note": PROJECTION_NOTE,
-        "sections": [*(_layer_section(plan, commands, layer) for layer in LAYERS), _evolution_section(plan, commands)],
+        **lesson_values(),
+        "reading": _reading(plan),
+        "sections": [
+            *(_layer_section(plan, commands, layer) for layer in LAYERS),
+            *(
+                _figure_section(plan, commands, name, text)
+                for name, text in (("evolution", EVOLUTION), ("invariance", INVARIANCE), ("occlusion", OCCLUSION))
+            ),
+        ],
+        **_diagnosis_values(plan),
+        "diagnosis_command": commands["diagnosis"],
+        "comparison_commands": _comparison_commands(plan),
         "epochs": int(last_epoch["epoch"]),
         "k": mined_config["k"],
         "accuracy": last_epoch["validation_accuracy"],
@@ -216,17 +278,50 @@ def _layer_section(plan: DemoPlan, commands: Mapping[str, str], layer: str) -> d
     }
 
 
-def _evolution_section(plan: DemoPlan, commands: Mapping[str, str]) -> dict[str, str]:
+def _figure_section(plan: DemoPlan, commands: Mapping[str, str], name: str, text: str) -> dict[str, str]:
     from deconvviz.web.page import embedded
 
+    title, alt = FIGURES[name]
+    picture = embedded(plan.folder / f"{name}.png")
+    return {"id": name, "title": title, "text": text, "command": commands[name], "picture": picture, "alt": alt}
+
+
+def _reading(plan: DemoPlan) -> dict[str, Any]:
+    """Return what the page says of one filter, as an example of how projections are read."""
+    from deconvviz.cli.reading import clearest_filter
+    from deconvviz.data.scenes.scenes import Scenes
+    from deconvviz.web.page import embedded_pixels
+
+    path = plan.atlas / "data" / f"{LAYERS.index(READ_LAYER):02d}-{READ_LAYER}.h5"
+    reading = clearest_filter(path, Scenes(plan.images, seed=1))
+    pictures = {name: embedded_pixels(getattr(reading, name)) for name in ("projections", "patches")}
+    page = f"{plan.atlas.name}/filter.html#{reading.layer}:{reading.channel}"
+    return {**dataclasses.asdict(reading), **pictures, "page": page}
+
+
+def _diagnosis_values(plan: DemoPlan) -> dict[str, Any]:
+    """Return what the page says of the diagnosis, and of the faults of a first layer that figure 6 is about."""
+    report = json.loads((plan.diagnosis / "diagnosis.json").read_text("utf-8"))
+    check_by_name = {check["name"]: check for check in report["checks"]}
     return {
-        "id": "evolution",
-        "title": "How the filters developed",
-        "text": EVOLUTION,
-        "command": commands["evolution"],
-        "picture": embedded(plan.folder / "evolution.png"),
-        "alt": "Filters' projections at several epochs of the training",
+        "first_layer": [check_by_name[name] for name in FIRST_LAYER_CHECKS],
+        "checks": len(report["checks"]),
+        "worst": report["worst"],
+        "examined": report["config"]["images"],
+        "diagnosis": f"{plan.diagnosis.name}/index.html",
     }
+
+
+def _comparison_commands(plan: DemoPlan) -> str:
+    """Return the commands that draw figure 6: a network with AlexNet's first layer, and a diagnosis of both."""
+    other = str(plan.folder / "11x11.pth")
+    model, *model_options = plan.model
+    compared = [
+        *("diagnose", model, str(plan.scenes), *model_options, "--limit", str(EXAMINED)),
+        *("--compare", "zfnet", "--compare-weights", other, "-o", str(plan.folder / "comparison")),
+    ]
+    training = [*TRAINING, "--first", "alexnet", "--out", other]
+    return "\n".join(shlex.join(["deconvviz", *words]) for words in (training, compared))
 
 
 def _store_values(plan: DemoPlan) -> dict[str, Any]:

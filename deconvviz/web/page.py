@@ -11,15 +11,17 @@ import jinja2
 from PIL import Image
 
 from deconvviz.results.files import atomic
-from deconvviz.types import Pathlike
+from deconvviz.types import Pathlike, Pixels
+
+SHARED = "deconvviz.web"  # the package with the templates that several pages share
 
 
-def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package: str = "deconvviz.web") -> None:
+def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package: str = SHARED) -> None:
     """Fill a template and write the page atomically; all text is escaped.
 
     Args:
         path: of the page.
-        template: name of a file in the folder `templates` of `package`.
+        template: name of a file in the folder `templates` of `package`; it may include those of `deconvviz.web`.
         values: name -> value, for every name in the template.
         package: the package that the template belongs to.
 
@@ -28,7 +30,7 @@ def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package
         jinja2.UndefinedError: the template names a value that was not given, which is a defect of the caller.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, SHARED))]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -44,7 +46,16 @@ def embedded(path: Pathlike) -> str:
 
     The picture in the page is WebP, a tenth of the size of a PNG. The file itself is not changed, for print.
     """
-    buffer = io.BytesIO()
     with Image.open(path) as picture:
-        picture.convert("RGB").save(buffer, "WEBP", quality=90, method=4)
+        return _embedded(picture.convert("RGB"))
+
+
+def embedded_pixels(pixels: Pixels) -> str:
+    """Return a picture, uint8 [h, w, 3], as a data: address, as `embedded` does."""
+    return _embedded(Image.fromarray(pixels))
+
+
+def _embedded(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=90, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -99,15 +99,18 @@ def test_the_page_is_whole(made: pathlib.Path) -> None:
     text = (made / "index.html").read_text("utf-8")
     page = Page(text)
     own = [source for source in page.sources if not source.startswith(("data:image/webp;base64,", "#"))]
-    assert set(own) == {"atlas/index.html"} and (made / own[0]).is_file()  # nothing from elsewhere
-    assert "@import" not in text and "url(" not in text and "<script" not in text
-    assert len(page.images) == 1 + 5 + 1 and all(image["alt"] for image in page.images)
+    example = [source for source in own if source.startswith("atlas/filter.html#conv3:")]
+    assert set(own) == {"atlas/index.html", "diagnosis/index.html", *example} and len(example) == 1
+    assert all((made / source.partition("#")[0]).is_file() for source in own)  # nothing from elsewhere
+    assert "@import" not in text and text.count("url(") == text.count("url(#lesson-tip)") and "<script" not in text
+    assert len(page.images) == 2 + 1 + 5 + 3 and all(image["alt"] for image in page.images)
     assert {anchor[1:] for anchor in page.anchors if anchor.startswith("#")} <= page.ids
     assert "275 filters" in (made / "atlas" / "index.html").read_text("utf-8")
-    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "evolution", "pictures"):
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "evolution", "invariance", "occlusion", "pictures"):
         with Image.open(made / f"{name}.png") as figure:
             assert min(figure.size) > 200
-    assert "randomised" in text  # what projections do not show, where the user reads
+    # what projections do not show stands where the user reads, and after what they do show
+    assert text.index("unpools") < text.index("<svg") < text.index("This is filter") < text.index("randomised")
 
 
 @pytest.mark.slow

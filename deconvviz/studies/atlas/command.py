@@ -114,7 +114,8 @@ decision_options = option_group(
     click.option(
         "--decisions",
         type=click.IntRange(0),
-        help=f"Images, spread over the classes, whose decision is explained; 0 for none.  [default: {DECISIONS}]",
+        help="Images whose decision is explained: those on which the network hesitates, and some that are wrong; 0 for "
+        f"none.  [default: {DECISIONS}]",
     ),
     click.option(
         "-m",

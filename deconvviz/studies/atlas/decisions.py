@@ -20,9 +20,10 @@ from deconvviz.errors import DataError
 from deconvviz.graph.choose import last_maps
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
+from deconvviz.studies.atlas.doubt import CANDIDATES, doubtful_images
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, METHODS
-from deconvviz.types import Array, Pathlike, Picture
+from deconvviz.types import Array, Ints, Pathlike, Picture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,6 +34,7 @@ TARGETS = 5  # outputs that are explained of each image
 MAP = 56  # pixels: the longer side of a map in the file
 BATCH = 32  # images in one pass, by default
 COMMIT = 4  # images between commits
+CHOICE = f"a third classified incorrectly, the others with the smallest log-odds, among {CANDIDATES} images at most"
 
 
 def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -> Result:
@@ -40,7 +42,8 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
 
     Args:
         explainer: the network, the images, and how decisions are explained.
-        count: of images, which `spread` takes evenly from the classes.
+        count: of images: those on which the network hesitates most, and some that it classifies incorrectly, see
+            `doubtful_images`. A file of an earlier version keeps its images, evenly spread over the classes.
         out: path of the file.
 
     Returns:
@@ -63,15 +66,16 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
     if count < 1:
         raise DataError(f"{count} images given; expected at least 1")
     inputs = explainer.inputs
-    images = spread(np.asarray(inputs.store.labels), count)
     config = {
         **explainer.config,
         "images_fingerprint": inputs.store.fingerprint,
         "outputs": inputs.given_names,
-        "images": len(images),
+        "images": min(count, len(inputs.store)),
+        "choice": CHOICE,
         "label_outputs": None if inputs.outputs is None else inputs.outputs.tolist(),
     }
-    result = _begin(out, config, explainer, len(images))
+    result = _begin(out, config, explainer)
+    images = result.arrays["images"]
     done = int(result.state["done"])
     result.state["names"] = list(inputs.output_names)
     with explainer.options.bar("image", len(images), "explaining", done) as bar:
@@ -81,7 +85,6 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
             label_output = -1 if inputs.outputs is None or label < 0 else int(inputs.outputs[label])
             for name, values in explainer.explain(inputs.feed.picture(image), label_output).items():
                 result.arrays[name][row] = values
-            result.arrays["images"][row] = image
             result.state["done"] = row + 1
             if (row + 1) % COMMIT == 0 or row + 1 == len(images):
                 result.save(out)
@@ -89,16 +92,20 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
     return result
 
 
-def _begin(out: Pathlike, config: Mapping[str, Any], explainer: DecisionExplainer, count: int) -> Result:
-    """Return the result in the file, or an empty one."""
+def _begin(out: Pathlike, config: Mapping[str, Any], explainer: DecisionExplainer) -> Result:
+    """Return the result in the file, or an empty one that knows its images."""
+    count = int(config["images"])
     if pathlib.Path(out).exists():
         result = Result.load(out, DECISIONS_KIND, DECISIONS_SCHEMA)
+        if "choice" not in result.config:  # of an earlier version, which knew each image only when it was explained
+            config = {name: value for name, value in config.items() if name != "choice"}
         require_same(out, result.config, config, "remove it or choose another output")
+        if "choice" not in config:
+            result.arrays["images"] = spread(np.asarray(explainer.inputs.store.labels), count)
         return result
     rows, columns = explainer.occluder.grid
     targets = explainer.targets
     shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "images": (np.int64, ()),
         "targets": (np.int64, (targets,)),
         "label_output": (np.int64, ()),
         "probabilities": (np.float64, (targets,)),
@@ -106,6 +113,7 @@ def _begin(out: Pathlike, config: Mapping[str, Any], explainer: DecisionExplaine
         "occlusion/probability": (np.float32, (targets, len(rows), len(columns))),
     }
     arrays: dict[str, Array] = {name: np.zeros((count, *shape), dtype) for name, (dtype, shape) in shapes.items()}
+    arrays["images"] = explainer.doubtful(count)
     arrays["occlusion/square"] = np.asarray(explainer.occluder.square, np.int64)
     arrays["occlusion/places"] = explainer.occluder.boxes
     return Result(DECISIONS_KIND, DECISIONS_SCHEMA, dict(config), explainer.inputs.provenance, arrays, {"done": 0})
@@ -171,6 +179,10 @@ class DecisionExplainer:
             "stride": list(stride),
             "preprocess": preprocess.as_dict(),
         }
+
+    def doubtful(self, count: int) -> Ints:
+        """Return the images whose decisions are explained, see `doubtful_images`."""
+        return doubtful_images(self.inputs, self._network, count, self.options)
 
     def explain(self, picture: Picture, label_output: int) -> dict[str, Any]:
         """Explain what the network predicts for one image.

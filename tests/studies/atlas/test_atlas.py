@@ -187,7 +187,7 @@ def test_every_layer_names_the_rule_that_was_used(made: pathlib.Path) -> None:
     """Of the first it was chosen; the others are as version 0.1.0 wrote them, whose rule was given."""
     about = read(made / "assets" / "site.js")["layers"]
     assert [(layer["rule"], layer["why"]) for layer in about] == [("lrp-gamma", WHY)] + 2 * [("deconvnet", "")]
-    rules = re.findall(r"<dt>Rule</dt><dd([^>]*)>([^<]*)</dd>", (made / "index.html").read_text())
+    rules = re.findall(r"<dt>Rule of the projections</dt><dd([^>]*)>([^<]*)</dd>", (made / "index.html").read_text())
     escaped = WHY.replace("<", "&lt;").replace(">", "&gt;")
     assert rules == [(f' title="{escaped}"', "lrp-gamma"), ("", "deconvnet"), ("", "deconvnet")]
 
@@ -224,7 +224,16 @@ def test_decisions(made: pathlib.Path, results: tuple[list[pathlib.Path], pathli
         np.testing.assert_array_equal(seen, arrays["occlusion/probability"][row].reshape(5, -1))
         best = arrays["targets"][row, 0]  # they are in the order of their probabilities
         right = None if row == 11 else bool(best == arrays["label_output"][row])
-        assert listed[row][3] == [f"<output> {best}", arrays["probabilities"][row, 0], right]
+        second, ratio = arrays["targets"][row, 1], arrays["probabilities"][row, 0] / arrays["probabilities"][row, 1]
+        log_odds = pytest.approx(np.log(ratio))
+        assert listed[row][3] == [
+            f"<output> {best}",
+            arrays["probabilities"][row, 0],
+            right,
+            f"<output> {second}",
+            log_odds,
+        ]
+        assert (told["second"], told["logOdds"]) == (f"<output> {second}", log_odds)
     assert listed[12][3] is None
     sheet = np.asarray(Image.open(made / "decisions" / "0000000.webp"), int)
     assert sheet.shape == (5 * 112, 3 * 112, 3)

@@ -303,7 +303,9 @@ def test_the_rule_that_was_used_and_why(reader: Reader) -> None:
         (LAYERS[2], "deconvnet", "The rule of the projections is deconvnet."),
     ):
         reader.open(page, layer_page(name))
-        assert page.text_content("#rule") == words and f"Rule{rule}" in (page.text_content("#facts") or "")
+        assert page.text_content("#rule") == words and f"Rule of the projections{rule}" in (
+            page.text_content("#facts") or ""
+        )
         channel = int(reader.made.layers[name].arrays["channels"][0])
         reader.open(page, filter_page(name, channel))
         assert page.text_content('[data-part="rule"] dd') == rule
@@ -357,7 +359,7 @@ def test_arrows_on_the_other_pages(reader: Reader) -> None:
     page.wait_for_function("before => document.documentElement.dataset.target === String(+before + 1)", arg=before)
     reader.open(page, "images.html")
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.closest('li').dataset.image") == "0"
+    assert page.evaluate("document.activeElement.closest('li').dataset.image") == str(by_doubt(reader)[0])
 
 
 def test_t_toggles_everywhere_at_once_and_is_remembered(reader: Reader) -> None:
@@ -596,7 +598,48 @@ def test_wrong_decisions_are_found(reader: Reader) -> None:
     ):
         page.select_option("#show", key)
         found = page.eval_on_selector_all("#grid li", "all => all.map(one => +one.dataset.image)")
-        assert found == arrays["images"][wanted].tolist() and found
+        assert found == [image for image in by_doubt(reader) if image in arrays["images"][wanted]] and found
+
+
+def by_doubt(reader: Reader) -> list[int]:
+    """The explained images, the one with the smallest log-odds between the first two classes first."""
+    arrays = reader.made.decisions.arrays
+    highest = -np.sort(-arrays["probabilities"], axis=1)
+    return [int(image) for image in arrays["images"][np.argsort(highest[:, 0] / highest[:, 1], kind="stable")]]
+
+
+def test_how_sure_the_network_is_stands_in_words(reader: Reader) -> None:
+    arrays, page = reader.made.decisions.arrays, reader.page()
+    for row in range(len(arrays["images"])):
+        reader.open(page, f"image.html#{arrays['images'][row]}")
+        first, second = -np.sort(-arrays["probabilities"][row])[:2]
+        said = page.text_content("#sureness") or ""
+        limits = ((3, "hesitates"), (20, "leans"), (1000, "is fairly sure"), (np.inf, "is sure"))
+        words = next(words for limit, words in limits if first / second < limit)
+        assert said.startswith(f"The network {words}") and f"<output> {arrays['targets'][row, 1]}" in said
+        same(numbers(page, "#sureness"), [np.log(first / second)])
+        label = arrays["label_output"][row]
+        assert ("it is wrong" in said) == bool(label >= 0 and label != arrays["targets"][row, 0])
+
+
+def test_the_help_teaches_before_it_warns(reader: Reader) -> None:
+    """Five sentences, one drawing and a filter of this atlas; then what a projection cannot show, and the keys."""
+    page = reader.open(reader.page(400, 800), "index.html")
+    page.click("#open-help")
+    page.wait_for_selector("#example .block")
+    order = page.eval_on_selector_all(
+        "#keys .sentences, #keys svg, #example .block, #keys .note, #key-table", "all => all.map(one => one.tagName)"
+    )
+    assert order == ["OL", "svg", "SPAN", "SPAN", "P", "TABLE"]
+    assert page.eval_on_selector_all("#keys .sentences li", "all => all.length") == 5
+    href = page.get_attribute("#example a", "href")
+    number, row = page.evaluate("atlas.included('site').example")
+    name = [*LAYERS, LARGE][number] if number < len(LAYERS) else LARGE
+    arrays = reader.made.layers[name].arrays
+    assert href == filter_page(name, arrays["channels"][row])
+    assert arrays["top_class_share"][row] == arrays["top_class_share"][arrays["images"][:, 0] >= 0].max()
+    assert page.evaluate("document.querySelector('#keys').scrollWidth <= document.querySelector('#keys').clientWidth")
+    assert page.evaluate("document.querySelector('#keys').scrollTop") == 0
 
 
 def test_a_layer_of_512_filters_is_there_in_a_second(reader: Reader) -> None:

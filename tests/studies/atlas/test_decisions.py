@@ -11,6 +11,7 @@ import torch
 from gallery_case import OUTPUTS, PREPROCESS, SIDE, Case
 
 import deconvviz as dv
+from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.results import Result
 from deconvviz.studies.atlas import decisions as deciding
@@ -128,3 +129,25 @@ def test_assumed_names_are_shown_and_do_not_belong_to_the_identity(case: Case, t
         decided(case, out, 1, output_names=names)
     decided(case, tmp_path / "new.h5", 1, output_names=names, names_assumed=True)
     assert DecisionsFile(tmp_path / "new.h5").output_name(3) == "k"
+
+
+def test_log_odds_and_the_second_class_of_a_verdict(case: Case, six: Result) -> None:
+    file = DecisionsFile(case.folder / "decisions.h5")
+    with torch.no_grad():
+        scores = case.model(case.x[six.arrays["images"]]).double()
+    values, outputs = scores.topk(2)
+    for row in range(6):
+        verdict = file.verdict(row)
+        assert verdict.log_odds == pytest.approx(float(values[row, 0] - values[row, 1]), rel=1e-3, abs=1e-5)
+        assert (verdict.output, verdict.second) == tuple("abcdefg"[int(n)] for n in outputs[row])
+
+
+def test_a_file_of_an_earlier_version_keeps_its_images(case: Case, tmp_path: pathlib.Path) -> None:
+    """Until 0.2.0 the images were spread over the classes, and one was written down when it had been explained."""
+    six = decided(case, tmp_path / "d.h5")
+    old = dict(six.config)
+    assert "log-odds" in old.pop("choice")
+    images = np.zeros(6, np.int64)
+    state = {**six.state, "done": 0}
+    Result(six.kind, six.schema, old, six.sources, {**six.arrays, "images": images}, state).save(tmp_path / "d.h5")
+    assert decided(case, tmp_path / "d.h5").arrays["images"].tolist() == spread(case.store.labels, 6).tolist()

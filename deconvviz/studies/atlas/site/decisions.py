@@ -17,7 +17,7 @@ from deconvviz.web.colours import coloured
 from deconvviz.web.scripts import exact, write_script
 from deconvviz.web.sprites import LIMIT, save_picture, tiled
 
-FORMAT = 1  # of the files below; with another number all of them are made again
+FORMAT = 2  # of the files below; with another number all of them are made again
 TILE = 112  # pixels of a map's side: enlarged here with care, so that the browser has little left to smooth
 SMALLEST = 16  # pixels of a map's side, however many maps a sheet has
 
@@ -62,7 +62,10 @@ def _sheet(maps: NDArray[np.uint8]) -> Pixels:
 def _numbers(decisions: DecisionsFile, row: int, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return what the page of an image needs of its decision, by the names that the page's script reads."""
     targets = [int(target) for target in decisions.targets[row]]
+    verdict = decisions.verdict(row)
     numbers: dict[str, Any] = {
+        "second": verdict.second,
+        "logOdds": verdict.log_odds,
         "methods": decisions.config["methods"],
         "layer": decisions.config["layer"],
         "targets": targets,

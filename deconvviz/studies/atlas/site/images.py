@@ -63,8 +63,8 @@ def write_lists(
 
     Returns:
         What a page needs to find an image: "starts", the first image of each file of the list; "span", how many
-        consecutive indices share a file of details; "used" and "decided", the numbers of images that are shown and
-        explained.
+        consecutive indices share a file of details; "total", "used" and "decided", the numbers of images of the
+        store, of those that are shown, and of those that are explained.
 
     Raises:
         DataError: a file cannot be written.
@@ -94,7 +94,7 @@ def write_lists(
         write_script(folder / files[-1], f"about/{number}", details_by_image)
     remove_others(folder, files)
     starts = [int(image) for image in used[::LISTED]]
-    return {"starts": starts, "span": span, "used": len(used), "decided": len(verdicts)}
+    return {"starts": starts, "span": span, "total": len(images.names), "used": len(used), "decided": len(verdicts)}
 
 
 def _units_by_image(galleries: Sequence[GalleryFile]) -> dict[int, list[list[Any]]]:

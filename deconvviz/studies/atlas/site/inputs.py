@@ -125,11 +125,16 @@ class Verdict(NamedTuple):
         output: name of the most probable output.
         probability: of that output, in 0..1.
         correct: whether it is the output of the image's label; None where that is unknown.
+        second: name of the second most probable output.
+        log_odds: natural logarithm of how many times as probable the first output is as the second; infinite where
+            the second one's probability is 0.
     """
 
     output: str
     probability: float
     correct: bool | None
+    second: str
+    log_odds: float
 
 
 class DecisionsFile:
@@ -178,10 +183,16 @@ class DecisionsFile:
 
     def verdict(self, row: int) -> Verdict:
         """Return what the network predicts for one image."""
-        best = int(np.argmax(self.probabilities[row]))
+        best, next_best = np.argsort(-self.probabilities[row], kind="stable")[:2]
+        first, second = self.probabilities[row, [best, next_best]]
         output, label = int(self.targets[row, best]), int(self.label_output[row])
-        correct = None if label < 0 else output == label
-        return Verdict(self.output_name(output), float(self.probabilities[row, best]), correct)
+        return Verdict(
+            output=self.output_name(output),
+            probability=float(first),
+            correct=None if label < 0 else output == label,
+            second=self.output_name(int(self.targets[row, next_best])),
+            log_odds=float(np.log(first / second)) if second > 0 else float("inf"),
+        )
 
 
 def file_digest(path: Pathlike) -> str:

@@ -24,6 +24,7 @@ from deconvviz.studies.atlas.site.layers import strip_rows, write_layer
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
 from deconvviz.web.colours import ANCHORS
+from deconvviz.web.lesson import lesson_values
 from deconvviz.web.page import write_page
 from deconvviz.web.scripts import write_script
 
@@ -111,7 +112,14 @@ def build_site(
         write_decisions(folder / "decisions", decisions_file)
     write_pictures(folder / "pictures", used, images, progress)
     listed = write_lists(folder / "images", used, images, gallery_files, decisions_file)
-    values = {"title": title, "command": command, "note": note, "version": __version__, "images": listed}
+    values: dict[str, Any] = {
+        "title": title,
+        "command": command,
+        "note": note,
+        "version": __version__,
+        "images": listed,
+    }
+    values["doubtful"] = decisions_file is not None and "choice" in decisions_file.config
     _write_shared(folder / "assets", values, gallery_files, decisions_file, images.classes)
     _write_pages(folder, values, gallery_files)
     filters = sum(map(len, gallery_files))
@@ -157,6 +165,7 @@ def _write_shared(
         "size": galleries[0].config["image_size"],
         "decisions": about_decisions,
         "colours": ANCHORS.tolist(),
+        "example": example_filter(galleries),
     }
     write_script(folder / "site.js", "site", shared)
     write_script(folder / "classes.js", "classes", list(classes))
@@ -167,7 +176,7 @@ def _write_pages(folder: pathlib.Path, values: Mapping[str, Any], galleries: Seq
     strips = [[int(c) for c in gallery.arrays["channels"][strip_rows(gallery)]] for gallery in galleries]
     about_layers = [_about(gallery) for gallery in galleries]
     config = galleries[0].config
-    filled = {**values, "layers": list(zip(about_layers, strips, strict=True)), "config": config}
+    filled = {**values, **lesson_values(), "layers": list(zip(about_layers, strips, strict=True)), "config": config}
     for page in reversed(PAGES):
         write_page(folder / page, f"atlas_{page}", {**filled, "size": config["image_size"], "page": page}, PACKAGE)
 
@@ -190,6 +199,21 @@ def _about(gallery: GalleryFile) -> dict[str, Any]:
         "duplicates": int((arrays["duplicate_of"] >= 0).sum()),
         "classes": filters_by_class.most_common(),
     }
+
+
+def example_filter(galleries: Sequence[GalleryFile]) -> tuple[int, int]:
+    """Choose the filter that the help reads as an example: (number of its layer, its row in the gallery).
+
+    The layer is the deepest one whose units see less than the whole image, because what they see can be pointed at. The
+    filter is that whose images are most of one class.
+    """
+    sees_part = [
+        any(seen < side for seen, side in zip(g.config["receptive_field"], g.config["image_size"], strict=True))
+        for g in galleries
+    ]
+    number = max((n for n, part in enumerate(sees_part) if part), default=len(galleries) - 1)
+    arrays = galleries[number].arrays
+    return number, int(np.where(arrays["images"][:, 0] >= 0, arrays["top_class_share"], -1).argmax())
 
 
 def _size(folder: pathlib.Path) -> int:

@@ -140,6 +140,33 @@ const atlas = (() => {
     return numberNode(share, `${Number(digits)} %`);
   }
 
+  /** How sure a decision is: [the smallest log-odds, what the network does]. The odds are 1, 3, 20 and 1000 to 1. */
+  const SURENESS = [[0, "hesitates"], [Math.log(3), "leans towards one class"], [Math.log(20), "is fairly sure"],
+    [Math.log(1000), "is sure"]];
+
+  /** Says in words what the log-odds between the first two classes mean: how sure the network is. */
+  const surenessOf = (logOdds) => SURENESS.findLast(([smallest]) => logOdds >= smallest)?.[1] ?? SURENESS[0][1];
+
+  /** How many times as probable the first class is as the second: "1.3 times", "about 20,000 times", "10^9 times". */
+  function oddsText(logOdds) {
+    const odds = Math.exp(logOdds);
+    if (!Number.isFinite(logOdds)) return "beyond measure more";
+    if (odds < 10) return `${Number(odds.toPrecision(2))} times as`;
+    if (odds < 1e6) return `about ${Number(odds.toPrecision(2)).toLocaleString("en")} times as`;
+    return `about 10^${Math.round(logOdds / Math.LN10)} times as`;
+  }
+
+  /** What a unit can see, of an image: it may be the whole image, and more than that. */
+  function seenText([height, width]) {
+    const size = included("site").size;
+    const sides = `${height} × ${width} px`;
+    if (height < size[0] || width < size[1]) return `${sides} of ${size.join(" × ")}`;
+    return `the whole image (its reach of ${sides} is no smaller than the image of ${size.join(" × ")})`;
+  }
+
+  /** The name for the numbers of a layer's shape. */
+  const shapeName = (shape) => (shape.length === 3 ? "Filters × rows × columns" : "Shape of the layer");
+
   /** A number of things: "1 filter", "3 filters". */
   const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
@@ -157,6 +184,6 @@ const atlas = (() => {
   return {
     put, included, padded, layerData, filterData, imageList, allImages, imageDetails, decisionData, pictureFile,
     mapsFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, classOf, classNode,
-    rounded, numberNode, percentNode, counted, fact, byId, showError,
+    rounded, numberNode, percentNode, surenessOf, oddsText, seenText, shapeName, counted, fact, byId, showError,
   };
 })();

@@ -19,22 +19,21 @@
     atlas.showSteps(target(data.channels[row - 1]), target(data.channels[row + 1]));
     const original = data.duplicate[row];
     byId("tags").replaceChildren(
-      data.dead[row] ? element("span", { class: "tag" }, "dead: no image activates it") : "",
+      data.dead[row] ? element("span", { class: "tag" }, "dead: positive in no image") : "",
       original >= 0 ? duplicateTag(layer, data, original) : "");
     showFacts(layer, data, row);
   }
 
   function showFacts(layer, data, row) {
     const label = data.topClass[row];
-    const size = data.config.image_size.join(" × ");
     byId("facts").replaceChildren(
       fact("Largest activation", "maximum", numberNode(data.maximum[row])),
-      fact("Mean activation", "mean", numberNode(data.mean[row])),
-      fact("Fires in", "fired", numberNode(data.fired[row]), ` of ${layer.count} images`),
-      fact("Firing rate", "rate", atlas.percentNode(data.rate[row])),
-      fact("Most frequent class", "class", atlas.classNode(label), " ",
+      fact("Mean over all images and places", "mean", numberNode(data.mean[row])),
+      fact("Positive somewhere in", "fired", numberNode(data.fired[row]), ` of ${layer.count.toLocaleString("en")} images`),
+      fact("That is", "rate", atlas.percentNode(data.rate[row]), " of the images"),
+      fact("Most frequent class of its strongest images", "class", atlas.classNode(label), " ",
         label >= 0 ? atlas.percentNode(data.share[row]) : ""),
-      fact("Receptive field", "sees", `${layer.receptive_field.join(" × ")} of ${size} px`),
+      fact("A unit can see", "sees", atlas.seenText(layer.receptive_field)),
       fact("Rule of the projections", "rule", layer.rule));
     byId("facts").lastElementChild.title = layer.why;
   }
@@ -54,12 +53,14 @@
 
   function showBlocks(shown) {
     const { layer, data, row, channel } = shown;
+    byId("reading").replaceChildren();
     if (!rankedImages(shown).length)
-      return byId("blocks").replaceChildren(element("p", { class: "quiet" }, "No image activates this filter."));
+      return byId("blocks").replaceChildren(element("p", { class: "quiet" }, "This filter is positive in no image, so there is nothing to show."));
     const figure = (kind, caption) => {
       const block = atlas.blockNode(layer, data, row, kind, `${caption} of filter ${channel}, strongest first`);
       return element("figure", { class: kind }, block, element("figcaption", {}, caption));
     };
+    byId("reading").replaceChildren(...atlas.readingNodes(layer, data, row));
     byId("blocks").replaceChildren(figure("projections", "Projections"), figure("patches", "Image patches"));
   }
 
@@ -97,8 +98,8 @@
   }
 
   const TABLE_HEADS = [
-    "Rank", "Activation", "Position on the map (y, x)", "Receptive field (top, left, bottom, right)",
-    "Part that is shown", "Image", "Class", "File",
+    "Rank", "Activation", "Place on the filter's map (row, column)",
+    "What the unit sees (top, left, bottom, right, in px)", "Part that is shown (in px)", "Image", "Class", "File",
   ];
 
   function showTable(shown) {

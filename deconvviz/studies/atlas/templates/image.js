@@ -35,8 +35,19 @@
   function showTargets({ decision }) {
     byId("decision").hidden = !decision;
     if (!decision) return;
+    showSureness(decision);
     const items = decision.targets.map((_, n) => element("li", {}, targetButton(decision, n)));
     byId("targets").replaceChildren(...items);
+  }
+
+  /** Says how sure the network is: a probability near 100 % hides it, log-odds do not. */
+  function showSureness(decision) {
+    const first = decision.names[mostProbable(decision)];
+    const isWrong = decision.label >= 0 && decision.targets[mostProbable(decision)] !== decision.label;
+    byId("sureness").replaceChildren(
+      `The network ${atlas.surenessOf(decision.logOdds)}${isWrong ? ", and it is wrong" : ""}: the class `,
+      nameNode(first), ` is ${atlas.oddsText(decision.logOdds)} probable as the second class, `,
+      nameNode(decision.second), " (log-odds ", atlas.numberNode(decision.logOdds), ").");
   }
 
   /** Shows the maps of one of the outputs that are explained. */

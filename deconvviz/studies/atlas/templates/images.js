@@ -4,10 +4,12 @@
 (() => {
   const { element, byId, included, nameNode } = atlas;
   const TOGETHER = 120; // images that are added at once
-  /* key -> what the list calls it, and whether an image with this verdict, [class, probability, correct], is shown */
+  /* key -> what the list calls it, and whether an image with this verdict, [class, probability, correct, second class,
+     log-odds], is shown */
   const SHOWS = {
     all: ["all images", () => true],
     decided: ["explained", (verdict) => verdict !== null],
+    hesitant: ["the network hesitates", (verdict) => verdict !== null && verdict[4] < Math.log(3)],
     right: ["classified correctly", (verdict) => verdict?.[2] === true],
     wrong: ["classified incorrectly", (verdict) => verdict?.[2] === false],
   };
@@ -17,17 +19,19 @@
   let images = [];
   let remaining = [];
 
-  function verdictNode([className, probability, correct]) {
+  function verdictNodes([className, probability, correct, second, logOdds]) {
     const [sign, meaning] = SIGNS.get(correct);
-    return element("span", { class: correct === false ? "words wrong" : "words quiet" },
+    const first = element("span", { class: correct === false ? "words wrong" : "words quiet" },
       element("span", { class: "sign", title: meaning }, sign), nameNode(className), atlas.percentNode(probability));
+    return [first, element("span", { class: "words quiet" }, nameNode(`or ${second}`),
+      element("span", { class: "whole" }, "log-odds ", atlas.numberNode(logOdds, Number(logOdds.toPrecision(2)).toString())))];
   }
 
   function newCard([image, name, label, verdict]) {
     const title = label >= 0 ? atlas.classNode(label) : nameNode(name);
     return element("li", { class: "card", "data-image": image },
       element("a", { href: atlas.imageAddress(image), "aria-label": name }, atlas.pictureNode(image, ""),
-        element("span", { class: "words" }, title), verdict && verdictNode(verdict)));
+        element("span", { class: "words" }, title), ...(verdict ? verdictNodes(verdict) : [])));
   }
 
   /** Adds the next images; called when the end of the list comes near the window. */
@@ -44,6 +48,9 @@
     endNearWindow.unobserve(byId("more"));
     endNearWindow.observe(byId("more"));
   }
+
+  /** Of two images the one whose decision is explained comes first, and of these the one that is more doubtful. */
+  const byDoubt = ([, , , a], [, , , b]) => (a?.[4] ?? Infinity) - (b?.[4] ?? Infinity) || (a ? 0 : 1) - (b ? 0 : 1) || 0;
 
   function arrange() {
     const [, isShown] = SHOWS[byId("show").value];
@@ -68,7 +75,7 @@
   }
 
   async function open() {
-    images = await atlas.allImages();
+    images = (await atlas.allImages()).sort(byDoubt);
     atlas.showCrumbs(element("span", {}, "Images"));
     showControls();
     arrange();

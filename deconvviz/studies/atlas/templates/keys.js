@@ -30,11 +30,12 @@
       element("tr", {}, element("td", {}, element("kbd", {}, label)), element("td", {}, action)));
     byId("key-table").querySelector("tbody").replaceChildren(...rows);
     byId("keys").showModal();
+    atlas.showExample().catch(atlas.showError);
   }
 
-  atlas.onKey("?", "?", "Show the keyboard shortcuts", showHelp);
+  atlas.onKey("?", "?", "Show how to read these pages, and the keyboard shortcuts", showHelp);
   atlas.onKey("t", "t", "Show projections, patches or both", () => atlas.nextMode());
-  byId("open-keys").addEventListener("click", showHelp);
+  for (const id of ["open-keys", "open-help"]) byId(id)?.addEventListener("click", showHelp);
   for (const dialog of document.querySelectorAll("dialog"))
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close(); // a click on the backdrop

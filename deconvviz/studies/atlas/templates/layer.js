@@ -8,17 +8,17 @@
     channel: ["channel", (row) => data.channels[row]],
     maximum: ["largest activation", (row) => -data.maximum[row]],
     mean: ["mean activation", (row) => -data.mean[row]],
-    rate: ["firing rate", (row) => -data.rate[row]],
+    rate: ["share of images where it is positive", (row) => -data.rate[row]],
     class: ["most frequent class", (row) => atlas.classOf(data.topClass[row]) ?? "\uffff"],
-    share: ["share of that class", (row) => -data.share[row]],
-    nearest: ["similarity to another", (row) => -data.nearest[row]],
+    share: ["share of that class among its strongest images", (row) => -data.share[row]],
+    nearest: ["similarity to another filter", (row) => -data.nearest[row]],
   };
   /* key -> what the list calls it, and whether a filter is shown */
   const SHOWS = {
     all: ["all filters", () => true],
-    live: ["live filters", (row) => !data.dead[row]],
+    live: ["filters that are positive somewhere", (row) => !data.dead[row]],
     dead: ["dead filters", (row) => data.dead[row]],
-    duplicates: ["duplicates", (row) => data.duplicate[row] >= 0],
+    duplicates: ["filters that repeat another", (row) => data.duplicate[row] >= 0],
   };
   let layer, data, cards, rowsOfEvolution;
 
@@ -50,7 +50,7 @@
     const parts = [`Filter ${data.channels[row]}`, `largest activation ${atlas.rounded(data.maximum[row])}`];
     const className = atlas.classOf(data.topClass[row]);
     if (className) parts.push(className);
-    if (data.dead[row]) parts.push("dead");
+    if (data.dead[row]) parts.push("dead: positive in no image");
     else if (data.duplicate[row] >= 0) parts.push(`duplicate of ${data.duplicate[row]}`);
     return parts.join(", ");
   }
@@ -171,13 +171,13 @@
     atlas.showSteps(target(layers[place - 1]), target(layers[place + 1]));
     byId("facts").replaceChildren(
       fact("Kind", layer.kind),
-      fact("Shape", layer.shape.join(" × ")),
-      fact("Receptive field", `${layer.receptive_field.join(" × ")} px`),
-      fact("Stride", Math.max(...layer.stride) ? `${[...new Set(layer.stride)].join(" × ")} px` : "–"),
+      fact(atlas.shapeName(layer.shape), layer.shape.join(" × ")),
+      fact("A unit can see", atlas.seenText(layer.receptive_field)),
+      fact("Distance between units (stride)", Math.max(...layer.stride) ? `${[...new Set(layer.stride)].join(" × ")} px` : "–"),
       fact("Parameters", layer.parameters.toLocaleString("en")),
-      fact("Rule", layer.rule),
-      fact("Dead filters", `${layer.dead} of ${layer.filters}`),
-      fact("Duplicates", String(layer.duplicates)));
+      fact("Rule of the projections", layer.rule),
+      fact("Dead filters (positive in no image)", `${layer.dead} of ${layer.filters}`),
+      fact("Filters that repeat another", String(layer.duplicates)));
     byId("rule").textContent = `The rule of the projections is ${layer.why || `${layer.rule}.`}`;
   }
 

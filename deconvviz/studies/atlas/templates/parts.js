@@ -40,6 +40,38 @@
     return atlas.showBlock(node, layer, sheets[kind], row, part);
   };
 
+  /** How the projections and patches of a filter are read, as texts and nodes. */
+  atlas.readingNodes = (layer, data, row) => {
+    const label = data.topClass[row];
+    const images = atlas.counted(data.k, "image patch").replace(/patchs$/, "patches");
+    const reading = [
+      `This is filter ${data.channels[row]} of `, nameNode(layer.name), `. Left: what reached it (projections, grey is `
+      + `zero). Right: the ${images} that activate it most, in the same order, the strongest first. What stands out from `
+      + "the grey in most of them is what the filter reacts to.",
+    ];
+    if (label < 0 || data.share[row] * data.k < 1.5) return reading; // one image alone says nothing
+    const share = [" ", atlas.percentNode(data.share[row]), " of these images are of the class ", atlas.classNode(label)];
+    const meaning = data.share[row] > 0.6
+      ? [", so this filter reacts to something that is typical of ", atlas.classNode(label), "."]
+      : [", the others are not, so this filter reacts to something that several classes have."];
+    return [...reading, ...share, ...meaning];
+  };
+
+  /** Shows in the help how one filter of this atlas is read. */
+  atlas.showExample = async () => {
+    const [layerNumber, row] = included("site").example;
+    const layer = included("site").layers[layerNumber];
+    const data = await atlas.layerData(layer);
+    const channel = data.channels[row];
+    const blocks = ["projections", "patches"].map((kind) =>
+      atlas.blockNode(layer, data, row, kind, `${kind} of filter ${channel}`));
+    const link = element("a", { href: atlas.filterAddress(layer.name, channel), onclick: () => byId("keys").close() },
+      "Go to its page");
+    byId("example").replaceChildren(
+      element("p", {}, ...atlas.readingNodes(layer, data, row), " ", link),
+      element("div", { class: "pair" }, ...blocks));
+  };
+
   /** The path to this page: the index, then the parts, which are links or texts. */
   atlas.showCrumbs = (...parts) => {
     const crumbs = byId("crumbs");
