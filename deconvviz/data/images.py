@@ -32,7 +32,7 @@ import os
 import pathlib
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -130,6 +130,14 @@ class ImageStore:
             raise DataError(f"cannot read image {index} ({self.names[index]}) of {self.path}: {error}") from error
         return picture, int(self.labels[index])
 
+    @property
+    def several(self) -> Callable[[Ints], Pixels] | None:
+        """Reads several images in one call: from indices int64 [n] to uint8 [n, S, S, 3].
+
+        None where the file holds image files. The function raises IndexError and DataError as `store[i]` does.
+        """
+        return self._several if self._offsets is None else None
+
     def __iter__(self) -> Iterator[tuple[Pixels, int]]:
         return (self[index] for index in range(len(self)))
 
@@ -198,6 +206,19 @@ class ImageStore:
             picture = np.asarray(self._data()[index])
         self._check(index, picture.data)
         return picture
+
+    def _several(self, indices: Ints) -> Pixels:
+        rows = np.array([self._checked(index) for index in indices.tolist()], np.int64)
+        with _reading(self.path):
+            images = self._data()
+            first, last = (int(rows[0]), int(rows[-1])) if len(rows) else (0, -1)
+            if np.array_equal(rows, np.arange(first, last + 1)):  # one call of HDF5 instead of many
+                pictures = images[first : last + 1]
+            else:
+                pictures = np.stack([images[row] for row in rows])
+        for index, picture in zip(rows.tolist(), pictures, strict=True):
+            self._check(index, picture.data)
+        return np.asarray(pictures)
 
     def _check(self, index: int, data: bytes | memoryview) -> None:
         """Raise DataError where an image's bytes are not those that were packed."""

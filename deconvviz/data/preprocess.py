@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -204,10 +205,11 @@ class Preprocess:
             pictures = torch.from_numpy(np.require(pictures, requirements=["C", "W"]))
         pictures = pictures.to(device).contiguous()
         if len(self.mean) == 1:
-            luma = pictures.new_tensor(_LUMA, dtype=torch.int32)
+            luma = _constant(_LUMA, torch.int32, pictures.device)
             pictures = (((pictures * luma).sum(3, keepdim=True) + 0x8000) >> 16).to(torch.uint8)
         values = pictures.to(widened(dtype)).div_(255)  # normalising in half precision would round three times
-        return values.sub_(values.new_tensor(self.mean)).div_(values.new_tensor(self.std)).to(dtype).permute(0, 3, 1, 2)
+        mean, std = (_constant(row, values.dtype, values.device) for row in (self.mean, self.std))
+        return values.sub_(mean).div_(std).to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
         """Return a grey level as an input of the network, float32 [C].
@@ -264,6 +266,13 @@ class Preprocess:
     def _crop(self) -> tuple[int, int] | None:
         """(height, width) of what is kept, None for all."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a row of numbers on a device, sent there once: sending it anew would wait for the device each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _centre(image: Pixels, height: int, width: int, fill: Sequence[int]) -> Pixels:
