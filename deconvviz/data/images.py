@@ -132,10 +132,7 @@ class ImageStore:
 
     @property
     def several(self) -> Callable[[Ints], Pixels] | None:
-        """Reads several images in one call: from indices int64 [n] to uint8 [n, S, S, 3].
-
-        None where the file holds image files. The function raises IndexError and DataError as `store[i]` does.
-        """
+        """Reads n > 0 images in one call, indices int64 [n] -> uint8 [n, S, S, 3]; None where it holds image files."""
         return self._several if self._offsets is None else None
 
     def __iter__(self) -> Iterator[tuple[Pixels, int]]:
@@ -208,15 +205,12 @@ class ImageStore:
         return picture
 
     def _several(self, indices: Ints) -> Pixels:
-        rows = np.array([self._checked(index) for index in indices.tolist()], np.int64)
+        rows = [self._checked(index) for index in indices.tolist()]
         with _reading(self.path):
             images = self._data()
-            first, last = (int(rows[0]), int(rows[-1])) if len(rows) else (0, -1)
-            if np.array_equal(rows, np.arange(first, last + 1)):  # one call of HDF5 instead of many
-                pictures = images[first : last + 1]
-            else:
-                pictures = np.stack([images[row] for row in rows])
-        for index, picture in zip(rows.tolist(), pictures, strict=True):
+            in_a_row = rows == [*range(rows[0], rows[0] + len(rows))]  # then one call of HDF5 reads them all
+            pictures = images[rows[0] : rows[-1] + 1] if in_a_row else np.stack([images[row] for row in rows])
+        for index, picture in zip(rows, pictures, strict=True):
             self._check(index, picture.data)
         return np.asarray(pictures)
 
