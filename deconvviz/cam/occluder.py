@@ -6,6 +6,7 @@ Every window is one whole forward pass in a batch of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,11 +68,19 @@ class Occluder(WindowGrid):
 
     def scores(self, v: View, fill: Tensor | float, read: Read | None = None) -> Tensor:
         """Return what is read off the output under each window, [N, W, ...]; the target's probability by default."""
-        return v.masked(len(self), lambda _, windows: 1 - self.covers(windows, v.x), read, fill)
+        return v.masked(len(self), lambda _, windows: 1 - self.covers(windows, v.base), read, fill)
 
     def _lines(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = (torch.from_numpy(line).to(like) for line in self.lines)
-        return rows, columns
+        """Return `lines` as tensors; they are sent to a device once, because sending waits for it."""
+        key = like.device, like.dtype
+        if key not in self._sent:
+            rows, columns = (torch.from_numpy(line).to(*key) for line in self.lines)
+            self._sent[key] = rows, columns
+        return self._sent[key]
+
+    @cached_property
+    def _sent(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]]:
+        return {}
 
 
 def filling(v: View, fill: Tensor | float | str) -> Tensor | float:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
+from deconvviz.data.parallel import cores
 from deconvviz.run.options import RunOptions
 
 Command = Callable[..., None]
@@ -114,7 +115,13 @@ def run_options(
         ),
         "workers": (
             workers,
-            click.option("--workers", default=2, type=click.IntRange(1), help=workers),
+            click.option(
+                "--workers",
+                default=cores,
+                show_default="the processors",
+                type=click.IntRange(1),
+                help=workers,
+            ),
         ),
         "seed": (seed, click.option("--seed", default=0, type=click.IntRange(0), help=seed)),
     }

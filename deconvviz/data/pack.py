@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from deconvviz.data.decode import as_image, decode, encode, pixels
 from deconvviz.data.images import StoreWriter
-from deconvviz.data.parallel import in_order
+from deconvviz.data.parallel import cores, in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
@@ -58,7 +58,7 @@ class PackOptions:
     raw: bool = False
     size: int = 256
     limit: int | None = None
-    workers: int = 2
+    workers: int = field(default_factory=cores)
     progress: bool = True
     command: str | None = None
     overwrite: bool = False
