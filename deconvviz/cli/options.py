@@ -118,7 +118,7 @@ def run_options(
             click.option(
                 "--workers",
                 default=cores,
-                show_default="the processors",
+                show_default="one for each processor",
                 type=click.IntRange(1),
                 help=workers,
             ),

@@ -58,7 +58,7 @@ class PackOptions:
     raw: bool = False
     size: int = 256
     limit: int | None = None
-    workers: int = field(default_factory=cores)
+    workers: int = dataclasses.field(default_factory=cores)
     progress: bool = True
     command: str | None = None
     overwrite: bool = False

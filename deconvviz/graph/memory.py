@@ -123,12 +123,13 @@ def bytes_of_one(network: Network, layers: Sequence[str] | None = None) -> int:
     plan = make_plan(network.graph, frozenset({network.image, network.batch_size}), targets)
     in_place = plan.overwriting if network.precision != "as captured" else frozenset()
     held = {network.image: math.prod(network.input_shape)}
-    most = sum(held.values())
+    copied = 0 if network.precision == "as captured" else held[network.image]  # in the network's own order in memory
+    most = copied + sum(held.values())
     for node in plan.steps:
         if node.op == "call_function" and node.meta["data"]:
             shared = node in in_place or op_of(node).identity or op_of(node).reshapes
             held[node] = 0 if shared else math.prod(shape_of(node)[1:])
-            most = max(most, sum(held.values()))
+            most = max(most, copied + sum(held.values()))
         for spent in plan.release.get(node, ()):
             elements = held.pop(spent, 0) if spent is not network.image else 0
             if node in held and not held[node]:  # the value lives on under the name of the one that shares it
