@@ -231,7 +231,7 @@ class Feed:
 
         def block(some: Ints) -> list[Pixels | DataError]:
             try:
-                return [self.preprocess.picture(image) for image in several(self.indices[some])]
+                return [*self.preprocess.pictures(several(self.indices[some]))]
             except DataError:  # one of them is damaged: which one shows where each is read alone
                 return [read(int(place)) for place in some]
 

@@ -129,6 +129,22 @@ class Preprocess:
         fill = [round(255 * value) for value in self.mean] if self.fit == "contain" else [0]
         return image if self._crop is None else np.ascontiguousarray(_centre(image, *self._crop, fill))
 
+    def pictures(self, images: Pixels) -> list[Pixels]:
+        """Resize and crop images of one size, uint8 [n, H, W, 3]; see `picture`.
+
+        Where they are only cropped, the pictures are parts of `images` and not copies.
+
+        >>> [picture.shape for picture in Preprocess(resize=None, crop=4).pictures(np.zeros((2, 6, 8, 3), np.uint8))]
+        [(4, 4, 3), (4, 4, 3)]
+        """
+        height, width = images.shape[1:3]
+        if self.resized(height, width) != (height, width) or images.dtype != np.uint8 or self._crop is None:
+            return [self.picture(image) for image in images]
+        if height < self._crop[0] or width < self._crop[1]:
+            return [self.picture(image) for image in images]
+        rows, columns = _middle(height, self._crop[0]), _middle(width, self._crop[1])
+        return list(images[:, rows, columns])
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width in pixels that an image has after it was resized and before it is cropped.
 
@@ -283,5 +299,10 @@ def _centre(image: Pixels, height: int, width: int, fill: Sequence[int]) -> Pixe
         framed[:] = np.array(fill, np.uint8)
         framed[down // 2 : down // 2 + image.shape[0], across // 2 : across // 2 + image.shape[1]] = image
         image = framed
-    top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
-    return image[top : top + height, left : left + width]
+    return image[_middle(image.shape[0], height), _middle(image.shape[1], width)]
+
+
+def _middle(room: int, length: int) -> slice:
+    """Return the middle `length` of `room` pixels."""
+    start = round((room - length) / 2)
+    return slice(start, start + length)

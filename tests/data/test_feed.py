@@ -283,3 +283,13 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
 
     few, many = peak(60), peak(600)
     assert few > 8 * 64 * 64 * 3 and many < 1.2 * few  # all 600 would be 7.4 MB, ten times as many
+
+
+SIZED = [PRE, Preprocess(None, (3, 2)), Preprocess(4, 3), Preprocess(8, 5), Preprocess(None, 6)]
+
+
+@pytest.mark.parametrize("preprocess", SIZED)
+def test_pictures_of_one_size_are_those_of_each(preprocess: Preprocess) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    for picture, image in zip(preprocess.pictures(images), images, strict=True):
+        np.testing.assert_array_equal(picture, preprocess.picture(image))
