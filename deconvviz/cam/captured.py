@@ -35,6 +35,10 @@ class Captured:
         """Return the layer's value, and the output as a function of it."""
         return self.network.split(layer, x)
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return images in the dtype and the order in memory in which the network computes."""
+        return self.network.checked(x)
+
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
         """Return the layers' values and the output, from one pass."""
         return self.network.observed(x, layers)

@@ -8,7 +8,7 @@ batches over (image, mask) with masks that are made when they are needed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -22,8 +22,11 @@ from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.cam.tokens import Layout
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError
+from deconvviz.graph.memory import AtOnce, fitting
 from deconvviz.graph.scores import Readout
 
+ON_A_CPU, ON_A_GPU = 32, 256  # changed values or masked images at once, where no number is given
+LESS = "take smaller images, or use another --device"
 IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 at once
 
 Tail = Callable[[Tensor, Tensor | None], Any]
@@ -47,6 +50,9 @@ class Backend(Protocol):
 
         The function takes values [M, ...] and int64 [M], the image each belongs to (None: the images in order).
         """
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return images in the dtype and the order in memory in which the network computes."""
 
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
         """Return the values of layers for images x, and the output, from one pass."""
@@ -101,9 +107,9 @@ class View:
             watched: without a layer, those whose maps are kept.
         """
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
-        self.batch_size, self.seed = options.batch_size, options.seed
+        self.seed = options.seed
+        self.batch_size = options.batch_size or (ON_A_CPU if x.device.type == "cpu" else ON_A_GPU)
         self.passes: Counter[str] = Counter()
-        self.at_once = whole_images(options.batch_size, x.device)
         self.extras: dict[str, Tensor] = {}
         self.lower = options.lower
         self._lower_tail: tuple[Tail, torch.dtype] | None = None
@@ -122,6 +128,22 @@ class View:
                 self.layout = backend.layout(layer, self.value, self.size, options.tokens)
         self.passes["forward"] += len(x)
         self.scorer: Scorer = scorer_of(target, self.output, len(x), backend.readout(self.output))
+
+    @cached_property
+    def whole_at_once(self) -> AtOnce:
+        """How many masked images run at once: fewer than `batch_size` on a CPU, or where more would not fit."""
+        size, network = whole_images(self.batch_size, self.x.device), getattr(self.forward, "network", None)
+        return AtOnce(size if network is None else fitting(network, size), "masked images", LESS)
+
+    @cached_property
+    def values_at_once(self) -> AtOnce:
+        """How many changed values of the layer run at once."""
+        return AtOnce(self.batch_size, "changed values", LESS)
+
+    @cached_property
+    def base(self) -> Tensor:
+        """The images as the network for masked images takes them, [N, C, H, W]."""
+        return self.forward.prepared(self.x)
 
     @cached_property
     def everyone(self) -> Tensor:
@@ -162,13 +184,20 @@ class View:
 
         Nothing before the layer is differentiated, and nothing accumulates on parameters.
         """
-        with torch.enable_grad():
-            value = self.value.detach().clone().requires_grad_()
-            output = self.tail(value, None)
-            (gradient,) = torch.autograd.grad(self.scorer.logit(output, self.everyone).sum(), value)
+
+        def gradient(start: int, stop: int) -> Tensor:
+            images = self.everyone[start:stop]
+            with torch.enable_grad():
+                value = self.value[start:stop].detach().clone().requires_grad_()
+                output = self.tail(value, None if len(images) == len(self.x) else images)
+                (signal,) = torch.autograd.grad(self.scorer.logit(output, images).sum(), value)
+            return signal
+
+        parts = [*AtOnce(len(self.x), "images", LESS).parts(len(self.x), gradient)]
+        signal = parts[0] if len(parts) == 1 else torch.cat(parts)
         self.passes["tail"] += len(self.x)
         self.passes["tail backward"] += len(self.x)
-        return self.layout.maps(gradient)
+        return self.layout.maps(signal)
 
     def after(self, count: int, make: Make, read: Read | None = None) -> Tensor:
         """Score changed values of the layer.
@@ -187,10 +216,11 @@ class View:
 
         def scored(images: Tensor, variants: Tensor) -> Tensor:
             value = self.layout.value(make(images, variants), self.value[images]).to(dtype)
+            scores = read(tail(value, images), images)
             self.passes["tail"] += len(images)
-            return read(tail(value, images), images)
+            return scores
 
-        return self._over_pairs(count, scored, None, self.batch_size)
+        return self._over_pairs(count, scored, None, self.values_at_once)
 
     def masked(
         self,
@@ -213,19 +243,25 @@ class View:
         Returns:
             [N, count], or [N, count, ...] where `read` returns more than one number.
         """
-        read = read or self.scorer.probability
+        read, base = read or self.scorer.probability, self.base
+        filled = self.forward.prepared(fill) if isinstance(fill, Tensor) else fill
+        rows_last = base.is_contiguous(memory_format=torch.channels_last) and base.shape[1] > 1
+        layout = torch.channels_last if rows_last else torch.contiguous_format
 
         def scored(images: Tensor, variants: Tensor) -> Tensor:
-            masks = make(images, variants)[:, None].to(self.x.dtype)
-            changed = self.x[images] * masks
-            if isinstance(fill, Tensor):
-                changed = changed + fill[images] * (1 - masks)
-            elif fill:
-                changed = changed + fill * (1 - masks)
+            masks = make(images, variants)[:, None].to(base.dtype)
+            # Written in the order in memory that the network takes: no pass over the images rearranges them.
+            changed = base.new_empty(len(images), *base.shape[1:]).contiguous(memory_format=layout)
+            torch.mul(base if len(base) == 1 else base[images], masks, out=changed)
+            if isinstance(filled, Tensor):
+                changed += (filled if len(filled) == 1 else filled[images]) * (1 - masks)
+            elif filled:
+                changed += filled * (1 - masks)
+            scores = read(self.forward(changed), images)
             self.passes["forward"] += len(images)
-            return read(self.forward(changed), images)
+            return scores
 
-        return self._over_pairs(count, scored, keep, self.at_once)
+        return self._over_pairs(count, scored, keep, self.whole_at_once)
 
     def scored(self, x: Tensor, images: Tensor) -> Tensor:
         """Return the probability of the target on other images.
@@ -237,11 +273,14 @@ class View:
         Returns:
             [m].
         """
-        self.passes["forward"] += len(x)
         with torch.no_grad():
-            parts = zip(torch.split(x, self.at_once), torch.split(images, self.at_once), strict=True)
-            scores = [self.scorer.probability(self.forward(part), owners) for part, owners in parts]
-            return torch.cat(scores).to(self.x.dtype)
+
+            def probabilities(start: int, stop: int) -> Tensor:
+                return self.scorer.probability(self.forward(x[start:stop]), images[start:stop])
+
+            scores = torch.cat([*self.whole_at_once.parts(len(x), probabilities)]).to(self.x.dtype)
+        self.passes["forward"] += len(x)
+        return scores
 
     def combined(self, weights: Tensor, make: Make) -> Tensor:
         """Return the weighted sum of masks, sum_i w_i M_i.
@@ -254,9 +293,14 @@ class View:
             [N, H, W].
         """
         total = self.x.new_zeros(len(self.x), *self.size, dtype=weights.dtype)
-        for images, variants in self._pairs(weights.shape[1], weights != 0, self.at_once):
-            masks = make(images, variants).to(weights.dtype)
-            total.index_add_(0, images, weights[images, variants, None, None] * masks)
+        number, pairs = self._pairs(weights.shape[1], weights != 0)
+
+        def weighed(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            images, variants = pairs(start, stop)
+            return images, weights[images, variants, None, None] * make(images, variants).to(weights.dtype)
+
+        for images, masks in self.whole_at_once.parts(number, weighed):
+            total.index_add_(0, images, masks)
         return total
 
     def back(self, policy: BackwardRule, x: Tensor | None = None, relevance: bool = False) -> Tensor:
@@ -313,28 +357,33 @@ class View:
             self.passes["forward"] += len(self.x)
         return self._lower_tail
 
-    def _over_pairs(self, count: int, scored: Make, keep: Tensor | None, at_once: int) -> Tensor:
+    def _over_pairs(self, count: int, scored: Make, keep: Tensor | None, at_once: AtOnce) -> Tensor:
         """Score every pair of an image and a variant, a batch at a time, in order; those not kept get zero."""
         table: Tensor | None = None
+        number, pairs = self._pairs(count, keep)
+
+        def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+            images, variants = pairs(start, stop)
+            return images, variants, scored(images, variants).to(self.x.dtype)
+
         with torch.no_grad():
-            for images, variants in self._pairs(count, keep, at_once):
-                scores = scored(images, variants).to(self.x.dtype)
+            for images, variants, scores in at_once.parts(number, part):
                 if table is None:
                     table = scores.new_zeros(len(self.x), count, *scores.shape[1:])
                 table[images, variants] = scores
         return self.x.new_zeros(len(self.x), count) if table is None else table
 
-    def _pairs(self, count: int, keep: Tensor | None, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, variants), int64 each, of the pairs in order, a batch at a time."""
+    def _pairs(self, count: int, keep: Tensor | None) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]:
+        """Return the number of pairs, and a function from start and stop to their (images, variants), int64 each."""
         if keep is None:
-            total = len(self.x) * count
-            for start in range(0, total, at_once):
-                pairs = torch.arange(start, min(start + at_once, total), device=self.x.device)
-                yield pairs // count, pairs % count
-        else:
-            images, variants = keep.nonzero(as_tuple=True)
-            for start in range(0, len(images), at_once):
-                yield images[start : start + at_once], variants[start : start + at_once]
+
+            def pairs(start: int, stop: int) -> tuple[Tensor, Tensor]:
+                numbers = torch.arange(start, stop, device=self.x.device)
+                return numbers // count, numbers % count
+
+            return len(self.x) * count, pairs
+        images, variants = keep.nonzero(as_tuple=True)  # waits for the device once, before the batches
+        return len(images), lambda start, stop: (images[start:stop], variants[start:stop])
 
 
 def _free(leaf: Any) -> Any:

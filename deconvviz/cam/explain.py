@@ -224,7 +224,7 @@ def cam(
     *,
     convention: str = "paper",
     align_corners: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     precision: Precision = "fp32",
     tokens: tuple[int, int] | None = None,
     fuse: str | None = None,
@@ -244,7 +244,8 @@ def cam(
             none. By default the last layer with rows and columns before the classifier.
         convention: "paper", "pytorch-grad-cam" or "torch-cam": see `cam.shaping`.
         align_corners: of the resizing of the finished map.
-        batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
+        batch_size: changed values or masked images in one pass; by default 32 on a CPU and 256 on a GPU. Of whole
+            images a CPU takes 8, which its cache holds, and a GPU no more than are expected to fit.
         precision: "fp32", or "bf16" for the masked images and changed values; gradients stay as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
         fuse: how the maps of several layers become one, "mean" or "max"; "none" keeps them apart.

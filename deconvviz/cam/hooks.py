@@ -62,6 +62,10 @@ class HookedModel:
 
         return values[0].detach().clone(), tail
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return the images as they are: the model computes in its own precision."""
+        return x
+
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
         """Raise CamError: a trained explainer belongs to a captured network, which has a fingerprint."""
         raise CamError(f"{self.name} is not captured, and an explainer is trained for a captured network; capture it")

@@ -5,7 +5,9 @@ Every window is one whole forward pass in a batch of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +16,10 @@ from deconvviz.cam.engine import Read, View
 from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
+from deconvviz.graph.memory import AtOnce
 from deconvviz.lengths import STRONG_BLUR
 
+Computed = TypeVar("Computed")
 DRAWN_FILLS = ("blur", "noise")  # are made of the image itself
 GREY = 0.5  # of a pixel's range: the paper's square is grey
 
@@ -51,28 +55,43 @@ class Occluder(WindowGrid):
         averaged: Tensor = mean_by_pixel(values, *self._lines(values))
         return averaged
 
-    def under(self, x: Tensor, fill: Tensor | float, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one image with each window filled, a batch at a time.
+    def under(
+        self, x: Tensor, fill: Tensor | float, at_once: AtOnce, compute: Callable[[Tensor], Computed]
+    ) -> Iterator[tuple[Tensor, Computed]]:
+        """Yield what is computed of one image with each window filled, a batch at a time.
 
         Args:
             x: the image, [1, C, H, W].
             fill: what the windows become: a number, or an image that broadcasts over x.
-            at_once: windows in a batch.
+            at_once: windows in a batch; fewer where they do not fit in memory.
+            compute: from images [m, C, H, W], in which the windows are filled, to what is yielded.
 
         Yields:
-            The windows int64 [m], and the images [m, C, H, W] in which they are filled.
+            The windows int64 [m], on the host, and what was computed.
         """
-        for windows in torch.split(torch.arange(len(self)), at_once):
-            covered = self.covers(windows, x)[:, None]
-            yield windows, x * (1 - covered) + fill * covered
+
+        def part(start: int, stop: int) -> tuple[Tensor, Computed]:
+            windows = torch.arange(start, stop)
+            covered = self.covers(torch.arange(start, stop, device=x.device), x)[:, None]
+            return windows, compute(x * (1 - covered) + fill * covered)
+
+        return at_once.parts(len(self), part)
 
     def scores(self, v: View, fill: Tensor | float, read: Read | None = None) -> Tensor:
         """Return what is read off the output under each window, [N, W, ...]; the target's probability by default."""
-        return v.masked(len(self), lambda _, windows: 1 - self.covers(windows, v.x), read, fill)
+        return v.masked(len(self), lambda _, windows: 1 - self.covers(windows, v.base), read, fill)
 
     def _lines(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = (torch.from_numpy(line).to(like) for line in self.lines)
-        return rows, columns
+        """Return `lines` as tensors; they are sent to a device once, because sending waits for it."""
+        key = like.device, like.dtype
+        if key not in self._sent:
+            rows, columns = (torch.from_numpy(line).to(*key) for line in self.lines)
+            self._sent[key] = rows, columns
+        return self._sent[key]
+
+    @cached_property
+    def _sent(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]]:
+        return {}
 
 
 def filling(v: View, fill: Tensor | float | str) -> Tensor | float:

@@ -16,7 +16,8 @@ class ExplainOptions:
     Attributes:
         convention: "paper", "pytorch-grad-cam" or "torch-cam": the order of resizing and scaling, see `cam.shaping`.
         align_corners: of the resizing of the finished map.
-        batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
+        batch_size: changed values or masked images in one pass; None takes 32 on a CPU and 256 on a GPU. Of whole
+            images a CPU takes 8, which its cache holds, and a GPU no more than are expected to fit.
         precision: "fp32", or "bf16" for masked images and changed values; gradients are computed as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
         fuse: how the maps of several layers become one, "mean" or "max", or "none", which keeps them apart; None
@@ -33,7 +34,7 @@ class ExplainOptions:
 
     convention: str = "paper"
     align_corners: bool = False
-    batch_size: int = 32
+    batch_size: int | None = None
     precision: Precision = "fp32"
     tokens: tuple[int, int] | None = None
     fuse: str | None = None
@@ -48,7 +49,7 @@ class ExplainOptions:
             convention=(self.convention in CONVENTIONS, ", ".join(CONVENTIONS)),
             precision=(self.precision in PRECISIONS, " or ".join(PRECISIONS)),
             fuse=(self.fuse in (None, "mean", "max", "none"), "mean, max or none"),
-            batch_size=(self.batch_size >= 1, "at least 1"),
+            batch_size=(self.batch_size is None or self.batch_size >= 1, "at least 1"),
         )
 
     @property

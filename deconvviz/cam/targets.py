@@ -54,8 +54,7 @@ class Scorer:
 
 def _of_classes(values: Tensor, classes: Tensor) -> Tensor:
     """Return the value of each row's class, [M], of values [M, classes]."""
-    chosen: Tensor = values[torch.arange(len(values), device=values.device), classes]
-    return chosen
+    return values.gather(1, classes[:, None])[:, 0]
 
 
 def scorer_of(target: Target, output: Any, count: int, readout: Readout | None = None) -> Scorer:

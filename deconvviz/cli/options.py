@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
+from deconvviz.data.parallel import cores
 from deconvviz.figures.page import Page
 from deconvviz.run.options import RunOptions
 
@@ -121,7 +122,13 @@ def run_options(
         ),
         "workers": (
             workers,
-            click.option("--workers", default=2, type=click.IntRange(1), help=workers),
+            click.option(
+                "--workers",
+                default=cores,
+                show_default="one for each processor",
+                type=click.IntRange(1),
+                help=workers,
+            ),
         ),
         "seed": (seed, click.option("--seed", default=0, type=click.IntRange(0), help=seed)),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvviz.arrays import evenly, stacked
-from deconvviz.data.parallel import in_order
+from deconvviz.data.parallel import cores, in_order, worked_ahead
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.transfer import Transfer
 from deconvviz.errors import DataError
 from deconvviz.types import Ints, Picture, Pixels
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 ENLARGED = 2  # times: beyond that, images are hardly those that the network was trained on
 SIZES, READ = 100, 5  # images whose sizes are looked at; where no sizes are known, so many are read for it
+BLOCK = 16  # images of a store of pixels that are read in one call
+BLOCKS_AHEAD = 2  # for each thread
 OWN_SIZE = "if it was trained on images of their own size, say so with --input and --resize"
 
 
@@ -84,11 +88,36 @@ class PictureBatch(NamedTuple):
     left_out: Mapping[str, str] = {}
 
 
+class InputBatch(NamedTuple):
+    """Some pictures of a feed on the device of a network.
+
+    Attributes:
+        places: int64 [n], the places of the pictures in the feed, on the host.
+        images: int64 [n], the indices of the pictures in the dataset, on the device.
+        pictures: uint8, uint16 or float32 [n, h, w, C], as the network sees them, on the device; `Feed.tensor` normalises them.
+        left_out: name -> reason of each image of the batch that cannot be used; see `Feed.batches`.
+    """
+
+    places: Ints
+    images: Tensor
+    pictures: Tensor
+    left_out: Mapping[str, str] = {}
+
+
+class _Part(NamedTuple):
+    """The pictures of a batch before they are stacked; attributes as in `PictureBatch`."""
+
+    places: Ints
+    pictures: list[Picture]
+    left_out: Mapping[str, str]
+
+
 class Feed:
     """Some images of a dataset in a fixed order, prepared for a network.
 
     Images are decoded in threads while earlier ones are computed with, and a job that was interrupted resumes where it
-    stopped. A place is an index into the feed; `indices` says which image of the dataset is at each place.
+    stopped. Threads do as well as processes: Pillow decodes and resizes without Python's lock. A place is an index into
+    the feed; `indices` says which image of the dataset is at each place.
 
     Attributes:
         images: the dataset.
@@ -108,7 +137,7 @@ class Feed:
         preprocess: Preprocess,
         indices: Sequence[int] | Ints | range | None = None,
         *,
-        workers: int = 2,
+        workers: int | None = None,
         memory: int = 0,
     ) -> None:
         """Make a feed; nothing is read yet.
@@ -117,7 +146,7 @@ class Feed:
             images: the dataset.
             preprocess: how an image becomes the network's input.
             indices: int64 [n], the images to feed, in this order; by default all of them.
-            workers: number of threads that decode images.
+            workers: number of threads that decode images; by default as many as there are processors.
             memory: bytes of decoded pictures that are kept, so that they need not be decoded again. Where not all
                 pictures fit, those that were used last are kept.
 
@@ -127,7 +156,7 @@ class Feed:
         channels = getattr(images, "channels", None)  # a dataset of the user's own may not tell it
         if channels is not None:
             preprocess.check_images(channels, getattr(images, "dtype", np.dtype(np.uint8)))
-        self.images, self.preprocess, self.workers = images, preprocess, workers
+        self.images, self.preprocess, self.workers = images, preprocess, workers or cores()
         self.indices: Ints = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
         self._memory = PictureMemory(memory)
         self._note_enlargement()
@@ -188,19 +217,73 @@ class Feed:
         Raises:
             DataError: an image cannot be used, and `tolerant` is not set; the message names it.
         """
+        for places, pictures, left_out in self._parts(size, order, start, tolerant):
+            yield PictureBatch(places, stacked(pictures) if pictures else self._empty(), left_out)
+
+    def on_device(
+        self,
+        size: int,
+        device: torch.device | str,
+        order: Sequence[int] | NDArray[np.integer] | None = None,
+        start: int = 0,
+        tolerant: bool = False,
+    ) -> Generator[InputBatch]:
+        """Yield pictures on a device batch by batch; the next batch is decoded and sent while one is computed with.
+
+        On a GPU they travel as they are stored, mostly uint8, from pinned memory, on a stream of their own, and nothing waits on the host. Up
+        to two batches are in memory beside the one that is used.
+
+        Arguments and errors are those of `batches`.
+        """
+        transfer = Transfer(device)
+        parts = self._parts(size, order, start, tolerant)
+
+        def sent() -> Iterator[tuple[_Part, Callable[[], tuple[Tensor, ...]]]]:
+            with contextlib.closing(parts):
+                for part in parts:
+                    pictures = transfer.stacked(part.pictures, self._empty)
+                    yield part, transfer.send(pictures, torch.from_numpy(self.indices[part.places]))
+
+        with contextlib.closing(worked_ahead(sent())) as batches:
+            for part, received in batches:
+                pictures, images = received()
+                yield InputBatch(part.places, images, pictures, part.left_out)
+
+    def _empty(self) -> Picture:
+        """Return no picture, for a batch of which all were left out."""
+        return np.zeros((0, *self.preprocess.shape[1:], self.preprocess.shape[0]), np.uint8)
+
+    def _parts(
+        self, size: int, order: Sequence[int] | NDArray[np.integer] | None, start: int, tolerant: bool
+    ) -> Generator[_Part]:
         places = (np.arange(len(self)) if order is None else np.asarray(order, np.int64))[start:]
+        pictures = self._read(places, tolerant)
+        with contextlib.closing(pictures):
+            for first in range(0, len(places), size):
+                part = places[first : first + size]
+                made = list(zip(part.tolist(), islice(pictures, len(part)), strict=True))
+                left_out = {self.name(place): str(reason) for place, reason in made if isinstance(reason, DataError)}
+                usable = [(place, picture) for place, picture in made if not isinstance(picture, DataError)]
+                ours = np.array([place for place, _ in usable], np.int64)
+                yield _Part(ours, [picture for _, picture in usable], left_out)
+
+    def _read(self, places: Ints, tolerant: bool) -> Generator[Picture | DataError]:
+        """Yield the pictures at some places, read in threads; a store of pixels reads many in one call."""
         read = self._picture_or_reason if tolerant else self.picture
-        pictures = in_order(read, map(int, places), self.workers)
-        for first in range(0, len(places), size):
-            part = places[first : first + size]
-            made = list(zip(part.tolist(), islice(pictures, len(part)), strict=True))
-            left_out = {self.name(place): str(reason) for place, reason in made if isinstance(reason, DataError)}
-            usable = [(place, picture) for place, picture in made if not isinstance(picture, DataError)]
-            if usable:
-                stack = stacked([picture for _, picture in usable])
-            else:
-                stack = np.zeros((0, *self.preprocess.shape[1:], self.preprocess.shape[0]), np.uint8)
-            yield PictureBatch(np.array([place for place, _ in usable], np.int64), stack, left_out)
+        several = getattr(self.images, "several", None)
+        if several is None or self._memory.limit:
+            yield from in_order(read, map(int, places), self.workers)
+            return
+
+        def block(some: Ints) -> list[Picture | DataError]:
+            try:
+                return [*self.preprocess.pictures(several(self.indices[some]))]
+            except DataError:  # one of them is damaged: which one shows where each is read alone
+                return [read(int(place)) for place in some]
+
+        blocks = (places[first : first + BLOCK] for first in range(0, len(places), BLOCK))
+        for pictures in in_order(block, blocks, self.workers, BLOCKS_AHEAD):
+            yield from pictures
 
     def _picture_or_reason(self, place: int) -> Picture | DataError:
         try:
@@ -208,7 +291,9 @@ class Feed:
         except DataError as error:
             return error
 
-    def tensor(self, pictures: Picture, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+    def tensor(
+        self, pictures: Picture | Tensor, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Return pictures, [n, h, w, C], as inputs of the network: `dtype` [n, C, h, w] on a device."""
         return self.preprocess.tensor(pictures, device, dtype)
 
@@ -220,9 +305,9 @@ class Feed:
         order: Sequence[int] | NDArray[np.integer] | None = None,
         start: int = 0,
     ) -> Iterator[tuple[Ints, Tensor]]:
-        """Yield (places int64 [n], inputs `dtype` [n, C, h, w] on a device) batch by batch; see `batches`."""
-        for places, pictures, _ in self.batches(size, order, start):
-            yield places, self.tensor(pictures, device, dtype)
+        """Yield (places int64 [n], inputs `dtype` [n, C, h, w] on a device) batch by batch; see `on_device`."""
+        for batch in self.on_device(size, device, order, start):
+            yield batch.places, self.preprocess.tensor(batch.pictures, dtype=dtype)
 
 
 class PictureMemory:

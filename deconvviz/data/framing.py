@@ -47,8 +47,13 @@ def centre_of(image: Picture, height: int, width: int, fill: Sequence[float]) ->
         framed[:] = np.array(fill, image.dtype)
         framed[down // 2 : down // 2 + image.shape[0], across // 2 : across // 2 + image.shape[1]] = image
         image = framed
-    top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
-    return image[top : top + height, left : left + width]
+    return image[middle(image.shape[0], height), middle(image.shape[1], width)]
+
+
+def middle(room: int, length: int) -> slice:
+    """Return the middle `length` of `room` pixels."""
+    start = round((room - length) / 2)
+    return slice(start, start + length)
 
 
 def channel_count(channels: int) -> str:

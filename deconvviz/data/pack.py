@@ -13,7 +13,7 @@ from PIL import Image
 
 from deconvviz.data.array_files import ARRAY_EXTENSIONS, checked_array, is_array_file, read_array
 from deconvviz.data.decode import as_image, decode, encode, pixels
-from deconvviz.data.parallel import in_order
+from deconvviz.data.parallel import cores, in_order
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
@@ -65,7 +65,7 @@ class PackOptions:
     raw: bool = False
     size: int | None = None
     limit: int | None = None
-    workers: int = 2
+    workers: int = dataclasses.field(default_factory=cores)
     progress: bool = True
     command: str | None = None
     overwrite: bool = False

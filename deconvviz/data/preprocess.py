@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from deconvviz.arrays import PEAKS, displayed, shown_channels, widened
 from deconvviz.choices import FITS, INTERPOLATIONS_OF_IMAGES, Fit
-from deconvviz.data.framing import centre_of, channel_count, resized_to
+from deconvviz.data.framing import centre_of, channel_count, middle, resized_to
 from deconvviz.errors import DataError, require_choice
 from deconvviz.types import Array, Mask, Picture, Pixels
 
@@ -183,6 +184,22 @@ class Preprocess:
         fill = mean if self.fit == "contain" else [0]
         return image if self._crop is None else np.ascontiguousarray(centre_of(image, *self._crop, fill))
 
+    def pictures(self, images: Pixels) -> list[Pixels]:
+        """Resize and crop images of one size, uint8 [n, H, W, 3]; see `picture`.
+
+        Where they are only cropped, the pictures are parts of `images` and not copies.
+
+        >>> [picture.shape for picture in Preprocess(resize=None, crop=4).pictures(np.zeros((2, 6, 8, 3), np.uint8))]
+        [(4, 4, 3), (4, 4, 3)]
+        """
+        height, width = images.shape[1:3]
+        if self.resized(height, width) != (height, width) or images.dtype != np.uint8 or self._crop is None:
+            return [self.picture(image) for image in images]
+        if height < self._crop[0] or width < self._crop[1]:
+            return [self.picture(image) for image in images]
+        rows, columns = middle(height, self._crop[0]), middle(width, self._crop[1])
+        return list(images[:, rows, columns])
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width in pixels that an image has after it was resized and before it is cropped.
 
@@ -264,12 +281,13 @@ class Preprocess:
         pictures = pictures.to(device).contiguous()
         peak = PEAKS[kind]
         if len(self.mean) < pictures.shape[3]:
-            luma = torch.tensor(_LUMA, device=pictures.device)  # int64, which holds 65535 * 65536
+            luma = _constant(_LUMA, torch.int64, pictures.device)  # which holds 65535 * 65536
             pictures = ((pictures.to(torch.int64) * luma).sum(3, keepdim=True) + 0x8000) >> 16
         # Normalising in half precision would round three times. A copy: floats would otherwise be changed in place.
         values = pictures.to(widened(dtype), copy=True)
         values = values if peak is None else values.div_(peak)
-        return values.sub_(values.new_tensor(self.mean)).div_(values.new_tensor(self.std)).to(dtype).permute(0, 3, 1, 2)
+        mean, std = (_constant(row, values.dtype, values.device) for row in (self.mean, self.std))
+        return values.sub_(mean).div_(std).to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
         """Return a grey level as an input of the network, float32 [C].
@@ -395,3 +413,10 @@ class Preprocess:
     def _crop(self) -> tuple[int, int] | None:
         """(height, width) of what is kept, None for all."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a row of numbers on a device, sent there once: sending it anew would wait for the device each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from deconvviz.choices import FEATURE_DTYPES
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import CaptureError, DataError, require
+from deconvviz.errors import DataError, require
+from deconvviz.graph.memory import AtOnce, fitting
 from deconvviz.graph.network import Network
 from deconvviz.results.features import Features, FeatureWriter, write_features
 from deconvviz.results.results import stamped
 from deconvviz.run.options import RunKeywords, RunOptions
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.types import Ints, Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -150,7 +151,7 @@ def stream_features(
 
     Raises:
         LayerNotFound: a name in `layers` does not exist.
-        CaptureError: the preprocessing gives images of another shape, or a batch does not fit into memory.
+        CaptureError: the preprocessing gives images of another shape, or one image does not fit in memory.
         MismatchError: `out` was written with another model, other images, layers or settings.
         DataError: `out` cannot be written, an image cannot be read, a value is not finite, or an option is out of its
             range.
@@ -193,7 +194,7 @@ def stream_features(
 
 
 class FeatureStream:
-    """The stream from images to rows of a file: one batch is pooled and written while the next one is computed.
+    """The stream from images to rows of a file: one batch is written while the next one is computed.
 
     Attributes:
         network: in the form that runs forward only.
@@ -211,38 +212,36 @@ class FeatureStream:
 
     def run(self, writer: FeatureWriter) -> None:
         """Write the rows that the file does not have yet, and commit after every few batches."""
-        layers = list(writer.widths)
-        size = self.options.images_at_once(self.network.device)
+        layers, device = list(writer.widths), self.network.device
+        size = fitting(self.network, self.options.images_at_once(device), layers)
+        at_once = AtOnce(size, "images", "ask for fewer layers at once, or use another --device: what is done is kept")
         bar = self.options.bar("image", len(self.feed), "features", writer.row)
         with bar, torch.inference_mode(), ThreadPoolExecutor(1) as pool:
             writing: Future[None] | None = None
-            for count, batch in enumerate(self.feed.batches(size, start=writer.row), 1):
-                values = self._values(batch.pictures, layers)
-                if writing is not None:
-                    writing.result()
-                writing = pool.submit(self._write, writer, values, count % self.options.commit_every == 0)
+            for count, batch in enumerate(self.feed.on_device(size, device, start=writer.row), 1):
+                compute = partial(self._features, batch.pictures, layers)
+                for features in at_once.parts(len(batch.places), compute):
+                    if writing is not None:
+                        writing.result()
+                    writing = pool.submit(self._write, writer, features)
+                if count % self.options.commit_every == 0:
+                    writing = pool.submit(self._commit, writer, writing)
                 bar.update(len(batch.places))
             if writing is not None:
                 writing.result()
 
-    def _values(self, pictures: Pixels, layers: list[str]) -> dict[str, Tensor]:
-        with _out_of_memory_explained(len(pictures)):
-            x = self.feed.tensor(pictures, self.network.device, self.input_dtype)
-            return self.network.activations(x, layers)
+    def _features(self, pictures: Tensor, layers: list[str], start: int, stop: int) -> dict[str, Tensor]:
+        x = self.feed.tensor(pictures[start:stop], self.network.device, self.input_dtype)
+        values = self.network.activations(x, layers)
+        return {name: self.pooling(self.network.maps(name, values.pop(name))).float() for name in layers}
 
-    def _write(self, writer: FeatureWriter, values: dict[str, Tensor], commit: bool) -> None:
-        with torch.inference_mode(), _out_of_memory_explained(len(next(iter(values.values())))):
-            features = {name: self.pooling(self.network.maps(name, value)) for name, value in values.items()}
-            writer.append({name: value.float().cpu().numpy() for name, value in features.items()})
-        if commit:
-            writer.commit()
+    @staticmethod
+    def _write(writer: FeatureWriter, features: dict[str, Tensor]) -> None:
+        with torch.inference_mode():
+            writer.append({name: value.cpu().numpy() for name, value in features.items()})
 
-
-@contextlib.contextmanager
-def _out_of_memory_explained(images: int) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise CaptureError(
-            f"{images} images at once do not fit into memory; give a smaller batch size: what is done is kept"
-        ) from error
+    @staticmethod
+    def _commit(writer: FeatureWriter, writing: Future[None] | None) -> None:
+        if writing is not None:
+            writing.result()
+        writer.commit()

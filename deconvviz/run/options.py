@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from deconvviz.choices import PRECISIONS, Precision
+from deconvviz.data.parallel import cores
 from deconvviz.errors import DataError, require
 from deconvviz.progress import progress_bar
 
@@ -34,7 +35,7 @@ class RunOptions:
         batch_size: images (or changed values) in one pass; None takes 16 on a CPU and 64 on a GPU, or the job's own
             default.
         precision: "fp32" or "bf16", of forward passes; a network that was captured in float64 stays float64 in "fp32".
-        workers: threads that decode images.
+        workers: threads that decode images; by default as many as there are processors for this process.
         seed: of everything that is drawn at random.
         progress: whether progress bars are shown on standard error.
 
@@ -49,7 +50,7 @@ class RunOptions:
 
     batch_size: int | None = None
     precision: Precision = "fp32"
-    workers: int = 2
+    workers: int = field(default_factory=cores)
     seed: int = 0
     progress: bool = True
 

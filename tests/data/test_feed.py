@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
+import re
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,8 +17,11 @@ from hypothesis import strategies as st
 from in_memory import ReadImages
 
 from deconvviz.data.feed import Feed, PictureMemory
+from deconvviz.data.images import ImageStore
 from deconvviz.data.memory import InMemoryImages
+from deconvviz.data.pack import pack
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.errors import DataError
 from deconvviz.types import Pixels
 
 PRE = Preprocess(resize=None, crop=2, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
@@ -188,3 +195,101 @@ def test_threads_share_a_memory() -> None:
     for thread in threads:
         thread.join()
     assert not wrong and memory.held == BYTES * len(memory.indices) <= 30 * BYTES
+
+
+# --- on a device, ahead of the one who computes
+
+
+def test_batches_on_a_device_are_those_on_the_host() -> None:
+    feed = Feed(numbered(), PRE, [7, 3, 12, 5, 9])
+    for start, order in ((0, None), (1, [4, 0, 2, 4])):
+        host, device = feed.batches(2, order, start), feed.on_device(2, "cpu", order, start)
+        for one, other in zip(host, device, strict=True):
+            assert one.places.tolist() == other.places.tolist()
+            assert numbers(other.pictures.numpy()) == numbers(one.pictures)
+            assert other.images.tolist() == [feed.indices[place] for place in one.places] == numbers(one.pictures)
+
+
+def test_the_next_batch_is_made_while_one_is_used_and_no_more() -> None:
+    images = numbered(200)
+    batches = Feed(images, PRE, workers=1).on_device(5, "cpu")
+    assert not images.read  # nothing begins before the first batch is asked for
+    next(batches)
+    time.sleep(0.2)
+    assert 10 <= len(images.read) <= 2 * 5 + 8 + 1
+    batches.close()
+    before = len(images.read)
+    time.sleep(0.1)
+    assert len(images.read) == before and not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
+@pytest.mark.parametrize("error", [ValueError("image 5 is broken"), KeyboardInterrupt()])
+def test_what_a_thread_raises_comes_after_the_batches_before_it_and_ends_the_threads(error: BaseException) -> None:
+    class Broken(InMemoryImages):
+        def __getitem__(self, index: int) -> tuple[Pixels, int]:
+            if index == 5:
+                raise error
+            return super().__getitem__(index)
+
+    seen = list[int]()
+    with pytest.raises(type(error)):
+        for batch in Feed(Broken(numbered().pictures), PRE, workers=2).on_device(2, "cpu"):
+            seen += numbers(batch.pictures.numpy())
+    assert seen == [0, 1, 2, 3] and not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
+def test_an_interrupt_of_the_one_who_computes_ends_the_threads() -> None:
+    batches = Feed(numbered(200), PRE, workers=2).on_device(2, "cpu")
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(batches):
+        for _ in batches:
+            raise KeyboardInterrupt
+    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
+def test_a_store_of_pixels_is_read_in_blocks_and_a_damaged_image_is_named(tmp_path: pathlib.Path) -> None:
+    pack(numbered(50), tmp_path / "raw.h5", raw=True, size=4, progress=False)
+    calls, store = list[list[int]](), ImageStore.open(tmp_path / "raw.h5")
+    assert store.several is not None
+    several = store._several
+    store._several = lambda rows: (calls.append(rows.tolist()), several(rows))[1]  # type: ignore[method-assign, assignment]
+    order = [*range(50)][::-1]
+    for indices in (list(range(50)), order):
+        read = [n for batch in Feed(store, PRE, indices, workers=2).batches(7) for n in numbers(batch.pictures)]
+        assert read == indices
+    assert [len(rows) for rows in calls[:4]] == [16, 16, 16, 2]
+    assert store._digests is not None
+    store._digests = store._digests.copy()
+    store._digests[20] = 0
+    (first, second, third, *_) = Feed(store, PRE, workers=2).batches(10, tolerant=True)
+    assert numbers(first.pictures) == [*range(10)] and numbers(third.pictures) == [*range(21, 30)]
+    assert list(third.left_out) == [store.names[20]] and not second.left_out
+    with pytest.raises(DataError, match=re.escape(store.names[20])):
+        list(Feed(store, PRE, workers=2).batches(10))
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    class Drawn(ReadImages):
+        def __getitem__(self, index: int) -> tuple[Pixels, int]:
+            return np.full((64, 64, 3), index % 256, np.uint8), 0
+
+    def peak(count: int) -> int:
+        images = Drawn([np.zeros((1, 1, 3), np.uint8)] * count)
+        tracemalloc.start()
+        for batch in Feed(images, Preprocess(resize=None, crop=64), workers=2).on_device(4, "cpu"):
+            del batch
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(60), peak(600)
+    assert few > 8 * 64 * 64 * 3 and many < 1.2 * few  # all 600 would be 7.4 MB, ten times as many
+
+
+SIZED = [PRE, Preprocess(None, (3, 2)), Preprocess(4, 3), Preprocess(8, 5), Preprocess(None, 6)]
+
+
+@pytest.mark.parametrize("preprocess", SIZED)
+def test_pictures_of_one_size_are_those_of_each(preprocess: Preprocess) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    for picture, image in zip(preprocess.pictures(images), images, strict=True):
+        np.testing.assert_array_equal(picture, preprocess.picture(image))

@@ -33,13 +33,14 @@ def random_masks(v: View, count: int, cells: int, share: float) -> Make:
     generator = torch.Generator().manual_seed(v.seed)
     grids = (torch.rand(count, 1, cells, cells, generator=generator) < share).to(v.x.device)
     steps = [math.ceil(side / cells) for side in (height, width)]
-    shifts = torch.stack([torch.randint(step, (count,), generator=generator) for step in steps], 1).tolist()
+    shifts = [torch.randint(step, (count,), generator=generator).to(v.x.device) for step in steps]
+    down, across = (torch.arange(side, device=v.x.device) for side in (height, width))
 
     def make(_: Tensor, variants: Tensor) -> Tensor:
         size = [(cells + 1) * step for step in steps]
         large = functional.interpolate(grids[variants].to(v.x.dtype), size=size, mode="bilinear", align_corners=False)
-        places = (shifts[i] for i in variants.tolist())
-        return torch.stack([m[0, y : y + height, x : x + width] for m, (y, x) in zip(large, places, strict=True)])
+        rows, columns = (shifts[0][variants, None] + down)[:, :, None], (shifts[1][variants, None] + across)[:, None]
+        return large[torch.arange(len(variants), device=large.device)[:, None, None], 0, rows, columns]
 
     return make
 

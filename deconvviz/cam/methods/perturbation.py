@@ -24,10 +24,10 @@ def ablation_cam(v: View) -> Tensor:
     The paper divides by y; |y| keeps the signs right where a score is negative.
     """
 
+    every = torch.arange(v.A.shape[1], device=v.A.device)
+
     def without(images: Tensor, channels: Tensor) -> Tensor:
-        maps = v.A[images].clone()
-        maps[torch.arange(len(channels), device=maps.device), channels] = 0
-        return maps
+        return v.A[images].masked_fill((every == channels[:, None])[:, :, None, None], 0)
 
     drop = significant(v.y[:, None] - v.after(v.A.shape[1], without), v.y[:, None])
     return weighted(drop / v.y.abs().clamp(min=1e-12)[:, None], v.A).relu()
@@ -193,20 +193,18 @@ def recipro_cam(v: View, gaussian: bool = True) -> Tensor:
     """p of the layer with one position kept: L[i, j] = p(A at (i, j), zero elsewhere). Byun and Lee 2022,
     arXiv 2209.14074. gaussian: the position's vector spread over its 3x3 neighbours by a Gaussian, as the paper."""
     _, _, rows, columns = v.A.shape
-    kernel = v.A.new_tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16 if gaussian else None
+    line = v.A.new_tensor([1, 2, 1]) / 4 if gaussian else None  # the kernel is its outer product, exact in binary
+    down_of_row, across_of_column = (torch.arange(side, device=v.A.device) for side in (rows, columns))
 
     def kept(images: Tensor, positions: Tensor) -> Tensor:
         y, x = positions // columns, positions % columns
         vectors = v.A[images, :, y, x]
-        if kernel is None:
-            place = torch.zeros(len(images), rows, columns, dtype=v.A.dtype, device=v.A.device)
-            place[torch.arange(len(images)), y, x] = 1
+        down, across = down_of_row - y[:, None], across_of_column - x[:, None]  # from the position, [m, h] and [m, w]
+        if line is None:
+            place = (down == 0)[:, :, None] & (across == 0)[:, None]
         else:
-            place = torch.zeros(len(images), rows + 2, columns + 2, dtype=v.A.dtype, device=v.A.device)
-            for dy in range(3):
-                for dx in range(3):
-                    place[torch.arange(len(images)), y + dy, x + dx] = kernel[dy, dx]
-            place = place[:, 1:-1, 1:-1]
+            along = [torch.where(d.abs() <= 1, line[(d + 1).clamp(0, 2)], 0) for d in (down, across)]
+            place = along[0][:, :, None] * along[1][:, None]
         return vectors[:, :, None, None] * place[:, None]
 
     return v.after(rows * columns, kept, v.scorer.probability).reshape(len(v.x), rows, columns)

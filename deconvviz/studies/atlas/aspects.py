@@ -22,6 +22,7 @@ from deconvviz.cam.engine import whole_images
 from deconvviz.cam.occluder import GREY, Occluder
 from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.graph.memory import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.galleries import tile_size
@@ -294,8 +295,10 @@ class OcclusionMeasurement:
         channels = {layer: numbers for layer, numbers in rows.items() if len(numbers)}
         for layer, sums in self._sums(x, channels).items():
             arrays[f"{layer}/occlusion/whole"][channels[layer]] = sums[0]
-        for windows, covered in self.occluder.under(x, self._grey, whole_images(self.batch_size, x.device)):
-            for layer, sums in self._sums(covered, channels).items():
+        at_once = AtOnce(whole_images(self.batch_size, x.device), "occluded images")
+        under = self.occluder.under(x, self._grey, at_once, lambda covered: self._sums(covered, channels))
+        for windows, sums_by_layer in under:
+            for layer, sums in sums_by_layer.items():
                 arrays[f"{layer}/occlusion/values"][channels[layer][:, None], windows.numpy()] = sums.T
 
     def _sums(self, x: Tensor, channels: Mapping[str, Ints]) -> dict[str, NDArray[np.float32]]:

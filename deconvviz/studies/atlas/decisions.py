@@ -18,6 +18,7 @@ from deconvviz.cam.occluder import GREY, Occluder
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
 from deconvviz.graph.choose import last_maps
+from deconvviz.graph.memory import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.doubt import CANDIDATES, doubtful_images
@@ -220,10 +221,14 @@ class DecisionExplainer:
 
     def _occluded(self, x: Tensor, targets: Tensor) -> NDArray[np.float32]:
         """Return each target's probability while a grey square covers each window, float32 [T, gh, gw]."""
-        parts = []
+        at_once = AtOnce(whole_images(self._batch_size, x.device), "occluded images")
+
+        def probabilities(covered: Tensor) -> NDArray[np.float32]:
+            values: NDArray[np.float32] = self._network.probabilities(covered).float()[:, targets].T.cpu().numpy()
+            return values
+
+        targets = targets.to(x.device)
         with torch.inference_mode():
-            for _, covered in self.occluder.under(x, self._grey, whole_images(self._batch_size, x.device)):
-                probabilities = self._network.probabilities(covered).float()
-                parts.append(probabilities[:, targets.to(x.device)].T.cpu().numpy())
+            parts = [part for _, part in self.occluder.under(x, self._grey, at_once, probabilities)]
         rows, columns = self.occluder.grid
         return np.concatenate(parts, 1).reshape(len(targets), len(rows), len(columns))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deconvviz.arrays import stacked
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.graph.memory import AtOnce
 from deconvviz.graph.network import Network
 from deconvviz.studies.invariance.options import InvarianceOptions
 from deconvviz.types import Picture
@@ -68,8 +69,9 @@ class Observer:
 
     def observe_all(self, pictures: Sequence[Picture]) -> Observation:
         """Return the same for more pictures than one pass takes."""
-        size = self.at_once
-        parts = [self.observe(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        at_once = AtOnce(self.at_once, "pictures")
+        parts = [*at_once.parts(len(pictures), lambda start, stop: self.observe(pictures[start:stop]))]
+        self.at_once = at_once.size
         values = [torch.cat(tensors) for tensors in zip(*(part.values for part in parts), strict=True)]
         maxima = {name: torch.cat([part.maxima[name] for part in parts]) for name in self.filters}
         return Observation(values, maxima, torch.cat([part.probabilities for part in parts]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deconvviz.data.datasets import Images, labels_of, limited
-from deconvviz.data.feed import Feed
+from deconvviz.data.feed import Feed, InputBatch
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.recent import note_images
-from deconvviz.errors import CaptureError, DataError, require
+from deconvviz.errors import DataError, require
+from deconvviz.graph.memory import AtOnce, fitting
 from deconvviz.graph.network import Network
-from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.mining.options import MiningOptions
-from deconvviz.studies.mining.reduction import reduced
+from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Ints, Pathlike, Picture
+from deconvviz.types import Pathlike
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
     from typing_extensions import Unpack
 
     from deconvviz.studies.mining.options import MiningKeywords
@@ -111,7 +113,7 @@ def mine(
         total=len(feed),
         path=None if out is None else pathlib.Path(out),
     )
-    return MiningRun(fast_network, feed, settings, empty.path).run(_begun(empty))
+    return MiningRun(fast_network, feed, settings, empty.path, names).run(_begun(empty))
 
 
 def _empty_layer(network: Network, name: str, k: int) -> MinedLayer:
@@ -136,84 +138,86 @@ def _begun(empty: Mined) -> Mined:
 class MiningRun:
     """One run of mining: it adds batch after batch to what was found before.
 
+    Between two commits the tables stay on the network's device, and nothing waits for it. Whether values were met that
+    are not finite is therefore asked at a commit: if so, the batches since the last one are mined again, and from there
+    on such values are counted.
+
     Attributes:
         network: the network for forward passes.
         feed: the images to mine.
         settings: how the job runs.
         path: of the mined file; None where the result stays in memory.
-        batch_size: images in one pass; it is halved where they do not fit in memory.
+        at_once: images in one pass; halved where they do not fit in memory.
+        counting: whether values that are not finite are counted.
     """
 
-    def __init__(self, network: Network, feed: Feed, settings: MiningOptions, path: pathlib.Path | None) -> None:
+    def __init__(
+        self, network: Network, feed: Feed, settings: MiningOptions, path: pathlib.Path | None, layers: Sequence[str]
+    ) -> None:
         self.network, self.feed, self.settings, self.path = network, feed, settings, path
-        self.batch_size = settings.images_at_once(network.device)
+        size = fitting(network, settings.images_at_once(network.device), layers)
+        advice = f"the layers are {', '.join(layers)}: ask for fewer layers at once, or use another --device"
+        self.at_once = AtOnce(size, "images", advice)
+        self.counting = False
 
     def run(self, mined: Mined) -> Mined:
         """Mine the images that are not done yet, and return the whole result."""
-        uncommitted = 0
         with self.settings.bar("image", mined.total, "mining", mined.done) as bar, torch.inference_mode():
-            for places, pictures, left_out in self.feed.batches(self.batch_size, start=mined.done, tolerant=True):
-                layers = self._with_batch(mined.layers, pictures, self.feed.indices[places])
-                done = mined.done + len(places) + len(left_out)
-                mined = replace(mined, layers=layers, done=done, sources=_with_left_out(mined.sources, left_out))
-                uncommitted += 1
-                if self.path is not None and (uncommitted >= self.settings.commit_every or mined.complete):
-                    mined.save(self.path)
-                    uncommitted = 0
-                bar.update(len(places) + len(left_out))
+            while not mined.complete:
+                bar.n = mined.done
+                mined = self._mined_on(mined, bar)
         unused = mined.sources.get("left_out", {})
         if unused:
             name, reason = next(iter(unused.items()))
             warnings.warn(f"{len(unused)} images were left out, the first {name}: {reason}", stacklevel=3)
         return mined
 
-    def _with_batch(self, layers: dict[str, MinedLayer], pictures: Picture, images: Ints) -> dict[str, MinedLayer]:
-        """Return the layers with one batch added; a batch that does not fit in memory goes in halves."""
-        start = 0
-        while start < len(pictures):
-            part = slice(start, start + self.batch_size)
-            try:
-                layers = self._with_part(layers, pictures[part], images[part])
-                start += self.batch_size
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                self._halve(error, layers)
-            else:
-                continue
-            # Outside the except clause, where the error no longer holds on to the tensors.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        return layers
+    def _mined_on(self, mined: Mined, bar: tqdm[Any]) -> Mined:
+        """Mine to the end, or until a commit finds that values have to be counted; return what was committed last."""
+        tables = {name: self._table(layer) for name, layer in mined.layers.items()}
+        done, sources, uncommitted = mined.done, mined.sources, 0
+        batches = self.feed.on_device(self.at_once.size, self.network.device, start=mined.done, tolerant=True)
+        with contextlib.closing(batches):
+            for batch in batches:
+                tables = self._with_batch(tables, batch)
+                images = len(batch.places) + len(batch.left_out)
+                done, sources = done + images, _with_left_out(sources, batch.left_out)
+                uncommitted += 1
+                if uncommitted >= self.settings.commit_every or done == mined.total:
+                    if bool(torch.stack([table.doubtful for table in tables.values()]).any()):
+                        self.counting = True
+                        return mined
+                    layers = {name: table.mined(name) for name, table in tables.items()}
+                    mined = replace(mined, layers=layers, done=done, sources=sources)
+                    if self.path is not None:
+                        mined.save(self.path)
+                    uncommitted = 0
+                bar.update(images)
+        return mined
 
-    def _with_part(self, layers: dict[str, MinedLayer], pictures: Picture, images: Ints) -> dict[str, MinedLayer]:
-        x = self.feed.tensor(pictures, self.network.device, self.network.dtype)
-        values = self.network.activations(x, list(layers))
-        return {
-            # Each layer's values are released before the next layer's maps are reduced.
-            name: layer.merge(reduced(layer, self.network.maps(name, values.pop(name)), images))
-            for name, layer in layers.items()
-        }
+    def _table(self, layer: MinedLayer) -> LayerTable:
+        _, _, columns = self.network.layer(layer.name).units
+        return LayerTable.of(layer, columns, self.network.device)
 
-    def _halve(self, error: BaseException, layers: Mapping[str, MinedLayer]) -> None:
-        if self.batch_size == 1:
-            raise CaptureError(
-                f"one image does not fit in memory with layers {', '.join(layers)}; "
-                "ask for fewer layers at once, or use another --device"
-            ) from error
-        self.batch_size = (self.batch_size + 1) // 2
-        write_line(f"out of memory: continuing with batches of {self.batch_size}")
+    def _with_batch(self, tables: dict[str, LayerTable], batch: InputBatch) -> dict[str, LayerTable]:
+        """Return the tables with one batch added; a batch that does not fit in memory goes in halves."""
+
+        def part(start: int, stop: int) -> dict[str, LayerTable]:
+            x = self.feed.tensor(batch.pictures[start:stop], self.network.device, self.network.dtype)
+            values = self.network.activations(x, list(tables))
+            return {
+                # Each layer's values are released before the next layer's maps are reduced.
+                name: table.with_batch(
+                    self.network.maps(name, values.pop(name)), batch.images[start:stop], self.counting
+                )
+                for name, table in tables.items()
+            }
+
+        for larger in self.at_once.parts(len(batch.places), part):
+            tables = larger
+        return tables
 
 
 def _with_left_out(sources: Mapping[str, Any], left_out: Mapping[str, str]) -> dict[str, Any]:
     """Return the sources of a result with images that could not be used, name -> reason."""
     return {**sources, "left_out": {**sources.get("left_out", {}), **left_out}} if left_out else dict(sources)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "can't allocate memory" in text
-        or "out of memory" in text
-    )

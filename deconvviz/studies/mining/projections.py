@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from deconvviz.data.pictures import side_that_holds
 from deconvviz.deconv.project import project_units
 from deconvviz.deconv.projection import Projection, Unit
 from deconvviz.errors import DataError
+from deconvviz.graph.memory import AtOnce
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs
@@ -169,7 +171,7 @@ def project_winners(
 ) -> dict[Winner, StoredProjection]:
     """Project entries of a mined layer's table back to the pixels of their images.
 
-    All the images, and all the projections, are in memory together.
+    All the images, and all the projections, are in memory together; where they do not fit, half of them.
 
     Args:
         network: the network that was mined.
@@ -196,9 +198,14 @@ def project_winners(
     >>> len(projections), projections[winners[0]].pixels.shape
     (8, (3, 5, 5))
     """
-    inputs, units = units_of(network, layer, feed, winners)
-    projected = project_units(network, inputs, units, rule, bounds=feed.preprocess.bounds(), **averages)
-    return {winner: stored(projection) for winner, projection in zip(winners, projected, strict=True)}
+
+    def part(start: int, stop: int) -> list[StoredProjection]:
+        inputs, units = units_of(network, layer, feed, winners[start:stop])
+        projected = project_units(network, inputs, units, rule, bounds=feed.preprocess.bounds(), **averages)
+        return [stored(projection) for projection in projected]
+
+    parts = AtOnce(max(len(winners), 1), "projections").parts(len(winners), part)
+    return dict(zip(winners, chain.from_iterable(parts), strict=True))
 
 
 def stored(projection: Projection) -> StoredProjection:

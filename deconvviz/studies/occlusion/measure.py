@@ -53,7 +53,8 @@ def occlude(
             follows each image's own most probable class.
         names: of the images; by default "image 0" and so on.
         options: `square`, `stride`, `fill`, `border`, `channel`, `strongest` and `rule` of `OcclusionOptions`;
-            `batch_size` (by default 32), `precision`, `seed` (of "noise") and `progress` of `RunOptions`.
+            `batch_size` (by default 32 on a CPU and 256 on a GPU), `precision`, `seed` (of "noise") and `progress` of
+            `RunOptions`.
 
     Returns:
         An `Occlusion` for each image.
@@ -175,8 +176,7 @@ class OcclusionRun:
 
     def _explain_options(self) -> ExplainOptions:
         settings = self.settings
-        batch_size = settings.images_at_once(self.network.device, 32)
-        return ExplainOptions(batch_size=batch_size, precision=settings.precision, seed=settings.seed)
+        return ExplainOptions(batch_size=settings.batch_size, precision=settings.precision, seed=settings.seed)
 
     def _under_windows(self, view: View, channel: int, fill: Tensor | float) -> Any:
         """Return what the network gives under each window, float64 [W, 4]: the fields of `Response` in their order."""

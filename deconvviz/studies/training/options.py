@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from deconvviz.data.parallel import cores
 from deconvviz.errors import TrainingError, require
 from deconvviz.run.options import RunOptions
 
@@ -44,7 +45,7 @@ class TrainingOptions:
 
     device: torch.device | str = "cpu"
     commit_every: int = 500
-    workers: int = 2
+    workers: int = field(default_factory=cores)
     progress: bool = True
     sources: Mapping[str, Any] | None = None
 

@@ -1,0 +1,64 @@
+"""From arrays on the host to tensors on a device, while the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deconvviz.arrays import stacked
+from deconvviz.types import Picture
+
+
+class Transfer:
+    """Sends tensors to a device. To a GPU they go from pinned memory, on a stream of their own.
+
+    A thread may send the next tensors while another one computes: the stream of the one that computes waits for them,
+    and the host for nothing.
+
+    >>> received = Transfer("cpu").send(torch.tensor([1, 2]))
+    >>> received()
+    (tensor([1, 2]),)
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def stacked(self, pictures: Sequence[Picture], empty: Callable[[], Picture]) -> Tensor:
+        """Return pictures as one tensor [n, h, w, C] on the host, in pinned memory where that makes it faster.
+
+        `empty()`, of shape [0, h, w, C], is taken where there are none.
+        """
+        if not pictures:
+            return torch.from_numpy(empty())
+        if self._stream is None or len({picture.dtype for picture in pictures}) > 1:
+            return torch.from_numpy(stacked(pictures))
+        dtype = torch.from_numpy(np.empty(0, pictures[0].dtype)).dtype
+        pinned = torch.empty((len(pictures), *pictures[0].shape), dtype=dtype, pin_memory=True)
+        np.stack(pictures, out=pinned.numpy())
+        return pinned
+
+    def send(self, *tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+        """Begin to send tensors; return a function that returns them on the device.
+
+        The function is called by the thread that computes with them.
+        """
+        stream = self._stream
+        if stream is None:
+            sent = tuple(tensor.to(self.device) for tensor in tensors)
+            return lambda: sent
+        with torch.cuda.stream(stream):
+            ready = tuple(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
+            arrival = stream.record_event()
+
+        def received() -> tuple[Tensor, ...]:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_event(arrival)
+            for tensor in ready:  # the allocator must not hand out their memory before the computation has read it
+                tensor.record_stream(computing)
+            return ready
+
+        return received

@@ -1,0 +1,154 @@
+"""Memory: how many items run at once, fewer where they do not fit, and how much a network takes.
+
+Every job of the package that runs in batches splits them here, so that a batch that does not fit is halved everywhere
+alike, and said once.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from deconvviz.errors import CaptureError
+from deconvviz.graph.ops import op_of
+from deconvviz.graph.reach import shape_of
+from deconvviz.graph.steps import make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deconvviz.graph.network import Network
+
+Part = TypeVar("Part")
+SPARE = 0.8  # of the free memory: the rest is for what convolutions need beside their maps, and for fragments
+
+
+class AtOnce:
+    """How many items run at once: halved where they do not fit in memory, for good.
+
+    Attributes:
+        size: items that run at once now.
+        what: the word for the items, such as "images".
+        advice: what a user can do where a single item does not fit.
+
+    >>> at_once = AtOnce(4, "images")
+    >>> list(at_once.parts(10, lambda start, stop: (start, stop)))
+    [(0, 4), (4, 8), (8, 10)]
+    """
+
+    def __init__(self, size: int, what: str = "images", advice: str = "use another --device") -> None:
+        self.size, self.what, self.advice = size, what, advice
+
+    def parts(self, count: int, compute: Callable[[int, int], Part]) -> Iterator[Part]:
+        """Yield `compute(start, stop)` of consecutive parts of `count` items, no part larger than `size`.
+
+        A part that does not fit in memory is computed again in halves, and so are later ones.
+
+        Args:
+            count: number of items.
+            compute: computes the items from start to stop. It must leave nothing behind where it raises.
+
+        Raises:
+            CaptureError: one item alone does not fit in memory.
+        """
+        start, before = 0, self.size
+        while start < count:
+            stop = min(start + self.size, count)
+            try:
+                part = compute(start, stop)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(stop - start, error)
+            else:
+                start = stop
+                if self.size < before:
+                    _tell(f"out of memory: continuing with batches of {self.size}")
+                    before = self.size
+                yield part
+                continue
+            # Outside the except clause, where the error no longer holds on to the tensors.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _halve(self, items: int, error: BaseException) -> None:
+        if items == 1:
+            one = self.what.removesuffix("s")
+            raise CaptureError(f"one {one} does not fit in memory; {self.advice}") from error
+        self.size = (items + 1) // 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had: on a GPU, on a CPU or in NumPy."""
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "can't allocate memory" in text
+        or "out of memory" in text
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that can be had on a device; None where that is not known."""
+    if device.type == "cuda":
+        held_unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held_unused
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123, no path of the user's
+            available = next(line for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    return int(available.split()[1]) * 1024
+
+
+def bytes_of_one(network: Network, layers: Sequence[str] | None = None) -> int:
+    """Return the bytes that one image takes while a network runs forward: the most that lives at the same time.
+
+    Args:
+        network: a network in the form in which it runs.
+        layers: names of the layers whose values are asked for; None for what the network returns.
+
+    >>> import deconvviz as dv
+    >>> network = dv.capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 10, 10))
+    >>> bytes_of_one(network) == 4 * (3 * 10 * 10 + 2 * 4 * 8 * 8)
+    True
+    """
+    targets = network.output_nodes() if layers is None else [network.layer(name).node for name in layers]
+    plan = make_plan(network.graph, frozenset({network.image, network.batch_size}), targets)
+    in_place = plan.overwriting if network.precision != "as captured" else frozenset()
+    held = {network.image: math.prod(network.input_shape)}
+    copied = 0 if network.precision == "as captured" else held[network.image]  # in the network's own order in memory
+    most = copied + sum(held.values())
+    for node in plan.steps:
+        if node.op == "call_function" and node.meta["data"]:
+            shared = node in in_place or op_of(node).identity or op_of(node).reshapes
+            held[node] = 0 if shared else math.prod(shape_of(node)[1:])
+            most = max(most, copied + sum(held.values()))
+        for spent in plan.release.get(node, ()):
+            elements = held.pop(spent, 0) if spent is not network.image else 0
+            if node in held and not held[node]:  # the value lives on under the name of the one that shares it
+                held[node] = elements
+    return most * network.dtype.itemsize
+
+
+def fitting(network: Network, size: int, layers: Sequence[str] | None = None) -> int:
+    """Return how many images, `size` at most, are expected to fit in the memory that is free; at least 1."""
+    free, one = free_bytes(network.device), bytes_of_one(network, layers)
+    if free is None or one * size <= SPARE * free:
+        return size
+    fits = max(int(SPARE * free / one), 1)
+    if fits < size:
+        _tell(f"{size} images at once take about {one * size / 1e9:.3g} GB of {free / 1e9:.3g} GB: {fits} are taken")
+    return fits
+
+
+def _tell(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
