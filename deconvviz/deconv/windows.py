@@ -115,7 +115,7 @@ class Sweep:
         def bound(source: fx.Node) -> Any:
             return next(supply) if source.meta["data"] else constants[source]
 
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), bound)
+        args, kwargs = self.network.on_its_device(*fx.node.map_arg((node.args, node.kwargs), bound))
         on_window = op_of(node).on_window
         if size and on_window:
             args = on_window(node, args, size)

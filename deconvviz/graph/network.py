@@ -211,9 +211,17 @@ class Network(WithScores):
 
     def arguments(self, node: fx.Node, values: Values) -> tuple[Any, Any]:
         """Return a node's arguments with values in the place of nodes."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-        if "device" in kwargs:  # the export wrote down the device that the model was on
+        return self.on_its_device(*fx.node.map_arg((node.args, node.kwargs), lambda n: values[n]))
+
+    def on_its_device(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return the arguments of an op with the network's device in the place of the one that the export wrote down.
+
+        That is the CPU, wherever the model was, for tensors that its code makes and for x.to(y.device).
+        """
+        if "device" in kwargs:
             kwargs = {**kwargs, "device": self.device}
+        if any(isinstance(value, torch.device) for value in args):
+            args = tuple(self.device if isinstance(value, torch.device) else value for value in args)
         return args, kwargs
 
     def checked(self, x: Tensor) -> Tensor:
