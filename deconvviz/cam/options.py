@@ -17,7 +17,7 @@ class ExplainOptions:
         convention: "paper", "pytorch-grad-cam" or "torch-cam": the order of resizing and scaling, see `cam.shaping`.
         align_corners: of the resizing of the finished map.
         batch_size: changed values or masked images in one pass; of whole images a CPU takes 8, which its cache holds.
-        precision: "fp32", or "bf16" for masked images and changed values; gradients are computed as captured.
+        precision: of masked images and changed values, as in `RunOptions`; gradients are computed as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
         fuse: how the maps of several layers become one, "mean" or "max", or "none", which keeps them apart; None
             for the method's own way.
@@ -53,5 +53,5 @@ class ExplainOptions:
 
     @property
     def lower(self) -> bool:
-        """Whether masked images and changed values are computed in a lower precision than gradients."""
+        """Whether masked images and changed values are computed in another precision than gradients."""
         return self.precision != "fp32"
