@@ -12,7 +12,10 @@ from deconvviz.deconv.projection import Unit
 MEMORY = 256 * 2**20  # bytes of values that one batch may keep on a CPU
 FREE_SHARE = 0.5  # of a GPU's free memory; convolutions need room to work in
 LARGEST = 2**31 - 1  # values of one tensor, beyond which convolutions on a GPU are slow or refuse
-VALUES, SIGNALS = 3, 6  # copies of values beside the signals; signals and values that one op needs on the way back
+VALUES = 3  # copies of each value where windows run both ways: the value, its signal, and what an op needs to work
+VALUES_OF_AN_IMAGE = 2  # where whole images run forward: the value, and the switches of pooling
+SIGNALS = 6  # copies of the largest value that one unit needs on the way back
+WHOLE_OVER_WINDOWS = 1.0  # what one multiplication costs in a whole image, of that in a window
 
 
 def budget(device: torch.device) -> int:
@@ -48,9 +51,6 @@ def runs_whole(plan: WindowPlan, units: int, images: int) -> bool:
     return images * plan.work(whole=True) * WHOLE_OVER_WINDOWS < units * plan.work(whole=False)
 
 
-WHOLE_OVER_WINDOWS = 1.0  # what one multiplication costs in a whole image, of that in a window
-
-
 def batches(
     numbers: Sequence[int], units: Sequence[Unit], plan: WindowPlan, element_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], bool]]:
@@ -72,14 +72,14 @@ def batches(
         size = at_once(plan, VALUES, element_size, device)
         yield from ((ordered[start : start + size], False) for start in range(0, len(ordered), size))
         return
-    room, per_image = budget(device), VALUES * plan.elements_of_an_image() * element_size
-    per_unit, most = SIGNALS * plan.largest() * element_size, LARGEST // plan.largest()
+    half = budget(device) // 2  # for the values of whole images, and as much for what goes back from the units
+    most_images = max(1, half // (VALUES_OF_AN_IMAGE * plan.elements_of_an_image() * element_size))
+    most_units = max(1, min(half // (SIGNALS * plan.largest() * element_size), LARGEST // plan.largest()))
     batch: list[int] = []
     images: set[int] = set()
     for number in ordered:
         image = units[number][0]
-        needed = len(images | {image}) * per_image + (len(batch) + 1) * per_unit
-        if batch and (needed > room or len(batch) == most):
+        if batch and (len(batch) == most_units or len(images | {image}) > most_images):
             yield batch, True
             batch, images = [], set()
         batch.append(number)
