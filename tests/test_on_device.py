@@ -16,10 +16,10 @@ from tiny_explainers import TINY_SIZE, layers_of
 from torch import Tensor, nn
 
 import deconvviz as dv
-from deconvviz.cam.learned.base import LEARNED
+from deconvviz.cam.explain import ConstantMapWarning
+from deconvviz.cam.learned.base import LEARNED, Phase
 from deconvviz.cam.registry import METHODS
 from deconvviz.choices import PRECISIONS, RULES
-from deconvviz.errors import ConstantMapWarning
 from deconvviz.metrics.faithfulness import faithfulness
 
 SIZE = (3, 24, 24)
@@ -115,15 +115,16 @@ def test_every_method_of_explanation(here: dv.Network, exact: dv.Network, device
 
 def test_training(device: torch.device, tmp_path: pathlib.Path) -> None:
     recipe = dv.Recipe(epochs=1, batch_size=8, validation=0.25, augment=False, lr=0.01)
-    scenes = dv.Scenes(16, size=24)
-    losses = []
+    pictures = list(np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), np.uint8))
+    labelled = dv.InMemoryImages(pictures, [n % 2 for n in range(16)], classes=["a", "b"])
+    losses: list[float] = []
     for where in (device, torch.device("cpu")):
         network = model()
-        network[-1] = nn.Linear(8, len(scenes.classes))
+        network[-1] = nn.Linear(8, 2)
         nn.init.constant_(network[-1].weight, 0.1)
         nn.init.zeros_(network[-1].bias)
         how: dict[str, Any] = {"preprocess": dv.Preprocess(resize=None, crop=24), "progress": False}
-        trained = dv.train(network.to(where), scenes, tmp_path / f"{len(losses)}.pth", recipe, **how)
+        trained = dv.train(network.to(where), labelled, tmp_path / f"{len(losses)}.pth", recipe, **how)
         losses.append(trained.history[-1]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -135,8 +136,9 @@ def test_learned_explainers(device: torch.device, tmp_path: pathlib.Path, name: 
     network = dv.capture(tiny_net()[0], (3, *TINY_SIZE)).to(torch.float32).to(device)
     pictures = list(np.random.default_rng(0).integers(0, 256, (8, *TINY_SIZE, 3), np.uint8))
     how: dict[str, Any] = {"preprocess": TINY_PREPROCESS, "progress": False}
+    phases = [Phase("one", epochs=1, batch_size=4)]
     trained = dv.train_explainer(
-        name, network, dv.InMemoryImages(pictures), layers_of(name), tmp_path / "e.pth", epochs=1, **how
+        name, network, dv.InMemoryImages(pictures), layers_of(name), tmp_path / "e.pth", phases=phases, **how
     )
     maps = dv.cam(name, network, explainer=trained.explainer)(torch.zeros(1, 3, *TINY_SIZE, device=device))
     assert maps.shape == (1, *TINY_SIZE) and bool(maps.isfinite().all())

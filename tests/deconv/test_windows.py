@@ -232,7 +232,7 @@ def test_a_forward_pass_over_whole_images_gives_the_same(
 ) -> None:
     net = dv.capture(Odd().double().to(device), (3, 32, 40))
     images = torch.randn(2, 3, 32, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
-    for layer in ("b", "last"):
+    for layer in ("gate", "last"):
         channels, rows, columns = net.layers[layer].units
         places = [(0, 0), (rows - 1, columns - 1), (rows // 2, 1), (1, columns // 2)]
         units = [(n % 2, layer, n % channels, places[n % 4]) for n in range(12)]
