@@ -165,7 +165,7 @@ def _gathered(
     """
     trailing = maps.movedim(axes, (-2, -1))
     _, *lead, height, width = trailing.shape
-    flat = trailing.reshape(-1)
+    flat = trailing.reshape(-1).contiguous()  # the real part of complex numbers has a stride
     rows = starts[0][:, None] + torch.arange(sizes[0], device=index.device)
     columns, before = starts[1], 0
     if not inside[0]:

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import deconvviz as dv
 from deconvviz.deconv import batches
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import make_plan
+from deconvviz.graph.reach import Interval
 
 Made = Callable[[str, int], tuple[nn.Module, dv.Network]]
 
@@ -248,3 +250,12 @@ def test_a_forward_pass_over_whole_images_gives_the_same(
 def test_units_that_share_images_run_forward_on_whole_images() -> None:
     plan = make_plan(dv.capture(build("vgg11"), (3, 64, 64)), "features.7")
     assert not batches.runs_whole(plan, 2, 2) and batches.runs_whole(plan, 1000, 1)
+
+
+def test_windows_of_maps_that_are_views_of_other_memory() -> None:
+    """The real part of complex maps has a stride of two numbers; maps may be a slice, or channels-last."""
+    complex_maps = torch.randn(2, 3, 6, 7, dtype=torch.complex64)
+    places, window = Places.of([1, 0], [(0, 1), (4, 5)], torch.device("cpu")), (Interval(1, -1, 3), Interval(1, 0, 3))
+    for maps in (complex_maps.real, complex_maps.imag, complex_maps.real[:, :, :, 1:].transpose(2, 3)):
+        assert torch.equal(places.cut(maps, window, (2, 3)), places.cut(maps.clone(), window, (2, 3)))
+        assert torch.equal(places.cut(maps, window, (2, 3))[0, :, 1:], maps[1, :, 0:2, 1:4])
