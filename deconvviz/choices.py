@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp64"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TRAINING_PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")  # weights stay fp32
 
 # --- images ---
 Fit = Literal["cover", "contain", "stretch"]  # how an image meets the size that it is resized to

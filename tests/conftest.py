@@ -29,9 +29,10 @@ def data_folder() -> pathlib.Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer --fast."""
+    """Offer --fast, --device and --fuzz."""
     help_text = f"leave out the tests marked {', '.join(LEFT_OUT_OF_FAST)}: less than two minutes on two cores"
     parser.addoption("--fast", action="store_true", help=help_text)
+    parser.addoption("--device", default="cpu", help="where tests with the fixture `device` compute: cpu or cuda")
     parser.addoption("--fuzz", default=20.0, type=float, help="seconds that tests/fuzz changes files for, at least")
 
 
@@ -50,9 +51,9 @@ def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the real data, or a browser, by the fixture that it uses."""
+    """Mark what needs the real data or a browser, or is about a device, by the fixture that it uses."""
     for item in items:
-        for fixture in ("data", "browser"):
+        for fixture in ("data", "browser", "device"):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(fixture)
 
@@ -67,6 +68,15 @@ def data() -> pathlib.Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the test computes: --device."""
+    name = torch.device(request.config.getoption("--device"))
+    if name.type == "cuda" and not torch.cuda.is_available():
+        pytest.fail("--device cuda given, and torch sees no GPU here")
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.tokens import Layout, layout_of
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.windows import Sweep
@@ -62,12 +63,11 @@ class Captured:
             CamError: the target does not follow from the output by a gradient.
         """
         network, images = self.network, self.network.checked(x)
-        nodes, index = network.output_nodes(), torch.arange(len(x), device=x.device)
-        zero = torch.zeros_like(index)
+        nodes, places = network.output_nodes(), Places.of(range(len(x)), [(0, 0)] * len(x), x.device)
         plans = {
             node: make_plan(network, network.names[node], windowed=False) for node in nodes if node in network.names
         }
-        sweeps = {node: Sweep(network, plan, images, index, zero, zero) for node, plan in plans.items()}
+        sweeps = {node: Sweep(network, plan, images, places) for node, plan in plans.items()}
         values = {node: sweep.forward() for node, sweep in sweeps.items()}
         beside = [node for node in nodes if node not in values]  # the images themselves, or a value of the whole batch
         values |= network.run({network.image: images}, beside, len(x)) if beside else {}

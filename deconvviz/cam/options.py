@@ -18,7 +18,7 @@ class ExplainOptions:
         align_corners: of the resizing of the finished map.
         batch_size: changed values or masked images in one pass; None takes 32 on a CPU and 256 on a GPU. Of whole
             images a CPU takes 8, which its cache holds, and a GPU no more than are expected to fit.
-        precision: "fp32", or "bf16" for masked images and changed values; gradients are computed as captured.
+        precision: of masked images and changed values, as in `RunOptions`; gradients are computed as captured.
         tokens: rows and columns of a transformer's patches, where they cannot be found.
         fuse: how the maps of several layers become one, "mean" or "max", or "none", which keeps them apart; None
             for the method's own way.
@@ -54,5 +54,5 @@ class ExplainOptions:
 
     @property
     def lower(self) -> bool:
-        """Whether masked images and changed values are computed in a lower precision than gradients."""
+        """Whether masked images and changed values are computed in another precision than gradients."""
         return self.precision != "fp32"

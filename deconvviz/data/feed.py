@@ -94,7 +94,8 @@ class InputBatch(NamedTuple):
     Attributes:
         places: int64 [n], the places of the pictures in the feed, on the host.
         images: int64 [n], the indices of the pictures in the dataset, on the device.
-        pictures: uint8, uint16 or float32 [n, h, w, C], as the network sees them, on the device; `Feed.tensor` normalises them.
+        pictures: uint8, uint16 or float32 [n, h, w, C], as the network sees them, on the device; `Feed.tensor`
+            normalises them.
         left_out: name -> reason of each image of the batch that cannot be used; see `Feed.batches`.
     """
 
@@ -230,8 +231,8 @@ class Feed:
     ) -> Generator[InputBatch]:
         """Yield pictures on a device batch by batch; the next batch is decoded and sent while one is computed with.
 
-        On a GPU they travel as they are stored, mostly uint8, from pinned memory, on a stream of their own, and nothing waits on the host. Up
-        to two batches are in memory beside the one that is used.
+        On a GPU they travel as they are stored, mostly uint8, from pinned memory, on a stream of their own, and nothing
+        waits on the host. Up to two batches are in memory beside the one that is used.
 
         Arguments and errors are those of `batches`.
         """

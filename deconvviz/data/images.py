@@ -138,7 +138,7 @@ class ImageStore(Shown, drawn_by="draw_images"):
 
     @property
     def several(self) -> Callable[[Ints], Pixels] | None:
-        """Reads n > 0 images in one call, indices int64 [n] -> uint8 [n, S, S, 3]; None where images are read one by one."""
+        """Reads n > 0 images in one call, indices [n] -> uint8 [n, S, S, 3]; None where they are read one by one."""
         return self._several if self._offsets is None else None
 
     def __iter__(self) -> Iterator[tuple[Picture, int]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import fx
 
 from deconvviz.graph.network import Network
+from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import SAME, Geometry, Reach, axes_of, data_inputs, lengths, shape_of
 
-MEMORY = 256 * 2**20  # bytes of values that the units of one batch may keep
+PER_VALUE = 40  # multiplications in the time that another op takes for one value
 
 
 @dataclass(frozen=True)
@@ -25,28 +27,46 @@ class WindowPlan:
     steps: tuple[fx.Node, ...]
     windows: dict[fx.Node, Reach]
 
-    def units_at_once(self, copies: int, element_size: int) -> int:
-        """Return how many units run together, so that `copies` of every value fit in MEMORY; at most 256.
-
-        Args:
-            copies: of each value that are in memory, such as the signals beside the values.
-            element_size: bytes of a number.
-        """
-        return max(1, min(256, MEMORY // (copies * self.elements() * element_size)))
-
     def elements(self) -> int:
         """The number of values that one unit keeps in memory."""
-        total = 0
-        for node in self.steps:
-            shape = shape_of(node)
-            count = 1
-            for size in shape[1:]:
-                count *= max(size, 1)
-            if node in self.windows:
-                rows, columns = lengths(node)
-                count = count * self.windows[node][0].size * self.windows[node][1].size // (rows * columns)
-            total += count
-        return total
+        return sum(self._elements(node) for node in self.steps)
+
+    def largest(self) -> int:
+        """The number of values of the largest of them."""
+        return max(self._elements(node) for node in self.steps)
+
+    def elements_of_an_image(self) -> int:
+        """The number of values that a whole image keeps in memory."""
+        return sum(_size(node) for node in self.steps)
+
+    def work(self, whole: bool) -> float:
+        """Return what the windows cost on the way forward, for one unit, or for one whole image.
+
+        The unit is one multiplication of a convolution.
+        """
+        return sum(_work(node) * (1.0 if whole else self._share(node)) for node in self.windows)
+
+    def _elements(self, node: fx.Node) -> int:
+        return int(_size(node) * self._share(node))
+
+    def _share(self, node: fx.Node) -> float:
+        if node not in self.windows:
+            return 1.0
+        (rows, columns), window = lengths(node), self.windows[node]
+        return window[0].size * window[1].size / (rows * columns)
+
+
+def _size(node: fx.Node) -> int:
+    """Return the number of values of a node for one image."""
+    return math.prod(max(size, 1) for size in shape_of(node)[1:])
+
+
+def _work(node: fx.Node) -> float:
+    """Return what a node costs for a whole image, in multiplications of a convolution."""
+    if node.op != "call_function" or op_name(node) != "conv2d":
+        return PER_VALUE * _size(node)
+    filters = shape_of(node.args[1])  # type: ignore[arg-type]
+    return _size(node) * (PER_VALUE + math.prod(filters[1:]))
 
 
 def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from deconvviz.arrays import pictures_of
 from deconvviz.deconv.averages import averaged
+from deconvviz.deconv.batches import batches
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import WindowPlan, make_plan
 from deconvviz.deconv.projection import Projection, SignalOptions, Unit
 from deconvviz.deconv.rules import WAYS, Descent
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from deconvviz.deconv.projection import SignalKeywords
+
+Signal = tuple[Sequence[Tensor], tuple[str, ...]]  # pixels of each unit [C, h, w], and the ops that were linearised
 
 
 def project(
@@ -142,19 +146,79 @@ def _projected(
         numbers_by_layer.setdefault(unit[1], []).append(number)
     projections: dict[str, dict[int, Projection]] = {rule: {} for rule in rules}
     with torch.no_grad():
-        for (layer, numbers), folded in product(numbers_by_layer.items(), (False, True)):
+        for numbers, folded in product(numbers_by_layer.values(), (False, True)):
             chosen = [rule for rule in rules if WAYS[rule].folded == folded]
-            if not chosen:
-                continue
-            runs = network.without_norms([layer]) if folded else network
-            given = images.contiguous(memory_format=runs.memory_format) if folded else images
-            # "last" lets a window that the unit does not depend on overwrite with zero: only the whole map knows
-            plan = make_plan(runs, layer, options.windowed and options.overlap == "sum")
-            for batch in _batches(numbers, units, plan, given):
-                by_rule = _project_batch(runs, plan, given, [units[number] for number in batch], chosen, options)
+            if chosen:
+                by_rule = _of_layer(network, images, units, numbers, chosen, options)
                 for rule, projected in by_rule.items():
-                    projections[rule].update(zip(batch, projected, strict=True))
+                    projections[rule].update(projected)
     return {rule: [by_number[number] for number in range(len(units))] for rule, by_number in projections.items()}
+
+
+def _of_layer(
+    network: Network,
+    images: Tensor,
+    units: Sequence[Unit],
+    numbers: Sequence[int],
+    rules: Sequence[str],
+    options: SignalOptions,
+) -> dict[str, dict[int, Projection]]:
+    """Project the units of one layer by rules that run on the same network: rule -> number of a unit -> projection.
+
+    Activations come from the device once, after the last batch.
+    """
+    layer, folded = units[numbers[0]][1], WAYS[rules[0]].folded
+    runs = (network.without_norms([layer]) if folded else network).in_precision(options.precision)
+    inputs = runs.checked(images).contiguous(memory_format=runs.memory_format)
+    # "last" lets a window that the unit does not depend on overwrite with zero: only the whole map knows
+    plan = make_plan(runs, layer, options.windowed and options.overlap == "sum")
+    done: list[tuple[list[int], Tensor, dict[str, Signal]]] = []
+    for batch, whole in batches(numbers, units, plan, inputs.element_size(), inputs.device):
+        done.append((batch, *_project_batch(runs, plan, inputs, [units[n] for n in batch], rules, options, whole)))
+    values = torch.cat([activations for _, activations, _ in done]).tolist()
+    projections: dict[str, dict[int, Projection]] = {rule: {} for rule in rules}
+    start, shape = 0, network.input_shape
+    for batch, _, signals in done:
+        for rule, (pixels, linearised) in signals.items():
+            boxes = _boxes(plan, runs, [units[number] for number in batch])
+            projections[rule] |= {
+                number: _projection(units[number], rule, values[start + n], boxes[n], pixels[n], shape, linearised)
+                for n, number in enumerate(batch)
+            }
+        start += len(batch)
+    return projections
+
+
+def _boxes(plan: WindowPlan, network: Network, units: Sequence[Unit]) -> list[tuple[Box, Box]]:
+    """Return for each unit the pixels that it depends on, and where its signal holds them."""
+    height, width = network.input_shape[1:]
+    window = plan.windows.get(network.image)
+    if window is None:
+        return [(Box(0, 0, height, width),) * 2] * len(units)
+    (rows, columns), boxes = window, []
+    for _, _, _, (y, x) in units:
+        top, left = rows.low + y * rows.jump, columns.low + x * columns.jump
+        inside = (min(max(top, 0), height), min(max(left, 0), width))
+        end = (max(min(top + rows.size, height), 0), max(min(left + columns.size, width), 0))
+        box = Box(*inside, *end)
+        boxes.append((box, Box(box.top - top, box.left - left, box.bottom - top, box.right - left)))
+    return boxes
+
+
+def _projection(
+    unit: Unit,
+    rule: str,
+    value: float,
+    boxes: tuple[Box, Box],
+    pixels: Tensor,
+    shape: tuple[int, ...],
+    linearised: tuple[str, ...],
+) -> Projection:
+    box, (top, left, bottom, right) = boxes
+    if pixels.shape[1:] != (bottom - top, right - left):  # the window reaches beyond the image
+        pixels = pixels[:, top:bottom, left:right].clone()
+    depth, height, width = shape
+    return Projection(*unit, rule, value, box, pixels, (depth, height, width), linearised)
 
 
 def _check_unit(network: Network, layer: str, channel: int, position: tuple[int, int]) -> tuple[int, int]:
@@ -168,14 +232,6 @@ def _check_unit(network: Network, layer: str, channel: int, position: tuple[int,
     return rows, columns
 
 
-def _batches(numbers: list[int], units: Sequence[Unit], plan: WindowPlan, images: Tensor) -> Iterator[list[int]]:
-    """Split the units of a layer so that the values of one batch fit in memory; units of one image stay together."""
-    size = plan.units_at_once(3, images.element_size())
-    ordered = sorted(numbers, key=lambda number: units[number][0])
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
-
-
 def _project_batch(
     network: Network,
     plan: WindowPlan,
@@ -183,31 +239,35 @@ def _project_batch(
     units: Sequence[Unit],
     rules: Sequence[str],
     options: SignalOptions,
-) -> dict[str, list[Projection]]:
-    """Project a batch of units of one layer by several rules, from one forward pass."""
+    whole: bool,
+) -> tuple[Tensor, dict[str, Signal]]:
+    """Project a batch of units of one layer by several rules, from one forward pass; nothing waits for the device.
+
+    Returns:
+        The activations [N], and rule -> `Signal`.
+    """
     distinct = sorted({unit[0] for unit in units})
-    device, everyone = images.device, torch.arange(len(units), device=images.device)
-    index = torch.tensor([distinct.index(unit[0]) for unit in units], device=device)
-    channels = torch.tensor([unit[2] for unit in units], device=device)
-    positions = torch.tensor([unit[3] for unit in units], device=device)
-    rows, columns = positions[:, 0], positions[:, 1]
-    sweep = Sweep(network, plan, images[distinct], index, rows, columns)
+    at = {image: n for n, image in enumerate(distinct)}
+    places = Places.of([at[unit[0]] for unit in units], [unit[3] for unit in units], images.device)
+    of_batch = torch.tensor([[unit[2] for unit in units], range(len(units))]).to(images.device)
+    channels, everyone = of_batch.unbind()
+    chosen = images if len(distinct) == len(images) else images[torch.tensor(distinct).to(images.device)]
+    sweep = Sweep(network, plan, chosen, places, whole)
     target, node = sweep.forward(), plan.steps[-1]
-    maps = as_maps(node, target)
-    if node in plan.windows:  # the window of the layer itself is the unit
-        image_at, y, x = everyone, torch.zeros_like(rows), torch.zeros_like(columns)
+    maps, y, x = as_maps(node, target), places.rows, places.columns
+    on_window = node in sweep.windows  # the window of the layer itself is the unit
+    zero = torch.zeros_like(y)
+    values = maps[everyone, channels, zero, zero] if on_window else maps[sweep.places.index, channels, y, x]
+    if node in plan.windows:
+        start, y, x = maps.new_zeros(len(units), maps.shape[1], 1, 1), zero, zero
     else:
-        image_at, y, x = sweep.index, rows, columns
-    values = maps[image_at, channels, y, x]
-    start = maps.new_zeros(len(units), *maps.shape[1:])
+        start = maps.new_zeros(len(units), *maps.shape[1:])
     start[everyone, channels, y, x] = values if options.seed == "activation" else torch.ones_like(values)
-    seed, floats = as_value(node, start), values.tolist()
-    return {rule: _sent_back(sweep, seed, units, floats, rule, options) for rule in rules}
+    seed = as_value(node, start)
+    return values, {rule: _sent_back(sweep, seed, rule, options) for rule in rules}
 
 
-def _sent_back(
-    sweep: Sweep, seed: Tensor, units: Sequence[Unit], values: Sequence[float], rule: str, options: SignalOptions
-) -> list[Projection]:
+def _sent_back(sweep: Sweep, seed: Tensor, rule: str, options: SignalOptions) -> Signal:
     """Send the signal of a batch of units back by one rule."""
     way = WAYS[rule]
     descent = Descent(overlap=options.overlap, lrn=options.lrn, bounds=options.bounds, steps=sweep.plan.steps)
@@ -215,9 +275,11 @@ def _sent_back(
     signal = sweep.back(seed, way.policy(descent))
     if way.times_input:
         signal = signal * sweep.pixels()
-    linearised = tuple(sorted(sweep.linearised))
-    depth, height, width = sweep.network.input_shape
-    return [
-        Projection(*unit, rule, value, Box(*box), pixels[inside].clone(), (depth, height, width), linearised)
-        for unit, value, (box, inside), pixels in zip(units, values, sweep.image_places(), signal, strict=True)
-    ]
+    exact = signal if options.precision in ("fp32", "fp64") else signal.float()
+    return _copies(exact), tuple(sorted(sweep.linearised))
+
+
+def _copies(signal: Tensor) -> Sequence[Tensor]:
+    """Return each unit's part of a batch in memory of its own, which a caller may keep without the others."""
+    copies: Sequence[Tensor] = torch.ops.aten.unbind_copy.int(signal)
+    return copies

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from deconvviz.choices import LRN_POLICIES, OVERLAPS, SEEDS
+from deconvviz.choices import LRN_POLICIES, OVERLAPS, PRECISIONS, SEEDS, Precision
 from deconvviz.deconv.rules import PixelBounds
 from deconvviz.errors import ProjectionError, require, require_choice
 from deconvviz.notebook import Shown
@@ -29,6 +29,7 @@ class SignalKeywords(TypedDict, total=False):
     shifts: int
     noise: float
     samples: int
+    precision: Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class SignalOptions:
         noise: the mean over `samples` images with normal noise of this standard deviation, as a share of the image's
             range; Smilkov et al. 2017, arXiv 1706.03825.
         samples: copies of the image that `noise` draws; each shift has its own.
+        precision: "fp32" computes as the network was captured, and never in TF32; "tf32" and "bf16" are faster on a
+            GPU and good enough for figures; "fp64". The pixels are float32 at least.
 
     Raises:
         ProjectionError: an option has an unknown word, `shifts` is no square number, or `noise` is below 0.
@@ -62,10 +65,12 @@ class SignalOptions:
     shifts: int = 1
     noise: float = 0.0
     samples: int = 16
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         require_choice("seed", self.seed, SEEDS, ProjectionError)
         require_choice("overlap", self.overlap, OVERLAPS, ProjectionError)
+        require_choice("precision", self.precision, PRECISIONS, ProjectionError)
         require_choice("lrn", self.lrn, LRN_POLICIES, ProjectionError)
         require(
             self,

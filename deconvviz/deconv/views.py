@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from deconvviz.deconv.batches import at_once
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.projection import Projection, Unit
 from deconvviz.deconv.windows import Sweep
@@ -51,10 +53,8 @@ class UnitViews:
         self.network = network.forward_only(keep=[self.layer])
         self.images = self.network.checked(images)
         self.plan = make_plan(self.network, self.layer)
-        device = images.device
-        self._index = torch.tensor([unit[0] for unit in units], device=device)
-        self._channels = torch.tensor([unit[2] for unit in units], device=device)
-        self._places = torch.tensor([unit[3] for unit in units], device=device)
+        self._places = Places.of([unit[0] for unit in units], [unit[3] for unit in units], images.device)
+        self._channels = torch.tensor([unit[2] for unit in units]).to(images.device)
         self._cut()
 
     def _cut(self) -> None:
@@ -62,22 +62,20 @@ class UnitViews:
         image, height, width = self.network.image, *self.images.shape[2:]
         window = self.plan.windows.get(image)
         if window is None:
-            self.pixels = self.images[self._index]
+            self.pixels = self.images[self._places.index]
             self.seen = torch.ones(len(self.units), height, width, dtype=torch.bool, device=self.images.device)
             self.corners = torch.zeros(len(self.units), 2, dtype=torch.int64)
             return
-        y, x = self._places.unbind(1)
-        sweep = Sweep(self.network, self.plan, self.images, self._index, y, x)
-        self.pixels, outside = sweep.cut(self.images, image, window), sweep.outside(image, window)
+        self.pixels = self._places.cut(self.images, window, (2, 3))
+        outside = self._places.outside(window, (2, 3), 4, (height, width))
         seen = torch.zeros(len(self.units), *self.pixels.shape[2:], dtype=torch.bool, device=self.images.device)
         self.seen = ~seen if outside is None else ~(seen | outside[:, 0])
-        lows = [interval.low + at * interval.jump for interval, at in zip(window, (y, x), strict=True)]
-        self.corners = torch.stack(lows, 1).cpu()
+        self.corners = torch.stack(self._places.starts(window), 1).cpu()
 
     @cached_property
     def batch_size(self) -> int:
         """How many views fit in memory together."""
-        return self.plan.units_at_once(2, self.images.element_size())
+        return at_once(self.plan, 2, self.images.element_size(), self.images.device)
 
     @cached_property
     def unchanged(self) -> Tensor:
@@ -97,12 +95,12 @@ class UnitViews:
         Returns:
             [K].
         """
-        y, x = self._places[units].unbind(1)
-        channels, everyone = self._channels[units], torch.arange(len(units), device=units.device)
+        channels, places = self._channels[units], self._places.some(units)
+        everyone, y, x = places.index, places.rows, places.columns
         if self.network.image not in self.plan.windows:
             values = self.network.activations(pixels, [self.layer])[self.layer]
             return self.network.maps(self.layer, values)[everyone, channels, y, x]
-        sweep = Sweep(self.network, self.plan, pixels, everyone, y, x)
+        sweep = Sweep(self.network, self.plan, pixels, places)
         maps = self.network.maps(self.layer, sweep.forward(pixels))
         whole = self.plan.steps[-1] not in self.plan.windows
         return maps[everyone, channels, y, x] if whole else maps[everyone, channels, 0, 0]
@@ -120,7 +118,7 @@ class UnitViews:
         centre = [
             offset + at.double().cpu() * stride + (size - 1) / 2
             for offset, stride, size, at in zip(
-                field.offset, field.stride, field.size, self._places.unbind(1), strict=True
+                field.offset, field.stride, field.size, (self._places.rows, self._places.columns), strict=True
             )
         ]
         return torch.stack(centre, 1) - self.corners

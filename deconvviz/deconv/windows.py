@@ -6,6 +6,10 @@ is kept either as a whole, one for each distinct image, or as windows, one for e
 border of its map. Positions outside hold zero there, which is what the padding of a convolution would be; max pooling
 reads minus infinity instead, and average pooling divides by its own count. So the value, the switches and the
 projection of a unit are exact.
+
+Where many units share few images, their windows overlap, and running forward once over the whole images costs less than
+over all windows (`whole`). The way back runs on windows all the same: those of the switches, and of values where a rule
+reads them, are then cut out of the whole maps.
 """
 
 from __future__ import annotations
@@ -19,12 +23,14 @@ import torch
 from torch import Tensor, fx
 
 from deconvviz.deconv import switches
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import WindowPlan, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import ProjectionError
+from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
-from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, lengths, shape_of
+from deconvviz.graph.reach import Geometry, Reach, axes_of, data_inputs, lengths, shape_of
 
 
 @dataclass
@@ -35,9 +41,8 @@ class Sweep:
         network: the network that runs.
         plan: which of its values are windows, and in which order they are computed.
         images: [M, C, H, W], the distinct images.
-        index: int64 [N], the image of each unit.
-        rows: int64 [N], the row of each unit on the layer's map.
-        columns: int64 [N], the column of each unit on the layer's map.
+        places: where the N units are.
+        whole: whether the forward pass runs on whole images.
         values: node -> its value, as windows [N, ...] or whole [M, ...].
         calls: node -> the call that computed its value, with the switches of max pooling.
         linearised: names of ops for which the vector-Jacobian product stands on the way back.
@@ -46,15 +51,13 @@ class Sweep:
     network: Network
     plan: WindowPlan
     images: Tensor
-    index: Tensor
-    rows: Tensor
-    columns: Tensor
+    places: Places
+    whole: bool = False
     values: dict[fx.Node, Tensor] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
     linearised: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.shared = not torch.equal(self.index, torch.arange(len(self.images), device=self.index.device))
         self._find_constants()
 
     def _find_constants(self) -> None:
@@ -62,7 +65,7 @@ class Sweep:
         ordered = [n for n in self.network.graph.nodes if n in constants and n is not self.network.batch_size]
         self.constants = {
             count: {**self.network.run({}, ordered, count), self.network.batch_size: count}
-            for count in {len(self.images), len(self.index)}
+            for count in {len(self.images), len(self.places.index)}
         }
 
     # --- forward ---
@@ -73,19 +76,25 @@ class Sweep:
         Args:
             windows: [N, C, h, w], what the units see, where it is not to be cut out of the images.
         """
-        for node in self.plan.steps:
-            if node is self.network.image:
-                self.values[node] = self._image(node) if windows is None else windows
-            elif node in self.plan.windows:
-                self.values[node] = self._run_window(node)
-            else:
-                call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
-                self.values[node] = call.out = _execute(call)
-                self.calls[node] = call
-                if self.shared and not self._holds_images(node):
-                    self._give_each_unit_its_image()
-                    return self.forward(windows)
+        with arithmetic(self.network.precision):
+            for node in self.plan.steps:
+                if node is self.network.image:
+                    self.values[node] = self._image(node) if windows is None else windows
+                elif node in self.windows:
+                    self.values[node] = self._run_window(node)
+                else:
+                    call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
+                    self.values[node] = call.out = _execute(call)
+                    self.calls[node] = call
+                    if self.places.shared and not self._holds_images(node):
+                        self._give_each_unit_its_image()
+                        return self.forward(windows)
         return self.values[self.plan.steps[-1]]
+
+    @property
+    def windows(self) -> dict[fx.Node, Reach]:
+        """The windows on which the forward pass runs."""
+        return {} if self.whole else self.plan.windows
 
     def _holds_images(self, node: fx.Node) -> bool:
         """Return whether the first dimension of a node's value, and no other, counts the images.
@@ -97,14 +106,14 @@ class Sweep:
 
     def _give_each_unit_its_image(self) -> None:
         """Begin again with one image for each unit, as values that do not count images first cannot be shared."""
-        self.images = self.images[self.index]
-        self.index, self.shared = torch.arange(len(self.images), device=self.index.device), False
+        self.images = self.images[self.places.index]
+        self.places, self.whole = self.places.each_its_image(), False
         self.values.clear()
         self.calls.clear()
         self._find_constants()
 
     def _image(self, node: fx.Node) -> Tensor:
-        window = self.plan.windows.get(node)
+        window = self.windows.get(node)
         return self.images if window is None else self.cut(self.images, node, window)
 
     def _call(self, node: fx.Node, inputs: Sequence[Tensor], batch: int, size: tuple[int, int] | None = None) -> Call:
@@ -115,7 +124,7 @@ class Sweep:
         def bound(source: fx.Node) -> Any:
             return next(supply) if source.meta["data"] else constants[source]
 
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), bound)
+        args, kwargs = self.network.on_its_device(*fx.node.map_arg((node.args, node.kwargs), bound))
         on_window = op_of(node).on_window
         if size and on_window:
             args = on_window(node, args, size)
@@ -125,15 +134,7 @@ class Sweep:
 
     def _run_window(self, node: fx.Node) -> Tensor:
         op, window = op_of(node), self.plan.windows[node]
-        geometry: Geometry = node.meta["geometry"]
-        inputs = []
-        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
-            assert reach is not None
-            value = self._fetch(source, then(window, reach))
-            if op.fill:
-                value = self._filled(value, source, then(window, reach), op.fill)
-            inputs.append(value)
-        call = self._call(node, inputs, len(self.index), (window[0].size, window[1].size))
+        call = self._window_call(node)
         out = _execute(call)
         if op.counts:
             call.extra["counts"] = self._counts(node)
@@ -142,9 +143,31 @@ class Sweep:
         call.out = self._filled(out, node, window, 0.0)
         return call.out
 
+    def _window_call(self, node: fx.Node, reads: bool = True) -> Call:
+        """Return the call of a node on windows; its inputs have their shapes alone where nothing reads their values."""
+        op, window = op_of(node), self.plan.windows[node]
+        geometry: Geometry = node.meta["geometry"]
+        inputs = []
+        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+            assert reach is not None
+            needed = then(window, reach)
+            if not reads:
+                inputs.append(self.values[source].new_empty(self._window_shape(source, needed)))
+                continue
+            value = self._fetch(source, needed)
+            inputs.append(self._filled(value, source, needed, op.fill) if op.fill else value)
+        return self._call(node, inputs, len(self.places.index), (window[0].size, window[1].size))
+
+    def _window_shape(self, node: fx.Node, window: Reach) -> list[int]:
+        shape, axes = [len(self.places.index), *self.values[node].shape[1:]], axes_of(node)
+        assert axes is not None
+        for axis, interval in zip(axes, window, strict=True):
+            shape[axis] = interval.size
+        return shape
+
     def _fetch(self, source: fx.Node, window: Reach) -> Tensor:
         """Return one input on the window that its reader needs, [N, ...]."""
-        stored = self.plan.windows.get(source)
+        stored = self.windows.get(source)
         if stored is None:
             return self.cut(self.values[source], source, window)
         value, axes = self.values[source], axes_of(source)
@@ -153,46 +176,17 @@ class Sweep:
             value = value.narrow(axis, interval.low - stored_interval.low, interval.size)
         return value
 
-    def _places(self, node: fx.Node, window: Reach) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """Return for each unit the index of its window in the whole map, and of that part within the window."""
-        axes, sizes = axes_of(node), lengths(node)
-        assert axes is not None
-        places = []
-        for position in zip(self.rows.tolist(), self.columns.tolist(), strict=True):
-            outer: list[Any] = [slice(None)] * (len(shape_of(node)) - 1)
-            inner = list(outer)
-            for axis, interval, at, length in zip(axes, window, position, sizes, strict=True):
-                low = interval.low + at * interval.jump
-                first, last = min(max(low, 0), length), max(min(low + interval.size, length), 0)
-                outer[axis - 1], inner[axis - 1] = slice(first, last), slice(first - low, last - low)
-            places.append((tuple(outer), tuple(inner)))
-        return places
-
     def cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
         """Cut the window of each unit out of whole maps [M, ...]; it is zero outside the map."""
         axes = axes_of(node)
         assert axes is not None
-        shape = [len(self.index), *value.shape[1:]]
-        if all(interval.jump == 0 for interval in window):  # a broadcast operand: the same single position for all
-            return value[self.index] if self.shared else value
-        shape[axes[0]], shape[axes[1]] = window[0].size, window[1].size
-        out = value.new_zeros(shape)
-        for n, (image, (outer, inner)) in enumerate(zip(self.index.tolist(), self._places(node, window), strict=True)):
-            out[n][inner] = value[image][outer]
-        return out
+        return self.places.cut(value, window, axes)
 
     def outside(self, node: fx.Node, window: Reach) -> Tensor | None:
         """Return a mask, true outside the map, that broadcasts over the window; None where nothing is outside."""
-        axes, masks = axes_of(node), []
+        axes = axes_of(node)
         assert axes is not None
-        for axis, interval, at, length in zip(axes, window, (self.rows, self.columns), lengths(node), strict=True):
-            index = _indices(interval, at)
-            outside = (index < 0) | (index >= length)
-            if outside.any():
-                shape = [1] * len(shape_of(node))
-                shape[0], shape[axis] = outside.shape
-                masks.append(outside.reshape(shape))
-        return None if not masks else masks[0] if len(masks) == 1 else masks[0] | masks[1]
+        return self.places.outside(window, axes, len(shape_of(node)), lengths(node))
 
     def _filled(self, value: Tensor, node: fx.Node, window: Reach, fill: float) -> Tensor:
         outside = self.outside(node, window)
@@ -215,9 +209,9 @@ class Sweep:
         if window is None and source is border:
             return None
         masks = []
-        for axis, at in enumerate((self.rows, self.columns)):
-            whole = torch.arange(lengths(source)[axis], device=at.device)[None]
-            places = shifts[axis] + (whole if window is None else _indices(window[axis], at))
+        for axis, length in enumerate(lengths(source)):
+            whole = torch.arange(length, device=self.images.device)[None]
+            places = shifts[axis] + (whole if window is None else self.places.covered(window)[axis])
             masks.append((places >= 0) & (places < lengths(border)[axis]))
         return masks[0][:, None, :, None] & masks[1][:, None, None, :]
 
@@ -226,9 +220,9 @@ class Sweep:
         counts = op_of(node).counts
         assert counts is not None
         factors = []
-        for numbers, interval, at in zip(counts(node), self.plan.windows[node], (self.rows, self.columns), strict=True):
+        for numbers, covered in zip(counts(node), self.places.covered(self.plan.windows[node]), strict=True):
             table = torch.tensor(numbers, dtype=self.images.dtype, device=self.images.device).clamp(min=1)
-            factors.append(table[_indices(interval, at).clamp(0, len(numbers) - 1)])
+            factors.append(table[covered.clamp(0, len(numbers) - 1)])
         return (factors[0][:, :, None] * factors[1][:, None, :])[:, None]
 
     # --- back ---
@@ -246,46 +240,65 @@ class Sweep:
         Raises:
             ProjectionError: an op on the way has no transpose.
         """
-        target = self.plan.steps[-1]
-        signals = {target: seed}
-        for node in reversed(self.plan.steps[1:]):
-            signal = signals.pop(node, None)
-            if signal is None:
-                continue
-            window = self.plan.windows.get(node)
-            call = self.calls[node] if window else self._expanded(node, policy)
-            if window:
-                signal = self._filled(signal, node, window, 0.0)
-                if "counts" in call.extra:
-                    signal = signal / call.extra["counts"]
-            if not is_linear(node):
-                self.linearised.add(op_name(node))
-            for (source, reach), part in zip(_edges(node), self._transposed(call, signal, policy), strict=True):
-                if part is not None:
-                    placed = self._placed(part, source, then(window, reach) if window and reach else None)
-                    signals[source] = signals[source] + placed if source in signals else placed
+        signals = {self.plan.steps[-1]: seed}
+        with arithmetic(self.network.precision):
+            for node in reversed(self.plan.steps[1:]):
+                signal = signals.pop(node, None)
+                if signal is not None:
+                    self._step_back(node, signal, policy, signals)
         image = self.network.image
         if image not in signals:
-            return self.images.new_zeros(len(self.index), *self.images.shape[1:])
+            return self.images.new_zeros(len(self.places.index), *self.images.shape[1:])
         window = self.plan.windows.get(image)
         return self._filled(signals[image], image, window, 0.0) if window else signals[image]
+
+    def _step_back(self, node: fx.Node, signal: Tensor, policy: BackwardRule, signals: dict[fx.Node, Tensor]) -> None:
+        """Send the signal of one op back to its inputs, and add it to what is there."""
+        window = self.plan.windows.get(node)
+        call = self._window_of_call(node, policy) if window else self._expanded(node, policy)
+        if window:
+            signal = self._filled(signal, node, window, 0.0)
+            if "counts" in call.extra:
+                signal = signal / call.extra["counts"]
+        if not is_linear(node):
+            self.linearised.add(op_name(node))
+        for (source, reach), part in zip(_edges(node), self._transposed(call, signal, policy), strict=True):
+            if part is not None:
+                placed = self._placed(part, source, then(window, reach) if window and reach else None)
+                signals[source] = signals[source] + placed if source in signals else placed
+
+    def _window_of_call(self, node: fx.Node, policy: BackwardRule) -> Call:
+        """Return the call of a node on windows; after a forward pass over whole images, they are cut out here."""
+        if node in self.windows:
+            return self.calls[node]
+        reads, op, window = policy.reads_values(node), op_of(node), self.plan.windows[node]
+        call = self._window_call(node, reads)
+        if op.counts:
+            call.extra["counts"] = self._counts(node)
+        if "switches" in self.calls[node].extra:
+            call.extra["switches"] = self._window_of_switches(node)
+        if reads:
+            call.out = self.cut(self.values[node], node, window)
+        return call
+
+    def _window_of_switches(self, node: fx.Node) -> Tensor:
+        """Return the switches of max pooling on windows: positions in the window that was pooled, not in its map."""
+        source, window = data_inputs(node)[0], self.plan.windows[node]
+        needed = then(window, node.meta["geometry"].reach[0])
+        width, (rows, columns) = lengths(source)[1], self.places.starts(needed)
+        switches = self.cut(self.calls[node].extra["switches"], node, window)
+        row = torch.div(switches, width, rounding_mode="floor")
+        column = switches - row * width - columns[:, None, None, None]
+        places = (row - rows[:, None, None, None]) * needed[1].size + column
+        return places.clamp_(0, needed[0].size * needed[1].size - 1)  # outside of the map, where the signal is zero
 
     def pixels(self) -> Tensor:
         """Return the images as the units see them: [N, C, h, w] on the windows, or whole."""
         image = self.network.image
-        return self.values[image] if image in self.plan.windows else self.images[self.index]
-
-    def image_places(self) -> list[tuple[tuple[int, int, int, int], tuple[Any, ...]]]:
-        """Return for each unit the box of pixels that it depends on, and where its signal holds them."""
-        image = self.network.image
+        if image in self.windows:
+            return self.values[image]
         window = self.plan.windows.get(image)
-        if window is None:
-            height, width = lengths(image)
-            return [((0, 0, height, width), ())] * len(self.index)
-        return [
-            ((rows.start, columns.start, rows.stop, columns.stop), inner)
-            for (_, rows, columns), inner in self._places(image, window)
-        ]
+        return self.images[self.places.index] if window is None else self.cut(self.images, image, window)
 
     def _transposed(self, call: Call, signal: Tensor, policy: BackwardRule) -> Sequence[Tensor | None]:
         try:
@@ -303,15 +316,16 @@ class Sweep:
     def _expanded(self, node: fx.Node, policy: BackwardRule) -> Call:
         """Return a call on whole maps, one for each unit: several units may share the forward pass of an image."""
         call = self.calls[node]
-        if not self.shared:
+        if not self.places.shared:
             return call
+        index = self.places.index
         if policy.reads_values(node):
-            inputs = [value[self.index] for value in call.inputs]
+            inputs = [value[index] for value in call.inputs]
         else:  # only their shapes count
-            inputs = [value[:1].expand(len(self.index), *value.shape[1:]) for value in call.inputs]
-        twin = self._call(node, inputs, len(self.index))
-        twin.extra = {key: value[self.index] for key, value in call.extra.items()}
-        twin.out = call.value()[self.index] if policy.reads_values(node) else None
+            inputs = [value[:1].expand(len(index), *value.shape[1:]) for value in call.inputs]
+        twin = self._call(node, inputs, len(index))
+        twin.extra = {key: value[index] for key, value in call.extra.items()}
+        twin.out = call.value()[index] if policy.reads_values(node) else None
         return twin
 
     def _placed(self, part: Tensor, source: fx.Node, window: Reach | None) -> Tensor:
@@ -320,13 +334,10 @@ class Sweep:
         if window is None or axes is None or (stored is None and all(i.jump == 0 for i in window)):
             return part
         if stored is None:
-            out = part.new_zeros(len(self.index), *self.values[source].shape[1:])
-            for n, (outer, inner) in enumerate(self._places(source, window)):
-                out[n][outer] = part[n][inner]
-            return out
+            return self.places.put(part, window, axes, lengths(source))
         if stored == window:
             return part
-        out = part.new_zeros(len(self.index), *self.values[source].shape[1:])
+        out = part.new_zeros(self._window_shape(source, stored))
         view = out
         for axis, stored_interval, interval in zip(axes, stored, window, strict=True):
             view = view.narrow(axis, interval.low - stored_interval.low, interval.size)
@@ -346,8 +357,3 @@ def _execute(call: Call) -> Tensor:
         return out
     result: Tensor = call.run()
     return result
-
-
-def _indices(interval: Interval, at: Tensor) -> Tensor:
-    """Return the map positions that the interval of each unit covers, [N, size]; some may lie outside the map."""
-    return interval.low + at[:, None] * interval.jump + torch.arange(interval.size, device=at.device)

@@ -221,7 +221,7 @@ def _plain(exported: Exported, others: Mapping[str, list[str]]) -> tuple[fx.Grap
         if node.op == "placeholder" and node.name in sources:
             source = str(sources[node.name])
             target = source.removeprefix(exported.prefix)
-            tensors[target] = _tensor(program, source)
+            tensors[target] = exported.tensor(source)
             names[node] = graph.create_node("get_attr", target, name=node.name)
         elif node.op == "placeholder":
             if batch is None:
@@ -255,12 +255,6 @@ def _returned(program: torch.export.ExportedProgram, output: fx.Node) -> list[An
     specs = program.graph_signature.output_specs
     values: Any = output.args[0]
     return [value for value, spec in zip(values, specs, strict=True) if spec.kind.name == "USER_OUTPUT"]
-
-
-def _tensor(program: torch.export.ExportedProgram, target: str) -> Tensor:
-    value = program.state_dict[target] if target in program.state_dict else program.constants[target]
-    assert isinstance(value, Tensor)
-    return value.clone() if value.is_inference() else value.detach()
 
 
 def _copy(graph: fx.Graph, node: fx.Node, names: dict[fx.Node, fx.Node]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from deconvviz.errors import CaptureError
 from deconvviz.graph.functions import FunctionCall, marked_functions
 
 INNER = "inner_of_deconvviz"  # the name of a module within `_OneImage`
+NEUTRAL = torch.device("cpu")  # every module is exported as if it were here
+LARGEST_BATCH = 65535  # that a GPU's BatchNorm allows an exporter
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -29,11 +31,24 @@ class Exported:
         program: of torch.export, its sub-graphs inlined.
         calls: of torch.autograd.Function, by the number that their marks have.
         prefix: what stands before every name of a module or weight, and does not belong to it.
+        weights: the module's own parameters and buffers, by the names that the program has for them.
+        device: where the module is.
     """
 
     program: torch.export.ExportedProgram
     calls: list[FunctionCall]
     prefix: str
+    weights: Mapping[str, Tensor]
+    device: torch.device
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a weight, shared with the module, or a constant of the graph, on the module's device."""
+        if name in self.weights:
+            value = self.weights[name]
+            return value.clone() if value.is_inference() else value.detach()
+        constant = self.program.constants[name]
+        assert isinstance(constant, Tensor)
+        return (constant.clone() if constant.is_inference() else constant.detach()).to(self.device)
 
 
 class _OneImage(nn.Module):
@@ -78,23 +93,19 @@ def export(model: nn.Module, example: Tensor, output: Any) -> Exported:
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     variadic = not kinds or kinds[0] is inspect.Parameter.VAR_POSITIONAL
     module = _OneImage(model) if variadic else model
+    weights = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
     with _without_idle_hooks(model, example, output), _silent():
         try:
-            with marked_functions() as calls:
-                program = _program(module, example)
-        except Exception:  # marks copy: a function that changes its argument in place does not bear that
-            calls = []
-            try:
-                program = _program(module, example)
-            except Exception as error:
-                raise CaptureError(
-                    f"torch.export cannot follow {type(model).__name__} with input {tuple(example.shape[1:])}: "
-                    f"{first_line(error)}; look for control flow that depends on values, or a batch size written into "
-                    "the code"
-                ) from error
-    _inline(program.graph_module, example.device.type)
+            program, calls = _program_on_any_device(module, example)
+        except Exception as error:
+            raise CaptureError(
+                f"torch.export cannot follow {type(model).__name__} with input {tuple(example.shape[1:])}: "
+                f"{first_line(error)}; look for control flow that depends on values, or a batch size written into "
+                "the code"
+            ) from error
+    _inline(program.graph_module, {example.device.type, NEUTRAL.type})
     program.graph_module.recompile()
-    return Exported(program, calls, f"{INNER}." if variadic else "")
+    return Exported(program, calls, f"{INNER}." if variadic else "", weights, example.device)
 
 
 def first_line(error: Exception) -> str:
@@ -102,9 +113,72 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _program(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch")
-    return torch.export.export(module, (example,), strict=False, dynamic_shapes=({0: batch},))
+def _program_on_any_device(
+    module: nn.Module, example: Tensor
+) -> tuple[torch.export.ExportedProgram, list[FunctionCall]]:
+    """Export a module as if it were on the CPU, wherever it is, so that the graph is the same.
+
+    An exporter that looks at a GPU's kernels writes down their conditions: that of BatchNorm limits the batch. Only
+    where the module names its device in its code is it exported where it is, with a batch within that limit.
+    """
+    if example.device != NEUTRAL:
+        try:
+            with _on_neutral_ground(module):
+                return _marked_program(module, torch.empty_like(example, device=NEUTRAL), torch.export.Dim("batch"))
+        except Exception:
+            return _marked_program(module, example, torch.export.Dim("batch", max=LARGEST_BATCH))
+    return _marked_program(module, example, torch.export.Dim("batch"))
+
+
+def _marked_program(
+    module: nn.Module, example: Tensor, batch: Any
+) -> tuple[torch.export.ExportedProgram, list[FunctionCall]]:
+    options: Any = {"strict": False, "dynamic_shapes": ({0: batch},)}
+    try:
+        with marked_functions() as calls:
+            return torch.export.export(module, (example,), **options), calls
+    except Exception:  # marks copy: a function that changes its argument in place does not bear that
+        return torch.export.export(module, (example,), **options), []
+
+
+@contextlib.contextmanager
+def _on_neutral_ground(module: nn.Module) -> Iterator[None]:
+    """Stand in for every tensor of a module by one on the CPU, within a `with` block; the module gets its own back.
+
+    An exporter reads the shapes of weights, not their values, so that theirs take no memory. Other tensors that a part
+    holds, perhaps in a list or dict, may become constants of the graph, and are copied with their values.
+    """
+    weights = {
+        id(tensor) for part in module.modules() for tensor in (*part._parameters.values(), *part._buffers.values())
+    }
+    twins: dict[int, Tensor] = {}
+
+    def twin(tensor: Tensor) -> Tensor:
+        if id(tensor) not in twins:
+            other = torch.empty_like(tensor, device=NEUTRAL) if id(tensor) in weights else tensor.detach().to(NEUTRAL)
+            is_weight = isinstance(tensor, nn.Parameter)
+            twins[id(tensor)] = nn.Parameter(other, tensor.requires_grad) if is_weight else other
+        return twins[id(tensor)]
+
+    places: list[tuple[dict[str, Any], str, Any]] = []
+    for part in module.modules():
+        for holder in (part._parameters, part._buffers, vars(part)):
+            for name, value in holder.items():
+                if name not in ("_parameters", "_buffers", "_modules") and _holds_tensors(value):
+                    places.append((holder, name, value))
+    try:
+        for holder, name, value in places:
+            holder[name] = pytree.tree_map_only(Tensor, twin, value)
+        yield
+    finally:
+        for holder, name, value in places:
+            holder[name] = value
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor | list | tuple | dict) and any(
+        isinstance(v, Tensor) for v in pytree.tree_leaves(value)
+    )
 
 
 @contextlib.contextmanager
@@ -146,11 +220,16 @@ def _put_back(hooked: dict[nn.Module, dict[int, Any]]) -> None:
 
 
 def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
-    """Return whether two outputs have the same shapes, and values that are equal but for rounding."""
+    """Return whether two outputs have the same shapes, and values that are equal but for rounding.
+
+    Tensors on the device "meta" have no values; their shapes alone count.
+    """
     leaves = [[leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)] for output in (first, second)]
     if [leaf.shape for leaf in leaves[0]] != [leaf.shape for leaf in leaves[1]]:
         return False
     for a, b in zip(*leaves, strict=True):
+        if b.is_meta:
+            continue
         finite = b[b.isfinite()] if b.is_floating_point() else b[:0]
         span = float(finite.abs().max()) if finite.numel() else 0.0
         if not torch.allclose(a.to(b.dtype), b, rtol=tolerance, atol=tolerance * span, equal_nan=True):
@@ -161,7 +240,7 @@ def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
 # --- sub-graphs ------------------------------------------------------------------------------------------------------
 
 
-def _inline(owner: fx.GraphModule, device: str) -> None:
+def _inline(owner: fx.GraphModule, devices: Collection[str]) -> None:
     """Put the ops of `with torch.autocast(...)` and `torch.set_grad_enabled` in the place of their sub-graphs.
 
     Raises:
@@ -172,14 +251,14 @@ def _inline(owner: fx.GraphModule, device: str) -> None:
         if name not in ("wrap_with_autocast", "wrap_with_set_grad_enabled"):
             continue
         places = [place for place, value in enumerate(node.args) if _is_graph(value, owner)]
-        if name == "wrap_with_autocast" and node.args[0] == device and node.args[2]:
+        if name == "wrap_with_autocast" and node.args[0] in devices and node.args[2]:
             warnings.warn(
-                f"forward() switches torch.autocast on for {device}; the network is captured without it, and computes "
-                "in the precision of its weights",
+                f"forward() switches torch.autocast on for {node.args[0]}; the network is captured without it, and "
+                "computes in the precision of its weights",
                 stacklevel=4,
             )
         inner = getattr(owner, node.args[places[0]].target)
-        _inline(inner, device)
+        _inline(inner, devices)
         inputs = (n for n in inner.graph.nodes if n.op == "placeholder")
         given = dict(zip(inputs, node.args[places[0] + 1 :], strict=True))
         with owner.graph.inserting_before(node):

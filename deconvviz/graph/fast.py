@@ -1,4 +1,4 @@
-"""The same network, faster, for jobs that only run forward: BatchNorm folded, channels-last, fp32 or bf16."""
+"""The same network, faster, for jobs that only run forward: BatchNorm folded, channels-last, in a precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deconvviz.graph.ops import batch_norm_scale, op_name
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
 def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Network:
@@ -24,7 +24,7 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
 
     Args:
         network: a captured network.
-        precision: "fp32" or "bf16".
+        precision: one of `choices.PRECISIONS`.
         keep: names of layers whose values are read; their convolutions are not folded.
 
     Raises:

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 from deconvviz.choices import OUTPUTS
 from deconvviz.errors import CaptureError, LayerNotFound, nearest, require_choice
 from deconvviz.graph import layers as tables
+from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.digest import fingerprint
-from deconvviz.graph.fast import accelerated, in_bf16, in_channels_last, with_folded_norms
+from deconvviz.graph.fast import DTYPES, accelerated, in_bf16, in_channels_last, with_folded_norms
 from deconvviz.graph.inputs import check_shape, checked_images
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.ops import affine_norm, op_name
@@ -36,7 +37,7 @@ class Network(WithScores):
         layers: ordered mapping from the name of a layer to its `Layer`.
         parameters: name of a module -> number of its parameters; "" is the whole model.
         image: the node that holds the images.
-        precision: "as captured", "fp32" or "bf16".
+        precision: "as captured" or one of `choices.PRECISIONS`. Float32 is computed in TF32 for "tf32" only.
         folded: layers that `fast` folded into another one -> the name of that one.
     """
 
@@ -63,6 +64,7 @@ class Network(WithScores):
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
         self._norms = frozenset(n for n in graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
         self._plans: dict[Any, Plan] = {}
+        self._precisions: dict[str, Network] = {}
         self._without_norms: dict[tuple[str, ...], Network] = {}
 
     # --- running ---
@@ -179,13 +181,14 @@ class Network(WithScores):
         plan = self._plan(frozenset(given), tuple(targets))
         values: Values = {**given, self.batch_size: batch_size}
         overwriting = plan.overwriting if self.precision != "as captured" and not torch.is_grad_enabled() else ()
-        for node in plan.steps:
-            if node in overwriting:  # saves a copy of the map
-                values[node] = torch.relu_(values[node.all_input_nodes[0]])
-            else:
-                values[node] = self.value(node, values)
-            for spent in plan.release.get(node, ()):
-                del values[spent]
+        with arithmetic(self.precision):
+            for node in plan.steps:
+                if node in overwriting:  # saves a copy of the map
+                    values[node] = torch.relu_(values[node.all_input_nodes[0]])
+                else:
+                    values[node] = self.value(node, values)
+                for spent in plan.release.get(node, ()):
+                    del values[spent]
         return values
 
     def value(self, node: fx.Node, values: Values) -> Any:
@@ -211,9 +214,14 @@ class Network(WithScores):
 
     def arguments(self, node: fx.Node, values: Values) -> tuple[Any, Any]:
         """Return a node's arguments with values in the place of nodes."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-        if "device" in kwargs:  # the export wrote down the device that the model was on
+        return self.on_its_device(*fx.node.map_arg((node.args, node.kwargs), lambda n: values[n]))
+
+    def on_its_device(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return the arguments of an op with the network's device in the place of the CPU, which the export wrote."""
+        if "device" in kwargs:
             kwargs = {**kwargs, "device": self.device}
+        if any(isinstance(value, torch.device) for value in args):
+            args = tuple(self.device if isinstance(value, torch.device) else value for value in args)
         return args, kwargs
 
     def checked(self, x: Tensor) -> Tensor:
@@ -308,7 +316,7 @@ class Network(WithScores):
         return out
 
     def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
-        """Return an equal network for jobs that only run forward: BatchNorm folded, channels-last, fp32 or bf16.
+        """Return an equal network for jobs that only run forward: BatchNorm folded, channels-last, in a precision.
 
         A convolution that was folded with its BatchNorm is not a layer any more, unless it is in `keep`.
         """
@@ -331,7 +339,7 @@ class Network(WithScores):
         """Return the network for jobs that only run forward: `fast`, but a float64 network stays float64 in "fp32".
 
         Args:
-            precision: "fp32" or "bf16".
+            precision: one of `choices.PRECISIONS`.
             keep: layers whose values the job reads.
 
         Raises:
@@ -342,6 +350,15 @@ class Network(WithScores):
                 self.layer(name)
             return self
         return self.fast(precision, keep)
+
+    def in_precision(self, precision: str) -> Network:
+        """Return the same network in one of `choices.PRECISIONS`; in "fp32" it is as it was captured."""
+        if precision == "fp32":
+            return self
+        if precision not in self._precisions:
+            self._precisions[precision] = self.to(DTYPES[precision])
+            self._precisions[precision].precision = precision
+        return self._precisions[precision]
 
     # --- inside ---
 

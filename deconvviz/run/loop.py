@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.errors import DataError, ModelError, TrainingError
+from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.models.checkpoints import read_file
 from deconvviz.results.files import atomic
 
@@ -83,7 +84,9 @@ class Training(Protocol):
         """Write everything that is needed to resume, atomically."""
 
 
-def run_steps(training: Training, per_epoch: int, total: int, commit_every: int, bar: Any) -> None:
+def run_steps(
+    training: Training, per_epoch: int, total: int, commit_every: int, bar: Any, precision: str = "fp32"
+) -> None:
     """Run a phase from where it stands to its end.
 
     Args:
@@ -92,7 +95,13 @@ def run_steps(training: Training, per_epoch: int, total: int, commit_every: int,
         total: steps in the phase; the last epoch may be cut short.
         commit_every: steps between commits; an epoch's end is one too.
         bar: a progress bar over the steps.
+        precision: of what the steps compute, both ways.
     """
+    with arithmetic(precision):
+        _run_steps(training, per_epoch, total, commit_every, bar)
+
+
+def _run_steps(training: Training, per_epoch: int, total: int, commit_every: int, bar: Any) -> None:
     position, began = training.position, time.monotonic()
     while position.step < total:
         epoch, done = divmod(position.step, per_epoch)

@@ -34,7 +34,9 @@ class RunOptions:
     Attributes:
         batch_size: images (or changed values) in one pass; None takes 16 on a CPU and 64 on a GPU, or the job's own
             default.
-        precision: "fp32" or "bf16", of forward passes; a network that was captured in float64 stays float64 in "fp32".
+        precision: of forward passes: "fp32", which is never TF32; "tf32", in which a GPU computes faster and keeps 10
+            bits of a factor, and which is "fp32" on a CPU; "bf16"; or "fp64". A network that was captured in float64
+            stays float64 in "fp32".
         workers: threads that decode images; by default as many as there are processors for this process.
         seed: of everything that is drawn at random.
         progress: whether progress bars are shown on standard error.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from networks import build, by_weight
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import deconvviz as dv
+from deconvviz.deconv import batches
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import make_plan
+from deconvviz.graph.reach import Interval
 
 Made = Callable[[str, int], tuple[nn.Module, dv.Network]]
 
@@ -42,10 +47,10 @@ NETWORKS = (
 
 
 @pytest.mark.parametrize("name", by_weight(NETWORKS, light=("alexnet",)))
-def test_windowed_equals_whole_in_every_spatial_layer(name: str) -> None:
+def test_windowed_equals_whole_in_every_spatial_layer(name: str, device: torch.device) -> None:
     size = (3, 64, 80)
-    net = dv.capture(build(name), size)
-    images = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    net = dv.capture(build(name).to(device), size)
+    images = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
     by_node = {layer.node: name for name, layer in net.layers.items() if len(layer.shape) == 3}  # containers share one
     windows = 0
     for number, layer in enumerate(by_node.values()):
@@ -178,3 +183,79 @@ def test_units_that_share_an_image_where_values_do_not_count_images_first(kind: 
         alone = dv.project(network, images[unit[0] : unit[0] + 1], layer, unit[2], unit[3], rule)
         assert torch.allclose(projection.full(), alone.full(), rtol=1e-12, atol=1e-15)
         assert projection.value == pytest.approx(alone.value, rel=1e-12) and alone.full().abs().max() > 0
+
+
+def counted(run: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how often a job waits for the device, or hands data from or to it."""
+    count = 0
+
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal count
+            count += func.name().partition(".")[0] in ROUND_TRIPS
+            return func(*args, **(kwargs or {}))
+
+    def patched(name: str) -> Callable[..., Any]:
+        original = getattr(Tensor, name)
+
+        def call(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            return original(self, *args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch, Counting():  # type: ignore[no-untyped-call]
+        for name in ("tolist", "item", "cpu", "numpy", "to", "__bool__", "__int__", "__float__"):
+            patch.setattr(Tensor, name, patched(name))
+        run()
+    return count
+
+
+ROUND_TRIPS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_round_trips_to_the_device_do_not_grow_with_the_units(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    net, images = dv.capture(Odd(), (3, 32, 32)), torch.randn(2, 3, 32, 32)
+    _, rows, columns = net.layers["last"].units
+    monkeypatch.setattr(batches, "runs_whole", lambda *arguments: whole)
+
+    def waits(count: int) -> int:
+        units = [(n % 2, "last", n % 8, (n % rows, n % columns)) for n in range(count)]
+        return counted(lambda: dv.project_units(net, images, units, "guided"), monkeypatch)
+
+    assert waits(40) == waits(10) <= 30
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided", "gradient", "lrp-gamma"])
+def test_a_forward_pass_over_whole_images_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, rule: str, device: torch.device
+) -> None:
+    net = dv.capture(Odd().double().to(device), (3, 32, 40))
+    images = torch.randn(2, 3, 32, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
+    for layer in ("gate", "last"):
+        channels, rows, columns = net.layers[layer].units
+        places = [(0, 0), (rows - 1, columns - 1), (rows // 2, 1), (1, columns // 2)]
+        units = [(n % 2, layer, n % channels, places[n % 4]) for n in range(12)]
+        by_mode = []
+        for whole in (False, True):
+            monkeypatch.setattr(batches, "runs_whole", lambda *arguments, whole=whole: whole)
+            by_mode.append(dv.project_units(net, images, units, rule))
+        for a, b in zip(*by_mode, strict=True):
+            assert a.window == b.window and abs(a.value - b.value) <= 1e-12 * abs(b.value)
+            assert (a.pixels - b.pixels).abs().max() <= 1e-10 * b.pixels.abs().max()
+
+
+def test_units_that_share_images_run_forward_on_whole_images() -> None:
+    plan = make_plan(dv.capture(build("vgg11"), (3, 64, 64)), "features.7")
+    assert not batches.runs_whole(plan, 2, 2) and batches.runs_whole(plan, 1000, 1)
+
+
+def test_windows_of_maps_that_are_views_of_other_memory() -> None:
+    """The real part of complex maps has a stride of two numbers; maps may be a slice, or channels-last."""
+    complex_maps = torch.randn(2, 3, 6, 7, dtype=torch.complex64)
+    places, window = Places.of([1, 0], [(0, 1), (4, 5)], torch.device("cpu")), (Interval(1, -1, 3), Interval(1, 0, 3))
+    for maps in (complex_maps.real, complex_maps.imag, complex_maps.real[:, :, :, 1:].transpose(2, 3)):
+        assert torch.equal(places.cut(maps, window, (2, 3)), places.cut(maps.clone(), window, (2, 3)))
+        assert torch.equal(places.cut(maps, window, (2, 3))[0, :, 1:], maps[1, :, 0:2, 1:4])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import deconvviz as dv
+from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.relevance import LRP, upper_half
 from deconvviz.deconv.rules import PixelBounds
@@ -34,8 +35,8 @@ def relevance(
     """
     network = network.without_norms([layer])
     plan = make_plan(network, layer, windowed=False)
-    zero, index = torch.zeros(1, dtype=torch.int64), (0, *place)
-    sweep = Sweep(network, plan, x, zero, zero, zero)
+    index = (0, *place)
+    sweep = Sweep(network, plan, x, Places.of([0], [(0, 0)], x.device))
     with torch.no_grad():
         value = sweep.forward()
         seed = torch.zeros_like(value)

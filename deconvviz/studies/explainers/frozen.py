@@ -40,7 +40,7 @@ class FrozenNetwork:
             network: the network to explain; it is left unchanged.
             layers: names of the layers that the explainer reads, in the order of depth.
             preprocess: as the network takes images.
-            precision: of the network's passes, "fp32" or "bf16"; a float64 network stays float64 in "fp32".
+            precision: of the network's passes, as in `RunOptions`.
 
         Raises:
             CamError: a layer without rows and columns.

@@ -257,7 +257,7 @@ class ExplainerTraining:
             self.phase_number = number
             self._begin_phase()
             with self.options.bar("step", self.total, self.phase.name, self.position.step) as bar:
-                run_steps(self, self.per_epoch, self.total, self.options.commit_every, bar)
+                run_steps(self, self.per_epoch, self.total, self.options.commit_every, bar, self.options.precision)
             self.finished = number == len(self.phases) - 1
             if not self.finished:
                 self.phase_number, self.position, self._phase_began = number + 1, Position(), False

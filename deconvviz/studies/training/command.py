@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.choices import FIRST_LAYERS, PRECISIONS
+from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
 from deconvviz.cli.inputs import device_of, integers, with_input
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
@@ -177,7 +177,7 @@ recipe_options = option_group(
     click.option(
         "--precision",
         default="fp32",
-        type=click.Choice(PRECISIONS),
+        type=click.Choice(TRAINING_PRECISIONS),
         help="Precision of forward and backward passes; weights stay fp32.",
     ),
     click.option("--seed", default=0, help="Seed of weights, order, crops, flips and dropout."),

@@ -254,7 +254,7 @@ class NetworkTraining:
         """Train until the recipe's last epoch."""
         total = self.recipe.epochs * self.per_epoch
         with self.options.run.bar("step", total, "training", self.position.step) as bar:
-            run_steps(self, self.per_epoch, total, self.options.commit_every, bar)
+            run_steps(self, self.per_epoch, total, self.options.commit_every, bar, self.recipe.precision)
         return Trained(
             model=self.model.eval(),
             preprocess=self.preprocess,
