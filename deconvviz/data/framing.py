@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,6 +55,16 @@ def middle(room: int, length: int) -> slice:
     """Return the middle `length` of `room` pixels."""
     start = round((room - length) / 2)
     return slice(start, start + length)
+
+
+def is_size(size: Any) -> bool:
+    """Return whether it is a length in pixels, or a (height, width).
+
+    >>> is_size(3), is_size((3, 4)), is_size(0), is_size((3, 4, 5))
+    (True, True, False, False)
+    """
+    sides = (size,) * 2 if isinstance(size, int) else size
+    return isinstance(sides, tuple) and len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
 
 
 def channel_count(channels: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ from PIL import Image
 
 from deconvviz.arrays import PEAKS, displayed, shown_channels, widened
 from deconvviz.choices import FITS, INTERPOLATIONS_OF_IMAGES, Fit
-from deconvviz.data.framing import centre_of, channel_count, middle, resized_to
+from deconvviz.data.framing import centre_of, channel_count, is_size, middle, resized_to
+from deconvviz.data.transfer import row_of
 from deconvviz.errors import DataError, require_choice
 from deconvviz.types import Array, Mask, Picture, Pixels
 
@@ -67,23 +67,10 @@ class Preprocess:
     shown: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        for name in (
-            "resize",
-            "crop",
-            "mean",
-            "std",
-            "limits",
-            "shown",
-        ):  # lists, as JSON gives them, would not compare equal
+        for name in ("resize", "crop", "mean", "std", "limits", "shown"):  # lists, as JSON gives them, are not equal
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        pairs = [
-            (side, side) if isinstance(side, int) else side for side in (self.resize, self.crop) if side is not None
-        ]
-        if not all(
-            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair)
-            for pair in pairs
-        ):
+        if not all(side is None or is_size(side) for side in (self.resize, self.crop)):
             raise DataError(f"resize {self.resize} and crop {self.crop} are lengths in pixels: positive, or None")
         require_choice("fit", self.fit, FITS)
         if not self.mean or len(self.mean) != len(self.std) or not min(self.std) > 0:
@@ -193,9 +180,8 @@ class Preprocess:
         [(4, 4, 3), (4, 4, 3)]
         """
         height, width = images.shape[1:3]
-        if self.resized(height, width) != (height, width) or images.dtype != np.uint8 or self._crop is None:
-            return [self.picture(image) for image in images]
-        if height < self._crop[0] or width < self._crop[1]:
+        as_they_are = self.resized(height, width) == (height, width) and images.dtype == np.uint8
+        if not as_they_are or self._crop is None or height < self._crop[0] or width < self._crop[1]:
             return [self.picture(image) for image in images]
         rows, columns = middle(height, self._crop[0]), middle(width, self._crop[1])
         return list(images[:, rows, columns])
@@ -281,12 +267,12 @@ class Preprocess:
         pictures = pictures.to(device).contiguous()
         peak = PEAKS[kind]
         if len(self.mean) < pictures.shape[3]:
-            luma = _constant(_LUMA, torch.int64, pictures.device)  # which holds 65535 * 65536
+            luma = row_of(_LUMA, torch.int64, pictures.device)  # which holds 65535 * 65536
             pictures = ((pictures.to(torch.int64) * luma).sum(3, keepdim=True) + 0x8000) >> 16
         # Normalising in half precision would round three times. A copy: floats would otherwise be changed in place.
         values = pictures.to(widened(dtype), copy=True)
         values = values if peak is None else values.div_(peak)
-        mean, std = (_constant(row, values.dtype, values.device) for row in (self.mean, self.std))
+        mean, std = (row_of(row, values.dtype, values.device) for row in (self.mean, self.std))
         return values.sub_(mean).div_(std).to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
@@ -319,8 +305,7 @@ class Preprocess:
         """
         if values.ndim not in (3, 4) or values.shape[-3] != len(self.mean):
             raise DataError(f"expected [{len(self.mean)},H,W], with or without N, got {list(values.shape)}")
-        values = values.movedim(-3, -1)
-        values = values.to(widened(values.dtype))
+        values = values.movedim(-3, -1).to(widened(values.dtype))
         values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
         return self._levels(values.detach().cpu().numpy())
 
@@ -337,9 +322,9 @@ class Preprocess:
         >>> Preprocess(mean=(0,) * 4, std=(1,) * 4, shown=(3, 2, 1)).display(four).tolist()
         [[[255, 100, 50]]]
         """
-        peak, count = PEAKS[str(pictures.dtype)], pictures.shape[-1]
+        peak = PEAKS[str(pictures.dtype)]
         if pictures.dtype == np.uint8 and self.limits is None:
-            pixels = displayed(pictures, self.shown if count == len(self.mean) else ())
+            pixels = displayed(pictures, self.shown if pictures.shape[-1] == len(self.mean) else ())
             return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, -1)
         return self._levels(pictures / np.float32(peak or 1))
 
@@ -413,10 +398,3 @@ class Preprocess:
     def _crop(self) -> tuple[int, int] | None:
         """(height, width) of what is kept, None for all."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-
-
-@functools.lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a row of numbers on a device, sent there once: sending it anew would wait for the device each time."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,13 @@ from torch import Tensor
 
 from deconvviz.arrays import stacked
 from deconvviz.types import Picture
+
+
+@functools.lru_cache(maxsize=64)
+def row_of(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a row of numbers on a device, sent there once: sending it anew would wait for the device each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 class Transfer:

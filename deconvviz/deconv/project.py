@@ -169,7 +169,7 @@ def _of_layer(
     """
     layer, folded = units[numbers[0]][1], WAYS[rules[0]].folded
     runs = (network.without_norms([layer]) if folded else network).in_precision(options.precision)
-    inputs = runs.checked(images).contiguous(memory_format=runs.memory_format)
+    inputs = runs.checked(images).to(memory_format=runs.memory_format)
     # "last" lets a window that the unit does not depend on overwrite with zero: only the whole map knows
     plan = make_plan(runs, layer, options.windowed and options.overlap == "sum")
     done: list[tuple[list[int], Tensor, dict[str, Signal]]] = []

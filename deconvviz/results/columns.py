@@ -332,12 +332,14 @@ TABLES: Mapping[str, TableSchema] = {
         ),
     ),
     "findings": TableSchema(
-        what="A row for each finding, the most severe first.",
+        what="A row for each layer of each finding, the most severe finding first.",
         written_by="`deconvviz diagnose`, as `findings.csv`, `Diagnosis.save_csv` and `Diagnosis.to_frame`",
         columns=_columns(
-            "severity text |  | note, warning or serious.",
+            "finding integer |  | Number of the finding, from 1; one that is about several layers has a row for each.",
+            "severity text |  | note, warning or serious, that of the worst layer.",
             "check text |  | Name of the check.",
             _LAYER,
+            "layer_severity text |  | note, warning or serious, of this layer.",
             "channels text? |  | Numbers of the filters with spaces between; empty where the layer as a whole is "
             "meant.",
             "value number | see unit | What was measured.",

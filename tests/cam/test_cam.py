@@ -526,7 +526,7 @@ def test_what_bad_input_gets(net: Net, x: Tensor) -> None:
         (DataError, "no option 'fast'; its options are: none", lambda: cam("grad-cam", network, "4", fast=1)),
         (DataError, "paper, pytorch-grad-cam", lambda: cam("grad-cam", network, "4", convention="x")),
         (DataError, "mean, max or none", lambda: cam("grad-cam", network, "4", fuse="sum")),
-        (DataError, "fp32 or bf16", lambda: cam("grad-cam", network, "4", precision="fp8")),  # type: ignore[arg-type]
+        (DataError, "fp32 or tf32 or bf16 or fp64", lambda: cam("grad-cam", network, "4", precision="fp8")),  # type: ignore[arg-type]
         (DataError, "at least 1", lambda: cam("grad-cam", network, "4", batch_size=0)),
         (DataError, "one of probability", lambda: cam("score-cam", network, "4", weights="x")(x)),
         (CaptureError, "expected", lambda: cam("grad-cam", network, "4")(x[..., :-1])),

@@ -45,7 +45,7 @@ def test_a_figure_of_a_command_is_as_wide_as_asked(tmp_path: pathlib.Path) -> No
         assert figure.width == 330
         without, metadata = figure.height, figure.info["Description"]
     assert "p is the probability of the class" in metadata and "Passes over the last image" in metadata
-    assert metadata.splitlines()[-1].startswith("deconvviz ")
+    assert metadata.splitlines()[-1].startswith("deconvviz")
     CliRunner().invoke(main.cli, words)
     with Image.open(tmp_path / "f.png") as figure:
         assert figure.width == 330 and figure.height > without + 60  # a title and several lines of text

@@ -37,7 +37,7 @@ def test_the_keywords_are_the_fields(keywords: Any, options: Any) -> None:
         ({"batch_size": 0}, "batch size 0 given; expected at least 1"),
         ({"workers": 0}, "workers 0 given; expected at least 1"),
         ({"seed": -1}, "seed -1 given; expected 0 or more"),
-        ({"precision": "fp8"}, "precision 'fp8' given; expected fp32 or bf16"),
+        ({"precision": "fp8"}, "precision 'fp8' given; expected fp32 or tf32 or bf16 or fp64"),
     ],
 )
 def test_wrong_options(change: dict[str, Any], complaint: str) -> None:

@@ -579,7 +579,7 @@ def test_output_in_a_missing_folder(run: Run, monkeypatch: pytest.MonkeyPatch, t
         ({"limit": 0}, DataError, "limit 0"),
         ({"shard": (2, 2)}, DataError, "shard 2/2"),
         ({"shard": (-1, 2)}, DataError, "shard -1/2"),
-        ({"precision": "fp8"}, DataError, "fp32 or bf16"),
+        ({"precision": "fp8"}, DataError, "fp32 or tf32 or bf16 or fp64"),
         ({"preprocess": Preprocess(40, 36)}, CaptureError, r"\(3, 36, 36\).*\(3, 16, 32\)"),
     ],
 )

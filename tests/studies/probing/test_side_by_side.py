@@ -39,7 +39,7 @@ def test_splits_run_side_by_side_with_one_thread_each(monkeypatch: pytest.Monkey
     original = measure._probe_split
 
     def counted(*arguments: Any) -> Any:
-        threads.extend(library["num_threads"] for library in threadpool_info())
+        threads.extend(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
         return original(*arguments)
 
     monkeypatch.setattr(measure, "_probe_split", counted)
