@@ -301,7 +301,7 @@ def test_wrong_inputs_are_answered_in_one_line() -> None:
         (lambda: net(x[:, :2]), CaptureError, r"\(1, 2, 17, 15\).*\(3, 17, 15\)"),
         (lambda: net(x.double()), CaptureError, "float64"),
         (lambda: net.after("block")(x), CaptureError, r"\(4, 8, 7\)"),
-        (lambda: net.fast("fp8"), CaptureError, "fp32 or tf32 or bf16 or fp64"),
+        (lambda: net.fast("fp8"), CaptureError, "one of fp32, tf32, bf16, fp64"),
         (lambda: dv.capture(Small(), (1, 17, 15)), CaptureError, "does not accept"),
         (lambda: dv.capture(Small(), (3, 0, 15)), CaptureError, "positive"),
     ]
