@@ -185,12 +185,8 @@ def evaluate(
       deconvviz evaluate torchvision:resnet18 photos.h5 -l layer4 -m grad-cam -m recipro-cam -o table.csv
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
     """
-    from deconvviz.cam.catalogue import require_methods
-
     table = check_table(out)
-    require_methods(*methods)  # before torch is imported
-    for group in names_of(measured.metrics):
-        require_choice("metrics", group, METRIC_GROUPS)
+    _refuse_unknown(methods, measured.metrics)  # before torch is imported
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.evaluation.measure import evaluate as measure
 
@@ -228,6 +224,15 @@ def evaluate(
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
         _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table, page.beside())
+
+
+def _refuse_unknown(methods: Sequence[str], metrics: str) -> None:
+    """Raise where a method or a group of metrics does not exist."""
+    from deconvviz.cam.catalogue import require_methods
+
+    require_methods(*methods)
+    for group in names_of(metrics):
+        require_choice("metrics", group, METRIC_GROUPS)
 
 
 def _draw(
