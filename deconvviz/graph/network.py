@@ -21,7 +21,7 @@ from deconvviz.graph.inputs import check_shape, checked_images
 from deconvviz.graph.layers import Layer
 from deconvviz.graph.ops import affine_norm, op_name
 from deconvviz.graph.scores import WithScores
-from deconvviz.graph.steps import Plan, crossing, make_plan
+from deconvviz.graph.steps import Plan, crossing, make_plan, names_a_device
 
 Values = dict[fx.Node, Any]
 
@@ -63,6 +63,7 @@ class Network(WithScores):
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
         self._norms = frozenset(n for n in graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
+        self._placed = frozenset(n for n in graph.nodes if names_a_device(n))
         self._plans: dict[Any, Plan] = {}
         self._precisions: dict[str, Network] = {}
         self._without_norms: dict[tuple[str, ...], Network] = {}
@@ -214,7 +215,8 @@ class Network(WithScores):
 
     def arguments(self, node: fx.Node, values: Values) -> tuple[Any, Any]:
         """Return a node's arguments with values in the place of nodes."""
-        return self.on_its_device(*fx.node.map_arg((node.args, node.kwargs), lambda n: values[n]))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        return self.on_its_device(args, kwargs) if node in self._placed else (args, kwargs)
 
     def on_its_device(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return the arguments of an op with the network's device in the place of the CPU, which the export wrote."""

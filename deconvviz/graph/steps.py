@@ -56,3 +56,8 @@ def crossing(graph: fx.Graph, node: fx.Node, plan: Plan, outputs: Sequence[fx.No
             after.add(other)
     needed = {source for step in plan.steps if step in after for source in step.all_input_nodes} | set(outputs)
     return [other for other in graph.nodes if other in needed and other not in after and other.meta["data"]]
+
+
+def names_a_device(node: fx.Node) -> bool:
+    """Return whether an op is told a device, such as one that makes a constant."""
+    return "device" in node.kwargs or any(isinstance(value, torch.device) for value in node.args)
