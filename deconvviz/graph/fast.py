@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.choices import PRECISIONS
 from deconvviz.errors import CaptureError, require_choice
+from deconvviz.graph.fused import with_fused_rectifiers
 from deconvviz.graph.ops import batch_norm_scale, op_name
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
         LayerNotFound: a name in `keep` does not exist.
     """
     require_choice("precision", precision, PRECISIONS, CaptureError)
-    out = in_channels_last(with_folded_norms(network, keep), DTYPES[precision])
+    out = with_folded_norms(network, keep)
+    if network.device.type == "cuda":
+        out = with_fused_rectifiers(out, frozenset(out.layer(name).node.name for name in keep))
+    out = in_channels_last(out, DTYPES[precision])
     out.precision = precision
     return out
 

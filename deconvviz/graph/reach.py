@@ -147,11 +147,16 @@ def sliding(node: fx.Node, kernel: Sequence[int], stride: Any, padding: Any, dil
     inputs = data_inputs(node)
     if len(inputs) != 1 or axes_of(inputs[0]) != (2, 3):
         return whole_map(node)
+    return Geometry((2, 3), (window_reach(kernel, stride, padding, dilation),))
+
+
+def window_reach(kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Reach:
+    """Return the rows and columns that one position of a sliding window reads."""
     rows, columns = (
         Interval(s, -p, d * (k - 1) + 1)
         for k, s, p, d in zip(kernel, pair(stride), pair(padding), pair(dilation), strict=True)
     )
-    return Geometry((2, 3), ((rows, columns),))
+    return rows, columns
 
 
 def _pointwise_reach(source: fx.Node, node: fx.Node, axes: Axes) -> Reach | None:

@@ -30,6 +30,13 @@ def _conv_reach(node: fx.Node) -> Geometry:
     return reach.sliding(node, kernel, stride, padding, dilation)
 
 
+def _conv_relu_reach(node: fx.Node) -> Geometry:
+    """The geometry of `fused.conv_relu`: a convolution of its first input, and a sum with the second one, if any."""
+    _, weight, _, stride, padding, dilation, addend = node.args
+    slid = reach.window_reach(reach.shape_of(weight)[2:], stride, padding, dilation)  # type: ignore[arg-type]
+    return Geometry((2, 3), (slid,) if addend is None else (slid, (reach.SAME, reach.SAME)))
+
+
 def _max_pool_reach(node: fx.Node) -> Geometry:
     _, kernel, stride, padding, dilation, _ = node.args
     return reach.sliding(node, reach.pair(kernel), stride or kernel, padding, dilation)
@@ -265,6 +272,7 @@ _entries(
     fresh=True,
     stride_argument=3,
 )
+_entries("conv_relu", kind="other", reach=_conv_relu_reach, weighted=True, fresh=True)
 _entries("linear", reach=_linear_reach, transpose=_linear_transpose, weighted=True, fresh=True)
 _entries(
     "batch_norm",
