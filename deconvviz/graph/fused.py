@@ -1,4 +1,4 @@
-"""A convolution with its bias, a sum and the rectifier after it as one call of cuDNN, where a network only runs forward.
+"""A convolution with its bias, a sum and the rectifier after it as one call of cuDNN, where only a forward pass runs.
 
 On a GPU each of these ops reads and writes the whole map; cuDNN's fused kernels write it once.
 """
