@@ -35,7 +35,7 @@ import operator
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
@@ -229,10 +229,12 @@ class ImageStore(Shown, drawn_by="draw_images"):
     def _several(self, indices: Ints) -> Pixels:
         rows = [self._checked(index) for index in indices.tolist()]
         with _reading(self.path):
-            pictures = _rows(self._data(), rows)
+            images = self._data()
+            in_a_row = rows == [*range(rows[0], rows[0] + len(rows))]  # then one call of HDF5 reads them all
+            pictures = images[rows[0] : rows[-1] + 1] if in_a_row else np.stack([images[row] for row in rows])
         for index, picture in zip(rows, pictures, strict=True):
             self._check(index, picture.data)
-        return pictures
+        return np.asarray(pictures)
 
     def _check(self, index: int, data: bytes | memoryview) -> None:
         """Raise DataError where an image's bytes are not those that were packed."""
@@ -309,25 +311,6 @@ def _open(path: pathlib.Path) -> h5py.File:
         file.close()
         raise
     return file
-
-
-def _rows(images: h5py.Dataset, rows: Sequence[int]) -> Pixels:
-    """Read rows of a dataset uint8 [n, S, S, 3], each of which is a chunk, as `StoreWriter` makes it.
-
-    They are read straight from the file: HDF5 would let one thread of the process read at a time.
-    """
-    places: list[int] = []
-    plain = images.chunks == (1, *images.shape[1:]) and images.id.get_create_plist().get_nfilters() == 0
-    if plain and hasattr(os, "preadv"):  # not on Windows
-        chunks = [images.id.get_chunk_info_by_coord((row, 0, 0, 0)).byte_offset for row in rows]
-        places = [place for place in chunks if place is not None]
-    if len(places) < len(rows):
-        return np.stack([images[row] for row in rows])
-    file, pictures = images.file.id.get_vfd_handle(), np.empty((len(rows), *images.shape[1:]), np.uint8)
-    for picture, place in zip(pictures, places, strict=True):
-        if os.preadv(file, [picture], place) != picture.nbytes:
-            raise OSError("the file ends within an image")
-    return pictures
 
 
 @contextlib.contextmanager

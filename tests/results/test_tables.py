@@ -194,7 +194,7 @@ def compare(frame: Any, path: pathlib.Path, rows: int) -> None:
     for (_, row), expected in zip(frame.iterrows(), table, strict=True):
         for name, text in expected.items():
             if text == "":
-                assert row[name] == "" or pd.isna(row[name])
+                assert pd.isna(row[name]) or row[name] == ""
             elif isinstance(row[name], float):
                 assert f"{row[name]:.7g}" == text
             else:

@@ -102,7 +102,6 @@ def mine(
     where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
     where["image_size"] = list(preprocess.shape[1:])
-    where = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import deconvviz as dv
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.studies.ablation import ablate as ablation
 from deconvviz.studies.ablation.command import ablate
 
@@ -42,11 +42,11 @@ def test_the_command_trains_variants(tmp_path: pathlib.Path, monkeypatch: pytest
 
 def test_what_the_command_refuses(tmp_path: pathlib.Path) -> None:
     for arguments, complaint in (
-        (["--variants", "full,no-1"], "variant 'no-1' given"),
+        (["--variants", "full,no-1"], "no variant named 'no-1'"),
         (["-o", "x.txt"], "ends in .csv"),
         (["-o", str(tmp_path / "none" / "x.csv")], "there is no folder"),
     ):
-        with pytest.raises(DataError, match=complaint):
+        with pytest.raises(DeconvvizError, match=complaint):
             call("zfnet", "scenes:12", "-o", str(tmp_path / "x.csv"), *arguments)
     assert not list(tmp_path.iterdir())
 

@@ -92,12 +92,16 @@ class Reader:
         context = self.browser.new_context(viewport=size, color_scheme=scheme, **more)
         self.contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda said: self.wrong.append(f"console {said.type}: {said.text}"))
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
         page.on("requestfailed", self._failed)
         page.on("request", lambda request: self._asked(request.url))
         page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         return page
+
+    def _said(self, message: Any) -> None:
+        if message.type != "info":  # such as that a field was not focused because another one is
+            self.wrong.append(f"console {message.type}: {message.text}")
 
     def _failed(self, request: Any) -> None:
         if "ABORTED" not in request.failure:  # as it is where the reader goes on before a picture is there
@@ -420,6 +424,7 @@ def test_search(reader: Reader) -> None:
     page.keyboard.press("Escape")
     assert not page.evaluate("document.querySelector('#search').open")
     page.keyboard.press("?")
+    page.wait_for_selector("#key-table tbody kbd")
     keys = page.eval_on_selector_all("#key-table tbody kbd", "all => all.map(one => one.textContent)")
     assert {"/", "t", "?", "←", "→", "↑", "↓"} <= set(keys)
     page.keyboard.press("Escape")

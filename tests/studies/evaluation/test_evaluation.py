@@ -262,7 +262,7 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
             assert figure.width > 500 and figure.height > 500
     assert len((tmp_path / "table.sanity.csv").read_text().splitlines()) == 1 + 2 * 8
     wrong = (
-        (["-m", "grad-cam", "--metrics", "ad"], DataError, "'ad' given; expected some of faithfulness"),
+        (["-m", "grad-cam", "--metrics", "ad"], DataError, "'ad' given; expected one of faithfulness"),
         (["-m", "none"], DataError, ""),
         (["-m", "grad-cam", "-o", "x.txt"], DataError, "ends in .csv"),
         (["-m", "grad-cam"], CamError, "name one"),

@@ -127,7 +127,7 @@ def test_labels_on_the_command_line(tmp_path: pathlib.Path) -> None:
         (["--step", "scale=-1"], "expected one positive step"),
         (["--step", "scale=0.0000001"], "at most 4096"),
         (["--steps", "translate-y=80"], "translate-y by 80 given; expected -63 to 63"),
-        (["--kinds", "turn"], "no transform 'turn'"),
+        (["--kinds", "turn"], "no transform named 'turn'"),
         (["--images", "1,9"], "image 9 given; there are 0 to 8"),
         (["-l", "relu55"], "no layer 'relu55'.*nearest: relu5"),
         (["--units", "relu9"], "no layer 'relu9'"),
