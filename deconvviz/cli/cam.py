@@ -56,10 +56,10 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
 @click.option(
     "--signed",
     is_flag=True,
-    help="Show maps as their equation gives them, what speaks against the class too: zero is white, red is for it, "
+    help="Show maps as their equation gives them, what speaks against the class too: zero is pale, red is for it, "
     "blue against it.",
 )
-@click.option("--colours", help="Name of a matplotlib colour map.  [default: viridis; RdBu_r with --signed]")
+@click.option("--colours", help="Name of a matplotlib colour map.  [default: viridis; coolwarm with --signed]")
 @figure_options("Methods in a row.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
@@ -137,7 +137,7 @@ def cam(
 
 
 SIGNED_MAPS = (
-    "Maps are as their equation gives them, each divided by its largest absolute value: white is zero, red speaks for "
+    "Maps are as their equation gives them, each divided by its largest absolute value: pale is zero, red speaks for "
     "the class and blue against it."
 )
 

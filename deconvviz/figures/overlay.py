@@ -23,7 +23,7 @@ NARROWEST = 4.5  # inches: a title needs them
 DPI = 170
 STRENGTH = 0.65  # of the map in an overlay; the rest is the picture in grey
 LETTER = 0.058  # inches of a letter above a column
-SIGNED = "RdBu_r"  # blue below zero, white at zero, red above it; all eyes can tell the ends apart
+SIGNED = "coolwarm"  # blue below zero, pale at zero, red above it; its ends are light enough on dark pictures
 
 
 def overlay(picture: Pixels, map_: NDArray[np.floating[Any]], colours: str, strength: float = STRENGTH) -> Floats:
