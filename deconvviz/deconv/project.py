@@ -103,7 +103,7 @@ def project_units(
     Source: Zeiler and Fergus 2013, section 2.1; the windows are this package's.
     """
     projections = project_by_rules(network, images, units, [rule], **signal)[rule]
-    pictures = pictures_of(images)
+    pictures = pictures_of(network.checked(images))
     return [replace(projection, picture=pictures[projection.image]) for projection in projections]
 
 

@@ -259,3 +259,14 @@ def test_windows_of_maps_that_are_views_of_other_memory() -> None:
     for maps in (complex_maps.real, complex_maps.imag, complex_maps.real[:, :, :, 1:].transpose(2, 3)):
         assert torch.equal(places.cut(maps, window, (2, 3)), places.cut(maps.clone(), window, (2, 3)))
         assert torch.equal(places.cut(maps, window, (2, 3))[0, :, 1:], maps[1, :, 0:2, 1:4])
+
+
+def test_images_may_be_numpy_arrays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    network, x = dv.capture(model, (3, 8, 8)), torch.randn(1, 3, 8, 8)
+    images: Any = x.numpy()
+    for from_array, from_tensor in (
+        (dv.project(network, images, "1", 3), dv.project(network, x, "1", 3)),
+        (dv.project_units(network, images, [(0, "1", 2, (1, 1))])[0], dv.project(network, x, "1", 2, (1, 1))),
+    ):
+        assert torch.equal(from_array.pixels, from_tensor.pixels) and from_array.window == from_tensor.window
