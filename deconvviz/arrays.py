@@ -62,13 +62,17 @@ def stacked(pictures: Sequence[Picture]) -> Picture:
     >>> stacked([np.full((1, 1, 3), 255, np.uint8), np.full((1, 1, 3), 7, np.uint16)])[:, 0, 0, 0]
     array([65535,     7], dtype=uint16)
     """
-    types = {str(picture.dtype) for picture in pictures}
-    if types == {"uint8", "uint16"}:
+    if {str(picture.dtype) for picture in pictures} == {"uint8", "uint16"}:
         pictures = [p.astype(np.uint16) * np.uint16(257) if p.dtype == np.uint8 else p for p in pictures]
-    elif len(types) > 1 or len({picture.shape[-1] for picture in pictures}) > 1:
-        kinds = sorted({f"{picture.dtype} with {picture.shape[-1]} channels" for picture in pictures})
-        raise DataError(f"images of {' and '.join(kinds)} given; expected one type and number of channels")
+    require_one_kind(pictures)
     return np.stack(pictures)
+
+
+def require_one_kind(pictures: Sequence[Picture]) -> None:
+    """Raise DataError where images [H, W, C] differ in their type or in their number of channels."""
+    kinds = sorted({f"{picture.dtype} with {picture.shape[-1]} channels" for picture in pictures})
+    if len(kinds) > 1:
+        raise DataError(f"images of {' and '.join(kinds)} given; expected one type and number of channels")
 
 
 def evenly(count: int, most: int) -> Ints:

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,12 +153,7 @@ class Explainer:
             if raw:
                 return maps[0] if len(maps) == 1 else torch.stack([views[0].up(each) for each in maps]).mean(0)
             finished = self._finished(maps, views[0].size)
-        return Maps.of(finished, x, self.method.name, self.layers, self._targets())
-
-    def _targets(self) -> list[str]:
-        """Return what was explained of each image, in words; nothing where the target is a function."""
-        numbers = [] if self.classes is None else self.classes.tolist()
-        return [class_label(number, self.how.classes) for number in numbers]
+        return Maps.of(finished, x, self.method.name, self.layers, partial(_in_words, self.classes, self.how.classes))
 
     def _maps(self, views: list[View]) -> list[Tensor]:
         """Return the maps of the method's equation: one, or one for each layer."""
@@ -210,6 +206,11 @@ class Explainer:
         where = f" of {', '.join(self.layers)}" if self.layers else ""
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         return f"Explainer({self.method.name}{where}{options}, convention {self.how.convention!r})"
+
+
+def _in_words(classes: Tensor | None, names: Sequence[str]) -> list[str]:
+    """Return what was explained of each image, in words; nothing where the target is a function."""
+    return [class_label(number, names) for number in ([] if classes is None else classes.tolist())]
 
 
 def _varies(maps: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,21 +25,22 @@ class Maps(Tensor, Shown, drawn_by="draw_maps"):
     Attributes:
         method: name of the method.
         layers: names of the layers that were explained.
-        targets: what was explained of each image, in words; empty where that is a function.
 
-    >>> maps = Maps.of(torch.ones(1, 2, 2), torch.zeros(1, 3, 2, 2), "grad-cam", ["conv"], ["class 7"])
+    >>> maps = Maps.of(torch.ones(1, 2, 2), torch.zeros(1, 3, 2, 2), "grad-cam", ["conv"], lambda: ["class 7"])
     >>> maps.summary, type(maps[0]).__name__, maps.pictures.shape
     ('grad-cam of conv: maps of 1 image, 2x2', 'Tensor', (1, 2, 2, 3))
     """
 
     method: str
     layers: tuple[str, ...]
-    targets: tuple[str, ...]
+    _targets: Callable[[], Sequence[str]]
     _images: Tensor
     __torch_function__: ClassVar[Any] = torch._C._disabled_torch_function_impl  # its operations give plain tensors
 
     @classmethod
-    def of(cls, maps: Tensor, images: Tensor, method: str, layers: Sequence[str], targets: Sequence[str]) -> Maps:
+    def of(
+        cls, maps: Tensor, images: Tensor, method: str, layers: Sequence[str], targets: Callable[[], Sequence[str]]
+    ) -> Maps:
         """Return maps with what a notebook shows of them.
 
         Args:
@@ -47,12 +48,18 @@ class Maps(Tensor, Shown, drawn_by="draw_maps"):
             images: [N, C, H, W], as the network takes them; the first few are copied.
             method: name of the method.
             layers: names of the layers.
-            targets: what was explained of each image, in words; empty where that is a function.
+            targets: returns what was explained of each image, in words. It is asked when that is looked at: the
+                numbers of classes are on the device.
         """
-        shown = maps.as_subclass(cls)
-        shown.method, shown.layers, shown.targets = method, tuple(layers), tuple(targets)
-        shown._images = images[:SHOWN].detach().clone()
-        return shown
+        with_images = maps.as_subclass(cls)
+        with_images.method, with_images.layers, with_images._targets = method, tuple(layers), targets
+        with_images._images = images[:SHOWN].detach().clone()
+        return with_images
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What was explained of each image, in words; empty where that is a function."""
+        return tuple(self._targets())
 
     @property
     def pictures(self) -> Pixels:

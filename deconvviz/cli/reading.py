@@ -111,8 +111,7 @@ def part_shares(energy: Floats, window: Box, parts: Mapping[str, Mask], preproce
     """
     shares: defaultdict[str, float] = defaultdict(float)
     for name, mask in parts.items():
-        stored = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2)
-        seen = window.of(preprocess.picture(stored)[..., 0] > 127)
+        seen = window.of(preprocess.mask(mask))
         if seen.shape == energy.shape and seen.any():
             shares[" ".join(PLACES.sub("", name).split())] += float(energy[seen].sum() / max(energy.sum(), 1e-12))
     return dict(shares)

@@ -1,4 +1,4 @@
-"""Files of arrays as images of any number of channels: .npy, .npz, and TIFF files that are no pictures."""
+"""Files of arrays as images of any number of channels: .npy, .npz, and TIFF files of other values than pictures."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Feed:
     """Some images of a dataset in a fixed order, prepared for a network.
 
     Images are decoded in threads while earlier ones are computed with, and a job that was interrupted resumes where it
-    stopped. Threads do as well as processes: Pillow decodes and resizes without Python's lock. A place is an index into
+    stopped. Pillow decodes and resizes without Python's lock. A place is an index into
     the feed; `indices` says which image of the dataset is at each place.
 
     Attributes:

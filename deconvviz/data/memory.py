@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvviz.arrays import PEAKS
+from deconvviz.arrays import PEAKS, require_one_kind
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.types import Ints, Picture
@@ -62,9 +62,7 @@ class InMemoryImages(Shown, drawn_by="draw_images"):
         if not count or wrong:
             given = f"{wrong[0].dtype} {list(wrong[0].shape)}" if wrong else "no image"
             raise DataError(f"{given} given; expected images [H, W, C] of {', '.join(PEAKS)}")
-        kinds = sorted({f"{p.dtype} with {p.shape[2]} channels" for p in self.pictures})
-        if len(kinds) > 1:
-            raise DataError(f"images of {' and '.join(kinds)} given; expected one type and number of channels")
+        require_one_kind(self.pictures)
         self.channels, self.dtype = self.pictures[0].shape[2], self.pictures[0].dtype
         if not len(self.labels) == len(self.names) == count or len({*self.names}) != count:
             raise DataError(

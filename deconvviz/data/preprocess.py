@@ -365,13 +365,13 @@ class Preprocess:
 
     def _levels(self, values: Array) -> Pixels:
         """Return floating values [..., C] as a picture to look at."""
-        chosen = self.shown
+        channels = self.shown
         if values.shape[-1] == len(self.mean):
-            limits = (displayed(np.array(values_of, values.dtype), chosen) for values_of in self._limits)
+            limits = (displayed(np.array(values_of, values.dtype), channels) for values_of in self._limits)
         else:  # colours for a network that takes grey
-            chosen, limits = (), (np.array(values_of[0], values.dtype) for values_of in self._limits)
+            channels, limits = (), (np.array(values_of[0], values.dtype) for values_of in self._limits)
         black, white = limits
-        levels = np.clip(np.rint(255 * (displayed(values, chosen) - black) / (white - black)), 0, 255)
+        levels = np.clip(np.rint(255 * (displayed(values, channels) - black) / (white - black)), 0, 255)
         pixels = levels.astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:-1], 3)))
 

@@ -8,6 +8,7 @@ import torch
 
 from deconvviz.deconv.plan import WindowPlan
 from deconvviz.deconv.projection import Unit
+from deconvviz.graph.memory import free_bytes
 
 MEMORY = 256 * 2**20  # bytes of values that one batch may keep on a CPU
 FREE_SHARE = 0.5  # of a GPU's free memory; convolutions need room to work in
@@ -20,11 +21,8 @@ WHOLE_OVER_WINDOWS = 0.7  # what one multiplication costs in a whole image, of t
 
 def budget(device: torch.device) -> int:
     """Return how many bytes of values one batch may keep on a device."""
-    if device.type != "cuda":
-        return MEMORY
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(FREE_SHARE * (free + unused))
+    free = free_bytes(device) if device.type == "cuda" else None
+    return MEMORY if free is None else int(FREE_SHARE * free)
 
 
 def at_once(plan: WindowPlan, copies: int, element_size: int, device: torch.device) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deconvviz.errors import DataError
-from deconvviz.figures import overlay
 from deconvviz.figures.page import Page
 from deconvviz.studies.ablation import figure as ablation
 from deconvviz.studies.diagnosis import figure as diagnosing
@@ -109,11 +108,7 @@ def draw_mistakes(mistakes: Mistakes, title: str = "", caption: str = "", **page
     """
     if not len(mistakes.maps):
         raise DataError("no image is classified incorrectly; there is nothing to draw")
-    names, maps = mistakes.output_names, [list(of_image) for of_image in mistakes.maps]
-    rows = [f"true {names[each.true]}\n{names[each.predicted]}" for each in mistakes.records[: len(maps)]]
-    return overlay.draw_maps(
-        list(mistakes.pictures), maps, rows, ["true class", "predicted class"], title, caption, page=Page(**page)
-    )
+    return evaluating.draw_mistakes(mistakes, title, caption, page=Page(**page))
 
 
 def draw_sanity(

@@ -119,9 +119,7 @@ def draw_images(images: Images, count: int = 20, **page: Unpack[ColumnsKeywords]
     6
     """
     places = evenly(len(images), count).tolist()
-    return contact_sheet(
-        [(images[place][0], images.names[place].rpartition("/")[2]) for place in places], page=Page(**page)
-    )
+    return contact_sheet([(images[place][0], images.names[place]) for place in places], page=Page(**page))
 
 
 def contact_sheet(named_pictures: Sequence[tuple[Pixels, str]], columns: int = 10, page: Page = OWN) -> Figure:
@@ -133,7 +131,7 @@ def contact_sheet(named_pictures: Sequence[tuple[Pixels, str]], columns: int = 1
         page: what is asked for of the page.
     """
     pictures = [_thumbnail(picture) for picture, _ in named_pictures]
-    names = [sheet.shortened(name, NAME_LETTERS) for _, name in named_pictures]
+    names = [sheet.image_label(name, NAME_LETTERS) for _, name in named_pictures]
     return contact.draw_contact_sheet(pictures, names, min(columns, len(names)), page)
 
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.choices import PRECISIONS
 from deconvviz.errors import CaptureError, require_choice
-from deconvviz.graph.fused import with_fused_rectifiers
+from deconvviz.graph.fused import fuses, with_fused_rectifiers
 from deconvviz.graph.ops import batch_norm_scale, op_name
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
     """
     require_choice("precision", precision, PRECISIONS, CaptureError)
     out = with_folded_norms(network, keep)
-    if network.device.type == "cuda":
+    if fuses(network.device, DTYPES[precision]):
         out = with_fused_rectifiers(out, frozenset(out.layer(name).node.name for name in keep))
     out = in_channels_last(out, DTYPES[precision])
     out.precision = precision

@@ -43,6 +43,16 @@ def conv_relu(
     return torch.cudnn_convolution_add_relu(x, weight, addend, 1.0, bias, stride, padding, dilation, 1)
 
 
+def fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether cuDNN computes on a device, and has the fused call for a dtype.
+
+    >>> fuses(torch.device("cpu"), torch.float32)
+    False
+    """
+    switched_on: bool = torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cuda" and torch.version.hip is None and switched_on and dtype != torch.float64
+
+
 def with_fused_rectifiers(network: Network, keep: frozenset[str]) -> Network:
     """Return an equal network in which convolutions take their rectifier along, and the sum before it.
 

@@ -7,7 +7,6 @@ alike, and said once.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +16,7 @@ from deconvviz.errors import CaptureError
 from deconvviz.graph.ops import op_of
 from deconvviz.graph.reach import shape_of
 from deconvviz.graph.steps import make_plan
+from deconvviz.progress import write_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ class AtOnce:
             else:
                 start = stop
                 if self.size < before:
-                    _tell(f"out of memory: continuing with batches of {self.size}")
+                    write_line(f"out of memory: continuing with batches of {self.size}")
                     before = self.size
                 yield part
                 continue
@@ -144,11 +144,7 @@ def fitting(network: Network, size: int, layers: Sequence[str] | None = None) ->
         return size
     fits = max(int(SPARE * free / one), 1)
     if fits < size:
-        _tell(f"{size} images at once take about {one * size / 1e9:.3g} GB of {free / 1e9:.3g} GB: {fits} are taken")
+        write_line(
+            f"{size} images at once take about {one * size / 1e9:.3g} GB of {free / 1e9:.3g} GB: {fits} are taken"
+        )
     return fits
-
-
-def _tell(text: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stderr)

@@ -171,7 +171,7 @@ FILES: Mapping[str, FileSchema] = {
         arrays=_arrays(
             "layer i lesions | 0 | int64: index into `config.layers`.",
             "channel i lesions | -1 | int64: the channel that is silenced; -1 for all of the layer.",
-            "lost i lesions | 0 | int64: images that are no longer classified correctly.",
+            "lost i lesions | 0 | int64: images that were classified correctly and now are not.",
             "gained i lesions | 0 | int64: images that are classified correctly only with the lesion.",
             "rise f lesions | finite | float64: sum over the images of the rise of the log-loss, in nats.",
             "squares f lesions | 0, finite | float64: sum of the squares of these rises.",

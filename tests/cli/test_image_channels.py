@@ -94,16 +94,16 @@ def commands(case: Case) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("case", [6], indirect=True)
 def test_mine_and_grid(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    mining_and_its_figure(case, captions(monkeypatch))
+    check_mining_and_its_figure(case, captions(monkeypatch))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [1, 2, 4], indirect=True)
 def test_mine_and_grid_of_other_channels(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    mining_and_its_figure(case, captions(monkeypatch))
+    check_mining_and_its_figure(case, captions(monkeypatch))
 
 
-def mining_and_its_figure(case: Case, noted: list[str]) -> None:
+def check_mining_and_its_figure(case: Case, noted: list[str]) -> None:
     invoked("mine", case.model, "bands.h5", *case.options, "-l", "0.1", "-k", "3", "-o", "m.h5", "--quiet")
     invoked("grid", "m.h5", "-l", "0.1", *case.shown, "--rule", "gradient", "--mean", "-o", "g.png", "--quiet")
     assert len(noted) == 1 and says_what_is_shown(case, noted[0])

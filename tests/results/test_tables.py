@@ -173,19 +173,19 @@ def test_a_frame_holds_what_its_file_holds(
 ) -> None:
     pytest.importorskip("pandas")
     write(tmp_path / "t.csv")
-    compare(frame(), tmp_path / "t.csv", rows)
+    check_frame(frame(), tmp_path / "t.csv", rows)
 
 
 def test_the_frame_of_winners(mined: Mined, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("pandas")
     mined.save_csv(tmp_path / "t.csv", images())
-    compare(mined.to_frame(images()), tmp_path / "t.csv", 6)
+    check_frame(mined.to_frame(images()), tmp_path / "t.csv", 6)
     frame = mined.to_frame(images())
     assert frame["value"].dtype == "float64" and frame["image"].dtype == "int64"
     assert frame.loc[1, "value"] == mined["0"].values[0, 1]  # with all digits
 
 
-def compare(frame: Any, path: pathlib.Path, rows: int) -> None:
+def check_frame(frame: Any, path: pathlib.Path, rows: int) -> None:
     """Compare a frame with a CSV file, cell by cell."""
     import pandas as pd
 
@@ -212,11 +212,11 @@ def test_frames_of_measurements(tmp_path: pathlib.Path) -> None:
     pictures = np.stack([preprocess.picture(scenes[n][0]) for n in range(2)])
     occlusions = dv.occlude(network, pictures, "1", preprocess=preprocess, square=(8, 8), progress=False)
     save_occlusions(occlusions[:1], tmp_path / "o.csv")
-    compare(occlusions[0].to_frame(), tmp_path / "o.csv", len(occlusions[0].windows))
+    check_frame(occlusions[0].to_frame(), tmp_path / "o.csv", len(occlusions[0].windows))
     invariance = dv.invariance(network, scenes, ["1"], kinds=["scale"], preprocess=preprocess, progress=False)
     invariance.save_csv(tmp_path / "i.csv", scenes.classes)
     frame = invariance.to_frame(scenes.classes)
-    compare(frame, tmp_path / "i.csv", 3 * len(invariance.steps["scale"]))
+    check_frame(frame, tmp_path / "i.csv", 3 * len(invariance.steps["scale"]))
     lesions = dv.lesion(network, scenes, ["1"], preprocess=preprocess, outputs=np.arange(10), progress=False)
     lesions.save_csv(tmp_path / "l.csv")
-    compare(lesions.to_frame(), tmp_path / "l.csv", 4)
+    check_frame(lesions.to_frame(), tmp_path / "l.csv", 4)

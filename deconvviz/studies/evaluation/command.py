@@ -301,37 +301,22 @@ def _report_mistakes(
     page: Page,
 ) -> None:
     """List the images that are classified incorrectly, and draw the maps of the first few."""
-    from deconvviz.figures.overlay import draw_maps
-    from deconvviz.figures.sheet import shortened
+    from deconvviz.studies.evaluation.figure import draw_mistakes
     from deconvviz.studies.evaluation.mistakes import find_mistakes
 
     mistakes = find_mistakes(network, feed, explainer, outputs, class_names, progress=progress)
     mistakes.save_csv(beside(table, ".wrong.csv"), beside(table, ".confusions.csv"))
     click.echo(repr(mistakes))
-    illustrated = mistakes.records[: len(mistakes.maps)]
-    if not illustrated:
+    if not len(mistakes.maps):
         return
-    names = mistakes.output_names
-    labels = [
-        f"true {shortened(names[mistake.true], 20)} {mistake.p_true:.2f}\n"
-        f"{shortened(names[mistake.predicted], 14)} {mistake.p_predicted:.2f}, overlap {mistake.overlap:.2f}"
-        for mistake in illustrated
-    ]
     caption = (
-        f"The first {len(illustrated)} of {len(mistakes.records)} images that are classified incorrectly, of "
+        f"The first {len(mistakes.maps)} of {len(mistakes.records)} images that are classified incorrectly, of "
         f"{mistakes.labelled}: maps of {explainer.method.name} for the true class and for the predicted one. The "
         "numbers beside the names are probabilities; overlap is the correlation of the two maps. Each map is scaled to "
         f"its own range.{feed.preprocess.shown_words()}"
     )
-    figure = draw_maps(
-        [feed.preprocess.display(feed.preprocess.picture(feed.images[m.image][0])) for m in illustrated],
-        [list(maps) for maps in mistakes.maps],
-        labels,
-        ["true class", "predicted class"],
-        f"Images that {network.name} classifies incorrectly",
-        caption,
-        page=page,
-    )
+    title = f"Images that {network.name} classifies incorrectly"
+    figure = draw_mistakes(mistakes, title, caption, page)
     save_figure(figure, beside(table, ".wrong.png"), caption)
 
 

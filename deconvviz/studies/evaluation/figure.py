@@ -11,13 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from deconvviz.figures.overlay import overlay
+from deconvviz.figures.overlay import draw_maps, overlay
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, image_label, shortened
 from deconvviz.models.labels import class_label
 from deconvviz.studies.evaluation.columns import COSTS, CURVES
 
 if TYPE_CHECKING:
+    from deconvviz.studies.evaluation.mistakes_result import Mistakes
     from deconvviz.studies.evaluation.result import Evaluation
 
 COLOURS, DPI = "viridis", 170
@@ -88,6 +89,25 @@ def draw_evaluation(
         _draw_curves(sheet, evaluation, walks, colours, top - 0.3)
     _draw_charts(sheet, evaluation, higher_is_better, colours, top - curves_height, in_a_row)
     return sheet.figure
+
+
+def draw_mistakes(mistakes: Mistakes, title: str, caption: str, page: Page = OWN) -> Figure:
+    """Draw the first images that are classified incorrectly, with the maps for the true and for the predicted class.
+
+    Args:
+        mistakes: those that were found, at least one.
+        title: of the sheet.
+        caption: of the sheet.
+        page: what is asked for of the page.
+    """
+    names, maps = mistakes.output_names, [list(of_image) for of_image in mistakes.maps]
+    rows = [
+        f"true {shortened(names[mistake.true], 20)} {mistake.p_true:.2f}\n"
+        f"{shortened(names[mistake.predicted], 14)} {mistake.p_predicted:.2f}, overlap {mistake.overlap:.2f}"
+        for mistake in mistakes.records[: len(maps)]
+    ]
+    columns = ["true class", "predicted class"]
+    return draw_maps(list(mistakes.pictures), maps, rows, columns, title, caption, page=page)
 
 
 def _chart_height(methods: Sequence[str]) -> float:

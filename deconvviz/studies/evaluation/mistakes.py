@@ -76,7 +76,8 @@ def find_mistakes(
             if len(maps) < ILLUSTRATED:
                 maps.append(torch.stack([map_true, map_predicted]))
     bar.close()
-    pictures = [feed.preprocess.picture(feed.images[record.image][0]) for record in records[: len(maps)]]
+    preprocess = feed.preprocess
+    pictures = [preprocess.display(preprocess.picture(feed.images[r.image][0])) for r in records[: len(maps)]]
     return Mistakes(
         records=tuple(records),
         labelled=len(labelled),

@@ -18,7 +18,7 @@ from torch import Tensor
 from deconvviz.arrays import evenly
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import side_that_holds
-from deconvviz.deconv.project import project_units
+from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.projection import Projection, Unit
 from deconvviz.errors import DataError
 from deconvviz.graph.memory import AtOnce
@@ -201,8 +201,8 @@ def project_winners(
 
     def part(start: int, stop: int) -> list[StoredProjection]:
         inputs, units = units_of(network, layer, feed, winners[start:stop])
-        projected = project_units(network, inputs, units, rule, bounds=feed.preprocess.bounds(), **averages)
-        return [stored(projection) for projection in projected]
+        projected = project_by_rules(network, inputs, units, [rule], bounds=feed.preprocess.bounds(), **averages)
+        return [stored(projection) for projection in projected[rule]]
 
     parts = AtOnce(max(len(winners), 1), "projections").parts(len(winners), part)
     return dict(zip(winners, chain.from_iterable(parts), strict=True))
