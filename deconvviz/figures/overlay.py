@@ -17,7 +17,7 @@ from deconvviz.figures.sheet import Sheet, shortened
 from deconvviz.types import Floats, Pixels
 
 TILE, GAP, NAMES = 1.75, 0.12, 0.15  # inches: a picture, the gap between two, and the line of the columns' names
-LEAST = 0.5  # inches: a picture that still shows where its map is high
+COMFORTABLE, LEAST = 1.1, 0.5  # inches: a picture on a page of a paper, and one that still shows where its map is high
 LEFT, RIGHT = 0.4, 0.9  # inches for the rows' texts, and for the colour bar
 NARROWEST = 4.5  # inches: a title needs them
 DPI = 170
@@ -73,7 +73,7 @@ def draw_maps(
         signed: whether zero is the middle of the colours.
         page: what is asked for of the page; its columns are the methods in a row.
     """
-    across = page.across(len(columns), len(columns), TILE + GAP, LEFT + TILE + GAP + RIGHT)
+    across = page.across(len(columns), len(columns), COMFORTABLE + GAP, LEFT + COMFORTABLE + GAP + RIGHT)
     tile = page.fitted(TILE, LEFT + (1 + across) * GAP + RIGHT, 1 + across, LEAST)
     bands = [range(first, min(first + across, len(columns))) for first in range(0, len(columns), across)]
     step, band_height = tile + GAP, len(pictures) * (tile + GAP) + NAMES + 0.05

@@ -258,8 +258,8 @@ def _draw(
         f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked pixels "
         f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
-        "the pixels where so many are kept; constant is the share of maps that are the same everywhere; passes and "
-        f"seconds are those of one image.{blur}{preprocess.shown_words()}"
+        "the pixels where so many are kept; constant, where it is not 0, is the share of maps that are the same "
+        f"everywhere; passes and seconds are those of one image.{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
     save_figure(figure, beside(table, ".png"), caption)

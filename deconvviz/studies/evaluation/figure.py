@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 COLOURS, DPI = "viridis", 170
 WIDTH, LEFT, RIGHT = 11.0, 1.35, 0.2  # inches, of the sheet and its margins
 TILE, GAP, METHODS_IN_A_BAND, BAND_HEAD = 1.0, 0.06, 8, 0.3
-CURVE, CURVE_LABELS, LEGEND = 2.1, 0.75, 2.2
-CHART, CHART_LABELS = 2.3, 0.6  # inches: the width of a chart with its gap, and the height of its title and ticks
+CURVE, CURVE_TITLE, CURVE_LABELS, LEGEND = 2.1, 0.3, 0.45, 2.2
+TITLE_LETTER, TITLE_LINE = 0.048, 0.11  # inches of a letter of a curve's title, and of a further line
+CHARTS_IN_A_ROW, CHART, CHART_LABELS = 4, 1.8, 0.6  # inches: the least width of a chart, and for its title and ticks
 NARROWEST = 6.0  # inches: a page with room for two curves and their legend
 TITLES = {
     "deletion": "pixels deleted, the map's highest first",
@@ -75,8 +77,11 @@ def draw_evaluation(
     bands = [methods[first : first + across] for first in range(0, len(methods), across)]
     band_height = len(evaluation.pictures) * (tile + GAP) + BAND_HEAD if len(evaluation.pictures) else 0.0
     walks = [walk for walk in CURVES if any(key.endswith(f"/{walk}") for key in evaluation.curves)]
-    curves_height = CURVE + CURVE_LABELS if walks else 0.0
-    in_a_row = max(1, round((width - LEFT - RIGHT) / CHART))
+    curve_width = (width - LEFT - RIGHT - LEGEND) / 2
+    titles = [wrapped_title(f"{walk}: {TITLES[walk]}", curve_width) for walk in walks]
+    above = CURVE_TITLE + TITLE_LINE * max((text.count("\n") for text in titles), default=0)
+    curves_height = above + CURVE + CURVE_LABELS if walks else 0.0
+    in_a_row = CHARTS_IN_A_ROW if page.width is None else max(1, int((width - LEFT - RIGHT) / CHART))
     charts_height = math.ceil(len(_columns_with_values(evaluation)) / in_a_row) * (
         _chart_height(methods) + CHART_LABELS
     )
@@ -86,7 +91,7 @@ def draw_evaluation(
         _draw_maps(sheet, evaluation, band, top, tile, class_names)
         top -= band_height
     if walks:
-        _draw_curves(sheet, evaluation, walks, colours, top - 0.3)
+        _draw_curves(sheet, evaluation, dict(zip(walks, titles, strict=True)), colours, top - above)
     _draw_charts(sheet, evaluation, higher_is_better, colours, top - curves_height, in_a_row)
     return sheet.figure
 
@@ -135,10 +140,19 @@ def _draw_maps(
         sheet.text(LEFT - 0.08, y, text, ha="right", va="center", fontsize=6)
 
 
-def _draw_curves(sheet: Sheet, evaluation: Evaluation, walks: Sequence[str], colours: Colours, top: float) -> None:
-    """Draw the mean probability as pixels are deleted or inserted, a line for each method."""
+def wrapped_title(title: str, width: float) -> str:
+    """Return a curve's title on as many lines as a panel of this width in inches needs.
+
+    >>> wrapped_title("deletion: pixels deleted", 0.8)
+    'deletion: pixels\\ndeleted'
+    """
+    return textwrap.fill(title, max(int(width / TITLE_LETTER), 10))
+
+
+def _draw_curves(sheet: Sheet, evaluation: Evaluation, titles: Mapping[str, str], colours: Colours, top: float) -> None:
+    """Draw the mean probability as pixels are deleted or inserted, a line for each method; walk -> its title."""
     width = (sheet.width - LEFT - RIGHT - LEGEND) / 2
-    for number, walk in enumerate(walks):
+    for number, (walk, title) in enumerate(titles.items()):
         left = LEFT - 0.6 + number * (width + 0.55)
         panel = sheet.panel(left, top - CURVE, width, CURVE)
         for method, line in zip(evaluation.values, LINES * len(colours), strict=False):
@@ -147,7 +161,7 @@ def _draw_curves(sheet: Sheet, evaluation: Evaluation, walks: Sequence[str], col
             panel.plot(per_cent, mean, color=colours[method], label=method, lw=1.4, ls=line)
         panel.set(xlim=(0, 100), ylim=(0, None))
         panel.set_xlabel("share of the pixels, %", fontsize=7)
-        panel.set_title(f"{walk}: {TITLES[walk]}", fontsize=7)
+        panel.set_title(title, fontsize=7)
         if number == 0:
             panel.set_ylabel("mean probability of the class", fontsize=7)
     panel.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, ncols=1 + len(colours) // 15)

@@ -29,7 +29,8 @@ LEGEND_LINE, LEGEND_ENTRY = 0.16, 1.7  # inches: height of a line, and width of 
 DEPTH_PANEL, DEPTH_LETTER = 3.0, 0.045  # inches: height of the panel, and of a letter of an upright layer name
 COLOURED = 8  # images that have a colour and a name each; of more images the curves are grey
 GREY, MEAN = (0.72, 0.72, 0.72, 1.0), "0.1"  # colours of single images among many, and of their mean
-HEAD_LETTER, NAME_LETTERS = 0.068, 32  # inches of a letter of a column's head, and letters of an image's name
+HEAD_LETTER, LABEL_LETTER = 0.068, 0.048  # inches of a letter of a column's head, and of an axis's label
+NAME_LETTERS = 32  # of an image's name
 Strips = Mapping[str, tuple[Floats, Pixels]]
 
 
@@ -66,14 +67,14 @@ def draw_invariance(
         bottom = sheet.bottom + legend + (len(kinds) - 1 - row) * (high + BELOW) + BELOW
         strip = sheet.axes(LEFT, bottom, strip_side, high)
         _draw_strip(strip, *strips[kind], colours)
-        strip.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
+        strip.set_xlabel(_fitted(transform_of(kind).label, strip_side), fontsize=6.5, labelpad=2)
         distance = result.distance(kind)
         curves = [*(distance[..., result.index_of(layer)] for layer in layers), result.probability[kind]]
         for column, values in enumerate(curves):
             axes = sheet.panel(lefts[column], bottom, panel, high)
             _draw_curves(axes, result.steps[kind], values, colours)
             is_probability = column == len(layers)
-            axes.set_xlabel(transform_of(kind).label, fontsize=6.5, labelpad=2)
+            axes.set_xlabel(_fitted(transform_of(kind).label, panel), fontsize=6.5, labelpad=2)
             axes.set_ylabel("probability" if is_probability else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
             axes.set_ylim(0, 1.03 if is_probability else None)
     heads = [*(f"{layer}: distance" for layer in layers), "probability of the class"]
@@ -120,6 +121,11 @@ def _colours(count: int) -> Array:
     if count > COLOURED:
         return np.tile(GREY, (count, 1))
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count)))
+
+
+def _fitted(label: str, width: float) -> str:
+    """Return the label of an axis, with its unit on a line of its own where a panel of this width is narrower."""
+    return label if len(label) * LABEL_LETTER <= width else label.replace(" (", "\n(", 1)
 
 
 def _draw_head(sheet: Sheet, text: str, middle: float, width: float) -> None:

@@ -22,6 +22,7 @@ ROW = 0.19  # inches of a named lesion, or of a layer that is silenced as a whol
 CLOUD = 0.4  # inches of a layer whose filters are dots
 LETTER = 0.062  # inches of a letter of a row's name
 BELOW, ABOVE = 0.5, 0.2  # inches for the axes' labels below the panels, and for their titles above
+BETWEEN = 0.15  # inches between panels that stand below each other
 GOLDEN = 0.618034  # multiples of it, taken modulo 1, spread evenly: dots of a cloud are drawn apart
 
 
@@ -80,7 +81,8 @@ def _panels(
     page.fitted(0, max(rooms) + 0.5, 1, 0 if page.width is None else 2.6)  # refuses a page that is too narrow
     stacked = width < sum(rooms) + 5.5
     band = BELOW + height + ABOVE
-    sheet = Sheet(width, band * (2 if stacked else 1), title, caption, page=page)
+    below = min(height, CLOUD * len(layers) + 0.4)  # height of the third panel where it stands below
+    sheet = Sheet(width, band + (BELOW + below + ABOVE + BETWEEN if stacked else 0), title, caption, page=page)
     bottom = sheet.top - ABOVE - height
     free = sheet.width - (rooms[0] + 0.35 if stacked else sum(rooms) + 0.5)
     shares = (0.56, 0.44) if stacked else (0.37, 0.29)
@@ -88,7 +90,7 @@ def _panels(
     left = rooms[0] + shares[0] * free + 0.2
     losses = sheet.axes(left, bottom, shares[1] * free, height)
     if stacked:
-        spread = sheet.axes(rooms[1], bottom - band, width - rooms[1] - 0.15, height)
+        spread = sheet.axes(rooms[1], sheet.bottom + BELOW, width - rooms[1] - 0.15, below)
     else:
         spread = sheet.axes(left + shares[1] * free + rooms[1], bottom, 0.34 * free, height)
     return sheet.figure, ranked, losses, spread
