@@ -119,6 +119,7 @@ def test_evaluations_and_lesions(frozen: pathlib.Path) -> None:
     assert (frozen / "again.csv").read_text() == (frozen / "evaluation.csv").read_text()
 
 
+@pytest.mark.slow
 def test_an_atlas_is_made_of_its_files(frozen: pathlib.Path) -> None:
     gallery = load_gallery("atlas/data/01-4.h5")
     assert gallery.config["layer"] == "4" and gallery.arrays["patches"][0].shape[0] == 2
@@ -133,6 +134,7 @@ def test_an_atlas_is_made_of_its_files(frozen: pathlib.Path) -> None:
     assert (frozen / "atlas" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_diagnosis_is_read_as_json(frozen: pathlib.Path) -> None:
     diagnosis = json.loads((frozen / "diagnosis.json").read_text())
     assert (diagnosis["kind"], diagnosis["schema"]) == ("diagnosis", 1)

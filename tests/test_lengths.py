@@ -69,6 +69,7 @@ def test_they_are_shares_of_the_shorter_side(side: int) -> None:
         assert sigma / window == pytest.approx(blur.sigma / blur.window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 224])
 def test_the_methods_take_them(side: int) -> None:
     """Without the options a method gives the map of the options' values, and another map than with other values."""
@@ -132,6 +133,7 @@ def test_occlude_covers_a_part_of_a_small_image() -> None:
     assert len(coarse.windows) == 4 and coarse.config["square"] == [16, 16]
 
 
+@pytest.mark.slow
 def test_an_evaluation_notes_what_is_not_that_of_224_pixels(tmp_path: pathlib.Path) -> None:
     def config(side: int, out: pathlib.Path | None = None, **options: Any) -> dict[str, Any]:
         pre = dv.Preprocess(resize=side, crop=side)
@@ -161,6 +163,7 @@ def test_the_input_keeps_its_share_of_the_image() -> None:
     assert with_input(dv.Preprocess(resize=96, crop=(64, 80)), 32, None) == dv.Preprocess(resize=48, crop=32)
 
 
+@pytest.mark.slow
 def test_the_commands_say_them(tmp_path: pathlib.Path) -> None:
     Image.fromarray(dv.Scenes(1)[0][0]).save(tmp_path / "a.png")
 

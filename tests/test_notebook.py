@@ -69,6 +69,7 @@ def test_every_shown_class_names_a_public_function() -> None:
     assert all(name.startswith("draw_") and name in dir(dv) for name in names.values()), names
 
 
+@pytest.mark.slow
 def test_results_show_themselves(network: dv.Network, tmp_path: pathlib.Path) -> None:
     scenes = dv.Scenes(30)
     pictures = np.stack([PREPROCESS.picture(scenes[n][0]) for n in range(2)])
@@ -101,6 +102,7 @@ def test_a_picture_is_drawn_once_and_its_figure_emptied(monkeypatch: pytest.Monk
     assert len(figures) == 1 and not figures[0].axes
 
 
+@pytest.mark.slow
 def test_a_noisy_picture_is_made_small() -> None:
     figure = Figure(figsize=(10, 10), dpi=100)
     figure.add_axes((0, 0, 1, 1)).imshow(np.random.default_rng(0).random((1000, 1000, 3)))

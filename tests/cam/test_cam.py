@@ -332,6 +332,7 @@ def test_identities(network: Callable[[str, int], tuple[nn.Module, dv.Network]],
     assert torch.allclose(raw("recipro-cam", gaussian=False).flatten(), positions.softmax(1)[:, c])
 
 
+@pytest.mark.slow
 def test_cam_of_a_convolutional_classifier(network: Callable[[str, int], tuple[nn.Module, dv.Network]]) -> None:
     """SqueezeNet: the class's map of the last convolution, and Grad-CAM there is that map over its area."""
     _, net = network("squeezenet1_0", 64)

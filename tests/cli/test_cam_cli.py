@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_sheet_and_its_arrays(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     methods = "grad-cam,rise,sess"
     asked = ["cam", methods, "demo", folder / "0.png", folder / "1.png", "-l", "relu5", "--device", "cpu"]
@@ -79,6 +80,7 @@ def test_the_label_comes_from_the_pass_of_the_map(name: str) -> None:
     assert torch.allclose(explainer.output, network(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_maps_find_the_object(folder: pathlib.Path) -> None:
     """On generated scenes, whose masks are known: more of the map lies on the object than its area's share."""
     from deconvviz.metrics import energy

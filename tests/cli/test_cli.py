@@ -197,6 +197,7 @@ def test_project(run: Run, work: pathlib.Path, tmp_path: pathlib.Path) -> None:
         assert Image.open(out).size[0] > 1000
 
 
+@pytest.mark.slow
 def test_shards_merge_to_the_same_table(run: Run, work: pathlib.Path, tmp_path: pathlib.Path) -> None:
     parts = [tmp_path / f"{i}.h5" for i in range(3)]
     for i, part in enumerate(parts):
@@ -327,6 +328,7 @@ def test_exit_codes_and_debug(tmp_path: pathlib.Path) -> None:
     assert unknown.returncode == 2 and "nearest: mine" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_mined_file_alone(
     run: Run, work: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: pathlib.Path) -> None
         CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "thesis.tex")], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_it_runs_in_half_precision() -> None:
     """Contrast normalisation pools over channels, for which a CPU has no kernel in bf16."""
     loaded, scenes = load_model("demo"), dv.Scenes(4, seed=11)

@@ -92,6 +92,7 @@ def commands(case: Case) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [6], indirect=True)
 def test_mine_and_grid(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     check_mining_and_its_figure(case, captions(monkeypatch))

@@ -225,6 +225,7 @@ def test_the_program_exits_with_two(
     assert ended.value.code == 2 and len(told) == 1 and told[0].startswith("deconvviz: ")
 
 
+@pytest.mark.slow
 def test_maps_of_one_output_are_not_the_same_for_yes_and_no(work: pathlib.Path, tmp_path: pathlib.Path) -> None:
     maps = []
     for target in ("0", "1", "yes", "no"):

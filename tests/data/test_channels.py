@@ -65,6 +65,7 @@ def packed(source: Any, folder: pathlib.Path, **options: Any) -> dv.ImageStore:
     return dv.ImageStore.open(folder / "s.h5")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(ARRAYS, st.sampled_from([".npy", ".npz"]), st.booleans())
 def test_arrays_come_back_as_they_were(array: NDArray[Any], suffix: str, big_endian: bool) -> None:

@@ -115,6 +115,7 @@ def test_flat_folder_has_no_labels(tmp_path: pathlib.Path) -> None:
     assert store.labels.tolist() == [-1] and store.classes == ()
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=5),

@@ -143,6 +143,7 @@ def test_packs(tmp_path: pathlib.Path) -> None:
     assert tuple(store.classes) == CLASSES and np.array_equal(store.labels, drawn.labels)
 
 
+@pytest.mark.slow
 def test_masks_and_parts_are_sane() -> None:
     for scene in sample():
         assert scene.mask.dtype == bool and 0.05 < scene.mask.mean() < 0.8

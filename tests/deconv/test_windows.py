@@ -46,6 +46,7 @@ NETWORKS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_weight(NETWORKS, light=("alexnet",)))
 def test_windowed_equals_whole_in_every_spatial_layer(name: str, device: torch.device) -> None:
     size = (3, 64, 80)
@@ -247,6 +248,7 @@ def test_a_forward_pass_over_whole_images_gives_the_same(
             assert (a.pixels - b.pixels).abs().max() <= 1e-10 * b.pixels.abs().max()
 
 
+@pytest.mark.slow
 def test_units_that_share_images_run_forward_on_whole_images() -> None:
     plan = make_plan(dv.capture(build("vgg11"), (3, 64, 64)), "features.7")
     assert not batches.runs_whole(plan, 2, 2) and batches.runs_whole(plan, 1000, 1)

@@ -35,6 +35,7 @@ def test_commands_that_draw_take_the_same_options(name: str) -> None:
     assert options >= {"--title", "--dpi", "--caption", "--figure-width" if name == "ablate" else "--width"}
 
 
+@pytest.mark.slow
 def test_a_figure_of_a_command_is_as_wide_as_asked(tmp_path: pathlib.Path) -> None:
     Image.fromarray(dv.Scenes(1)[0][0]).save(tmp_path / "a.png")
     words = ["cam", "grad-cam,layercam,hirescam", "demo", str(tmp_path / "a.png"), "-l", "relu5", "--device", "cpu"]

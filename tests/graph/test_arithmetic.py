@@ -149,6 +149,7 @@ def test_a_training_says_which_precisions_it_has() -> None:
         Recipe(precision="fp64")
 
 
+@pytest.mark.slow
 def test_the_newer_switches_of_torch_are_left_as_they_were() -> None:
     """In a process of its own: PyTorch refuses to read the older switches from then on."""
     code = """

@@ -211,6 +211,7 @@ def test_after_carries_gradients_to_the_layer_and_nowhere_else() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-2)])
 def test_fast_is_equal(precision: str, tolerance: float) -> None:
     model = build("resnet18").float()

@@ -209,6 +209,7 @@ def test_autocast_of_the_same_device_is_left_out_with_a_warning() -> None:
     assert network(images()).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_branch_is_still_refused() -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

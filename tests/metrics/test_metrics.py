@@ -336,6 +336,7 @@ def test_road_combined_and_its_sign() -> None:
 # what must not matter
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seeds, st.integers(1, 40), st.integers(1, 40))
 def test_the_batch_size_never_matters(seed: int, one: int, other: int) -> None:
@@ -351,6 +352,7 @@ def test_the_batch_size_never_matters(seed: int, one: int, other: int) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seeds)
 def test_only_the_order_matters_to_rankings(seed: int) -> None:
@@ -395,6 +397,7 @@ def test_pointing_game_at_the_edge_of_the_tolerance() -> None:
     assert metrics.pointing_game(maps, masks, 0).tolist() == [1]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.floats(0, 1), st.sampled_from([0, 4]))
 def test_energy_and_iou_by_definition(seed: int, threshold: float, levels: int) -> None:

@@ -87,6 +87,7 @@ def test_images_of_some_of_imagenets_classes() -> None:
     assert class_label(281, imagenet_names()) == "class 281 (tabby)" and class_label(3, ["a"]) == "class 3"
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_with_1000_outputs(factory: str, tmp_path: pathlib.Path) -> None:
     Image.fromarray(dv.Scenes(1)[0][0]).save(tmp_path / "a.png")
     out = tmp_path / "o.png"
@@ -101,6 +102,7 @@ def test_a_network_of_ones_own_with_1000_outputs(factory: str, tmp_path: pathlib
     assert "lynx" in named.read_text() and "lynx" in numbered.read_text()
 
 
+@pytest.mark.slow
 def test_commands_on_images_name_what_they_number(factory: str, tmp_path: pathlib.Path) -> None:
     common = ("scenes:3", "-o", tmp_path / "i.png", "--kinds", "rotation", "--steps", "rotation=90", "--count", "2")
     for spec, output, name in ((factory, "281", "tabby"), (factory.replace(":make", ":ten"), None, None)):
@@ -115,6 +117,7 @@ def test_commands_on_images_name_what_they_number(factory: str, tmp_path: pathli
         )
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(factory: str, tmp_path: pathlib.Path) -> None:
     for label in ("tench", "lynx"):
         (tmp_path / "photos" / label).mkdir(parents=True)

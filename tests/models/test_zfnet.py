@@ -50,6 +50,7 @@ def test_the_papers_network(paper: nn.Module) -> None:
     assert order[15:] == ["flatten", *["fc", "relu", "dropout"] * 2, "fc"]
 
 
+@pytest.mark.slow
 def test_the_papers_initial_weights(paper: nn.Module) -> None:
     for module in paper.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -165,6 +166,7 @@ def test_renormalise() -> None:
     assert torch.allclose(after[3] / after[3].norm(), before[3] / before[3].norm()) and (model[2].weight == 7).all()
 
 
+@pytest.mark.slow
 def test_a_model_name() -> None:
     with pytest.raises(ModelError, match="deconvviz train zfnet"):
         load_model("zfnet")
@@ -175,6 +177,7 @@ def test_a_model_name() -> None:
         build_model("zfnet", {"depth": 3})
 
 
+@pytest.mark.slow
 def test_half_precision_weights_of_a_plain_file(tmp_path: pathlib.Path) -> None:
     torch.save({k: v.half() for k, v in zfnet(3, 32, width=0.1).state_dict().items()}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="do not fit ZFNet"):  # a plain state dict does not tell the arguments

@@ -20,6 +20,7 @@ from deconvviz.errors import CaptureError, DataError, DeconvvizError, LayerNotFo
 from deconvviz.results.features import FeatureArrays, Features, write_features
 
 
+@pytest.mark.slow
 def test_an_error_keeps_what_was_done(tmp_path: pathlib.Path) -> None:
     class Broken(InMemoryImages):
         def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:

@@ -59,6 +59,7 @@ def test_features_are_pooled_activations(pool: str, grids: dict[str, tuple[int, 
         np.testing.assert_allclose(found.rows("5", np.array([n]))[0], values["5"][0].detach(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_batch_size(tmp_path: pathlib.Path) -> None:
     one, every = streamed(tmp_path / "one.h5", batch_size=1), np.arange(COUNT)[::-1]
     for size, commits, workers in ((7, 1, 1), (64, 20, 3)):

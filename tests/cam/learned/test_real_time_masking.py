@@ -105,6 +105,7 @@ def constant_mask(level: float) -> LearnedExplainer:
     return explainer
 
 
+@pytest.mark.slow
 def test_what_stands_where_the_mask_takes_away() -> None:
     """Half of the steps the image blurred (55 taps, sigma 11), else noise 0.11 on a colour within 0.33; 0.03 on all.
 

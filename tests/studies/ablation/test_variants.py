@@ -85,6 +85,7 @@ def without_seconds(table: VariantTable) -> list[dict[str, Any]]:
     return [{key: value for key, value in vars(row).items() if key != "seconds"} for row in table.rows]
 
 
+@pytest.mark.slow
 def test_the_table_tells_of_the_files(
     straight: tuple[pathlib.Path, VariantTable], scenes: tuple[InMemoryImages, InMemoryImages], tmp_path: pathlib.Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_what_is_finished_is_not_opened(
         ablate(*scenes, "no-7", folder=folder, recipe=RECIPE, **TINY)
 
 
+@pytest.mark.slow
 def test_more_epochs_and_a_share_held_out(
     scenes: tuple[InMemoryImages, InMemoryImages], tmp_path: pathlib.Path
 ) -> None:

@@ -23,6 +23,7 @@ from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import Evolution
 
 
+@pytest.mark.slow
 def test_invariance_is_that_of_the_study(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aspects, "TRANSFORMED", 3)
     inputs, out = case.inputs(), tmp_path / "i.h5"

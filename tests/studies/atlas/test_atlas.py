@@ -162,6 +162,7 @@ def test_the_colours_are_viridis() -> None:
     assert coloured(np.array([-1.0, 2.0])).tolist() == [[68, 1, 84], [253, 231, 37]]
 
 
+@pytest.mark.slow
 def test_every_number_is_in_the_scripts(made: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]) -> None:
     for path in results[0]:
         result = Result.load(path, "gallery", 1)
@@ -242,6 +243,7 @@ def test_decisions(made: pathlib.Path, results: tuple[list[pathlib.Path], pathli
         assert np.abs(part - coloured(np.array(galleries.flat(method, target) / 255))).max() < 10
 
 
+@pytest.mark.slow
 def test_only_used_pictures_are_made_once_each(tmp_path: pathlib.Path) -> None:
     result = galleries.gallery(filters=3, k=2)
     result.arrays["images"][:] = [[7, 3], [3, 21], [39, 7]]
@@ -299,6 +301,7 @@ def test_what_has_not_changed_is_not_made_again(
     assert read(root / "layers" / folder / "filters-000.js")["images"]["7"][0] == "other 7"
 
 
+@pytest.mark.slow
 def test_a_smaller_gallery_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "one.h5"
     galleries.gallery(filters=70, more=True).save(path)
@@ -343,6 +346,7 @@ def test_after_a_kill_the_same_call_completes_the_site(
     assert digests(tmp_path) == digests(made)
 
 
+@pytest.mark.slow
 def test_the_index_comes_after_all_that_it_links(
     tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +366,7 @@ def test_memory_holds_one_sheet_and_no_more(tmp_path: pathlib.Path, monkeypatch:
     assert max(most) == (LIMIT // (3 * 96)) ** 2 < 300  # tiles of 32 pixels are enlarged to 96
 
 
+@pytest.mark.slow
 def test_tiles_that_the_file_keeps_compressed_are_read_too(tmp_path: pathlib.Path) -> None:
     result = galleries.gallery(filters=6)
     result.save(tmp_path / "plain.h5")
@@ -436,6 +441,7 @@ def test_every_asset_is_written_and_short(made: pathlib.Path) -> None:
     assert linked == {path.name for path in (made / "assets").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_report(tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]) -> None:
     found = build(tmp_path, *results)
     assert found.index == tmp_path / "index.html" and found.filters == 8 + 5 + 70
@@ -468,6 +474,7 @@ def test_wrong_input_is_told(tmp_path: pathlib.Path, results: tuple[list[pathlib
     assert {path.name for path in tmp_path.iterdir()} == {"short.h5", "file"}
 
 
+@pytest.mark.slow
 def test_layers_stand_in_the_order_of_depth(
     tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]
 ) -> None:
@@ -491,6 +498,7 @@ def test_a_large_store_is_listed_in_pieces(tmp_path: pathlib.Path, monkeypatch: 
     assert len(read(tmp_path / "list-002.js")) == 10
 
 
+@pytest.mark.slow
 def test_a_decisions_folder_is_made_once(
     tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]
 ) -> None:

@@ -114,6 +114,7 @@ def run(*arguments: Any) -> Outcome:
     )
 
 
+@pytest.mark.slow
 def test_the_command(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called) -> None:
     given = ("demo", scenes, "-l", "relu3", "--layers", "conv1", "--filters", "first", "-n", "3", "--top", "2")
     told = run(*given, "--decisions", "2", "-m", "gradient, grad-cam", "-o", tmp_path / "a")
@@ -200,6 +201,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 def test_a_network_that_decides_nothing(scenes: pathlib.Path, tmp_path: pathlib.Path, site: Called) -> None:
     (tmp_path / "bare.py").write_text(BARE)
     given = (f"{tmp_path / 'bare.py'}:make", scenes, "--weights", "none", "--input", "24", "--resize", "24", "-l", "3")

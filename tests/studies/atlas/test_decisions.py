@@ -31,6 +31,7 @@ def six(case: Case) -> Result:
     return Result.load(case.folder / "decisions.h5", "decisions", 1)
 
 
+@pytest.mark.slow
 def test_targets_are_the_most_probable_and_the_label(case: Case, six: Result) -> None:
     with torch.no_grad():
         shares = case.model.double()(case.x.double()).softmax(1).numpy()
@@ -88,6 +89,7 @@ def test_probabilities_under_a_square(case: Case, six: Result) -> None:
         np.testing.assert_allclose(found[n, :, row, column], shares[six.arrays["targets"][n]], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decisions_go_on_and_do_not_change(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decided(case, tmp_path / "whole.h5")
     explain, calls = deciding.DecisionExplainer.explain, list[int]()
@@ -142,6 +144,7 @@ def test_log_odds_and_the_second_class_of_a_verdict(case: Case, six: Result) -> 
         assert (verdict.output, verdict.second) == tuple("abcdefg"[int(n)] for n in outputs[row])
 
 
+@pytest.mark.slow
 def test_a_file_of_an_earlier_version_keeps_its_images(case: Case, tmp_path: pathlib.Path) -> None:
     """Until 0.2.0 the images were spread over the classes, and one was written down when it had been explained."""
     six = decided(case, tmp_path / "d.h5")

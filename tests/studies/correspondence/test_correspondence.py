@@ -202,6 +202,7 @@ def test_means_and_standard_errors() -> None:
     assert np.isnan(pair.standard_error)
 
 
+@pytest.mark.slow
 def test_planted_parts_are_told_apart(planted: tuple[dv.Network, Planted]) -> None:
     """The spot always takes the same pattern away; the dull place changes a hash, as any other place does."""
     network, images = planted
@@ -408,6 +409,7 @@ def test_wrong_input(planted: tuple[dv.Network, Planted]) -> None:
         random_masks(np.ones((3, 3), bool), 1, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_the_table_and_the_figure(planted: tuple[dv.Network, Planted], tmp_path: pathlib.Path) -> None:
     network, images = planted
     found = study(network, images, ["head", "relu"], parts=["spot", "dull"], count=3, repeats=2)
@@ -448,6 +450,7 @@ def run(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "c.csv"
     asked = ["demo", "scenes:40:1", "-l", "relu5", "-l", "fc7", "-p", "left eye", "-p", "wing", "--count", 3]

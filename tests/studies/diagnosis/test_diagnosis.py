@@ -131,6 +131,7 @@ def wrong(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
 # --- the study -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_check_is_asked_and_told(demo: Diagnosis) -> None:
     assert set(NAMES) == set(CHECKS) >= ASKED and [one.name for one in demo.checks] == [*NAMES]
     assert NAMES.index("dead") < NAMES.index("aliasing") < NAMES.index("removable") < NAMES.index("confused")
@@ -223,6 +224,7 @@ def test_csv_has_a_row_for_each_finding(demo: Diagnosis, tmp_path: pathlib.Path)
         assert (row["finding"], row["severity"], row["layer_severity"]) == (number, found.severity, one.severity)
 
 
+@pytest.mark.slow
 def test_first_filters_are_the_weights() -> None:
     loaded = dv.load_model("demo")
     filters = first_filters(dv.capture(loaded.model, (3, 64, 64)))
@@ -274,6 +276,7 @@ def test_other_kinds_and_things_stay_apart() -> None:
     assert advice[0].remedy == "For a: Do this. For b: Do that."
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_worst_layers_of_a_finding(tmp_path: pathlib.Path) -> None:
     (many,) = joined(ordered(in_layers(1.1, 5.0, 1.2, 3.0), NAMES))
     diagnosis = Diagnosis(findings=(many,), checks=(made(),), config=hostile().config)
@@ -456,6 +459,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(command, [*arguments, "--quiet"], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_the_command_and_its_exit_code(tmp_path: pathlib.Path) -> None:
     out = str(tmp_path / "d")
     common = ("demo", "scenes:16:5", "-o", out, "--checks", "receptive-field,confused")
@@ -503,6 +507,7 @@ def test_the_list_of_checks() -> None:
     assert "unsettled: Features that had not settled when the training ended (needs snapshots)" in result.output
 
 
+@pytest.mark.slow
 def test_what_is_refused_changes_nothing(tmp_path: pathlib.Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -525,6 +530,7 @@ def test_what_is_refused_changes_nothing(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_seed_settles_everything() -> None:
     """Nothing but the time that it took differs between two diagnoses."""
     torch.manual_seed(3)

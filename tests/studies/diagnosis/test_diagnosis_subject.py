@@ -69,6 +69,7 @@ def test_responses_are_those_of_the_module_whatever_the_batch(batch: int) -> Non
         assert subject.logits is not None and np.allclose(subject.logits, model(x).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_positions_are_drawn_over_the_whole_map_anew_for_each_image() -> None:
     pixels = np.zeros((100, 16, 16, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(16)[:, None] * 16, np.arange(16) * 16  # the place itself

@@ -45,6 +45,7 @@ def run(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], **options: Any) 
     return evaluate(network, store, METHODS, ["relu5"], preprocess=preprocess, progress=False, **options)
 
 
+@pytest.mark.slow
 def test_the_numbers_by_definition(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
     network, store, preprocess = given
     found = run(given, limit=5, fill="black", metrics=["faithfulness", "adcc"])
@@ -82,6 +83,7 @@ def test_the_numbers_by_definition(given: tuple[dv.Network, dv.ImageStore, dv.Pr
     assert (rise == 41).all() and (backward == 0).all() and (found.values["rise"][:, -1] > 0).all()
 
 
+@pytest.mark.slow
 def test_interrupted_and_continued(
     given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ class Half:
         return self.truth.masks(index) if index % 2 == 0 else {}
 
 
+@pytest.mark.slow
 def test_where_the_object_is_known(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
     """Localisation over two batches, the label explained, half of the objects known; the boxes' accuracy over all."""
     network, store, preprocess = given
@@ -196,6 +199,7 @@ def test_means_and_intervals() -> None:
     assert np.allclose(found.error("a"), [1.96 * np.sqrt(2) / np.sqrt(2), 0])
 
 
+@pytest.mark.slow
 def test_a_float64_network_is_measured_in_float64(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess]) -> None:
     _, store, preprocess = given
     network = dv.capture(dv.load_model("demo").model.double(), (3, 64, 64))

@@ -25,6 +25,7 @@ from deconvviz.errors import (
 )
 
 
+@pytest.mark.slow
 def test_more_epochs_and_other_options(tmp_path: pathlib.Path) -> None:
     """A finished training goes on as if it had been longer; another training over it changes nothing."""
     out, straight = tmp_path / "e.pth", tmp_path / "straight" / "e.pth"

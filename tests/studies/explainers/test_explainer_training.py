@@ -90,6 +90,7 @@ def test_training_against_plain_torch(tmp_path: pathlib.Path, name: str, labels:
     assert float((w.detach() - first.state_dict()["attention.weight"][:, :, 0, 0]).abs().max()) > 0.01
 
 
+@pytest.mark.slow
 def test_terms_in_the_csv_add_up_and_crops_matter(tmp_path: pathlib.Path) -> None:
     """Weighted terms sum to the loss; crops are drawn from the seed: the same again, others with another one."""
     plain, again, other = (learn("l-cam-fm", tmp_path / f"{n}.pth", seed=s) for n, s in enumerate((2, 2, 3)))
@@ -103,6 +104,7 @@ def test_terms_in_the_csv_add_up_and_crops_matter(tmp_path: pathlib.Path) -> Non
         assert float(row["loss"]) == pytest.approx(total, rel=1e-5) and 0 <= float(row["right"]) <= 1
 
 
+@pytest.mark.slow
 def test_phases_in_order(tmp_path: pathlib.Path) -> None:
     """First the selector, which changes the embedding alone; then everything; and the defaults are the authors'."""
     _, network, preprocess, _ = demo()

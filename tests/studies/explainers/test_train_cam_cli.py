@@ -37,6 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
+@pytest.mark.slow
 def test_what_it_writes(trained: pathlib.Path) -> None:
     config = json.loads(trained.with_suffix(".json").read_text())
     assert config["method"] == "l-cam-img" and config["layers"] == {"relu5": [51, 7, 7]} and config["explain"] == "top"
@@ -57,6 +58,7 @@ def test_what_it_writes(trained: pathlib.Path) -> None:
     assert [row["method"] for row in held] == ["l-cam-img", "grad-cam"] and {row["images"] for row in held} == {"20"}
 
 
+@pytest.mark.slow
 def test_cam_takes_it(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     scenes = dv.Scenes(2, seed=11)
     Image.fromarray(scenes[0][0]).save(tmp_path / "0.png")
@@ -88,6 +90,7 @@ def test_evaluate_takes_it_and_knows_it_again(trained: pathlib.Path, tmp_path: p
         run(*asked, "--explainer", tmp_path / "other.pth", "-o", table)
 
 
+@pytest.mark.slow
 def test_a_grid(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "best.pth"
     grid = ["--grid", "area=0,8", "--grid", "smoothness=0.01"]
@@ -103,6 +106,7 @@ def test_a_grid(tmp_path: pathlib.Path) -> None:
     assert load_explainer(out).options["area"] == float(rows[chosen]["area"])
 
 
+@pytest.mark.slow
 def test_labels_may_be_learnt(tmp_path: pathlib.Path) -> None:
     """By label the class explained is the image's, whatever the network says; told by the share that stays right."""
     asked = ["train-cam", "l-cam-fm", "demo", "scenes:32:3", "-l", "relu5", "--validation", "0", *SHORT]

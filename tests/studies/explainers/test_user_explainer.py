@@ -79,6 +79,7 @@ def test_decisions_labels_and_fakes(tmp_path: pathlib.Path, corners: type[Corner
         learn("corners", tmp_path / "none.pth", phase, outputs=mapping, images=unknown)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(tmp_path: pathlib.Path, corners: type[Corners]) -> None:
     """The last good state stays, and from it the training ends as one that never failed."""
     straight, out = tmp_path / "straight.pth", tmp_path / "e.pth"

@@ -25,6 +25,7 @@ def deconvviz(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     text = deconvviz(
         "demo",

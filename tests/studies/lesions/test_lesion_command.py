@@ -26,6 +26,7 @@ def call(*arguments: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command_on_filters_of_a_trained_zfnet(tmp_path: pathlib.Path) -> None:
     torch.manual_seed(0)
     weights, out = tmp_path / "full.pth", tmp_path / "lesions.csv"

@@ -153,6 +153,7 @@ def test_controls_do_not_depend_on_the_weights(images: dv.InMemoryImages) -> Non
     assert np.allclose(table.layers[0].kept["nearest"], table.layers[0].kept["gradient"])
 
 
+@pytest.mark.slow
 def test_the_table_and_the_command(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "f.csv"
     arguments = ["fidelity", "demo", "scenes:12:1", "-l", "relu1", "-l", "relu7", "--units", "3", "--rule", "guided"]

@@ -241,6 +241,7 @@ def test_batches_and_workers_do_not_matter(batch_size: int, workers: int, run: R
     assert_same(run(batch_size=batch_size, workers=workers), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
 def test_shards_merge_to_the_whole(parts: int, run: Run, whole: Mined, tmp_path: pathlib.Path) -> None:
     files = [tmp_path / f"{i}.h5" for i in range(parts)]
@@ -406,6 +407,7 @@ def interrupted(run: Run, after: int, **settings: Any) -> None:
         run(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commit_every", [1, 2, 100])
 def test_continues_to_the_same_file(commit_every: int, run: Run, whole: Mined, tmp_path: pathlib.Path) -> None:
     out, straight = tmp_path / "m.h5", tmp_path / "straight.h5"

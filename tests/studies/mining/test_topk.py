@@ -77,6 +77,7 @@ def test_equals_a_full_sort(given: tuple[int, list[Channels]]) -> None:
     assert [column.dtype.name for column in astuple(top)] == ["float32", "int64", "int64"]
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(parts(3))
 def test_is_a_commutative_idempotent_monoid(given: tuple[int, list[Channels]]) -> None:

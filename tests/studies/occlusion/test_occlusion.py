@@ -232,6 +232,7 @@ def test_float64_stays_float64(plain: tuple[Plain, dv.Network, np.ndarray[Any, A
             assert one.activation[w] == pytest.approx(activation, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_which_map_is_the_strongest(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any]]) -> None:
     """By its maximum or by its sum: pictures with one bright spot tell the two apart."""
     model, network, _ = plain
@@ -308,6 +309,7 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
         cam("occlusion", network, fill="grey")(torch.zeros(1, 3, 24, 32), 1)
 
 
+@pytest.mark.slow
 def test_the_command_on_one_image(tmp_path: pathlib.Path) -> None:
     Image.fromarray(dv.Scenes(1, seed=5)[0][0]).save(tmp_path / "a.png")
     given = [

@@ -98,6 +98,7 @@ def test_the_steps_are_the_papers(tmp_path: pathlib.Path) -> None:
         assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_and_tells_the_truth(tmp_path: pathlib.Path) -> None:
     """The accuracies it reports are those of the network in the file, on images it did not train on."""
     images = squares(200)
@@ -387,6 +388,7 @@ def test_the_command_records_the_papers_epochs() -> None:
     assert ",".join(map(str, PAPER_EPOCHS)) == SNAPSHOT_EPOCHS
 
 
+@pytest.mark.slow
 def test_the_default_size_suits_the_images(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     command(
         "train", "zfnet", folder / "photos.h5", "--width", "0.05", "--epochs", 1, "-o", tmp_path / "o.pth", "--quiet"

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import numpy as np
+import pytest
 import torch
 from diagnosed import Planted, found, subject_of
 from in_memory import noise
@@ -89,6 +90,7 @@ def test_objects_are_measured_as_the_network_sees_them() -> None:
     assert object_side(boxes.values()) == np.median(sides)
 
 
+@pytest.mark.slow
 def test_a_field_smaller_than_the_objects_is_found() -> None:
     short = scenes(tower(2))
     (finding,) = found("receptive-field", short)
@@ -100,6 +102,7 @@ def test_a_field_smaller_than_the_objects_is_found() -> None:
     assert found("receptive-field", scenes(tower(3, 9))) == []  # 55 px, evenly weighted
 
 
+@pytest.mark.slow
 def test_a_field_that_is_not_used_is_found() -> None:
     (finding,) = found("receptive-field", scenes(tower(3, 9, "centre")))
     assert finding.severity == "note" and finding.unit == "effective field / object"
@@ -110,6 +113,7 @@ def test_a_field_that_is_not_used_is_found() -> None:
     assert found("receptive-field", subject_of(tower(3, 9), InMemoryImages(noise(4, 64, 64)), preprocess)) == []
 
 
+@pytest.mark.slow
 def test_layers_beyond_the_image_are_found() -> None:
     (finding,) = [f for f in found("receptive-field", scenes(tower(5, 9))) if "border" in f.source]
     assert (finding.layer, finding.severity) == ("8", "note")  # the fifth convolution reads what sees 73 of 64 px
@@ -119,6 +123,7 @@ def test_layers_beyond_the_image_are_found() -> None:
     assert not [f for f in found("receptive-field", scenes(tower(4, 9))) if "border" in f.source]
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_as_long_as_its_subject() -> None:
     subject = subject_of(tower(1), InMemoryImages(noise(2, 32, 32)))
     first = checks_field.measured_field(subject, "1")

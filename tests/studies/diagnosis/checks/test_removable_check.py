@@ -61,6 +61,7 @@ def test_what_can_be_left_out() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_removals_are_those_of_the_changed_module() -> None:
     model, images = (
         layered().eval(),
@@ -88,6 +89,7 @@ def test_removals_are_those_of_the_changed_module() -> None:
         assert sum(one.lost for one in every) > 0
 
 
+@pytest.mark.slow
 def test_layers_that_do_nothing_are_found() -> None:
     images = InMemoryImages(noise(200, 32, 32))
     model = layered()

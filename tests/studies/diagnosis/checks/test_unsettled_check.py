@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diagnosed import Planted, found, skipped, subject_of
 from in_memory import noise
@@ -56,6 +57,7 @@ def test_pace_of_filters(tmp_path: pathlib.Path) -> None:
     assert np.isnan(layers[0].distance[:, 3]).all() and np.isnan(layers[1].distance).all()
 
 
+@pytest.mark.slow
 def test_unsettled_features_are_found(tmp_path: pathlib.Path) -> None:
     moving = followed(tmp_path / "moving.h5", lambda epoch, f: (epoch - 1) / 19)
     (finding,) = found("unsettled", moving)
@@ -69,6 +71,7 @@ def test_unsettled_features_are_found(tmp_path: pathlib.Path) -> None:
     assert found("unsettled", rested) == [] and not skipped("unsettled", rested)
 
 
+@pytest.mark.slow
 def test_snapshots_that_do_not_fit_are_told(tmp_path: pathlib.Path) -> None:
     subject = followed(tmp_path / "s.h5", lambda epoch, f: (epoch - 1) / 19)
     other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))

@@ -57,6 +57,7 @@ def test_joins_dilation_and_strides_are_seen() -> None:
     assert not plain.strided_before("0") and plain.strided_before("2")
 
 
+@pytest.mark.slow
 def test_dead_filters_get_no_advice_that_is_followed_already() -> None:
     def dead(*more: nn.Module) -> str:
         model = nn.Sequential(nn.Conv2d(3, 20, 3), *more, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 2))
