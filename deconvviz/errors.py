@@ -48,9 +48,15 @@ class TrainingError(DeconvvizError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
-    """Return a phrase that names the known names closest to `name`, for an error message."""
+    """Return a phrase that names the known names closest to `name`, for an error message.
+
+    >>> nearest("GradCAMs", ["rise", "grad-cam"])
+    'nearest: grad-cam'
+    """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
+    by_small_letters = {known_name.casefold(): known_name for known_name in names}
+    similar = difflib.get_close_matches(name.casefold(), by_small_letters, n=count, cutoff=0.4)
+    close = [by_small_letters[small] for small in similar] or names[:count]
     return ("nearest: " + ", ".join(close)) if close else "none are known"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deconvviz.arrays import stacked
+from deconvviz.cam.catalogue import own_name
 from deconvviz.cam.registry import METHODS, Method
 from deconvviz.cam.targets import Target
 from deconvviz.data.decode import pixels
@@ -21,17 +21,6 @@ from deconvviz.graph.choose import last_maps
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import names_of_outputs, output_named
 from deconvviz.types import Picture
-
-OTHER_NAMES = {
-    "saliency": "gradient",
-    "vanilla-gradient": "gradient",
-    "input-x-gradient": "gradient-x-input",
-    "guided-backprop": "guided",
-    "guided-backpropagation": "guided",
-    "deconvolution": "deconvnet",
-    "lrp": "lrp-epsilon",
-}
-"""Names that methods have in captum and elsewhere -> their names here."""
 
 
 def method_named(name: str) -> Method:
@@ -43,17 +32,7 @@ def method_named(name: str) -> Method:
     >>> method_named("GradCAM++").name, method_named("ScoreCAM").name, method_named("Saliency").name
     ('grad-cam++', 'score-cam', 'gradient')
     """
-    if name in METHODS:
-        return METHODS[name]
-    by_letters = {_letters(own): own for own in METHODS}
-    by_letters |= {_letters(other): own for other, own in OTHER_NAMES.items()}
-    return METHODS[by_letters.get(_letters(name), name)]
-
-
-def _letters(name: str) -> str:
-    """Return what of a name counts: small letters, digits, and "+"; torch-cam writes "pp" for "++"."""
-    letters = re.sub("[^a-z0-9+]", "", name.lower()).replace("plusplus", "++")
-    return letters.removesuffix("pp") + "++" if letters.endswith("campp") else letters
+    return METHODS[own_name(name, METHODS)]
 
 
 def layer_names(network: Network | nn.Module, layer: Any, wanted: bool) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from deconvviz import lengths
@@ -11,6 +13,16 @@ from deconvviz.declarations import Declaration, declarations
 from deconvviz.registry import require_name
 
 FOLDER = pathlib.Path(__file__).parent
+OTHER_NAMES = {
+    "saliency": "gradient",
+    "vanilla-gradient": "gradient",
+    "input-x-gradient": "gradient-x-input",
+    "guided-backprop": "guided",
+    "guided-backpropagation": "guided",
+    "deconvolution": "deconvnet",
+    "lrp": "lrp-epsilon",
+}
+"""Names that methods have in captum and elsewhere -> their names here."""
 
 
 @cache
@@ -33,10 +45,42 @@ def method_declarations() -> dict[str, Declaration]:
     return learned_declarations() | {name: _with_options(each) for name, each in formulas.items()}
 
 
-def require_methods(*names: str) -> None:
-    """Raise DeconvvizError, with the nearest names, for a method that does not exist."""
-    for name in names:
-        require_name("method", name, method_declarations())
+def own_name(name: str, known: Collection[str]) -> str:
+    """Return the name that a method has here, however it is written: "grad-cam", "GradCAM", "layer_cam", "GradCAMpp".
+
+    Args:
+        name: as people write it.
+        known: the names that methods have here.
+
+    Raises:
+        DeconvvizError: no method has this name; the message lists the nearest ones.
+
+    >>> own_name("GradCAM", ["grad-cam", "rise"]), own_name("Saliency", ["gradient"])
+    ('grad-cam', 'gradient')
+    """
+    if name in known:
+        return name
+    by_letters = {_letters(own): own for own in known}
+    by_letters |= {_letters(other): own for other, own in OTHER_NAMES.items() if own in known}
+    own = by_letters.get(_letters(name), name)
+    require_name("method", own, known)
+    return own
+
+
+def own_names(names: Iterable[str]) -> list[str]:
+    """Return the names that methods have here, each once; raises DeconvvizError for a method that does not exist.
+
+    >>> own_names(["GradCAM", "RISE", "grad-cam"])
+    ['grad-cam', 'rise']
+    """
+    known = method_declarations()
+    return list(dict.fromkeys(own_name(name, known) for name in names))
+
+
+def _letters(name: str) -> str:
+    """Return what of a name counts: small letters, digits, and "+"; torch-cam writes "pp" for "++"."""
+    letters = re.sub("[^a-z0-9+]", "", name.lower()).replace("plusplus", "++")
+    return letters.removesuffix("pp") + "++" if letters.endswith("campp") else letters
 
 
 def _with_options(declaration: Declaration) -> Declaration:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from deconvviz.choices import CONVENTIONS
-from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options
-from deconvviz.cli.inputs import class_number, folder_and_name, names_of, open_model, output_names, read_image
+from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options, own_methods
+from deconvviz.cli.inputs import class_number, folder_and_name, open_model, output_names, read_image
 from deconvviz.cli.options import ModelOptions, classes_option, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, save_figure
 
@@ -42,7 +42,7 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
 
 
 @click.command(epilog=CAM_NOTE)
-@click.argument("methods")
+@click.argument("methods", callback=own_methods)
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; or .npz for the maps themselves.")
@@ -74,7 +74,7 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
 @classes_option
 @model_options
 def cam(
-    methods: str,
+    methods: tuple[str, ...],
     model: str,
     images: tuple[str, ...],
     out: str,
@@ -98,10 +98,6 @@ def cam(
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
-    from deconvviz.cam.catalogue import require_methods
-
-    method_names = names_of(methods)
-    require_methods(*method_names)  # before torch is imported
     from deconvviz.figures.overlay import SIGNED, draw_maps
     from deconvviz.figures.sheet import image_label, shortened
     from deconvviz.models.labels import class_label
@@ -113,13 +109,13 @@ def cam(
     photos = [read_image(path) for path in images]
     opened = open_model(model, options)
     network, preprocess, loaded = opened
-    explainers = _explainers(method_names, network, how, run, convention)
+    explainers = _explainers(methods, network, how, run, convention)
     class_names = output_names(loaded, names, network)
     pictures = [preprocess.picture(photo) for photo in photos]
     explained = _explained(opened, explainers, pictures, class_number(target, class_names), signed, run)
     maps = [image.maps for image in explained]
     if out.endswith(".npz"):
-        _save_arrays(out, method_names, maps, signed)
+        _save_arrays(out, methods, maps, signed)
         return
     labels = []
     for path, image in zip(images, explained, strict=True):
@@ -132,7 +128,7 @@ def cam(
     shades = colours or (SIGNED if signed else "viridis")
     place = f"{network.name}{how.place}"
     displays = [preprocess.display(picture) for picture in pictures]
-    figure = draw_maps(displays, maps, labels, method_names, place, caption, shades, signed, page)
+    figure = draw_maps(displays, maps, labels, methods, place, caption, shades, signed, page)
     save_figure(figure, out, caption, f"Passes over the last image (tail: from the layer to the output): {passes}.")
 
 

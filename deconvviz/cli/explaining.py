@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from deconvviz.cam.catalogue import own_names
+from deconvviz.cli.inputs import names_of
 from deconvviz.cli.options import Command, explainer_option, layers_option, option_group
 from deconvviz.errors import DataError
 
@@ -66,6 +68,26 @@ def method_options(command: Command) -> Command:
         explainer_option,
     )
     return add_options(command)
+
+
+def own_methods(
+    context: click.Context, option: click.Parameter, given: str | Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """Return the methods that an option or argument names, by the names that they have here.
+
+    This is a callback of click, called before torch is imported.
+
+    Args:
+        context: of the command.
+        option: the option or argument.
+        given: names with commas between them; a sequence of names; or None, which is returned as it is.
+
+    Raises:
+        DeconvvizError: a method does not exist.
+    """
+    if given is None:
+        return None
+    return tuple(own_names(names_of(given) if isinstance(given, str) else given))
 
 
 def method_option(example: str) -> Any:

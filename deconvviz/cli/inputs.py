@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
-from deconvviz.cli.options import ModelOptions
+from deconvviz.cli.options import ImageOptions, ModelOptions
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.lengths import same_share
 
@@ -56,21 +56,35 @@ def open_model(model: str, options: ModelOptions) -> OpenedModel:
 
 def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
     """Load a model and its preprocessing, with the changes that the command line asks for; see `open_model`."""
-    from deconvviz.data.preprocess import Preprocess
     from deconvviz.models.load import load_model
 
     loaded = load_model(model, options.weights)
+    return loaded, preprocess_of(loaded.settings, options)
+
+
+def preprocess_of(settings: Mapping[str, Any], options: ImageOptions) -> Preprocess:
+    """Return how images become a network's input, and print it.
+
+    Args:
+        settings: arguments of `Preprocess`, as they are known of the network.
+        options: the changes that the command line asks for.
+
+    Raises:
+        DataError: an option is invalid.
+    """
+    from deconvviz.data.preprocess import Preprocess
+
     resize = options.resize
-    if resize is None and options.crop and not {"resize", "crop"} & {*loaded.settings}:
-        resize = options.crop  # nothing is known of how it was trained: all of an image, not the middle of it
-    preprocess = with_input(Preprocess.from_dict(loaded.settings), options.crop, resize)
+    if resize is None and options.side and not {"resize", "crop"} & {*settings}:
+        resize = options.side  # nothing is known of how it was trained: all of an image, not the middle of it
+    preprocess = with_input(Preprocess.from_dict(settings), options.side, resize)
     mean, std = (text and numbers(text) for text in (options.mean, options.std))
     changes: dict[str, Any] = {"mean": mean, "std": std}
     changes["limits"] = options.limits and numbers(options.limits, "0,1")
     changes["shown"] = options.shown and integers(options.shown)
     preprocess = dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
     click.echo(f"images: {preprocess.words()}", err=True)
-    return loaded, preprocess
+    return preprocess
 
 
 def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> Preprocess:

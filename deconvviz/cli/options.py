@@ -25,30 +25,66 @@ DECODING = "Threads that decode images."
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Which weights a model has, how its images are prepared, and where it runs.
+class ImageOptions:
+    """How images become a network's input.
 
     Attributes:
-        weights: "DEFAULT", "none" or the path of a state dict.
         resize: length of the shorter side before the crop, in pixels; None takes the model's own.
-        crop: side of the network's square input, in pixels; None takes the model's own.
+        side: of the network's square input, in pixels; None takes the model's own.
         mean: means of the channels, as text; None takes the model's own.
         std: standard deviations of the channels, as text; None takes the model's own.
-        device: "auto", "cpu", "cuda", ...
-        outputs: how the output becomes probabilities, one of `choices.OUTPUTS`.
         limits: the values of black and white, as text; None takes those of `Preprocess`.
         shown: channels of the images that figures show, as text; None takes those of `Preprocess`.
     """
 
-    weights: str
     resize: int | None
-    crop: int | None
+    side: int | None
     mean: str | None
     std: str | None
-    device: str
-    outputs: str
     limits: str | None
     shown: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions(ImageOptions):
+    """Which weights a model has, how its images are prepared, and where it runs.
+
+    Attributes:
+        weights: "DEFAULT", "none" or the path of a state dict.
+        device: "auto", "cpu", "cuda", ...
+        outputs: how the output becomes probabilities, one of `choices.OUTPUTS`.
+    """
+
+    weights: str
+    device: str
+    outputs: str
+
+
+def _sizes_and_means() -> list[Callable[[Command], Command]]:
+    """Return the options --resize, --input, --mean and --std."""
+    return [
+        click.option(
+            "--resize",
+            type=click.IntRange(1),
+            help=f"Length of the shorter side before the crop, in pixels.  {OF_THE_MODEL}",
+        ),
+        click.option(
+            "--input",
+            "side",
+            type=click.IntRange(1),
+            help=f"Side of the network's square input (a central crop), in pixels.  {OF_THE_MODEL}",
+        ),
+        click.option(
+            "--mean", help=f"Means of the channels for the normalisation, such as 0.485,0.456,0.406.  {OF_THE_MODEL}"
+        ),
+        click.option("--std", help=f"Standard deviations of the channels, such as 0.229,0.224,0.225.  {OF_THE_MODEL}"),
+    ]
+
+
+def image_options(command: Command) -> Command:
+    """Add --resize, --input, --mean, --std, --range and --image-channels; they reach the command as `prepared`."""
+    options = (*_sizes_and_means(), range_option, image_channels_option)
+    return option_group("prepared", ImageOptions, *options)(command)
 
 
 def model_options(command: Command) -> Command:
@@ -62,21 +98,7 @@ def model_options(command: Command) -> Command:
             metavar="DEFAULT|FILE|none",
             help="DEFAULT downloads the model's own weights; FILE is a state dict; none makes random weights.",
         ),
-        click.option(
-            "--resize",
-            type=click.IntRange(1),
-            help=f"Length of the shorter side before the crop, in pixels.  {OF_THE_MODEL}",
-        ),
-        click.option(
-            "--input",
-            "crop",
-            type=click.IntRange(1),
-            help=f"Side of the network's square input (a central crop), in pixels.  {OF_THE_MODEL}",
-        ),
-        click.option(
-            "--mean", help=f"Means of the channels for the normalisation, such as 0.485,0.456,0.406.  {OF_THE_MODEL}"
-        ),
-        click.option("--std", help=f"Standard deviations of the channels, such as 0.229,0.224,0.225.  {OF_THE_MODEL}"),
+        *_sizes_and_means(),
         device_option,
         click.option(
             "--outputs",

@@ -105,7 +105,7 @@ def test_the_list_of_methods() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"methods": "gradcam"}, "no method named 'gradcam'; nearest: grad-cam"),
+        ({"methods": "GradCAMs"}, "no method named 'GradCAMs'; nearest: grad-cam"),
         ({"-l": "relu55"}, "no layer 'relu55'.*nearest: relu5"),
         ({"-l": "fc8"}, "without rows and columns"),
         ({"-t": 10}, "target 10 given; the model has classes 0 to 9"),
@@ -126,3 +126,14 @@ def test_wrong_input(folder: pathlib.Path, tmp_path: pathlib.Path, change: dict[
     with pytest.raises(DeconvvizError, match=complaint) as error:
         run(*arguments, *(word for pair in given.items() for word in pair))
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir()) and issubclass(DataError, DeconvvizError)
+
+
+def test_methods_by_the_names_that_they_have_elsewhere(tmp_path: pathlib.Path) -> None:
+    written = ["GradCAM,Saliency", "grad-cam,gradient,GradCAM"]
+    files = [tmp_path / f"{number}.npz" for number in range(2)]
+    Image.fromarray(dv.Scenes(1)[0][0]).save(tmp_path / "scene.png")
+    for methods, file in zip(written, files, strict=True):
+        run("cam", methods, "demo", str(tmp_path / "scene.png"), "-l", "relu5", "-o", str(file))
+    ours, others = (dict(np.load(file)) for file in files)
+    assert sorted(ours) == sorted(others) and all((ours[name] == others[name]).all() for name in ours)
+    assert {"grad-cam", "gradient"} <= {*ours}

@@ -171,3 +171,24 @@ def test_other_numbers_of_channels_are_refused_in_one_line(case: Case, command: 
     assert "\n" not in str(outcome.exception)
     written = {path.name for path in case.folder.iterdir()} - {"__pycache__"}
     assert written == {"bands", "bands.h5", "nets.py"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [1, 2, 4, 6], indirect=True)
+def test_evolve(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = captions(monkeypatch)
+    namespace: dict[str, Any] = {}
+    exec(NETWORK, namespace)
+    network, n = namespace["tiny"](case.channels), case.channels
+    own = Preprocess(resize=SIDE, crop=SIDE, mean=(0.5,) * n, std=(0.25,) * n)
+    of_the_images = case.options[: case.options.index("--weights")]
+    known = {"model": case.model, "preprocess": own.as_dict()}
+    for name, config, options in [("own", known, []), ("told", {}, ["--model", case.model, *of_the_images])]:
+        record = dv.SnapshotRecorder(f"{name}.h5", epochs=(1, 2), config=config)
+        for epoch in (1, 2):
+            record(epoch, network)
+        where = ["-l", "0.1", "--filters", "2", "-o", f"{name}.png", "--quiet"]
+        invoked("evolve", f"{name}.h5", "bands.h5", *options, *case.shown, *where)
+    assert len(noted) == 2 and says_what_is_shown(case, noted[0]) and noted[0] == noted[1]
+    tables = [(case.folder / name).read_text() for name in ("own.csv", "told.csv", "own.layers.csv", "told.layers.csv")]
+    assert tables[0] == tables[1] and tables[2] == tables[3]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cam.catalogue import require_methods
-from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, names_of, open_model, output_names
+from deconvviz.cli.explaining import own_methods
+from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
     ModelOptions,
@@ -67,12 +67,12 @@ class DecisionArguments:
 
     Attributes:
         decisions: number of images; None for the default.
-        methods: names of methods, as text; None for the default.
+        methods: names of methods; None for the default.
         cam_layer: the layer at which they explain; None for the default.
     """
 
     decisions: int | None
-    methods: str | None
+    methods: tuple[str, ...] | None
     cam_layer: str | None
 
 
@@ -120,6 +120,7 @@ decision_options = option_group(
     click.option(
         "-m",
         "--methods",
+        callback=own_methods,
         help="Methods that explain decisions, separated by commas; `deconvviz cam --list` lists them.",
     ),
     click.option("--cam-layer", help="The layer at which they explain.  [default: the last with rows and columns]"),
@@ -159,8 +160,6 @@ def atlas(
       deconvviz atlas torchvision:squeezenet1_0 photos.h5 -o atlas
       deconvviz atlas demo scenes.h5 -l conv1 -l relu3 -l relu5 --snapshots demo --invariance -o atlas
     """
-    if decision_arguments.methods is not None:
-        require_methods(*names_of(decision_arguments.methods))  # before torch is imported
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.mining.result import load_mined
@@ -192,7 +191,7 @@ def _options(
         k=filters.top,
         rule=filters.rule,
         decisions=_decision_count(network, decisions),
-        methods=METHODS if decisions.methods is None else tuple(names_of(decisions.methods)),
+        methods=METHODS if decisions.methods is None else decisions.methods,
         cam_layer=decisions.cam_layer,
         invariance=filters.invariance,
         occlusion=filters.occlusion,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS, RANDOMISATIONS
-from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options
+from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options, own_methods
 from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names
 from deconvviz.cli.options import (
     Command,
@@ -139,7 +139,15 @@ sanity_options = option_group(
 @click.command(epilog=CAM_NOTE)
 @click.argument("model")
 @click.argument("images")
-@click.option("-m", "--method", "methods", multiple=True, required=True, help="A method; may be given several times.")
+@click.option(
+    "-m",
+    "--method",
+    "methods",
+    multiple=True,
+    required=True,
+    callback=own_methods,
+    help="A method; may be given several times.",
+)
 @click.option(
     "-o",
     "--out",
@@ -186,7 +194,8 @@ def evaluate(
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
     """
     table = check_table(out)
-    _refuse_unknown(methods, measured.metrics)  # before torch is imported
+    for group in names_of(measured.metrics):
+        require_choice("metrics", group, METRIC_GROUPS)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.evaluation.measure import evaluate as measure
 
@@ -224,15 +233,6 @@ def evaluate(
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
         _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table, page.beside())
-
-
-def _refuse_unknown(methods: Sequence[str], metrics: str) -> None:
-    """Raise where a method or a group of metrics does not exist."""
-    from deconvviz.cam.catalogue import require_methods
-
-    require_methods(*methods)
-    for group in names_of(metrics):
-        require_choice("metrics", group, METRIC_GROUPS)
 
 
 def _draw(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.inputs import channels_of, device_of, integers
+from deconvviz.cli.inputs import channels_of, device_of, integers, preprocess_of
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
+    ImageOptions,
     device_option,
     figure_options,
+    image_options,
     layers_option,
     limit_option,
     option_group,
@@ -25,6 +27,7 @@ from deconvviz.errors import DataError, ModelError
 if TYPE_CHECKING:
     from torch import nn
 
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.run.options import RunOptions
@@ -73,7 +76,7 @@ class ShownFilters:
 @layers_option("Name of a layer; give as many as you like.", required=True)
 @click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; two .csv tables go beside it.")
 @option_group(
-    "shown",
+    "chosen",
     ShownFilters,
     click.option("--filters", default=6, type=click.IntRange(1, 40), help="Filters of each layer."),
     click.option(
@@ -97,12 +100,13 @@ class ShownFilters:
 @figure_options()
 @run_options()
 @device_option
+@image_options
 def evolve(
     snapshots: str,
     images: str,
     layers: tuple[str, ...],
     out: str,
-    shown: ShownFilters,
+    chosen: ShownFilters,
     k: int,
     limit: int | None,
     model: str | None,
@@ -111,6 +115,7 @@ def evolve(
     page: Page,
     run: RunOptions,
     device: str,
+    prepared: ImageOptions,
 ) -> None:
     """Draw how filters came to be: each one's strongest projection at every snapshot of a training.
 
@@ -134,26 +139,29 @@ def evolve(
         if table.exists() and not force:
             raise DataError(f"{table} exists already; choose another OUT, or --force to replace it")
         check_place(table)
-    numbers = shown.numbers(layers)
+    numbers = chosen.numbers(layers)
     file = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
+    network, settings = _model(file, model)
+    preprocess = preprocess_of(file.config.get("preprocess", settings), prepared)
     with ImageStore.open(images) as store:
         evolution = follow(
             file,
-            _model(file, model),
+            network,
             store,
             layers,
             numbers,
+            preprocess=preprocess,
             device=device_of(device),
-            epochs=integers(shown.epochs) if shown.epochs else None,
-            choice=shown.choice,
-            crop=shown.crop,
-            rule=shown.rule,
+            epochs=integers(chosen.epochs) if chosen.epochs else None,
+            choice=chosen.choice,
+            crop=chosen.crop,
+            rule=chosen.rule,
             k=k,
             limit=limit,
             work=work,
             **run.keywords(),
         )
-    caption = _caption(evolution, store.path)
+    caption = _caption(evolution, store.path, preprocess)
     title = f"Evolution of {file.config['network'].split()[0]}"
     save_figure(draw_evolution(evolution, title, caption, page), out, caption)
     evolution.save_csv(*tables)
@@ -161,23 +169,27 @@ def evolve(
     click.echo(repr(evolution))
 
 
-def _caption(evolution: Evolution, store: pathlib.Path) -> str:
+def _caption(evolution: Evolution, store: pathlib.Path, preprocess: Preprocess) -> str:
     return (
         f"Rows are filters (the number is the channel's). Each picture is the projection of the filter's strongest "
         f"activation over {evolution.count} images of {store.name}, by the weights after each epoch. It has its own "
         "contrast; zero is grey. A coloured frame marks that the strongest image differs from that of the epoch "
-        f"before.\n{evolution.rules()}\n"
+        f"before.{preprocess.shown_words()}\n{evolution.rules()}\n"
         "Curves: share of the strongest images that are those of the last epoch (mean over channels); cosine between "
         "the projections of the same units by the weights after each epoch and after the last (mean over channels); "
         "accuracy as the training recorded it, under the name that it gave."
     )
 
 
-def _model(file: Snapshots, spec: str | None) -> nn.Module:
-    """Build the network that was trained; raises ModelError where neither the file nor --model names it."""
+def _model(file: Snapshots, spec: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network that was trained, and return it with what is known of the preparation of its images.
+
+    Raises:
+        ModelError: neither the file nor --model names the network.
+    """
     from deconvviz.models.load import build_model
 
     spec = spec or file.config.get("model")
     if not spec:
         raise ModelError(f"{file.path} does not name its model; give --model, such as file.py:FACTORY")
-    return build_model(spec, file.config.get("arguments", {}))[0]
+    return build_model(spec, file.config.get("arguments", {}))

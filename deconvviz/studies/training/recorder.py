@@ -62,7 +62,9 @@ class SnapshotRecorder:
             path: path of the HDF5 file.
             epochs: the epochs whose weights are kept, from 1, or 0 for the untrained network; by default those of the
                 paper's figure 4.
-            config: what the training is, JSON values. A file of another training is not continued.
+            config: what the training is, JSON values. A file of another training is not continued. `deconvviz evolve`
+                reads "model", the network's name as commands take it, and "preprocess", as `Preprocess.as_dict` gives
+                it.
             sources: where the training came from, JSON values: the command, paths.
             dtype: dtype in which floating-point weights are stored, such as torch.float16 for half the space; None
                 keeps their own.
