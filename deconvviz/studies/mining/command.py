@@ -25,6 +25,7 @@ from deconvviz.cli.options import (
     model_options,
     option_group,
     projection_options,
+    ray_options,
     run_options,
 )
 from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
+    from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.options import MiningKeywords
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
 MOST_FILTERS = 100  # on one page
@@ -70,6 +73,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     precision="Number format of the forward passes.",
     workers=DECODING,
 )
+@ray_options
 @model_options
 def mine(
     model: str,
@@ -82,6 +86,7 @@ def mine(
     table: str | None,
     commit_every: int,
     run: RunOptions,
+    cluster: RayOptions | None,
     options: ModelOptions,
 ) -> None:
     """Find the k images that activate each channel most, in one pass over a packed store.
@@ -89,29 +94,34 @@ def mine(
     IMAGES is a store that `deconvviz pack` wrote. After an interruption, even by a power cut, the same command resumes.
 
     \b
-    Example:
+    Examples:
       deconvviz mine torchvision:squeezenet1_0 photos.h5 -l features.3 -l features.7 -o mined.h5
+      deconvviz mine timm:resnet50 photos.h5 -l layer4 -o mined.h5 --precision bf16 --ray 10.0.0.1:6379
     """
     from deconvviz.data.images import ImageStore
+    from deconvviz.run.shipping import RemoteModel
     from deconvviz.studies.mining.mine import mine as mine_images
+    from deconvviz.studies.mining.on_ray import mine_on_ray
 
+    if cluster is not None and shard is not None:
+        raise DataError("--shard and --ray given; Ray makes the shards itself: leave --shard out")
     if table is not None:
         check_table(table)
     with ImageStore.open(images) as store:
         network, preprocess, loaded = open_model(model, options)
-        mined = mine_images(
-            network,
-            store,
-            layers,
-            k,
-            out,
-            preprocess=preprocess,
-            sources=sources(loaded),
-            limit=limit,
-            shard=shard,
-            commit_every=commit_every,
+        keywords: MiningKeywords = {
+            "limit": limit,
+            "shard": shard,
+            "commit_every": commit_every,
             **run.keywords(),
-        )
+        }
+        made_of: dict[str, Any] = {"preprocess": preprocess, "sources": sources(loaded)}
+        if cluster is not None:
+            remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
+            made_of |= {"model": remote, "cluster": cluster}
+            mined = mine_on_ray(network, store, layers, k, out, **made_of, **keywords)
+        else:
+            mined = mine_images(network, store, layers, k, out, **made_of, **keywords)
         if table is not None:
             mined.save_csv(table, store)
             click.echo(f"wrote {table}")

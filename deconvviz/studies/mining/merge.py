@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.results import require_same
@@ -42,13 +43,19 @@ def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> 
     merged = Mined(
         layers=layers,
         config=files[0].config | {"shard": None},
-        sources=files[0].sources,
+        sources=_sources(files),
         done=total,
         total=total,
         path=pathlib.Path(out),
     )
     merged.save(out)
     return merged
+
+
+def _sources(files: Sequence[Mined]) -> dict[str, Any]:
+    """Return the sources of the first file, with the images that any of the shards had to leave out."""
+    left_out = {name: reason for file in files for name, reason in file.sources.get("left_out", {}).items()}
+    return {**files[0].sources, **({"left_out": left_out} if left_out else {})}
 
 
 def _require_one_job(paths: Sequence[Pathlike], files: Sequence[Mined]) -> None:

@@ -86,18 +86,6 @@ def mine(
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     require({"layers": names, "k": k}, DataError, layers=(bool(names), "at least one name"), k=(k >= 1, "at least 1"))
     feed = Feed(store, preprocess, settings.indices(labels_of(store)), workers=settings.workers)
-    config = {
-        "model": network.name,
-        "model_fingerprint": network.fingerprint,
-        "store_fingerprint": store.fingerprint,
-        "layers": names,
-        "k": k,
-        "preprocess": preprocess.as_dict(),
-        "precision": settings.precision,
-        "limit": settings.limit,
-        **limited(len(store), settings.limit),
-        "shard": list(settings.shard) if settings.shard else None,
-    }
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
     where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
@@ -106,13 +94,31 @@ def mine(
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
         layers={name: _empty_layer(network, name, k) for name in names},
-        config=config,
+        config=configuration(network, store, names, k, preprocess, settings),
         sources=stamped({**where, **(sources or {})}),
         done=0,
         total=len(feed),
         path=None if out is None else pathlib.Path(out),
     )
     return MiningRun(fast_network, feed, settings, empty.path, names).run(_begun(empty))
+
+
+def configuration(
+    network: Network, store: Images, layers: Sequence[str], k: int, preprocess: Preprocess, settings: MiningOptions
+) -> dict[str, Any]:
+    """Return what has to be equal for a mined file to be gone on with; JSON values. Arguments are those of `mine`."""
+    return {
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "store_fingerprint": store.fingerprint,
+        "layers": list(layers),
+        "k": k,
+        "preprocess": preprocess.as_dict(),
+        "precision": settings.precision,
+        "limit": settings.limit,
+        **limited(len(store), settings.limit),
+        "shard": list(settings.shard) if settings.shard else None,
+    }
 
 
 def _empty_layer(network: Network, name: str, k: int) -> MinedLayer:

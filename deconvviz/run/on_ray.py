@@ -1,0 +1,212 @@
+"""Jobs in shards on a Ray cluster: Ray places the shards, and gives those of a node that died to another one.
+
+A job says how one shard is done and how much of it stands in the shard's file. Shards commit to files in a folder that
+every node sees, so that a shard that is begun again goes on where its file stands. Scheduling, retries and the sending
+of files are Ray's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pathlib
+import re
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deconvviz.errors import DataError, DeconvvizError
+from deconvviz.results.files import one_line
+from deconvviz.run.cluster import RayOptions
+from deconvviz.version import __version__
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+MARK = "shared-with-all-nodes"
+RETRIES = 100  # of a shard whose node or process died; errors of the job itself are not retried
+KNOCK = 10.0  # seconds that a cluster has for its first answer
+PAUSE = 1.0  # seconds between two looks at what is committed
+SHARDS_PER_SLOT = 2  # so that a fast node can take over what a slow one would have done
+EXTRA = "ray is not installed; install it on every node: pip install 'deconvviz[ray]'"
+
+
+class ShardedJob(Protocol):
+    """A job that Ray can do in shards. It travels to the nodes, so that it holds paths and numbers, no open files."""
+
+    def shipped(self, put: Callable[[Any], Any]) -> ShardedJob:
+        """Return the job with the files that it needs, each put in the object store by `put`."""
+
+    def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
+        """Do shard (i, n) and commit it to a file along the way; a file that is there already is gone on with."""
+
+    def done(self, path: pathlib.Path) -> int:
+        """Return how many images the file of a shard holds."""
+
+
+def run_on_ray(job: ShardedJob, folder: pathlib.Path, cluster: RayOptions, bar: tqdm[Any]) -> list[pathlib.Path]:
+    """Do every shard of a job on a Ray cluster, and return their files in order.
+
+    Shards that stand in the folder already are gone on with. A node that dies costs what its shards had not committed.
+
+    Args:
+        job: what is done.
+        folder: where the shards' files are; every node has to see it at the same path. It is made.
+        cluster: where it runs.
+        bar: shows the committed images of all shards.
+
+    Raises:
+        DataError: Ray is not installed or the cluster does not answer, a node does not see the folder or a file, or
+            the folder holds another number of shards.
+        DeconvvizError: what the job raised.
+    """
+    with connected(cluster.address) as ray:
+        gpus = _gpus(ray.cluster_resources(), cluster)
+        paths = _shard_files(folder, cluster.shards, _slots(ray.cluster_resources(), cluster.cpus, gpus))
+        (folder / MARK).write_text(token := secrets.token_hex(8))
+        task = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus, max_retries=RETRIES)(_do_shard)
+        sent = ray.put(
+            (job.shipped(ray.put) if cluster.ship else job, str(folder), token, __version__)
+        )  # once for all shards
+        shards = [(index, len(paths)) for index in range(len(paths))]
+        waiting = [task.remote(sent, shard, str(path), cluster.cpus) for shard, path in zip(shards, paths, strict=True)]
+        committed = _Committed(job, paths)
+        try:
+            while waiting:
+                finished, waiting = ray.wait(waiting, timeout=PAUSE)
+                for each in finished:
+                    _raise_what_it_raised(ray, each)
+                bar.update(committed.count() - bar.n)
+        finally:
+            for each in waiting:
+                ray.cancel(each, force=True)
+            (folder / MARK).unlink(missing_ok=True)
+    return paths
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Connect to a cluster, or begin one on this machine, and give the module `ray`.
+
+    Raises:
+        DataError: Ray is not installed, or the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default from its next version on
+    try:
+        import ray
+    except ImportError as error:
+        raise DataError(EXTRA) from error
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    settings |= {"include_dashboard": False} if address == "auto" else {"address": address}
+    running, on_termination = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
+    try:
+        _knock(address)
+        if not running:
+            ray.init(**settings)
+    except Exception as error:  # Ray raises many kinds for an address that is wrong, or does not answer
+        raise DataError(
+            f"no Ray cluster answers at {address}: {one_line(error)}; begin one with `ray start --head`, or leave the "
+            "address out"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)  # Ray sets one of its own, which says nothing
+    try:
+        yield ray
+    finally:
+        if not running:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where no program listens at an address, host:port; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+
+
+def _gpus(resources: Mapping[str, float], cluster: RayOptions) -> float:
+    """Return how many GPUs a shard gets; raises DataError where the cluster has not enough for one."""
+    gpus = (1.0 if resources.get("GPU") else 0.0) if cluster.gpus is None else cluster.gpus
+    for kind, wanted in (("CPU", cluster.cpus), ("GPU", gpus)):
+        if wanted > resources.get(kind, 0):
+            raise DataError(
+                f"{wanted:g} {kind}s wanted for each shard; the cluster has {resources.get(kind, 0):g}: ask for fewer"
+            )
+    return gpus
+
+
+def _slots(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """Return how many shards can run at the same time.
+
+    >>> _slots({"CPU": 32.0, "GPU": 4.0}, cpus=1, gpus=0.5)
+    8
+    """
+    counts = [resources.get("CPU", 0) // cpus]
+    counts += [resources.get("GPU", 0) // gpus] if gpus else []
+    return max(int(min(counts)), 1)
+
+
+def _shard_files(folder: pathlib.Path, wanted: int | None, slots: int) -> list[pathlib.Path]:
+    """Return the paths of the shards' files; those of an unfinished run decide how many there are."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {one_line(error)}; choose another OUT") from error
+    matches = [re.fullmatch(r"shard-\d+-of-(\d+)\.h5", file.name) for file in folder.iterdir()]
+    begun = {int(match[1]) for match in matches if match}
+    if len(begun) > 1 or (begun and wanted not in (None, *begun)):
+        listed = " and ".join(map(str, sorted(begun)))
+        raise DataError(
+            f"{folder} holds shards of a division into {listed}, {wanted} wanted; go on with --ray-shards "
+            f"{min(begun)}, or remove the folder"
+        )
+    count = min(begun) if begun else wanted or slots * SHARDS_PER_SLOT
+    return [folder / f"shard-{index:05d}-of-{count:05d}.h5" for index in range(count)]
+
+
+class _Committed:
+    """Counts the images that the files of all shards hold; a file is read where it was written to."""
+
+    def __init__(self, job: ShardedJob, paths: list[pathlib.Path]) -> None:
+        self._job = job
+        self._known: dict[pathlib.Path, tuple[int, int]] = dict.fromkeys(paths, (0, 0))
+
+    def count(self) -> int:
+        for path, (written, _) in self._known.items():
+            with contextlib.suppress(OSError, DataError):  # it may be replaced just now
+                now = path.stat().st_mtime_ns
+                if now != written:
+                    self._known[path] = (now, self._job.done(path))
+        return sum(images for _, images in self._known.values())
+
+
+def _do_shard(sent: tuple[ShardedJob, str, str, str], shard: tuple[int, int], path: str, cpus: int) -> None:
+    """Do a shard on a node; Ray calls it."""
+    job, folder, token, version = sent
+    mark = pathlib.Path(folder) / MARK
+    node = socket.gethostname()
+    if version != __version__:
+        raise DataError(f"node {node} has deconvviz {__version__}, this one {version}; install the same on every node")
+    if not mark.is_file() or mark.read_text() != token:
+        raise DataError(f"node {node} does not see {folder}; put OUT on storage that every node has at the same path")
+    job.run(shard, pathlib.Path(path), cpus)
+
+
+def _raise_what_it_raised(ray: Any, finished: Any) -> None:
+    """Raise what a shard raised, in this process's words; a shard that was lost too often is a DataError."""
+    try:
+        ray.get(finished)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, DeconvvizError):
+            raise cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise DataError(
+            f"a shard was lost {RETRIES + 1} times, the last time by {one_line(error)}; see whether its node has "
+            "enough memory. What is done is kept: the same command goes on"
+        ) from error
