@@ -181,7 +181,7 @@ def stream_features(
         "model": network.name,
         "model_fingerprint": network.fingerprint,
         "images_fingerprint": images.fingerprint,
-        "chosen": f"{len(feed)} images, {sha256(feed.indices.astype('<i8').tobytes()).hexdigest()[:16]}",
+        "chosen": chosen(feed.indices),
         "pool": how.pool,
         "precision": how.precision,
         "preprocess": preprocess.as_dict(),
@@ -191,6 +191,11 @@ def stream_features(
     with write_features(out, widths, feed.labels, tuple(images.classes), config, origin, how.dtype) as writer:
         stream.run(writer)
     return Features(out)
+
+
+def chosen(indices: Ints) -> str:
+    """Return what tells the images of a file from others: their number, and a digest of their indices, int64 [n]."""
+    return f"{len(indices)} images, {sha256(indices.astype('<i8').tobytes()).hexdigest()[:16]}"
 
 
 class FeatureStream:

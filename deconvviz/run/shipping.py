@@ -13,13 +13,17 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from deconvviz.data.datasets import Images, open_images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.capture import capture
 from deconvviz.models.load import load_model
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from deconvviz.graph.network import Network
+    from deconvviz.models.load import LoadedModel
 
 IN_A_FILE = re.compile(r"(?P<path>.+\.py):(?P<factory>\w+)")
 
@@ -109,6 +113,36 @@ def _write(path: pathlib.Path, part: Part) -> None:
 
 
 @dataclass(frozen=True)
+class RemoteImages:
+    """Labelled images that a node opens by itself.
+
+    Attributes:
+        text: what they are, as `open_images` takes it.
+        place: the store or folder; None for generated images.
+    """
+
+    text: str
+    place: Place | None
+
+    @classmethod
+    def of(cls, text: str) -> RemoteImages:
+        """Return what a node has to know of images that commands name so.
+
+        >>> RemoteImages.of("scenes:20").open().classes[:2]
+        ('bus', 'butterfly')
+        """
+        return cls(text, Place.of(text) if pathlib.Path(text).exists() else None)
+
+    def shipped(self, put: Callable[[Any], Any]) -> RemoteImages:
+        """Return the images with their files; see `Place.shipped`."""
+        return replace(self, place=self.place and self.place.shipped(put))
+
+    def open(self) -> Images:
+        """Open the images on this node; raises DataError where it does not have them."""
+        return open_images(self.text if self.place is None else self.place.here())
+
+
+@dataclass(frozen=True)
 class RemoteModel:
     """A model that a node loads and captures by itself.
 
@@ -147,8 +181,17 @@ class RemoteModel:
         file, weights = (place and place.shipped(put) for place in (self.file, self.weights_file))
         return replace(self, file=file, weights_file=weights)
 
-    def network(self) -> Network:
-        """Load and capture the model on this node, once for each process; raises as `load_model` and `capture` do."""
+    def network(self, change: Callable[[LoadedModel], nn.Module] | None = None) -> Network:
+        """Load and capture the model on this node; raises as `load_model` and `capture` do.
+
+        Args:
+            change: what becomes of the loaded model; without it a process loads and captures once.
+        """
+        if change is None:
+            return _network(*self._settings())
+        return _network.__wrapped__(*self._settings(), change)
+
+    def _settings(self) -> tuple[str, str, str, tuple[int, int, int], str]:
         spec = self.spec
         if self.file is not None:
             here = pathlib.Path(self.file.here())
@@ -159,7 +202,7 @@ class RemoteModel:
             else:
                 spec = f"hf:{here}"
         weights = self.weights if self.weights_file is None else self.weights_file.here()
-        return _network(spec, weights, self.outputs, self.shape, self.device)
+        return spec, weights, self.outputs, self.shape, self.device
 
 
 def _root_of(file: pathlib.Path) -> pathlib.Path:
@@ -171,10 +214,18 @@ def _root_of(file: pathlib.Path) -> pathlib.Path:
 
 
 @lru_cache(maxsize=1)
-def _network(spec: str, weights: str, outputs: str, shape: tuple[int, int, int], device: str) -> Network:
+def _network(
+    spec: str,
+    weights: str,
+    outputs: str,
+    shape: tuple[int, int, int],
+    device: str,
+    change: Callable[[LoadedModel], nn.Module] | None = None,
+) -> Network:
     import torch
 
-    network = capture(load_model(spec, weights).model, shape)
+    loaded = load_model(spec, weights)
+    network = capture(loaded.model if change is None else change(loaded), shape)
     network = network if outputs == "auto" else network.with_outputs(outputs)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     return network if where == "cpu" else network.to(where)

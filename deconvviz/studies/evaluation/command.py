@@ -20,10 +20,12 @@ from deconvviz.cli.options import (
     limit_option,
     model_options,
     option_group,
+    ray_options,
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import require_choice
+from deconvviz.run.cluster import RayOptions
 from deconvviz.run.options import RunOptions
 
 if TYPE_CHECKING:
@@ -166,6 +168,7 @@ sanity_options = option_group(
     seed="Seed of the methods that draw masks, noise or orders, and of random weights.",
 )
 @classes_option
+@ray_options
 @model_options
 def evaluate(
     model: str,
@@ -179,6 +182,7 @@ def evaluate(
     page: Page,
     run: RunOptions,
     names: str | None,
+    cluster: RayOptions | None,
     options: ModelOptions,
 ) -> None:
     """Measure how well the maps of explanation methods show what a network relies on.
@@ -197,7 +201,9 @@ def evaluate(
     for group in names_of(measured.metrics):
         require_choice("metrics", group, METRIC_GROUPS)
     from deconvviz.data.datasets import open_images
+    from deconvviz.run.shipping import RemoteImages, RemoteModel
     from deconvviz.studies.evaluation.measure import evaluate as measure
+    from deconvviz.studies.evaluation.on_ray import EvaluationJob, evaluate_on_ray
 
     labelled_images = open_images(images)
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
@@ -209,17 +215,17 @@ def evaluate(
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
     options_by_method = how.by_method(methods)
-    evaluation = measure(
-        opened.network,
-        labelled_images,
-        options_by_method,
-        how.layers,
-        beside(table, ".h5"),
-        preprocess=opened.preprocess,
-        limit=limit,
-        sources=sources(opened.loaded),
-        **keywords,
-    )
+    file = beside(table, ".h5")
+    about: dict[str, Any] = {"limit": limit, "sources": sources(opened.loaded)}
+    if cluster is None:
+        subject = opened.network, labelled_images, options_by_method, how.layers, file
+        evaluation = measure(*subject, preprocess=opened.preprocess, **about, **keywords)
+    else:
+        remote = RemoteModel.of(model, options.weights, options.outputs, opened.preprocess, options.device)
+        what = options_by_method, how.layers, opened.preprocess.as_dict()
+        job = EvaluationJob(remote, RemoteImages.of(images), *what, options=keywords, **about)
+        count = min(limit or len(labelled_images), len(labelled_images))
+        evaluation = evaluate_on_ray(job, count, file, cluster)
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
     known_names = class_names if len(class_names) == opened.network.outputs else ()

@@ -226,6 +226,19 @@ def _without_values(feed: Feed, config: dict[str, Any], sources: dict[str, Any])
     )
 
 
+def set_box_accuracies(evaluation: Evaluation) -> None:
+    """Set MaxBoxAcc, which needs all images at once: at the threshold that is best for those measured."""
+    if "localisation" not in evaluation.config["metrics"]:
+        return
+    for method in evaluation.values:
+        largest, best = (evaluation.fits[f"{method}/{kind}"].astype(np.float64) for kind in BOX_FITS)
+        measured = ~np.isnan(largest[:, 0])
+        if measured.any():
+            accuracy = box_accuracy(largest[measured], best[measured])
+            for column, values in zip(BOX_ACCURACIES, (accuracy.v1, accuracy.v2), strict=True):
+                evaluation.column(method, column)[measured] = values.numpy()
+
+
 def probabilities_of(network: Network) -> Callable[[Tensor], Tensor]:
     """Return a function from images [N, C, H, W] to the network's class probabilities [N, K]."""
     forward = network.forward_only()
@@ -274,7 +287,9 @@ class EvaluationRun:
 
     def run(self, explainers: Mapping[str, Explainer]) -> Evaluation:
         """Measure what is missing, a few images at a time; an interruption keeps what is measured."""
-        missing = {method: np.flatnonzero(~self.evaluation.measured(method)) for method in explainers}
+        index, parts = self.settings.shard or (0, 1)
+        ours = np.arange(len(self.feed)) % parts == index
+        missing = {method: np.flatnonzero(ours & ~self.evaluation.measured(method)) for method in explainers}
         try:
             with self.settings.bar("image", sum(map(len, missing.values())), "evaluating") as bar:
                 for method, explainer in explainers.items():
@@ -284,8 +299,7 @@ class EvaluationRun:
                         if time.monotonic() - self.committed > max(PAUSE, SHARE_OF_COMMITS * self.seconds_of_commit):
                             self._commit()
         finally:
-            for method in explainers:
-                self._set_box_accuracies(method)
+            set_box_accuracies(self.evaluation)
             self._commit()
         return self.evaluation
 
@@ -356,17 +370,6 @@ class EvaluationRun:
                     masks.append(mask)
                     places.append(place)
         return np.array(masks, bool), np.array(places, np.int64)
-
-    def _set_box_accuracies(self, method: str) -> None:
-        """Set MaxBoxAcc, which needs all images at once: at the threshold that is best for those measured."""
-        if "localisation" not in self.settings.metrics:
-            return
-        largest, best = (self.evaluation.fits[f"{method}/{kind}"].astype(np.float64) for kind in BOX_FITS)
-        measured = ~np.isnan(largest[:, 0])
-        if measured.any():
-            accuracy = box_accuracy(largest[measured], best[measured])
-            for column, values in zip(BOX_ACCURACIES, (accuracy.v1, accuracy.v2), strict=True):
-                self.evaluation.column(method, column)[measured] = values.numpy()
 
 
 def _float64(values: Tensor) -> Floats:

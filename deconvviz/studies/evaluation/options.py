@@ -27,6 +27,7 @@ class EvaluationKeywords(RunKeywords, total=False):
     truth: Truth | None
     explain: str
     outputs: Ints | None
+    shard: tuple[int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class EvaluationOptions(RunOptions):
         explain: "top" for the class that the network finds in each image, or "label" for the class of its label, which
             needs `outputs`.
         outputs: int64 [classes], the output of the network that stands for each class of the images.
+        shard: (i, n), i from 0: measure each n-th image from the i-th on; `merge_evaluations` joins the n files.
 
     Raises:
         DataError: an invalid value, or "localisation" without `truth`.
@@ -57,12 +59,16 @@ class EvaluationOptions(RunOptions):
     truth: Truth | None = None
     explain: str = "top"
     outputs: Ints | None = None
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         metric_columns(self.metrics)
         require_choice("fill", self.fill, MASK_FILLS)
         require_choice("explain", self.explain, EXPLAINED)
+        index, parts = self.shard or (0, 1)
+        if not 0 <= index < parts:
+            raise DataError(f"shard {index}/{parts} given; expected i/n with i from 0 to n - 1")
         if "localisation" in self.metrics and self.truth is None:
             raise DataError(
                 "localisation needs to know where the object is: give boxes or masks (--truth), or use scenes"

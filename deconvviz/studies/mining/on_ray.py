@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deconvviz.data.datasets import Images, labels_of
-from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.results.results import require_same
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import run_on_ray
-from deconvviz.run.shipping import Place, RemoteModel
+from deconvviz.run.shipping import RemoteImages, RemoteModel
 from deconvviz.studies.mining.merge import merge
 from deconvviz.studies.mining.mine import configuration, mine
 from deconvviz.studies.mining.options import MiningOptions
@@ -35,7 +34,7 @@ class MiningJob:
 
     Attributes:
         model: loaded and captured by each node.
-        images: the packed store.
+        images: the packed store, opened by each node.
         layers: names of the layers.
         k: images that are kept for each channel.
         preprocess: arguments of `Preprocess`.
@@ -44,7 +43,7 @@ class MiningJob:
     """
 
     model: RemoteModel
-    images: Place
+    images: RemoteImages
     layers: tuple[str, ...]
     k: int
     preprocess: Mapping[str, Any]
@@ -57,18 +56,16 @@ class MiningJob:
 
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Mine a shard; see `ShardedJob.run`."""
-        settings = Preprocess.from_dict(self.preprocess)
-        with ImageStore.open(self.images.here()) as store:
-            mine(
-                self.model.network(),
-                store,
-                self.layers,
-                self.k,
-                path,
-                preprocess=settings,
-                sources=self.sources,
-                **{**self.options, "shard": shard, "workers": cpus, "progress": False},
-            )
+        mine(
+            self.model.network(),
+            self.images.open(),
+            self.layers,
+            self.k,
+            path,
+            preprocess=Preprocess.from_dict(self.preprocess),
+            sources=self.sources,
+            **{**self.options, "shard": shard, "workers": cpus, "progress": False},
+        )
 
     def done(self, path: pathlib.Path) -> int:
         """Return how many images a file holds."""
@@ -122,11 +119,11 @@ def mine_on_ray(
         if not mined.complete:
             raise DataError(f"{path} was begun without Ray; finish it with the same command without --ray")
         return mined
-    place = Place.of(getattr(store, "path", ""))
+    images = RemoteImages.of(str(getattr(store, "path", "")))
     total = len(settings.indices(labels_of(store)))
-    where = {"images": place.path, **sources}
+    where = {"images": images.text, **sources}
     remote_options = {name: value for name, value in options.items() if name not in ("shard", "workers", "progress")}
-    job = MiningJob(model, place, names, k, preprocess.as_dict(), where, remote_options)
+    job = MiningJob(model, images, names, k, preprocess.as_dict(), where, remote_options)
     with settings.bar("image", total, "mining on Ray") as bar:
         files = run_on_ray(job, folder, cluster, bar)
     merged = merge(files, path)

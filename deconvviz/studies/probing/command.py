@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,17 +17,24 @@ from deconvviz.cli.options import (
     layers_option,
     model_options,
     option_group,
+    ray_options,
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
+from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
+    from deconvviz.results.features import Features
+    from deconvviz.run.cluster import RayOptions
+    from deconvviz.run.features import StreamKeywords
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.probing.result import Transfer
     from deconvviz.studies.probing.settings import ProbeSettings
+    from deconvviz.studies.probing.transfer import Stream
+    from deconvviz.types import Ints, Pathlike
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +118,7 @@ class FeatureOptions:
     workers=DECODING,
     seed="Seed of splits and random weights.",
 )
+@ray_options
 @model_options
 def probe(
     model: str,
@@ -121,6 +130,7 @@ def probe(
     storage: FeatureOptions,
     page: Page,
     run: RunOptions,
+    cluster: RayOptions | None,
     options: ModelOptions,
 ) -> None:
     """Measure how well a linear classifier tells the classes apart by the features of each layer.
@@ -138,6 +148,8 @@ def probe(
       deconvviz probe torchvision:resnet18 photos/ -l layer1 -l layer4 --per-class 15 --features photos.h5 -o probe.csv
     """
     table, settings = check_table(out), probing.settings(run.seed)  # before torch is imported
+    if cluster is not None and storage.features is None:
+        raise DataError("--ray needs --features FILE.h5, on storage that every node sees")
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers
     from deconvviz.studies.probing.figure import draw_probing
@@ -149,19 +161,13 @@ def probe(
     if compare and loaded.weights != "none":
         networks["random"] = captured(_with_random_weights(loaded, run.seed), preprocess, options.device)
     network: Network = next(iter(networks.values()))
-    result = transfer(
-        networks,
-        images,
-        layers or default_layers(network),
-        settings,
-        storage.features,
-        preprocess=preprocess,
-        limit=storage.limit,
-        sources=sources(loaded),
-        pool=storage.pool,
-        dtype="float16" if storage.half else "float32",
-        **run.keywords(),
-    )
+    chosen = list(layers or default_layers(network))
+    made_by: dict[str, Any] = {"preprocess": preprocess, "sources": sources(loaded)}
+    keywords: StreamKeywords = {"pool": storage.pool, "dtype": "float16" if storage.half else "float32"}
+    keywords = {**keywords, **run.keywords()}
+    stream = cluster and _stream_on_ray(model, options, data, chosen, made_by, run.seed, cluster, keywords)
+    about = {"limit": storage.limit, "stream": stream, **made_by}
+    result = transfer(networks, images, chosen, settings, storage.features, **about, **keywords)
     result.save_csv(table)
     caption = caption_of(result, network.name, data, storage.pool)
     figure = draw_probing(result, f"Linear probes of {network.name}", caption, page)
@@ -179,6 +185,32 @@ def caption_of(transfer: Transfer, network: str, data: str, pool: str) -> str:
         f"({pool} pooling) are fixed; only the linear classifiers are trained.{random} Features are standardised; C is "
         "chosen by cross-validation among the training images."
     )
+
+
+def _stream_on_ray(
+    model: str,
+    options: ModelOptions,
+    data: str,
+    layers: Sequence[str],
+    made_by: Mapping[str, Any],
+    seed: int,
+    cluster: RayOptions,
+    keywords: StreamKeywords,
+) -> Stream:
+    """Return what makes the files of features on a cluster."""
+    from deconvviz.run.shipping import RemoteImages, RemoteModel
+    from deconvviz.studies.probing.on_ray import StreamJob, stream_on_ray
+
+    preprocess = made_by["preprocess"]
+    remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
+    settings = tuple(layers), preprocess.as_dict(), made_by["sources"], keywords
+
+    def stream(name: str, indices: Ints, out: Pathlike) -> Features:
+        own_seed = seed if name == "random" and options.weights != "none" else None
+        job = StreamJob(remote, own_seed, RemoteImages.of(data), indices, *settings)
+        return stream_on_ray(job, out, cluster)
+
+    return stream
 
 
 def _with_random_weights(loaded: LoadedModel, seed: int) -> LoadedModel:

@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -17,6 +17,7 @@ from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.metrics import randomised
 from deconvviz.models.load import LoadedModel, build_model
+from deconvviz.results.features import Features
 from deconvviz.run.features import StreamKeywords, stream_features
 from deconvviz.studies.probing.measure import draw_splits, probe
 from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -25,6 +26,13 @@ from deconvviz.types import Ints, Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+class Stream(Protocol):
+    """What makes the file of a network's features, in the place of `stream_features`."""
+
+    def __call__(self, name: str, indices: Ints, out: Pathlike) -> Features:
+        """Write the features of some images, int64 [n], by the network of that name, and open the file."""
 
 
 def transfer(
@@ -37,6 +45,7 @@ def transfer(
     preprocess: Preprocess,
     limit: int | None = None,
     sources: Mapping[str, Any] | None = None,
+    stream: Stream | None = None,
     **options: Unpack[StreamKeywords],
 ) -> Transfer:
     """Probe the same layers of several networks on the same splits of the same images.
@@ -55,6 +64,7 @@ def transfer(
         preprocess: how an image becomes the networks' input.
         limit: number of images of each class, at most, drawn by the settings' seed.
         sources: where the model and the images came from, for the files.
+        stream: what makes the file of a network's features; None for `stream_features`, which makes it here.
         options: those of `stream_features`, such as pool="mean 1x1", batch_size=8 and progress=False.
 
     Returns:
@@ -86,9 +96,12 @@ def transfer(
         first = pathlib.Path(folder, "features.h5") if out is None else pathlib.Path(out)
         for number, (name, network) in enumerate(networks.items()):
             file = first.with_suffix(f".{name}{first.suffix}") if number else first
-            features = stream_features(
-                network, images, layers, file, preprocess=preprocess, indices=indices, sources=sources, **options
-            )
+            if stream is None:
+                features = stream_features(
+                    network, images, layers, file, preprocess=preprocess, indices=indices, sources=sources, **options
+                )
+            else:
+                features = stream(name, indices, file)
             by_network[name] = probe(features, layers, settings, options.get("progress", True))
     return Transfer(by_network=by_network)
 
