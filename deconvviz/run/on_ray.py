@@ -16,7 +16,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deconvviz.errors import DataError, DeconvvizError
@@ -48,7 +48,13 @@ class ShardedJob(Protocol):
         """Return how many images the file of a shard holds."""
 
 
-def run_on_ray(job: ShardedJob, folder: pathlib.Path, cluster: RayOptions, bar: tqdm[Any]) -> list[pathlib.Path]:
+def run_on_ray(
+    job: ShardedJob,
+    folder: pathlib.Path,
+    cluster: RayOptions,
+    bar: tqdm[Any],
+    paths: Sequence[pathlib.Path] | None = None,
+) -> list[pathlib.Path]:
     """Do every shard of a job on a Ray cluster, and return their files in order.
 
     Shards that stand in the folder already are gone on with. A node that dies costs what its shards had not committed.
@@ -58,6 +64,8 @@ def run_on_ray(job: ShardedJob, folder: pathlib.Path, cluster: RayOptions, bar: 
         folder: where the shards' files are; every node has to see it at the same path. It is made.
         cluster: where it runs.
         bar: shows the committed images of all shards.
+        paths: the shards' files in the folder, where the job itself says what its shards are; the number of shards is
+            theirs then.
 
     Raises:
         DataError: Ray is not installed or the cluster does not answer, a node does not see the folder or a file, or
@@ -66,7 +74,8 @@ def run_on_ray(job: ShardedJob, folder: pathlib.Path, cluster: RayOptions, bar: 
     """
     with connected(cluster.address) as ray:
         gpus = _gpus(ray.cluster_resources(), cluster)
-        paths = _shard_files(folder, cluster.shards, _slots(ray.cluster_resources(), cluster.cpus, gpus))
+        slots = _slots(ray.cluster_resources(), cluster.cpus, gpus)
+        paths = _shard_files(folder, cluster.shards, slots) if paths is None else list(paths)
         (folder / MARK).write_text(token := secrets.token_hex(8))
         task = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus, max_retries=RETRIES)(_do_shard)
         sent = ray.put(

@@ -188,8 +188,12 @@ class RemoteModel:
             change: what becomes of the loaded model; without it a process loads and captures once.
         """
         if change is None:
-            return _network(*self._settings())
-        return _network.__wrapped__(*self._settings(), change)
+            return _opened(*self._settings())[1]
+        return _opened.__wrapped__(*self._settings(), change)[1]
+
+    def module(self) -> nn.Module:
+        """Load the model on this node, once for each process; `network` is captured from this module."""
+        return _opened(*self._settings())[0]
 
     def _settings(self) -> tuple[str, str, str, tuple[int, int, int], str]:
         spec = self.spec
@@ -214,18 +218,19 @@ def _root_of(file: pathlib.Path) -> pathlib.Path:
 
 
 @lru_cache(maxsize=1)
-def _network(
+def _opened(
     spec: str,
     weights: str,
     outputs: str,
     shape: tuple[int, int, int],
     device: str,
     change: Callable[[LoadedModel], nn.Module] | None = None,
-) -> Network:
+) -> tuple[nn.Module, Network]:
     import torch
 
     loaded = load_model(spec, weights)
-    network = capture(loaded.model if change is None else change(loaded), shape)
+    module = loaded.model if change is None else change(loaded)
+    network = capture(module, shape)
     network = network if outputs == "auto" else network.with_outputs(outputs)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return network if where == "cpu" else network.to(where)
+    return module, network if where == "cpu" else network.to(where)

@@ -16,6 +16,8 @@ import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
 from deconvviz.results.features import Features
+from deconvviz.results.results import Result
+from deconvviz.results.tiles import KIND, SCHEMA
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import MARK, _slots, run_on_ray
 from deconvviz.run.shipping import Place, RemoteImages, RemoteModel
@@ -142,6 +144,42 @@ def test_features_on_two_nodes_are_those_of_a_single_run(cluster: Any, tmp_path:
                 ours.rows(layer, np.arange(60)), theirs.rows(layer, np.arange(60)), rtol=1e-5, atol=1e-5
             )
         np.testing.assert_array_equal(ours.labels, theirs.labels)
+
+
+@pytest.mark.slow
+def test_galleries_of_an_atlas_on_two_nodes_are_those_of_a_single_run(
+    cluster: Any, store: pathlib.Path, alone: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    asked = [
+        "atlas",
+        "demo",
+        store,
+        "-l",
+        "conv1",
+        "-l",
+        "conv3",
+        "--filters",
+        "first",
+        "--count",
+        "3",
+        "--top",
+        "2",
+        "--decisions",
+        "0",
+    ]
+    asked += ["--mined", alone, "--snapshots", "demo", "--quiet"]
+    run(*asked, "-o", tmp_path / "alone")
+    run(*asked, "-o", tmp_path / "ray", f"--ray={cluster.address}")
+    for file in ("00-conv1.h5", "01-conv3.h5"):
+        ours, theirs = (Result.load(tmp_path / folder / "data" / file, KIND, SCHEMA) for folder in ("ray", "alone"))
+        assert ours.config == theirs.config and ours.arrays.keys() == theirs.arrays.keys()
+        for name, array in theirs.arrays.items():
+            if array.dtype.kind == "f":
+                np.testing.assert_allclose(ours.arrays[name], array, rtol=1e-4, atol=1e-4, err_msg=name)
+            elif not name.endswith(("/data", "/offsets")):  # compressed tiles: a value may be rounded the other way
+                different = np.asarray(ours.arrays[name], np.int64) - np.asarray(array, np.int64)
+                assert np.abs(different).max(initial=0) <= 1, name
+    assert "--ray-shards out" in refused(*asked, "-o", tmp_path / "x", "--ray", "--ray-shards", "2")
 
 
 @pytest.mark.kill

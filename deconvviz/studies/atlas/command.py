@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -16,16 +17,18 @@ from deconvviz.cli.options import (
     classes_option,
     model_options,
     option_group,
+    ray_options,
     rule_option,
     run_options,
 )
 from deconvviz.cli.outputs import command_line, sources
-from deconvviz.errors import CaptureError, LayerNotFound
+from deconvviz.errors import CaptureError, DataError, LayerNotFound
 
 if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
     from deconvviz.graph.network import Network
     from deconvviz.results.snapshots import Snapshots
+    from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.atlas.inputs import AtlasInputs
     from deconvviz.studies.atlas.result import AtlasOptions, AtlasResult
@@ -138,6 +141,7 @@ decision_options = option_group(
     precision="Precision of forward passes in mining and in decisions.",
 )
 @classes_option
+@ray_options
 @model_options
 def atlas(
     model: str,
@@ -147,6 +151,7 @@ def atlas(
     decision_arguments: DecisionArguments,
     run: RunOptions,
     names: str | None,
+    cluster: RayOptions | None,
     options: ModelOptions,
 ) -> None:
     """Make pages that show a whole network: open OUT/index.html, no server needed.
@@ -160,8 +165,12 @@ def atlas(
       deconvviz atlas torchvision:squeezenet1_0 photos.h5 -o atlas
       deconvviz atlas demo scenes.h5 -l conv1 -l relu3 -l relu5 --snapshots demo --invariance -o atlas
     """
+    if cluster is not None and cluster.shards is not None:
+        raise DataError("--ray-shards given; the parts of an atlas are its layers: leave --ray-shards out")
     from deconvviz.data.images import ImageStore
+    from deconvviz.run.shipping import RemoteModel
     from deconvviz.studies.atlas.make import make_atlas
+    from deconvviz.studies.atlas.on_ray import galleries_on_ray
     from deconvviz.studies.mining.result import load_mined
 
     with ImageStore.open(images) as store:
@@ -170,7 +179,11 @@ def atlas(
         opened = open_model(model, options)
         atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
         inputs = _inputs(opened, store, mined, snapshots, names, labelled=bool(atlas_options.decisions))
-        result = make_atlas(inputs, atlas_options, out, **run.keywords())
+        elsewhere = None
+        if cluster is not None:
+            remote = RemoteModel.of(model, options.weights, options.outputs, opened.preprocess, options.device)
+            elsewhere = partial(galleries_on_ray, model=remote, cluster=cluster)
+        result = make_atlas(inputs, atlas_options, out, elsewhere=elsewhere, **run.keywords())
         click.echo(repr(result))
         title = f"{opened.network.name} on {pathlib.Path(store.path).name}"
         _build_site(out, result, store, title, opened.preprocess.shown_words(), run.progress)

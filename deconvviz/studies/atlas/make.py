@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,16 +36,25 @@ if TYPE_CHECKING:
 
     from deconvviz.run.options import RunKeywords
 
+Elsewhere = Callable[["AtlasMaker", "Sequence[str]"], None]
 COMPARED = 5000  # images, evenly spread over the store, in which the maxima of filters are compared
 
 
-def make_atlas(inputs: AtlasInputs, options: AtlasOptions, out: Pathlike, **run: Unpack[RunKeywords]) -> AtlasResult:
+def make_atlas(
+    inputs: AtlasInputs,
+    options: AtlasOptions,
+    out: Pathlike,
+    *,
+    elsewhere: Elsewhere | None = None,
+    **run: Unpack[RunKeywords],
+) -> AtlasResult:
     """Compute the files of an atlas; calling again with the same arguments resumes.
 
     Args:
         inputs: the network, the images, and what was computed of them before.
         options: what the atlas shows.
         out: the folder; the files are written into its folder `data`.
+        elsewhere: what makes the files of galleries that do not exist yet, such as a cluster; None makes them here.
         run: `batch_size` (by default each step's own), `precision` (of mining and of decisions) and `progress` of
             `RunOptions`.
 
@@ -56,7 +65,7 @@ def make_atlas(inputs: AtlasInputs, options: AtlasOptions, out: Pathlike, **run:
         DeconvvizError: a method does not exist.
     """
     begin = time.monotonic()
-    maker = _AtlasMaker(
+    maker = AtlasMaker(
         inputs=inputs,
         options=replace(options, layers=inputs.by_depth(options.layers), rule=_rule_begun(out, options.rule)),
         run=RunOptions(**run),
@@ -64,21 +73,23 @@ def make_atlas(inputs: AtlasInputs, options: AtlasOptions, out: Pathlike, **run:
     )
     maker.check()
     claim(maker.folder, "atlas", maker.config)
-    galleries, filters, new_filters = [], 0, 0
-    for number, layer in enumerate(maker.options.layers):
-        path = maker.data / f"{number:02d}-{layer.replace('/', '_')}.h5"
+    galleries, filters, new_filters = maker.files, 0, 0
+    new = [layer for layer, path in galleries.items() if not path.exists()]
+    if elsewhere is not None and new:
+        _ = maker.maxima  # also made of all images; the galleries read both files
+        elsewhere(maker, new)
+    for layer, path in galleries.items():
         count = len(maker.galleries.channels(layer))
         if path.exists():
             config = maker.galleries.config(layer)
             require_same(path, gallery_config(path), config, "remove it or choose another output")
         else:
             maker.galleries.make(layer).save(path)
-            new_filters += count
-        galleries.append(path)
+        new_filters += count if layer in new else 0
         filters += count
     decisions = maker.explain_decisions()
     return AtlasResult(
-        galleries=tuple(galleries),
+        galleries=tuple(galleries.values()),
         decisions=decisions,
         filters=filters,
         new_filters=new_filters,
@@ -97,7 +108,7 @@ def _rule_begun(folder: Pathlike, rule: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AtlasMaker:
+class AtlasMaker:
     """The steps of an atlas; each reads from its file what an earlier call has computed.
 
     Attributes:
@@ -116,6 +127,12 @@ class _AtlasMaker:
     def data(self) -> pathlib.Path:
         """The folder of the result files."""
         return self.folder / "data"
+
+    @property
+    def files(self) -> dict[str, pathlib.Path]:
+        """Layer -> the path of its gallery."""
+        layers = self.options.layers
+        return {layer: self.data / f"{depth:02d}-{layer.replace('/', '_')}.h5" for depth, layer in enumerate(layers)}
 
     @property
     def config(self) -> dict[str, Any]:
