@@ -126,6 +126,7 @@ def test_evaluation_on_two_nodes_gives_the_values_of_a_single_run(
     np.testing.assert_array_equal(ours.pictures, theirs.pictures)
     np.testing.assert_array_equal(ours.explained, theirs.explained)
     assert not (tmp_path / "ray.h5.shards").exists()
+    run(*asked, "-o", tmp_path / "ray.csv", "--ray=127.0.0.1:9")  # complete: no cluster is asked
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
+    from deconvviz.run.shipping import RemoteImages, RemoteModel
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
     from deconvviz.types import Ints
@@ -201,9 +202,9 @@ def evaluate(
     for group in names_of(measured.metrics):
         require_choice("metrics", group, METRIC_GROUPS)
     from deconvviz.data.datasets import open_images
-    from deconvviz.run.shipping import RemoteImages, RemoteModel
     from deconvviz.studies.evaluation.measure import evaluate as measure
     from deconvviz.studies.evaluation.on_ray import EvaluationJob, evaluate_on_ray
+    from deconvviz.studies.evaluation.result import Evaluation
 
     labelled_images = open_images(images)
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
@@ -217,15 +218,14 @@ def evaluate(
     options_by_method = how.by_method(methods)
     file = beside(table, ".h5")
     about: dict[str, Any] = {"limit": limit, "sources": sources(opened.loaded)}
-    if cluster is None:
+    if cluster is None or (file.exists() and Evaluation.load(file).complete):
         subject = opened.network, labelled_images, options_by_method, how.layers, file
         evaluation = measure(*subject, preprocess=opened.preprocess, **about, **keywords)
     else:
-        remote = RemoteModel.of(model, options.weights, options.outputs, opened.preprocess, options.device)
+        where = _remote(model, images, options, opened.preprocess)
         what = options_by_method, how.layers, opened.preprocess.as_dict()
-        job = EvaluationJob(remote, RemoteImages.of(images), *what, options=keywords, **about)
-        count = min(limit or len(labelled_images), len(labelled_images))
-        evaluation = evaluate_on_ray(job, count, file, cluster)
+        job = EvaluationJob(*where, *what, options=keywords, **about)
+        evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
     known_names = class_names if len(class_names) == opened.network.outputs else ()
@@ -239,6 +239,14 @@ def evaluate(
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
         _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table, page.beside())
+
+
+def _remote(model: str, images: str, options: ModelOptions, preprocess: Preprocess) -> tuple[RemoteModel, RemoteImages]:
+    """Return what the nodes of a cluster have to know of the model and the images."""
+    from deconvviz.run.shipping import RemoteImages, RemoteModel
+
+    remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
+    return remote, RemoteImages.of(images)
 
 
 def _draw(

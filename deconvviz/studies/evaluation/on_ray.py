@@ -78,7 +78,7 @@ def evaluate_on_ray(job: EvaluationJob, count: int, out: Pathlike, cluster: RayO
 
     Args:
         job: what is measured of what.
-        count: number of images that are measured.
+        count: number of images, of which `job.limit` are measured.
         out: path of the file, .h5, on storage that every node sees.
         cluster: where, and in how many shards.
 
@@ -89,9 +89,9 @@ def evaluate_on_ray(job: EvaluationJob, count: int, out: Pathlike, cluster: RayO
     """
     path, folder = pathlib.Path(out), pathlib.Path(f"{out}.shards")
     if path.exists():
-        raise DataError(f"{path} exists; remove it, or go on with it without --ray")
+        raise DataError(f"{path} was begun without Ray; finish it with the same command without --ray")
     settings = EvaluationOptions(**job.options)
-    with settings.bar("image", count * len(job.methods), "evaluating on Ray") as bar:
+    with settings.bar("image", min(job.limit or count, count) * len(job.methods), "evaluating on Ray") as bar:
         files = run_on_ray(job, folder, cluster, bar)
     evaluation = merge_evaluations(files)
     evaluation.save(path)
