@@ -222,9 +222,9 @@ def evaluate(
         subject = opened.network, labelled_images, options_by_method, how.layers, file
         evaluation = measure(*subject, preprocess=opened.preprocess, **about, **keywords)
     else:
-        where = _remote(model, images, options, opened.preprocess)
-        what = options_by_method, how.layers, opened.preprocess.as_dict()
-        job = EvaluationJob(*where, *what, options=keywords, **about)
+        remote, there = _remote(model, images, options, opened.preprocess)
+        preprocess = opened.preprocess.as_dict()
+        job = EvaluationJob(remote, there, options_by_method, how.layers, preprocess, options=keywords, **about)
         evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
