@@ -6,7 +6,9 @@ import pathlib
 
 import numpy as np
 
-from deconvviz.data.images import FORMAT, ImageStore
+from deconvviz.data.images import ImageStore
+from deconvviz.data.shards import is_sharded
+from deconvviz.data.store_file import FORMAT
 from deconvviz.results.features import KIND as FEATURES
 from deconvviz.results.features import Features
 from deconvviz.results.results import arrays_below, kind_of, reading
