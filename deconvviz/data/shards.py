@@ -1,8 +1,8 @@
 """Shards: an image store that lies in several files of one folder, `shard-00003-of-00008.h5` and so on.
 
 Each shard is a whole image store, with consecutive images of the packed ones. Its configuration has an entry "shard":
-its index from 0, the number of shards ("of"), and the plan, a digest of all that is packed. Shards belong together where
-number and plan are equal, whether or not all of them are there yet.
+its index from 0, the number of shards ("of"), and the plan, a digest of all that is packed. Shards belong together
+where number and plan are equal, whether or not all of them are there yet.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def open_shards(folder: pathlib.Path) -> list[StoreFile]:
     count = _count_in(paths[0])
     stray = [path for path in paths if _count_in(path) != count]
     if stray:
-        raise DataError(f"{stray[0]} is of another store than {paths[0].name}; keep the shards of one store in a folder")
+        raise DataError(
+            f"{stray[0]} is of another store than {paths[0].name}; keep the shards of one store in a folder"
+        )
     missing = [path for index in range(count) if not (path := shard_path(folder, index, count)).is_file()]
     if missing:
         raise DataError(
-            f"{missing[0]} is missing: {count - len(missing)} of {count} shards are there; give the command that packed "
-            "them again, or restore the file"
+            f"{missing[0]} is missing: {count - len(missing)} of {count} shards are there; give the command that "
+            "packed them again, or restore the file"
         )
     files = [StoreFile(path) for path in paths]
     plans = [plan_of(file, index, count) for index, file in enumerate(files)]
@@ -102,7 +104,8 @@ def refuse_mixture(files: Iterable[StoreFile]) -> None:
         if _kind_in_words(file) != _kind_in_words(filled[0]):
             raise DataError(
                 f"{file.names[0]} in {file.path} is {_kind_in_words(file)}, and {filled[0].names[0]} in "
-                f"{filled[0].path.name} is {_kind_in_words(filled[0])}; a store holds images of one kind: pack them apart"
+                f"{filled[0].path.name} is {_kind_in_words(filled[0])}; a raw store holds images of one kind: pack "
+                "them apart"
             )
 
 

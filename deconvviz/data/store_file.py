@@ -109,9 +109,8 @@ class StoreFile:
     @property
     def lengths(self) -> Ints:
         """int64 [N], the number of bytes in which each image is stored."""
-        if self._offsets is None:
-            return self.sizes.prod(1) * 3
-        return np.diff(self._offsets)
+        lengths: Ints = self.sizes.prod(1) * 3 if self._offsets is None else np.diff(self._offsets)
+        return lengths
 
     def picture(self, index: int) -> Picture:
         """Return image `index`, from 0, as [H, W, C]; raises DataError where its bytes are damaged."""
