@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import operator
@@ -98,10 +99,8 @@ class ImageStore(Shown, drawn_by="draw_images"):
         """
         index = self._checked(index)
         file, place = self._place(index)
-        try:
+        with self._named(index):
             picture = file.picture(place)
-        except DataError as error:
-            raise DataError(f"cannot read image {index} ({self.names[index]}) of {file.path}: {error}") from error
         return picture, int(self.labels[index])
 
     @property
@@ -113,14 +112,22 @@ class ImageStore(Shown, drawn_by="draw_images"):
         return (self[index] for index in range(len(self)))
 
     def encoded(self, index: int) -> bytes:
-        """Return image `index` as the content of a file: the one that was packed, a PNG, or a .npy file of an array."""
-        file, place = self._place(self._checked(index))
-        if self.kind == "encoded":
-            return file.content(place)
+        """Return image `index` as the content of a file: the one that was packed, a PNG, or a .npy file of an array.
+
+        Raises:
+            IndexError: the store has no such image.
+            DataError: the bytes of the image are damaged.
+        """
+        index = self._checked(index)
+        file, place = self._place(index)
+        with self._named(index):
+            if self.kind == "encoded":
+                return file.content(place)
+            pixels = file.pixels(place)
         if self.kind == "raw":
-            return encode(file.pixels(place))
+            return encode(pixels)
         content = io.BytesIO()
-        np.save(content, file.pixels(place))
+        np.save(content, pixels)
         return content.getvalue()
 
     @property
@@ -173,6 +180,15 @@ class ImageStore(Shown, drawn_by="draw_images"):
         if not -len(self) <= position < len(self):
             raise IndexError(f"image {index} of {len(self)} in {self.path}")
         return position % len(self)
+
+    @contextlib.contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """Name image `index` and its file in what is raised within a `with` block because it cannot be read."""
+        try:
+            yield
+        except DataError as error:
+            path = self._place(index)[0].path
+            raise DataError(f"cannot read image {index} ({self.names[index]}) of {path}: {error}") from error
 
     def _place(self, index: int) -> tuple[StoreFile, int]:
         """Return the file that image `index` is in, and its index there."""
