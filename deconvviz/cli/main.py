@@ -38,7 +38,7 @@ COMMANDS = {
     "layers": LazyCommand(
         "cli.layers", "List a network's layers: name, kind, shape, receptive field, stride, parameters."
     ),
-    "pack": LazyCommand("cli.pack", "Pack images into one HDF5 file."),
+    "pack": LazyCommand("cli.pack", "Pack images into one HDF5 file, or into several that read as one.", resumes=True),
     "verify": LazyCommand(
         "cli.verify",
         "Tell whether files are still what was written: stores, mined files, and every other HDF5 file of deconvviz.",

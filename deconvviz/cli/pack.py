@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
-from deconvviz.cli.options import DECODING, limit_option, run_options
+from deconvviz.cli.options import limit_option, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.run.options import RunOptions
+
+WORKERS = "Threads that decode images; with --shards, processes that pack image files."
 
 
 @click.command()
@@ -24,10 +26,28 @@ from deconvviz.run.options import RunOptions
     "keep their own sizes]",
 )
 @limit_option
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@run_options(workers=DECODING)
-def pack(source: str, out: str, raw: bool, size: int | None, limit: int | None, force: bool, run: RunOptions) -> None:
-    """Pack images into one HDF5 file.
+@click.option(
+    "--shards",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Write N files to the folder OUT, which reads as one store. Files are packed by --workers processes, each at "
+    "one shard: take a few times as many shards. The same command goes on after an interruption.",
+)
+@click.option(
+    "--force", is_flag=True, help="Replace OUT if it exists; of a folder, shards of other images or settings."
+)
+@run_options(workers=WORKERS)
+def pack(
+    source: str,
+    out: str,
+    raw: bool,
+    size: int | None,
+    limit: int | None,
+    shards: int | None,
+    force: bool,
+    run: RunOptions,
+) -> None:
+    """Pack images into one HDF5 file, or into several that read as one.
 
     SOURCE is a folder (its sub-folders are the classes), a list of files (a .txt file with a path on each line, perhaps
     followed by a tab and a label, or a .csv file with the columns path and label), or scenes:COUNT[:SEED], which are
@@ -42,6 +62,7 @@ def pack(source: str, out: str, raw: bool, size: int | None, limit: int | None, 
     Examples:
       deconvviz pack photos/ photos.h5
       deconvviz pack --raw bands/ bands.h5
+      deconvviz pack --shards 64 imagenet/train/ train/
     """
     from deconvviz.data.datasets import parse_scenes
     from deconvviz.data.pack import pack as pack_images
@@ -53,6 +74,7 @@ def pack(source: str, out: str, raw: bool, size: int | None, limit: int | None, 
         raw=raw,
         size=size,
         limit=limit,
+        shards=shards,
         workers=run.workers,
         progress=run.progress,
         overwrite=force,

@@ -48,18 +48,29 @@ def read_array(path: pathlib.Path) -> Picture:
     (4, 5, 6)
     """
     try:
-        suffix = path.suffix.lower()
-        if suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # its shape, before any value is read
-        elif suffix == ".npz":
-            array = _only_array(path)
-        else:
-            array = _tiff_array(path)
+        array = _array_in(path)
     except DataError:
         raise
     except Exception as error:  # a corrupt file makes these readers raise almost anything
         raise DataError(one_line(error)) from error
     return checked_array(array)
+
+
+def _array_in(path: pathlib.Path, attempts: int = 20) -> Array:
+    try:
+        return _array_at_once(path)
+    except SystemError:  # CPython 3.11 may raise it where two threads parse at once, as NumPy does with heads of files
+        if attempts == 1:
+            raise
+        return _array_in(path, attempts - 1)
+
+
+def _array_at_once(path: pathlib.Path) -> Array:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)  # its shape, before any value is read
+        return array
+    return _only_array(path) if suffix == ".npz" else _tiff_array(path)
 
 
 def checked_array(values: Any) -> Picture:

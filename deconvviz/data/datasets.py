@@ -12,6 +12,7 @@ import numpy as np
 from deconvviz.data.decode import decode
 from deconvviz.data.images import ImageStore
 from deconvviz.data.scenes.scenes import Scenes
+from deconvviz.data.shards import is_sharded
 from deconvviz.data.sources import folder_source
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
@@ -160,8 +161,8 @@ def open_images(source: Any) -> Images:
     """Open labelled images.
 
     Args:
-        source: the path of a packed store, the path of a folder with a sub-folder for each class,
-            "scenes[:COUNT[:SEED]]" for generated pictures, or a dataset, which is returned as it is.
+        source: the path of a packed store (a file, or a folder of shards), the path of a folder with a sub-folder for
+            each class, "scenes[:COUNT[:SEED]]" for generated pictures, or a dataset, which is returned as it is.
 
     Raises:
         DataError: the source does not exist, or is of another kind.
@@ -174,7 +175,8 @@ def open_images(source: Any) -> Images:
     scenes = parse_scenes(str(source))
     if scenes is not None:
         return scenes
-    return Folder(source) if pathlib.Path(source).is_dir() else ImageStore.open(source)
+    is_folder_of_images = pathlib.Path(source).is_dir() and not is_sharded(source)
+    return Folder(source) if is_folder_of_images else ImageStore.open(source)
 
 
 def parse_scenes(text: str) -> Scenes | None:

@@ -1,33 +1,36 @@
-"""Pack a folder, a list of files or a dataset of images into one HDF5 file that `ImageStore` reads."""
+"""Pack a folder, a list of files or a dataset of images into one HDF5 file, or shards, that `ImageStore` reads."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import pathlib
+import warnings
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from PIL import Image
 
-from deconvviz.data.array_files import ARRAY_EXTENSIONS, checked_array, is_array_file, read_array
-from deconvviz.data.decode import as_image, decode, encode, pixels
+from deconvviz.data.entries import EntryReader, is_array, write_entries
 from deconvviz.data.parallel import cores, in_order
-from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
-from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Entry, Source, find_source
-from deconvviz.data.writing import StoreWriter
+from deconvviz.data.shard_packing import ShardJob, pack_shards, plan_for
+from deconvviz.data.shards import MOST, shards_in
+from deconvviz.data.sources import EXTENSIONS, DatasetEntries, Source, find_source
 from deconvviz.errors import DataError, require
 from deconvviz.progress import progress_bar
-from deconvviz.results.files import atomic, one_line
-from deconvviz.types import Pathlike, Picture
+from deconvviz.results.files import atomic
+from deconvviz.types import Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 SIDE = 256  # pixels: of the pictures that a raw store holds
+MANY = 100_000  # images: packing them into one file by one process takes long
+MANY_IN_ONE = (
+    "{} images go into one file; with shards=64 (--shards 64) several processes pack them into a folder, and after an "
+    "interruption the same command goes on"
+)
 
 
 class PackKeywords(TypedDict, total=False):
@@ -36,6 +39,7 @@ class PackKeywords(TypedDict, total=False):
     raw: bool
     size: int | None
     limit: int | None
+    shards: int | None
     workers: int
     progress: bool
     command: str | None
@@ -53,18 +57,21 @@ class PackOptions:
             central square is kept. By default pictures have 256, and where any of the images is an array, all of them
             keep their own sizes and their values as they are.
         limit: take only so many images, spread over the classes and over the source; None takes all.
-        workers: threads that decode images.
+        shards: number of files that are written to a folder; None writes a single file. Images that are files are then
+            packed by several processes, and the same call goes on where an interrupted one stood, also after a kill.
+        workers: threads that decode images; of shards of image files the number of processes.
         progress: whether a progress bar is shown on standard error.
         command: the command line, which is kept in the file.
-        overwrite: whether an existing file is replaced.
+        overwrite: whether an existing file is replaced, or shards of other images or settings.
 
     Raises:
-        DataError: a limit, a number of workers or a size below 1.
+        DataError: a limit, a number of workers or of shards or a size below 1, or more than 99,999 shards.
     """
 
     raw: bool = False
     size: int | None = None
     limit: int | None = None
+    shards: int | None = None
     workers: int = dataclasses.field(default_factory=cores)
     progress: bool = True
     command: str | None = None
@@ -75,6 +82,7 @@ class PackOptions:
             self,
             DataError,
             limit=(self.limit is None or self.limit >= 1, "at least 1"),
+            shards=(self.shards is None or 1 <= self.shards <= MOST, f"at least 1 and at most {MOST}"),
             workers=(self.workers >= 1, "at least 1"),
             size=(self.size is None or self.size >= 1, "at least 1"),
         )
@@ -85,12 +93,14 @@ class PackReport:
     """What `pack` did; `print(report)` lists it.
 
     Attributes:
-        path: the file that was written.
+        path: the file that was written, or the folder of shards.
         count: number of images that were packed.
         classes: number of classes.
         skipped: (name, reason) of each image that could not be read.
         ignored: number of files that are not named like images.
         fingerprint: of the store: SHA-256 in hex over names, labels and image bytes.
+        shards: number of files in the folder; 0 where a single file was written.
+        found: number of these that were there before, from an earlier run.
     """
 
     path: pathlib.Path
@@ -99,10 +109,16 @@ class PackReport:
     skipped: list[tuple[str, str]]
     ignored: int
     fingerprint: str
+    shards: int = 0
+    found: int = 0
 
     def __str__(self) -> str:
         classes = f" of {self.classes} classes" if self.classes else ""
-        lines = [f"packed {self.count} images{classes} into {self.path} ({self.path.stat().st_size / 1e6:.1f} MB)"]
+        files = shards_in(self.path) if self.shards else [self.path]
+        size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+        there = f", {self.found} of which were there" if self.found else ""
+        size = f"{self.shards} shard{'s' * (self.shards > 1)}{there}; {size}" if self.shards else size
+        lines = [f"packed {self.count} images{classes} into {self.path} ({size})"]
         if self.ignored:
             lines.append(f"ignored {self.ignored} files that are not named like images")
         if self.skipped:
@@ -114,7 +130,7 @@ class PackReport:
 
 
 def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackReport:
-    """Pack images into one file. Each image is decoded once; an image that cannot be read is skipped and listed.
+    """Pack images into one file, or into shards. Each image is decoded once; those that cannot be read are listed.
 
     Args:
         source: one of these three.
@@ -128,15 +144,17 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
             A dataset with `len()`, whose items are (image, label): the image is a PIL image, a uint8 tensor [C, H, W]
             or a uint8 array [H, W, C], and it is packed as PNG. With `raw` it may be an array or a tensor of uint8,
             uint16 or float32 with any number of channels. Its `classes` and `names` are used if it has them.
-        out: path of the file; it is written as a whole or not at all.
-        options: `raw`, `size`, `limit`, `workers`, `progress`, `command` and `overwrite`; see `PackOptions`.
+        out: path of the file; it is written as a whole or not at all. With `shards`, path of a folder, in which each
+            file is written as a whole or not at all.
+        options: `raw`, `size`, `limit`, `shards`, `workers`, `progress`, `command` and `overwrite`; see `PackOptions`.
 
     Returns:
         What was packed and what was skipped.
 
     Raises:
         DataError: the source does not exist or has no image that can be read, `out` exists and `overwrite` is not set,
-            `out` cannot be written, an option is invalid, or raw images are of several kinds.
+            `out` cannot be written, an option is invalid, or raw images are of several kinds; the folder for shards
+            holds other things, or there are more shards than images.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -146,103 +164,67 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
     """
     settings = PackOptions(**options)
     path = pathlib.Path(out)
+    return _pack_file(source, path, settings) if settings.shards is None else _pack_folder(source, path, settings)
+
+
+def _pack_file(source: Any, path: pathlib.Path, settings: PackOptions) -> PackReport:
+    """Pack images into one file."""
     with atomic(path) as temporary:
         _refuse_output(path, source, settings.overwrite)
         images = _limited(find_source(source, settings.raw), settings.limit)
-        size = settings.size
-        if settings.raw and size is None and not _any_array(images):
-            size = SIDE
-        skipped: list[tuple[str, str]] = []
-        with StoreWriter(temporary, settings.raw, size) as writer:
-            results = in_order(_Reader(settings.raw, size), images.entries, settings.workers)
-            bar = progress_bar(results, total=images.count, unit="image", disable=not settings.progress)
-            for entry, result in bar:
-                if isinstance(result, str):
-                    skipped.append((entry.name, result))
-                else:
-                    writer.add(entry.name, entry.label, *result)
-            if not len(writer):
-                raise DataError(_nothing_packed(images, skipped))
-            made_by = {"command": settings.command, "source": images.description, "limit": settings.limit}
-            size = size if settings.raw else None
-            fingerprint = writer.finish(images.classes, skipped, {**made_by, "raw": settings.raw, "size": size})
-            count = len(writer)
-    return PackReport(path, count, len(images.classes), skipped, images.ignored, fingerprint)
+        if images.count > MANY and not isinstance(images.entries, DatasetEntries):
+            warnings.warn(MANY_IN_ONE.format(images.count), stacklevel=3)
+        reader = EntryReader(settings.raw, _size(images, settings))
+        results = in_order(reader, images.entries, settings.workers)
+        with progress_bar(total=images.count, unit="image", disable=not settings.progress) as bar:
+            configuration = _configuration(images, reader, settings)
+            written = write_entries(temporary, results, reader, images.classes, configuration, bar.update)
+        if not written.count:
+            raise DataError(_nothing_packed(images, written.skipped))
+    classes = len(images.classes)
+    return PackReport(path, written.count, classes, written.skipped, images.ignored, written.fingerprint)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Reads one image; threads call it.
-
-    Attributes:
-        raw: whether pixels are stored, and not image files.
-        size: side of the square that they become; None leaves them as they are.
-    """
-
-    raw: bool
-    size: int | None
-
-    def __call__(self, entry: Entry) -> tuple[Entry, tuple[Picture, tuple[int, int]] | str]:
-        """Return the entry without its content, and what is stored with (height, width), or the reason against it."""
-        emptied = dataclasses.replace(entry, content=None)  # so that what a dataset returned can be freed
-        try:
-            if self.raw and _is_array(entry.content):
-                array = entry.content
-                picture = read_array(array) if isinstance(array, pathlib.Path) else checked_array(array)
-            else:
-                data = _file_content(entry.content)
-                picture = decode(data)
-                if not self.raw:
-                    return emptied, (np.frombuffer(data, np.uint8), picture.shape[:2])
-            if self.size is not None:
-                count = picture.shape[2]
-                square = Preprocess(resize=self.size, crop=self.size, mean=(0.0,) * count, std=(1.0,) * count)
-                picture = square.picture(picture)
-        except DataError as error:
-            return emptied, one_line(error)
-        return emptied, (picture, picture.shape[:2])
+def _pack_folder(source: Any, path: pathlib.Path, settings: PackOptions) -> PackReport:
+    """Pack images into shards in a folder."""
+    _refuse_output(path, source, settings.overwrite, folder=True)
+    images = _limited(find_source(source, settings.raw), settings.limit)
+    count = settings.shards or 1
+    if not images.count:
+        raise DataError(_nothing_packed(images, []))
+    if count > images.count:
+        raise DataError(f"{count} shards given for {images.count} images; give {images.count} shards at most")
+    reader = EntryReader(settings.raw, _size(images, settings))
+    configuration = _configuration(images, reader, settings)
+    plan = plan_for(images, reader, count)
+    job = ShardJob(
+        folder=path, count=count, reader=reader, classes=images.classes, configuration=configuration, plan=plan
+    )
+    store, found = pack_shards(job, images, settings.workers, settings.progress, settings.overwrite)
+    skipped = list(store.skipped)
+    if not len(store):
+        raise DataError(_nothing_packed(images, skipped))
+    classes = len(images.classes)
+    return PackReport(path, len(store), classes, skipped, images.ignored, store.fingerprint, count, found)
 
 
-def _is_array(content: Any) -> bool:
-    """Return whether the content of an entry is an array, and no picture: no grey or colours of 8 bits."""
-    if isinstance(content, pathlib.Path):
-        return is_array_file(content)
-    if isinstance(content, Image.Image | DataError) or not hasattr(content, "shape"):
-        return False
-    channels_first = hasattr(content, "movedim")
-    channels = 1 if len(content.shape) == 2 else content.shape[0 if channels_first else -1]
-    return str(content.dtype).removeprefix("torch.") != "uint8" or channels not in (1, 3)
+def _size(images: Source, settings: PackOptions) -> int | None:
+    """Return the side of the squares that are stored; None where images keep their own sizes."""
+    if not settings.raw:
+        return None
+    return SIDE if settings.size is None and not _any_array(images) else settings.size
+
+
+def _configuration(images: Source, reader: EntryReader, settings: PackOptions) -> dict[str, Any]:
+    """Return what a store says about how it was made."""
+    made_by = {"command": settings.command, "source": images.description, "limit": settings.limit}
+    return {**made_by, "raw": reader.raw, "size": reader.size}
 
 
 def _any_array(images: Source) -> bool:
     """Return whether a source has arrays: any of its files, or the first image of a dataset."""
     entries = images.entries[:1] if isinstance(images.entries, DatasetEntries) else images.entries
-    return any(_is_array(entry.content) for entry in entries)
-
-
-def _file_content(content: Any) -> bytes:
-    """Return the content of an image file: of the file at a path, or of a PNG with what a dataset returned."""
-    if isinstance(content, DataError):
-        raise content
-    try:
-        if not isinstance(content, pathlib.Path):
-            image = as_image(content)
-            if image.mode.startswith("I"):  # 16-bit grey keeps its bits
-                return _png(image)
-            return encode(np.asarray(pixels(image), np.uint8))
-        if content.suffix.lower() in ARRAY_EXTENSIONS:
-            raise DataError("an array, not an image file; pack it with raw=True (--raw)")
-        if content.exists() and not content.is_file():  # reading a pipe would never end
-            raise DataError("not a file")
-        return content.read_bytes()
-    except (OSError, ValueError, SyntaxError, TypeError) as error:  # a dataset's PIL image may be read only now
-        raise DataError(one_line(error)) from error
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return any(is_array(entry.content) for entry in entries)
 
 
 def _limited(source: Source, limit: int | None) -> Source:
@@ -256,14 +238,14 @@ def _limited(source: Source, limit: int | None) -> Source:
     return dataclasses.replace(source, count=limit, entries=[entries[place] for place in places])
 
 
-def _refuse_output(out: pathlib.Path, source: Any, overwrite: bool) -> None:
+def _refuse_output(out: pathlib.Path, source: Any, overwrite: bool, folder: bool = False) -> None:
     """Raise DataError where the output is named like an image, is the source itself, or exists."""
     if out.suffix.lower() in EXTENSIONS:
         raise DataError(f"{out} is named like an image; an image store is named like photos.h5")
     origin = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
     if isinstance(origin, str | os.PathLike) and os.path.realpath(origin) == os.path.realpath(out):
         raise DataError(f"{out} is both what to pack and where to; give another output file")
-    if out.is_file() and not overwrite:
+    if out.is_file() and not overwrite and not folder:
         raise DataError(f"{out} exists; choose another name, or overwrite it with overwrite=True (--force)")
 
 

@@ -7,6 +7,7 @@ import copy
 import csv
 import dataclasses
 import io
+import json
 import operator
 import os
 import pathlib
@@ -194,6 +195,13 @@ class DatasetEntries(Sequence[Entry]):
         self.labels: Ints = labels if labels.shape == (len(dataset),) else np.full(len(dataset), -1, np.int64)
         self.indices = np.arange(len(dataset))
 
+    def identity(self) -> str:
+        """Return a text that differs where it is known that the entries do; no item is asked for."""
+        names = None if self._names is None else [str(self._names[index]) for index in self.indices.tolist()]
+        fingerprint = str(getattr(self._dataset, "fingerprint", ""))
+        about = [type(self._dataset).__name__, fingerprint, names, self.labels.tolist(), self.indices.tolist()]
+        return json.dumps(about)
+
     def chosen(self, indices: Ints) -> DatasetEntries:
         """Return only some of the entries, in this order."""
         some = copy.copy(self)
@@ -288,5 +296,5 @@ def _raise_unreadable(error: OSError) -> None:
 
 
 def _as_text(name: str) -> str:
-    """Return a file's name as text: bytes in it that are not UTF-8 become a replacement character."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """Return a file's name as text: bytes in it that are not UTF-8, or are zero, become a replacement character."""
+    return os.fsencode(name).decode("utf-8", "replace").replace("\0", "\ufffd")  # HDF5 ends a text at a zero

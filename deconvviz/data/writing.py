@@ -1,17 +1,15 @@
-"""StoreWriter: writes an image store, image by image; `data.images` describes the layout and reads it."""
+"""StoreWriter: writes an image store, image by image; `data.store_file` describes the layout and reads it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import struct
-from hashlib import sha256
 from typing import Any
 
 import h5py
 import numpy as np
 
-from deconvviz.data.images import FORMAT, SCHEMA
+from deconvviz.data.store_file import FORMAT, SCHEMA, fingerprint_of
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists
@@ -51,7 +49,7 @@ class StoreWriter:
         self._digests: list[bytes] = []
         self._waiting: list[Array] = []
         self._waiting_bytes = 0
-        self._digest = sha256()
+        self._lengths: list[int] = []
 
     def __len__(self) -> int:
         return len(self._names)
@@ -70,17 +68,14 @@ class StoreWriter:
         """
         if data.ndim == 3:
             self._refuse_mixture(name, data)
-        about = ""
         rows: Array = data[None] if self.kind == "raw" else data
         if self.kind == "arrays":
             little = np.ascontiguousarray(data, data.dtype.newbyteorder("<"))
-            rows, about = little.reshape(-1).view(np.uint8), f"{data.dtype}{data.shape}"
+            rows = little.reshape(-1).view(np.uint8)
         self._waiting.append(rows)
         self._offsets.append(self._offsets[-1] + len(rows))
         self._digests.append(digest_of_bytes(np.ascontiguousarray(rows)))
-        text = name.encode()
-        self._digest.update(struct.pack("<qqq", len(text), label, rows.size) + text + about.encode())
-        self._digest.update(np.ascontiguousarray(rows).data)
+        self._lengths.append(rows.size)
         self._names.append(name)
         self._labels.append(label)
         self._sizes.append(size)
@@ -101,24 +96,32 @@ class StoreWriter:
                 "them apart"
             )
 
+    @property
+    def pixels(self) -> tuple[str, int] | None:
+        """Type and channels of the raw images; None where image files are stored, and before the first image."""
+        return self._pixels
+
     def finish(self, classes: list[str], skipped: list[tuple[str, str]], configuration: dict[str, Any]) -> str:
-        """Write the lists; return the fingerprint."""
+        """Write the lists; return the fingerprint. A file without an image is written too: a shard may have none."""
+        self._settle_nothing()
         self._write()
-        fingerprint = self._digest.hexdigest()
         self._file["names"] = np.array(self._names, _TEXT)
         self._file["classes"] = np.array(classes, _TEXT)
         self._file["skipped"] = np.array(skipped, _TEXT).reshape(-1, 2)
+        labels, sizes = np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2)
         offsets = None if self.kind == "raw" else np.array(self._offsets, np.int64)
-        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 16)
-        arrays = [np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2), offsets, digests]
+        digests = np.frombuffer(bytearray().join(self._digests), np.uint8).reshape(-1, 16)
+        arrays = [labels, sizes, offsets, digests]
         for name, array in zip(("labels", "sizes", "offsets", "digests"), arrays, strict=True):
             if array is not None:
                 self._file[name] = array
-        made = json.dumps(configuration, sort_keys=True)
-        lists: list[Any] = [self._names, classes, [list(pair) for pair in skipped], made, self.kind, fingerprint]
         about = {}
         if self.kind == "arrays" and self._pixels is not None:
             about = dict(zip(("dtype", "channels"), self._pixels, strict=True))
+        kinds = (*self._pixels, sizes) if self.kind == "arrays" and self._pixels is not None else None
+        fingerprint = fingerprint_of(self._names, labels, np.array(self._lengths, np.int64), digests, kinds)
+        made = json.dumps(configuration, sort_keys=True)
+        lists: list[Any] = [self._names, classes, [list(pair) for pair in skipped], made, self.kind, fingerprint]
         self._file.attrs.update(
             about,
             lists=digest_of_lists([*lists, *about.values()], arrays),
@@ -130,15 +133,27 @@ class StoreWriter:
         )
         return fingerprint
 
+    def _settle_nothing(self) -> None:
+        """Give a file without an image a kind and an empty array, as if its first image had settled them."""
+        if len(self):
+            return
+        if self.kind != "encoded":
+            self.kind, self._pixels = ("arrays" if self._size is None else "raw"), ("uint8", 3)
+        self._create((self._size or 0, self._size or 0, 3))
+
+    def _create(self, shape: tuple[int, ...]) -> h5py.Dataset:
+        """Create the array of images; `shape` is that of the first image of a raw store."""
+        name, chunk = ("images", (1, *shape)) if self.kind == "raw" else ("bytes", (_CHUNK,))
+        options = {"chunks": chunk, "maxshape": (None, *chunk[1:])}
+        self._data = self._file.create_dataset(name, (0, *chunk[1:]), np.uint8, **options)
+        return self._data
+
     def _write(self) -> None:
         if self._waiting:
-            if self._data is None:
-                name, chunk = ("images", self._waiting[0].shape) if self.kind == "raw" else ("bytes", (_CHUNK,))
-                options = {"chunks": chunk, "maxshape": (None, *chunk[1:])}
-                self._data = self._file.create_dataset(name, (0, *chunk[1:]), np.uint8, **options)
-            start, stop = len(self._data), self._offsets[-1]
-            self._data.resize(stop, axis=0)
-            self._data[start:] = np.concatenate(self._waiting)
+            data = self._create(self._waiting[0].shape[1:]) if self._data is None else self._data
+            start, stop = len(data), self._offsets[-1]
+            data.resize(stop, axis=0)
+            data[start:] = np.concatenate(self._waiting)
             self._sink.check()
             self._waiting, self._waiting_bytes = [], 0
 

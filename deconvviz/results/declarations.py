@@ -322,7 +322,8 @@ FILES: Mapping[str, FileSchema] = {
     ),
     "deconvviz-images": FileSchema(
         version=2,
-        what="A store of images.",
+        what="A store of images, or one shard of it: `pack --shards N` writes N such files, "
+        "`shard-00003-of-00008.h5` and so on, to a folder that reads as one store, in the order of their names.",
         written_by="`deconvviz pack` and `dv.pack`",
         read_by="`dv.ImageStore.open`",
         settings={
@@ -332,8 +333,13 @@ FILES: Mapping[str, FileSchema] = {
             "number of channels.",
             "dtype": "of `arrays`: uint8, uint16 or float32.",
             "channels": "of `arrays`: C.",
-            "fingerprint": "SHA-256 over names, labels and image bytes.",
-            "configuration": "JSON: the command line, the source and the settings that made the file.",
+            "fingerprint": "SHA-256 over names, labels and image bytes, these by their digests, so that shards and a "
+            "single file of the same images have the same one; the docstring of "
+            "`deconvviz.data.store_file.fingerprint_of` is the recipe. Files of versions before 0.2 have one over the "
+            "whole bytes.",
+            "configuration": "JSON: the command line, the source and the settings that made the file. That of a shard "
+            "has an entry `shard`: `index` from 0, the number of shards `of`, and `plan`, a digest of all that is "
+            "packed, which is equal in shards that belong together.",
             "lists": "BLAKE2 digest of all lists and settings, checked when the file is opened.",
         },
         arrays=_arrays(

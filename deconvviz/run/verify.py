@@ -6,7 +6,9 @@ import pathlib
 
 import numpy as np
 
-from deconvviz.data.images import FORMAT, ImageStore
+from deconvviz.data.images import ImageStore
+from deconvviz.data.shards import is_sharded
+from deconvviz.data.store_file import FORMAT
 from deconvviz.results.features import KIND as FEATURES
 from deconvviz.results.features import Features
 from deconvviz.results.results import arrays_below, kind_of, reading
@@ -23,7 +25,8 @@ def verify(path: Pathlike, progress: bool = False) -> str:
     """Read a whole file, and compare it with the digests that it holds.
 
     Args:
-        path: of an image store, of features, or of any other HDF5 file that deconvviz wrote.
+        path: of an image store (a file, or a folder of shards), of features, or of any other HDF5 file that deconvviz
+            wrote.
         progress: whether a progress bar is shown on standard error.
 
     Returns:
@@ -40,7 +43,7 @@ def verify(path: Pathlike, progress: bool = False) -> str:
     'a squares file, unchanged since it was written'
     """
     path = pathlib.Path(path)
-    kind, digested = kind_of(path)
+    kind, digested = (FORMAT, True) if is_sharded(path) else kind_of(path)
     what = _read_through(path, kind, RunOptions(progress=progress))
     if digested:
         return f"{what}, unchanged since it was written"
@@ -54,7 +57,7 @@ def _read_through(path: pathlib.Path, kind: str, run: RunOptions) -> str:
             for index in range(len(store)):
                 store.encoded(index)
                 bar.update()
-        return f"an image store of {len(store)} images"
+        return f"an image store of {len(store)} images" + (f" in {store.shards} shards" if store.shards else "")
     if kind == FEATURES:
         features = Features(path)
         with run.bar("layer", len(features.layers), "verifying") as bar:

@@ -257,9 +257,9 @@ def test_a_store_of_pixels_is_read_in_blocks_and_a_damaged_image_is_named(tmp_pa
         read = [n for batch in Feed(store, PRE, indices, workers=2).batches(7) for n in numbers(batch.pictures)]
         assert read == indices
     assert [len(rows) for rows in calls[:4]] == [16, 16, 16, 2]
-    assert store._digests is not None
-    store._digests = store._digests.copy()
-    store._digests[20] = 0
+    assert store._files[0].digests is not None
+    store._files[0].digests = store._files[0].digests.copy()
+    store._files[0].digests[20] = 0
     (first, second, third, *_) = Feed(store, PRE, workers=2).batches(10, tolerant=True)
     assert numbers(first.pictures) == [*range(10)] and numbers(third.pictures) == [*range(21, 30)]
     assert list(third.left_out) == [store.names[20]] and not second.left_out

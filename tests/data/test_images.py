@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from deconvviz.data import images
+from deconvviz.data import store_file
 from deconvviz.data.decode import decode, encode
-from deconvviz.data.images import SCHEMA, ImageStore
+from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import PackReport, pack
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.store_file import SCHEMA
 from deconvviz.data.writing import StoreWriter
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink, atomic
@@ -577,10 +578,10 @@ def test_data_loader_workers(store: ImageStore, start: str, workers: int, epochs
 def test_fork_while_another_thread_opens(store: ImageStore) -> None:
     def child() -> None:
         _ = store[0]
-        assert store._handle is not None and store._handle[0] == os.getpid()  # not the parent's
+        assert store._files[0]._handle is not None and store._files[0]._handle[0] == os.getpid()  # not the parent's
 
     def hold() -> None:
-        with images._OPENING:
+        with store_file.OPENING:
             holding.set()
             time.sleep(0.3)
 

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import pytest
 
-from deconvviz.data.images import SCHEMA as STORE_SCHEMA
+from deconvviz.data.store_file import SCHEMA as STORE_SCHEMA
 from deconvviz.results import features, snapshots, tiles
 from deconvviz.results.declarations import FILES
 from deconvviz.results.schemas import misfit_of_layout
