@@ -95,7 +95,8 @@ def _useless(subject: Subject, removal: Removal, every: Sequence[Removal]) -> Fi
         value=upper,
         threshold=NO_COST,
         unit="percentage points of accuracy, at most",
-        source="measured: 95 % interval of paired images (Bonett and Price 2012), allowed 2 points",
+        source="this package's limit of what a layer may cost and still be useless; the upper end of the 95 % interval "
+        "of paired images (Bonett and Price 2012)",
         remedy="Leave the layer out and train on, or find out why it has learned nothing: look at its learning rate "
         "and its input.",
         evidence=Evidence(
