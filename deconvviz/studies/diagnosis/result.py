@@ -158,7 +158,8 @@ def lines_of(finding: Finding) -> list[str]:
         f"  {row.severity:7}  {row.layer:{width}}  {number(row.value, finding.unit):<6} {row.what}"
         for row in rows[:LISTED]
     ]
-    return lines + ([f"  and {len(rows) - LISTED} more layers"] if len(rows) > LISTED else [])
+    left = len(rows) - LISTED
+    return lines + ([f"  and {left} more {'layer' if left == 1 else 'layers'}"] if left > 0 else [])
 
 
 def save_neighbours(neighbours: Sequence[Neighbour], path: Pathlike) -> None:

@@ -87,8 +87,8 @@ def _aliased(subject: Subject, change: ShiftChange, severity: Severity) -> Findi
         value=change.ratio,
         threshold=ALIASING[0],
         unit="times the change of the anti-aliased layer",
-        source="measured: what the pixels of photos reach when every third one is kept; the anti-aliased layer is Zhang "
-        "2019, arXiv 1904.11486, section 3",
+        source="measured: what the pixels of photos reach when every third one is kept; the anti-aliased layer is "
+        "Zhang 2019, arXiv 1904.11486, section 3",
         remedy=_smoothed(next(op for op in strided_ops(subject.network) if op.layer == change.layer)),
         evidence=_phases(subject, change, order[:CHANNELS].tolist()),
     )

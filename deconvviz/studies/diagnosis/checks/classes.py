@@ -83,7 +83,7 @@ def _taken(subject: Subject, neighbour: Neighbour, severity: Severity) -> Findin
         value=100 * neighbour.share,
         threshold=CONFUSED[0],
         unit="% of the class's images",
-        source="this package's grading: a note from a tenth of a class, in at least 2 of at least 5 images",
+        source="the share is this package's grading, where at least 2 of at least 5 images are taken for the class",
         remedy="See whether the labels are right and the classes differ in the picture. Give more images of both, or "
         "find out what the network looks at in each (deconvviz cam).",
         evidence=_evidence(subject, neighbour),

@@ -30,8 +30,8 @@ VANISHED = 0.01  # of the layer's median RMS: weights that are smaller count as 
 # A filter's RMS divided by the layer's median. Measured: the largest ratio in SqueezeNet's 25 layers is 2.3, in the
 # packaged ZFNet's seven 1.6 (tests/studies/diagnosis/checks/test_trained_networks.py verifies it).
 RATIOS = (3.0, 5.0, 10.0)
-# By how much more of the layer's squared response than of its filters large filters make. Measured on 40 photos: 0.13 in
-# the first layer of EfficientNet-Lite0, at most 0.05 in its others; no filter of SqueezeNet is large.
+# The share of the layer's squared response that large filters make, less their share of the filters. Measured on 40
+# photos: 0.13 in the first layer of EfficientNet-Lite0, at most 0.05 in its others; no filter of SqueezeNet is large.
 EXCESS = (0.1, 0.25, 0.5)
 ROUNDING = 1.002  # weights kept in half precision may lie this far above the radius that they were scaled to
 SHOWN = 24  # tiles or bars of a figure
@@ -91,8 +91,7 @@ def _dead(subject: Subject, layer: str, own: NDArray[np.bool_], consequence: str
         value=share,
         threshold=SHARES[0],
         unit="share of the layer's filters",
-        source="this package's grading: a note from 1 % of the layer's filters; Zeiler and Fergus 2013, section 4.1 "
-        "and figure 6 (dead features)",
+        source="the share is this package's grading; Zeiler and Fergus 2013, section 4.1 and figure 6 (dead features)",
         remedy=_revived(subject, layer, channels),
         evidence=evidence,
     )
@@ -184,7 +183,7 @@ def _nearly_dead(subject: Subject, layer: str, responses: LayerResponses) -> Fin
         value=share,
         threshold=RARE_SHARES[0],
         unit="share of the layer's filters",
-        source="this package's grading: a note from 5 % of the layer's filters; Zeiler and Fergus 2013, figure 6",
+        source="the share is this package's grading; Zeiler and Fergus 2013, figure 6",
         remedy="Look at the images that these filters respond to (deconvviz mine). If they show one rare thing, the "
         "filters are right; if they show nothing in common, treat them as dead filters.",
         evidence=_firing_rates(responses),

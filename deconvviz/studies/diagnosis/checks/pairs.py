@@ -73,7 +73,8 @@ class Alike(NamedTuple):
             for name, which in (("weights", self.by_weights), ("responses", self.by_responses))
             if which[first, second].any()
         ]
-        more = f"; {len(members) - EACH} more filters" if len(members) > EACH else ""
+        left = len(members) - EACH
+        more = f"; {left} more {'filter' if left == 1 else 'filters'}" if left > 0 else ""
         return (
             f"by {' and '.join(reasons)}: cosine {_range(self.cosines[first, second])}, "
             f"correlation {_range(self.agreement[first, second])}{more}"
@@ -128,7 +129,7 @@ def _duplicates(subject: Subject, layer: str, responses: LayerResponses) -> Find
         value=share,
         threshold=SHARES[0],
         unit="share of the layer's filters",
-        source=f"this package's grading: a note from 1 % of the layer's filters. From which cosine ({SAME}) and "
+        source=f"the share is this package's grading. From which cosine ({SAME}) and "
         f"correlation ({DUPLICATE}) two are alike was measured on SqueezeNet and the packaged ZFNet",
         remedy=_fewer(subject, layer, alike),
         evidence=_in_sets(subject, layer, alike),
@@ -216,7 +217,7 @@ def _flipped(subject: Subject, layer: str, responses: LayerResponses) -> Finding
         value=share,
         threshold=FLIPPED_SHARES[0],
         unit="share of the layer's filters",
-        source="this package's grading: a note from 5 % of the layer's filters. From which cosine "
+        source="the share is this package's grading. From which cosine "
         f"(-{SAME}) two are opposite was measured; Shang et al. 2016 find pairs of opposite phase",
         remedy="A rectifier that keeps both signs (concatenated ReLU) needs only one filter for each such pair."
         if subject.build.rectifier(layer) is not None

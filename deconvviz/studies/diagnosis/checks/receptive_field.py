@@ -7,7 +7,7 @@ import numpy as np
 from deconvviz.data.pictures import outlined, tile
 from deconvviz.errors import LayerNotFound
 from deconvviz.graph.choose import last_maps
-from deconvviz.studies.diagnosis.finding import TILE_SIDE, CheckRun, Evidence, Finding, Measured, Skipped, verb
+from deconvviz.studies.diagnosis.finding import TILE_SIDE, CheckRun, Evidence, Finding, Measured, Skipped
 from deconvviz.studies.diagnosis.measures.build import Build, either
 from deconvviz.studies.diagnosis.measures.fields import (
     ENERGY,
@@ -152,7 +152,7 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
     what = f"Each unit that layer {first} reads already sees {side} px, which is the whole image of {image} px."
     later = [name for name, _ in late[1:]]
     if later:
-        what += f" So does each unit that {_listed(later)} {verb(len(later), 'reads', 'read')}."
+        what += f" So does each unit that {_listed(later)}."
     evidence = Evidence(
         kind="bars",
         arrays={"values": sides},
@@ -174,7 +174,7 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
         what=what,
         value=side / image,
         threshold=1.0,
-        unit="receptive field of the layer's input / image",
+        unit="times the image's side, the receptive field of what the layer reads",
         source="Richter et al. 2021, arXiv 2106.12307: layers beyond this border gain no context and tend to add "
         "little",
         remedy=either(
@@ -189,16 +189,14 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
 
 
 def _listed(names: list[str]) -> str:
-    """Name convolutions after the first one, at most four of them.
+    """Say which convolutions after the first one read, at most four of them by name.
 
-    >>> _listed(["a", "b"]), _listed(list("abcdef"))
-    ('a and b', 'a, b, c, d and 2 more convolutions after them')
+    >>> _listed(["a"]), _listed(list("abcdef"))
+    ('the convolution after it reads (a)', 'the 6 convolutions after it read (a, b, c, d and 2 more)')
     """
-    if len(names) > NAMED:
-        more = len(names) - NAMED
-        after = "convolution" if more == 1 else "convolutions"
-        return f"{', '.join(names[:NAMED])} and {more} more {after} after them"
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    which = "the convolution after it reads" if len(names) == 1 else f"the {len(names)} convolutions after it read"
+    return f"{which} ({', '.join(names[:NAMED])}{more})"
 
 
 def _boxed(subject: Subject, field: Field, boxes: dict[int, Box]) -> Evidence:

@@ -66,7 +66,7 @@ def _saturated(subject: Subject, layer: str, responses: LayerResponses) -> Findi
         value=share,
         threshold=ON_SHARES[0],
         unit="share of the layer's filters",
-        source="this package's grading: a note from 25 % of the layer's filters. A note need not be a fault: in "
+        source="the share is this package's grading. A note need not be a fault: in "
         "SqueezeNet's first squeeze layers, which hand colours on, up to 38 % are always on; Glorot and Bengio 2010",
         remedy=_unsaturated(subject, layer, bool(on.any()), bool(stuck.any())),
         evidence=Evidence(
@@ -87,9 +87,9 @@ def _unsaturated(subject: Subject, layer: str, on: bool, stuck: bool) -> str:
         ("a smaller shift in the normalisation" if normalised else "smaller biases") if on else "",
         "" if normalised else "BatchNorm",
         "a lower learning rate at the start",
-        "a rectifier that does not clip" if stuck and clips else "",
     ]
-    return "If the layer is meant to be nonlinear: use " + either(options)[0].lower() + either(options)[1:]
+    advice = f"If the layer is meant to be nonlinear: use {either(options)[0].lower()}{either(options)[1:]}"
+    return f"{advice} A rectifier that does not clip has no ceiling to be stuck at." if stuck and clips else advice
 
 
 # --- late filters that distinguish no class --------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _class_blind(
         value=share,
         threshold=BLIND_SHARES[0],
         unit="share of the layer's live filters",
-        source="this package's grading: a note from 10 % of the layer's live filters; Morcos et al. 2018 (the index), "
+        source="the share is this package's grading; Morcos et al. 2018 (the index), "
         f"compared with {SHUFFLES} shuffles of the classes",
         remedy="In the last layers such filters carry nothing about these classes: use fewer filters, or train longer.",
         evidence=Evidence(

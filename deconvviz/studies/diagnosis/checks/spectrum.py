@@ -138,7 +138,7 @@ def noise(subject: Subject) -> CheckRun:
         value=share,
         threshold=NOISE[0],
         unit="share of the layer's live filters",
-        source="this package's grading: a note from 10 % of the layer's live filters; SqueezeNet's first layer has "
+        source="the share is this package's grading; SqueezeNet's first layer has "
         "none (measured); flatness as of Johnston 1988",
         remedy="Train longer, or with a higher learning rate at first. If that changes nothing, fewer filters may be "
         "enough; weight decay empties those that are not used.",

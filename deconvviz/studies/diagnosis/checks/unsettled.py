@@ -83,8 +83,7 @@ def _moving(subject: Subject, worst: Settling, layers: Sequence[Settling], sever
         value=share,
         threshold=UNSETTLED[0],
         unit="% of the layer's filters",
-        source="this package's grading: a note from 10 % of the layer's filters that move at half the mean pace of the "
-        "whole training or faster",
+        source="the share is this package's grading, of filters that move at half the training's mean pace or faster",
         remedy=f"Train longer{_lowered(subject)}. Upper layers take longest: 40 to 50 epochs in the paper.",
         evidence=_distances(layers),
     )

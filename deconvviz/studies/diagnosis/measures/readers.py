@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import final_value, op_name, op_of
+from deconvviz.graph.ops import Op, final_value, op_name, op_of
 from deconvviz.graph.reach import data_inputs, shape_of
 from deconvviz.studies.diagnosis.subject import Subject
 
@@ -70,7 +70,7 @@ def constant_by_input(subject: Subject, layer: str) -> tuple[str, NDArray[np.boo
         node = data_inputs(node)[0]
     node = None if node is None else data_inputs(node)[0]
     while node is not None and node not in by_node:
-        node = data_inputs(node)[0] if node.op == "call_function" and op_of(node).passes_channels else None
+        node = data_inputs(node)[0] if node.op == "call_function" and _hands_on(op_of(node)) else None
     if node is None:
         return "", np.zeros_like(constant)
     source = by_node[node]
@@ -84,11 +84,15 @@ def _reading(node: fx.Node) -> Iterator[fx.Node]:
         if not reader.meta.get("data", True) or reader.op not in ("call_function", "output"):
             continue
         op = op_of(reader) if reader.op == "call_function" else None
-        handed_on = op is not None and (op.passes_channels or op.averages or op.reshapes or op_name(reader) == "cat")
-        if handed_on:
+        if op is not None and (_hands_on(op) or op.averages or op.reshapes or op_name(reader) == "cat"):
             yield from _reading(reader)
         else:
             yield reader
+
+
+def _hands_on(op: Op) -> bool:
+    """Return whether each channel of an op's result comes from the channel of the same number."""
+    return op.passes_channels or op.pads
 
 
 def _is_depthwise(node: fx.Node) -> bool:
