@@ -24,11 +24,10 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x).relu()
         left, right = self.left(x), self.right(x)
-        together = {
-            "cat": lambda: torch.cat([left, right], 1),
-            "sum": lambda: left + right,
-            "product": lambda: left * right.sigmoid(),
-        }[self.how]()
+        if self.how == "cat":
+            together = torch.cat([left, right], 1)
+        else:
+            together = left + right if self.how == "sum" else left * right.sigmoid()
         return self.last(together).mean((2, 3))
 
 
@@ -71,4 +70,5 @@ def test_what_a_dead_channel_makes_constant(each: int) -> None:
     subject = about(model, noise_images(6))
     source, caused = constant_by_input(subject, "3")
     assert source == "1" and np.flatnonzero(caused).tolist() == [2 * each + n for n in range(each)]
-    assert constant_by_input(subject, "1") == ("", pytest.approx(np.zeros(6)))
+    source, caused = constant_by_input(subject, "1")
+    assert source == "" and not caused.any()
