@@ -22,7 +22,7 @@ from deconvviz.web.page import embedded, write_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deconvviz.studies.diagnosis.finding import Evidence, Finding
+    from deconvviz.studies.diagnosis.finding import Evidence, Finding, Neighbour
     from deconvviz.studies.diagnosis.result import CheckSummary, Diagnosis
 
 ROWS = 8  # layers of a finding that are not folded away
@@ -112,20 +112,25 @@ def write_report(
         "first": [entry for entry in entries if entry["first"]],
         "groups": [group for group in groups if group["findings"]],
         "checks": diagnosis.checks,
-        "mistakes": sorted(
-            (each for each in diagnosis.classes if each.taken), key=lambda each: (-each.share, -each.probability)
-        ),
+        "mistakes": sorted((each for each in diagnosis.classes if each.taken), key=_rarity),
         "few": max((each.images for each in diagnosis.classes), default=0) < ENOUGH,
         "skipped": [(titles[name], reason) for name, reason in diagnosis.skipped.items()],
         "classes": diagnosis.classes,
-        "silent": [
-            (summary.title, "" if summary.value is None else quantity(summary.value, summary.unit))
-            for summary in diagnosis.checks
-            if not summary.findings and not summary.skipped
-        ],
+        "silent": _silent(diagnosis),
         "comparison": None if other is None else _comparison(place, (diagnosis, other), names, first_layers, command),
     }
     write_page(place / PAGE, "diagnosis.html", values)
+
+
+def _rarity(neighbour: Neighbour) -> tuple[float, float]:
+    """Return what sorts classes: first those of which the largest share is taken for another one."""
+    return -neighbour.share, -neighbour.probability
+
+
+def _silent(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """Return the checks that were made and found nothing: their titles, and what they measured, "" for nothing."""
+    made = [summary for summary in diagnosis.checks if not summary.findings and not summary.skipped]
+    return [(each.title, "" if each.value is None else quantity(each.value, each.unit)) for each in made]
 
 
 def _entry(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str, str], command: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deconvviz.data.pictures import outlined, tile
@@ -148,21 +150,11 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
     late = [(name, side) for name, side in readers if side >= image]
     if not late:
         return ()
-    (first, side), sides = late[0], np.array([float(side) for _, side in readers])
+    first, side = late[0]
     what = f"Each unit that layer {first} reads already sees {side} px, which is the whole image of {image} px."
     later = [name for name, _ in late[1:]]
     if later:
         what += f" So does each unit that {_listed(later)}."
-    evidence = Evidence(
-        kind="bars",
-        arrays={"values": sides},
-        labels=tuple(name for name, _ in readers),
-        x="convolutions of more than one position, in their order",
-        y="receptive field of what the layer reads (px)",
-        mark=float(image),
-        mark_name="the image",
-        named=tuple(place for place, (_, side) in enumerate(readers) if side >= image),
-    )
     finding = Finding(
         check="receptive-field",
         kind="context",
@@ -170,7 +162,7 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
         severity="note",
         layer=first,
         channels=(),
-        evidence=evidence,
+        evidence=_context(readers, image),
         what=what,
         value=side / image,
         threshold=1.0,
@@ -186,6 +178,25 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
         ),
     )
     return (finding,)
+
+
+def _context(readers: Sequence[tuple[str, int]], image: int) -> Evidence:
+    """Show how much of the image each convolution's input sees, and mark those that see all of it.
+
+    Args:
+        readers: as `readers_of_context` returns them.
+        image: the longer side of the image, in pixels.
+    """
+    return Evidence(
+        kind="bars",
+        arrays={"values": np.array([float(side) for _, side in readers])},
+        labels=tuple(name for name, _ in readers),
+        x="convolutions of more than one position, in their order",
+        y="receptive field of what the layer reads (px)",
+        mark=float(image),
+        mark_name="the image",
+        named=tuple(place for place, (_, side) in enumerate(readers) if side >= image),
+    )
 
 
 def _listed(names: list[str]) -> str:
