@@ -112,7 +112,7 @@ def write_report(
         "first": [entry for entry in entries if entry["first"]],
         "groups": [group for group in groups if group["findings"]],
         "checks": diagnosis.checks,
-        "mistakes": sorted((each for each in diagnosis.classes if each.taken), key=_rarity),
+        "mistakes": sorted((each for each in diagnosis.classes if each.taken), key=_most_mistaken_first),
         "few": max((each.images for each in diagnosis.classes), default=0) < ENOUGH,
         "skipped": [(titles[name], reason) for name, reason in diagnosis.skipped.items()],
         "classes": diagnosis.classes,
@@ -122,7 +122,7 @@ def write_report(
     write_page(place / PAGE, "diagnosis.html", values)
 
 
-def _rarity(neighbour: Neighbour) -> tuple[float, float]:
+def _most_mistaken_first(neighbour: Neighbour) -> tuple[float, float]:
     """Return what sorts classes: first those of which the largest share is taken for another one."""
     return -neighbour.share, -neighbour.probability
 
