@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import deconvviz as dv
 torch.set_num_threads(1)  # the tests run in two processes
 pytest.register_assert_rewrite("demo_explainers")  # its assertions tell as much as those of a test file
 LEFT_OUT_OF_FAST = ("slow", "kill", "browser", "peers", "data")
+CHROMIUM = pathlib.Path("/usr/bin/chromium")
 HELPERS = str(pathlib.Path(__file__).resolve().parent / "helpers")
 # A test file that is run as a program by its own test finds the helpers as pytest does.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
@@ -89,3 +91,21 @@ def network() -> Callable[[str, int], tuple[nn.Module, dv.Network]]:
         return model, dv.capture(model, (3, size, size))
 
     return made
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's chromium; absent, the test is skipped, or fails where DECONVVIZ_REQUIRE_BROWSER is set."""
+    try:
+        from playwright.sync_api import sync_playwright
+
+        if not CHROMIUM.exists():
+            raise ImportError(f"no {CHROMIUM}: apt-get install chromium")
+    except ImportError as error:
+        if os.environ.get("DECONVVIZ_REQUIRE_BROWSER"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield running
+        running.close()

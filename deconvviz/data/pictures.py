@@ -26,8 +26,17 @@ def signed_picture(signed: NDArray[np.floating[Any]], percentile: float = FULL_C
     >>> signed_picture(np.array([[[-2.0], [0.0], [1.0]]]), percentile=100)[0, :, 0]
     array([  0, 128, 191], dtype=uint8)
     """
-    levels = np.floor(255 * stretched(signed, percentile) + 0.5).astype(np.uint8)
-    return np.broadcast_to(levels, (*signed.shape[:2], 3))
+    return colour_picture(stretched(signed, percentile))
+
+
+def colour_picture(levels: NDArray[np.floating[Any]]) -> Pixels:
+    """Return levels in 0..1, floating [h, w, C] with C = 3 or 1, as a picture, uint8 [h, w, 3].
+
+    >>> colour_picture(np.array([[[0.5], [2.0]]]))[0].tolist()
+    [[128, 128, 128], [255, 255, 255]]
+    """
+    pixels = np.floor(255 * np.clip(levels, 0, 1) + 0.5).astype(np.uint8)
+    return np.broadcast_to(pixels, (*levels.shape[:2], 3))
 
 
 def grey_picture(values: NDArray[Any]) -> Pixels:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deconvviz.choices import SEVERITIES
 from deconvviz.metrics.intervals import NORMAL_95
-from deconvviz.studies.diagnosis.finding import Finding
+from deconvviz.studies.diagnosis.finding import Finding, quantity
 from deconvviz.studies.diagnosis.result import Diagnosis
 
 # Factor by which a value has to be farther beyond its threshold at the same severity: less is noise. This package's.
@@ -81,7 +81,7 @@ def _words(finding: Finding | None) -> str:
     if finding is None:
         return "no finding"
     worst = f", {finding.layer} the worst" if len(finding.rows) > 1 else ""
-    return f"{finding.severity} in {finding.place} ({finding.value:.3g} {finding.unit}{worst})"
+    return f"{finding.severity} in {finding.place}: {quantity(finding.value, finding.unit)}{worst}"
 
 
 def _accuracies(diagnosis: Diagnosis, other: Diagnosis) -> Iterator[Difference]:

@@ -12,23 +12,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from deconvviz.figures.sheet import CAPTION, HEADING, Sheet, shortened
+from deconvviz.figures.sheet import HEADING, Sheet, shortened
 from deconvviz.figures.tiles import filter_pictures, mosaic
+from deconvviz.studies.diagnosis.finding import SHARE
+from deconvviz.studies.diagnosis.tile_figure import DPI, WIDTH, draw_tiles
 from deconvviz.types import Floats
 
 if TYPE_CHECKING:
     from deconvviz.studies.diagnosis.finding import Evidence
 
-DPI = 150  # the page embeds these figures; more would only make it larger
-WIDTH = 7.2  # inches
 VALUES, LIMIT = "#21436b", "#d55e00"  # dark blue, and orange for thresholds; they differ in lightness too
 DASHES = ("-", "--", ":", "-.")
 NAMED = 40  # bars: more are not labelled by name
+BARS = 40  # of a histogram
 TITLE = 80  # letters of a title on one line
-MARGIN, GAP = 0.15, 0.1  # inches: beside the tiles, and between them
-LETTER, ROW = 0.062, 0.12  # inches: the width of a letter of a tile's label, and the height of its lines
 BLOCK, SPACE = 4.4, 0.3  # inches: the width of a network's first layer, and the space around it
 
 
@@ -42,12 +41,13 @@ def draw_evidence(evidence: Evidence, title: str, caption: str) -> Figure:
     """
     title = "\n".join(textwrap.wrap(title, TITLE)[:2])
     if evidence.kind == "tiles":
-        return _tiles(evidence, title, f"{evidence.x}\n{caption}" if evidence.x else caption)
+        return draw_tiles(evidence, title, f"{evidence.x}\n{caption}" if evidence.x else caption)
     sheet = Sheet(WIDTH, _height(evidence), title, caption, DPI)
     body = (0.01, sheet.bottom / sheet.height, 0.98, (sheet.top - sheet.bottom) / sheet.height)
     sheet.figure.set_layout_engine(ConstrainedLayoutEngine(rect=body))
     axes = sheet.figure.subplots()
     {"bars": _bars, "histogram": _histogram, "line": _line, "scatter": _scatter}[evidence.kind](axes, evidence)
+    _in_percent(axes)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return sheet.figure
@@ -98,30 +98,51 @@ def _height(evidence: Evidence) -> float:
 def _bars(axes: Axes, evidence: Evidence) -> None:
     """Draw bars: lying, each with its name, as long as there is room for names; more of them upright by rank."""
     values = np.asarray(evidence.arrays["values"], np.float64)
+    colours = [LIMIT if place in evidence.named else VALUES for place in range(len(values))]
     if len(values) > NAMED:
-        axes.bar(np.arange(len(values)), values, 1.0, color=VALUES)
+        axes.bar(np.arange(len(values)), values, 1.0, color=colours)
         axes.set_xlabel(evidence.x, fontsize=HEADING)
         axes.set_ylabel(evidence.y, fontsize=HEADING)
-        _mark(axes, evidence.mark, upright=False)
+        _mark(axes, evidence, upright=False)
         return
     names = [shortened(label, 44) for label in evidence.labels] or [str(n) for n in range(len(values))]
-    axes.barh(np.arange(len(values)), values, 0.7, color=VALUES)
+    axes.barh(np.arange(len(values)), values, 0.7, color=colours)
     axes.set_yticks(np.arange(len(values)), names)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set_xlabel(evidence.y, fontsize=HEADING)
     axes.set_ylabel(evidence.x, fontsize=HEADING)
     axes.axvline(0, color="0.5", linewidth=0.6)
-    _mark(axes, evidence.mark, upright=True)
+    _mark(axes, evidence, upright=True)
 
 
 def _histogram(axes: Axes, evidence: Evidence) -> None:
     values = np.asarray(evidence.arrays["values"], np.float64)
     values = values[np.isfinite(values)]
-    axes.hist(values, bins=min(40, max(10, len(values) // 8)), color=VALUES)
+    edges = _edges(values, evidence.mark)
+    axes.hist(values, bins=edges.tolist(), color=VALUES)
     axes.set_xlabel(evidence.x, fontsize=HEADING)
     axes.set_ylabel(evidence.y or "count", fontsize=HEADING)
+    axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _mark(axes, evidence.mark, upright=True)
+    _mark(axes, evidence, upright=True)
+
+
+def _edges(values: Floats, mark: float | None) -> Floats:
+    """Return the edges of a histogram's bars, ascending.
+
+    Values in 0..1, such as shares, have the same 40 bars in every figure, others have 40 between the smallest and the
+    largest one. A limit is an edge too, so that no bar holds values on both of its sides.
+
+    >>> _edges(np.array([0.5]), 0.99)[[0, 1, -2, -1]].tolist()
+    [0.0, 0.025, 0.99, 1.0]
+    """
+    ends = (0.0, 1.0)
+    if len(values) and (values.min() < 0 or values.max() > 1):
+        ends = (float(values.min()), float(values.max()))
+    edges = np.linspace(*ends, BARS + 1)
+    if mark is None or not edges[0] < mark < edges[-1]:
+        return edges
+    return np.unique(np.append(edges, mark))
 
 
 def _line(axes: Axes, evidence: Evidence) -> None:
@@ -136,7 +157,7 @@ def _line(axes: Axes, evidence: Evidence) -> None:
     axes.grid(color="0.92", linewidth=0.6)
     if (x == np.round(x)).all():
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _mark(axes, evidence.mark, upright=True, word="limit")  # of lines it is a place along x
+    _mark(axes, evidence, upright=True, word="limit")  # of lines it is a place along x
     if any(labels) or evidence.mark is not None:
         axes.legend(fontsize=7, frameon=False)
 
@@ -145,37 +166,22 @@ def _scatter(axes: Axes, evidence: Evidence) -> None:
     axes.plot(evidence.arrays["x"], evidence.arrays["y"], "o", color=VALUES, markersize=3, alpha=0.6, mec="none")
     axes.set_xlabel(evidence.x, fontsize=HEADING)
     axes.set_ylabel(evidence.y, fontsize=HEADING)
-    _mark(axes, evidence.mark, upright=False)
+    _mark(axes, evidence, upright=False)
 
 
-def _mark(axes: Axes, mark: float | None, upright: bool, word: str = "threshold") -> None:
+def _mark(axes: Axes, evidence: Evidence, upright: bool, word: str = "threshold") -> None:
     """Draw the threshold as a dashed line, and name it in a legend."""
-    if mark is None:
+    if evidence.mark is None:
         return
-    draw = axes.axvline if upright else axes.axhline
-    draw(mark, color=LIMIT, linestyle="--", linewidth=1.2, label=f"{word}: {mark:.3g}")
+    draw, axis = (axes.axvline, axes.get_xlabel()) if upright else (axes.axhline, axes.get_ylabel())
+    value = f"{100 * evidence.mark:.3g} %" if axis.startswith(SHARE) else f"{evidence.mark:.3g}"
+    label = f"{evidence.mark_name or word}: {value}"
+    draw(evidence.mark, color=LIMIT, linestyle="--", linewidth=1.2, label=label)
     axes.legend(fontsize=7, frameon=False)
 
 
-def _tiles(evidence: Evidence, title: str, caption: str) -> Figure:
-    """Draw pictures in rows, each with its label below."""
-    pictures = evidence.arrays["pictures"]
-    across = _across(len(pictures))
-    side = (WIDTH - 2 * MARGIN + GAP) / across - GAP
-    down, height = math.ceil(len(pictures) / across), side * pictures.shape[1] / pictures.shape[2]
-    letters = int(side / LETTER)
-    labels = [textwrap.fill(shortened(label, 2 * letters), letters) for label in evidence.labels]
-    step = height + GAP + ROW * max((label.count("\n") + 1 for label in labels if label), default=0)
-    sheet = Sheet(WIDTH, down * step, title, caption, DPI)
-    for n, picture in enumerate(pictures):
-        row, column = divmod(n, across)
-        left, bottom = MARGIN + column * (side + GAP), sheet.top - row * step - height
-        sheet.picture(picture / 255.0, left, bottom, side, height)
-        if n < len(labels):
-            sheet.text(left + side / 2, bottom - 0.05, labels[n], ha="center", va="top", fontsize=CAPTION)
-    return sheet.figure
-
-
-def _across(count: int) -> int:
-    """Return the number of columns: all pictures in one row where they fit, else a number that fills every row."""
-    return count if 2 < count <= 6 else 3 if count < 3 else next((n for n in (6, 5, 4, 7, 8) if count % n == 0), 6)
+def _in_percent(axes: Axes) -> None:
+    """Write the ticks of axes that show shares in percent."""
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_label_text().startswith(SHARE):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))

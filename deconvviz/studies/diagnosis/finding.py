@@ -12,7 +12,22 @@ from deconvviz.types import Array
 
 Kind = Literal["bars", "line", "histogram", "tiles", "scatter"]
 Need = Literal["labels", "truth", "snapshots", "outputs"]
+SHARE = "share "  # what the unit of a share begins with; it is told in percent
+JOINED = ("% ", "times", "px", "percentage points", "points")  # such units follow the number without brackets
 TILE_SIDE = 112  # pixels of a tile in the figure of a finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileSet:
+    """Tiles of a figure that belong together, such as filters that are alike; they stand next to each other.
+
+    Attributes:
+        tiles: how many of them there are.
+        label: what is written below the set.
+    """
+
+    tiles: int
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +42,10 @@ class Evidence:
         x: what the horizontal axis shows, with its unit; what the pictures show, where they are tiles.
         y: what the vertical axis shows, with its unit.
         mark: a limit, drawn as a dashed line; None where there is none.
+        mark_name: what the limit is called; empty for "threshold".
+        named: numbers of the bars that the finding names; they have another colour.
+        sets: the tiles that belong together, in the order of the tiles, which they hold all; empty where each stands
+            for itself.
     """
 
     kind: Kind
@@ -35,6 +54,9 @@ class Evidence:
     x: str = ""
     y: str = ""
     mark: float | None = None
+    mark_name: str = ""
+    named: tuple[int, ...] = ()
+    sets: tuple[TileSet, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +101,7 @@ class Finding(Shown, drawn_by="draw_finding"):
         evidence: what the figure shows.
         layers: a row for each layer that the finding is about, the worst first.
         more_evidence: what the figures of the next-worst layers show, in the order of `layers`; of a few layers only.
+        title: its heading; empty where that of the check says what was found.
     """
 
     check: str
@@ -95,6 +118,7 @@ class Finding(Shown, drawn_by="draw_finding"):
     kind: str = ""
     layers: tuple[LayerRow, ...] = ()
     more_evidence: tuple[Evidence, ...] = ()
+    title: str = ""
 
     @property
     def rows(self) -> tuple[LayerRow, ...]:
@@ -182,6 +206,8 @@ class Neighbour:
         right: how many of them are classified correctly.
         neighbour: the other output that they are most often taken for; of several, the most probable one.
         taken: how many of them are taken for the neighbour.
+        neighbour_images: how many images of the neighbour were looked at; where there are none, it is not known which
+            channels respond to it.
         probability: the mean probability that the network gives them for the neighbour.
         layer: the last layer with rows and columns.
         shared: channels of that layer that respond to both classes, the strongest in both first.
@@ -199,6 +225,7 @@ class Neighbour:
     shared: tuple[int, ...]
     place: int
     output: int
+    neighbour_images: int = 0
 
     @property
     def share(self) -> float:
@@ -228,3 +255,29 @@ def verb(count: int, singular: str = "is", plural: str = "are") -> str:
     ('1 of 20 filters is dead', '3 of 20 filters are dead')
     """
     return singular if count == 1 else plural
+
+
+def number(value: float, unit: str) -> str:
+    """Return a value as text without its unit; a share, which is kept as a number in 0..1, in percent.
+
+    >>> number(0.302, "share of the layer's filters"), number(3.14159, "px")
+    ('30.2 %', '3.14')
+    """
+    return f"{100 * value:.3g} %" if unit.startswith(SHARE) else f"{value:.3g}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a value with its unit as text; a share in percent.
+
+    Args:
+        value: as a finding or a check has it.
+        unit: the same, such as "share of the layer's filters".
+
+    >>> quantity(0.302, "share of the layer's filters"), quantity(60.0, "% of the class's images")
+    ("30.2 % of the layer's filters", "60 % of the class's images")
+    >>> quantity(3.1, "times the median"), quantity(0.25, "effective / theoretical field")
+    ('3.1 times the median', '0.25 (effective / theoretical field)')
+    """
+    if unit.startswith(SHARE) or unit.startswith(JOINED):
+        return f"{number(value, unit)} {unit.removeprefix(SHARE)}"
+    return f"{value:.3g} ({unit})" if unit else f"{value:.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from deconvviz.choices import SEVERITIES
@@ -63,10 +64,20 @@ def _one(group: Sequence[Finding]) -> Finding:
 
 
 def _remedies(group: Sequence[Finding]) -> str:
-    """Return what to try: once where it is the same for all layers, else with the layers that it is for."""
+    """Return what to try: sentences for all layers first, then those of some layers alone with the layers' names."""
+    sentences = {finding.layer: _sentences(finding.remedy) for finding in group}
+    common = [each for each in sentences[group[0].layer] if all(each in own for own in sentences.values())]
     layers: dict[str, list[str]] = {}
-    for finding in group:
-        layers.setdefault(finding.remedy, []).append(finding.layer)
-    if len(layers) == 1:
-        return group[0].remedy
-    return " ".join(f"For {', '.join(names)}: {remedy}" for remedy, names in layers.items())
+    for layer, own in sentences.items():
+        layers.setdefault(" ".join(each for each in own if each not in common), []).append(layer)
+    special = [f"For {', '.join(names)}: {advice}" for advice, names in layers.items() if advice]
+    return " ".join([*common, *special])
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences of a text.
+
+    >>> _sentences("Blur it (Zhang 2019). Or use a radius of 0.1.")
+    ['Blur it (Zhang 2019).', 'Or use a radius of 0.1.']
+    """
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)

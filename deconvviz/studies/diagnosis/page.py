@@ -14,6 +14,7 @@ from deconvviz.results.files import atomic
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.diagnosis.comparison import differences
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
+from deconvviz.studies.diagnosis.finding import quantity
 from deconvviz.studies.diagnosis.joining import FIRST
 from deconvviz.types import Floats, Pathlike
 from deconvviz.web.page import embedded, write_page
@@ -21,9 +22,11 @@ from deconvviz.web.page import embedded, write_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deconvviz.studies.diagnosis.finding import Evidence, Finding
+    from deconvviz.studies.diagnosis.finding import Evidence, Finding, Neighbour
     from deconvviz.studies.diagnosis.result import CheckSummary, Diagnosis
 
+ROWS = 8  # layers of a finding that are not folded away
+ENOUGH = 5  # images of a class: with fewer, a mistake may be one odd picture
 PAGE, FIGURES = "index.html", "evidence"
 FIGURE_NAMES = re.compile(r"(\d\d\d-.*|first-layers)\.png")  # how the figures of a report are called
 
@@ -109,21 +112,34 @@ def write_report(
         "first": [entry for entry in entries if entry["first"]],
         "groups": [group for group in groups if group["findings"]],
         "checks": diagnosis.checks,
+        "mistakes": sorted((each for each in diagnosis.classes if each.taken), key=_most_mistaken_first),
+        "few": max((each.images for each in diagnosis.classes), default=0) < ENOUGH,
         "skipped": [(titles[name], reason) for name, reason in diagnosis.skipped.items()],
         "classes": diagnosis.classes,
-        "silent": [summary for summary in diagnosis.checks if not summary.findings and not summary.skipped],
+        "silent": _silent(diagnosis),
         "comparison": None if other is None else _comparison(place, (diagnosis, other), names, first_layers, command),
     }
     write_page(place / PAGE, "diagnosis.html", values)
 
 
+def _most_mistaken_first(neighbour: Neighbour) -> tuple[float, float]:
+    """Return what sorts classes: first those of which the largest share is taken for another one."""
+    return -neighbour.share, -neighbour.probability
+
+
+def _silent(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """Return the checks that were made and found nothing: their titles, and what they measured, "" for nothing."""
+    made = [summary for summary in diagnosis.checks if not summary.findings and not summary.skipped]
+    return [(each.title, "" if each.value is None else quantity(each.value, each.unit)) for each in made]
+
+
 def _entry(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str, str], command: str) -> dict[str, Any]:
     """Draw a finding's figures, and return what the page says about the finding."""
-    figures = []
+    figures, heading = [], finding.title or titles[finding.check]
     evidences = (finding.evidence, *finding.more_evidence)
     for row, evidence in zip(finding.rows, evidences, strict=False):
-        title = f"Layer {row.layer}: {titles[finding.check]}" if row.layer else titles[finding.check]
-        caption = f"Value: {row.value:.3g} ({finding.unit}). Threshold: {finding.threshold:.3g}; {finding.source}."
+        title = f"Layer {row.layer}: {heading}" if row.layer else heading
+        caption = f"{_sentence(quantity(row.value, finding.unit))} Threshold: {_threshold(finding)}."
         figure = draw_evidence(evidence, title, caption)
         name = f"{number:03d}-{finding.check}-{re.sub(r'[^A-Za-z0-9.]+', '_', row.layer)[:60]}.png"
         picture = _drawn(folder / FIGURES / name, figure, f"{caption}\n{command}")
@@ -132,11 +148,25 @@ def _entry(folder: pathlib.Path, number: int, finding: Finding, titles: dict[str
     return {
         "id": f"finding-{number}",
         "severity": finding.severity,
-        "title": f"{place[0].upper()}{place[1:]}: {titles[finding.check]}",
+        "title": f"{place[0].upper()}{place[1:]}: {heading}",
         "first": finding.check in FIRST,
         "finding": finding,
+        "value": quantity(finding.value, finding.unit),
+        "threshold": _threshold(finding),
+        "rows": [(row, quantity(row.value, finding.unit)) for row in finding.rows],
+        "shown": ROWS,
         "figures": figures,
     }
+
+
+def _threshold(finding: Finding) -> str:
+    """Return the limit that a finding passed, and where it comes from."""
+    return f"{quantity(finding.threshold, finding.unit)}; {finding.source}"
+
+
+def _sentence(text: str) -> str:
+    """Return a quantity as a sentence about what was measured."""
+    return f"Measured: {text}."
 
 
 def _described(evidence: Evidence) -> str:
@@ -145,7 +175,7 @@ def _described(evidence: Evidence) -> str:
         labels = ", ".join(dict.fromkeys(label for label in evidence.labels if label))
         return f"{len(evidence.arrays['pictures'])} pictures: {labels[:300]}. {evidence.x}".strip()
     axes = " against ".join(text for text in (evidence.y, evidence.x) if text)
-    mark = f", with the limit at {evidence.mark:.3g}" if evidence.mark is not None else ""
+    mark = f", with {evidence.mark_name or 'the limit'} at {evidence.mark:.3g}" if evidence.mark is not None else ""
     return f"A figure of {axes or 'the measured values'} ({evidence.kind}){mark}."
 
 
@@ -169,7 +199,6 @@ def _comparison(
     rows = [
         {
             "title": by_name[0][name].title,
-            "unit": by_name[0][name].unit or by_name[1][name].unit,
             "cells": [_cell(summaries[name], each) for summaries, each in zip(by_name, pair, strict=True)],
         }
         for name in by_name[0]
@@ -190,4 +219,5 @@ def _cell(summary: CheckSummary, diagnosis: Diagnosis) -> dict[str, Any]:
     """Return what the comparison says about one check of one network."""
     severities = [finding.severity for finding in diagnosis.findings if finding.check == summary.name]
     counts = [(severity, severities.count(severity)) for severity in SEVERITIES[::-1] if severity in severities]
-    return {"value": summary.value, "made": summary.made, "counts": counts}
+    value = "" if summary.value is None else quantity(summary.value, summary.unit)
+    return {"value": value, "made": summary.made, "counts": counts}

@@ -13,7 +13,7 @@ from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.notebook import Shown
 from deconvviz.results.files import atomic
 from deconvviz.results.tables import to_frame, write_csv
-from deconvviz.studies.diagnosis.finding import Finding, Neighbour
+from deconvviz.studies.diagnosis.finding import Finding, Neighbour, number
 from deconvviz.studies.diagnosis.schema import as_json, fields_schema, object_schema, schema_of
 from deconvviz.types import Pathlike
 
@@ -154,8 +154,12 @@ def lines_of(finding: Finding) -> list[str]:
         return [f"{finding.severity}: {finding.check}, {finding.layer or 'the images'}: {finding.what}"]
     lines = [f"{finding.severity}: {finding.check}, in {len(rows)} layers ({finding.unit}):"]
     width = max(len(row.layer) for row in rows[:LISTED])
-    lines += [f"  {row.severity:7}  {row.layer:{width}}  {row.value:<6.3g} {row.what}" for row in rows[:LISTED]]
-    return lines + ([f"  and {len(rows) - LISTED} more layers"] if len(rows) > LISTED else [])
+    lines += [
+        f"  {row.severity:7}  {row.layer:{width}}  {number(row.value, finding.unit):<6} {row.what}"
+        for row in rows[:LISTED]
+    ]
+    left = len(rows) - LISTED
+    return lines + ([f"  and {left} more {'layer' if left == 1 else 'layers'}"] if left > 0 else [])
 
 
 def save_neighbours(neighbours: Sequence[Neighbour], path: Pathlike) -> None:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from deconvviz.arrays import evenly
 from deconvviz.data.datasets import Images, labels_of
 from deconvviz.data.feed import Feed
-from deconvviz.data.pictures import signed_picture
+from deconvviz.data.pictures import colour_picture
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import CaptureError, DataError
+from deconvviz.figures.tiles import filter_pictures
 from deconvviz.graph.choose import by_depth
 from deconvviz.graph.filters import Filters, filters_of
 from deconvviz.graph.network import Network
@@ -132,6 +133,20 @@ class Subject:
         size = self.options.images_at_once(self.network.device)
         return self.feed.tensors(size, self.network.device, self.network.dtype, places)
 
+    def watched(self, what: str, places: Indices) -> Iterator[Batch]:
+        """Yield what `batches` does of these places, under a progress bar that is called `what`."""
+        with self.options.bar("image", len(places), what) as bar:
+            for batch in self.batches(places):
+                yield batch
+                bar.update(len(batch[0]))
+
+    def watched_layers(self, what: str) -> Iterator[tuple[str, LayerResponses]]:
+        """Yield each layer with its responses, under a progress bar that is called `what`."""
+        with self.options.bar("layer", len(self.responses), what) as bar:
+            for item in self.responses.items():
+                yield item
+                bar.update()
+
     # --- responses ---
 
     @cached_property
@@ -172,9 +187,9 @@ class Subject:
         return Build(self.network)
 
     def depthwise(self, layer: str) -> bool:
-        """Return whether each filter of the layer reads one channel of its own: their number is that of its input."""
+        """Return whether each filter of the layer reads one channel alone, of several that the layer reads."""
         filters = self.filters(layer)
-        return filters is not None and 1 < filters.groups == len(filters.weights)
+        return filters is not None and filters.groups > 1 and filters.weights.shape[1] == 1
 
     def filters(self, layer: str) -> Filters | None:
         """Return the filters behind a layer's channels; None where there are none. See `filters_of`."""
@@ -196,17 +211,41 @@ class Subject:
 
     def tiles(self, layer: str, channels: Indices) -> Pixels:
         """Return a picture of each channel, uint8 [n, h, w, 3]; `tiles_show` says of what."""
-        filters = self.filters(layer)
-        if filters is not None and filters.of_image:
-            return np.stack([signed_picture(weights, 100) for weights in filters.as_pictures[list(channels)]])
-        return self.patches(layer, channels)
+        drawn = self._drawn_filters(layer, channels)
+        if drawn is None:
+            return self.patches(layer, channels)
+        return np.stack([picture for picture, _ in drawn])
+
+    def tile_names(self, layer: str, channels: Indices) -> tuple[str, ...]:
+        """Return what stands below each picture of `tiles`: the filter, and the RMS of its weights if it vanished."""
+        drawn = self._drawn_filters(layer, channels)
+        notes = [""] * len(channels) if drawn is None else [note for _, note in drawn]
+        return tuple(
+            f"filter {channel}{f', RMS {note}' if note else ''}" for channel, note in zip(channels, notes, strict=True)
+        )
 
     def tiles_show(self, layer: str) -> str:
         """Return a sentence about what the pictures of `tiles` show."""
         filters = self.filters(layer)
         if filters is not None and filters.of_image:
-            return "The pictures show the weights of each filter with its own contrast; grey is zero."
+            return (
+                "The pictures show the weights of each filter with its own contrast; grey is zero. A filter whose "
+                "weights are less than a hundredth of the layer's largest is shown on that one's scale, with its RMS."
+            )
         return "The pictures show the part of an image that each filter responds to most."
+
+    def _drawn_filters(self, layer: str, channels: Indices) -> list[tuple[Pixels, str]] | None:
+        """Return a picture of each filter, uint8 [h, w, 3], and the RMS of one that vanished; None: no pictures."""
+        filters = self.filters(layer)
+        if filters is None or not filters.of_image:
+            return None
+        every = filters.as_pictures
+        drawn = filter_pictures(every[list(channels)], float(np.abs(every).max()))
+        sizes = np.sqrt((every[list(channels)] ** 2).mean((1, 2, 3))).tolist()
+        return [
+            (colour_picture(picture), f"{size:.1g}" if note else "")
+            for (picture, note), size in zip(drawn, sizes, strict=True)
+        ]
 
     def patches(self, layer: str, channels: Indices) -> Pixels:
         """Return what drives each channel most: its receptive field in its strongest image, uint8 [n, h, w, 3].
@@ -217,7 +256,7 @@ class Subject:
         strongest = self.responses[layer].maxima[:, list(channels)].argmax(0)
         columns = self.network.layer(layer).units[2]
         patches: list[Pixels] = [np.zeros(0, np.uint8)] * len(strongest)
-        for places, x in self.batches(np.unique(strongest)):
+        for places, x in self.watched(f"pictures of {layer}", np.unique(strongest)):
             with torch.inference_mode():
                 maps = self.network.maps(layer, self.network.activations(x, [layer])[layer]).flatten(2)
             for index, channel in enumerate(channels):

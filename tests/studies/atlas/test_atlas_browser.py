@@ -26,28 +26,10 @@ from deconvviz.results.results import Result
 from deconvviz.studies.atlas.site.site import build_site
 from deconvviz.web.colours import coloured
 
-CHROMIUM = pathlib.Path("/usr/bin/chromium")
 NOTE = "projections are no evidence <b>at all</b>"
 LARGE = "features.12"
 PLAIN = "!'()*"  # which encodeURIComponent leaves as they are
 Page = Any  # playwright's types are there only where playwright is
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import sync_playwright
-
-        if not CHROMIUM.exists():
-            raise ImportError(f"no {CHROMIUM}: apt-get install chromium")
-    except ImportError as error:
-        if os.environ.get("DECONVVIZ_REQUIRE_BROWSER"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import json
 import math
 import pathlib
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from findings_made import Page, finding, in_layers, made, neighbour
 from PIL import Image
 from torch import nn
 
@@ -29,10 +29,10 @@ from deconvviz.studies.diagnosis.command import diagnose as command
 from deconvviz.studies.diagnosis.comparison import differences
 from deconvviz.studies.diagnosis.diagnose import CHECKS, NAMES, diagnose, first_filters
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
-from deconvviz.studies.diagnosis.finding import Evidence, Finding, Neighbour
+from deconvviz.studies.diagnosis.finding import Evidence
 from deconvviz.studies.diagnosis.joining import FIGURES, joined, ordered
 from deconvviz.studies.diagnosis.page import APPEARANCES, write_report
-from deconvviz.studies.diagnosis.result import COLUMNS, JSON_SCHEMA, CheckSummary, Diagnosis
+from deconvviz.studies.diagnosis.result import COLUMNS, JSON_SCHEMA, Diagnosis
 from deconvviz.studies.diagnosis.schema import schema_of
 
 HOSTILE = '<script>alert("x")</script>&\'</td>'
@@ -54,48 +54,6 @@ def demo() -> Diagnosis:
         truth=open_truth(None, images),
         progress=False,
         sources={"weights": "demo"},
-    )
-
-
-EVIDENCE = Evidence(
-    kind="bars", arrays={"values": np.array([1.0, np.nan])}, labels=("a", "b"), x="filter", y="RMS", mark=1.0
-)
-
-
-def finding(severity: str = "note", value: float = 2.0, check: str = "aliasing", **changes: Any) -> Finding:
-    values: dict[str, Any] = {
-        "check": check,
-        "severity": severity,
-        "layer": "conv1",
-        "channels": (3, 1),
-        "what": "It is so.",
-        "value": value,
-        "threshold": 1.0,
-        "unit": "parts",
-        "source": "measured: here",
-        "remedy": "Mend it.",
-        "evidence": EVIDENCE,
-    }
-    return Finding(**{**values, **changes})
-
-
-def made(name: str = "aliasing", **changes: Any) -> CheckSummary:
-    values: dict[str, Any] = {"findings": 1, "skipped": "", "value": None, "unit": "", "seconds": 0.1}
-    return CheckSummary(name=name, title=CHECKS[name].title, about=CHECKS[name].docstring, **{**values, **changes})
-
-
-def neighbour(name: str = "a", other: str = "b", layer: str = "l") -> Neighbour:
-    return Neighbour(
-        name=name,
-        images=2,
-        right=1,
-        neighbour=other,
-        taken=1,
-        probability=0.5,
-        layer=layer,
-        shared=(1,),
-        place=0,
-        output=1,
     )
 
 
@@ -234,21 +192,6 @@ def test_first_filters_are_the_weights() -> None:
     assert first_filters(dv.capture(grey, (1, 8, 8))) is None
 
 
-def in_layers(*values: float, **changes: Any) -> list[Finding]:
-    """The same finding in layers a, b, ..., a warning from twice the threshold on."""
-    return [
-        finding(
-            "warning" if value >= 2 else "note",
-            value,
-            layer=letter,
-            what=f"{letter} has {value:g}.",
-            channels=(n,),
-            **changes,
-        )
-        for n, (letter, value) in enumerate(zip("abcdefghi", values, strict=False))
-    ]
-
-
 def test_the_same_finding_of_several_layers_is_one() -> None:
     sorted_findings = ordered([*in_layers(1.1, 5.0, 1.2, 3.0), finding("serious", check="dead")], NAMES)
     dead, many = joined(sorted_findings)
@@ -274,6 +217,8 @@ def test_other_kinds_and_things_stay_apart() -> None:
     assert [len(f.layers) for f in classes] == [1, 1, 1]
     advice = joined([finding(remedy="Do this.", layer="a"), finding(remedy="Do that.", layer="b")])
     assert advice[0].remedy == "For a: Do this. For b: Do that."
+    shared = joined([finding(remedy="Look. Do this. Wait.", layer="a"), finding(remedy="Look. Wait.", layer="b")])
+    assert shared[0].remedy == "Look. Wait. For a: Do this."  # what is for all is said once
 
 
 @pytest.mark.slow
@@ -300,7 +245,7 @@ def test_what_is_better_and_worse() -> None:
     other = Diagnosis(findings=(finding("warning", 1.6), finding("note", 2.1, check="dead")), checks=checks, config={})
     assert [str(one)[:14] for one in differences(other, base)] == ["worse: aliasin"]  # 2.1 of 2.0 is no tenth
     assert [(one.check, one.worse) for one in differences(base, other)] == [("aliasing", False)]
-    assert "note in layer conv1 (1.5 parts), against warning in layer conv1 (1.6 parts)" in str(
+    assert "note in layer conv1: 1.5 (parts), against warning in layer conv1: 1.6 (parts)" in str(
         differences(base, other)[0]
     )
     new = Diagnosis(findings=(*base.findings, finding(check="rank")), checks=checks, config={})
@@ -368,25 +313,6 @@ def test_two_first_layers_stand_side_by_side() -> None:
     assert left.x1 < right.x0 and np.isclose(left.width, right.width) and right.x1 <= 1
 
 
-class Page(html.parser.HTMLParser):
-    """What a page links to, shows and is headed by."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str, name: str) -> list[str]:
-        return [str(attributes[name]) for own, attributes in self.tags if own == tag and name in attributes]
-
-
 def hostile() -> Diagnosis:
     bars = Evidence(kind="bars", arrays={"values": np.ones(2)}, labels=(HOSTILE, HOSTILE), x=HOSTILE, y=HOSTILE)
     worst = finding("serious", layer=HOSTILE, what=HOSTILE, unit=HOSTILE, source=HOSTILE, remedy=HOSTILE, evidence=bars)
@@ -449,7 +375,7 @@ def test_a_page_without_findings(tmp_path: pathlib.Path) -> None:
         version="1",
     )
     text = Page((tmp_path / "index.html").read_text()).text
-    assert "No findings in 1 check on 3 images" in text and "1.25 x" in text and "side by side" not in text
+    assert "No findings in 1 check on 3 images" in text and "1.25 (x)" in text and "side by side" not in text
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -185,3 +185,28 @@ def test_what_does_not_fit_is_refused() -> None:
 
     with pytest.raises(DataError, match="'1' gives values that are not finite"):
         _ = about(net(edit=broken)).responses
+
+
+def test_long_steps_are_watched(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every pass over images and every walk over layers that can take long has a bar of its own on standard error."""
+    steps = {
+        "dead": ["responses"],
+        "duplicates": ["responses", "repeated filters", "pictures of 3"],
+        "flipped": ["responses", "opposite filters"],
+        "rank": ["responses", "ranks"],
+        "saturated": ["responses", "saturated filters"],
+        "aliasing": ["shifts by a pixel"],
+        "receptive-field": ["receptive field"],
+    }
+
+    def twins(model: nn.Sequential) -> None:
+        weights(model, 2)[:] = weights(model, 2)[:1]
+
+    for name, bars in steps.items():
+        subject = about(net(stride=2, edit=twins))
+        watched = Subject(subject.network, subject.images, subject.preprocess, DiagnosisOptions(progress=True))
+        CHECKS[name](watched)
+        shown = capsys.readouterr().err
+        assert [bar for bar in bars if f"{bar}:" not in shown] == [], name
+        counts = [part.split("[")[0].split("|")[-1] for part in shown.split("\r") if "100%" in part]
+        assert len(counts) >= len(bars)  # each of them ends

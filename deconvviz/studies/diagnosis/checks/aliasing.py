@@ -65,7 +65,7 @@ def aliasing(subject: Subject) -> CheckRun:
 @remembered
 def measured_shifts(subject: Subject) -> tuple[ShiftChange, ...]:
     """Return what `shift_changes` measures on some of the subject's images."""
-    return shift_changes(subject.network, (x for _, x in subject.batches(subject.some(IMAGES))))
+    return shift_changes(subject.network, (x for _, x in subject.watched("shifts by a pixel", subject.some(IMAGES))))
 
 
 def _aliased(subject: Subject, change: ShiftChange, severity: Severity) -> Finding:
@@ -82,13 +82,13 @@ def _aliased(subject: Subject, change: ShiftChange, severity: Severity) -> Findi
         check="aliasing",
         severity=severity,
         layer=change.layer,
-        channels=tuple(worst[:9]),
+        channels=tuple(worst),
         what=what,
         value=change.ratio,
         threshold=ALIASING[0],
         unit="times the change of the anti-aliased layer",
-        source="measured: pixels of photos, every third one; the anti-aliased layer is Zhang 2019, arXiv 1904.11486, "
-        "section 3",
+        source="measured: what the pixels of photos reach when every third one is kept; the anti-aliased layer is "
+        "Zhang 2019, arXiv 1904.11486, section 3",
         remedy=_smoothed(next(op for op in strided_ops(subject.network) if op.layer == change.layer)),
         evidence=_phases(subject, change, order[:CHANNELS].tolist()),
     )

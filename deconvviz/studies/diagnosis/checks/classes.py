@@ -26,7 +26,6 @@ CONFUSED = (10.0, 25.0, 50.0)  # percent of a class's images that are taken for 
 ENOUGH, TWICE = 5, 2
 MOST = 10  # findings: the most frequent confusions; the table of all classes is written beside them
 SHOWN, FILTERS = 4, 4  # images of each kind, and filters, in the figure
-NAMED = 9  # channels that a finding names
 
 
 @check("confused", "Classes that are taken for one another", needs=("labels", "outputs"))
@@ -79,12 +78,12 @@ def _taken(subject: Subject, neighbour: Neighbour, severity: Severity) -> Findin
         check="confused",
         severity=severity,
         layer=neighbour.layer,
-        channels=neighbour.shared[:NAMED],
+        channels=neighbour.shared,
         what=what,
         value=100 * neighbour.share,
         threshold=CONFUSED[0],
         unit="% of the class's images",
-        source="measured: a tenth of a class, in at least 2 of at least 5 images",
+        source="the share is this package's grading, where at least 2 of at least 5 images are taken for the class",
         remedy="See whether the labels are right and the classes differ in the picture. Give more images of both, or "
         "find out what the network looks at in each (deconvviz cam).",
         evidence=_evidence(subject, neighbour),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deconvviz.data.pictures import outlined, tile
 from deconvviz.errors import LayerNotFound
 from deconvviz.graph.choose import last_maps
-from deconvviz.studies.diagnosis.finding import TILE_SIDE, CheckRun, Evidence, Finding, Measured, Skipped, verb
+from deconvviz.studies.diagnosis.finding import TILE_SIDE, CheckRun, Evidence, Finding, Measured, Skipped
 from deconvviz.studies.diagnosis.measures.build import Build, either
 from deconvviz.studies.diagnosis.measures.fields import (
     ENERGY,
@@ -23,6 +25,7 @@ from deconvviz.types import Box
 
 OBJECT_SEEN = 1.0  # side of the field / side of the object: the unit can see all of the object at once
 HALF = 0.5  # of the object, or of the theoretical field: a unit that sees less sees a part, or wastes its field
+NAMED = 4  # layers that a sentence names
 IMAGES, SHOWN = 16, 5  # images whose gradient is measured, and images in the figure
 WHITE, ORANGE, BLUE = (255, 255, 255), (213, 94, 0), (0, 158, 255)  # they differ in lightness too
 
@@ -60,7 +63,7 @@ def receptive_field(subject: Subject) -> CheckRun:
 @remembered
 def measured_field(subject: Subject, layer: str) -> Field | None:
     """Return the field of one layer on some of the subject's images; None where it has no rows and columns."""
-    batches = (x for _, x in subject.batches(subject.some(IMAGES)))
+    batches = (x for _, x in subject.watched("receptive field", subject.some(IMAGES)))
     return next(iter(effective_fields(subject.network, batches, [layer], subject.options.seed)), None)
 
 
@@ -83,7 +86,7 @@ def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> F
             value=ratio,
             threshold=OBJECT_SEEN,
             unit="receptive field / object",
-            source="measured: a unit that sees less than the object cannot respond to the arrangement of its parts",
+            source="derived: a unit that sees less than the object cannot respond to the arrangement of its parts",
             remedy=_wider(subject.build),
         )
     if field.effective < side * HALF:
@@ -98,7 +101,7 @@ def _against_objects(subject: Subject, field: Field, boxes: dict[int, Box]) -> F
             value=field.effective / side,
             threshold=HALF,
             unit="effective field / object",
-            source="measured: half the object; effective field of Luo et al. 2016, section 2",
+            source="this package's limit: half the object; effective field of Luo et al. 2016, section 2",
             remedy=_used(subject.build),
         )
     return None
@@ -135,7 +138,8 @@ def _against_theory(subject: Subject, field: Field) -> Finding | None:
         value=ratio,
         threshold=HALF,
         unit="effective / theoretical field",
-        source="measured: half; Luo et al. 2016, section 2: the effective field is a fraction of the theoretical one",
+        source="this package's limit: half; Luo et al. 2016, section 2: the effective field is a fraction of the "
+        "theoretical one",
         remedy="Say where the objects are (--truth). If they are larger than the effective field, "
         f"{'add layers' if subject.build.dilated else 'dilate convolutions or add layers'}.",
     )
@@ -146,28 +150,23 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
     late = [(name, side) for name, side in readers if side >= image]
     if not late:
         return ()
-    (first, side), sides = late[0], np.array([float(side) for _, side in readers])
+    first, side = late[0]
     what = f"Each unit that layer {first} reads already sees {side} px, which is the whole image of {image} px."
-    if len(late) > 1:
-        what += f" So does each unit that the {len(late) - 1} later {verb(len(late) - 1, 'one reads', 'ones read')}."
-    evidence = Evidence(
-        kind="line",
-        arrays={"x": np.arange(1.0, len(sides) + 1), "y": np.stack([sides, np.full(len(sides), image)])},
-        labels=("receptive field of the layer's input", "the image"),
-        x="convolutions that read more than one position, in their order",
-        y="side (px)",
-    )
+    later = [name for name, _ in late[1:]]
+    if later:
+        what += f" So does each unit that {_listed(later)}."
     finding = Finding(
         check="receptive-field",
         kind="context",
+        title="Layers that read units which see the whole image",
         severity="note",
         layer=first,
         channels=(),
-        evidence=evidence,
+        evidence=_context(readers, image),
         what=what,
         value=side / image,
         threshold=1.0,
-        unit="receptive field of the layer's input / image",
+        unit="times the image's side, the receptive field of what the layer reads",
         source="Richter et al. 2021, arXiv 2106.12307: layers beyond this border gain no context and tend to add "
         "little",
         remedy=either(
@@ -179,6 +178,36 @@ def _beyond_the_image(subject: Subject) -> tuple[Finding, ...]:
         ),
     )
     return (finding,)
+
+
+def _context(readers: Sequence[tuple[str, int]], image: int) -> Evidence:
+    """Show how much of the image each convolution's input sees, and mark those that see all of it.
+
+    Args:
+        readers: as `readers_of_context` returns them.
+        image: the longer side of the image, in pixels.
+    """
+    return Evidence(
+        kind="bars",
+        arrays={"values": np.array([float(side) for _, side in readers])},
+        labels=tuple(name for name, _ in readers),
+        x="convolutions of more than one position, in their order",
+        y="receptive field of what the layer reads (px)",
+        mark=float(image),
+        mark_name="the image",
+        named=tuple(place for place, (_, side) in enumerate(readers) if side >= image),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """Say which convolutions after the first one read, at most four of them by name.
+
+    >>> _listed(["a"]), _listed(list("abcdef"))
+    ('the convolution after it reads (a)', 'the 6 convolutions after it read (a, b, c, d and 2 more)')
+    """
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    which = "the convolution after it reads" if len(names) == 1 else f"the {len(names)} convolutions after it read"
+    return f"{which} ({', '.join(names[:NAMED])}{more})"
 
 
 def _boxed(subject: Subject, field: Field, boxes: dict[int, Box]) -> Evidence:

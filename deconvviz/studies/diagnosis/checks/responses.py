@@ -15,7 +15,9 @@ from deconvviz.types import Floats, Ints
 ALWAYS = 0.99  # of all positions: a rectifier that passes this much changes nothing and could be left out
 CEILING = 0.99  # of a filter's range: a value above is at the filter's ceiling
 STUCK = 0.5  # of the positions: a filter that is at its ceiling this often says nothing by its height
-ON_SHARES = (0.25, 0.5, 0.9)  # of the layer; measured: up to 0.38 in SqueezeNet's first squeeze layers, 0 in the ZFNet
+# Of the layer's filters; this package's grading. Measured: 0 in the packaged ZFNet, up to 0.38 in SqueezeNet's first
+# squeeze layers, which hand colours on: that is worth a note, though it is no fault there.
+ON_SHARES = (0.25, 0.5, 0.9)
 LATE = 2 / 3  # of the depth: from here on, filters are expected to distinguish classes
 EACH = 5  # images that a class needs to take part
 SHUFFLES, CONFIDENCE = 20, 0.95
@@ -38,9 +40,9 @@ def saturated(subject: Subject) -> CheckRun:
 
     Severity: a note from 25 % of the layer's filters, a warning from 50 %, serious from 90 %.
 
-    Source: Glorot and Bengio 2010, section 3 (saturated units). The limits are this package's, the shares are measured.
+    Source: Glorot and Bengio 2010, section 3 (saturated units). The limits and the shares are this package's grading.
     """
-    findings = [_saturated(subject, layer, responses) for layer, responses in subject.responses.items()]
+    findings = [_saturated(subject, *item) for item in subject.watched_layers("saturated filters")]
     return CheckRun(findings=tuple(finding for finding in findings if finding is not None))
 
 
@@ -58,18 +60,19 @@ def _saturated(subject: Subject, layer: str, responses: LayerResponses) -> Findi
         severity=severity,
         layer=layer,
         channels=tuple(np.flatnonzero(on | stuck).tolist()),
-        what=f"{count} of {len(on)} filters {verb(count)} saturated: {int(on.sum())} fire at {ALWAYS:.0%} of the "
-        f"positions or more, {int(stuck.sum())} are at their ceiling at {STUCK:.0%} of them or more.",
+        what=f"{count} of {len(on)} filters {verb(count)} saturated: {int(on.sum())} "
+        f"{verb(int(on.sum()), 'fires', 'fire')} at {ALWAYS:.0%} of the positions or more, {int(stuck.sum())} "
+        f"{verb(int(stuck.sum()), 'is at its', 'are at their')} ceiling at {STUCK:.0%} of them or more.",
         value=share,
         threshold=ON_SHARES[0],
         unit="share of the layer's filters",
-        source="measured: up to 38 % in SqueezeNet's first squeeze layers, which pass colours on; Glorot and Bengio "
-        "2010",
+        source="the share is this package's grading. A note need not be a fault: in "
+        "SqueezeNet's first squeeze layers, which hand colours on, up to 38 % are always on; Glorot and Bengio 2010",
         remedy=_unsaturated(subject, layer, bool(on.any()), bool(stuck.any())),
         evidence=Evidence(
             kind="histogram",
             arrays={"values": np.where(stuck, at_ceiling, firing)},
-            x="share of the positions at which a filter fires",
+            x="share of the positions at which a filter fires (of one at its ceiling: at which it is there)",
             y="number of filters",
             mark=ALWAYS,
         ),
@@ -84,9 +87,9 @@ def _unsaturated(subject: Subject, layer: str, on: bool, stuck: bool) -> str:
         ("a smaller shift in the normalisation" if normalised else "smaller biases") if on else "",
         "" if normalised else "BatchNorm",
         "a lower learning rate at the start",
-        "a rectifier that does not clip" if stuck and clips else "",
     ]
-    return "If the layer is meant to be nonlinear: use " + either(options)[0].lower() + either(options)[1:]
+    advice = f"If the layer is meant to be nonlinear: use {either(options)[0].lower()}{either(options)[1:]}"
+    return f"{advice} A rectifier that does not clip has no ceiling to be stuck at." if stuck and clips else advice
 
 
 # --- late filters that distinguish no class --------------------------------------------------------------------------
@@ -115,7 +118,7 @@ def class_blind(subject: Subject) -> CheckRun:
     labels = np.where(counts[np.maximum(subject.labels, 0)] >= EACH, subject.labels, -1)
     rng = np.random.default_rng([subject.options.seed, 11])
     findings = []
-    for layer, responses in subject.responses.items():
+    for layer, responses in subject.watched_layers("class selectivity"):
         late = subject.rectified(layer) and subject.depth(layer) >= LATE and responses.lowest.min() >= 0
         if late and not responses.constant.all():
             finding = _class_blind(layer, responses, labels, len(counts), rng)
@@ -151,7 +154,8 @@ def _class_blind(
         value=share,
         threshold=BLIND_SHARES[0],
         unit="share of the layer's live filters",
-        source=f"Morcos et al. 2018 (the index); {SHUFFLES} shuffles of the classes",
+        source="the share is this package's grading; Morcos et al. 2018 (the index), "
+        f"compared with {SHUFFLES} shuffles of the classes",
         remedy="In the last layers such filters carry nothing about these classes: use fewer filters, or train longer.",
         evidence=Evidence(
             kind="histogram",
@@ -159,6 +163,7 @@ def _class_blind(
             x="class selectivity index",
             y="number of filters",
             mark=float(np.median(limit)),
+            mark_name="shuffled classes reach",
         ),
     )
 
@@ -183,7 +188,7 @@ def rank(subject: Subject) -> CheckRun:
     """
     classes = 0 if subject.logits is None else subject.logits.shape[1]
     findings = []
-    for layer, responses in subject.responses.items():
+    for layer, responses in subject.watched_layers("ranks"):
         told_apart = classes if subject.depth(layer) >= LATE else 0
         finding = _few_directions(layer, responses, told_apart, subject.build.standardised)
         findings += [] if finding is None else [finding]
@@ -216,7 +221,7 @@ def _few_directions(layer: str, responses: LayerResponses, classes: int, normali
         value=value,
         threshold=RANKS[0],
         unit="effective rank, from 0 (one direction) to 1 (all)",
-        source="Roy and Vetterli 2007; measured: at least 0.052 in SqueezeNet's layers",
+        source="lower is worse: it is at least 0.052 in SqueezeNet's layers (measured); Roy and Vetterli 2007",
         remedy=either(
             [
                 "" if normalised else "normalise the layer",

@@ -82,7 +82,8 @@ def _uncovered(layer: str, filters: Filters, clear: NDArray[np.bool_], shares: N
         value=middle,
         threshold=MIDDLE[0],
         unit="share of the filters' energy",
-        source="Zeiler and Fergus 2013, section 4.1 and figure 6; measured: 36 % in SqueezeNet (7x7, stride 2)",
+        source="lower is worse: it is 36 % in SqueezeNet with 7x7, stride 2 (measured); Zeiler and Fergus 2013, "
+        "section 4.1 and figure 6",
         remedy=_covered(size, stride)
         if high > low
         else "Train longer or augment the images less: the filters hold only blobs and colours. Look at them.",
@@ -137,13 +138,14 @@ def noise(subject: Subject) -> CheckRun:
         value=share,
         threshold=NOISE[0],
         unit="share of the layer's live filters",
-        source="measured: no filter of SqueezeNet's first layer; flatness as of Johnston 1988",
+        source="the share is this package's grading; SqueezeNet's first layer has "
+        "none (measured); flatness as of Johnston 1988",
         remedy="Train longer, or with a higher learning rate at first. If that changes nothing, fewer filters may be "
         "enough; weight decay empties those that are not used.",
         evidence=Evidence(
             kind="tiles",
             arrays={"pictures": subject.tiles(layer, channels)},
-            labels=tuple(f"filter {channel}" for channel in channels),
+            labels=subject.tile_names(layer, channels),
             x=subject.tiles_show(layer),
         ),
     )

@@ -16,7 +16,7 @@ from deconvviz.studies.diagnosis.subject import Subject
 PACE = 0.5  # of the mean pace of the training: a filter that moves as fast at the end has not settled
 UNSETTLED = (10.0, 30.0, 60.0)  # percent of a layer's filters
 LOWERED = 0.1  # of the highest learning rate: one that ended here had come down
-NAMED = 9  # filters that are named, the fastest first, and layers that are not in the snapshots
+NAMED = 9  # layers that are named where the snapshots do not hold them
 
 
 @check("unsettled", "Features that had not settled when the training ended", needs=("snapshots",))
@@ -78,12 +78,12 @@ def _moving(subject: Subject, worst: Settling, layers: Sequence[Settling], sever
         check="unsettled",
         severity=severity,
         layer=worst.layer,
-        channels=tuple(fast[:NAMED].tolist()),
+        channels=tuple(fast.tolist()),
         what=what,
         value=share,
         threshold=UNSETTLED[0],
         unit="% of the layer's filters",
-        source="measured: half the mean pace of the whole training",
+        source="the share is this package's grading, of filters that move at half the training's mean pace or faster",
         remedy=f"Train longer{_lowered(subject)}. Upper layers take longest: 40 to 50 epochs in the paper.",
         evidence=_distances(layers),
     )

@@ -46,6 +46,7 @@ def neighbours(subject: Subject) -> tuple[Neighbour, ...]:
                 shared=_shared(z, number, class_of.get(other)),
                 place=number,
                 output=other,
+                neighbour_images=int((subject.labels == class_of[other]).sum()) if other in class_of else 0,
             )
         )
     return tuple(rows)
@@ -77,11 +78,14 @@ def _shared(z: Floats, first: int, second: int | None) -> tuple[int, ...]:
 
 
 def _name(subject: Subject, output: int, class_of: dict[int, int]) -> str:
-    """Name an output as the network does, as the images do, or as both do where they differ."""
+    """Name an output as the network does, else as the images do.
+
+    The class of the images is added where several outputs have the name, as "crane" in ImageNet, and it is known.
+    """
     options, classes = subject.options, subject.classes
     names = names_of_outputs(subject.scores, options.names, classes, options.outputs)
     of_network = names[output] if output < len(names) else ""
     of_images = str(classes[class_of[output]]) if output in class_of else ""
-    if of_network and of_images and of_network != of_images:
+    if of_network and of_images and names.count(of_network) > 1:
         return f"{of_network} ({of_images})"
     return of_network or of_images or class_label(output)

@@ -103,6 +103,20 @@ def test_one_image_of_a_class_tells_nothing(tmp_path: pathlib.Path) -> None:
     assert lines[0].startswith("class,images,right,neighbour") and lines[1].startswith("class 0,1,1,class 1,0,")
 
 
+def test_one_name_for_a_class_and_more_only_where_it_is_ambiguous() -> None:
+    """As for ImageNet, whose folders are numbers and of whose classes two are called "crane"."""
+    images = coloured([RED, GREEN], 3)
+    folders = InMemoryImages(images.pictures, images.labels, ["n01", "n02"])
+    names = ("robin", "crane", "crane")
+    subject = subject_of(ByColour([RED, GREEN, BLUE]), folders, outputs=np.arange(2), names=names)
+    scores = np.tile(np.array([[5.0, 1, 0]], np.float32), (6, 1))
+    scores[3:] = [0, 5, 1]
+    subject.__dict__["_gathered"] = (subject.responses, scores)
+    first, second = neighbours(subject)
+    assert (first.name, first.neighbour, first.neighbour_images) == ("robin", "crane (n02)", 3)
+    assert (second.name, second.neighbour, second.neighbour_images) == ("crane (n02)", "crane", 0)
+
+
 def mistaken(count: int) -> Subject:
     """Red, green and blue images; `count` of the ten green ones are red."""
     images = coloured([RED, GREEN, BLUE])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from diagnosed import SIDE, Planted, about, found, net, weights
 from in_memory import noise
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.graph.filters import Filters
-from deconvviz.studies.diagnosis.checks.pairs import SAME
+from deconvviz.studies.diagnosis.checks.pairs import SAME, Alike
 from deconvviz.studies.diagnosis.measures.similarity import comparable_cosines, filter_cosines
 
 # --- duplicates ------------------------------------------------------------------------------------------------------
@@ -30,7 +32,11 @@ def test_copies_of_a_filter_are_found(copies: int, severity: str | None) -> None
         assert got[0].channels == (2, *range(5, 5 + copies)) and np.isclose(got[0].value, copies / 20)
         pairs = copies * (copies + 1) // 2
         assert f"from 0.9): {pairs}; pairs" in got[0].what and f"from 0.95): {pairs}. The near" in got[0].what
-        assert len(got[0].evidence.arrays["pictures"]) == min(2 * pairs, 24)
+        (together,) = got[0].evidence.sets  # each filter once, however many pairs it is in
+        shown = min(copies + 1, 6)
+        assert together.tiles == shown == len(got[0].evidence.arrays["pictures"]) == len({*got[0].evidence.labels})
+        assert "by weights and responses: cosine " in together.label
+        assert ("more filter" in together.label) == (copies > 5)
 
 
 def test_the_same_weights_with_another_bias_are_duplicates_by_weights() -> None:
@@ -40,6 +46,7 @@ def test_the_same_weights_with_another_bias_are_duplicates_by_weights() -> None:
 
     (finding,) = found("duplicates", about(net(edit=copy)))
     assert finding.channels == (2, 7) and "from 0.9): 1;" in finding.what and "from 0.95): 0." in finding.what
+    assert finding.evidence.sets[0].label.startswith("by weights: cosine 1.00, correlation 0.")
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -87,6 +94,62 @@ def test_directions_that_chance_brings_together_are_not_compared() -> None:
     assert (cosines(np.ones((64, 1, 1, 1))) == 0).all()
     wide = cosines(rng.standard_normal((64, 48, 1, 1)))
     assert wide.any() and (np.diag(wide) == 0).all()
+
+
+def test_sets_are_what_pairs_connect() -> None:
+    """Filters 1, 2 and 3 hang together though 1 and 3 are no pair; the set of the nearest pair comes first."""
+    cosines = np.eye(6) * 0
+    for first, second, value in ((1, 2, 0.92), (2, 3, 0.94), (0, 5, 0.99)):
+        cosines[first, second] = cosines[second, first] = value
+    near = cosines >= SAME
+    pairs = np.array([[0, 5], [2, 3], [1, 2]])
+    alike = Alike(np.arange(6), cosines, np.full((6, 6), 0.7), near, np.zeros_like(near), pairs)
+    assert alike.sets() == [[0, 5], [2, 3, 1]]
+    assert alike.label([2, 3, 1]) == "by weights: cosine 0.92 to 0.94, correlation 0.70"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda tail: [nn.ReLU(), *tail], "add its weights in the next layer to those of the other"),
+        (lambda tail: [nn.ReLU(), nn.Conv2d(20, 20, 3, groups=20), *tail], "remove the depthwise filter that reads it"),
+        (
+            lambda tail: [nn.ZeroPad2d(1), nn.Conv2d(20, 40, 3, groups=20), nn.Conv2d(40, 20, 1), *tail],
+            "depthwise filter",
+        ),
+        (lambda tail: [Doubled(), *tail], "None can be removed by itself"),
+    ],
+)
+def test_how_to_save_a_filter_depends_on_who_reads_it(
+    model: Callable[[list[nn.Module]], list[nn.Module]], words: str
+) -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 20, 5)
+    first.weight.data[7] = 1.1 * first.weight.data[2] + 0.005 * torch.randn(3, 5, 5)
+    tail = [nn.Conv2d(20, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    got = [f for f in found("duplicates", about(nn.Sequential(first, *model(tail)))) if 7 in f.channels]
+    assert words in got[0].remedy and "initialised" not in got[0].remedy
+
+
+class Doubled(nn.Module):
+    """Adds what a convolution makes of a value to the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(20, 20, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
+@pytest.mark.parametrize(("noise_of_copies", "said"), [(0.0, True), (0.003, False)])
+def test_initialisation_is_blamed_for_equal_weights_alone(noise_of_copies: float, said: bool) -> None:
+    def copy(model: nn.Sequential) -> None:
+        for place in range(3):
+            weights(model)[5 + place] = weights(model)[2] + noise_of_copies * torch.randn(3, 5, 5)
+
+    (finding,) = found("duplicates", about(net(edit=copy)))
+    assert ("initialised" in finding.remedy) == said
 
 
 @pytest.mark.parametrize(("pairs", "severity"), [(0, None), (1, "note"), (3, "warning"), (10, "serious")])

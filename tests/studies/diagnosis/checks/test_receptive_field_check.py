@@ -117,7 +117,11 @@ def test_a_field_that_is_not_used_is_found() -> None:
 def test_layers_beyond_the_image_are_found() -> None:
     (finding,) = [f for f in found("receptive-field", scenes(tower(5, 9))) if "border" in f.source]
     assert (finding.layer, finding.severity) == ("8", "note")  # the fifth convolution reads what sees 73 of 64 px
-    assert finding.value == 73 / 64
+    assert finding.value == 73 / 64 and "see the whole image" in finding.title
+    assert finding.evidence.labels == ("0", "2", "4", "6", "8") and finding.evidence.named == (4,)
+    assert finding.evidence.arrays["values"].tolist() == [1, 19, 37, 55, 73] and finding.evidence.mark == 64
+    (two,) = [f for f in found("receptive-field", scenes(tower(6, 9))) if "border" in f.source]
+    assert two.what.endswith("So does each unit that the convolution after it reads (10).")
     readers = readers_of_context(dv.capture(tower(5, 9).eval(), (3, 64, 64)))
     assert readers == [("0", 1), ("2", 19), ("4", 37), ("6", 55), ("8", 73)]
     assert not [f for f in found("receptive-field", scenes(tower(4, 9))) if "border" in f.source]

@@ -49,6 +49,7 @@ def test_filters_at_their_ceiling_are_found(gain: float, fires: bool) -> None:
     assert bool(got) == fires
     if fires:
         assert "at their ceiling" in got[0].what and got[0].severity == "serious"
+        assert got[0].remedy.endswith(" A rectifier that does not clip has no ceiling to be stuck at.")
 
 
 # --- class-blind -----------------------------------------------------------------------------------------------------
