@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deconvviz.errors import DataError, TargetError, nearest
+from deconvviz.errors import DataError, TargetError, missing_library, nearest
 from deconvviz.types import Ints, Pathlike
 
 SYNSET = re.compile(r"n\d{8}")  # WordNet's numbers, which are the names of ImageNet's folders
@@ -238,6 +238,6 @@ def _synsets() -> list[str]:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
         raise DataError(
-            "ImageNet's synset numbers need timm's list: pip install 'deconvviz[timm]', or give --classes FILE"
+            f"ImageNet's synset numbers need timm's list: {missing_library('timm')}, or give --classes FILE"
         ) from None
     return list(ImageNetInfo().label_names())  # type: ignore[no-untyped-call, unused-ignore]
