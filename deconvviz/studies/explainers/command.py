@@ -10,6 +10,7 @@ import click
 
 from deconvviz.choices import EXPLAINED
 from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.following import IMAGE, PICTURE, following, picture_of
 from deconvviz.cli.inputs import integers, matched_outputs, numbers, open_model, output_names
 from deconvviz.cli.options import (
     DECODING,
@@ -219,7 +220,9 @@ def train_cam(
     work = _search if loss.grid else _train
     trained = work(method, opened, opened_images, layers, out, loss, training)
     click.echo(repr(trained))
-    click.echo(f"wrote {out}; next: deconvviz cam {method} {model} IMAGE --explainer {out} -o cam.png")
+    image = picture_of(opened_images)
+    command = following("cam", method, model, image, "--explainer", out, "-o", "cam.png", carry=(*PICTURE, "names"))
+    click.echo(f"wrote {out}; next{', with a picture of yours for IMAGE' * (image == IMAGE)}: {command}")
 
 
 def _search(

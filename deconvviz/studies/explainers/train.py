@@ -207,7 +207,8 @@ class ExplainerTraining:
             self.commit()
             return
         content = self.checkpoint.read()
-        require_same(out, self._comparable(content["config"]), self._comparable(self.config), "choose another --out")
+        begun, now = (self._comparable(config) for config in (content["config"], self.config))
+        require_same(out, begun, now, "choose another --out", (content["config"], self.config))
         self.explainer.load_state_dict(content["state_dict"])
         sums = dict(content["sums"])
         images = int(sums.pop("images", 0))
@@ -224,6 +225,7 @@ class ExplainerTraining:
     def _comparable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return a configuration without the length of the last phase, which may grow."""
         *before, last = config["phases"]
+        config = {name: value for name, value in config.items() if name != "architecture"}  # older files have none
         return {**config, "phases": [*before, {k: v for k, v in last.items() if k not in ("epochs", "steps")}]}
 
     def commit(self) -> None:

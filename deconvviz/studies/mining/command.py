@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
+from deconvviz.cli.following import following
 from deconvviz.cli.inputs import captured, channels_of, integers, open_model
 from deconvviz.cli.options import (
     DECODING,
@@ -117,7 +118,11 @@ def mine(
             click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
-    click.echo(f"wrote {out}; next: deconvviz grid {out} -l {layers[-1]} -o {layers[-1]}.png")
+    if shard is None:
+        grid_words = "grid", out, "-l", layers[-1], "-o", f"{layers[-1]}.png"
+        click.echo(f"wrote {out}; next: {following(*grid_words, carry=('shown', 'device'))}")
+    else:
+        click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
 
 
 def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:

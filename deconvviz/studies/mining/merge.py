@@ -57,7 +57,8 @@ def _require_one_job(paths: Sequence[Pathlike], files: Sequence[Mined]) -> None:
         raise MismatchError("no files to merge; give the n files of shards 0/n to n-1/n")
     for path, file in zip(paths, files, strict=True):
         expected = files[0].config | {"shard": file.config["shard"]}
-        require_same(path, file.config, expected, "merge shards of one job only")
+        both = file.sources, files[0].sources
+        require_same(path, file.config, expected, "merge shards of one job only", both)
         if not file.complete:
             raise MismatchError(
                 f"{path} is unfinished: {file.done} of {file.total} images; run its command again first"

@@ -300,11 +300,14 @@ def _projections_elsewhere(occlusion: Occlusion, network: Network, elsewhere: Mi
     if elsewhere.mined is None:
         return []
     import deconvviz as dv
+    from deconvviz.graph.digest import architecture
+    from deconvviz.results.results import other_network
 
     mined, config = dv.load_mined(elsewhere.mined), occlusion.config
     if mined.config["model_fingerprint"] != network.fingerprint:
+        what = other_network(mined.sources.get("architecture"), architecture(network))
         raise MismatchError(
-            f"{elsewhere.mined} was mined with another network; mine again, or give the network it was mined with"
+            f"{elsewhere.mined} was mined with {what}; mine again, or give what it was mined with (--weights)"
         )
     with dv.ImageStore.open(elsewhere.mined_images or mined.sources["images"]) as images:
         how = {"rule": config["rule"], "crop": "energy", "progress": False}

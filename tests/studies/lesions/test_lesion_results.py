@@ -98,8 +98,14 @@ def test_other_lesions_in_the_file(tmp_path: pathlib.Path) -> None:
     with torch.no_grad():
         other[0].weight[0, 0, 0, 0] += 1
     cases: list[tuple[dv.Network, Any, list[str], dict[str, Any], str]] = [
-        (dv.capture(other, (3, 12, 12)), noise_images(), ["1"], {}, "model_fingerprint"),
-        (network, noise_images(23, seed=1), ["1"], {}, "images_fingerprint"),
+        (
+            dv.capture(other, (3, 12, 12)),
+            noise_images(),
+            ["1"],
+            {},
+            "other weights of the same architecture, which --weights names",
+        ),
+        (network, noise_images(23, seed=1), ["1"], {}, "the images"),
         (network, noise_images(), ["4"], {}, "layers"),
         (network, noise_images(), ["1"], {"how": "mean"}, "how: zero in the file, mean now"),
         (network, noise_images(), ["1"], {"by": "layer"}, "by: filter in the file"),
