@@ -21,6 +21,7 @@ from deconvviz.models.weights import misfit
 from deconvviz.results.files import atomic, one_line
 from deconvviz.results.results import other_network
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 FORMAT, SCHEMA = "deconvviz-explainer", 1
 
@@ -138,7 +139,8 @@ def fitting(explainer_or_file: LearnedExplainer | Pathlike | None, method: str, 
     sizes = {name: math.prod(shape) for name, shape in explainer.layers.items()}
     if explainer.outputs != network.outputs or any(sizes[name] > math.prod(layers[name]) for name in layers):
         raise MismatchError(
-            f"the explainer reads {explainer.layers} for {explainer.outputs} classes; {network.name} has {layers} and "
+            f"the explainer reads {explainer.layers} for {counted(explainer.outputs, 'class')}; "
+            f"{network.name} has {layers} and "
             f"{network.outputs}: train one for it"
         )
     return explainer.to(network.device)

@@ -24,6 +24,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.learned.base import Phase
@@ -275,7 +276,7 @@ def _train(
             trained, network, held_out, preprocess, others, other_layers, progress=training["progress"]
         )
         evaluation.save_csv(beside(out, ".held-out.csv"))
-        click.echo(f"on {len(held_out)} images held out:\n{evaluation!r}")
+        click.echo(f"on {counted(len(held_out), 'image')} held out:\n{evaluation!r}")
     return trained
 
 

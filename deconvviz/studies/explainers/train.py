@@ -32,6 +32,7 @@ from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.explainers.options import ExplainerTrainingOptions
 from deconvviz.studies.explainers.result import TrainedExplainer
 from deconvviz.types import Ints, Pathlike, Picture
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -219,7 +220,8 @@ class ExplainerTraining:
             self.phase_number, self.position.step = self.phase_number - 1, content["last_step"]
         if self.phase_number == len(self.phases) - 1 and self.position.step > self.total:
             raise MismatchError(
-                f"{out} has {self.position.step} steps of its last phase already; ask for no less, or choose another"
+                f"{out} has {counted(self.position.step, 'step')} of its last phase already; "
+                "ask for no less, or choose another"
             )
 
     def _comparable(self, config: Mapping[str, Any]) -> dict[str, Any]:

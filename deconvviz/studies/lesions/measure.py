@@ -32,6 +32,7 @@ from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.studies.lesions.result import WHOLE, Lesions
 from deconvviz.types import Floats, Ints, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -308,7 +309,8 @@ def _indices(images: Images, outputs: Ints, options: LesionOptions) -> Ints:
         image = int(without_output[0])
         label = class_label(int(labels[image]), images.classes)
         raise DataError(
-            f"{images.names[image]} is of {label}; outputs are given for {len(outputs)} classes: give one for each "
+            f"{images.names[image]} is of {label}; outputs are given for "
+            f"{counted(len(outputs), 'class')}: give one for each "
             "class of the images"
         )
     return indices

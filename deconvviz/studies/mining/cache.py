@@ -45,6 +45,7 @@ from deconvviz.studies.mining.projections import (
 )
 from deconvviz.studies.mining.result import Mined, Winner
 from deconvviz.types import Array, Box, Ints, Pathlike
+from deconvviz.words import counted
 
 EXTENT_SAMPLE = 64  # filters whose projections' energy decides the crop "energy"
 AT_ONCE = 16  # filters whose images are in memory together
@@ -199,7 +200,8 @@ class ProjectionCache:
             if crop == "each":
                 return Crop((side, side), f"each as small as keeps {SHARE:.0%} of its unit's activation, scaled", True)
             words = (
-                f"the smallest square that keeps {SHARE:.0%} of a unit's activation, median of {len(sides)} filters; "
+                f"the smallest square that keeps {SHARE:.0%} of a unit's activation, median "
+                f"of {counted(len(sides), 'filter')}; "
                 f"with this size for all they keep {with_it:.0%}"
             )
             return Crop((side, side), words, True)

@@ -30,6 +30,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
@@ -266,7 +267,7 @@ def grid(
     mined = load_mined(mined_file)
     numbers = mined[layer].choose_channels(channels_of(channels), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
-        raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
+        raise DataError(f"{counted(len(numbers), 'filter')} given; a page holds 1 to {MOST_FILTERS}")
     with moved.store(mined) as store:
         # The network is loaded only if the file does not keep all that is shown.
         how: dict[str, Any] = {
@@ -303,5 +304,5 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         f"the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
-        f"{images} images of {store.name}{unfinished}."
+        f"{counted(images, 'image')} of {store.name}{unfinished}."
     )

@@ -9,6 +9,7 @@ from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.results import require_same
 from deconvviz.studies.mining.result import Mined, load_mined
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 
 def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> Mined:
@@ -61,7 +62,7 @@ def _require_one_job(paths: Sequence[Pathlike], files: Sequence[Mined]) -> None:
         require_same(path, file.config, expected, "merge shards of one job only", both)
         if not file.complete:
             raise MismatchError(
-                f"{path} is unfinished: {file.done} of {file.total} images; run its command again first"
+                f"{path} is unfinished: {file.done} of {counted(file.total, 'image')}; run its command again first"
             )
     for path, file in zip(paths, files, strict=True):
         if file.config["shard"] is None:

@@ -25,6 +25,7 @@ from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -171,7 +172,7 @@ class MiningRun:
         unused = mined.sources.get("left_out", {})
         if unused:
             name, reason = next(iter(unused.items()))
-            warnings.warn(f"{len(unused)} images were left out, the first {name}: {reason}", stacklevel=3)
+            warnings.warn(f"{counted(len(unused), 'image')} left out, the first {name}: {reason}", stacklevel=3)
         return mined
 
     def _mined_on(self, mined: Mined, bar: tqdm[Any]) -> Mined:

@@ -31,6 +31,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError, MismatchError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -229,7 +230,8 @@ def _caption(occlusions: Sequence[Occlusion], square: SquareChoice) -> str:
     config, windows = occlusions[0].config, len(occlusions[0].windows)
     size, stride = ("x".join(map(str, dict.fromkeys(config[name]))) for name in ("square", "stride"))
     return (
-        f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
+        f"A square of {size} pixels (fill: {square.fill}) is put at {counted(windows, 'place')}, "
+        f"{stride} pixels apart. The axes "
         "of (b), (d) and (e) are the place of the square's centre, over the image in grey. (c): the contrast of each "
         f"projection is stretched by itself. {_rules(occlusions)} Precision: {config['precision']}."
     )

@@ -135,14 +135,16 @@ def draw_splits(labels: Ints, settings: ProbeSettings, classes: Sequence[str] = 
     most, numbers = settings.per_class[-1], np.unique(labels[labels >= 0])
     if len(numbers) < 2:
         raise DataError(
-            f"{len(labels)} images of {len(numbers)} known classes given; expected at least 2 classes to tell apart"
+            f"{counted(len(labels), 'image')} of {counted(len(numbers), 'known class')} given; "
+            "expected at least 2 classes to tell apart"
         )
     name, count = smallest_class(labels, classes)
     if count <= most:
         fitting = [number for number in settings.per_class if number < count]
         advice = f"such as {','.join(map(str, fitting))}" if fitting else f"at most {count - 1}"
         raise DataError(
-            f"{most} training images of each class were asked for, and class {name} has {counted(count, 'image')}, "
+            f"{counted(most, 'training image')} of each class asked for, and class "
+            f"{name} has {counted(count, 'image')}, "
             f"which leaves none to test: give smaller numbers of training images ({advice}) with --per-class, "
             "per_class= in Python, or leave that class out"
         )

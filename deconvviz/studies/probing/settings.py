@@ -75,7 +75,8 @@ class ProbeSettings:
         )
         if len(self.costs) > 1 and self.per_class[0] < FOLDS:
             raise DataError(
-                f"{self.per_class[0]} images a class given; to choose among {len(self.costs)} costs they are split "
+                f"{counted(self.per_class[0], 'image')} a class given; to choose among "
+                f"{len(self.costs)} costs they are split "
                 f"into {FOLDS} folds: give {FOLDS} or more, or a single cost"
             )
 

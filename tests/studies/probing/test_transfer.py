@@ -72,7 +72,7 @@ def test_trained_features_carry_further(tmp_path: pathlib.Path, monkeypatch: pyt
     assert np.array_equal(mean, random.mean[1, 1]) and np.array_equal(deviation, random.deviation[1, 1])
     alone = transfer({"trained": networks["trained"]}, scenes, ("norm1", "relu7"), asked, **options)
     assert np.array_equal(alone.by_network["trained"].accuracy, trained.accuracy)
-    with pytest.raises(DataError, match="12 training images of each class were asked for"):  # before any image is read
+    with pytest.raises(DataError, match="12 training images of each class asked for"):  # before any image is read
         transfer(networks, scenes, ("norm1",), ProbeSettings(per_class=(12,)), tmp_path / "g.h5", **options)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "sklearn.svm", None)
