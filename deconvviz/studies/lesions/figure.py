@@ -66,7 +66,8 @@ def draw_lesions(lesions: Lesions, title: str, caption: str, page: Page = OWN) -
     ranked.set_title(f"the first {counted(len(ranking), unit)} by loss of accuracy", fontsize=8)
     losses.set_title("the same, in the same order", fontsize=8)
     what = "in the order given" if whole else "median and quartiles in grey"
-    spread.set_title(f"all of {counted(len(lesions.drop), unit)}; {what}", fontsize=8)
+    whole_count = f"all {counted(len(lesions.drop), unit)}" if len(lesions.drop) > 1 else f"the only {unit}"
+    spread.set_title(f"{whole_count}; {what}", fontsize=8)
     label_values(ranked, "loss of accuracy\n(percentage points, 95 % interval)")
     label_values(losses, "rise of the log-loss\n(nats, 95 % interval)")
     label_values(spread, "loss of accuracy\n(percentage points" + (", 95 % interval)" if whole else ")"))

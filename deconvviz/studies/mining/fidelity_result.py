@@ -104,7 +104,7 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
     def auto_of(self) -> str:
         """By which images and units the rule that `auto` takes was chosen here, in words."""
         return (
-            "by these units of these images; grid chooses by fewer units, of the images of its mined file, and may "
+            "by these units of these images; grid chooses by other units, of the images of its mined file, and may "
             "take another"
         )
 
