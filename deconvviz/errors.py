@@ -47,6 +47,22 @@ class TrainingError(DeconvvizError):
     """A training that cannot begin, or that diverged."""
 
 
+def missing_library(library: str, also: str = "") -> str:
+    """Return the phrase that says that a library is not installed, and how to install it, for an error message.
+
+    The library is named, and not the extra of this package that brings it: how an extra is written depends on whether
+    the package was installed from a checkout or from an index, and the library's own name works everywhere.
+
+    Args:
+        library: its name in the package index.
+        also: what is installed with it.
+
+    >>> missing_library("transformers", "safetensors")
+    'transformers is not installed; install it: pip install transformers safetensors'
+    """
+    return f"{library} is not installed; install it: pip install {library} {also}".rstrip()
+
+
 def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
     """Return a phrase that names the known names closest to `name`, for an error message.
 

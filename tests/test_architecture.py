@@ -20,6 +20,7 @@ ROOT = {
     "progress",
     "version",
     "declarations",
+    "words",
 }
 BELOW: dict[str, set[str]] = {"graph": ROOT, "results": ROOT}
 BELOW["data"] = ROOT | {"results"}

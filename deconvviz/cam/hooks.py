@@ -15,6 +15,7 @@ from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError, CaptureError, LayerNotFound, nearest
 from deconvviz.graph.evaluating import evaluating, without_inference_tensors
 from deconvviz.graph.scores import Readout, readout_of
+from deconvviz.words import counted
 
 
 class HookedModel:
@@ -45,9 +46,10 @@ class HookedModel:
         with self._hooked(layer, keep):
             self(x)
         if len(values) != 1 or not isinstance(values[0], Tensor) or len(values[0]) != len(x):
-            what = type(values[0]).__name__ if len(values) == 1 else f"{len(values)} values"
+            what = type(values[0]).__name__ if len(values) == 1 else f"{counted(len(values), 'value')}"
             raise CamError(
-                f"layer {layer!r} returned {what} for {len(x)} images; choose one that returns a tensor [N, ...] once"
+                f"layer {layer!r} returned {what} for {counted(len(x), 'image')}; choose one "
+                "that returns a tensor [N, ...] once"
             )
 
         def tail(value: Tensor, images: Tensor | None = None) -> Any:

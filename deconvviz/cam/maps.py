@@ -13,6 +13,7 @@ from torch import Tensor
 from deconvviz.arrays import pictures_of
 from deconvviz.notebook import Shown
 from deconvviz.types import Pixels
+from deconvviz.words import counted
 
 SHOWN = 6  # images whose pictures are kept
 
@@ -70,7 +71,7 @@ class Maps(Tensor, Shown, drawn_by="draw_maps"):
     def summary(self) -> str:
         """What the maps are, in one line."""
         where = f" of {', '.join(self.layers)}" if self.layers else ""
-        images = f"{self.shape[0]} image{'s' * (self.shape[0] != 1)}"
+        images = counted(self.shape[0], "image")
         return f"{self.method}{where}: maps of {images}, {self.shape[-2]}x{self.shape[-1]}"
 
     def text_as_html(self) -> str:

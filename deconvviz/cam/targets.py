@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError, TargetError
 from deconvviz.graph.scores import Readout, leaves_of, readout_of
+from deconvviz.words import counted
 
 Function = Callable[[Any], Tensor]
 Target = int | Sequence[int] | Tensor | Function | Sequence[Function] | None
@@ -99,7 +100,10 @@ def scorer_of(target: Target, output: Any, count: int, readout: Readout | None =
     given: Any = target
     classes = [int(c) for c in given] if isinstance(given, Tensor | Sequence) else [operator.index(given)] * count
     if len(classes) != count:
-        raise TargetError(f"{len(classes)} targets given for {count} images; give one class, or one for each image")
+        raise TargetError(
+            f"{counted(len(classes), 'target')} given for {counted(count, 'image')}; "
+            "give one class, or one for each image"
+        )
     wrong = [c for c in classes if not 0 <= c < scores.shape[1]]
     if wrong:
         raise TargetError(f"target {wrong[0]} given; the model has classes 0 to {scores.shape[1] - 1}")
@@ -112,7 +116,9 @@ def _each_its_own(functions: Sequence[Callable[[Any], Tensor]], count: int) -> C
     Of changed images, which stand together image by image, each function has as many in turn.
     """
     if len(functions) != count:
-        raise TargetError(f"{len(functions)} targets given for {count} images; give one, or one for each image")
+        raise TargetError(
+            f"{counted(len(functions), 'target')} given for {counted(count, 'image')}; give one, or one for each image"
+        )
 
     def scores(output: Any) -> Tensor:
         rows = len(next(iter(leaves_of(output).values())))
@@ -130,7 +136,9 @@ def _row(output: Any, row: int) -> Any:
 def _one_each(scores: Any, count: int) -> Tensor:
     if not isinstance(scores, Tensor) or scores.shape != (count,):
         shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise TargetError(f"the target function returned {shape}; expected one number for each of {count} images, [N]")
+        raise TargetError(
+            f"the target function returned {shape}; expected one number for each of {counted(count, 'image')}, [N]"
+        )
     return scores
 
 

@@ -54,20 +54,31 @@ def open_model(model: str, options: ModelOptions) -> OpenedModel:
     return OpenedModel(captured(loaded, preprocess, options.device, options.outputs), preprocess, loaded)
 
 
-def load(model: str, options: ModelOptions) -> tuple[LoadedModel, Preprocess]:
-    """Load a model and its preprocessing, with the changes that the command line asks for; see `open_model`."""
+def load(model: str, options: ModelOptions, uses_weights: bool = True) -> tuple[LoadedModel, Preprocess]:
+    """Load a model and its preprocessing, with the changes that the command line asks for; see `open_model`.
+
+    A note says where the weights are whatever a Python file made, unless `uses_weights` says that they do not matter.
+    """
     from deconvviz.models.load import load_model
 
     loaded = load_model(model, options.weights)
-    return loaded, preprocess_of(loaded.settings, options)
+    if uses_weights and ".py:" in model and options.weights == "DEFAULT":
+        file, _, factory = model.rpartition(":")
+        click.echo(
+            f"note: the weights are those with which {factory} of {pathlib.PurePath(file).name} returned the network: "
+            "random ones, unless it loads trained ones itself; --weights FILE loads them from a file",
+            err=True,
+        )
+    return loaded, preprocess_of(loaded.settings, options, trained=loaded.weights != "none")
 
 
-def preprocess_of(settings: Mapping[str, Any], options: ImageOptions) -> Preprocess:
-    """Return how images become a network's input, and print it.
+def preprocess_of(settings: Mapping[str, Any], options: ImageOptions, trained: bool = True) -> Preprocess:
+    """Return how images become a network's input, and print it; a note says what is assumed.
 
     Args:
         settings: arguments of `Preprocess`, as they are known of the network.
         options: the changes that the command line asks for.
+        trained: whether the network was trained on images, which had a mean and a standard deviation.
 
     Raises:
         DataError: an option is invalid.
@@ -84,7 +95,21 @@ def preprocess_of(settings: Mapping[str, Any], options: ImageOptions) -> Preproc
     changes["shown"] = options.shown and integers(options.shown)
     preprocess = dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
     click.echo(f"images: {preprocess.words()}", err=True)
+    assumed = _assumed(settings, options, trained)
+    if assumed:
+        click.echo(f"note: nothing is known of {assumed} others", err=True)
     return preprocess
+
+
+def _assumed(settings: Mapping[str, Any], options: ImageOptions, trained: bool) -> str:
+    """Return which parts of the preparation are ImageNet's because nobody gave any; "" where there are none."""
+    size = not ({"resize", "crop"} & {*settings} or options.side or options.resize)
+    values = trained and not ({"mean", "std"} & {*settings} or options.mean or options.std)
+    if not size and not values:
+        return ""
+    parts = ["224 px"] * size + ["ImageNet's mean and standard deviation"] * values
+    given = ["--input and --resize"] * size + ["--mean and --std"] * values
+    return f"the images that the network was trained on: {' and '.join(parts)} are assumed, {', '.join(given)} give"
 
 
 def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> Preprocess:

@@ -32,7 +32,7 @@ def layers(model: str, all_ops: bool, options: ModelOptions) -> None:
     downloads = model.startswith(("torchvision:", "timm:"))
     if options.weights == "DEFAULT" and downloads:  # not needed for a table that does not depend on the weights
         options = dataclasses.replace(options, weights="none")
-    loaded, preprocess = load(model, options)
+    loaded, preprocess = load(model, options, uses_weights=False)
     network = captured(loaded, preprocess, "cpu" if options.device == "auto" else options.device)
     click.echo(network.table(modules_only=not all_ops))
     click.echo(f"\n{network!r}")

@@ -30,6 +30,8 @@ def sources(loaded: LoadedModel) -> dict[str, str]:
     if ".py:" in spec:
         file, _, factory = spec.rpartition(":")
         spec = f"{pathlib.Path(file).resolve()}:{factory}"
+    elif spec.startswith("hf:"):
+        spec = f"hf:{pathlib.Path(spec.removeprefix('hf:')).resolve()}"
     return {"model": spec, "weights": weights, "command": command_line()}
 
 

@@ -18,6 +18,7 @@ from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.results.files import one_line
 from deconvviz.types import Ints, Pathlike, Picture
+from deconvviz.words import counted
 
 SCENES = 8000  # how many "scenes" are without a number
 
@@ -99,7 +100,7 @@ class Folder(Shown, drawn_by="draw_images"):
             ) from error
 
     def __repr__(self) -> str:
-        return f"<Folder {self.path}: {len(self)} images, {len(self.classes)} classes>"
+        return f"<Folder {self.path}: {counted(len(self), 'image')}, {counted(len(self.classes), 'class')}>"
 
 
 class Part(Shown, drawn_by="draw_images"):
@@ -140,7 +141,7 @@ class Part(Shown, drawn_by="draw_images"):
         return self.images[int(self.indices[index])]
 
     def __repr__(self) -> str:
-        return f"<Part: {len(self)} of {len(self.images)} images>"
+        return f"<Part: {len(self)} of {counted(len(self.images), 'image')}>"
 
 
 def labels_of(images: Images) -> Ints:

@@ -31,7 +31,10 @@ ENLARGED = 2  # times: beyond that, images are hardly those that the network was
 SIZES, READ = 100, 5  # images whose sizes are looked at; where no sizes are known, so many are read for it
 BLOCK = 16  # images of a store of pixels that are read in one call
 BLOCKS_AHEAD = 2  # for each thread
-OWN_SIZE = "if it was trained on images of their own size, say so with --input and --resize"
+OWN_SIZE = (
+    "if it was trained on images of their own size, say so with --input and --resize, and with --mean and --std how "
+    "they were normalised"
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from deconvviz.arrays import PEAKS, require_one_kind
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.types import Ints, Picture
+from deconvviz.words import counted
 
 
 class InMemoryImages(Shown, drawn_by="draw_images"):
@@ -66,7 +67,8 @@ class InMemoryImages(Shown, drawn_by="draw_images"):
         self.channels, self.dtype = self.pictures[0].shape[2], self.pictures[0].dtype
         if not len(self.labels) == len(self.names) == count or len({*self.names}) != count:
             raise DataError(
-                f"{count} images, {len(self.labels)} labels and {len({*self.names})} distinct names given; expected "
+                f"{counted(count, 'image')}, {counted(len(self.labels), 'label')} and {len({*self.names})} "
+                "distinct names given; expected "
                 "as many of each"
             )
         digest = sha256(repr((self.names, self.classes)).encode() + self.labels.tobytes())
@@ -83,4 +85,4 @@ class InMemoryImages(Shown, drawn_by="draw_images"):
         return self.pictures[index], int(self.labels[index])
 
     def __repr__(self) -> str:
-        return f"<InMemoryImages: {len(self)} images, {len(self.classes)} classes>"
+        return f"<InMemoryImages: {counted(len(self), 'image')}, {counted(len(self.classes), 'class')}>"

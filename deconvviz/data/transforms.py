@@ -22,6 +22,7 @@ from deconvviz.choices import INTERPOLATIONS, PADDINGS, TRANSFORMS
 from deconvviz.errors import DataError, nearest, require_choice
 from deconvviz.lengths import Length
 from deconvviz.types import Array, Box, Floats, Ints, Picture
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
@@ -353,7 +354,7 @@ def canvas(picture: Picture, fill: Sequence[float] | None = None) -> Canvas:
     count, peak = picture.shape[2], PEAKS[str(picture.dtype)]
     if fill is not None and (len(fill) != count or (peak and not all(0 <= value <= peak for value in fill))):
         within = f" in 0..{peak}" if peak else ""
-        raise DataError(f"fill {tuple(fill)} given; expected {count} values{within}")
+        raise DataError(f"fill {tuple(fill)} given; expected {counted(count, 'value')}{within}")
     colour = None if fill is None else tuple(float(value) for value in fill)
     return Canvas(picture, Box(0, 0, picture.shape[0], picture.shape[1]), colour)
 

@@ -14,6 +14,7 @@ from deconvviz.errors import DataError
 from deconvviz.results.files import Sink
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists
 from deconvviz.types import Array, Pathlike, Picture
+from deconvviz.words import counted
 
 _CHUNK = 1 << 18  # bytes: the most that a small file wastes at its end, and few enough chunks for 150 GB
 _BATCH = 1 << 22  # bytes written at once: a call of HDF5 costs more than a small image
@@ -90,7 +91,9 @@ class StoreWriter:
             self._pixels = pixels
             self.kind = "raw" if self._size is not None and pixels == ("uint8", 3) else "arrays"
         elif pixels != self._pixels:
-            here, before = (f"{dtype} with {channels} channels" for dtype, channels in (pixels, self._pixels))
+            here, before = (
+                f"{dtype} with {counted(channels, 'channel')}" for dtype, channels in (pixels, self._pixels)
+            )
             raise DataError(
                 f"{name} is {here}, and the images before it are {before}; a raw store holds images of one kind: pack "
                 "them apart"

@@ -33,6 +33,7 @@ from deconvviz.metrics.fidelity import (
 )
 from deconvviz.metrics.intervals import median_interval
 from deconvviz.types import Floats, Ints
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,7 +122,8 @@ class RuleChoice:
         other = "guided" if self.rule == "deconvnet" else "deconvnet"
         return (
             f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
-            f"median of {self.units} units: {self.kept[self.rule][0]:.2f}; {other}: {self.kept[other][0]:.2f}."
+            f"median of {counted(self.units, 'unit')}: {self.kept[self.rule][0]:.2f}; "
+            f"{other}: {self.kept[other][0]:.2f}."
         )
 
 

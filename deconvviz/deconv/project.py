@@ -50,7 +50,8 @@ def project(
         channel: of the layer.
         position: (y, x) on the layer's map; None takes the map's strongest position, the first one where several are
             equal.
-        rule: one of `choices.RULES`; see `rules`.
+        rule: one of `choices.RULES`; see `rules`. The default is the paper's; the command `project` measures by default
+            which rule shows the layer best (`--rule auto`).
         signal: the fields of `SignalOptions`, such as `seed` or `shifts`.
 
     Raises:

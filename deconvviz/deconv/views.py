@@ -17,6 +17,7 @@ from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.network import Network
 from deconvviz.types import Box
+from deconvviz.words import counted
 
 
 class UnitViews:
@@ -48,7 +49,7 @@ class UnitViews:
         """
         layers = {unit[1] for unit in units}
         if len(layers) != 1:
-            raise ProjectionError(f"units of {len(layers)} layers given; expected units of one layer")
+            raise ProjectionError(f"units of {counted(len(layers), 'layer')} given; expected units of one layer")
         self.layer, self.units = layers.pop(), tuple(units)
         self.network = network.forward_only(keep=[self.layer])
         self.images = self.network.checked(images)

@@ -15,6 +15,7 @@ from deconvviz.errors import DataError
 from deconvviz.lengths import BlurWindow
 from deconvviz.metrics.inputs import Scores, check_scored, fill_like, of_classes, probabilities, ranks, scored
 from deconvviz.metrics.metric import register
+from deconvviz.words import counted
 
 register("deletion", "Deletion AUC", False, "mean probability", "Petsiuk et al. 2018, RISE")
 register("insertion", "Insertion AUC", True, "mean probability", "Petsiuk et al. 2018, RISE")
@@ -168,7 +169,7 @@ def _counts(maps: Tensor, steps: int | None) -> Tensor:
     pixels = maps[0].numel()
     steps = min(maps.shape[1:]) if steps is None else steps
     if not 1 <= steps <= pixels:
-        raise DataError(f"{steps} steps given; expected 1 to {pixels}, the pixels of a map")
+        raise DataError(f"{counted(steps, 'step')} given; expected 1 to {pixels}, the pixels of a map")
     return torch.tensor([round(step * pixels / steps) for step in range(steps + 1)])
 
 

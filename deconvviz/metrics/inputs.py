@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deconvviz.errors import DataError
 from deconvviz.types import Floats
+from deconvviz.words import counted
 
 Scores = Callable[[Tensor], Tensor]
 """Normalised images [N, C, H, W] -> class probabilities [N, K], each image by itself (a model in eval mode)."""
@@ -133,7 +134,9 @@ def probabilities(scores: Scores, images: Tensor) -> Tensor:
         returned = scores(images)
     if not isinstance(returned, Tensor) or returned.ndim != 2 or len(returned) != len(images):
         shape = list(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
-        raise DataError(f"scores: {shape} returned for {len(images)} images; expected a Tensor [{len(images)}, K]")
+        raise DataError(
+            f"scores: {shape} returned for {counted(len(images), 'image')}; expected a Tensor [{len(images)}, K]"
+        )
     returned = returned.to("cpu", torch.float64)
     if not ((returned >= -SLACK) & (returned <= 1 + SLACK)).all():  # NaN fails too
         raise DataError(

@@ -12,6 +12,7 @@ from deconvviz.lengths import Length
 from deconvviz.metrics.inputs import as_array, as_values, check_maps
 from deconvviz.metrics.metric import register
 from deconvviz.types import Box, Floats, Ints, Mask
+from deconvviz.words import counted
 
 register("pointing_game", "Pointing game", True, "0 or 1", "Zhang et al. 2018, Excitation Backprop")
 register("energy", "Energy-based pointing game", True, "fraction", "Wang et al. 2020, Score-CAM")
@@ -179,7 +180,7 @@ def as_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[Ints]:
     """
     count, height, width = shape
     if len(boxes) != count:
-        raise DataError(f"boxes of {len(boxes)} images given; expected {count}, one list an image")
+        raise DataError(f"boxes of {counted(len(boxes), 'image')} given; expected {count}, one list an image")
     tables = []
     for number, boxes_of_image in enumerate(boxes):
         table = np.asarray(boxes_of_image)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deconvviz.errors import ModelError
+from deconvviz.errors import ModelError, missing_library
 from deconvviz.types import Pathlike
 
 # Plain values that trainings keep beside the weights; none of them runs code when it is read
@@ -87,7 +87,7 @@ def _read_safetensors(path: pathlib.Path) -> Any:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
-        raise ModelError(f"{path} is a safetensors file; pip install 'deconvviz[hf]' to read it") from None
+        raise ModelError(f"{path} is a safetensors file, and {missing_library('safetensors')}") from None
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deconvviz.errors import DataError, TargetError, nearest
+from deconvviz.errors import DataError, TargetError, missing_library, nearest
 from deconvviz.types import Ints, Pathlike
+from deconvviz.words import counted
 
 SYNSET = re.compile(r"n\d{8}")  # WordNet's numbers, which are the names of ImageNet's folders
 OWN_SETTINGS = (
@@ -174,7 +175,7 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     """
     number = {name: index for index, name in enumerate(names)}
     if names and len(names) != max(outputs, 2):
-        raise DataError(f"{len(names)} class names given for {outputs} outputs; give one for each")
+        raise DataError(f"{len(names)} class names given for {counted(outputs, 'output')}; give one for each")
     if outputs == 1 and len(classes) == 2 and set(classes) != set(names):
         return np.array([1, 0])
     if classes and tuple(classes) == tuple(names):
@@ -193,7 +194,8 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     unmatched = next((name for name in classes if name not in number), None)
     example = f", such as {unmatched!r}" if unmatched is not None else ""
     raise DataError(
-        f"the images have {len(classes)} classes{example}, the network has {outputs} outputs, and the names do not "
+        f"the images have {counted(len(classes), 'class')}{example}, the network has "
+        f"{counted(outputs, 'output')}, and the names do not "
         "tell which is which; give the outputs' names, one a line, with --classes FILE"
     )
 
@@ -238,6 +240,6 @@ def _synsets() -> list[str]:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
         raise DataError(
-            "ImageNet's synset numbers need timm's list: pip install 'deconvviz[timm]', or give --classes FILE"
+            f"ImageNet's synset numbers need timm's list: {missing_library('timm')}, or give --classes FILE"
         ) from None
     return list(ImageNetInfo().label_names())  # type: ignore[no-untyped-call, unused-ignore]

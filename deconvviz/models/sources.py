@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from deconvviz.choices import INTERPOLATIONS_OF_IMAGES
-from deconvviz.errors import ModelError, nearest
+from deconvviz.errors import ModelError, missing_library, nearest
 from deconvviz.registry import Registry
 
 FORMS = "torchvision:NAME, timm:NAME, hf:FOLDER, zfnet, demo or path/to/file.py:FACTORY"
@@ -114,7 +114,7 @@ def _timm(name: str, wanted: Wanted) -> Built:
     try:
         import timm
     except ImportError:
-        raise ModelError("timm is not installed; pip install 'deconvviz[timm]'") from None
+        raise ModelError(missing_library("timm")) from None
     if name.split(".")[0] not in timm.list_models():
         raise ModelError(f"timm has no model {name!r}; {nearest(name, timm.list_models())}")
     extra: dict[str, Any] = {} if wanted.classes is None else {"num_classes": wanted.classes}
@@ -170,7 +170,7 @@ def _hugging_face(name: str, wanted: Wanted) -> Built:
     try:
         from transformers import AutoConfig, AutoModelForImageClassification
     except ImportError:
-        raise ModelError("transformers is not installed; pip install 'deconvviz[hf]'") from None
+        raise ModelError(missing_library("transformers", "safetensors")) from None
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         if wanted.trained:
@@ -266,8 +266,7 @@ def from_file(spec: str, wanted: Wanted) -> Built:
             module = _imported(path)
             factory = getattr(module, name, None)
             if not callable(factory):
-                public = [n for n in dir(module) if not n.startswith("_")]
-                raise ModelError(f"{path} has no function {name!r}; {nearest(name, public)}")
+                raise ModelError(f"{path} has no function {name!r}; {nearest(name, _defined_in(module))}")
             returned = factory()
         except ModelError:
             raise
@@ -283,6 +282,12 @@ def from_file(spec: str, wanted: Wanted) -> Built:
     if not isinstance(settings, Mapping):
         raise ModelError(f"{spec} returned settings of type {type(settings).__name__}; expected a dict or a Preprocess")
     return Built(model, dict(settings), tuple(map(str, classes)))
+
+
+def _defined_in(module: Any) -> list[str]:
+    """Return the names of a module's own functions and classes: not of what it imported."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and callable(value)}
+    return [name for name, value in own.items() if getattr(value, "__module__", None) == module.__name__]
 
 
 def _imported(path: pathlib.Path) -> Any:

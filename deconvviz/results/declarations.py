@@ -85,8 +85,8 @@ def _arrays(*lines: str) -> tuple[ArraySchema, ...]:
 _CONFIG = {
     "config": "JSON: what decides the result, such as the fingerprints of network and images, the layers and the "
     "preprocessing. Files are resumed and joined only where it is equal.",
-    "sources": "JSON: where model, weights and images were, the command, and the versions that computed. It only "
-    "informs.",
+    "sources": "JSON: where model, weights and images were, the command, the versions that computed, and a digest of "
+    "the network's architecture without its weights. It only informs.",
     "state": "JSON: how far the result is.",
 }
 

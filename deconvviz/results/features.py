@@ -32,6 +32,7 @@ from deconvviz.results.files import Sink, atomic, note_committed, one_line
 from deconvviz.results.results import reading, require_same
 from deconvviz.results.sealed import DIGEST, digest_of_bytes, digest_of_lists
 from deconvviz.types import Ints, Pathlike
+from deconvviz.words import counted
 
 KIND, SCHEMA = "features", 1
 Rows = NDArray[np.float32]
@@ -166,7 +167,7 @@ class Features:
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name} [{width}]" for name, width in self.layers.items())
-        return f"<Features {self.path}: {self.done} of {len(self)} images; {layers}>"
+        return f"<Features {self.path}: {self.done} of {counted(len(self), 'image')}; {layers}>"
 
 
 class FeatureWriter:
@@ -325,7 +326,8 @@ def _begin(
     free = shutil.disk_usage(folder).free if folder.is_dir() else size
     if free < size:
         raise DataError(
-            f"the features of {len(labels)} images take {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; "
+            f"the features of {counted(len(labels), 'image')} take {size / 1e9:.1f} GB, "
+            f"{folder} has {free / 1e9:.1f} GB free; "
             "give fewer layers, pool them more, or keep float16"
         )
     # Aligned, the eight bytes of `done` lie in one sector of the disk, which is written whole or not at all.

@@ -62,7 +62,7 @@ def begin_or_resume(folder: Pathlike, note: str, fresh: Result, advice: str) -> 
     path = pathlib.Path(folder, note)
     if path.is_file():
         result = Result.load(path, fresh.kind, fresh.schema)
-        require_same(folder, result.config, fresh.config, advice)
+        require_same(folder, result.config, fresh.config, advice, (result.sources, fresh.sources))
         return result
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

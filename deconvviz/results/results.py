@@ -188,7 +188,36 @@ def arrays_below(group: h5py.Group) -> dict[str, Array]:
     return arrays
 
 
-def require_same(path: Pathlike, in_file: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
+SAID = {
+    "store_fingerprint": "the images (fingerprint)",
+    "images_fingerprint": "the images (fingerprint)",
+    "truth_fingerprint": "the ground truth (fingerprint)",
+}
+"""Settings whose names in a file say little -> what an error calls them."""
+
+
+def other_network(in_file: str | None, now: str | None) -> str:
+    """Return what two networks with different fingerprints differ in, for an error message.
+
+    Args:
+        in_file: `graph.digest.architecture` of the one that a file was made with; None where the file does not say.
+        now: that of the other one.
+
+    >>> other_network("a", "a"), other_network("a", "b"), other_network(None, "b")
+    ('other weights of the same architecture', 'another architecture', 'another network or other weights')
+    """
+    if in_file is None or now is None:
+        return "another network or other weights"
+    return "other weights of the same architecture" if in_file == now else "another architecture"
+
+
+def require_same(
+    path: Pathlike,
+    in_file: Mapping[str, Any],
+    now: Mapping[str, Any],
+    advice: str,
+    sources: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {}),
+) -> None:
     """Check that a file was made with the configuration of today.
 
     Args:
@@ -196,14 +225,28 @@ def require_same(path: Pathlike, in_file: Mapping[str, Any], now: Mapping[str, A
         in_file: the configuration that the file holds.
         now: the configuration of today; JSON values.
         advice: what the user can do, for the message.
+        sources: of the file, and of today. Where both name an "architecture", the message tells other weights from
+            another network.
 
     Raises:
         MismatchError: a setting differs; the message names each of them with both values.
+
+    >>> both = {"architecture": "9f3c"}, {"architecture": "9f3c"}
+    >>> require_same("m.h5", {"model_fingerprint": "1b"}, {"model_fingerprint": "2c"}, "remove it", both)
+    Traceback (most recent call last):
+        ...
+    deconvviz.errors.MismatchError: m.h5 was made with other settings (other weights of the same architecture, which \
+--weights names: fingerprint 1b in the file, 2c now); remove it
     """
     in_file, now = json.loads(json.dumps(in_file)), json.loads(json.dumps(now))
     differing = [name for name in sorted({*in_file, *now}) if in_file.get(name) != now.get(name)]
     if differing:
-        listed = "; ".join(f"{name}: {in_file.get(name)} in the file, {now.get(name)} now" for name in differing)
+        said = {name: f"{SAID.get(name, name)}: " for name in differing}
+        if "model_fingerprint" in said:
+            what = other_network(*(of.get("architecture") for of in sources))
+            named = ", which --weights names" if "weights" in what else ""
+            said["model_fingerprint"] = f"{what}{named}: fingerprint "
+        listed = "; ".join(f"{said[name]}{in_file.get(name)} in the file, {now.get(name)} now" for name in differing)
         raise MismatchError(f"{path} was made with other settings ({listed}); {advice}")
 
 

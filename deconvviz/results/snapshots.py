@@ -24,6 +24,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import arrays_below, reading
 from deconvviz.results.sealed import sealed
 from deconvviz.types import Array, Pathlike
+from deconvviz.words import counted
 
 KIND, SCHEMA = "snapshots", 1
 
@@ -74,7 +75,7 @@ class Snapshots(Shown, drawn_by="draw_history"):
 
     def __repr__(self) -> str:
         epochs = ", ".join(map(str, self.epochs)) or "none"
-        return f"<Snapshots {self.path}: weights of epochs {epochs}; metrics of {len(self.history)} epochs>"
+        return f"<Snapshots {self.path}: weights of epochs {epochs}; metrics of {counted(len(self.history), 'epoch')}>"
 
 
 def write_epoch(

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, missing_library
 from deconvviz.results.columns import TABLES
 from deconvviz.results.files import atomic
 from deconvviz.types import Pathlike
@@ -60,7 +60,7 @@ def to_frame(kind: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
     try:
         import pandas as pd
     except ImportError as error:
-        raise DataError("a data frame needs pandas, which is not installed: pip install 'deconvviz[pandas]'") from error
+        raise DataError(f"there is no data frame: {missing_library('pandas')}") from error
     frame = pd.DataFrame.from_records([list(row) for row in rows], columns=list(columns))
     for column in frame.columns:
         declared = next(each for each in TABLES[kind].columns if each.matches(column))

@@ -17,6 +17,7 @@ from PIL import Image
 from deconvviz.errors import DataError
 from deconvviz.results.results import Result, read_config, whole
 from deconvviz.types import Array, Ints, Pathlike, Pixels
+from deconvviz.words import counted
 
 KIND, SCHEMA = "gallery", 1
 QUALITY = 85  # of JPEG, of 100
@@ -155,7 +156,10 @@ class Gallery:
     arrays: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"Gallery({self.config['layer']} of {self.config['model']}: {len(self.arrays['channels'])} filters)"
+        return (
+            f"Gallery({self.config['layer']} of {self.config['model']}: "
+            f"{counted(len(self.arrays['channels']), 'filter')})"
+        )
 
 
 def gallery_config(path: Pathlike) -> dict[str, Any]:

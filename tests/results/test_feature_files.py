@@ -46,8 +46,8 @@ def test_an_error_keeps_what_was_done(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"network": 2}, "model_fingerprint"),
-        ({"images": noise_images(seed=1)}, "images_fingerprint"),
+        ({"network": 2}, "another network or other weights"),
+        ({"images": noise_images(seed=1)}, "the images"),
         ({"layers": ("1", "5")}, "layers"),
         ({"pool": "mean"}, "pool"),
         ({"dtype": "float16"}, "dtype"),

@@ -39,7 +39,7 @@ This page is written by `tools/docs/files.py`.
 * The attribute `deconvviz` (of an image store `format`) is the kind, and `schema` the version of the layout. Newer
   versions of deconvviz read files of older ones.
 * Numbers in CSV files have seven digits; files are UTF-8, with a line of column names. `to_frame()` of the result gives
-  the same table as a data frame of pandas (`pip install 'deconvviz[pandas]'`), with all digits.
+  the same table as a data frame of pandas (`pip install pandas`), with all digits.
 """
 TAIL = """\
 ## Other files

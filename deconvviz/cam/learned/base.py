@@ -19,6 +19,7 @@ from deconvviz.cam.registry import METHODS, Method
 from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.network import Network
 from deconvviz.registry import Registry
+from deconvviz.words import counted
 
 Shape = tuple[int, ...]
 BORDER, OFFSET = 0.3, 0.0005  # of the released code's loss; the papers' formulas are without them
@@ -156,7 +157,7 @@ class LearnedExplainer(nn.Module):
         return (Phase(cls.name),)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self.layers)}; {self.outputs} classes)"
+        return f"{type(self).__name__}({', '.join(self.layers)}; {counted(self.outputs, 'class')})"
 
 
 LEARNED: Registry[type[LearnedExplainer]] = Registry("learned explainer")

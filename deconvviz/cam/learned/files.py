@@ -14,11 +14,14 @@ import torch
 from deconvviz.cam.learned import lcam, masking  # noqa: F401, they register
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
 from deconvviz.errors import CamError, DataError, MismatchError
+from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
 from deconvviz.models.checkpoints import read_file
 from deconvviz.models.weights import misfit
 from deconvviz.results.files import atomic, one_line
+from deconvviz.results.results import other_network
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 FORMAT, SCHEMA = "deconvviz-explainer", 1
 
@@ -34,6 +37,7 @@ def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[
         "outputs": explainer.outputs,
         "model": network.name,
         "model_fingerprint": network.fingerprint,
+        "architecture": architecture(network),
         "input_shape": list(network.input_shape),
         **about,
     }
@@ -125,15 +129,18 @@ def fitting(explainer_or_file: LearnedExplainer | Pathlike | None, method: str, 
         raise CamError("a trained explainer belongs to a captured network; capture the model")
     trained_for = explainer.origin.get("model_fingerprint")
     if trained_for is not None and trained_for != network.fingerprint:
+        what = other_network(explainer.origin.get("architecture"), architecture(network))
+        right = "the weights that it was trained with (--weights FILE)" if "weights" in what else "that network"
         raise MismatchError(
-            f"the explainer was trained for {explainer.origin.get('model')} {trained_for}, and this is {network.name} "
-            f"{network.fingerprint}: another network or other weights; train one for it"
+            f"the explainer was trained for {what} (fingerprint {trained_for} of {explainer.origin.get('model')}; this "
+            f"is {network.fingerprint} of {network.name}): give {right}, or train one for this network"
         )
     layers = {name: tuple(network.layer(name).shape) for name in explainer.layers}
     sizes = {name: math.prod(shape) for name, shape in explainer.layers.items()}
     if explainer.outputs != network.outputs or any(sizes[name] > math.prod(layers[name]) for name in layers):
         raise MismatchError(
-            f"the explainer reads {explainer.layers} for {explainer.outputs} classes; {network.name} has {layers} and "
+            f"the explainer reads {explainer.layers} for {counted(explainer.outputs, 'class')}; "
+            f"{network.name} has {layers} and "
             f"{network.outputs}: train one for it"
         )
     return explainer.to(network.device)

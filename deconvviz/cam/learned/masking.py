@@ -11,6 +11,7 @@ from torch.nn import functional
 from deconvviz.cam.learned.base import Batch, LearnedExplainer, Phase, Shape, area, learned, smoothness
 from deconvviz.cam.shaping import gaussian_blur, resized
 from deconvviz.errors import CamError, DataError
+from deconvviz.words import counted
 
 KEEP, DESTROY = 1.0, 5.0  # margins of the two hinges, in logits
 BLUR, SIGMA = 55, 11.0
@@ -90,7 +91,7 @@ class RealTimeMasking(LearnedExplainer):
         )
         wrong = [f"{name} {value}" for name, value in self.options.items() if name != "confidence" and not value >= 0]
         if wrong or width < 4 or width % 4 or outputs < 2:
-            complaint = wrong[0] if wrong else f"width {width} and {outputs} classes"
+            complaint = wrong[0] if wrong else f"width {width} and {counted(outputs, 'class')}"
             raise DataError(
                 f"{complaint} given; expected weights of 0 or more, a width that 4 divides, two classes or more"
             )

@@ -29,6 +29,7 @@ from deconvviz.studies.training.recipe import PAPER, Recipe, fitting_input_size
 from deconvviz.studies.training.result import Trained
 from deconvviz.studies.training.train import class_names, train, training_and_validation
 from deconvviz.types import Ints, Mask, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -220,7 +221,8 @@ class AblationRun:
     def _check_epochs(self, name: str, epochs: int) -> None:
         if epochs > self.recipe.epochs:
             raise MismatchError(
-                f"{self.path(name)} was trained for {epochs} epochs, {self.recipe.epochs} given; give {epochs}, or "
+                f"{self.path(name)} was trained for {counted(epochs, 'epoch')}, {self.recipe.epochs} "
+                f"given; give {epochs}, or "
                 "another folder"
             )
 

@@ -19,6 +19,7 @@ from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
 from deconvviz.studies.training.command import RecipeOptions, ZFNetOptions, recipe_options, zfnet_options
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -131,8 +132,8 @@ def caption_of(table: VariantTable, data: str, recipe: RecipeOptions) -> str:
     epochs = table.rows[0].epochs
     others = f" of {recipe.validation}" if recipe.share is None else ""
     return (
-        f"Each variant was trained on {data} for {epochs} epoch{'s' * (epochs != 1)} by the same recipe, and validated "
-        f"on {table.images} images{others}. Input {config['input_size']} x {config['input_size']} px, width "
+        f"Each variant was trained on {data} for {counted(epochs, 'epoch')} by the same recipe, and validated "
+        f"on {counted(table.images, 'image')}{others}. Input {config['input_size']} x {config['input_size']} px, width "
         f"{config['width']:g}, layers 1 and 2 of {config['first']}. The errors are those of the finished networks on "
         "central crops.\nThe 95 % intervals are over images (Bonett and Price 2012), not over trainings from other "
         "initial weights."

@@ -9,6 +9,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.ablation.variants import FULL
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ class VariantTable(Shown, drawn_by="draw_variants"):
 
     def __repr__(self) -> str:
         head = f"{'variant':26s}  parameters  epochs  training  validation"
-        lines = [f"{head}  above {FULL} [95 %], {self.images} images"]
+        lines = [f"{head}  above {FULL} [95 %], {counted(self.images, 'image')}"]
         for row in self.rows:
             errors = f"{row.training_error:10.1%}{row.validation_error:12.1%}"
             lines.append(f"{row.name:26s}{row.parameters:12,}{row.epochs:8d}{errors}")

@@ -20,6 +20,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
 from deconvviz.errors import DataError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -148,7 +149,7 @@ def correspond(
 
 
 def _caption(study: StudyChoice) -> str:
-    images = f"{study.count} images{'' if study.across_classes else ' of one class'}"
+    images = f"{counted(study.count, 'image')}{'' if study.across_classes else ' of one class'}"
     colour = "black" if study.fill == "black" else "the mean colour"
     return (
         f"Score: {study.normalisation} over pairs of {images} of the Hamming distance of the signs "

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, shortened
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.studies.correspondence.result import Correspondence, PartScore
@@ -70,7 +71,7 @@ def _draw_examples(sheet: Sheet, result: Correspondence, tiles: int, top: float)
     for n, (part, pictures) in enumerate(result.examples.items()):
         bottom = top - (n + 1) * STEP + (STEP - TILE) / 2
         images, sets = image_sets[part].size, len(image_sets[part])
-        text = f"{shortened(part, LETTERS)}\n{images} images, {sets} set{'s' * (sets > 1)}"
+        text = f"{shortened(part, LETTERS)}\n{counted(images, 'image')}, {counted(sets, 'set')}"
         sheet.text(NAME - 0.08, bottom + TILE / 2, text, ha="right", va="center", fontsize=6.5)
         for k, picture in enumerate(pictures[:-1]):
             sheet.picture(picture / 255.0, NAME + k * STEP, bottom, TILE)

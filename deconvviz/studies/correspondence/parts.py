@@ -13,6 +13,7 @@ from deconvviz.data.truth import OBJECT, Truth, bounds
 from deconvviz.errors import DataError
 from deconvviz.studies.correspondence.options import CorrespondenceOptions
 from deconvviz.types import Ints, Mask
+from deconvviz.words import counted
 
 
 def random_masks(mask: Mask, number: int, rng: np.random.Generator, within: Mask | None = None) -> NDArray[np.bool_]:
@@ -104,7 +105,9 @@ class Parts:
         for part in parts or ():
             if not len(sets[part]):
                 number = len(having.get(part, []))
-                raise DataError(f"{number} images have a part {part!r}; expected {least}; the parts are {known}")
+                raise DataError(
+                    f"{counted(number, 'image')} with a part {part!r} given; expected {least}; the parts are {known}"
+                )
         sets = {part: images for part, images in sets.items() if len(images)}
         if not sets:
             raise DataError(f"no part is in enough images; expected {least}; the parts are {known}")

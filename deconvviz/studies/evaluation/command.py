@@ -27,6 +27,7 @@ from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import require_choice
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.options import RunOptions
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.explain import Explainer
@@ -269,7 +270,8 @@ def _draw(
     window, _ = INSERTION_BLUR.of(*evaluation.pictures.shape[1:3])
     blur = f" The picture of the insertion curve is blurred by a window of {window} px." if evaluation.curves else ""
     caption = (
-        f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked pixels "
+        f"{counted(len(evaluation.names), 'image')} of {pathlib.PurePath(images).name}; "
+        f"{target} is explained. Masked pixels "
         f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
         "the pixels where so many are kept; constant, where it is not 0, is the share of maps that are the same "
@@ -324,10 +326,12 @@ def _report_mistakes(
     if not len(mistakes.maps):
         return
     caption = (
-        f"The first {len(mistakes.maps)} of {len(mistakes.records)} images that are classified incorrectly, of "
+        f"The first {len(mistakes.maps)} of {counted(len(mistakes.records), 'image')} "
+        "that are classified incorrectly, of "
         f"{mistakes.labelled}: maps of {explainer.method.name} for the true class and for the predicted one. The "
-        "numbers beside the names are probabilities; overlap is the correlation of the two maps. Each map is scaled to "
-        f"its own range.{feed.preprocess.shown_words()}"
+        "numbers beside the names are probabilities; overlap is the correlation of "
+        "the two maps, from 1 (the same place) "
+        f"to -1. Each map is scaled to its own range.{feed.preprocess.shown_words()}"
     )
     title = f"Images that {network.name} classifies incorrectly"
     figure = draw_mistakes(mistakes, title, caption, page)
@@ -367,7 +371,7 @@ def _check_sanity(
     if not checks:
         return
     save_sanity_checks(checks, beside(table, ".sanity.csv"))
-    count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+    count = counted(len(images), "image")
     caption = (
         f"{count}; {randomisation} randomisation, seed {run.seed}. Points are means over the images; 1 is the same "
         f"map. {SANITY_NOTE}"

@@ -21,6 +21,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import room_for, spread
 from deconvviz.data.truth import OBJECT
 from deconvviz.errors import DataError
+from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
 from deconvviz.lengths import REFERENCE
 from deconvviz.metrics import box_accuracy
@@ -136,7 +137,7 @@ def evaluate(
         **limited(len(images), limit),
         "methods": {name: _described(explainers[name], options_by_method[name], size) for name in explainers},
     }
-    evaluation = _begin(feed, config, stamped(sources), out)
+    evaluation = _begin(feed, config, stamped({"architecture": architecture(network), **(sources or {})}), out)
     return EvaluationRun(network, feed, evaluation, settings, classes, out).run(explainers)
 
 
@@ -191,7 +192,8 @@ def _begin(feed: Feed, config: dict[str, Any], sources: dict[str, Any], out: Pat
     """
     if out is not None and pathlib.Path(out).exists():
         evaluation = Evaluation.load(out)
-        require_same(out, evaluation.config, config, "remove it or choose another output")
+        both = evaluation.sources, sources
+        require_same(out, evaluation.config, config, "remove it or choose another output", both)
         return evaluation
     evaluation = _without_values(feed, config, sources)
     if out is not None:

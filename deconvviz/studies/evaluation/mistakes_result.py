@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Pathlike, Pixels
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,9 +126,14 @@ class Mistakes(Shown, drawn_by="draw_mistakes"):
 
     def __repr__(self) -> str:
         readings = [record.reading for record in self.records]
-        counts = "; ".join(f"{reading} {readings.count(reading)}" for reading in sorted(set(readings), reverse=True))
-        places = f"; both classes found in: {counts}" if readings else ""
-        lines = [f"Mistakes({len(self.records)} of {self.labelled} labelled images{places})"]
+        said = {"same place": "in the same place", "in part": "in part in the same place"}
+        counts = ", ".join(
+            f"{said.get(reading, f'in {reading}')} for {readings.count(reading)}"
+            for reading in sorted(set(readings), reverse=True)
+        )
+        places = f"; the network finds the two classes {counts}" if readings else ""
+        lines = [f"Mistakes({len(self.records)} of {counted(self.labelled, 'labelled image')}{places})"]
         for pair in self.confusions()[:5]:
-            lines.append(f"  {pair.true} taken for {pair.predicted}: {pair.images} (overlap {pair.mean_overlap:.2f})")
+            correlation = f"correlation of the two maps {pair.mean_overlap:.2f}"
+            lines.append(f"  {pair.true} taken for {pair.predicted}: {counted(pair.images, 'image')}, {correlation}")
         return "\n".join(lines)

@@ -16,6 +16,7 @@ from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, SECONDS
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,7 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         table += [[method, *row] for method, row in rows.items()]
         cells = ("".join(f"<td>{html.escape(text)}</td>" for text in row) for row in table)
         body = "".join(f"<tr>{row}</tr>" for row in cells)
-        return f"<p>Means over {len(self.names)} images.</p><table>{body}</table>"
+        return f"<p>Means over {counted(len(self.names), 'image')}.</p><table>{body}</table>"
 
 
 def _below(arrays: Mapping[str, Array], group: str) -> dict[str, Array]:

@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
 from deconvviz.errors import DataError, ModelError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +60,8 @@ class ShownFilters:
             return self.filters
         if len(layers) > 1:
             raise DataError(
-                f"channels {self.channels} given for {len(layers)} layers; name channels of one layer at a time"
+                f"channels {self.channels} given for {counted(len(layers), 'layer')}; "
+                "name channels of one layer at a time"
             )
         return channels
 
@@ -172,7 +174,8 @@ def evolve(
 def _caption(evolution: Evolution, store: pathlib.Path, preprocess: Preprocess) -> str:
     return (
         f"Rows are filters (the number is the channel's). Each picture is the projection of the filter's strongest "
-        f"activation over {evolution.count} images of {store.name}, by the weights after each epoch. It has its own "
+        f"activation over {counted(evolution.count, 'image')} of {store.name}, by the "
+        "weights after each epoch. It has its own "
         "contrast; zero is grey. A coloured frame marks that the strongest image differs from that of the epoch "
         f"before.{preprocess.shown_words()}\n{evolution.rules()}\n"
         "Curves: share of the strongest images that are those of the last epoch (mean over channels); cosine between "

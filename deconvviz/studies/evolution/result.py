@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike, Pixels
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +145,7 @@ class Evolution(Shown, drawn_by="draw_evolution"):
         ]
 
     def __repr__(self) -> str:
-        lines = [f"Evolution over epochs {', '.join(map(str, self.epochs))} on {self.count} images"]
+        lines = [f"Evolution over epochs {', '.join(map(str, self.epochs))} on {counted(self.count, 'image')}"]
         for layer in self.layers:
             by_images, by_projections = self.settled(layer)
             lines.append(

@@ -10,6 +10,7 @@ import click
 
 from deconvviz.choices import EXPLAINED
 from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.following import IMAGE, PICTURE, following, picture_of
 from deconvviz.cli.inputs import integers, matched_outputs, numbers, open_model, output_names
 from deconvviz.cli.options import (
     DECODING,
@@ -23,6 +24,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.learned.base import Phase
@@ -219,7 +221,9 @@ def train_cam(
     work = _search if loss.grid else _train
     trained = work(method, opened, opened_images, layers, out, loss, training)
     click.echo(repr(trained))
-    click.echo(f"wrote {out}; next: deconvviz cam {method} {model} IMAGE --explainer {out} -o cam.png")
+    image = picture_of(opened_images)
+    command = following("cam", method, model, image, "--explainer", out, "-o", "cam.png", carry=(*PICTURE, "names"))
+    click.echo(f"wrote {out}; next{', with a picture of yours for IMAGE' * (image == IMAGE)}: {command}")
 
 
 def _search(
@@ -272,7 +276,7 @@ def _train(
             trained, network, held_out, preprocess, others, other_layers, progress=training["progress"]
         )
         evaluation.save_csv(beside(out, ".held-out.csv"))
-        click.echo(f"on {len(held_out)} images held out:\n{evaluation!r}")
+        click.echo(f"on {counted(len(held_out), 'image')} held out:\n{evaluation!r}")
     return trained
 
 

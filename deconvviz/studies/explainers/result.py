@@ -12,6 +12,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.columns import SHARES
 from deconvviz.types import Floats, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.learned.base import LearnedExplainer
@@ -39,7 +40,7 @@ class TrainedExplainer(Shown, drawn_by="draw_history"):
             return f"TrainedExplainer({self.explainer.name}, {self.path}, no epoch yet)"
         last = self.history[-1]
         terms = ", ".join(f"{name} {last[name]:.3g}" for name in ("loss", "right"))
-        return f"TrainedExplainer({self.explainer.name}, {self.path}, {len(self.history)} epochs, {terms})"
+        return f"TrainedExplainer({self.explainer.name}, {self.path}, {counted(len(self.history), 'epoch')}, {terms})"
 
 
 @dataclass(frozen=True, kw_only=True)

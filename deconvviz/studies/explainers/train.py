@@ -32,6 +32,7 @@ from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.explainers.options import ExplainerTrainingOptions
 from deconvviz.studies.explainers.result import TrainedExplainer
 from deconvviz.types import Ints, Pathlike, Picture
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -207,7 +208,8 @@ class ExplainerTraining:
             self.commit()
             return
         content = self.checkpoint.read()
-        require_same(out, self._comparable(content["config"]), self._comparable(self.config), "choose another --out")
+        begun, now = (self._comparable(config) for config in (content["config"], self.config))
+        require_same(out, begun, now, "choose another --out", (content["config"], self.config))
         self.explainer.load_state_dict(content["state_dict"])
         sums = dict(content["sums"])
         images = int(sums.pop("images", 0))
@@ -218,12 +220,14 @@ class ExplainerTraining:
             self.phase_number, self.position.step = self.phase_number - 1, content["last_step"]
         if self.phase_number == len(self.phases) - 1 and self.position.step > self.total:
             raise MismatchError(
-                f"{out} has {self.position.step} steps of its last phase already; ask for no less, or choose another"
+                f"{out} has {counted(self.position.step, 'step')} of its last phase already; "
+                "ask for no less, or choose another"
             )
 
     def _comparable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return a configuration without the length of the last phase, which may grow."""
         *before, last = config["phases"]
+        config = {name: value for name, value in config.items() if name != "architecture"}  # older files have none
         return {**config, "phases": [*before, {k: v for k, v in last.items() if k not in ("epochs", "steps")}]}
 
     def commit(self) -> None:

@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -301,7 +302,8 @@ def _save_depth(result: Invariance, network: str, out: str, page: Page) -> None:
     from deconvviz.studies.invariance.figure import draw_depth
 
     caption = (
-        f"{len(result.images)} images. Score: 1 - mean ||f(Tx) - f(x)|| / mean ||f(x') - f(x)||, where x' are other "
+        f"{counted(len(result.images), 'image')}. Score: 1 - mean ||f(Tx) - f(x)|| / mean "
+        "||f(x') - f(x)||, where x' are other "
         "images, clipped to 0..1. It is 1 where nothing changes, and 0 where a transformed image is as far away as "
         "another image. Bars: 95 % bootstrap intervals over the images."
     )

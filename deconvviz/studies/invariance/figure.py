@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from deconvviz.data.transforms import transform_of
 from deconvviz.figures.page import OWN, Page
@@ -30,6 +32,7 @@ DEPTH_PANEL, DEPTH_LETTER = 3.0, 0.045  # inches: height of the panel, and of a 
 COLOURED = 8  # images that have a colour and a name each; of more images the curves are grey
 GREY, MEAN = (0.72, 0.72, 0.72, 1.0), "0.1"  # colours of single images among many, and of their mean
 HEAD_LETTER, LABEL_LETTER = 0.068, 0.048  # inches of a letter of a column's head, and of an axis's label
+HEAD_LINE = 0.135  # inches between the lines of a column's head
 NAME_LETTERS = 32  # of an image's name
 Strips = Mapping[str, tuple[Floats, Pixels]]
 
@@ -62,7 +65,10 @@ def draw_invariance(
     lefts = [LEFT + strip_side + BETWEEN + column * (panel + BETWEEN) for column in range(len(layers) + 1)]
     width = gaps + scale * natural
     legend = _legend_height(len(result.images), width)
-    sheet = Sheet(width, legend + len(kinds) * (high + BELOW) + HEADS, title, caption, page=page)
+    letters = int((panel + BETWEEN) / HEAD_LETTER)
+    heads = [*(_head_of(layer, result.config, letters) for layer in layers), "probability of the class"]
+    above = HEADS + HEAD_LINE * max(head.count("\n") for head in heads)
+    sheet = Sheet(width, legend + len(kinds) * (high + BELOW) + above, title, caption, page=page)
     for row, kind in enumerate(kinds):
         bottom = sheet.bottom + legend + (len(kinds) - 1 - row) * (high + BELOW) + BELOW
         strip = sheet.axes(LEFT, bottom, strip_side, high)
@@ -73,14 +79,16 @@ def draw_invariance(
         for column, values in enumerate(curves):
             axes = sheet.panel(lefts[column], bottom, panel, high)
             _draw_curves(axes, result.steps[kind], values, colours)
+            _set_ticks(axes, kind, result.steps[kind])
             is_probability = column == len(layers)
             axes.set_xlabel(_fitted(transform_of(kind).label, panel), fontsize=6.5, labelpad=2)
             axes.set_ylabel("probability" if is_probability else "‖f(Tx) − f(x)‖ / ‖f(x)‖", fontsize=6.5, labelpad=2)
             axes.set_ylim(0, 1.03 if is_probability else None)
-    heads = [*(f"{layer}: distance" for layer in layers), "probability of the class"]
-    _draw_head(sheet, "examples", LEFT + strip_side / 2, strip_side)
-    for left, head in zip(lefts, heads, strict=True):
-        _draw_head(sheet, head, left + panel / 2, panel)
+    head_bottom = sheet.top - above + 0.08
+    for middle, head in zip(
+        [LEFT + strip_side / 2, *(left + panel / 2 for left in lefts)], ["examples", *heads], strict=True
+    ):
+        sheet.text(middle, head_bottom, head, ha="center", va="bottom", fontsize=8)
     _draw_legend(sheet, names, colours)
     return sheet.figure
 
@@ -128,9 +136,34 @@ def _fitted(label: str, width: float) -> str:
     return label if len(label) * LABEL_LETTER <= width else label.replace(" (", "\n(", 1)
 
 
-def _draw_head(sheet: Sheet, text: str, middle: float, width: float) -> None:
-    head = shortened(text, int((width + BETWEEN) / HEAD_LETTER), keep_end=True)
-    sheet.text(middle, sheet.top - HEADS + 0.08, head, ha="center", va="bottom", fontsize=8)
+def _head_of(layer: str, config: Mapping[str, Any], letters: int) -> str:
+    """Return the head of a layer's column, in lines of about so many letters: its whole name, and where it stands."""
+    lines = _lines_of(f"{layer}: distance", letters)
+    where = config.get("where", {}).get(layer, "")  # of a functional layer, whose name says little
+    return "\n".join([*lines, *(_lines_of(f"({where})", letters) if where else [])])
+
+
+def _lines_of(name: str, letters: int) -> list[str]:
+    """Break a name before dots, and after spaces, so that lines have at most so many letters where that can be done.
+
+    >>> _lines_of("resnet.embedder.embedder.activation: distance", 20)
+    ['resnet.embedder', '.embedder.activation:', 'distance']
+    """
+    lines = [""]
+    for part in re.findall(r"[. ]?[^. ]+", name):
+        if lines[-1] and len(lines[-1] + part.rstrip(":")) > letters:
+            lines.append(part.lstrip())
+        else:
+            lines[-1] += part
+    return lines
+
+
+def _set_ticks(axes: Axes, kind: str, steps: Floats) -> None:
+    """Put ticks at whole pixels where the shifts are whole, and at quarter turns where the angles span half a turn."""
+    if kind == "rotation" and steps[-1] - steps[0] >= 180:
+        axes.xaxis.set_major_locator(MultipleLocator(90))
+    elif kind.startswith("translate") and (steps == np.round(steps)).all():
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
 def _draw_strip(axes: Axes, steps: Floats, pictures: Pixels, colours: Array) -> None:

@@ -91,7 +91,8 @@ def invariance(
     followed = _followed_outputs(dataset, indices, outputs, network.outputs)
     result = Invariance.blank(
         config=_config(network, dataset, preprocess, settings)
-        | {"which": indices.tolist(), "layers": list(names), "steps": {k: v.tolist() for k, v in steps.items()}},
+        | {"which": indices.tolist(), "layers": list(names), "steps": {k: v.tolist() for k, v in steps.items()}}
+        | {"where": {name: network.layer(name).where for name in names if network.layer(name).where}},
         layers=names,
         images=[dataset.names[int(index)] for index in indices],
         steps=steps,
@@ -123,7 +124,7 @@ def example_strips(
         images: that it was measured on.
         preprocess: as it was then.
         rows: images at most.
-        columns: steps at most, evenly chosen.
+        columns: steps at most, evenly chosen; of a whole turn at most its quarters.
 
     Returns:
         kind -> (steps float64 [K], pictures uint8 [n, K, h, w, 3]).
@@ -132,11 +133,28 @@ def example_strips(
     padding, interpolation = result.config["padding"], result.config["interpolation"]
     canvases = [canvas_of(images[index][0], preprocess, padding) for index in result.config["which"][:rows]]
     for kind, steps in result.steps.items():
-        example_steps = steps[evenly(len(steps), columns)]
+        example_steps = steps[example_places(kind, steps, columns)]
         maps = [inverse_map(kind, step) for step in example_steps]
         pictures = [[canvas.transformed(inverse, interpolation) for inverse in maps] for canvas in canvases]
         strips[kind] = example_steps, preprocess.display(np.array(pictures))
     return strips
+
+
+def example_places(kind: str, steps: Floats, columns: int) -> Ints:
+    """Return the places of at most `columns` steps that stand for all, ascending: the first, the last, evenly between.
+
+    A whole turn ends where it begins: of one they are the quarters, as far as there are steps near them.
+
+    >>> turn = np.arange(0, 360, 10.0)
+    >>> turn[example_places("rotation", turn, 5)].tolist(), turn[example_places("rotation", turn[:10], 3)].tolist()
+    ([0.0, 90.0, 180.0, 270.0], [0.0, 40.0, 90.0])
+    """
+    widest = float(np.diff(steps).max(initial=0))
+    if kind != "rotation" or steps[-1] - steps[0] + widest < 360 or steps[-1] - steps[0] > 360:
+        return evenly(len(steps), columns)
+    parts = min(columns, 4)
+    turns = steps[0] + np.arange(parts) * 360 / parts
+    return np.unique(np.abs(steps[:, None] - turns).argmin(0))
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------

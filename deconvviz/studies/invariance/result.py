@@ -15,6 +15,7 @@ from deconvviz.errors import LayerNotFound, nearest
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import rows_of, to_frame, write_csv
 from deconvviz.types import Floats, Ints, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +265,8 @@ class Invariance(Shown, drawn_by="draw_invariance"):
     def __repr__(self) -> str:
         return "\n".join(
             [
-                f"Invariance({len(self.images)} images, {len(self.layers)} layers); score (95 % interval), P(class)",
+                f"Invariance({counted(len(self.images), 'image')}, {counted(len(self.layers), 'layer')}); score (95 % "
+                "interval), from 0 (as far away as another image) to 1 (nothing changes); P(class)",
                 *self._lines(),
             ]
         )

@@ -19,6 +19,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -122,9 +123,11 @@ def caption_of(lesions: Lesions, data: str) -> str:
             f"In each layer in turn, every filter is set to {value}. Where nothing passes a layer by, the output "
         )
         silenced += "is then the same for every image."
+    dots = " In the last panel a dot is a filter; how high it stands in its row means nothing."
+    negative = " A negative loss is a gain: more images are classified correctly without it."
     return (
-        f"The intact network classifies {100 * lesions.accuracy:.1f} % of {lesions.images} images of {data} correctly. "
-        f"{silenced}\n"
+        f"The intact network classifies {100 * lesions.accuracy:.1f} % of {counted(lesions.images, 'image')} of {data} "
+        f"correctly. {silenced}{negative * bool((lesions.drop < 0).any())}{dots * (lesions.config['by'] == 'filter')}\n"
         "The 95 % intervals compare the same images with and without the lesion (Bonett and Price 2012). Each holds by "
         "itself: in a ranking of many lesions, the first ones owe part of their places to chance."
     )

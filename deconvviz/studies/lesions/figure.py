@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from deconvviz.figures.bars import draw_interval, label_values, rows_from_top
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.studies.lesions.result import Lesions
@@ -61,11 +62,12 @@ def draw_lesions(lesions: Lesions, title: str, caption: str, page: Page = OWN) -
         axes.set_yticks(rows_from_top(len(labels)), labels, fontsize=7)
         axes.set_ylim(-0.7, len(labels) - 0.3)
         axes.axvline(0, color="0.5", linewidth=0.8)
-    units = "layers" if whole else "filters"
-    ranked.set_title(f"the {len(ranking)} {units} with the largest drops", fontsize=8)
-    losses.set_title(f"the same {units}", fontsize=8)
+    unit = "layer" if whole else "filter"
+    ranked.set_title(f"the first {counted(len(ranking), unit)} by loss of accuracy", fontsize=8)
+    losses.set_title("the same, in the same order", fontsize=8)
     what = "in the order given" if whole else "median and quartiles in grey"
-    spread.set_title(f"all {len(lesions.drop)} {units}; {what}", fontsize=8)
+    whole_count = f"all {counted(len(lesions.drop), unit)}" if len(lesions.drop) > 1 else f"the only {unit}"
+    spread.set_title(f"{whole_count}; {what}", fontsize=8)
     label_values(ranked, "loss of accuracy\n(percentage points, 95 % interval)")
     label_values(losses, "rise of the log-loss\n(nats, 95 % interval)")
     label_values(spread, "loss of accuracy\n(percentage points" + (", 95 % interval)" if whole else ")"))

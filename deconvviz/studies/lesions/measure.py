@@ -24,6 +24,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import CamError, DataError, require
+from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
 from deconvviz.graph.scores import Readout
 from deconvviz.models.labels import class_label
@@ -31,6 +32,7 @@ from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.studies.lesions.result import WHOLE, Lesions
 from deconvviz.types import Floats, Ints, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -152,7 +154,9 @@ def lesion(
         "precision": how.precision,
         "preprocess": preprocess.as_dict(),
     }
-    lesions = _resumed(network, config, stamped(sources), len(indices), out)
+    lesions = _resumed(
+        network, config, stamped({"architecture": architecture(network), **(sources or {})}), len(indices), out
+    )
     if lesions.complete:
         return lesions
     feed = Feed(images, preprocess, indices, workers=how.workers)
@@ -305,7 +309,8 @@ def _indices(images: Images, outputs: Ints, options: LesionOptions) -> Ints:
         image = int(without_output[0])
         label = class_label(int(labels[image]), images.classes)
         raise DataError(
-            f"{images.names[image]} is of {label}; outputs are given for {len(outputs)} classes: give one for each "
+            f"{images.names[image]} is of {label}; outputs are given for "
+            f"{counted(len(outputs), 'class')}: give one for each "
             "class of the images"
         )
     return indices
@@ -332,7 +337,7 @@ def _resumed(
     """Return the lesions that the file holds, or lesions of which no image is done yet."""
     if out is not None and pathlib.Path(out).exists():
         lesions = Lesions.load(out)
-        require_same(out, lesions.config, config, "remove it or choose another output")
+        require_same(out, lesions.config, config, "remove it or choose another output", (lesions.sources, sources))
         return lesions
     if config["by"] == "layer":
         channels = [np.array([WHOLE]) for _ in config["layers"]]

@@ -13,6 +13,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,7 +210,7 @@ class Lesions(Shown, drawn_by="draw_lesions"):
     def __repr__(self) -> str:
         units = "filters" if self.config["by"] == "filter" else "layers"
         unfinished = "" if self.complete else f" of {self.total}, unfinished"
-        images = f"{self.images} images{unfinished}, accuracy {self.accuracy:.1%}"
+        images = f"{counted(self.images, 'image')}{unfinished}, accuracy {self.accuracy:.1%}"
         lines = [f"Lesions of {len(self.drop)} {units} ({self.config['how']}), {images}"]
         for i in self.ranking[:5].tolist():
             (low, high), rise = self.interval[i], self.loss_rise[i]

@@ -29,7 +29,9 @@ from deconvviz.deconv.needed import SHARE, kept_by, needed_boxes, needed_squares
 from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.views import UnitViews
 from deconvviz.errors import DataError, MismatchError, ProjectionError, require_choice
+from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
+from deconvviz.results.results import other_network
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.mining.projections import (
     ENERGY,
@@ -43,6 +45,7 @@ from deconvviz.studies.mining.projections import (
 )
 from deconvviz.studies.mining.result import Mined, Winner
 from deconvviz.types import Array, Box, Ints, Pathlike
+from deconvviz.words import counted
 
 EXTENT_SAMPLE = 64  # filters whose projections' energy decides the crop "energy"
 AT_ONCE = 16  # filters whose images are in memory together
@@ -124,9 +127,10 @@ class ProjectionCache:
         """The network that was mined; it is loaded here if a function was given."""
         network = self._source if isinstance(self._source, Network) else self._source()
         if network.fingerprint != self.mined.config["model_fingerprint"]:
+            what = other_network(self.mined.sources.get("architecture"), architecture(network))
             raise MismatchError(
-                f"the model's fingerprint is {network.fingerprint}, mined was {self.mined.config['model_fingerprint']}"
-                ": another network or other weights; give the right ones with --model and --weights"
+                f"the file was mined with {what} (fingerprint {self.mined.config['model_fingerprint']}; that of the "
+                f"model given is {network.fingerprint}): give the right ones with --model and --weights"
             )
         return network
 
@@ -196,7 +200,8 @@ class ProjectionCache:
             if crop == "each":
                 return Crop((side, side), f"each as small as keeps {SHARE:.0%} of its unit's activation, scaled", True)
             words = (
-                f"the smallest square that keeps {SHARE:.0%} of a unit's activation, median of {len(sides)} filters; "
+                f"the smallest square that keeps {SHARE:.0%} of a unit's activation, median "
+                f"of {counted(len(sides), 'filter')}; "
                 f"with this size for all they keep {with_it:.0%}"
             )
             return Crop((side, side), words, True)

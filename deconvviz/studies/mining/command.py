@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
+from deconvviz.cli.following import following
 from deconvviz.cli.inputs import captured, channels_of, integers, open_model
 from deconvviz.cli.options import (
     DECODING,
@@ -30,6 +31,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
@@ -127,7 +129,11 @@ def mine(
             click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
-    click.echo(f"wrote {out}; next: deconvviz grid {out} -l {layers[-1]} -o {layers[-1]}.png")
+    if shard is None:
+        grid_words = "grid", out, "-l", layers[-1], "-o", f"{layers[-1]}.png"
+        click.echo(f"wrote {out}; next: {following(*grid_words, carry=('shown', 'device'))}")
+    else:
+        click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
 
 
 def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:
@@ -271,7 +277,7 @@ def grid(
     mined = load_mined(mined_file)
     numbers = mined[layer].choose_channels(channels_of(channels), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
-        raise DataError(f"{len(numbers)} filters given; a page holds 1 to {MOST_FILTERS}")
+        raise DataError(f"{counted(len(numbers), 'filter')} given; a page holds 1 to {MOST_FILTERS}")
     with moved.store(mined) as store:
         # The network is loaded only if the file does not keep all that is shown.
         how: dict[str, Any] = {
@@ -308,5 +314,5 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         f"the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
-        f"{images} images of {store.name}{unfinished}."
+        f"{counted(images, 'image')} of {store.name}{unfinished}."
     )

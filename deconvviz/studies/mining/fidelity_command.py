@@ -20,6 +20,7 @@ from deconvviz.cli.options import (
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -97,7 +98,9 @@ def fidelity(
     )
     table.save_csv(path)
     caption = _caption(table, averages)
-    save_figure(draw_fidelity(table, f"Fidelity of projections, {model}", caption, page), beside(path, ".png"), caption)
+    save_figure(
+        draw_fidelity(table, f"Fidelity of projections, {network.name}", caption, page), beside(path, ".png"), caption
+    )
     click.echo(f"wrote {path}")
     click.echo(repr(table))
 
@@ -106,11 +109,12 @@ def _caption(table: FidelityTable, averages: Averages) -> str:
     covered = "the mean colour" if table.fill == "mean" else "the blurred image"
     units = ", ".join(f"{layer.layer} {layer.units}" for layer in table.layers)
     left_out = sum(layer.left_out for layer in table.layers)
-    missing = f" {left_out} units are left out: their activation is not positive." if left_out else ""
+    missing = f" {counted(left_out, 'unit')} left out: no positive activation." if left_out else ""
     return (
         "Above: the share of a unit's activation that the strongest pixels bring back when all others that the unit "
         f"sees become {covered}. Below: what is left when the strongest ones become so. Medians over units with 95 % "
         "intervals by the bootstrap; a projection's energy is blurred before its pixels are ranked. Dashed: controls "
-        "that do not look at the network. Thick: the rule that auto takes."
+        "that do not look at the network. Thick: the rule that auto takes "
+        f"{table.auto_of}."
         f"{averages.words()} Units: {units}.{missing} {NOTE}"
     )

@@ -11,6 +11,7 @@ from deconvviz.metrics.intervals import area_under, median_interval
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ class LayerFidelity:
         kept: rule or control -> float64 [units, S], what the strongest pixels bring back of the activation.
         left: rule or control -> float64 [units, S], what remains without them.
         left_out: units that were left out, because their activation is not positive.
-        auto: the rule that `--rule auto` takes for the layer.
+        auto: the rule that `--rule auto` would take by these units; on other images or units it may be another.
     """
 
     layer: str
@@ -99,6 +100,14 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
         """What stood for pixels that were taken away, "mean" or "blur"."""
         return str(self.config["fill"])
 
+    @property
+    def auto_of(self) -> str:
+        """By which images and units the rule that `auto` takes was chosen here, in words."""
+        return (
+            "by these units of these images; grid chooses by other units, of the images of its mined file, and may "
+            "take another"
+        )
+
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of the table, in the order of COLUMNS; `auto` is marked by a star behind the rule's name."""
         for layer in self.layers:
@@ -119,10 +128,13 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
 
     def __repr__(self) -> str:
         lines = [
-            f"share of the activation that the strongest pixels bring back (fill: {self.fill}); * is what auto takes"
+            f"share of the activation that the strongest pixels bring back (fill: {self.fill}); * is what auto takes "
+            f"{self.auto_of}"
         ]
         for layer in self.layers:
-            lines.append(f"{layer.layer}: {layer.units} units" + f", {layer.left_out} left out" * bool(layer.left_out))
+            lines.append(
+                f"{layer.layer}: {counted(layer.units, 'unit')}" + f", {layer.left_out} left out" * bool(layer.left_out)
+            )
             for name in layer.kept:
                 cells = "  ".join(f"{share:g} %: {layer.at(name, share).median:5.2f}" for share in layer.shares)
                 area = layer.area(name)

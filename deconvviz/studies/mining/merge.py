@@ -10,6 +10,7 @@ from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.results import require_same
 from deconvviz.studies.mining.result import Mined, load_mined
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 
 def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> Mined:
@@ -64,10 +65,11 @@ def _require_one_job(paths: Sequence[Pathlike], files: Sequence[Mined]) -> None:
         raise MismatchError("no files to merge; give the n files of shards 0/n to n-1/n")
     for path, file in zip(paths, files, strict=True):
         expected = files[0].config | {"shard": file.config["shard"]}
-        require_same(path, file.config, expected, "merge shards of one job only")
+        both = file.sources, files[0].sources
+        require_same(path, file.config, expected, "merge shards of one job only", both)
         if not file.complete:
             raise MismatchError(
-                f"{path} is unfinished: {file.done} of {file.total} images; run its command again first"
+                f"{path} is unfinished: {file.done} of {counted(file.total, 'image')}; run its command again first"
             )
     for path, file in zip(paths, files, strict=True):
         if file.config["shard"] is None:

@@ -16,6 +16,7 @@ from deconvviz.data.feed import Feed, InputBatch
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.recent import note_images
 from deconvviz.errors import DataError, require
+from deconvviz.graph.digest import architecture
 from deconvviz.graph.memory import AtOnce, fitting
 from deconvviz.graph.network import Network
 from deconvviz.results.results import require_same, stamped
@@ -24,6 +25,7 @@ from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -89,6 +91,7 @@ def mine(
     path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
     where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
+    where["architecture"] = architecture(network)
     where["image_size"] = list(preprocess.shape[1:])
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
@@ -134,7 +137,8 @@ def _begun(empty: Mined) -> Mined:
     mined = empty
     if empty.path is not None and empty.path.exists():
         mined = load_mined(empty.path)
-        require_same(empty.path, mined.config, empty.config, "remove it or choose another output")
+        both = mined.sources, empty.sources
+        require_same(empty.path, mined.config, empty.config, "remove it or choose another output", both)
     if empty.path is not None and (mined is empty or not mined.complete):
         mined.save(empty.path)
     return mined
@@ -174,7 +178,7 @@ class MiningRun:
         unused = mined.sources.get("left_out", {})
         if unused:
             name, reason = next(iter(unused.items()))
-            warnings.warn(f"{len(unused)} images were left out, the first {name}: {reason}", stacklevel=3)
+            warnings.warn(f"{counted(len(unused), 'image')} left out, the first {name}: {reason}", stacklevel=3)
         return mined
 
     def _mined_on(self, mined: Mined, bar: tqdm[Any]) -> Mined:

@@ -19,6 +19,7 @@ from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +146,10 @@ class MinedLayer(Shown, drawn_by="draw_mined"):
     def __repr__(self) -> str:
         channels, k = self.values.shape
         dead = int(self.activity.dead.sum())
-        return f"MinedLayer({self.name}: {channels} channels x top {k} of {self.activity.images} images, {dead} dead)"
+        return (
+            f"MinedLayer({self.name}: {counted(channels, 'channel')} x top {k} of "
+            f"{counted(self.activity.images, 'image')}, {dead} dead)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +259,7 @@ class Mined(Mapping[str, MinedLayer], Shown, drawn_by="draw_mined"):
         Result(KIND, SCHEMA, self.config, self.sources, arrays, state).save(path)
 
     def __repr__(self) -> str:
-        progress = "" if self.complete else f", unfinished: {self.done} of {self.total} images"
+        progress = "" if self.complete else f", unfinished: {self.done} of {counted(self.total, 'image')}"
         return f"Mined({self.config['model']}{progress})\n" + "\n".join(
             f"  {layer!r}" for layer in self.layers.values()
         )
@@ -347,4 +351,4 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
     shown: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        return f"LayerPanels({self.layer}: {len(self.panels)} filters, rule {self.rule})"
+        return f"LayerPanels({self.layer}: {counted(len(self.panels), 'filter')}, rule {self.rule})"

@@ -31,6 +31,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError, MismatchError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -229,7 +230,8 @@ def _caption(occlusions: Sequence[Occlusion], square: SquareChoice) -> str:
     config, windows = occlusions[0].config, len(occlusions[0].windows)
     size, stride = ("x".join(map(str, dict.fromkeys(config[name]))) for name in ("square", "stride"))
     return (
-        f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
+        f"A square of {size} pixels (fill: {square.fill}) is put at {counted(windows, 'place')}, "
+        f"{stride} pixels apart. The axes "
         "of (b), (d) and (e) are the place of the square's centre, over the image in grey. (c): the contrast of each "
         f"projection is stretched by itself. {_rules(occlusions)} Precision: {config['precision']}."
     )
@@ -300,11 +302,14 @@ def _projections_elsewhere(occlusion: Occlusion, network: Network, elsewhere: Mi
     if elsewhere.mined is None:
         return []
     import deconvviz as dv
+    from deconvviz.graph.digest import architecture
+    from deconvviz.results.results import other_network
 
     mined, config = dv.load_mined(elsewhere.mined), occlusion.config
     if mined.config["model_fingerprint"] != network.fingerprint:
+        what = other_network(mined.sources.get("architecture"), architecture(network))
         raise MismatchError(
-            f"{elsewhere.mined} was mined with another network; mine again, or give the network it was mined with"
+            f"{elsewhere.mined} was mined with {what}; mine again, or give what it was mined with (--weights)"
         )
     with dv.ImageStore.open(elsewhere.mined_images or mined.sources["images"]) as images:
         how = {"rule": config["rule"], "crop": "energy", "progress": False}

@@ -24,6 +24,7 @@ from deconvviz.graph.network import Network
 from deconvviz.studies.occlusion.options import OcclusionOptions
 from deconvviz.studies.occlusion.result import Occlusion, Response
 from deconvviz.types import Picture, Pixels
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,7 +88,9 @@ def occlude(
             "`preprocess.picture` gives them"
         )
     if targets is not None and len(targets) != len(pictures):
-        raise TargetError(f"{len(targets)} targets given for {len(pictures)} images; expected one for each")
+        raise TargetError(
+            f"{counted(len(targets), 'target')} given for {counted(len(pictures), 'image')}; expected one for each"
+        )
     measuring = OcclusionRun(network, preprocess, layer or last_maps(network), settings)
     occlusions = []
     with settings.bar("image", len(pictures), "occluding") as bar:

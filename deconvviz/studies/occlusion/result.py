@@ -14,6 +14,7 @@ from deconvviz.models.labels import class_label
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import rows_of, to_frame, write_csv
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ class Occlusion(Shown, drawn_by="draw_occlusion"):
         lowest = int(self.probability.argmin())
         place = tuple(self.windows.places[lowest].tolist())
         return (
-            f"Occlusion({self.name}: {len(self.windows)} windows; probability of {target} "
+            f"Occlusion({self.name}: {counted(len(self.windows), 'window')}; probability of {target} "
             f"{self.whole.probability:.3f}, lowest {self.probability[lowest]:.3f} with the square at {place}; "
             f"map {self.config['layer']}:{self.channel})"
         )

@@ -22,8 +22,10 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    from deconvviz.data.datasets import Images
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
@@ -42,31 +44,59 @@ class ProbeOptions:
     """What the command line says of the probes.
 
     Attributes:
-        per_class: numbers of training images of each class, as text.
+        per_class: numbers of training images of each class, as text; None for numbers that fit the images.
         splits: number of random splits.
         test: number of test images of each class, at most; None for all.
         probes: names of the probes, as text.
         costs: costs that cross-validation chooses from, as text.
     """
 
-    per_class: str
+    per_class: str | None
     splits: int
     test: int | None
     probes: str
     costs: str
 
     def settings(self, seed: int) -> ProbeSettings:
-        """Return the settings; raises DataError for a value out of its range."""
-        from deconvviz.studies.probing.settings import ProbeSettings
+        """Return the settings, which `fitted` completes; raises DataError for a value out of its range."""
+        from deconvviz.studies.probing.settings import USUAL, ProbeSettings
 
         return ProbeSettings(
             probes=tuple(names_of(self.probes)),
-            per_class=integers(self.per_class),
+            per_class=integers(self.per_class) if self.per_class else USUAL,
             splits=self.splits,
             test=self.test,
             costs=numbers(self.costs, "0.01,1,100"),
             seed=seed,
         )
+
+    def fitted(self, settings: ProbeSettings, images: Images, limit: int | None) -> ProbeSettings:
+        """Return the settings with numbers of training images that fit the images, and print them, if none were given.
+
+        Args:
+            settings: from `settings`.
+            images: labelled images.
+            limit: number of images of each class, at most; None for all.
+
+        Raises:
+            DataError: a class has too few images.
+        """
+        from deconvviz.data.datasets import labels_of
+        from deconvviz.studies.probing.measure import smallest_class
+
+        labels = labels_of(images)
+        if self.per_class or not (labels >= 0).any():  # images without classes are refused in the study
+            return settings
+        name, count = smallest_class(labels, images.classes)
+        count = min(count, limit or count)
+        chosen = settings.fitted_to(count)
+        click.echo(
+            f"training images of each class: {', '.join(map(str, chosen.per_class))}, which leave "
+            f"{count - chosen.per_class[-1]} of {counted(count, 'image')} of class {name} to test; --per-class gives "
+            "other numbers",
+            err=True,
+        )
+        return chosen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +124,11 @@ class FeatureOptions:
 @option_group(
     "probing",
     ProbeOptions,
-    click.option("--per-class", default="5,15,30", help="Training images of each class."),
+    click.option(
+        "--per-class",
+        metavar="N,N,...",
+        help="Training images of each class.  [default: those of 5,15,30 that leave a third of a class to test]",
+    ),
     click.option("--splits", default=5, type=click.IntRange(2), help="Number of random splits."),
     click.option(
         "--test", type=click.IntRange(1), help="Test images of each class, at most.  [default: all that are left]"
@@ -137,7 +171,7 @@ def probe(
 
     The network's weights do not change. A linear SVM and a softmax classifier are trained on its features of a few
     images of each class, and on those of the same network with random weights. Features are pooled to at most 10,000
-    values a layer.
+    values a layer. The classifiers are scikit-learn's, which the extra "probe" brings: pip install scikit-learn.
 
     DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures.
     With --features, the same command resumes what was interrupted.
@@ -150,12 +184,14 @@ def probe(
     table, settings = check_table(out), probing.settings(run.seed)  # before torch is imported
     if cluster is not None and storage.features is None:
         raise DataError("--ray needs --features FILE.h5, on storage that every node sees")
+    settings.check_library()
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers
     from deconvviz.studies.probing.figure import draw_probing
     from deconvviz.studies.probing.transfer import transfer
 
     images = open_images(data)
+    settings = probing.fitted(settings, images, storage.limit)
     loaded, preprocess = load(model, options)
     networks = {"trained" if loaded.weights != "none" else "random": captured(loaded, preprocess, options.device)}
     if compare and loaded.weights != "none":

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -87,7 +88,7 @@ def _draw_depth(axes: Axes, transfer: Transfer) -> None:
         _draw_line(axes, line, places, result.mean[:, probe, -1], result.deviation[:, probe, -1])
     axes.set_xticks(places, layers, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
     axes.set_xlabel("layer, in the order of depth", fontsize=8)
-    axes.set_title(f"{settings.per_class[-1]} training images of each class", fontsize=8)
+    axes.set_title(f"{counted(settings.per_class[-1], 'training image')} of each class", fontsize=8)
     axes.set_xlim(-0.4, len(places) - 0.6)
     _finish(axes, transfer.first)
 

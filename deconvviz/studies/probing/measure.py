@@ -21,6 +21,7 @@ from deconvviz.run.options import RunOptions
 from deconvviz.studies.probing.result import ProbeResult
 from deconvviz.studies.probing.settings import FOLDS, PROBES, ProbeSettings, scikit_learn
 from deconvviz.types import Floats, Ints
+from deconvviz.words import counted
 
 CHUNK = 1024  # test images in memory at once
 SPAN = 2000  # most training images whose span is computed: for more it takes longer than it saves
@@ -134,15 +135,18 @@ def draw_splits(labels: Ints, settings: ProbeSettings, classes: Sequence[str] = 
     most, numbers = settings.per_class[-1], np.unique(labels[labels >= 0])
     if len(numbers) < 2:
         raise DataError(
-            f"{len(labels)} images of {len(numbers)} known classes given; expected at least 2 classes to tell apart"
+            f"{counted(len(labels), 'image')} of {counted(len(numbers), 'known class')} given; "
+            "expected at least 2 classes to tell apart"
         )
-    counts = {int(label): int((labels == label).sum()) for label in numbers}
-    smallest = min(counts, key=lambda label: counts[label])
-    if counts[smallest] <= most:
-        name = f"{classes[smallest]!r}" if smallest < len(classes) else str(smallest)
+    name, count = smallest_class(labels, classes)
+    if count <= most:
+        fitting = [number for number in settings.per_class if number < count]
+        advice = f"such as {','.join(map(str, fitting))}" if fitting else f"at most {count - 1}"
         raise DataError(
-            f"class {name} has {counts[smallest]} images; {most} to train on and at least 1 to test need {most + 1}: "
-            "give fewer images a class, or leave that class out"
+            f"{counted(most, 'training image')} of each class asked for, and class "
+            f"{name} has {counted(count, 'image')}, "
+            f"which leaves none to test: give smaller numbers of training images ({advice}) with --per-class, "
+            "per_class= in Python, or leave that class out"
         )
     splits = []
     for number in range(settings.splits):
@@ -153,6 +157,22 @@ def draw_splits(labels: Ints, settings: ProbeSettings, classes: Sequence[str] = 
             Split(train=np.stack([members[:most] for members in shuffled]), test=np.sort(np.concatenate(test)))
         )
     return splits
+
+
+def smallest_class(labels: Ints, classes: Sequence[str] = ()) -> tuple[str, int]:
+    """Return how the class with the fewest images is called in messages, and the number of its images.
+
+    Args:
+        labels: int64 [N], -1 where the class is unknown; at least one is known.
+        classes: the class names; may be empty.
+
+    >>> smallest_class(np.array([0, 1, 0, -1]), ["cat", "owl"]), smallest_class(np.array([0, 1, 1]))
+    (("'owl'", 1), ('0', 1))
+    """
+    numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
+    place = int(np.argmin(counts))
+    number = int(numbers[place])
+    return (f"{classes[number]!r}" if number < len(classes) else str(number)), int(counts[place])
 
 
 def class_accuracy(truth: Ints, predicted: Ints) -> float:

@@ -11,6 +11,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.probing.settings import ProbeSettings
 from deconvviz.types import Floats, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ class ProbeResult(Shown, drawn_by="draw_probing"):
         for name, values, *numbers in self.table():
             cells = (f"{100 * m:.1f} ± {100 * d:.1f}" for m, d in zip(numbers[::2], numbers[1::2], strict=True))
             lines.append("".join([name.ljust(width), str(values).rjust(7), *(cell.rjust(14) for cell in cells)]))
-        title = f"Mean accuracy of a class in %, deviation over {self.settings.splits} splits"
+        title = f"Mean accuracy of a class in %, deviation over {counted(self.settings.splits, 'split')}"
         return "\n".join([f"{title} of {self.tested} test images; chance {100 * self.chance:.1f}", *lines])
 
 

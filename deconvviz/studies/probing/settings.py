@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from deconvviz.errors import DataError, require
+from deconvviz.errors import DataError, missing_library, require
 from deconvviz.registry import Registry
+from deconvviz.words import counted
 
 FOLDS = 3  # of the training images, by which the cost is chosen
+USUAL = (5, 15, 30)  # training images of each class, where none are given: those of Caltech-101's tables
+MOST_TRAINED = 2 / 3  # of a class's images at most are for training where no number is given; the rest are the test
 
 # Name -> a function from a cost to a new classifier. The SVM is solved in the primal, whose solver draws nothing at
 # random: one class against the rest. With a small cost all scores are small, and the softmax classifier's default
@@ -25,7 +28,7 @@ def scikit_learn(module: str) -> Any:
     try:
         return importlib.import_module(f"sklearn.{module}")
     except ImportError:
-        raise DataError("probes need scikit-learn: pip install 'deconvviz[probe]'") from None
+        raise DataError(f"no probe can be trained: {missing_library('scikit-learn')}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,35 @@ class ProbeSettings:
         )
         if len(self.costs) > 1 and self.per_class[0] < FOLDS:
             raise DataError(
-                f"{self.per_class[0]} images a class given; to choose among {len(self.costs)} costs they are split "
+                f"{counted(self.per_class[0], 'image')} a class given; to choose among "
+                f"{len(self.costs)} costs they are split "
                 f"into {FOLDS} folds: give {FOLDS} or more, or a single cost"
             )
+
+    def fitted_to(self, smallest: int) -> ProbeSettings:
+        """Return the same settings with numbers of training images that leave enough images to test.
+
+        The usual numbers are taken as far as they leave a third of the smallest class; where none does, the largest
+        number that does so, and at least what the choice of a cost needs.
+
+        Args:
+            smallest: number of images of the smallest class.
+
+        Raises:
+            DataError: there are too few images to train and to test.
+
+        >>> ProbeSettings().fitted_to(300).per_class, ProbeSettings().fitted_to(30).per_class
+        ((5, 15, 30), (5, 15))
+        >>> ProbeSettings().fitted_to(6).per_class, ProbeSettings().fitted_to(4).per_class
+        ((4,), (3,))
+        """
+        least, most = FOLDS if len(self.costs) > 1 else 1, int(MOST_TRAINED * smallest + 1e-9)
+        if smallest <= least:
+            raise DataError(
+                f"the smallest class has {counted(smallest, 'image')}; expected {least + 1} or more, {least} to train "
+                "on and 1 to test: give more images, or leave that class out"
+            )
+        return replace(self, per_class=tuple(n for n in USUAL if n <= most) or (max(least, most),))
 
     def check_library(self) -> None:
         """Raise DataError where scikit-learn, which has the probes, is not installed."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
+from deconvviz.cli.following import announced, following
 from deconvviz.cli.inputs import device_of, integers, with_input
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
@@ -295,9 +296,24 @@ def train(
         sources={"command": command_line(), "weights": weights},
     )
     click.echo(repr(trained))
-    mine = f"deconvviz mine {model} IMAGES.h5 --weights {out} -l LAYER -o mined.h5"
-    evolve = f"deconvviz evolve {snapshots.snapshots} IMAGES.h5 -l LAYER -o evolution.png"
-    click.echo(f"wrote {out}; next: {mine}" + (f", or {evolve}" if snapshots.snapshots else ""))
+    click.echo(f"wrote {out}; {announced(_next(model, data, out, network, snapshots.snapshots))}")
+
+
+def _next(model: str, data: str, out: str, network: nn.Module, snapshots: str | None) -> list[str]:
+    """Return the commands that show what was trained, at its last convolution."""
+    from torch import nn
+
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    convolutions = [name for name, module in network.named_modules() if name and isinstance(module, kinds)]
+    if not convolutions:  # the user looks for a layer
+        return [following("layers", model, "--weights", out)]
+    packed = pathlib.Path(data).is_file()
+    store = data if packed else "images.h5"
+    commands = [] if packed else [following("pack", data, store)]
+    commands.append(following("mine", model, store, "--weights", out, "-l", convolutions[-1], "-o", "mined.h5"))
+    if snapshots:
+        commands.append(following("evolve", snapshots, store, "-l", convolutions[-1], "-o", "evolution.png"))
+    return commands
 
 
 def _network(

@@ -1,11 +1,11 @@
-"""A Lightning callback that records snapshots; it needs `pip install 'deconvviz[lightning]'`."""
+"""A Lightning callback that records snapshots; it needs `pip install lightning`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from deconvviz.errors import DeconvvizError
+from deconvviz.errors import DeconvvizError, missing_library
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
 from deconvviz.types import Pathlike
 
@@ -15,7 +15,7 @@ except ImportError:
     try:
         from pytorch_lightning import Callback  # type: ignore[assignment, unused-ignore]
     except ImportError:
-        raise DeconvvizError("Lightning is not installed; pip install 'deconvviz[lightning]'") from None
+        raise DeconvvizError(missing_library("lightning")) from None
 
 
 class SnapshotCallback(Callback):  # type: ignore[misc, unused-ignore]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from deconvviz.notebook import Shown
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +39,7 @@ class Trained(Shown, drawn_by="draw_history"):
         if not self.history:
             return f"Trained({self.path}, no epoch yet)"
         last = self.history[-1]
-        parts = [str(self.path), f"{len(self.history)} epochs", f"accuracy {last['accuracy']:.1%}"]
+        parts = [str(self.path), f"{counted(len(self.history), 'epoch')}", f"accuracy {last['accuracy']:.1%}"]
         if "validation_accuracy" in last:
             parts.append(f"validation accuracy {last['validation_accuracy']:.1%}")
         return f"Trained({', '.join(parts)})"

@@ -361,10 +361,14 @@ def test_nothing_depends_on_batches_or_on_other_parts(
 def test_wrong_input(planted: tuple[dv.Network, Planted]) -> None:
     network, images = planted
     wrong: list[tuple[dict[str, Any], type[DeconvvizError], str]] = [
-        ({"parts": ["rare"]}, DataError, r"^3 images have a part 'rare'; expected 5 of one class at least; the parts"),
+        (
+            {"parts": ["rare"]},
+            DataError,
+            r"^3 images with a part 'rare' given; expected 5 of one class at least",
+        ),
         ({"parts": ["spot", "ear"]}, DataError, r"0 images .* 'ear'.* parts are dull \(40\), rare \(3\), spot \(40\)"),
         ({"parts": None, "count": 21}, DataError, "no part is in enough images; expected 21 of one class"),
-        ({"count": 41, "per_class": False}, DataError, "40 images have a part 'spot'; expected 41 at least"),
+        ({"count": 41, "per_class": False}, DataError, "40 images with a part 'spot' given; expected 41 at least"),
         ({"layers": []}, DataError, "no layer given; name at least one, nearest: "),
         ({"layers": ["haed"]}, LayerNotFound, "nearest: head"),
         (

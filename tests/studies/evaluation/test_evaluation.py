@@ -293,6 +293,13 @@ def test_what_an_overlap_says(overlap: float, reading: str, tmp_path: pathlib.Pa
     """One thing under two names, or two things in one image; told on the terminal and in the table."""
     mistake = Mistake(image=0, name="a.jpg", true=1, predicted=2, p_true=0.1, p_predicted=0.8, overlap=overlap)
     mistakes = Mistakes(records=(mistake,), labelled=5, output_names=("x", "y", "z"))
-    assert mistake.reading == reading and f"both classes found in: {reading} 1" in repr(mistakes)
+    said = {"same place": "in the same place", "in part": "in part in the same place"}.get(
+        reading, "in different places"
+    )
+    assert mistake.reading == reading
+    assert repr(mistakes).splitlines() == [
+        f"Mistakes(1 of 5 labelled images; the network finds the two classes {said} for 1)",
+        f"  y taken for z: 1 image, correlation of the two maps {overlap:.2f}",
+    ]
     mistakes.save_csv(tmp_path / "wrong.csv", tmp_path / "confusions.csv")
     assert (tmp_path / "wrong.csv").read_text().splitlines()[1].split(",")[-1] == reading

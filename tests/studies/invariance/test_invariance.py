@@ -21,6 +21,7 @@ from deconvviz.data.transforms import (
     rotation,
 )
 from deconvviz.errors import CaptureError, DataError, DeconvvizError, LayerNotFound
+from deconvviz.figures.page import Page
 from deconvviz.graph.choose import by_depth, first_and_last
 from deconvviz.studies.invariance.figure import draw_depth, draw_invariance
 from deconvviz.studies.invariance.measure import REFERENCES, example_strips, invariance
@@ -370,8 +371,43 @@ def test_figures_show_what_was_found(run: tuple[nn.Sequential, InMemoryImages, I
     last = figure.axes[-1].lines
     assert np.array_equal(last[2].get_ydata(), found.probability["rotation"][2]) and len(last) == 14
     assert last[13].get_ydata() == pytest.approx(found.probability["rotation"].mean(0))
+    assert [text.get_text() for text in figure.texts if "distance" in text.get_text()] == ["4: distance"]
     depth = draw_depth({kind: found.scores(kind) for kind in found.steps}, "title", "caption")
     axes = depth.axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
     (line, *_) = axes.containers[1].lines  # type: ignore[attr-defined]
     assert list(line.get_ydata()) == [s.score for s in found.scores("translate-x")]
+
+
+class Deep(nn.Module):
+    """Its layers are functions, and a module with a long path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedder_of_the_encoder = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.relu(self.embedder_of_the_encoder(x)).mean((2, 3))
+
+
+def test_the_figure_names_layers_in_full_and_whole_pixels() -> None:
+    """Where a function stands is said, long paths are broken and not cut; ticks are at whole pixels, quarter turns."""
+    network, images = dv.capture(Deep().eval(), (3, SIZE, SIZE)), listed(smooth(2))
+    deep = "embedder_of_the_encoder.0.0.0"
+    steps = {"translate-x": list(range(-9, 10)), "rotation": list(range(0, 360, 10))}
+    options: dict[str, Any] = {"kinds": list(steps), "steps": steps, "preprocess": PLAIN, "progress": False}
+    found = invariance(network, images, [deep, "relu"], **options)
+    assert found.config["where"] == {"relu": network.layer("relu").where} == {"relu": "the network itself, relu"}
+    shown = example_strips(found, images, PLAIN)
+    assert shown["rotation"][0].tolist() == [0, 90, 180, 270] and shown["translate-x"][0].tolist() == [-9, -5, 0, 5, 9]
+    figure = draw_invariance(found, shown, [deep, "relu"], ["a", "b"], "title", "caption", Page(width=6.5))
+    heads = [text.get_text() for text in figure.texts if "distance" in text.get_text()]
+    assert [head.replace("\n", " ").replace(" .", ".") for head in heads] == [
+        f"{deep}: distance", "relu: distance (the network itself, relu)"
+    ]  # fmt: skip
+    assert max(len(line) for head in heads for line in head.split("\n")) < 30
+    figure.canvas.draw()
+    _, across, _, _, _, turned, _, _ = figure.axes
+    assert all(tick == round(tick) for tick in across.get_xticks())
+    assert all(tick % 90 == 0 for tick in turned.get_xticks())
+    assert "from 0 (as far away as another image) to 1 (nothing changes)" in repr(found)

@@ -18,6 +18,7 @@ import deconvviz as dv
 from deconvviz.errors import CamError, CaptureError, DataError, LayerNotFound, MismatchError
 from deconvviz.metrics.intervals import paired_interval
 from deconvviz.studies.lesions import measure as lesions
+from deconvviz.studies.lesions.command import caption_of
 from deconvviz.studies.lesions.figure import draw_lesions
 from deconvviz.studies.lesions.result import Lesions
 
@@ -98,8 +99,14 @@ def test_other_lesions_in_the_file(tmp_path: pathlib.Path) -> None:
     with torch.no_grad():
         other[0].weight[0, 0, 0, 0] += 1
     cases: list[tuple[dv.Network, Any, list[str], dict[str, Any], str]] = [
-        (dv.capture(other, (3, 12, 12)), noise_images(), ["1"], {}, "model_fingerprint"),
-        (network, noise_images(23, seed=1), ["1"], {}, "images_fingerprint"),
+        (
+            dv.capture(other, (3, 12, 12)),
+            noise_images(),
+            ["1"],
+            {},
+            "other weights of the same architecture, which --weights names",
+        ),
+        (network, noise_images(23, seed=1), ["1"], {}, "the images"),
         (network, noise_images(), ["4"], {}, "layers"),
         (network, noise_images(), ["1"], {"how": "mean"}, "how: zero in the file, mean now"),
         (network, noise_images(), ["1"], {"by": "layer"}, "by: filter in the file"),
@@ -151,6 +158,13 @@ def test_what_cannot_be_operated_on() -> None:
     assert not images.read
 
 
+def test_the_caption_says_what_signs_and_places_of_dots_mean() -> None:
+    gains, losses = (lesions_of([lost], [gained], [0.1], [0], [0]) for lost, gained in ((0, 2), (2, 0)))
+    gains, losses = (dataclasses.replace(found, images=50, total=50) for found in (gains, losses))
+    assert "A negative loss is a gain" in caption_of(gains, "photos.h5") and "gain" not in caption_of(losses, "p.h5")
+    assert "a dot is a filter; how high it stands in its row means nothing" in caption_of(losses, "photos.h5")
+
+
 def test_the_figure_of_lesions() -> None:
     """At most twenty by name, in the order of the ranking, with their intervals; and every one in its layer's row."""
     lost = list(range(23))
@@ -166,4 +180,6 @@ def test_the_figure_of_lesions() -> None:
     clouds = [sorted(np.asarray(line.get_xdata())) for line in spread.lines if line.get_marker() == "o"]
     assert clouds == [pytest.approx([2.0 * n for n in lost if n % 2 == layer]) for layer in (0, 1)]
     assert [text.get_text() for text in spread.get_yticklabels()] == ["x", "y"]
+    assert ranked.get_title() == "the first 20 filters by loss of accuracy"  # which may be negative
+    assert spread.get_title().startswith("all 23 filters; ")
     assert "95 %" in ranked.get_xlabel() and "nats" in losses.get_xlabel() and "accuracy" in spread.get_xlabel()

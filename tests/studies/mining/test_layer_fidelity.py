@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
@@ -16,6 +19,7 @@ import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.deconv.choice import choose_rule, has_switches, strongest_units
 from deconvviz.errors import DataError, DeconvvizError, ProjectionError
+from deconvviz.figures.sheet import Sheet
 from deconvviz.graph.network import Network
 from deconvviz.studies.mining.fidelity import fidelity_of_layers
 from deconvviz.studies.mining.fidelity_result import COLUMNS, LayerFidelity
@@ -153,15 +157,30 @@ def test_controls_do_not_depend_on_the_weights(images: dv.InMemoryImages) -> Non
     assert np.allclose(table.layers[0].kept["nearest"], table.layers[0].kept["gradient"])
 
 
+def noting(titles: list[str], make: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a sheet, which also notes its title."""
+
+    def made(self: Sheet, width: float, body: float, title: str, *rest: Any, **more: Any) -> None:
+        titles.append(title)
+        make(self, width, body, title, *rest, **more)
+
+    return made
+
+
 @pytest.mark.slow
-def test_the_table_and_the_command(tmp_path: pathlib.Path) -> None:
+def test_the_table_and_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "f.csv"
+    titles: list[str] = []
+    monkeypatch.setattr(Sheet, "__init__", noting(titles, Sheet.__init__))
     arguments = ["fidelity", "demo", "scenes:12:1", "-l", "relu1", "-l", "relu7", "--units", "3", "--rule", "guided"]
     result = CliRunner().invoke(cli, [*arguments, "--quiet", "-o", str(out)], catch_exceptions=False)
+    assert titles == ["Fidelity of projections, ZFNet"]  # the network's name, as other figures have it
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == list(COLUMNS) and len(rows) == 2 * 3 * 5  # layers, guided and two controls, shares
     assert {row["rule"] for row in rows} == {"guided", "nearest", "noise"}
-    assert out.with_suffix(".png").exists() and "relu7: 3 units" in result.output
+    assert "relu7: 3 units" in result.output and "by these units of these images; grid chooses by" in result.output
+    with Image.open(out.with_suffix(".png")) as figure:
+        assert "auto takes by these units of these images" in " ".join(figure.info["Description"].split())
     for row in rows:
         assert float(row["kept_low"]) <= float(row["kept"]) <= float(row["kept_high"])
 

@@ -402,6 +402,6 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         run(tmp_path / "a.png", "--images", "0", "-o", tmp_path / "x.png")
     other = dv.capture(dv.load_model("demo", "none").model, (3, 64, 64))
     dv.mine(other, store, ["relu5"], 5, tmp_path / "other.h5", preprocess=pre, progress=False)
-    with pytest.raises(MismatchError, match="another network"):
+    with pytest.raises(MismatchError, match="other weights of the same architecture"):
         run(tmp_path / "s.h5", "--mined", tmp_path / "other.h5", "-o", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists() and not (tmp_path / "x.csv").exists()

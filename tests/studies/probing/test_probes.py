@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import pathlib
 import sys
@@ -165,7 +166,7 @@ def test_the_table(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"per_class": (5, 12)}, "class 'q' has 12 images; 12 to train on and at least 1 to test need 13"),
+        ({"per_class": (5, 12)}, r"12 training .* class 'q' has 12 images, .*\(such as 5\) with --per-class"),
         ({"per_class": (2,)}, "2 images a class given; to choose among 5 costs they are split into 3 folds"),
         ({"per_class": ()}, r"per class \(\) given"),
         ({"per_class": (0,)}, r"per class \(0,\) given"),
@@ -194,5 +195,21 @@ def test_wrong_features(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="not finite"):
         probe(FeatureArrays({"a": values}, features.labels), settings=few, progress=False)
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(DataError, match=r"pip install 'deconvviz\[probe\]'"):
+    with pytest.raises(DataError, match=r"pip install scikit-learn$"):
         probe(features, settings=few, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("images", "chosen"),
+    [(300, (5, 15, 30)), (45, (5, 15, 30)), (44, (5, 15)), (30, (5, 15)), (8, (5,)), (7, (4,)), (5, (3,)), (4, (3,))],
+)
+def test_numbers_of_training_images_leave_enough_to_test(images: int, chosen: tuple[int, ...]) -> None:
+    """Worked by hand: those of 5, 15, 30 that are at most two thirds; of small classes two thirds, from 3 on."""
+    asked = ProbeSettings(splits=3, seed=4)
+    fitted = asked.fitted_to(images)
+    assert fitted == dataclasses.replace(asked, per_class=chosen)
+    labels = np.repeat([0, 1], [images, images + 3])
+    assert min(len(split.test) for split in draw_splits(labels, fitted)) == 2 * (images - chosen[-1]) + 3
+    with pytest.raises(DataError, match="has 3 images; expected 4 or more, 3 to train on and 1 to test"):
+        asked.fitted_to(3)
+    assert dataclasses.replace(asked, costs=(1.0,)).fitted_to(2).per_class == (1,)

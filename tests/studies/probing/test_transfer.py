@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import pathlib
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.models.load import LoadedModel
+from deconvviz.studies.probing.command import ProbeOptions
 from deconvviz.studies.probing.command import probe as command
 from deconvviz.studies.probing.figure import draw_probing
 from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -70,7 +72,7 @@ def test_trained_features_carry_further(tmp_path: pathlib.Path, monkeypatch: pyt
     assert np.array_equal(mean, random.mean[1, 1]) and np.array_equal(deviation, random.deviation[1, 1])
     alone = transfer({"trained": networks["trained"]}, scenes, ("norm1", "relu7"), asked, **options)
     assert np.array_equal(alone.by_network["trained"].accuracy, trained.accuracy)
-    with pytest.raises(DataError, match="12 images; 12 to train on"):  # before any image is read
+    with pytest.raises(DataError, match="12 training images of each class asked for"):  # before any image is read
         transfer(networks, scenes, ("norm1",), ProbeSettings(per_class=(12,)), tmp_path / "g.h5", **options)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "sklearn.svm", None)
@@ -152,8 +154,8 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         ({"-o": "x.png"}, "ends in .csv"),
         ({"-o": "none/x.csv"}, "there is no folder"),
         ({"--per-class": "5,x"}, "expected whole numbers"),
-        ({"--per-class": "40"}, "40 to train on and at least 1 to test need 41"),
-        ({"--limit": "5", "--per-class": "5"}, "has 5 images; 5 to train on"),
+        ({"--per-class": "40"}, "40 training images .*at most 10.* with --per-class"),
+        ({"--limit": "5", "--per-class": "5"}, "5 training images .* has 5 images, which leaves none"),
         ({"--probes": "svm,tree"}, "no probe named 'tree'"),
         ({"-l": "conv9"}, "no layer 'conv9'.*nearest: conv"),
         ({"--pool": "sum"}, "pooling 'sum' given"),
@@ -169,3 +171,20 @@ def test_wrong_commands(
     with pytest.raises(DeconvvizError, match=complaint) as error:
         run("demo", data, "--device", "cpu", "--quiet", *(word for pair in asked.items() for word in pair))
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_numbers_that_nobody_gave_fit_the_images(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """30 images of each class: 5 and 15 are trained on, and the user reads it; what was given stays as it is."""
+    asked = ProbeOptions(per_class=None, splits=2, test=None, probes="svm", costs="1")
+    scenes = dv.Scenes(300)
+    assert asked.fitted(asked.settings(0), scenes, None).per_class == (5, 15)
+    chosen = capsys.readouterr().err
+    assert "training images of each class: 5, 15, which leave 15 of 30 images of class 'cat' to test" in chosen
+    assert asked.fitted(asked.settings(0), scenes, 9).per_class == (5,) and "4 of 9 images" in capsys.readouterr().err
+    given = dataclasses.replace(asked, per_class="29")
+    assert given.fitted(given.settings(0), scenes, None).per_class == (29,) and not capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "sklearn.svm", None)
+    with pytest.raises(DeconvvizError, match="scikit-learn is not installed; install it: pip install scikit-learn"):
+        run("demo", "nowhere.h5", "-o", tmp_path / "p.csv")  # before images are opened or a model is loaded
