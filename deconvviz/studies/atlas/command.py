@@ -229,6 +229,7 @@ def _inputs(
 
 def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, shown: str, progress: bool) -> None:
     """Write the pages and print where they are; `shown` says which channels of the images they show."""
+    from deconvviz.models.labels import shown_classes
     from deconvviz.studies.atlas.site.inputs import SiteImages
     from deconvviz.studies.atlas.site.site import build_site
 
@@ -236,7 +237,9 @@ def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, sh
         out,
         result.galleries,
         result.decisions,
-        SiteImages(names=store.names, labels=store.labels, classes=store.classes, picture=result.picture),
+        SiteImages(
+            names=store.names, labels=store.labels, classes=shown_classes(store.classes), picture=result.picture
+        ),
         title=title,
         command=command_line(),
         note=PROJECTION_NOTE + shown,

@@ -185,6 +185,14 @@ def test_classes_and_the_strip(network: Network, images: dv.InMemoryImages, mine
         assert panel.images == tuple(map(str, shown))
 
 
+def test_synset_numbers_are_shown_by_name(network: Network, images: dv.InMemoryImages, mined: Mined) -> None:
+    synsets = ["n01440764", "n03876231", "cat"]
+    numbered = dv.InMemoryImages(images.pictures, labels=images.labels, classes=synsets)
+    numbered.fingerprint = images.fingerprint
+    cache = ProjectionCache(mined, numbered, network, "gradient", progress=False)
+    assert {*panels_from(cache, "1", [0], 9).panels[0].classes} <= {"tench", "paintbrush", "cat", ""}
+
+
 def test_the_line_of_classes() -> None:
     assert class_line(()) == "" == class_line(("", ""))
     assert class_line(("ant",)) == "ant" and class_line(("ant", "bee", "cat")) == "3 classes"
