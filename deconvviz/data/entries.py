@@ -66,11 +66,13 @@ class Written:
         count: number of images.
         skipped: (name, reason) of each image that could not be read.
         fingerprint: of the file.
+        labels: the classes of these images, as indices; those of images of unknown class are not among them.
     """
 
     count: int
     skipped: list[tuple[str, str]]
     fingerprint: str
+    labels: set[int]
 
 
 def write_entries(
@@ -96,15 +98,17 @@ def write_entries(
         OSError: the file cannot be written.
     """
     skipped: list[tuple[str, str]] = []
+    labels: set[int] = set()
     with StoreWriter(path, reader.raw, reader.size) as writer:
         for entry, result in results:
             if isinstance(result, str):
                 skipped.append((entry.name, result))
             else:
                 writer.add(entry.name, entry.label, *result)
+                labels.add(entry.label)
             tell(1)
         fingerprint = writer.finish(classes, skipped, configuration)
-        return Written(len(writer), skipped, fingerprint)
+        return Written(len(writer), skipped, fingerprint, labels - {-1})
 
 
 def is_array(content: Any) -> bool:

@@ -95,7 +95,7 @@ class PackReport:
     Attributes:
         path: the file that was written, or the folder of shards.
         count: number of images that were packed.
-        classes: number of classes.
+        classes: number of classes that a packed image is of.
         skipped: (name, reason) of each image that could not be read.
         ignored: number of files that are not named like images.
         fingerprint: of the store: SHA-256 in hex over names, labels and image bytes.
@@ -181,7 +181,7 @@ def _pack_file(source: Any, path: pathlib.Path, settings: PackOptions) -> PackRe
             written = write_entries(temporary, results, reader, images.classes, configuration, bar.update)
         if not written.count:
             raise DataError(_nothing_packed(images, written.skipped))
-    classes = len(images.classes)
+    classes = len(written.labels) if images.classes else 0
     return PackReport(path, written.count, classes, written.skipped, images.ignored, written.fingerprint)
 
 
@@ -204,7 +204,7 @@ def _pack_folder(source: Any, path: pathlib.Path, settings: PackOptions) -> Pack
     skipped = list(store.skipped)
     if not len(store):
         raise DataError(_nothing_packed(images, skipped))
-    classes = len(images.classes)
+    classes = len({*store.labels.tolist()} - {-1}) if images.classes else 0
     return PackReport(path, len(store), classes, skipped, images.ignored, store.fingerprint, count, found)
 
 

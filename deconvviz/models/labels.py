@@ -93,6 +93,28 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
+def shown_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return what figures and pages call the classes of some images: the one place where labels become names.
+
+    A class that is called by the number of an ImageNet synset, as ImageNet's folders are, has ImageNet's name. All
+    others keep their own, and so do the numbers where timm, which knows them, is not installed. What a program reads
+    (tables, files) keeps the classes as the images have them.
+
+    Args:
+        classes: names of the images' classes.
+
+    >>> shown_classes(["n03876231", "n00000000", "cat"])
+    ('paintbrush', 'n00000000', 'cat')
+    """
+    if not any(SYNSET.fullmatch(name) for name in classes):
+        return tuple(classes)
+    try:
+        names = dict(zip(_synsets(), imagenet_names(), strict=True))
+    except DataError:
+        return tuple(classes)
+    return tuple(names.get(name, name) for name in classes)
+
+
 def class_label(output: int, names: Sequence[str] = ()) -> str:
     """Return how text calls an output: by its number, and its name where that is known.
 

@@ -16,7 +16,8 @@ from deconvviz.cli.inputs import class_number
 from deconvviz.cli.main import cli
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, TargetError
-from deconvviz.models.labels import class_label, imagenet_names, names_of_outputs, outputs_of
+from deconvviz.models import labels as labelling
+from deconvviz.models.labels import class_label, imagenet_names, names_of_outputs, outputs_of, shown_classes
 
 FACTORY = """
 import torch
@@ -85,6 +86,18 @@ def test_names_that_several_outputs_have() -> None:
 def test_images_of_some_of_imagenets_classes() -> None:
     assert outputs_of(["tabby", "tench"], 1000, names_of_outputs(1000)).tolist() == [281, 0]
     assert class_label(281, imagenet_names()) == "class 281 (tabby)" and class_label(3, ["a"]) == "class 3"
+
+
+def test_labels_that_are_synset_numbers_are_shown_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = ["n03876231", "cat", "n01440764", "n00000000", "n15075141"]
+    assert shown_classes(classes) == ("paintbrush", "cat", "tench", "n00000000", "toilet tissue")
+    assert shown_classes(()) == () and shown_classes(["a", "b"]) == ("a", "b")
+
+    def unknown() -> list[str]:
+        raise DataError("no list of them")
+
+    monkeypatch.setattr(labelling, "_synsets", unknown)  # timm is not installed
+    assert shown_classes(classes) == tuple(classes)
 
 
 @pytest.mark.slow

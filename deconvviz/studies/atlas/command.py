@@ -12,6 +12,7 @@ import click
 from deconvviz.cli.explaining import own_methods
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names
 from deconvviz.cli.options import (
+    NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
     ModelOptions,
     classes_option,
@@ -242,6 +243,7 @@ def _inputs(
 
 def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, shown: str, progress: bool) -> None:
     """Write the pages and print where they are; `shown` says which channels of the images they show."""
+    from deconvviz.models.labels import shown_classes
     from deconvviz.studies.atlas.site.inputs import SiteImages
     from deconvviz.studies.atlas.site.site import build_site
 
@@ -249,10 +251,13 @@ def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, sh
         out,
         result.galleries,
         result.decisions,
-        SiteImages(names=store.names, labels=store.labels, classes=store.classes, picture=result.picture),
+        SiteImages(
+            names=store.names, labels=store.labels, classes=shown_classes(store.classes), picture=result.picture
+        ),
         title=title,
         command=command_line(),
         note=PROJECTION_NOTE + shown,
+        without_switches=NO_SWITCHES_NOTE,
         progress=progress,
     )
     click.echo(repr(site))

@@ -12,7 +12,7 @@ from deconvviz.cam.explain import Explainer, constant_maps_allowed
 from deconvviz.data.feed import Feed
 from deconvviz.graph.network import Network
 from deconvviz.metrics.intervals import correlation
-from deconvviz.models.labels import class_label, names_of_outputs
+from deconvviz.models.labels import class_label, names_of_outputs, shown_classes
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.evaluation.mistakes_result import Mistake, Mistakes
 from deconvviz.types import Ints
@@ -89,5 +89,5 @@ def find_mistakes(
 def _output_names(names: Sequence[str], outputs: Ints, classes: Sequence[str], count: int) -> tuple[str, ...]:
     """Return a name for each of `count` outputs: the known ones, else their classes' names, else their numbers."""
     known_names = names_of_outputs(count, names if len(names) == count else (), classes, outputs)
-    class_names = dict(zip(outputs.tolist(), classes, strict=False))
+    class_names = dict(zip(outputs.tolist(), shown_classes(classes), strict=False))
     return known_names or tuple(class_names.get(index, class_label(index)) for index in range(count))

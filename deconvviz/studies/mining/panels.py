@@ -13,6 +13,7 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.pictures import resized, scaled
 from deconvviz.errors import CamError
 from deconvviz.graph.network import Network
+from deconvviz.models.labels import shown_classes
 from deconvviz.studies.mining.cache import Crop, ProjectionCache
 from deconvviz.studies.mining.result import FilterPanel, LayerPanels, Mined, Winner
 from deconvviz.types import Array, Box
@@ -116,6 +117,8 @@ def panels_from(
         weights=cache.first_filters(layer, channels),
         largest_weight=cache.largest_weight(layer),
         shown=cache.feed.preprocess.shown,
+        switches=cache.switches(layer),
+        rectified=cache.rectified(layer),
     )
 
 
@@ -180,7 +183,8 @@ def _panel(
     winners = mined_layer.winners([channel])
     projections, maps = cache.projections(layer, winners), cache.maps(layer, winners)
     images = [int(mined_layer.images[winner]) for winner in winners]
-    classes = [store.classes[label] if label >= 0 else "" for label in np.asarray(store.labels)[images].tolist()]
+    labels, names = np.asarray(store.labels)[images].tolist(), shown_classes(store.classes)
+    classes = [names[label] if label >= 0 else "" for label in labels]
     places_of_winners = [places[winner] for winner in winners]
     size = places_of_winners[0].size if winners else (1, 1)
     return FilterPanel(

@@ -111,7 +111,8 @@ class MinedLayer(Shown, drawn_by="draw_mined"):
         """Return the channels that a figure shows.
 
         Args:
-            how: "active" (those with the highest mean activation), "random" (some that are not dead, drawn with a
+            how: "active" (those with the highest mean activation, among them filters that a shift of BatchNorm keeps
+                on in all images), "random" (some that are not dead, drawn with a
                 fixed seed), "first", or the channels themselves.
             count: how many, where `how` is a word.
 
@@ -337,6 +338,8 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
             None elsewhere.
         largest_weight: the largest absolute weight of all filters of such a layer; None elsewhere.
         shown: the channels of projections and weights that figures show; see `shown_channels`.
+        switches: whether a deconvnet has switches in front of the layer.
+        rectified: whether the layer's values come from rectifiers, so that a filter fires on some images only.
     """
 
     layer: str
@@ -349,6 +352,8 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
     weights: NDArray[np.float32] | None
     largest_weight: float | None = None
     shown: tuple[int, ...] = ()
+    switches: bool = True
+    rectified: bool = True
 
     def __repr__(self) -> str:
         return f"LayerPanels({self.layer}: {counted(len(self.panels), 'filter')}, rule {self.rule})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_the_size_and_what_it_keeps_are_of_the_same_square(
         asked.append(sorted({*(boxes[:, 2] - boxes[:, 0]).tolist()}))
         return torch.ones(len(boxes), dtype=torch.float64)
 
-    monkeypatch.setattr(caching, "needed_squares", lambda *_: torch.tensor([3, 7] * 16))
+    monkeypatch.setattr(caching, "needed_squares", lambda *_, **__: torch.tensor([3, 7] * 16))
     monkeypatch.setattr(caching, "kept_by", kept)
     assert ProjectionCache(mined, images, network, "gradient", progress=False).crop("1", "need").size == (5, 5)
     assert asked == [[9], [5]]
@@ -185,6 +186,14 @@ def test_classes_and_the_strip(network: Network, images: dv.InMemoryImages, mine
         assert panel.images == tuple(map(str, shown))
 
 
+def test_synset_numbers_are_shown_by_name(network: Network, images: dv.InMemoryImages, mined: Mined) -> None:
+    synsets = ["n01440764", "n03876231", "cat"]
+    numbered = dv.InMemoryImages(images.pictures, labels=images.labels, classes=synsets)
+    numbered.fingerprint = images.fingerprint
+    cache = ProjectionCache(mined, numbered, network, "gradient", progress=False)
+    assert {*panels_from(cache, "1", [0], 9).panels[0].classes} <= {"tench", "paintbrush", "cat", ""}
+
+
 def test_the_line_of_classes() -> None:
     assert class_line(()) == "" == class_line(("", ""))
     assert class_line(("ant",)) == "ant" and class_line(("ant", "bee", "cat")) == "3 classes"
@@ -224,7 +233,9 @@ def test_the_demo_network_keeps_the_papers_rule(
         assert panels.why == choice.words() and 20 <= choice.units <= 32 and CHOSEN_BY == (5, 10)
         kept = np.median(cache._arrays[f"figures/{layer}/kept/deconvnet"].mean(1))
         other = np.median(cache._arrays[f"figures/{layer}/kept/guided"].mean(1))
-        assert f"median of {choice.units} units: {kept:.2f}; guided: {other:.2f}." in panels.why
+        told = re.search(rf"median of {choice.units} units: ([\d.]+); guided: ([\d.]+)\.$", panels.why)
+        assert told is not None and [*map(float, told.groups())] == pytest.approx([kept, other], abs=0.005)
+        assert told[1] != told[2]  # numbers that do not tell why have more digits
         choices[layer] = choice
     cache.save(tmp_path / "mined.h5")
     arrays = load_mined(tmp_path / "mined.h5").figure_arrays
