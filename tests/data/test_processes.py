@@ -79,12 +79,24 @@ def test_closing_ends_those_at_work(function: Any, tmp_path: pathlib.Path, monke
     )  # those asked have cleaned up
 
 
+def test_a_process_that_is_told_to_end_cleans_up(tmp_path: pathlib.Path) -> None:
+    told = []
+
+    def progress(count: int) -> None:
+        told.append(count)
+        os.kill(int(next(tmp_path.iterdir()).name), signal.SIGTERM)
+
+    with pytest.raises(DataError, match="a worker process ended with exit code 0"):
+        list(in_processes(worker_tasks.waiting, [tmp_path], 1, progress))
+    assert told and not list(tmp_path.iterdir())
+
+
 SCRIPT = """
 import pathlib, sys
 import worker_tasks
 from deconvviz.data.processes import in_processes
 print("once", flush=True)
-for _ in in_processes(worker_tasks.waiting, [pathlib.Path(sys.argv[1])] * 2, 2, lambda _: None):
+for _ in in_processes(getattr(worker_tasks, sys.argv[2]), [pathlib.Path(sys.argv[1])] * 2, 2, lambda _: None):
     pass
 """
 
@@ -96,7 +108,7 @@ def test_no_process_outlives_the_first(number: signal.Signals, tmp_path: pathlib
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "at").mkdir()
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py", tmp_path / "at"],
+        [sys.executable, tmp_path / "script.py", tmp_path / "at", "deaf" if number == signal.SIGKILL else "waiting"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -265,10 +265,15 @@ def test_shards_of_another_plan_are_refused_or_replaced(
     assert names[0] == names[1] and report.fingerprint == fresh.fingerprint and report.found == 0
 
 
-def test_a_dataset_of_another_seed_is_another_plan(tmp_path: pathlib.Path) -> None:
-    quiet(dv.Scenes(6), tmp_path / "s", shards=2)
-    with pytest.raises(DataError, match="of other images"):
-        quiet(dv.Scenes(6, seed=1), tmp_path / "s", shards=2)
+def test_a_dataset_of_other_pixels_or_labels_is_another_plan(tmp_path: pathlib.Path) -> None:
+    def images(seed: int, label: int) -> dv.InMemoryImages:
+        return dv.InMemoryImages([photo(seed + n) for n in range(4)], [label] * 4)
+
+    quiet(images(0, 0), tmp_path / "s", shards=2)
+    for other in (images(4, 0), images(0, 1)):
+        with pytest.raises(DataError, match="of other images"):
+            quiet(other, tmp_path / "s", shards=2)
+    assert quiet(images(0, 0), tmp_path / "s", shards=2).found == 2
 
 
 def test_a_damaged_shard_is_refused_or_replaced(folder: pathlib.Path, sharded: ImageStore) -> None:

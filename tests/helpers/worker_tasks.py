@@ -34,9 +34,11 @@ def waiting(folder: pathlib.Path, tell: Any) -> None:
     path = folder / str(os.getpid())
     path.touch()
     try:
+        time.sleep(0.2)  # sooner, nothing is sent
+        tell(1)
         while True:
             time.sleep(0.01)
-            tell(1)
+            tell(0)  # sends nothing, so that it does not notice that nobody listens any more
     finally:
         path.unlink()
 
