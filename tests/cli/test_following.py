@@ -47,7 +47,7 @@ def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
         Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(path)
     space: dict[str, object] = {}
     exec(MODEL, space)
-    state = space["tiny"]().state_dict()  # type: ignore[operator]
+    state = space["tiny"]().state_dict()
     torch.save({"state_dict": {name: value + 0.01 for name, value in state.items()}}, tmp_path / "own weights.pth")
     return tmp_path
 
