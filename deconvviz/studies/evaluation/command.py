@@ -273,9 +273,9 @@ def _draw(
     constant = "constant is the share of maps that are the same everywhere; " if "constant" in shown else ""
     caption = (
         f"{counted(len(evaluation.names), 'image')} of {pathlib.PurePath(images).name}; {target} is explained. "
-        f"Masked pixels become {fill}. {RANGE_NOTE} {DISPLAY_NOTE} p is the probability of the class. Curves show means over"
-        " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
-        f"the pixels where so many are kept; {constant}passes and seconds are those of one image."
+        f"Masked pixels become {fill}. {RANGE_NOTE} {DISPLAY_NOTE} p is the probability of the class. Curves show "
+        "means over the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 "
+        f"or 15 % of the pixels where so many are kept; {constant}passes and seconds are those of one image."
         f"{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
