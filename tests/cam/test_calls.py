@@ -129,8 +129,8 @@ def test_targets(name: str, hooked: bool) -> None:
     [
         (5, "target 5 given; the model has classes 0 to 4"),
         ([1, -1], "target -1 given"),
-        ([1], "1 targets given for 2 images"),
-        ([lambda out: out[1]], "1 targets given for 2 images"),
+        ([1], "1 target given for 2 images"),
+        ([lambda out: out[1]], "1 target given for 2 images"),
         ("owl", "no class 'owl'"),
         (["bee", "owl"], "no class 'owl'"),
         (lambda out: out, r"returned \[2, 5\]; expected one number for each of 2 images"),

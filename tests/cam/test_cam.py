@@ -363,7 +363,7 @@ def test_targets(net: Net, x: Tensor) -> None:
     gradient = 2 * cam("hirescam", network, "4")(two, 1, raw=True) - cam("hirescam", network, "4")(two, 0, raw=True)
     assert torch.allclose(cam("hirescam", network, "4")(two, lambda o: 2 * o[:, 1] - o[:, 0], raw=True), gradient)
     assert by_function.shape == (2, *explainer(two, raw=True).shape[1:])
-    for target, complaint in ((5, "classes 0 to 4"), (-1, "classes 0 to 4"), ([1], "1 targets given for 2 images")):
+    for target, complaint in ((5, "classes 0 to 4"), (-1, "classes 0 to 4"), ([1], "1 target given for 2 images")):
         with pytest.raises(TargetError, match=complaint):
             explainer(two, target)
     with pytest.raises(TargetError, match="one number for each of 2 images"):

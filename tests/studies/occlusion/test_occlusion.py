@@ -301,7 +301,7 @@ def test_what_bad_input_gets(plain: tuple[Plain, dv.Network, np.ndarray[Any, Any
             occlude(network, pictures, preprocess=PRE, progress=False, **{"square": 8, **options})
     with pytest.raises(MismatchError, match=r"expected \(24, 32\)"):
         occlude(network, pictures[:, :20], preprocess=PRE, progress=False)
-    with pytest.raises(TargetError, match="1 targets given for 2 images; expected one for each"):
+    with pytest.raises(TargetError, match="1 target given for 2 images; expected one for each"):
         occlude(network, pictures, preprocess=PRE, targets=[1], progress=False)
     with pytest.raises(CaptureError, match=r"\(3, 16, 16\); Plain takes \(3, 24, 32\)"):
         occlude(network, pictures, preprocess=dv.Preprocess(resize=None, crop=16), progress=False)

@@ -188,7 +188,7 @@ def test_wrong_features(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LayerNotFound, match="no features of layer 'b'; nearest: a"):
         probe(features, ["b"], few, progress=False)
     for labels in (np.full(120, -1), np.zeros(120, np.int64)):
-        with pytest.raises(DataError, match=r"120 images of [01] known classes given"):
+        with pytest.raises(DataError, match=r"120 images of (0 known classes|1 known class) given"):
             probe(FeatureArrays(features.arrays, labels), settings=few, progress=False)
     values = features.arrays["a"].copy()
     values[:, 4] = np.inf
