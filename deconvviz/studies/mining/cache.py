@@ -2,12 +2,11 @@
 
 The names in the file: `projections/LAYER/RULE/CHANNEL/RANK` float16 [C, h, w] and the same name with `_box` int64 [4]
 (top, left, bottom, right), and with `_need` int64 [4], the smallest box of the image that keeps 90 % of the unit's
-activation; `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of
-the entry's value; `figures/LAYER/crop_RULE` int64 [1]; `figures/LAYER/need_RULE` float64 [units, 2], the side that each
-unit needs and what it keeps with the side of the layer; `figures/LAYER/kept/RULE` float64 [units, 2], the fidelity that
-a rule is chosen by; `figures/LAYER/switches` and `figures/LAYER/rectified` int64 [1], whether the deconvnet has
-switches and whether the layer's values come from rectifiers; `figures/LAYER/receptive_field` int64 [2];
-`figures/LAYER/filters` float32 [C, h, w, 3], empty where the layer does not read the image directly.
+activation; `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of the entry's
+value. `figures/LAYER/`: `crop_RULE` int64 [1]; `need_RULE` float64 [units, 2], the side that a unit needs and what it
+keeps with the side of the layer; `kept/RULE` float64 [units, 2], the fidelity that a rule is chosen by; `switches` and
+`rectified` int64 [1], whether the deconvnet has switches and whether values come from rectifiers; `receptive_field`
+int64 [2]; `filters` float32 [C, h, w, 3], empty where the layer does not read the image directly.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ class ProjectionCache:
             layer: name of a mined layer.
             winners: (channel, rank) of the entries.
             keep: whether those that are computed are added to what `save` writes.
-            bar: whether they are counted by a progress bar; a caller may have its own.
+            bar: whether a progress bar counts them.
         """
         stored = {winner: self._stored(layer, winner) for winner in winners}
         missing = [winner for winner, projection in stored.items() if projection is None]
@@ -386,16 +385,8 @@ class ProjectionCache:
         with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:
             bounds = self.feed.preprocess.bounds()
             projections = project_by_rules(self.network, inputs, units, CANDIDATES, bounds=bounds)
-            measured = measured_rules(
-                self.network,
-                inputs,
-                units,
-                CANDIDATES,
-                CHOSEN_BY,
-                mirror=False,
-                projections=projections,
-                after_rule=bar.update,
-            )
+            how: dict[str, Any] = {"mirror": False, "projections": projections, "after_rule": bar.update}
+            measured = measured_rules(self.network, inputs, units, CANDIDATES, CHOSEN_BY, **how)
         for rule, of_rule in projections.items():  # the rule that is chosen needs its own again
             keys = (f"projections/{layer}/{rule}/{winner.channel}/{winner.rank}" for winner in winners)
             self._sampled |= {key: stored(each) for key, each in zip(keys, of_rule, strict=True)}
