@@ -343,7 +343,9 @@ def test_the_command(folder: pathlib.Path, tmp_path: pathlib.Path, source: str) 
     images = source if source.startswith("scenes") else folder / source
     out = tmp_path / "z.pth"
     text = command("train", "zfnet", images, *ZFNET, "--epochs", 1, "--validation", 0.2, "-o", out, "--lr", 0.001)
-    assert "next: deconvviz mine zfnet" in text
+    packed = source.endswith(".h5")
+    assert ("next: deconvviz mine zfnet /" if packed else "next:\n  deconvviz pack ") in text
+    assert packed or "\n  deconvviz mine zfnet images.h5 --weights " in text
     loaded = load_model("zfnet", str(out))
     assert loaded.settings["crop"] == 32 and loaded.settings["resize"] == 37 and loaded.settings["std"] == [1 / 255] * 3
     assert loaded.model.arguments["classes"] == (10 if source.startswith("scenes") else 2)
