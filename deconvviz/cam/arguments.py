@@ -40,13 +40,13 @@ def layer_names(network: Network | nn.Module, layer: Any, wanted: bool) -> list[
 
     Args:
         network: what is explained.
-        layer: a name, a module, several of them, or None.
+        layer: a name, a module, several of them, or None; an empty sequence is None too.
         wanted: whether the method needs a layer: None then is the last one with rows and columns.
 
     Raises:
         LayerNotFound: a module does not belong to the network.
     """
-    if layer is None:
+    if layer is None or (isinstance(layer, list | tuple) and not layer):
         return [last_maps(network)] if wanted and isinstance(network, Network) else []
     several = list(layer) if isinstance(layer, list | tuple | nn.ModuleList) else [layer]
     return [each if isinstance(each, str) else _name_of_module(network, each) for each in several]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from deconvviz.choices import CONVENTIONS
-from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options, own_methods
+from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, MethodOptions, method_options, note_of, own_methods
 from deconvviz.cli.inputs import class_number, folder_and_name, open_model, output_names, read_image
 from deconvviz.cli.options import ModelOptions, classes_option, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, save_figure
+from deconvviz.progress import write_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +113,7 @@ def cam(
     explainers = _explainers(methods, network, how, run, convention)
     class_names = output_names(loaded, names, network)
     pictures = [preprocess.picture(photo) for photo in photos]
-    explained = _explained(opened, explainers, pictures, class_number(target, class_names), signed, run)
+    explained = _explained(opened, explainers, pictures, images, class_number(target, class_names), signed, run)
     maps = [image.maps for image in explained]
     if out.endswith(".npz"):
         _save_arrays(out, methods, maps, signed)
@@ -122,16 +123,21 @@ def cam(
         label = class_names[image.label] if len(class_names) == network.outputs else class_label(image.label)
         labels.append(f"{image_label(folder_and_name(path), 26)}\n{shortened(label, 22)}, p {image.probability:.2f}")
     passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
-    kind = SIGNED_MAPS if signed else f"Maps are finished by the convention {convention!r}."
+    kind = SIGNED_MAPS if signed else FINISHED[convention]
     lengths = _lengths(explainers, preprocess) + preprocess.shown_words()
-    caption = f"p is the probability of the class. {kind}{lengths}\n{CAM_NOTE}"
+    caption = f"p is the probability of the class. {kind}{lengths}\n{note_of(methods)} {DISPLAY_NOTE}"
     shades = colours or (SIGNED if signed else "viridis")
-    place = f"{network.name}{how.place}"
+    title = f"{network.name}{_place(explainers)}"
     displays = [preprocess.display(picture) for picture in pictures]
-    figure = draw_maps(displays, maps, labels, methods, place, caption, shades, signed, page)
+    figure = draw_maps(displays, maps, labels, methods, title, caption, shades, signed, page)
     save_figure(figure, out, caption, f"Passes over the last image (tail: from the layer to the output): {passes}.")
 
 
+FINISHED = {
+    "paper": "Maps are resized to the image, then scaled from their lowest value (0) to their highest (1).",
+    "pytorch-grad-cam": "What is positive in a map is scaled to 0..1, resized to the image, and scaled again.",
+    "torch-cam": "Maps are scaled from their lowest value (0) to their highest (1), then resized to the image.",
+}
 SIGNED_MAPS = (
     "Maps are as their equation gives them, each divided by its largest absolute value: pale is zero, red speaks for "
     "the class and blue against it."
@@ -159,7 +165,7 @@ def _explainers(
     from deconvviz.cam.registry import METHODS
 
     options_by_method = how.by_method(methods)
-    return [
+    explainers = [
         cam(
             method,
             network,
@@ -172,23 +178,42 @@ def _explainers(
         )
         for method in methods
     ]
+    if not how.layers and (place := _place(explainers)):
+        click.echo(f"note: no layer is named; the maps are those{place}, the last with rows and columns: -l", err=True)
+    return explainers
+
+
+def _place(explainers: Sequence[Explainer]) -> str:
+    """Return where maps are made, for a title: " at " and the layers, or nothing where no method explains a layer."""
+    layers = [layer for each in explainers if each.method.needs != "image" for layer in each.layers]
+    return f" at {', '.join(dict.fromkeys(layers))}" if layers else ""
+
 
 
 def _explained(
     opened: OpenedModel,
     explainers: Sequence[Explainer],
     pictures: Sequence[Picture],
+    names: Sequence[str],
     target: int | None,
     signed: bool,
     run: RunOptions,
 ) -> list[ExplainedImage]:
-    """Explain pictures one by one; the label and its probability are read off the first method's own pass."""
+    """Explain pictures one by one; the label and its probability are read off the first method's own pass.
+
+    A map that is the same everywhere is told of by the name of its image's file.
+    """
+    from deconvviz.cam.explain import constant_maps_allowed
     network, preprocess, _ = opened
     explained = []
     with run.bar("image", len(pictures), "explaining") as bar:
-        for picture in pictures:
+        for picture, name in zip(pictures, names, strict=True):
             x = preprocess.tensor(picture[None], network.device, network.dtype)
-            maps = [_map(explainer, x, target, signed) for explainer in explainers]
+            with constant_maps_allowed():
+                maps = [_map(explainer, x, target, signed) for explainer in explainers]
+            for explainer, map_ in zip(explainers, maps, strict=True):
+                if map_.min() == map_.max():
+                    write_line(f"warning: {explainer.method.name} gave a constant map for {name}; it shows nothing")
             probabilities = network.readout.probabilities_of(explainers[0].output)[0]
             label = int(probabilities.argmax()) if target is None else target
             explained.append(ExplainedImage(maps, label, float(probabilities[label])))

@@ -14,10 +14,27 @@ from deconvviz.cli.inputs import names_of
 from deconvviz.cli.options import Command, explainer_option, layers_option, option_group
 from deconvviz.errors import DataError
 
-CAM_NOTE = (
-    "Each map is scaled to its own range, so that brightness does not compare between maps. Maps of guided and "
-    "deconvnet change little when the weights are randomised, so they are no evidence for the decision."
+RANGE_NOTE = "Each map is scaled to its own range, so that brightness does not compare between maps."
+RANDOMISED_NOTE = (
+    "Maps of guided and deconvnet change little when the weights are randomised, so they are no evidence for the "
+    "decision."
 )
+CAM_NOTE = f"{RANGE_NOTE} {RANDOMISED_NOTE}"
+DISPLAY_NOTE = (
+    "In the picture, each map is smoothed by 1 % of the image's side, its colours span the 1st to the 99th percentile, "
+    "and it is the more opaque the higher it is; the numbers (.npz) are those of the map."
+)
+NOT_EVIDENCE = ("guided", "deconvnet")  # the methods that RANDOMISED_NOTE is about
+
+
+def note_of(methods: Sequence[str]) -> str:
+    """Return what the caption of maps of some methods says of them.
+
+    >>> note_of(["grad-cam"]) == RANGE_NOTE, note_of(["grad-cam", "guided"]) == CAM_NOTE
+    (True, True)
+    """
+    return CAM_NOTE if any(method in NOT_EVIDENCE for method in methods) else RANGE_NOTE
+
 
 
 @dataclass(frozen=True)

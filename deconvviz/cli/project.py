@@ -10,6 +10,7 @@ import click
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
 from deconvviz.cli.inputs import open_model, position_of, read_image
 from deconvviz.cli.options import (
+    NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
     ModelOptions,
     ProjectionOptions,
@@ -69,7 +70,7 @@ def project(
     """
     import torch
 
-    from deconvviz.deconv.choice import rule_on
+    from deconvviz.deconv.choice import lacks_switches, rule_on
     from deconvviz.deconv.project import project as project_unit
     from deconvviz.figures.projection import draw_projection
 
@@ -86,6 +87,8 @@ def project(
         signal = {"overlap": overlap, "lrn": lrn, "bounds": bounds, **projection.averages()}
         projected = project_unit(network, x, layer, channel, place, rule, **signal)
     why = f"Its rule is {choice.words()}" if choice else f"Its rule is {rule}."
+    if choice is None and lacks_switches(network, layer, rule):
+        why += f" {NO_SWITCHES_NOTE}"
     caption = _caption(projected, pathlib.Path(image).name, why + projection.words() + preprocess.shown_words())
     y, column = projected.position
     title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projected.value:.4g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ def measured_rules(
     fill: str = "mean",
     mirror: bool = True,
     projections: Mapping[str, Sequence[Projection]] | None = None,
+    after_rule: Callable[[], object] | None = None,
     **signal: Unpack[SignalKeywords],
 ) -> dict[str, Fidelity]:
     """Measure the fidelity of rules, and of controls, on units of one layer.
@@ -68,6 +69,7 @@ def measured_rules(
             on; "blur" is the image itself, blurred.
         mirror: whether what is left without the strongest pixels is measured too.
         projections: rule -> the projections of the units, where they are known; else they are computed.
+        after_rule: called after each name, for a progress bar.
         signal: the fields of `SignalOptions`, such as `bounds` or `shifts`.
 
     Returns:
@@ -96,6 +98,8 @@ def measured_rules(
         result[name] = fidelity(
             views.activations, views.pixels, ranked, views.seen, filled, shares, size, mirror, whole
         )
+        if after_rule is not None:
+            after_rule()
     return result
 
 
@@ -108,20 +112,29 @@ class RuleChoice:
         kept: rule -> (median, lower and upper end of its 95 % interval) of what the strongest pixels bring back of the
             activations, the mean over the shares CHOSEN_BY.
         units: how many units were measured.
+        switches: whether the deconvnet has switches in front of the layer.
+
+    >>> kept = {"guided": (0.9712, 0.9, 1.0), "deconvnet": (0.9741, 0.9, 1.0)}
+    >>> RuleChoice(rule="guided", kept=kept, units=32, switches=False).words()[-70:]
+    'median of 32 units: 0.97; deconvnet, which has no switches here: 0.97.'
     """
 
     rule: str
     kept: Mapping[str, tuple[float, float, float]]
     units: int
+    switches: bool = True
 
     def words(self) -> str:
         """Return a sentence for a caption."""
         if not self.units:
             return f"{self.rule}: no unit has a positive activation, so that no rule could be measured."
         other = "guided" if self.rule == "deconvnet" else "deconvnet"
+        own, others = self.kept[self.rule][0], self.kept[other][0]
+        reason = ", which has no switches here" if other == "deconvnet" and not self.switches else ""
+        digits = 2 if reason or f"{own:.2f}" != f"{others:.2f}" else 4  # so many that the choice can be seen
         return (
             f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
-            f"median of {self.units} units: {self.kept[self.rule][0]:.2f}; {other}: {self.kept[other][0]:.2f}."
+            f"median of {self.units} units: {own:.{digits}f}; {other}{reason}: {others:.{digits}f}."
         )
 
 
@@ -146,13 +159,14 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     """
     counted = ~np.isnan(next(iter(kept.values()))[:, 0])
     if not counted.any():
-        return RuleChoice(rule="deconvnet", kept={}, units=0)
+        return RuleChoice(rule="deconvnet", kept={}, units=0, switches=switches)
     scores = {rule: median_interval(values[counted].mean(1)) for rule, values in kept.items()}
     others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
     best = max(others, key=lambda rule: scores[rule][0])
     median, low, _ = scores["deconvnet"]
     papers = median >= scores[best][1] if switches else low > scores[best][0]
-    return RuleChoice(rule="deconvnet" if papers else best, kept=scores, units=int(counted.sum()))
+    rule = "deconvnet" if papers else best
+    return RuleChoice(rule=rule, kept=scores, units=int(counted.sum()), switches=switches)
 
 
 def has_switches(network: Network, layer: str) -> bool:
@@ -168,6 +182,11 @@ def has_switches(network: Network, layer: str) -> bool:
     steps = [node for node in make_plan(network, layer).steps if node.op == "call_function"]
     pools = any(op_of(node).kind == "max_pool" for node in steps)
     return pools or sum(op_of(node).weighted for node in steps) <= 1
+
+
+def lacks_switches(network: Network, layer: str, rule: str) -> bool:
+    """Return whether a rule is the deconvnet and has no switches: its projections hardly depend on the image then."""
+    return rule == "deconvnet" and not has_switches(network, layer)
 
 
 def strongest_units(network: Network, images: Tensor, layer: str, most: int = SAMPLE) -> list[Unit]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,22 @@ from deconvviz.deconv.views import UnitViews
 SHARE = 0.9  # of the activation that the window of a crop keeps
 
 
-def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> Tensor:
+def _nothing() -> None:
+    """Do nothing after a round."""
+
+
+def bisections(length: int) -> int:
+    """Return after how many rounds at most a bisection of so many pixels ends.
+
+    >>> bisections(224), bisections(2)
+    (8, 1)
+    """
+    return max(length - 1, 0).bit_length()
+
+
+def needed_squares(
+    views: UnitViews, centres: Tensor, share: float = SHARE, after_round: Callable[[], object] = _nothing
+) -> Tensor:
     """Return the side of the smallest square window with which each unit keeps a share of its activation.
 
     What lies outside of the window is filled with 0, the mean colour of what the network was trained on. The window is
@@ -22,6 +39,7 @@ def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> T
         views: what the units see.
         centres: [N, 2], (row, column) of each window's centre in its view.
         share: of the activation, in 0..1.
+        after_round: called after each round of the bisection, for a progress bar; there are `bisections` of them.
 
     Returns:
         int64 [N], in pixels; the longest side of what is seen where the activation is not positive.
@@ -36,10 +54,13 @@ def needed_squares(views: UnitViews, centres: Tensor, share: float = SHARE) -> T
         enough = (kept_by(views, squares_around(views, centres, middle)) >= least_activation) & (least_activation > 0)
         undecided = high - low > 1  # the others wait for these
         low, high = torch.where(undecided & ~enough, middle, low), torch.where(undecided & enough, middle, high)
+        after_round()
     return high
 
 
-def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Tensor:
+def needed_boxes(
+    views: UnitViews, centres: Tensor, share: float = SHARE, after_round: Callable[[], object] = _nothing
+) -> Tensor:
     """Return the window of each unit that is left when the sides of its smallest square move in, one after the other.
 
     The sides move in the order top, left, bottom, right, each as far as the share allows, by bisection.
@@ -49,7 +70,7 @@ def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Ten
     Returns:
         int64 [N, 4], (top, left, bottom, right) in the views.
     """
-    boxes = squares_around(views, centres, needed_squares(views, centres, share))
+    boxes = squares_around(views, centres, needed_squares(views, centres, share, after_round))
     least_activation = share * views.unchanged
     for side in range(4):
         near, far = boxes[:, side].clone(), boxes[:, (side + 2) % 4].clone()  # what keeps enough, what does not
@@ -59,6 +80,7 @@ def needed_boxes(views: UnitViews, centres: Tensor, share: float = SHARE) -> Ten
             enough = (kept_by(views, tried) >= least_activation) & (least_activation > 0)
             undecided = (near - far).abs() > 1
             near, far = torch.where(undecided & enough, middle, near), torch.where(undecided & ~enough, middle, far)
+            after_round()
         boxes[:, side] = near
     return boxes
 

@@ -47,7 +47,7 @@ def draw_maps(
     Args:
         maps: what `dv.cam(...)(images)` returns.
         pictures: uint8 [H, W, 3] of the first images; by default what the network received, with the contrast of each
-            image stretched to its range. The maps are drawn over grey pictures.
+            image stretched to its range.
         title: text above.
         caption: text below.
         page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.

@@ -11,9 +11,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from deconvviz.figures.page import OWN, Page
-from deconvviz.figures.sheet import Sheet, shortened
+from deconvviz.figures.sheet import SMALL, Sheet, shortened
 from deconvviz.types import Floats, Pixels
 
 TILE, GAP, NAMES = 1.75, 0.12, 0.15  # inches: a picture, the gap between two, and the line of the columns' names
@@ -21,30 +22,114 @@ COMFORTABLE, LEAST = 1.1, 0.5  # inches: a picture on a page of a paper, and one
 LEFT, RIGHT = 0.4, 0.9  # inches for the rows' texts, and for the colour bar
 NARROWEST = 4.5  # inches: a title needs them
 DPI = 170
-STRENGTH = 0.65  # of the map in an overlay; the rest is the picture in grey
+STRENGTH = 0.75  # of the map in an overlay, where it is highest; the rest is the picture in grey
+SMOOTH = 0.01  # of an image's side: the standard deviation by which maps are smoothed for a picture
+OUTLIERS = (1, 99)  # percentiles of a map, beyond which its colours do not go
+CONSTANT = "constant map"  # stands in the panel of a map that shows nothing
 LETTER = 0.058  # inches of a letter above a column
 SIGNED = "coolwarm"  # blue below zero, pale at zero, red above it; its ends are light enough on dark pictures
 
 
-def overlay(picture: Pixels, map_: NDArray[np.floating[Any]], colours: str, strength: float = STRENGTH) -> Floats:
-    """Lay a map over a picture: the picture in grey, the map in colour.
+def displayed(map_: NDArray[np.floating[Any]], signed: bool = False) -> Floats:
+    """Return a map as pictures show it: smoothed a little, its colours spread over all but its outliers.
+
+    The maps of gradients and of relevance are as fine as pixels, of which a small picture shows nothing, and a few of
+    their pixels may be so far from all others that these have one colour. So the map is smoothed by a Gaussian of SMOOTH
+    of the image's longer side, and its range is that of the 1st to the 99th percentile. Numbers and files have the map
+    as it is.
+
+    Args:
+        map_: [H, W].
+        signed: whether zero stays in the middle; the range is the 99th percentile of the absolute values then.
+
+    Returns:
+        float64 [H, W] in 0..1, or in -1..1; zeros where the map is constant.
+
+    Source: our choice.
+
+    >>> map_ = np.arange(10000.0).reshape(100, 100)
+    >>> map_[50, 50] = 1e9  # an outlier
+    >>> displayed(map_)[[0, 25, 75], 0].round(1)
+    array([0. , 0.2, 0.8])
+    """
+    values = map_.astype(np.float64)
+    if is_constant(values):
+        return np.zeros_like(values)
+    lowest, highest = np.percentile(values, OUTLIERS)  # before it is smoothed, or an outlier would spread
+    if highest > lowest:
+        values = np.clip(values, lowest, highest)
+    smooth: Floats = gaussian_filter(values, SMOOTH * max(values.shape), mode="nearest")
+    if signed:
+        return np.clip(smooth / max(float(np.percentile(np.abs(smooth), OUTLIERS[1])), 1e-30), -1, 1)
+    low, high = np.percentile(smooth, OUTLIERS)
+    if not high > low:  # nearly all of it is of one value
+        low, high = smooth.min(), smooth.max()
+    return np.clip((smooth - low) / max(float(high - low), 1e-30), 0, 1)
+
+
+def is_constant(map_: NDArray[np.floating[Any]]) -> bool:
+    """Return whether a map is the same everywhere, and shows nothing."""
+    return bool(map_.min() == map_.max())
+
+
+def overlay(
+    picture: Pixels,
+    map_: NDArray[np.floating[Any]],
+    colours: str,
+    signed: bool = False,
+    strength: float = STRENGTH,
+) -> Floats:
+    """Lay a map over a picture: where the map is low the picture shows in its own colours, where it is high the map.
 
     Args:
         picture: uint8 [H, W, 3].
-        map_: [H, W] in 0..1.
+        map_: [H, W], as `displayed` returns it: in 0..1, or in -1..1.
         colours: name of a matplotlib colour map.
-        strength: share of the map in the result, 0 to 1.
+        signed: whether zero is the middle of the colours.
+        strength: share of the map in the result where it is highest, 0 to 1.
 
     Returns:
         float64 [H, W, 3] in 0..1.
 
-    >>> overlay(np.zeros((1, 1, 3), np.uint8), np.ones((1, 1)), "gray").round(2).tolist()
-    [[[0.65, 0.65, 0.65]]]
+    >>> picture = np.full((1, 2, 3), 51, np.uint8)
+    >>> overlay(picture, np.array([[0.0, 1.0]]), "gray", strength=0.5).round(2).tolist()
+    [[[0.2, 0.2, 0.2], [0.6, 0.6, 0.6]]]
     """
-    grey = picture.astype(float).mean(2, keepdims=True) / 255
-    coloured = matplotlib.colormaps[colours](map_)[..., :3]
-    blended: Floats = (1 - strength) * grey + strength * coloured
+    own = picture.astype(float) / 255
+    opacity = np.sqrt(np.abs(map_))[..., None]
+    base = own + opacity * (own.mean(2, keepdims=True) - own)  # grey, where the colours of the map are
+    coloured = matplotlib.colormaps[colours]((map_ + 1) / 2 if signed else map_)[..., :3]
+    blended: Floats = base + strength * opacity * (coloured - base)
     return blended
+
+
+def draw_map(
+    sheet: Sheet,
+    picture: Pixels,
+    map_: NDArray[np.floating[Any]],
+    colours: str,
+    left: float,
+    bottom: float,
+    side: float,
+    signed: bool = False,
+) -> None:
+    """Draw a map over its picture; of one that is constant the picture is pale and says so.
+
+    Args:
+        sheet: where it is drawn.
+        picture: uint8 [H, W, 3].
+        map_: [H, W].
+        colours: name of a matplotlib colour map.
+        left: x of the picture's left side, in inches.
+        bottom: y of its lower side.
+        side: of the picture.
+        signed: whether zero is the middle of the colours.
+    """
+    if not is_constant(map_):
+        sheet.picture(overlay(picture, displayed(map_, signed), colours, signed), left, bottom, side)
+        return
+    sheet.picture(0.6 + 0.4 * picture / 255.0, left, bottom, side)
+    sheet.text(left + side / 2, bottom + side / 2, CONSTANT, ha="center", va="center", fontsize=SMALL)
 
 
 def draw_maps(
@@ -91,9 +176,8 @@ def draw_maps(
             sheet.text(LEFT / 2, y + tile / 2, text, rotation=90, ha="center", va="center", fontsize=size)
             sheet.picture(picture / 255.0, LEFT, y, tile)
             for column, index in enumerate(band, 1):
-                shares = scale.norm(maps_of_picture[index])
-                sheet.picture(overlay(picture, np.asarray(shares), colours), LEFT + column * step, y, tile)
-    label = "share of the largest\nabsolute value" if signed else "share of the map's range"
+                draw_map(sheet, picture, maps_of_picture[index], colours, LEFT + column * step, y, tile, signed)
+    label = "share of the map's largest\nabsolute value" if signed else "share of the map's range"
     left = LEFT + (1 + len(bands[0])) * step
     sheet.colour_bar(scale, label, left, sheet.top - NAMES - tile, tile, ticks=[-1, 0, 1] if signed else [0, 0.5, 1])
     return sheet.figure

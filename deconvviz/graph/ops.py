@@ -154,6 +154,31 @@ def final_value(node: fx.Node) -> fx.Node:
     return final_value(reader) if op.normalises or op.kind == "rectifier" else node
 
 
+def is_rectified(node: fx.Node) -> bool:
+    """Return whether the values of a node come from rectifiers: zero or less then means that a filter is silent.
+
+    Of a value that ends linearly, such as a BatchNorm with no rectifier behind it, the sign means nothing of the kind.
+    What pools, adds, joins or reorders rectified values is rectified too.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    >>> network = dv.capture(model, (3, 16, 16))
+    >>> [is_rectified(network.layer(name).node) for name in ("0", "1", "2", "3")]
+    [False, False, True, True]
+    """
+    if node.op != "call_function":
+        return False
+    op = op_of(node)
+    if op.kind == "rectifier":
+        return True
+    keeps_sign = op.identity or op.reshapes or op.reorders or op.averages or op.kind in ("max_pool", "lrn")
+    if not keeps_sign and op_name(node) not in ("add", "cat"):
+        return False
+    sources = data_inputs(node)
+    return bool(sources) and all(is_rectified(source) for source in sources)
+
+
 def vector_jacobian(call: Call, signal: Tensor) -> list[Tensor | None]:
     """Return the op's vector-Jacobian product with respect to each data input: exact where the op is linear.
 

@@ -143,6 +143,9 @@ class Gallery:
         config: the layer, its network and images, and the options with which it was made; its "rule" may be "auto".
         rule: of the projections, one of `choices.RULES`.
         why: in words, how the rule was chosen; "" where it was given.
+        whole: what is known of the whole layer, as JSON values: "switches" (whether the deconvnet has some),
+            "rectified" (whether its values come from rectifiers), "pooled" (whether the network has max pooling), "channels" and "dead" (numbers of filters); empty in
+            a file of an earlier version.
         sources: where model and images were, the command, and versions.
         arrays: name -> array, or `Tiles`, whose rows are indexed as those of an array. The names are described at
             `studies.atlas.galleries.GalleryMaker.make`.
@@ -151,6 +154,7 @@ class Gallery:
     config: dict[str, Any]
     rule: str
     why: str
+    whole: dict[str, Any]
     sources: dict[str, Any]
     arrays: dict[str, Any]
 
@@ -177,4 +181,5 @@ def load_gallery(path: Pathlike) -> Gallery:
             arrays[name] = Tiles(arrays.pop(f"{name}/data"), arrays.pop(f"{name}/offsets"), shape)
     # version 0.1.0 wrote no state: its rules were all given
     rule, why = result.state.get("rule", result.config.get("rule", "")), result.state.get("why", "")
-    return Gallery(result.config, rule, why, result.sources, arrays)
+    known = {name: value for name, value in result.state.items() if name not in ("rule", "why")}
+    return Gallery(result.config, rule, why, known, result.sources, arrays)

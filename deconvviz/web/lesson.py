@@ -53,7 +53,11 @@ def switches_example() -> SwitchesExample:
     return SwitchesExample(values, pooled, switches, signal, unpooled, np.maximum(unpooled, 0))
 
 
-def lesson_values() -> dict[str, Any]:
-    """Return what the template `lesson.html` asks for."""
+def lesson_values(pooled: bool = True) -> dict[str, Any]:
+    """Return what the template `lesson.html` asks for.
+
+    Args:
+        pooled: whether the network has max pooling; without it, the lesson has no switches and no drawing of them.
+    """
     example = switches_example()
-    return {"example": {name: getattr(example, name).tolist() for name in SwitchesExample.__dataclass_fields__}}
+    return {"pooled": pooled, "example": {name: getattr(example, name).tolist() for name in SwitchesExample.__dataclass_fields__}}

@@ -11,6 +11,7 @@ import click
 from deconvviz.cli.explaining import own_methods
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names
 from deconvviz.cli.options import (
+    NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
     ModelOptions,
     classes_option,
@@ -243,6 +244,7 @@ def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, sh
         title=title,
         command=command_line(),
         note=PROJECTION_NOTE + shown,
+        without_switches=NO_SWITCHES_NOTE,
         progress=progress,
     )
     click.echo(repr(site))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvviz.data.pictures import resized, signed_picture
+from deconvviz.graph.ops import op_of
 from deconvviz.metrics.intervals import DUPLICATE
 from deconvviz.results.features import FeatureTable
 from deconvviz.results.results import Result
@@ -82,9 +83,9 @@ class GalleryMaker:
     @cached_property
     def cache(self) -> ProjectionCache:
         """Computes the projections; the mined file is not changed."""
-        inputs, rule = self.inputs, self.options.rule
+        inputs, rule, progress = self.inputs, self.options.rule, self.run.progress
         shown = inputs.preprocess.shown
-        return ProjectionCache(self.mined, inputs.store, inputs.network, rule, progress=False, shown=shown)
+        return ProjectionCache(self.mined, inputs.store, inputs.network, rule, progress, shown)
 
     def channels(self, layer: str) -> Ints:
         """Return the filters of a layer that are shown, int64 [F]."""
@@ -141,7 +142,8 @@ class GalleryMaker:
         - filters uint8 [F, a, b, 3], the weights of a layer that reads the image.
         - the arrays of `aspects`.
 
-        Its state has the "rule" of the projections, and "why" in words ("" where it was given).
+        Its state has the "rule" of the projections, and "why" in words ("" where it was given); "switches" and
+        "rectified", see `ProjectionCache`; "pooled", whether the network has max pooling; and of the whole layer the numbers of "channels" and of "dead" ones.
         """
         mined_layer, channels = self.mined[layer], self.channels(layer)
         strongest = StrongestImages.of(mined_layer, channels, self.options.k)
@@ -163,7 +165,15 @@ class GalleryMaker:
         for name, values in self.aspects(layer, channels).items():
             arrays |= compressed(name, values) if values.ndim == 5 else {name: values}
         choice = self.cache.choice(layer)
-        state = {"rule": self.cache.rule_of(layer), "why": "" if choice is None else choice.words()}
+        state = {
+            "rule": self.cache.rule_of(layer),
+            "why": "" if choice is None else choice.words(),
+            "switches": self.cache.switches(layer),
+            "rectified": self.cache.rectified(layer),
+            "pooled": any(op_of(node).kind == "max_pool" for node in self.inputs.network.graph.nodes),
+            "channels": len(mined_layer.activity.dead),
+            "dead": int(mined_layer.activity.dead.sum()),
+        }
         return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays, state)
 
     def _tiles(self, layer: str, strongest: StrongestImages) -> dict[str, Array]:
@@ -173,10 +183,10 @@ class GalleryMaker:
         tile = tile_size(size)
         boxes, windows = np.full((count, k, 4), -1), np.full((count, k, 4), -1)
         patches, projections = TileWriter((k, *tile)), TileWriter((k, *tile))
-        with self.run.bar("filter", count, layer) as bar:
+        with self.run.bar("filter", count, f"projecting {layer}") as bar:
             for start in range(0, count, AT_ONCE):
                 rows = range(start, min(start + AT_ONCE, count))
-                stored = self.cache.projections(layer, strongest.winners(rows), keep=False)
+                stored = self.cache.projections(layer, strongest.winners(rows), keep=False, bar=False)
                 for row in rows:
                     tiles = _FilterTiles(*(np.full((k, *tile, 3), GREY, np.uint8) for _ in range(2)))
                     for winner in strongest.winners([row]):

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from deconvviz.figures.overlay import draw_maps, overlay
+from deconvviz.figures.overlay import draw_map, draw_maps
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, image_label, shortened
 from deconvviz.models.labels import class_label
@@ -128,10 +128,11 @@ def _draw_maps(
         x = LEFT + column * (tile + GAP)
         sheet.text(x + tile / 2, top - 0.22, name, ha="center", va="bottom", fontsize=7)
         for row, picture in enumerate(evaluation.pictures):
-            shown_picture = picture / 255.0
+            y = first_row - (row + 1) * (tile + GAP) + GAP
             if column:
-                shown_picture = overlay(picture, evaluation.maps[name][row], COLOURS)
-            sheet.picture(shown_picture, x, first_row - (row + 1) * (tile + GAP) + GAP, tile)
+                draw_map(sheet, picture, evaluation.maps[name][row], COLOURS, x, y, tile)
+            else:
+                sheet.picture(picture / 255.0, x, y, tile)
     for row, name in enumerate(evaluation.names[: len(evaluation.pictures)]):
         y = first_row - (row + 0.5) * (tile + GAP)
         explained = int(evaluation.explained[row])

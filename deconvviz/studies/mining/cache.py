@@ -5,7 +5,8 @@ The names in the file: `projections/LAYER/RULE/CHANNEL/RANK` float16 [C, h, w] a
 activation; `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of
 the entry's value; `figures/LAYER/crop_RULE` int64 [1]; `figures/LAYER/need_RULE` float64 [units, 2], the side that each
 unit needs and what it keeps with the side of the layer; `figures/LAYER/kept/RULE` float64 [units, 2], the fidelity that
-a rule is chosen by; `figures/LAYER/switches` int64 [1]; `figures/LAYER/receptive_field` int64 [2];
+a rule is chosen by; `figures/LAYER/switches` and `figures/LAYER/rectified` int64 [1], whether the deconvnet has switches
+and whether the layer's values come from rectifiers; `figures/LAYER/receptive_field` int64 [2];
 `figures/LAYER/filters` float32 [C, h, w, 3], empty where the layer does not read the image directly.
 """
 
@@ -25,11 +26,12 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.deconv.choice import CANDIDATES, CHOSEN_BY, SAMPLE, RuleChoice, choose_rule, has_switches, measured_rules
-from deconvviz.deconv.needed import SHARE, kept_by, needed_boxes, needed_squares, squares_around
+from deconvviz.deconv.needed import SHARE, bisections, kept_by, needed_boxes, needed_squares, squares_around
 from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.views import UnitViews
 from deconvviz.errors import DataError, MismatchError, ProjectionError, require_choice
 from deconvviz.graph.network import Network
+from deconvviz.graph.ops import is_rectified
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.mining.projections import (
     ENERGY,
@@ -135,17 +137,20 @@ class ProjectionCache:
         """Height and width of the images in pixels."""
         return self.feed.preprocess.shape[1:]
 
-    def projections(self, layer: str, winners: Sequence[Winner], keep: bool = True) -> dict[Winner, StoredProjection]:
+    def projections(
+        self, layer: str, winners: Sequence[Winner], keep: bool = True, bar: bool = True
+    ) -> dict[Winner, StoredProjection]:
         """Return the projections of entries of a layer's table.
 
         Args:
             layer: name of a mined layer.
             winners: (channel, rank) of the entries.
             keep: whether those that are computed are added to what `save` writes.
+            bar: whether they are counted by a progress bar; a caller may have its own.
         """
         stored = {winner: self._stored(layer, winner) for winner in winners}
         missing = [winner for winner, projection in stored.items() if projection is None]
-        computed = self._computed(layer, missing) if missing else {}
+        computed = self._computed(layer, missing, bar) if missing else {}
         projections = {winner: projection or computed[winner] for winner, projection in stored.items()}
         if keep:
             for winner, projection in projections.items():
@@ -213,9 +218,8 @@ class ProjectionCache:
             names = {f"figures/{layer}/kept/{rule}": rule for rule in CANDIDATES}
             if not all(name in self._arrays for name in names):
                 self._arrays |= self._measured(layer)
-            switches = bool(self._arrays[f"figures/{layer}/switches"][0])
             fidelity_by_rule = {rule: self._arrays[name] for name, rule in names.items()}
-            self._choices[layer] = choose_rule(fidelity_by_rule, switches)
+            self._choices[layer] = choose_rule(fidelity_by_rule, self.switches(layer))
         return self._choices[layer]
 
     def rule_of(self, layer: str) -> str:
@@ -236,7 +240,9 @@ class ProjectionCache:
         for start in range(0, len(missing), step):
             group = missing[start : start + step]
             views, centres = self._views(layer, group)
-            boxes = needed_boxes(views, centres) + views.corners.repeat(1, 2)
+            rounds = 5 * bisections(max(views.pixels.shape[2:]))
+            with self._run.bar("round", rounds, f"size of {layer}'s patches") as bar:
+                boxes = needed_boxes(views, centres, after_round=bar.update) + views.corners.repeat(1, 2)
             self._arrays |= {keys[winner]: box.numpy() for winner, box in zip(group, boxes, strict=True)}
         return {winner: Box(*self._arrays[key].tolist()) for winner, key in keys.items()}
 
@@ -258,6 +264,14 @@ class ProjectionCache:
         """Return the largest absolute weight of a layer that reads the image directly; None for another layer."""
         weights = self._remembered(layer, "filters", self._first_layer_weights)
         return float(np.abs(weights).max()) if weights.size else None
+
+    def switches(self, layer: str) -> bool:
+        """Return whether a deconvnet has switches in front of a layer, see `has_switches`."""
+        return self._told(layer, "switches", lambda: has_switches(self.network, layer))
+
+    def rectified(self, layer: str) -> bool:
+        """Return whether the values of a layer come from rectifiers, see `is_rectified`."""
+        return self._told(layer, "rectified", lambda: is_rectified(self.network.layer(layer).node))
 
     def save(self, path: Pathlike) -> None:
         """Write the mined file with what was added to it; where nothing was, the file stays as it is.
@@ -288,16 +302,17 @@ class ProjectionCache:
             return StoredProjection(pixels=self._arrays[key], box=Box(*self._arrays[f"{key}_box"].tolist()))
         return self._sampled.get(key)
 
-    def _computed(self, layer: str, winners: Sequence[Winner]) -> dict[Winner, StoredProjection]:
+    def _computed(self, layer: str, winners: Sequence[Winner], bar: bool) -> dict[Winner, StoredProjection]:
         """Compute projections in groups, so that the images of a group fit in memory."""
         mined_layer, projections = self.mined[layer], dict[Winner, StoredProjection]()
         rule = self.rule_of(layer)
         step = AT_ONCE * mined_layer.top.k
-        with self._run.bar("projection", len(winners), layer) as bar:
+        run = self._run if bar else RunOptions(progress=False)
+        with run.bar("projection", len(winners), f"projecting {layer}") as counted:
             for start in range(0, len(winners), step):
                 group = winners[start : start + step]
                 projections |= project_winners(self.network, mined_layer, self.feed, group, rule, **self.averages)
-                bar.update(len(group))
+                counted.update(len(group))
         return projections
 
     def _remembered(self, layer: str, name: str, compute: Callable[[str], Array]) -> Array:
@@ -306,6 +321,17 @@ class ProjectionCache:
         if key not in self._arrays:
             self._arrays[key] = compute(layer)
         return self._arrays[key]
+
+    def _told(self, layer: str, name: str, ask: Callable[[], bool]) -> bool:
+        """Return what the file or the network tells of a layer.
+
+        A file of an earlier version may not tell, and keep all that is shown, so that no network is loaded: then it is
+        taken to be true, as it was then.
+        """
+        key = f"figures/{layer}/{name}"
+        if key not in self._arrays and not (isinstance(self._source, Network) or "network" in self.__dict__):
+            return True
+        return bool(self._remembered(layer, name, lambda _: np.asarray([ask()], np.int64))[0])
 
     def _receptive_field(self, layer: str) -> Array:
         return np.asarray(self.network.layer(layer).receptive_field.size)
@@ -335,7 +361,9 @@ class ProjectionCache:
 
     def _needed(self, layer: str) -> Array:
         views, centres = self._views(layer, self.sample(layer))
-        sides = needed_squares(views, centres)
+        rounds = bisections(max(views.pixels.shape[2:]))
+        with self._run.bar("round", rounds, f"size of {layer}'s patches") as bar:
+            sides = needed_squares(views, centres, after_round=bar.update)
         median = torch.full_like(sides, int(np.median(sides.numpy())))  # the size of the crop
         everything = torch.full_like(sides, max(views.pixels.shape[2:]))
         whole = kept_by(views, squares_around(views, centres, everything))
@@ -348,18 +376,23 @@ class ProjectionCache:
         if not len(self._alive(layer)):
             nothing = np.full((1, len(CHOSEN_BY)), np.nan)
             unmeasured = {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
-            return unmeasured | {f"figures/{layer}/switches": np.zeros(1, np.int64)}
+            return unmeasured
         winners = self.sample(layer)
         inputs, units = units_of(self.network, self.mined[layer], self.feed, winners)
         with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:
             bounds = self.feed.preprocess.bounds()
             projections = project_by_rules(self.network, inputs, units, CANDIDATES, bounds=bounds)
             measured = measured_rules(
-                self.network, inputs, units, CANDIDATES, CHOSEN_BY, mirror=False, projections=projections
+                self.network,
+                inputs,
+                units,
+                CANDIDATES,
+                CHOSEN_BY,
+                mirror=False,
+                projections=projections,
+                after_rule=bar.update,
             )
-            bar.update(len(CANDIDATES))
         for rule, of_rule in projections.items():  # the rule that is chosen needs its own again
             keys = (f"projections/{layer}/{rule}/{winner.channel}/{winner.rank}" for winner in winners)
             self._sampled |= {key: stored(each) for key, each in zip(keys, of_rule, strict=True)}
-        arrays: dict[str, Array] = {f"figures/{layer}/kept/{rule}": each.kept for rule, each in measured.items()}
-        return arrays | {f"figures/{layer}/switches": np.asarray([has_switches(self.network, layer)], np.int64)}
+        return {f"figures/{layer}/kept/{rule}": each.kept for rule, each in measured.items()}

@@ -14,6 +14,7 @@ from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.inputs import captured, channels_of, integers, open_model
 from deconvviz.cli.options import (
     DECODING,
+    NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
     ModelOptions,
     ProjectionOptions,
@@ -289,13 +290,21 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         "the mean of its projections with their units on one place, then " if panels.panels[0].mean is not None else ""
     )
     rule = f"The rule is {panels.why}" if panels.why else f"The rule is {panels.rule}."
+    if panels.rule.startswith("deconvnet") and not panels.why and not panels.switches:
+        rule += f" {NO_SWITCHES_NOTE}"
     pale = any(panel.insides and panel.insides[0].height < panel.patches.shape[1] for panel in panels.panels)
-    surroundings = " Their surroundings are pale." if pale else ""
+    tiles = "x".join(map(str, dict.fromkeys(panels.panels[0].patches.shape[1:3])))
+    width = "" if panels.crop_rule.startswith("each") else f", {tiles} px with them"
+    surroundings = f" Their surroundings are pale{width}." if pale else ""
+    strip = (
+        " The strip is filled by the share of all images on which the channel is above zero somewhere."
+        if panels.rectified
+        else ""
+    )
     return (
         f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
-        f"(each with its own contrast, zero is grey) beside the patches of these images, strongest first. The strip "
-        f"is filled by the share of all images on which the channel is above zero somewhere. Below are the classes of "
-        f"the images. {rule}{averages}\n"
+        f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
+        f"first.{strip} Below are the classes of the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
         f"{images} images of {store.name}{unfinished}."

@@ -63,7 +63,7 @@ def draw_grid(layer: LayerPanels, title: str, caption: str, page: Page = OWN) ->
         x = (width - across * filter_width) / 2 + column * filter_width + LABEL
         y = sheet.top - HEADING - row * filter_height - block
         drawing = _Filter(sheet, block, x, y, layer.shown)
-        drawing.draw_number(panel)
+        drawing.draw_number(panel, layer.rectified)
         for name in singles:
             drawing.draw_single(*weights[index] if weights and name == "weights" else (drawing.own(panel.mean), ""))
         drawing.draw_blocks(panel)
@@ -106,10 +106,12 @@ class _Filter:
         """Return a signed picture with its own contrast."""
         return None if signed is None else stretched(displayed(signed, self.shown), 100)
 
-    def draw_number(self, panel: FilterPanel) -> None:
-        """Draw the channel's number, and a strip that is filled by the share of the images on which it fires."""
+    def draw_number(self, panel: FilterPanel, rectified: bool) -> None:
+        """Draw the channel's number and, of a rectified layer, a strip filled by the share of images on which it fires."""
         style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 7}
         self.sheet.text(self.x - STRIP - 0.1, self.y + self.block / 2, str(panel.channel), **style)
+        if not rectified:
+            return
         axes = self.sheet.axes(self.x - STRIP - 0.05, self.y, STRIP, self.block)
         axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), facecolor=STRIP_COLOURS[0])
         axes.add_patch(Rectangle((0, 0), 1, panel.frequency, color=STRIP_COLOURS[1], linewidth=0))

@@ -117,6 +117,8 @@ def panels_from(
         weights=cache.first_filters(layer, channels),
         largest_weight=cache.largest_weight(layer),
         shown=cache.feed.preprocess.shown,
+        switches=cache.switches(layer),
+        rectified=cache.rectified(layer),
     )
 
 

@@ -333,6 +333,8 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
             None elsewhere.
         largest_weight: the largest absolute weight of all filters of such a layer; None elsewhere.
         shown: the channels of projections and weights that figures show; see `shown_channels`.
+        switches: whether a deconvnet has switches in front of the layer.
+        rectified: whether the layer's values come from rectifiers, so that a filter fires on some images only.
     """
 
     layer: str
@@ -345,6 +347,8 @@ class LayerPanels(Shown, drawn_by="draw_grid"):
     weights: NDArray[np.float32] | None
     largest_weight: float | None = None
     shown: tuple[int, ...] = ()
+    switches: bool = True
+    rectified: bool = True
 
     def __repr__(self) -> str:
         return f"LayerPanels({self.layer}: {len(self.panels)} filters, rule {self.rule})"

@@ -20,6 +20,7 @@ from deconvviz.cli.inputs import (
     read_image,
 )
 from deconvviz.cli.options import (
+    NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
     ModelOptions,
     classes_option,
@@ -214,7 +215,7 @@ def occlude(
         **run.keywords(),
     )
     others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
-    caption = _caption(occlusions, square) + preprocess.shown_words()
+    caption = _caption(network, occlusions, square) + preprocess.shown_words()
     title = f"Occlusion of {network.name}"
     figure = draw_occlusions(occlusions, others, class_names, title, caption, page, preprocess.shown)
     save_figure(figure, out, caption)
@@ -225,20 +226,24 @@ def occlude(
         click.echo(occlusion.summary(class_names))
 
 
-def _caption(occlusions: Sequence[Occlusion], square: SquareChoice) -> str:
+def _caption(network: Network, occlusions: Sequence[Occlusion], square: SquareChoice) -> str:
     config, windows = occlusions[0].config, len(occlusions[0].windows)
     size, stride = ("x".join(map(str, dict.fromkeys(config[name]))) for name in ("square", "stride"))
     return (
         f"A square of {size} pixels (fill: {square.fill}) is put at {windows} places, {stride} pixels apart. The axes "
         "of (b), (d) and (e) are the place of the square's centre, over the image in grey. (c): the contrast of each "
-        f"projection is stretched by itself. {_rules(occlusions)} Precision: {config['precision']}."
+        f"projection is stretched by itself. {_rules(network, occlusions)} Precision: {config['precision']}."
     )
 
 
-def _rules(occlusions: Sequence[Occlusion]) -> str:
+def _rules(network: Network, occlusions: Sequence[Occlusion]) -> str:
     """Return by which rule the map is projected on each image and why, as a sentence for the caption."""
-    if not occlusions[0].config["why"]:
-        return f"The rule is {occlusions[0].config['rule']}."
+    from deconvviz.deconv.choice import lacks_switches
+
+    config = occlusions[0].config
+    if not config["why"]:
+        note = f" {NO_SWITCHES_NOTE}" if lacks_switches(network, config["layer"], config["rule"]) else ""
+        return f"The rule is {config['rule']}.{note}"
     if len(occlusions) == 1:
         return f"The rule is {occlusions[0].config['why']}"
     return "Rules, chosen on each image. " + " ".join(f"{one.name}: {one.config['why']}" for one in occlusions)

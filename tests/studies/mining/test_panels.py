@@ -141,7 +141,7 @@ def test_the_size_and_what_it_keeps_are_of_the_same_square(
         asked.append(sorted({*(boxes[:, 2] - boxes[:, 0]).tolist()}))
         return torch.ones(len(boxes), dtype=torch.float64)
 
-    monkeypatch.setattr(caching, "needed_squares", lambda *_: torch.tensor([3, 7] * 16))
+    monkeypatch.setattr(caching, "needed_squares", lambda *_, **__: torch.tensor([3, 7] * 16))
     monkeypatch.setattr(caching, "kept_by", kept)
     assert ProjectionCache(mined, images, network, "gradient", progress=False).crop("1", "need").size == (5, 5)
     assert asked == [[9], [5]]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deconvviz.cam.catalogue import learned_declarations, method_declarations
 from deconvviz.studies.atlas.site.folders import read_stamp, remove_others, write_stamp
 from deconvviz.studies.atlas.site.inputs import DecisionsFile, file_digest
 from deconvviz.types import Pixels
@@ -17,7 +18,7 @@ from deconvviz.web.colours import coloured
 from deconvviz.web.scripts import exact, write_script
 from deconvviz.web.sprites import LIMIT, save_picture, tiled
 
-FORMAT = 2  # of the files below; with another number all of them are made again
+FORMAT = 3  # of the files below; with another number all of them are made again
 TILE = 112  # pixels of a map's side: enlarged here with care, so that the browser has little left to smooth
 SMALLEST = 16  # pixels of a map's side, however many maps a sheet has
 
@@ -47,6 +48,16 @@ def write_decisions(folder: pathlib.Path, decisions: DecisionsFile) -> bool:
     return True
 
 
+def at_layer(method: str) -> bool:
+    """Return whether a method explains at a layer; the others explain at the pixels, or have layers of their own.
+
+    >>> at_layer("grad-cam"), at_layer("guided")
+    (True, False)
+    """
+    declared = method_declarations().get(method)
+    return declared is not None and method not in learned_declarations() and declared.keywords.get("needs", "layer") in ("layer", "layers", "inner")
+
+
 def _sheet(maps: NDArray[np.uint8]) -> Pixels:
     """Return the maps [M, T, h, w] in colour, a row for each target and a column for each method."""
     methods, targets = maps.shape[:2]
@@ -67,7 +78,7 @@ def _numbers(decisions: DecisionsFile, row: int, shape: tuple[int, ...]) -> dict
         "second": verdict.second,
         "logOdds": verdict.log_odds,
         "methods": decisions.config["methods"],
-        "layer": decisions.config["layer"],
+        "layers": [decisions.config["layer"] if at_layer(method) else None for method in decisions.config["methods"]],
         "targets": targets,
         "names": [decisions.output_name(target) for target in targets],
         "probabilities": exact(decisions.probabilities[row]),

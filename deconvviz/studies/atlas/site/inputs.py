@@ -85,6 +85,7 @@ class GalleryFile:
         if missing:
             raise DataError(f"{path} has no {', '.join(missing)}; make the gallery of this layer again")
         self.config, self.sources = {**gallery.config, "rule": gallery.rule}, gallery.sources
+        self._whole = gallery.whole
         if gallery.why:
             self.config["why"] = gallery.why
         self.shapes = {name: tuple(gallery.arrays[name].shape) for name in PICTURES if name in gallery.arrays}
@@ -102,6 +103,49 @@ class GalleryFile:
 
     def __len__(self) -> int:
         return len(self.arrays["channels"])
+
+    @property
+    def rectified(self) -> bool:
+        """Whether the layer's values come from rectifiers; taken for granted in a file of an earlier version."""
+        return bool(self._whole.get("rectified", True))
+
+    @property
+    def switches(self) -> bool:
+        """Whether the deconvnet has switches in front of the layer; as above."""
+        return bool(self._whole.get("switches", True))
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the network has max pooling; as above."""
+        return bool(self._whole.get("pooled", True))
+
+    @property
+    def dead(self) -> dict[str, int]:
+        """Numbers of dead filters: "shown" among those that are shown, "dead" among the "channels" of the layer.
+
+        A file of an earlier version knows of the filters that it shows only.
+        """
+        shown = int((self.arrays["dead"] != 0).sum())
+        return {
+            "shown": shown,
+            "dead": int(self._whole.get("dead", shown)),
+            "channels": int(self._whole.get("channels", len(self))),
+        }
+
+    @property
+    def same_class(self) -> Ints:
+        """How many of each filter's strongest images are of its most frequent class, int64 [F]."""
+        present = (self.arrays["images"] >= 0).sum(1)
+        return np.asarray(np.rint(self.arrays["top_class_share"] * present), np.int64)
+
+    @property
+    def telling_class(self) -> Ints:
+        """The most frequent class where it tells something, int64 [F]: else -1.
+
+        A class of a single image tells something only where the filter has no other image.
+        """
+        alone = (self.same_class < 2) & ((self.arrays["images"] >= 0).sum(1) > 1)
+        return np.asarray(np.where(alone, -1, self.arrays["top_class"]), np.int64)
 
     def pictures(self) -> dict[str, Any]:
         """Read the pictures: name -> what returns uint8 [n, ...] for a slice or a list of rows."""
@@ -128,6 +172,7 @@ class Verdict(NamedTuple):
         second: name of the second most probable output.
         log_odds: natural logarithm of how many times as probable the first output is as the second; infinite where
             the second one's probability is 0.
+        second_probability: of the second output, in 0..1.
     """
 
     output: str
@@ -135,6 +180,7 @@ class Verdict(NamedTuple):
     correct: bool | None
     second: str
     log_odds: float
+    second_probability: float
 
 
 class DecisionsFile:
@@ -192,6 +238,7 @@ class DecisionsFile:
             correct=None if label < 0 else output == label,
             second=self.output_name(int(self.targets[row, next_best])),
             log_odds=float(np.log(first / second)) if second > 0 else float("inf"),
+            second_probability=float(second),
         )
 
 

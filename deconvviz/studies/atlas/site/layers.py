@@ -26,7 +26,7 @@ from deconvviz.web.sprites import (
     write_sheets,
 )
 
-FORMAT = 2  # of the files below; with another number every layer is made again
+FORMAT = 3  # of the files below; with another number every layer is made again
 CHUNK = 64  # filters in a data file
 STRIP = 12  # thumbnails of a layer on the index page
 # The name that the pages' scripts read -> the name of the gallery's array with one value a filter.
@@ -166,6 +166,8 @@ def _summary(gallery: GalleryFile, sheets: dict[str, Any]) -> dict[str, Any]:
         "sheets": sheets,
         "chunk": CHUNK,
         "nearest": exact(nearest),
+        "sameClass": gallery.same_class.tolist(),
+        "tellingClass": gallery.telling_class.tolist(),
         **{name: exact(arrays[array]) for name, array in _COLUMNS.items()},
     }
     if "evolution-patches" in sheets:

@@ -74,6 +74,7 @@ def build_site(
     title: str,
     command: str,
     note: str,
+    without_switches: str = "",
     progress: bool = True,
 ) -> Site:
     """Write the pages of an atlas; what was made of the same files before is left as it is.
@@ -86,6 +87,7 @@ def build_site(
         title: of the index page.
         command: that made the atlas, shown on every page.
         note: the text beside projections.
+        without_switches: the text beside projections of a deconvnet that has no switches.
         progress: whether bars are shown.
 
     Returns:
@@ -116,6 +118,7 @@ def build_site(
         "title": title,
         "command": command,
         "note": note,
+        "withoutSwitches": without_switches,
         "version": __version__,
         "images": listed,
     }
@@ -176,7 +179,7 @@ def _write_pages(folder: pathlib.Path, values: Mapping[str, Any], galleries: Seq
     strips = [[int(c) for c in gallery.arrays["channels"][strip_rows(gallery)]] for gallery in galleries]
     about_layers = [_about(gallery) for gallery in galleries]
     config = galleries[0].config
-    filled = {**values, **lesson_values(), "layers": list(zip(about_layers, strips, strict=True)), "config": config}
+    filled = {**values, **lesson_values(all(gallery.pooled for gallery in galleries)), "layers": list(zip(about_layers, strips, strict=True)), "config": config}
     for page in reversed(PAGES):
         write_page(folder / page, f"atlas_{page}", {**filled, "size": config["image_size"], "page": page}, PACKAGE)
 
@@ -184,7 +187,7 @@ def _write_pages(folder: pathlib.Path, values: Mapping[str, Any], galleries: Seq
 def _about(gallery: GalleryFile) -> dict[str, Any]:
     """Return what every page knows about a layer."""
     arrays = gallery.arrays
-    filters_by_class = Counter(int(label) for label in arrays["top_class"] if label >= 0)
+    filters_by_class = Counter(int(label) for label in gallery.telling_class if label >= 0)
     channels = arrays["channels"].tolist()
     return {
         "name": gallery.layer,
@@ -195,7 +198,10 @@ def _about(gallery: GalleryFile) -> dict[str, Any]:
         "rule": gallery.config["rule"],
         "why": gallery.config.get("why", ""),
         "filters": len(gallery),
-        "dead": int((arrays["dead"] != 0).sum()),
+        "dead": gallery.dead["shown"],
+        "whole": gallery.dead,
+        "rectified": gallery.rectified,
+        "switches": gallery.switches,
         "duplicates": int((arrays["duplicate_of"] >= 0).sum()),
         "classes": filters_by_class.most_common(),
     }

@@ -140,6 +140,9 @@ const atlas = (() => {
     return numberNode(share, `${Number(digits)} %`);
   }
 
+  /** Log-odds with one digit, or two where they are small. */
+  const logOddsNode = (value) => numberNode(value, Number.isFinite(value) ? value.toFixed(value < 1 ? 2 : 1) : "∞");
+
   /** How sure a decision is: [the smallest log-odds, what the network does]. The odds are 1, 3, 20 and 1000 to 1. */
   const SURENESS = [[0, "hesitates"], [Math.log(3), "leans towards one class"], [Math.log(20), "is fairly sure"],
     [Math.log(1000), "is sure"]];
@@ -184,6 +187,6 @@ const atlas = (() => {
   return {
     put, included, padded, layerData, filterData, imageList, allImages, imageDetails, decisionData, pictureFile,
     mapsFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, classOf, classNode,
-    rounded, numberNode, percentNode, surenessOf, oddsText, seenText, shapeName, counted, fact, byId, showError,
+    rounded, numberNode, percentNode, logOddsNode, surenessOf, oddsText, seenText, shapeName, counted, fact, byId, showError,
   };
 })();

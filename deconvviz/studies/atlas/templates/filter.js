@@ -19,20 +19,38 @@
     atlas.showSteps(target(data.channels[row - 1]), target(data.channels[row + 1]));
     const original = data.duplicate[row];
     byId("tags").replaceChildren(
-      data.dead[row] ? element("span", { class: "tag" }, "dead: positive in no image") : "",
+      layer.rectified && data.dead[row] ? element("span", { class: "tag" }, "dead: positive in no image") : "",
       original >= 0 ? duplicateTag(layer, data, original) : "");
-    showFacts(layer, data, row);
+    showFacts(layer, data, row, filter);
+    atlas.showWithoutSwitches(layer);
   }
 
-  function showFacts(layer, data, row) {
-    const label = data.topClass[row];
+  /** In how many images the filter is positive somewhere; without a rectifier in front of it that means little. */
+  function firedFact(layer, data, row) {
+    if (!layer.rectified) return "";
+    const part = (name, ...nodes) => element("span", { "data-part": name }, ...nodes);
+    return atlas.fact("Positive somewhere in", part("fired", numberNode(data.fired[row])),
+      ` of ${layer.count.toLocaleString("en")} images (`, part("rate", atlas.percentNode(data.rate[row])), ")");
+  }
+
+  /** The class of most of the strongest images; where each is of another class there is none. */
+  function classNodes(data, row, filter) {
+    const [images, same] = [filter.images.filter((image) => image >= 0), data.sameClass[row]];
+    if (data.topClass[row] < 0) return [atlas.classNode(-1)];
+    if (data.tellingClass[row] < 0) {
+      const labels = new Set(images.map((image) => filter.imageNames[image][1]).filter((label) => label >= 0));
+      return [`${atlas.counted(images.length, "image")} of ${labels.size} class${labels.size === 1 ? "" : "es"}`];
+    }
+    return [atlas.classNode(data.topClass[row]), " ",
+      numberNode(data.share[row], `${same} of ${atlas.counted(images.length, "image")}`)];
+  }
+
+  function showFacts(layer, data, row, filter) {
     byId("facts").replaceChildren(
       fact("Largest activation", "maximum", numberNode(data.maximum[row])),
       fact("Mean over all images and places", "mean", numberNode(data.mean[row])),
-      fact("Positive somewhere in", "fired", numberNode(data.fired[row]), ` of ${layer.count.toLocaleString("en")} images`),
-      fact("That is", "rate", atlas.percentNode(data.rate[row]), " of the images"),
-      fact("Most frequent class of its strongest images", "class", atlas.classNode(label), " ",
-        label >= 0 ? atlas.percentNode(data.share[row]) : ""),
+      firedFact(layer, data, row),
+      fact("Most frequent class of its strongest images", "class", ...classNodes(data, row, filter)),
       fact("A unit can see", "sees", atlas.seenText(layer.receptive_field)),
       fact("Rule of the projections", "rule", layer.rule));
     byId("facts").lastElementChild.title = layer.why;
@@ -65,6 +83,9 @@
   }
 
   function showNeighbours({ layer, data, filter }) {
+    const some = data.channels.length < layer.shape[0];
+    byId("near-some").textContent = some
+      ? `They are looked for among the ${data.channels.length} filters of this layer that are shown.` : "";
     byId("near").replaceChildren(...filter.neighbours.map((channel, n) => {
       const similarity = filter.similarity[n];
       const row = data.channels.indexOf(channel); // -1 where that filter is not shown
@@ -110,7 +131,7 @@
       const [name, label] = filter.imageNames[image];
       return element("tr", { "data-rank": rank },
         element("th", { scope: "row" }, String(rank + 1)),
-        element("td", {}, numberNode(filter.values[rank], String(filter.values[rank]))),
+        element("td", {}, numberNode(filter.values[rank])),
         numbersCell(filter.positions[rank]), numbersCell(filter.boxes[rank]), numbersCell(filter.windows[rank]),
         element("td", {}, element("data", { value: image }, String(image))),
         element("td", {}, atlas.classNode(label)),

@@ -44,10 +44,11 @@
   function showSureness(decision) {
     const first = decision.names[mostProbable(decision)];
     const isWrong = decision.label >= 0 && decision.targets[mostProbable(decision)] !== decision.label;
+    const [highest, second] = [...decision.probabilities].sort((a, b) => b - a);
     byId("sureness").replaceChildren(
       `The network ${atlas.surenessOf(decision.logOdds)}${isWrong ? ", and it is wrong" : ""}: the class `,
-      nameNode(first), ` is ${atlas.oddsText(decision.logOdds)} probable as the second class, `,
-      nameNode(decision.second), " (log-odds ", atlas.numberNode(decision.logOdds), ").");
+      nameNode(first), " (", percentNode(highest), `) is ${atlas.oddsText(decision.logOdds)} probable as the second class, `,
+      nameNode(decision.second), " (", percentNode(second), "; log-odds ", atlas.logOddsNode(decision.logOdds), ").");
   }
 
   /** Shows the maps of one of the outputs that are explained. */
@@ -63,7 +64,7 @@
   const isCurrent = (image, target) => image === current.image && target === current.target;
 
   async function showMaps({ image, decision, target }) {
-    const { methods, targets, names, layer } = decision;
+    const { methods, targets, names, layers } = decision;
     const partOf = (column) => (sheet) => {
       const [width, height] = [sheet.naturalWidth / methods.length, sheet.naturalHeight / targets.length];
       return { x: column * width, y: target * height, width, height };
@@ -72,10 +73,12 @@
       atlas.mapOverPicture(image, atlas.mapsFile(image), partOf(column), opacity(), `${method} for ${names[target]}`)));
     if (!isCurrent(image, target)) return; // the reader has chosen another meanwhile
     byId("maps-caption").replaceChildren(
-      "These maps explain the score of the class ", nameNode(names[target]), " at layer ", nameNode(layer),
+      "These maps explain the score of the class ", nameNode(names[target]),
       ". Each map has its own scale: dark violet is its lowest value, yellow its highest.");
+    const caption = (n) => [nameNode(methods[n]), ...(layers[n] ? [" at ", nameNode(layers[n])] : [])];
     byId("maps-at").replaceChildren(...canvases.map((canvas, n) =>
-      element("li", {}, element("figure", {}, canvas, element("figcaption", {}, nameNode(methods[n]))))));
+      element("li", {}, element("figure", {}, canvas, element("figcaption", {}, ...caption(n))))));
+    byId("maps-scale").replaceChildren(atlas.ownScaleNode());
   }
 
   async function showOcclusion({ image, decision, target }) {
@@ -86,18 +89,20 @@
     const lowest = values.indexOf(Math.min(...values));
     const name = decision.names[target];
     const label = `Probability of ${name} while a square covers each part of the image`;
-    const canvas = await atlas.occlusionOverPicture(image, places, values, opacity(), label);
+    const whole = decision.probabilities[target];
+    const canvas = await atlas.occlusionOverPicture(image, places, values, opacity(), label, whole);
     if (!isCurrent(image, target)) return;
     byId("occlusion-caption").replaceChildren(
       "The probability of the class ", nameNode(name), `, while a grey square of ${square.join(" × ")} pixels covers `
-      + "each part of the image in turn. Dark parts are those that the decision needs.");
+      + "each part of the image in turn. Dark parts are those that the decision needs. The mark on the scale is the "
+      + "probability without the square, ", percentNode(whole), ".");
     const framed = atlas.framedPicture(image, "", places[lowest], places[lowest]);
     const comparison = [
       "With the square here, the probability is lowest: ", percentNode(values[lowest]), " instead of ",
-      percentNode(decision.probabilities[target]), ".",
+      percentNode(whole), ".",
     ];
     byId("occlusion-at").replaceChildren(
-      element("li", {}, element("figure", {}, canvas, element("figcaption", {}, atlas.scaleNode(values)))),
+      element("li", {}, element("figure", {}, canvas, element("figcaption", {}, atlas.probabilityScaleNode(values, whole)))),
       element("li", {}, element("figure", {}, framed, element("figcaption", {}, ...comparison))));
   }
 

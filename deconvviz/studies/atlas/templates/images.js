@@ -5,7 +5,7 @@
   const { element, byId, included, nameNode } = atlas;
   const TOGETHER = 120; // images that are added at once
   /* key -> what the list calls it, and whether an image with this verdict, [class, probability, correct, second class,
-     log-odds], is shown */
+     log-odds, its probability], is shown */
   const SHOWS = {
     all: ["all images", () => true],
     decided: ["explained", (verdict) => verdict !== null],
@@ -19,12 +19,12 @@
   let images = [];
   let remaining = [];
 
-  function verdictNodes([className, probability, correct, second, logOdds]) {
+  function verdictNodes([className, probability, correct, second, logOdds, secondProbability]) {
     const [sign, meaning] = SIGNS.get(correct);
     const first = element("span", { class: correct === false ? "words wrong" : "words quiet" },
       element("span", { class: "sign", title: meaning }, sign), nameNode(className), atlas.percentNode(probability));
-    return [first, element("span", { class: "words quiet" }, nameNode(`or ${second}`),
-      element("span", { class: "whole" }, "log-odds ", atlas.numberNode(logOdds, Number(logOdds.toPrecision(2)).toString())))];
+    return [first, element("span", { class: "words quiet" }, nameNode(`or ${second}`), atlas.percentNode(secondProbability)),
+      element("span", { class: "quiet" }, "log-odds ", atlas.logOddsNode(logOdds))];
   }
 
   function newCard([image, name, label, verdict]) {

@@ -9,7 +9,7 @@
     maximum: ["largest activation", (row) => -data.maximum[row]],
     mean: ["mean activation", (row) => -data.mean[row]],
     rate: ["share of images where it is positive", (row) => -data.rate[row]],
-    class: ["most frequent class", (row) => atlas.classOf(data.topClass[row]) ?? "\uffff"],
+    class: ["most frequent class", (row) => atlas.classOf(data.tellingClass[row]) ?? "\uffff"],
     share: ["share of that class among its strongest images", (row) => -data.share[row]],
     nearest: ["similarity to another filter", (row) => -data.nearest[row]],
   };
@@ -22,6 +22,8 @@
   };
   let layer, data, cards, rowsOfEvolution;
 
+  /** A filter whose values come from a rectifier is dead where it is positive in no image. */
+  const isDead = (row) => layer.rectified && Boolean(data.dead[row]);
   const isReversed = () => byId("turn").getAttribute("aria-pressed") === "true";
 
   /** The setting of each control, as the address holds it. */
@@ -42,15 +44,15 @@
   function newCard(row) {
     const channel = data.channels[row];
     const link = element("a", { href: atlas.filterAddress(layer.name, channel), "aria-label": description(row) });
-    const className = data.dead[row] ? "card dead" : "card";
+    const className = isDead(row) ? "card dead" : "card";
     return element("li", { class: className, "data-channel": channel, "data-row": row }, link);
   }
 
   function description(row) {
     const parts = [`Filter ${data.channels[row]}`, `largest activation ${atlas.rounded(data.maximum[row])}`];
-    const className = atlas.classOf(data.topClass[row]);
+    const className = atlas.classOf(data.tellingClass[row]);
     if (className) parts.push(className);
-    if (data.dead[row]) parts.push("dead: positive in no image");
+    if (isDead(row)) parts.push("dead: positive in no image");
     else if (data.duplicate[row] >= 0) parts.push(`duplicate of ${data.duplicate[row]}`);
     return parts.join(", ");
   }
@@ -82,9 +84,9 @@
 
   /** What stands at the right below a filter: its state, or else the class that several of its images have. */
   function stateNode(row) {
-    if (data.dead[row]) return element("span", { class: "tag" }, "dead");
+    if (isDead(row)) return element("span", { class: "tag" }, "dead");
     if (data.duplicate[row] >= 0) return element("span", { class: "tag" }, `= ${data.duplicate[row]}`);
-    return data.share[row] * data.k > 1.5 ? atlas.classNode(data.topClass[row]) : null; // one image alone says nothing
+    return data.tellingClass[row] >= 0 ? atlas.classNode(data.tellingClass[row]) : null;
   }
 
   function fillCard(row) {
@@ -108,7 +110,7 @@
     const label = byId("class").value;
     const rows = data.channels.map((_, row) => row).filter((row) =>
       isShown(row)
-      && (label === "" || data.topClass[row] === Number(label))
+      && (label === "" || data.tellingClass[row] === Number(label))
       && (epochNumber() === null || rowsOfEvolution.has(data.channels[row])));
     const [, sortValue] = SORTS[byId("sort").value];
     const values = new Map(rows.map((row) => [row, sortValue(row)]));
@@ -147,8 +149,9 @@
   }
 
   function showControls(wanted) {
-    fillList(byId("sort"), Object.entries(SORTS).map(([key, [text]]) => [key, text]), wanted.sort);
-    fillList(byId("show"), Object.entries(SHOWS).map(([key, [text]]) => [key, text]), wanted.show);
+    const told = ([key]) => layer.rectified || !["rate", "live", "dead"].includes(key); // the sign means little else
+    fillList(byId("sort"), Object.entries(SORTS).filter(told).map(([key, [text]]) => [key, text]), wanted.sort);
+    fillList(byId("show"), Object.entries(SHOWS).filter(told).map(([key, [text]]) => [key, text]), wanted.show);
     const classes = layer.classes.map(([label, count]) => [label, `${atlas.classOf(label)} (${count})`]);
     const sortedClasses = classes.sort(([, a], [, b]) => (a < b ? -1 : 1));
     fillList(byId("class"), [["", "any class"], ...sortedClasses], wanted.class);
@@ -159,6 +162,12 @@
       byId("epoch").max = data.evolution.epochs.length;
       byId("epoch").value = wanted.epoch ?? data.evolution.epochs.length;
     }
+  }
+
+  /** How many filters of the whole layer are dead, and how many of those that are shown. */
+  function deadText({ whole, filters }) {
+    const all = `${whole.dead} of ${whole.channels}`;
+    return filters < whole.channels ? `${all} (${whole.shown || "none"} among the ${filters} shown)` : all;
   }
 
   function showHead() {
@@ -174,11 +183,11 @@
       fact(atlas.shapeName(layer.shape), layer.shape.join(" × ")),
       fact("A unit can see", atlas.seenText(layer.receptive_field)),
       fact("Distance between units (stride)", Math.max(...layer.stride) ? `${[...new Set(layer.stride)].join(" × ")} px` : "–"),
-      fact("Parameters", layer.parameters.toLocaleString("en")),
-      fact("Rule of the projections", layer.rule),
-      fact("Dead filters (positive in no image)", `${layer.dead} of ${layer.filters}`),
+      fact("Parameters of this module", layer.parameters.toLocaleString("en")),
+      layer.rectified ? fact("Dead filters (positive in no image)", deadText(layer)) : "",
       fact("Filters that repeat another", String(layer.duplicates)));
     byId("rule").textContent = `The rule of the projections is ${layer.why || `${layer.rule}.`}`;
+    atlas.showWithoutSwitches(layer);
   }
 
   async function open() {

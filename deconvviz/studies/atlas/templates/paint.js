@@ -2,7 +2,7 @@
 /* What is drawn over pictures: boxes, and maps in the colours of the site. */
 
 (() => {
-  const { element, included, numberNode } = atlas;
+  const { element, included, numberNode, percentNode } = atlas;
 
   /** The colour of a value in 0..1. */
   function colour(value) {
@@ -69,15 +69,15 @@
     return canvas;
   };
 
-  /** The values of a sliding square over the picture. A value fills the middle of its window, half way to the next. */
-  atlas.occlusionOverPicture = async (image, windows, values, opacity, label) => {
+  /** The values of a sliding square over the picture; whole: the value without it, which the colours span too. A value fills the middle of its window, half way to the next. */
+  atlas.occlusionOverPicture = async (image, windows, values, opacity, label, whole = values[0]) => {
     const [canvas, context] = newCanvas(label);
     drawUnderneath(context, await loadedPicture(atlas.pictureFile(image)), opacity);
     const [height, width] = included("site").size;
     const centres = windows.map(([top, left, bottom, right]) => [(top + bottom) / 2, (left + right) / 2]);
     const rows = cellBounds(centres.map(([y]) => y), height);
     const columns = cellBounds(centres.map(([, x]) => x), width);
-    const [low, high] = valueRange(values);
+    const [low, high] = valueRange([...values, whole]);
     const scale = canvas.width / width;
     centres.forEach(([y, x], n) => {
       const [top, bottom] = rows.get(y);
@@ -102,11 +102,26 @@
     return [Math.min(0, ...finite), Math.max(...finite)];
   }
 
-  /** The colour scale of values, with the numbers at its ends. */
-  atlas.scaleNode = (values) => {
-    const [low, high] = valueRange(values);
+  /** The ramp of the colours; marks: shares of its length, 0..1, at which a line stands. */
+  function rampNode(marks = []) {
     const colours = included("site").colours.map((levels) => `rgb(${levels.join(" ")})`);
     const ramp = { style: { background: `linear-gradient(to right, ${colours.join(", ")})` }, "aria-hidden": "true" };
-    return element("span", { class: "scale" }, numberNode(low), element("i", ramp), numberNode(high));
+    return element("i", ramp, ...marks.map((mark) => element("b", { style: { left: `${100 * mark}%` } })));
+  }
+
+  /** The colour scale of values, with the numbers at its ends; number: makes a node of a value. */
+  atlas.scaleNode = (values, number = numberNode) => {
+    const [low, high] = valueRange(values);
+    return element("span", { class: "scale" }, number(low), rampNode(), number(high));
   };
+
+  /** The colour scale of probabilities, with a mark at the one without the square. */
+  atlas.probabilityScaleNode = (values, whole) => {
+    const [low, high] = valueRange([...values, whole]);
+    const ramp = rampNode([(whole - low) / (high - low || 1)]);
+    return element("span", { class: "scale marked" }, percentNode(low), ramp, percentNode(high));
+  };
+
+  /** The colour scale of maps that have their own range each. */
+  atlas.ownScaleNode = () => element("span", { class: "scale" }, "lowest", rampNode(), "highest");
 })();

@@ -42,19 +42,26 @@
 
   /** How the projections and patches of a filter are read, as texts and nodes. */
   atlas.readingNodes = (layer, data, row) => {
-    const label = data.topClass[row];
+    const label = data.tellingClass[row];
     const images = atlas.counted(data.k, "image patch").replace(/patchs$/, "patches");
     const reading = [
       `This is filter ${data.channels[row]} of `, nameNode(layer.name), `. Left: what reached it (projections, grey is `
       + `zero). Right: the ${images} that activate it most, in the same order, the strongest first. What stands out from `
       + "the grey in most of them is what the filter reacts to.",
     ];
-    if (label < 0 || data.share[row] * data.k < 1.5) return reading; // one image alone says nothing
+    if (label < 0) return reading;
     const share = [" ", atlas.percentNode(data.share[row]), " of these images are of the class ", atlas.classNode(label)];
     const meaning = data.share[row] > 0.6
       ? [", so this filter reacts to something that is typical of ", atlas.classNode(label), "."]
       : [", the others are not, so this filter reacts to something that several classes have."];
     return [...reading, ...share, ...meaning];
+  };
+
+  /** Says where the deconvnet has no switches, so that its projections hardly depend on the image. */
+  atlas.showWithoutSwitches = ({ rule, switches, why }) => {
+    const note = byId("no-switches");
+    note.hidden = switches || rule !== "deconvnet" || Boolean(why);
+    note.textContent = included("site").withoutSwitches;
   };
 
   /** Shows in the help how one filter of this atlas is read. */
