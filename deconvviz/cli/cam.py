@@ -189,7 +189,6 @@ def _place(explainers: Sequence[Explainer]) -> str:
     return f" at {', '.join(dict.fromkeys(layers))}" if layers else ""
 
 
-
 def _explained(
     opened: OpenedModel,
     explainers: Sequence[Explainer],
@@ -204,6 +203,7 @@ def _explained(
     A map that is the same everywhere is told of by the name of its image's file.
     """
     from deconvviz.cam.explain import constant_maps_allowed
+
     network, preprocess, _ = opened
     explained = []
     with run.bar("image", len(pictures), "explaining") as bar:

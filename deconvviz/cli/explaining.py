@@ -22,7 +22,7 @@ RANDOMISED_NOTE = (
 CAM_NOTE = f"{RANGE_NOTE} {RANDOMISED_NOTE}"
 DISPLAY_NOTE = (
     "In the picture, each map is smoothed by 1 % of the image's side, its colours span the 1st to the 99th percentile, "
-    "and it is the more opaque the higher it is; the numbers (.npz) are those of the map."
+    "and it is the more opaque the higher it is; all numbers are those of the map itself."
 )
 NOT_EVIDENCE = ("guided", "deconvnet")  # the methods that RANDOMISED_NOTE is about
 
@@ -34,7 +34,6 @@ def note_of(methods: Sequence[str]) -> str:
     (True, True)
     """
     return CAM_NOTE if any(method in NOT_EVIDENCE for method in methods) else RANGE_NOTE
-
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class PackReport:
     Attributes:
         path: the file that was written.
         count: number of images that were packed.
-        classes: number of classes.
+        classes: number of classes that a packed image is of.
         skipped: (name, reason) of each image that could not be read.
         ignored: number of files that are not named like images.
         fingerprint: of the store: SHA-256 in hex over names, labels and image bytes.
@@ -154,6 +154,7 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
             size = SIDE
         skipped: list[tuple[str, str]] = []
         with StoreWriter(temporary, settings.raw, size) as writer:
+            labels: set[int] = set()
             results = in_order(_Reader(settings.raw, size), images.entries, settings.workers)
             bar = progress_bar(results, total=images.count, unit="image", disable=not settings.progress)
             for entry, result in bar:
@@ -161,13 +162,14 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
                     skipped.append((entry.name, result))
                 else:
                     writer.add(entry.name, entry.label, *result)
+                    labels.add(entry.label)
             if not len(writer):
                 raise DataError(_nothing_packed(images, skipped))
             made_by = {"command": settings.command, "source": images.description, "limit": settings.limit}
             size = size if settings.raw else None
             fingerprint = writer.finish(images.classes, skipped, {**made_by, "raw": settings.raw, "size": size})
-            count = len(writer)
-    return PackReport(path, count, len(images.classes), skipped, images.ignored, fingerprint)
+            count, seen = len(writer), len({label for label in labels if label >= 0}) if images.classes else 0
+    return PackReport(path, count, seen, skipped, images.ignored, fingerprint)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ TITLE, HEADING, CAPTION, SMALL = 10, 8, 6.5, 6  # sizes of text in points
 CHARACTER, LINE = 0.05, 0.13  # inches: the mean width of a letter of a caption, and the height of a line
 TITLE_CHARACTER, TITLE_LINE = 0.085, 0.17  # inches: the same of a title
 MARGIN = 0.08  # inches above and below a body without title and caption
+FOLDER = 4  # letters of an image's folder that are left at least where names are long
 TILE_GAP = 0.02  # inches between the pictures of a mosaic
 HEAD, FOOT = 0.5, 0.2  # inches that are added for the title, and around the lines of the caption
 
@@ -208,13 +209,17 @@ def image_label(path: str, letters: int) -> str:
 
     Args:
         path: of the image, with "/" between its parts, in a store or on disk.
-        letters: that there is room for; the folder is cut first, then the name.
+        letters: that there is room for; the folder is cut first, to FOLDER letters, then the name: all labels of a
+            figure have a folder, or none has.
 
     >>> image_label("photos/tabby/0900.jpg", 20), image_label("golden retriever/0900.jpg", 16)
     ('tabby/0900.jpg', 'golden…/0900.jpg')
+    >>> image_label("n02101556/red-breasted_merganser.jpg", 26)
+    'n02…/red-breasted_mergans…'
     """
     folder, _, name = path.rpartition("/")
-    room = letters - len(name) - 1
-    if not folder or room < 2:
+    if not folder or letters < 4 * FOLDER:
         return shortened(name, letters)
-    return f"{shortened(folder.rpartition('/')[2], room)}/{name}"
+    last = folder.rpartition("/")[2]
+    room = max(letters - len(name) - 1, min(FOLDER, len(last)))
+    return f"{shortened(last, room)}/{shortened(name, letters - min(room, len(last)) - 1)}"

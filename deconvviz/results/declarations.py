@@ -254,10 +254,13 @@ FILES: Mapping[str, FileSchema] = {
         "file.",
         written_by="`deconvviz atlas`",
         read_by="`deconvviz.results.tiles.load_gallery`",
-        settings={**_CONFIG, "state": "JSON: `rule` of the projections, and `why` it was chosen; `switches`, whether the "
+        settings={
+            **_CONFIG,
+            "state": "JSON: `rule` of the projections, and `why` it was chosen; `switches`, whether the "
             "deconvnet has some; `rectified`, whether the layer's values come from rectifiers; `pooled`, whether the network has max "
             "pooling; `channels` and `dead`, how "
-            "many filters the whole layer has, and how many of them are dead."},
+            "many filters the whole layer has, and how many of them are dead.",
+        },
         arrays=_arrays(
             "channels i filters | 0 | int64: the filters that are shown.",
             "values f filters k | ? | float32: their largest activations, strongest first; 0 where there is none above "

@@ -60,4 +60,7 @@ def lesson_values(pooled: bool = True) -> dict[str, Any]:
         pooled: whether the network has max pooling; without it, the lesson has no switches and no drawing of them.
     """
     example = switches_example()
-    return {"pooled": pooled, "example": {name: getattr(example, name).tolist() for name in SwitchesExample.__dataclass_fields__}}
+    return {
+        "pooled": pooled,
+        "example": {name: getattr(example, name).tolist() for name in SwitchesExample.__dataclass_fields__},
+    }

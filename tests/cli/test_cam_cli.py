@@ -39,7 +39,8 @@ def test_a_sheet_and_its_arrays(folder: pathlib.Path, tmp_path: pathlib.Path) ->
     run(*asked, *options, "-o", tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > sheet.height > 400
-        assert "randomised" in sheet.text["Description"] and "rise: 31 forward" in sheet.text["Description"]
+        assert "randomised" not in sheet.text["Description"]  # that is said of guided and deconvnet
+        assert "own range" in sheet.text["Description"] and "rise: 31 forward" in sheet.text["Description"]
     assert "each [2, H, W]" in run(*asked, *options, "-o", tmp_path / "maps.npz")
     with np.load(tmp_path / "maps.npz") as arrays:
         assert set(arrays) == {"grad-cam", "rise", "sess"}

@@ -92,7 +92,7 @@ def gallery(
         "fired": rng.integers(0, IMAGES, filters),
         "firing_rate": rng.random(filters),
         "mean_activation": rng.random(filters),
-        "top_class_share": rng.random(filters),
+        "top_class_share": _shares(images, rng),
         "maximum": np.nan_to_num(values[:, 0]),
         "top_class": np.where(images[:, 0] < 0, -1, labels()[images[:, 0]]),
         "dead": (images[:, 0] < 0).astype(np.uint8),
@@ -126,6 +126,22 @@ def gallery(
     }
     sources = {"command": f"deconvviz atlas <net> -l {layer}", "images": "photos.h5", "versions": {"torch": "2.6"}}
     return Result("gallery", 1, config, sources, arrays, {"rule": "lrp-gamma", "why": WHY} if more else {})
+
+
+def _shares(images: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """The share of the most frequent class: two images or more, but for filter 6, whose images all differ."""
+    present = (images >= 0).sum(1)
+    same = np.minimum(rng.integers(2, images.shape[1] + 1, len(images)), present)
+    if len(images) > 6:
+        same[6] = 1
+    return np.asarray(same / np.maximum(present, 1))
+
+
+def telling(arrays: dict[str, Any]) -> NDArray[np.int64]:
+    """The most frequent class of each filter, -1 where it is that of a single image."""
+    present = (arrays["images"] >= 0).sum(1)
+    single = (np.rint(arrays["top_class_share"] * present) < 2) & (present > 1)
+    return np.asarray(np.where(single, -1, arrays["top_class"]))
 
 
 def _tiles(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS, RANDOMISATIONS
-from deconvviz.cli.explaining import CAM_NOTE, MethodOptions, method_options, own_methods
+from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, RANGE_NOTE, MethodOptions, method_options, own_methods
 from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names
 from deconvviz.cli.options import (
     Command,
@@ -247,19 +247,20 @@ def _draw(
 ) -> None:
     """Write the figure beside the table."""
     from deconvviz.metrics.curves import INSERTION_BLUR
-    from deconvviz.studies.evaluation.figure import draw_evaluation
+    from deconvviz.studies.evaluation.figure import draw_evaluation, drawn_columns
     from deconvviz.studies.evaluation.metric_groups import directions
 
     target = "the network's top class" if measured.explain == "top" else "the class of its label"
     fill = "the mean colour" if measured.fill == "mean" else "black"
     window, _ = INSERTION_BLUR.of(*evaluation.pictures.shape[1:3])
     blur = f" The picture of the insertion curve is blurred by a window of {window} px." if evaluation.curves else ""
+    shown = {evaluation.columns[number] for number in drawn_columns(evaluation)}
+    constant = "constant is the share of maps that are the same everywhere; " if "constant" in shown else ""
     caption = (
         f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked pixels "
-        f"become {fill}. Each map is scaled to its own range; p is the probability of the class. Curves show means over"
+        f"become {fill}. {RANGE_NOTE} {DISPLAY_NOTE} p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
-        "the pixels where so many are kept; constant, where it is not 0, is the share of maps that are the same "
-        f"everywhere; passes and seconds are those of one image.{blur}{preprocess.shown_words()}"
+        f"the pixels where so many are kept; {constant}passes and seconds are those of one image.{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
     save_figure(figure, beside(table, ".png"), caption)

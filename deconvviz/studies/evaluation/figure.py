@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from deconvviz.figures.overlay import draw_map, draw_maps
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.evaluation.result import Evaluation
 
 COLOURS, DPI = "viridis", 170
-WIDTH, LEFT, RIGHT = 11.0, 1.35, 0.2  # inches, of the sheet and its margins
+WIDTH, LEFT, RIGHT, BAR = 11.0, 1.35, 0.2, 0.75  # inches, of the sheet, its margins, and the maps' colour bar
 TILE, GAP, METHODS_IN_A_BAND, BAND_HEAD = 1.0, 0.06, 8, 0.3
 CURVE, CURVE_TITLE, CURVE_LABELS, LEGEND = 2.1, 0.3, 0.45, 2.2
 TITLE_LETTER, TITLE_LINE = 0.048, 0.11  # inches of a letter of a curve's title, and of a further line
@@ -72,19 +76,18 @@ def draw_evaluation(
     shades = matplotlib.colormaps[COLOURS](np.linspace(0.05, 0.9, len(methods)))
     colours = dict(zip(methods, shades, strict=True))
     width = page.fitted(WIDTH, 0, 1, NARROWEST)
-    across = page.across(len(methods), METHODS_IN_A_BAND, TILE + GAP, LEFT + TILE + RIGHT)
-    tile = min(TILE, (width - LEFT - RIGHT) / (1 + across) - GAP)
+    across = page.across(len(methods), METHODS_IN_A_BAND, TILE + GAP, LEFT + TILE + RIGHT + BAR)
+    tile = min(TILE, (width - LEFT - RIGHT - BAR) / (1 + across) - GAP)
     bands = [methods[first : first + across] for first in range(0, len(methods), across)]
-    band_height = len(evaluation.pictures) * (tile + GAP) + BAND_HEAD if len(evaluation.pictures) else 0.0
+    image_rows = math.ceil(len(evaluation.pictures) / _images_across(evaluation, len(bands[0]), tile, width))
+    band_height = image_rows * (tile + GAP) + BAND_HEAD if image_rows else 0.0
     walks = [walk for walk in CURVES if any(key.endswith(f"/{walk}") for key in evaluation.curves)]
     curve_width = (width - LEFT - RIGHT - LEGEND) / 2
     titles = [wrapped_title(f"{walk}: {TITLES[walk]}", curve_width) for walk in walks]
     above = CURVE_TITLE + TITLE_LINE * max((text.count("\n") for text in titles), default=0)
     curves_height = above + CURVE + CURVE_LABELS if walks else 0.0
     in_a_row = CHARTS_IN_A_ROW if page.width is None else max(1, int((width - LEFT - RIGHT) / CHART))
-    charts_height = math.ceil(len(_columns_with_values(evaluation)) / in_a_row) * (
-        _chart_height(methods) + CHART_LABELS
-    )
+    charts_height = math.ceil(len(drawn_columns(evaluation)) / in_a_row) * (_chart_height(methods) + CHART_LABELS)
     sheet = Sheet(width, len(bands) * band_height + curves_height + charts_height, title, caption, DPI, page)
     top = sheet.top
     for band in bands if len(evaluation.pictures) else ():
@@ -119,26 +122,44 @@ def _chart_height(methods: Sequence[str]) -> float:
     return 0.35 + 0.17 * len(methods)
 
 
+def _images_across(evaluation: Evaluation, methods: int, tile: float, width: float) -> int:
+    """Return how many images stand in a row, each with its maps by so many methods, on a page of this width."""
+    fitting = int((width - RIGHT - BAR) / (LEFT + (1 + methods) * (tile + GAP)))
+    return max(1, min(fitting, len(evaluation.pictures)))
+
+
 def _draw_maps(
     sheet: Sheet, evaluation: Evaluation, methods: Sequence[str], top: float, tile: float, class_names: Sequence[str]
 ) -> None:
     """Draw the first images, and each method's maps over them, below `top`; a picture has this side. All in inches."""
-    first_row = top - 0.25
-    for column, name in enumerate(("image", *methods)):
-        x = LEFT + column * (tile + GAP)
-        sheet.text(x + tile / 2, top - 0.22, name, ha="center", va="bottom", fontsize=7)
-        for row, picture in enumerate(evaluation.pictures):
-            y = first_row - (row + 1) * (tile + GAP) + GAP
+    first_row, across = top - 0.25, _images_across(evaluation, len(methods), tile, sheet.width)
+    own_width = LEFT + (1 + len(methods)) * (tile + GAP)
+    for number, picture in enumerate(evaluation.pictures):
+        row, left = number // across, LEFT + number % across * own_width
+        y = first_row - (row + 1) * (tile + GAP) + GAP
+        _write_label(sheet, evaluation, number, left - 0.08, y + tile / 2, class_names)
+        for column, name in enumerate(("image", *methods)):
+            x = left + column * (tile + GAP)
+            if row == 0:
+                sheet.text(x + tile / 2, top - 0.22, name, ha="center", va="bottom", fontsize=7)
             if column:
-                draw_map(sheet, picture, evaluation.maps[name][row], COLOURS, x, y, tile)
+                draw_map(sheet, picture, evaluation.maps[name][number], COLOURS, x, y, tile)
             else:
                 sheet.picture(picture / 255.0, x, y, tile)
-    for row, name in enumerate(evaluation.names[: len(evaluation.pictures)]):
-        y = first_row - (row + 0.5) * (tile + GAP)
-        explained = int(evaluation.explained[row])
-        label = shortened(class_names[explained] if class_names else class_label(explained), 20)
-        text = f"{image_label(name, 22)}\n{label}\np = {evaluation.probability[row]:.2f}"
-        sheet.text(LEFT - 0.08, y, text, ha="right", va="center", fontsize=6)
+    scale = ScalarMappable(Normalize(0, 1), COLOURS)
+    left, bottom = across * own_width + 0.05, first_row - tile
+    sheet.colour_bar(scale, "share of the\nmap's range", left, bottom, tile, 0.08, [0, 0.5, 1])
+
+
+def _write_label(
+    sheet: Sheet, evaluation: Evaluation, number: int, right: float, y: float, class_names: Sequence[str]
+) -> None:
+    """Write what an image is called, which class is explained, and its probability."""
+    explained = int(evaluation.explained[number])
+    label = shortened(class_names[explained] if class_names else class_label(explained), 20)
+    name = image_label(evaluation.names[number], 22)
+    text = f"{name}\n{label}\np = {evaluation.probability[number]:.2f}"
+    sheet.text(right, y, text, ha="right", va="center", fontsize=6)
 
 
 def wrapped_title(title: str, width: float) -> str:
@@ -168,7 +189,7 @@ def _draw_curves(sheet: Sheet, evaluation: Evaluation, titles: Mapping[str, str]
     panel.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, ncols=1 + len(colours) // 15)
 
 
-def _columns_with_values(evaluation: Evaluation) -> list[int]:
+def drawn_columns(evaluation: Evaluation) -> list[int]:
     """Return the numbers of the columns that some image has a value of, and that are not zero for all methods."""
     values = np.stack(list(evaluation.values.values()))
     finite = np.isfinite(values).any((0, 1))
@@ -189,14 +210,15 @@ def _draw_charts(
     means = np.array([evaluation.mean(method) for method in methods])
     errors = np.array([evaluation.error(method) for method in methods])
     width, places = (sheet.width - LEFT - RIGHT) / in_a_row, np.arange(len(methods))[::-1]
-    for place, number in enumerate(_columns_with_values(evaluation)):
+    for place, number in enumerate(drawn_columns(evaluation)):
         column = evaluation.columns[number]
         row, across = divmod(place, in_a_row)
         bottom = top - (row + 1) * (height + CHART_LABELS) + 0.22
         chart = sheet.axes(LEFT + across * width, bottom, width - 0.25, height - 0.05)
         is_cost = column in COSTS
         whiskers = None if is_cost else errors[:, number]
-        bars = chart.barh(places, means[:, number], color=list(colours.values()), xerr=whiskers, ecolor="0.3")
+        bars = chart.barh(places, means[:, number], color=list(colours.values()), xerr=whiskers, ecolor="0.15")
+        _surround_whiskers(bars)
         better = {True: "\n(higher is better)", False: "\n(lower is better)", None: ""}[higher_is_better.get(column)]
         chart.set_title(heading(column) + better, fontsize=7, pad=3)
         chart.set_yticks(places, methods if across == 0 else [""] * len(methods), fontsize=7)
@@ -211,3 +233,13 @@ def _draw_charts(
         else:
             chart.xaxis.set_major_locator(MaxNLocator(4))
             chart.set_xlim(0, None if means[:, number].any() else 1)
+            for y, mean in zip(places, means[:, number], strict=True):
+                if mean == 0:  # a bar of no length looks like one that is missing
+                    chart.annotate("0", (0, y), (2, 0), textcoords="offset points", va="center", fontsize=6)
+
+
+def _surround_whiskers(bars: BarContainer) -> None:
+    """Surround the whiskers of bars with white, so that they are seen on bars of any colour."""
+    if bars.errorbar is not None:
+        for whiskers in bars.errorbar.lines[2]:
+            whiskers.set_path_effects([withStroke(linewidth=3, foreground="white")])

@@ -107,7 +107,7 @@ class _Filter:
         return None if signed is None else stretched(displayed(signed, self.shown), 100)
 
     def draw_number(self, panel: FilterPanel, rectified: bool) -> None:
-        """Draw the channel's number and, of a rectified layer, a strip filled by the share of images on which it fires."""
+        """Draw the channel's number and, where values are rectified, a strip: the share of images on which it fires."""
         style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 7}
         self.sheet.text(self.x - STRIP - 0.1, self.y + self.block / 2, str(panel.channel), **style)
         if not rectified:

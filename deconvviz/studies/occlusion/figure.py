@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from deconvviz.studies.occlusion.result import Occlusion
 
 SIDE, GAP, BELOW = 1.9, 0.34, 0.42  # inches: of a panel, between two panels, for the labels below a row
-TITLES, LEFT, COLOUR_BAR, LEGEND = 0.45, 0.35, 0.7, 2.1  # inches: above, left of, between and right of the panels
+TITLES, LEFT, LEGEND = 0.45, 0.35, 2.1  # inches: above, left of and right of the panels
+COLOUR_BARS = 0.42, 0.7  # inches: for those of (b) and of (d), behind which another panel has axes to its left
 LEAST, STRENGTH = 0.9, 0.7  # inches of the smallest panel, and the share of a map's colours over the image
 PIXELS = 760  # pixels that a picture has at least, so that those of a small image are drawn as squares
 CLASSES = 7  # with colours of their own; the others share one
@@ -60,14 +61,16 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, page: Page) -> Layout:
         """Return the layout for a page: five panels in a row, or three and two where it is narrow."""
-        row = LEFT + 4 * GAP + 2 * COLOUR_BAR + LEGEND
+        first, second = COLOUR_BARS
+        row = LEFT + 4 * GAP + first + second + LEGEND
         if page.width is None or page.width >= row + 5 * 1.1 * LEAST:
             side = page.fitted(SIDE, row, 5, LEAST)
-            lefts = tuple(LEFT + n * (side + GAP) + bars * COLOUR_BAR for n, bars in enumerate((0, 0, 1, 1, 2)))
+            bars = (0.0, 0.0, first, first, first + second)
+            lefts = tuple(LEFT + n * (side + GAP) + room for n, room in enumerate(bars))
             return cls(side, lefts, (0, 0, 0, 0, 0), row + 5 * side)
-        side = page.fitted(SIDE, LEFT + 2 * GAP + COLOUR_BAR + LEGEND, 2, LEAST)
+        side = page.fitted(SIDE, LEFT + 2 * GAP + second + LEGEND, 2, LEAST)
         step = side + GAP
-        upper, lower = (LEFT, LEFT + step, LEFT + 2 * step + COLOUR_BAR), (LEFT, LEFT + step + COLOUR_BAR)
+        upper, lower = (LEFT, LEFT + step, LEFT + 2 * step + first), (LEFT, LEFT + step + second)
         return cls(side, upper + lower, (0, 0, 0, 1, 1), page.width)
 
 

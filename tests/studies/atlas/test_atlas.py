@@ -233,6 +233,7 @@ def test_decisions(made: pathlib.Path, results: tuple[list[pathlib.Path], pathli
             right,
             f"<output> {second}",
             log_odds,
+            arrays["probabilities"][row, 1],
         ]
         assert (told["second"], told["logOdds"]) == (f"<output> {second}", log_odds)
     assert listed[12][3] is None
@@ -485,7 +486,7 @@ def test_layers_stand_in_the_order_of_depth(
     counts = dict(map(tuple, told["layers"][2]["classes"]))
     arrays = Result.load(results[0][2], "gallery", 1).arrays
     for label in range(len(galleries.CLASSES)):
-        assert counts.get(label, 0) == int(((arrays["top_class"] == label) & (arrays["dead"] == 0)).sum())
+        assert counts.get(label, 0) == int(((galleries.telling(arrays) == label) & (arrays["dead"] == 0)).sum())
 
 
 def test_a_large_store_is_listed_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

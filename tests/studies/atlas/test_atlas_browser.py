@@ -219,7 +219,7 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
             for part, (array, kind) in PARTS.items():
                 if array in arrays:
                     same(parts[part], arrays[array][row], kind)
-            known = arrays["top_class"][row] >= 0
+            known = galleries.telling(arrays)[row] >= 0
             same(parts["class"], [arrays["top_class_share"][row]] if known else [], float)
             assert read["best"] == (CLASSES[arrays["top_class"][row]] if known else None)
             assert [int(d) for d in read["tags"]] == [d for d in [arrays["duplicate_of"][row]] if d >= 0]
@@ -307,9 +307,8 @@ def test_the_rule_that_was_used_and_why(reader: Reader) -> None:
         (LAYERS[2], "deconvnet", "The rule of the projections is deconvnet."),
     ):
         reader.open(page, layer_page(name))
-        assert page.text_content("#rule") == words and f"Rule of the projections{rule}" in (
-            page.text_content("#facts") or ""
-        )
+        assert page.text_content("#rule") == words  # once, with its reason
+        assert "Rule of the projections" not in (page.text_content("#facts") or "")
         channel = int(reader.made.layers[name].arrays["channels"][0])
         reader.open(page, filter_page(name, channel))
         assert page.text_content('[data-part="rule"] dd') == rule
@@ -408,7 +407,7 @@ def test_search(reader: Reader) -> None:
     assert found("<script>alert") == ["image.html#0"]
     assert found("\U0001f40d") == ["image.html#4"]
     for query, label in (("TABBY", 0), ("plain", 6)):  # of <b>tabby</b> and Plain
-        some = [name for name, r in reader.made.layers.items() if (r.arrays["top_class"] == label).any()]
+        some = [name for name, r in reader.made.layers.items() if (galleries.telling(r.arrays) == label).any()]
         assert found(query) == [layer_page(name, f"&class={label}") for name in some] and some
     assert found("photo 2")[:2] == ["image.html#20", "image.html#21"]
     page.keyboard.press("ArrowDown")
@@ -443,7 +442,7 @@ def test_sort(reader: Reader, name: str) -> None:
         "maximum": lambda n: -arrays["maximum"][n],
         "mean": lambda n: -arrays["mean_activation"][n],
         "rate": lambda n: -arrays["firing_rate"][n],
-        "class": lambda n: texts[arrays["top_class"][n]].encode("utf-16-be"),
+        "class": lambda n: texts[galleries.telling(arrays)[n]].encode("utf-16-be"),
         "share": lambda n: -arrays["top_class_share"][n],
         "nearest": lambda n: -arrays["similarity"][n, 0],
     }
@@ -476,7 +475,7 @@ def test_filter_and_its_address(reader: Reader) -> None:
     page.select_option("#show", "live")
     page.select_option("#class", "1")
     page.select_option("#sort", "rate")
-    some = np.flatnonzero((arrays["dead"] == 0) & (arrays["top_class"] == 1))
+    some = np.flatnonzero((arrays["dead"] == 0) & (galleries.telling(arrays) == 1))
     wanted = channels[sorted(some, key=lambda n: -arrays["firing_rate"][n])].tolist()
     assert shown(page) == wanted and 0 < len(wanted) < len(channels)
     assert page.text_content("#count") == f"{len(wanted)} of {len(channels)} filters"
@@ -555,13 +554,18 @@ def test_occlusion_is_painted_where_the_square_was(reader: Reader) -> None:
     page.click("#targets [data-target='1']")
     page.wait_for_function("() => document.documentElement.dataset.target === '1'")
     values = reader.made.decisions.arrays["occlusion/probability"][0, 1]
+    whole = reader.made.decisions.arrays["probabilities"][0, 1]
+    highest = max(values.max(), whole)
     panel = page.locator("#occlusion-at canvas")
     pixels = np.asarray(Image.open(io.BytesIO(panel.screenshot())).convert("RGB"), float)
     side = len(pixels) / 64
     for y, x in np.ndindex(4, 4):  # squares of 16 pixels side by side
         at = pixels[int(side * (16 * y + 8)), int(side * (16 * x + 8))]
-        assert np.abs(at - coloured(np.array(values[y, x] / values.max()))).max() < 5, (y, x)
-    same(numbers(page, "#occlusion-at .scale"), [0, values.max()])
+        assert np.abs(at - coloured(np.array(values[y, x] / highest))).max() < 5, (y, x)
+    same(numbers(page, "#occlusion-at .scale"), [0, highest])
+    assert all(text.endswith("%") for text in page.locator("#occlusion-at .scale data").all_text_contents())
+    left = page.eval_on_selector("#occlusion-at .scale b", "mark => parseFloat(mark.style.left)")
+    assert left == pytest.approx(100 * whole / highest, abs=1e-3)  # the probability without the square
 
 
 def test_shares_are_never_rounded_to_all_or_nothing(reader: Reader) -> None:
@@ -622,7 +626,7 @@ def test_how_sure_the_network_is_stands_in_words(reader: Reader) -> None:
         limits = ((3, "hesitates"), (20, "leans"), (1000, "is fairly sure"), (np.inf, "is sure"))
         words = next(words for limit, words in limits if first / second < limit)
         assert said.startswith(f"The network {words}") and f"<output> {arrays['targets'][row, 1]}" in said
-        same(numbers(page, "#sureness"), [np.log(first / second)])
+        same(numbers(page, "#sureness"), [first, second, np.log(first / second)])
         label = arrays["label_output"][row]
         assert ("it is wrong" in said) == bool(label >= 0 and label != arrays["targets"][row, 0])
 

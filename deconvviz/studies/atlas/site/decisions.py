@@ -55,7 +55,11 @@ def at_layer(method: str) -> bool:
     (True, False)
     """
     declared = method_declarations().get(method)
-    return declared is not None and method not in learned_declarations() and declared.keywords.get("needs", "layer") in ("layer", "layers", "inner")
+    return (
+        declared is not None
+        and method not in learned_declarations()
+        and declared.keywords.get("needs", "layer") in ("layer", "layers", "inner")
+    )
 
 
 def _sheet(maps: NDArray[np.uint8]) -> Pixels:

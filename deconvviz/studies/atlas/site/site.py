@@ -179,7 +179,12 @@ def _write_pages(folder: pathlib.Path, values: Mapping[str, Any], galleries: Seq
     strips = [[int(c) for c in gallery.arrays["channels"][strip_rows(gallery)]] for gallery in galleries]
     about_layers = [_about(gallery) for gallery in galleries]
     config = galleries[0].config
-    filled = {**values, **lesson_values(all(gallery.pooled for gallery in galleries)), "layers": list(zip(about_layers, strips, strict=True)), "config": config}
+    filled = {
+        **values,
+        **lesson_values(all(gallery.pooled for gallery in galleries)),
+        "layers": list(zip(about_layers, strips, strict=True)),
+        "config": config,
+    }
     for page in reversed(PAGES):
         write_page(folder / page, f"atlas_{page}", {**filled, "size": config["image_size"], "page": page}, PACKAGE)
 
