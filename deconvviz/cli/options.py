@@ -20,8 +20,8 @@ PROJECTION_NOTE = (
     "weights are randomised: it is no evidence for what the network decides."
 )
 NO_SWITCHES_NOTE = (
-    "No max pooling lies between the image and this layer, so the deconvnet has no switches, and its projections hardly "
-    "depend on the image: the rule auto takes one that follows the image."
+    "No max pooling lies between the image and this layer, so the deconvnet has no switches, and its projections "
+    "hardly depend on the image: the rule auto takes one that follows the image."
 )
 AUTOMATIC_BATCH = "16; 64 on a GPU"
 OF_THE_MODEL = "[default: the model's own]"

@@ -34,9 +34,9 @@ def displayed(map_: NDArray[np.floating[Any]], signed: bool = False) -> Floats:
     """Return a map as pictures show it: smoothed a little, its colours spread over all but its outliers.
 
     The maps of gradients and of relevance are as fine as pixels, of which a small picture shows nothing, and a few of
-    their pixels may be so far from all others that these have one colour. So the map is smoothed by a Gaussian of SMOOTH
-    of the image's longer side, and its range is that of the 1st to the 99th percentile. Numbers and files have the map
-    as it is.
+    their pixels may be so far from all others that these have one colour. So the map is smoothed by a Gaussian of
+    SMOOTH of the image's longer side, and its range is that of the 1st to the 99th percentile. Numbers and files have
+    the map as it is.
 
     Args:
         map_: [H, W].
@@ -60,11 +60,13 @@ def displayed(map_: NDArray[np.floating[Any]], signed: bool = False) -> Floats:
         values = np.clip(values, lowest, highest)
     smooth: Floats = gaussian_filter(values, SMOOTH * max(values.shape), mode="nearest")
     if signed:
-        return np.clip(smooth / max(float(np.percentile(np.abs(smooth), OUTLIERS[1])), 1e-30), -1, 1)
+        shares: Floats = np.clip(smooth / max(float(np.percentile(np.abs(smooth), OUTLIERS[1])), 1e-30), -1, 1)
+        return shares
     low, high = np.percentile(smooth, OUTLIERS)
     if not high > low:  # nearly all of it is of one value
         low, high = smooth.min(), smooth.max()
-    return np.clip((smooth - low) / max(float(high - low), 1e-30), 0, 1)
+    shares = np.clip((smooth - low) / max(float(high - low), 1e-30), 0, 1)
+    return shares
 
 
 def is_constant(map_: NDArray[np.floating[Any]]) -> bool:

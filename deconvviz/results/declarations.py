@@ -127,8 +127,8 @@ FILES: Mapping[str, FileSchema] = {
             "pixels; `need_RULE` float64 [units, 2], the side that each unit needs and the share of its activation "
             "that "
             "the layer's side keeps; `kept/RULE` float64 [units, 2], what the strongest 5 and 10 % of the pixels bring "
-            "back, by which `auto` chooses; `switches` int64 [1], 1 where the deconvnet has some; `rectified` int64 [1], "
-            "1 where the layer's values come from rectifiers; `receptive_field` int64 [2], rows and columns; "
+            "back, by which `auto` chooses; `switches` int64 [1], 1 where the deconvnet has some; `rectified` "
+            "int64 [1], 1 where the layer's values come from rectifiers; `receptive_field` int64 [2], rows and columns; "
             "`filters` float32 [F, h, w, C], the weights of a layer that reads the image, else empty.",
         ),
     ),
@@ -257,8 +257,8 @@ FILES: Mapping[str, FileSchema] = {
         settings={
             **_CONFIG,
             "state": "JSON: `rule` of the projections, and `why` it was chosen; `switches`, whether the "
-            "deconvnet has some; `rectified`, whether the layer's values come from rectifiers; `pooled`, whether the network has max "
-            "pooling; `channels` and `dead`, how "
+            "deconvnet has some; `rectified`, whether the layer's values come from rectifiers; `pooled`, whether the "
+            "network has max pooling; `channels` and `dead`, how "
             "many filters the whole layer has, and how many of them are dead.",
         },
         arrays=_arrays(

@@ -144,8 +144,8 @@ class Gallery:
         rule: of the projections, one of `choices.RULES`.
         why: in words, how the rule was chosen; "" where it was given.
         whole: what is known of the whole layer, as JSON values: "switches" (whether the deconvnet has some),
-            "rectified" (whether its values come from rectifiers), "pooled" (whether the network has max pooling), "channels" and "dead" (numbers of filters); empty in
-            a file of an earlier version.
+            "rectified" (whether its values come from rectifiers), "pooled" (whether the network has max pooling),
+            "channels" and "dead" (numbers of filters); empty in a file of an earlier version.
         sources: where model and images were, the command, and versions.
         arrays: name -> array, or `Tiles`, whose rows are indexed as those of an array. The names are described at
             `studies.atlas.galleries.GalleryMaker.make`.

@@ -138,3 +138,36 @@ def test_methods_by_the_names_that_they_have_elsewhere(tmp_path: pathlib.Path) -
     ours, others = (dict(np.load(file)) for file in files)
     assert sorted(ours) == sorted(others) and all((ours[name] == others[name]).all() for name in ours)
     assert {"grad-cam", "gradient"} <= {*ours}
+
+
+@pytest.mark.slow
+def test_without_a_layer_the_last_one_is_taken_and_named(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    asked = ["cam", "grad-cam,gradient", "demo", folder / "0.png", "--device", "cpu", "--quiet"]
+    assert "no layer is named; the maps are those at relu5" in run(*asked, "-o", tmp_path / "default.npz")
+    assert "no layer" not in run(*asked, "-l", "relu5", "-o", tmp_path / "named.npz")
+    with np.load(tmp_path / "default.npz") as default, np.load(tmp_path / "named.npz") as named:
+        assert all(np.array_equal(default[method], named[method]) for method in ("grad-cam", "gradient"))
+    only_pixels = ["cam", "gradient", "demo", folder / "0.png", "--device", "cpu", "--quiet"]
+    assert "no layer" not in run(*only_pixels, "-o", tmp_path / "pixels.npz")
+
+
+CONSTANT = """
+from torch import nn
+
+def make():
+    maps = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(model[-1].weight)
+    return model, {"resize": 16, "crop": 16}
+"""
+
+
+@pytest.mark.slow
+def test_a_constant_map_is_told_of_by_its_file(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "own.py").write_text(CONSTANT)
+    images = [folder / "0.png", folder / "1.png"]
+    out = tmp_path / "sheet.svg"
+    told = run("cam", "grad-cam", f"{tmp_path / 'own.py'}:make", *images, "--device", "cpu", "--quiet", "-o", out)
+    for image in images:
+        assert f"grad-cam gave a constant map for {image}" in told
+    assert out.read_text().count("<!-- constant map -->") == 2

@@ -108,6 +108,13 @@ def test_folder(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert store[0][1] == 0  # a closed store opens itself again
 
 
+def test_the_report_counts_classes_that_have_an_image(tmp_path: pathlib.Path) -> None:
+    for n in range(6):
+        put(tmp_path / "in" / f"class{n}" / "x.png", photo(n))
+    report = pack(tmp_path / "in", tmp_path / "s.h5", limit=2, progress=False)
+    assert "packed 2 images of 2 classes" in str(report) and len(ImageStore.open(tmp_path / "s.h5").classes) == 6
+
+
 def test_flat_folder_has_no_labels(tmp_path: pathlib.Path) -> None:
     put(tmp_path / "in" / "x.png", photo(0))
     quiet(tmp_path / "in", tmp_path / "s.h5")

@@ -125,7 +125,14 @@ def gallery(
         "channels": None,
     }
     sources = {"command": f"deconvviz atlas <net> -l {layer}", "images": "photos.h5", "versions": {"torch": "2.6"}}
-    return Result("gallery", 1, config, sources, arrays, {"rule": "lrp-gamma", "why": WHY} if more else {})
+    return Result("gallery", 1, config, sources, arrays, _state(layer, more))
+
+
+def _state(layer: str, more: bool) -> dict[str, Any]:
+    """The rule and its reason; of the last layer that the deconvnet has no switches; else nothing, as in 0.1.0."""
+    if layer == LAYERS[2]:
+        return {"switches": False}
+    return {"rule": "lrp-gamma", "why": WHY} if more else {}
 
 
 def _shares(images: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -33,3 +33,10 @@ def test_the_lesson_is_five_sentences_and_one_drawing(tmp_path: pathlib.Path) ->
     example = lesson_values()["example"]
     names = ("values", "pooled", "signal", "unpooled", "rectified")
     assert drawn == [str(number) for name in names for row in example[name] for number in row]
+
+
+def test_without_max_pooling_no_switches_are_taught(tmp_path: pathlib.Path) -> None:
+    write_page(tmp_path / "lesson.html", "lesson.html", lesson_values(pooled=False))
+    text = (tmp_path / "lesson.html").read_text("utf-8")
+    assert len(re.findall(r"<li>(.*?)</li>", text, re.S)) == 5
+    assert "<svg" not in text and "unpools" not in text and "has no max pooling" in text

@@ -143,7 +143,8 @@ class GalleryMaker:
         - the arrays of `aspects`.
 
         Its state has the "rule" of the projections, and "why" in words ("" where it was given); "switches" and
-        "rectified", see `ProjectionCache`; "pooled", whether the network has max pooling; and of the whole layer the numbers of "channels" and of "dead" ones.
+        "rectified", see `ProjectionCache`; "pooled", whether the network has max pooling; and of the whole layer
+        the numbers of "channels" and of "dead" ones.
         """
         mined_layer, channels = self.mined[layer], self.channels(layer)
         strongest = StrongestImages.of(mined_layer, channels, self.options.k)

@@ -260,7 +260,8 @@ def _draw(
         f"{len(evaluation.names)} images of {pathlib.PurePath(images).name}; {target} is explained. Masked pixels "
         f"become {fill}. {RANGE_NOTE} {DISPLAY_NOTE} p is the probability of the class. Curves show means over"
         " the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 or 15 % of "
-        f"the pixels where so many are kept; {constant}passes and seconds are those of one image.{blur}{preprocess.shown_words()}"
+        f"the pixels where so many are kept; {constant}passes and seconds are those of one image."
+        f"{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
     save_figure(figure, beside(table, ".png"), caption)

@@ -5,8 +5,8 @@ The names in the file: `projections/LAYER/RULE/CHANNEL/RANK` float16 [C, h, w] a
 activation; `projections/LAYER/map/CHANNEL/RANK` float16 [rows, columns], the channel's map in units of
 the entry's value; `figures/LAYER/crop_RULE` int64 [1]; `figures/LAYER/need_RULE` float64 [units, 2], the side that each
 unit needs and what it keeps with the side of the layer; `figures/LAYER/kept/RULE` float64 [units, 2], the fidelity that
-a rule is chosen by; `figures/LAYER/switches` and `figures/LAYER/rectified` int64 [1], whether the deconvnet has switches
-and whether the layer's values come from rectifiers; `figures/LAYER/receptive_field` int64 [2];
+a rule is chosen by; `figures/LAYER/switches` and `figures/LAYER/rectified` int64 [1], whether the deconvnet has
+switches and whether the layer's values come from rectifiers; `figures/LAYER/receptive_field` int64 [2];
 `figures/LAYER/filters` float32 [C, h, w, 3], empty where the layer does not read the image directly.
 """
 
@@ -375,8 +375,7 @@ class ProjectionCache:
         """Measure the rules among which "auto" chooses; of a layer whose filters are all dead nothing is measured."""
         if not len(self._alive(layer)):
             nothing = np.full((1, len(CHOSEN_BY)), np.nan)
-            unmeasured = {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
-            return unmeasured
+            return {f"figures/{layer}/kept/{rule}": nothing for rule in CANDIDATES}
         winners = self.sample(layer)
         inputs, units = units_of(self.network, self.mined[layer], self.feed, winners)
         with self._run.bar("rule", len(CANDIDATES), f"choosing {layer}'s rule") as bar:

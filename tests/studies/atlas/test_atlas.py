@@ -219,6 +219,7 @@ def test_decisions(made: pathlib.Path, results: tuple[list[pathlib.Path], pathli
     for row in range(12):
         told = read(made / "decisions" / f"{row:07d}.js")
         assert told["targets"] == arrays["targets"][row].tolist()
+        assert len(told["layers"]) == len(told["methods"])
         assert told["names"] == [f"<output> {n}" for n in arrays["targets"][row]]
         np.testing.assert_array_equal(told["probabilities"], arrays["probabilities"][row])
         seen = np.array(told["occlusion"]["probability"], np.float32)
@@ -487,6 +488,46 @@ def test_layers_stand_in_the_order_of_depth(
     arrays = Result.load(results[0][2], "gallery", 1).arrays
     for label in range(len(galleries.CLASSES)):
         assert counts.get(label, 0) == int(((galleries.telling(arrays) == label) & (arrays["dead"] == 0)).sum())
+
+
+def index_of(folder: pathlib.Path, states: list[dict[str, Any]]) -> str:
+    """The words of the index of an atlas whose galleries have these states."""
+    paths = []
+    for depth, state in enumerate(states):
+        gallery = galleries.gallery(f"layer{depth}", depth, filters=3)
+        gallery.state.update({"rule": "deconvnet", "why": ""} | state)
+        paths.append(folder / f"{depth}.h5")
+        gallery.save(paths[-1])
+    build(folder / "site", paths, None)
+    return " ".join(re.sub("<[^>]*>", " ", (folder / "site" / "index.html").read_text("utf-8")).split())
+
+
+def test_dead_filters_are_those_of_the_whole_layer(tmp_path: pathlib.Path) -> None:
+    some = {"rectified": True, "channels": 32, "dead": 4}
+    linear = {"rectified": False, "channels": 40, "dead": 9}
+    text = index_of(tmp_path, [some])
+    assert "4 of 32 filters are dead, positive in no image (none among the 3 shown)." in text
+    assert "Dead filters 4 of 32 (none among the 3 shown)" in text
+    text = index_of(tmp_path, [some, linear])
+    assert "4 of 32 filters of the layers that end with a rectifier are dead" in text and "of 40" not in text
+    assert text.count("Dead filters") == 1
+    assert "dead" not in index_of(tmp_path, [linear]).lower()
+    assert "No filter is dead: each is positive in some image." in index_of(tmp_path, [{}])  # as of version 0.1.0
+
+
+def test_the_help_teaches_what_the_network_has(tmp_path: pathlib.Path) -> None:
+    assert "unpools" in index_of(tmp_path, [{"pooled": True}])
+    text = index_of(tmp_path, [{"pooled": False}])
+    assert "unpools" not in text and "has no max pooling" in text
+
+
+def test_a_class_of_one_image_tells_nothing(tmp_path: pathlib.Path) -> None:
+    gallery = galleries.gallery(filters=3, k=4)
+    gallery.arrays["images"][:] = [[0, 1, 2, 3], [4, 5, 6, 7], [8, -1, -1, -1]]
+    gallery.arrays["top_class"][:], gallery.arrays["top_class_share"][:] = [1, 2, 3], [0.5, 0.25, 1]
+    gallery.save(tmp_path / "g.h5")
+    file = GalleryFile(tmp_path / "g.h5")
+    assert file.same_class.tolist() == [2, 1, 1] and file.telling_class.tolist() == [1, -1, 3]
 
 
 def test_a_large_store_is_listed_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,10 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
             known = galleries.telling(arrays)[row] >= 0
             same(parts["class"], [arrays["top_class_share"][row]] if known else [], float)
             assert read["best"] == (CLASSES[arrays["top_class"][row]] if known else None)
+            if not known and arrays["top_class"][row] >= 0:  # each image is of another class
+                labels = galleries.labels()[arrays["images"][row]]
+                said = f"9 images of {len({*labels[labels >= 0].tolist()})} classes"
+                assert said in (page.text_content("#facts") or "")
             assert [int(d) for d in read["tags"]] == [d for d in [arrays["duplicate_of"][row]] if d >= 0]
             assert read["near"] == arrays["neighbours"][row].tolist()
             _check_table(read, arrays, row)
@@ -312,6 +316,7 @@ def test_the_rule_that_was_used_and_why(reader: Reader) -> None:
         channel = int(reader.made.layers[name].arrays["channels"][0])
         reader.open(page, filter_page(name, channel))
         assert page.text_content('[data-part="rule"] dd') == rule
+        assert page.is_visible("#no-switches") == (name == LAYERS[2])  # which the helper says of it
         settings = page.eval_on_selector_all(".settings tr", ROWS)
         assert ["rule", rule] in settings and (["why", WHY] in settings) == (rule == "lrp-gamma")
 

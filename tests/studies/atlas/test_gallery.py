@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ import deconvviz as dv
 from deconvviz.arrays import stretched
 from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.errors import MismatchError
-from deconvviz.results.tiles import GREY, Gallery
+from deconvviz.results.tiles import GREY, Gallery, load_gallery
+from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas import galleries as making
 from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.atlas.site.inputs import GalleryFile
@@ -212,3 +214,24 @@ def test_what_does_not_belong_together_is_refused(case: Case) -> None:
     ):
         with pytest.raises(MismatchError, match=words):
             case.maker(**change)
+
+
+def test_what_is_known_of_the_whole_layer(case: Case, tmp_path: pathlib.Path) -> None:
+    """Also where some filters are shown; in front of the second convolution there is no pooling."""
+    dead = (case.maps["relu2"].max((0, 2, 3)) <= 0).sum()
+    maker = case.maker(channels={"relu2": [0, 1]}, rule="guided")
+    expected = {"rectified": True, "pooled": False, "channels": 10, "dead": dead, "switches": False}
+    for layer, more in (("relu2", {}), ("relu1", {"channels": 6, "dead": 0, "switches": True})):
+        maker.make(layer).save(tmp_path / "g.h5")
+        assert load_gallery(tmp_path / "g.h5").whole == {**expected, **more}
+    maker.make("relu2").save(tmp_path / "g.h5")
+    file = GalleryFile(tmp_path / "g.h5")
+    assert file.dead == {"shown": 0, "dead": dead, "channels": 10} and dead
+    assert file.rectified and not file.switches and not file.pooled
+
+
+def test_the_steps_of_a_gallery_are_named(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    for progress in (True, False):
+        case.maker(rule="auto", run=RunOptions(progress=progress), channels={"relu2": [0]}).make("relu2")
+        told = capsys.readouterr().err
+        assert all((text in told) == progress for text in ("choosing relu2's rule", "projecting relu2")), told

@@ -17,7 +17,7 @@ from deconvviz.cam.explain import Explainer
 from deconvviz.cli.main import cli
 from deconvviz.data.pack import pack
 from deconvviz.data.truth import OBJECT, Truth, bounds, open_truth
-from deconvviz.errors import CamError, DataError, MismatchError
+from deconvviz.errors import DataError, MismatchError
 from deconvviz.metrics import max_box_accuracy
 from deconvviz.results.results import Result
 from deconvviz.studies.evaluation.measure import evaluate
@@ -269,7 +269,6 @@ def test_the_command(given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp
         (["-m", "grad-cam", "--metrics", "ad"], DataError, "'ad' given; expected one of faithfulness"),
         (["-m", "none"], DataError, ""),
         (["-m", "grad-cam", "-o", "x.txt"], DataError, "ends in .csv"),
-        (["-m", "grad-cam"], CamError, "name one"),
     )
     for more, kind, complaint in wrong[:1] + wrong[2:]:
         arguments = ["evaluate", "demo", str(store.path), "-o", str(tmp_path / "y.csv"), "--quiet", *more]

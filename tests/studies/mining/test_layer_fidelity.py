@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
@@ -126,6 +127,50 @@ def test_switches_are_there_or_not(pooled: Network) -> None:
     assert [has_switches(pooled, layer) for layer in ("0", "1", "2", "3", "4")] == [True] * 5
     strided = net(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU())
     assert [has_switches(strided, layer) for layer in ("0", "1", "2", "3")] == [True, True, False, False]
+
+
+STRIDED = """
+import torch
+from torch import nn
+
+def make(pool=False):
+    torch.manual_seed(3)
+    middle = nn.MaxPool2d(2) if pool else nn.Conv2d(6, 6, 2, 2)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), middle, nn.Conv2d(6, 5, 3), nn.ReLU(), nn.BatchNorm2d(5))
+    return model, {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+def pooled():
+    return make(True)
+"""
+
+
+@pytest.mark.slow
+def test_figures_say_where_the_deconvnet_has_no_switches(tmp_path: pathlib.Path) -> None:
+    """By `project` and `grid`; a layer that ends linearly has no strip, and its caption names none."""
+    (tmp_path / "own.py").write_text(STRIDED)
+    photo, mined, store = (tmp_path / name for name in ("a.png", "mined.h5", "s.h5"))
+    Image.fromarray(dv.Scenes(1)[0][0]).save(photo)
+    run("pack", "scenes:12", store)
+    for name, switches in (("make", False), ("pooled", True)):
+        model = f"{tmp_path / 'own.py'}:{name}"
+        run("mine", model, store, "-l", "4", "-l", "5", "--top", "2", "-o", mined, "--force")
+        for rule, layer in (("deconvnet", "4"), ("deconvnet", "5"), ("guided", "4"), ("auto", "4")):
+            wanted = rule == "deconvnet" and not switches
+            run("grid", mined, "-l", layer, "-n", 2, "--rule", rule, "--crop", 9, "-o", tmp_path / "g.png")
+            assert ("has no switches, and" in caption_of(tmp_path / "g.png")) == wanted, (name, rule)
+            assert ("The strip" in caption_of(tmp_path / "g.png")) == (layer == "4")
+            run("project", model, photo, "-l", layer, "-c", 1, "--rule", rule, "-o", tmp_path / "p.png")
+            assert ("has no switches, and" in caption_of(tmp_path / "p.png")) == wanted, (name, rule)
+
+
+def run(*arguments: object) -> None:
+    result = CliRunner().invoke(cli, [*map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def caption_of(path: pathlib.Path) -> str:
+    with Image.open(path) as picture:
+        return " ".join(str(picture.info["Description"]).split())
 
 
 def test_strongest_units_are_the_maps_largest(pooled: Network, images: dv.InMemoryImages) -> None:
