@@ -60,12 +60,12 @@ def displayed(map_: NDArray[np.floating[Any]], signed: bool = False) -> Floats:
         values = np.clip(values, lowest, highest)
     smooth: Floats = gaussian_filter(values, SMOOTH * max(values.shape), mode="nearest")
     if signed:
-        shares: Floats = np.clip(smooth / max(float(np.percentile(np.abs(smooth), OUTLIERS[1])), 1e-30), -1, 1)
-        return shares
+        smooth /= max(float(np.percentile(np.abs(smooth), OUTLIERS[1])), 1e-30)
+        return smooth.clip(-1, 1)
     low, high = np.percentile(smooth, OUTLIERS)
     if not high > low:  # nearly all of it is of one value
         low, high = smooth.min(), smooth.max()
-    shares = np.clip((smooth - low) / max(float(high - low), 1e-30), 0, 1)
+    shares: Floats = np.clip((smooth - low) / max(float(high - low), 1e-30), 0, 1)
     return shares
 
 

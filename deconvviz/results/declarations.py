@@ -128,7 +128,8 @@ FILES: Mapping[str, FileSchema] = {
             "that "
             "the layer's side keeps; `kept/RULE` float64 [units, 2], what the strongest 5 and 10 % of the pixels bring "
             "back, by which `auto` chooses; `switches` int64 [1], 1 where the deconvnet has some; `rectified` "
-            "int64 [1], 1 where the layer's values come from rectifiers; `receptive_field` int64 [2], rows and columns; "
+            "int64 [1], 1 where the layer's values come from rectifiers; `receptive_field` int64 [2], rows and "
+            "columns; "
             "`filters` float32 [F, h, w, C], the weights of a layer that reads the image, else empty.",
         ),
     ),

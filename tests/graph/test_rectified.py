@@ -21,13 +21,13 @@ class Branches(nn.Module):
         a = self.pool(self.relu(self.first(x)))
         linear = self.norm(self.second(a))
         b = self.gelu(linear)
-        return self.mixed(self.join(torch.cat([self.sum(a + b), b], 1))[:, :4] + linear)
+        return torch.cat([a + b, b], 1) - torch.cat([linear, a], 1)
 
 
 def test_what_is_rectified() -> None:
     network = dv.capture(Branches().eval(), (3, 16, 16))
-    found = {name: is_rectified(network.layer(name).node) for name in network.layers if name}
-    assert found == {
+    found = {name: is_rectified(network.layer(name).node) for name in network.layers}
+    assert {name: found[name] for name in found if name not in ("", "sub")} == {
         **{"first": False, "relu": True, "pool": True, "second": False, "norm": False, "gelu": True},
-        **{"sum": True, "join": True, "mixed": False},
+        **{"add": True, "cat": True, "cat_1": False},
     }

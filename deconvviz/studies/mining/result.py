@@ -110,7 +110,8 @@ class MinedLayer(Shown, drawn_by="draw_mined"):
         """Return the channels that a figure shows.
 
         Args:
-            how: "active" (those with the highest mean activation), "random" (some that are not dead, drawn with a
+            how: "active" (those with the highest mean activation, among them filters that a shift of BatchNorm keeps
+                on in all images), "random" (some that are not dead, drawn with a
                 fixed seed), "first", or the channels themselves.
             count: how many, where `how` is a word.
 

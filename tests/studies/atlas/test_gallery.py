@@ -232,6 +232,6 @@ def test_what_is_known_of_the_whole_layer(case: Case, tmp_path: pathlib.Path) ->
 
 def test_the_steps_of_a_gallery_are_named(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     for progress in (True, False):
-        case.maker(rule="auto", run=RunOptions(progress=progress), channels={"relu2": [0]}).make("relu2")
+        replace(case.maker(rule="auto", channels={"relu2": [0]}), run=RunOptions(progress=progress)).make("relu2")
         told = capsys.readouterr().err
         assert all((text in told) == progress for text in ("choosing relu2's rule", "projecting relu2")), told

@@ -148,18 +148,19 @@ def pooled():
 def test_figures_say_where_the_deconvnet_has_no_switches(tmp_path: pathlib.Path) -> None:
     """By `project` and `grid`; a layer that ends linearly has no strip, and its caption names none."""
     (tmp_path / "own.py").write_text(STRIDED)
-    photo, mined, store = (tmp_path / name for name in ("a.png", "mined.h5", "s.h5"))
+    photo, store = tmp_path / "a.png", tmp_path / "s.h5"
     Image.fromarray(dv.Scenes(1)[0][0]).save(photo)
     run("pack", "scenes:12", store)
     for name, switches in (("make", False), ("pooled", True)):
         model = f"{tmp_path / 'own.py'}:{name}"
-        run("mine", model, store, "-l", "4", "-l", "5", "--top", "2", "-o", mined, "--force")
+        run("mine", model, store, "-l", "4", "-l", "5", "-k", "2", "-o", tmp_path / f"{name}.h5")
         for rule, layer in (("deconvnet", "4"), ("deconvnet", "5"), ("guided", "4"), ("auto", "4")):
             wanted = rule == "deconvnet" and not switches
-            run("grid", mined, "-l", layer, "-n", 2, "--rule", rule, "--crop", 9, "-o", tmp_path / "g.png")
+            how = ("-l", layer, "--rule", rule)
+            run("grid", tmp_path / f"{name}.h5", *how, "-n", 2, "--crop", 9, "-o", tmp_path / "g.png")
             assert ("has no switches, and" in caption_of(tmp_path / "g.png")) == wanted, (name, rule)
             assert ("The strip" in caption_of(tmp_path / "g.png")) == (layer == "4")
-            run("project", model, photo, "-l", layer, "-c", 1, "--rule", rule, "-o", tmp_path / "p.png")
+            run("project", model, photo, *how, "-c", 1, "-o", tmp_path / "p.png")
             assert ("has no switches, and" in caption_of(tmp_path / "p.png")) == wanted, (name, rule)
 
 
