@@ -511,6 +511,7 @@ def test_dead_filters_are_those_of_the_whole_layer(tmp_path: pathlib.Path) -> No
     text = index_of(tmp_path, [some, linear])
     assert "4 of 32 filters of the layers that end with a rectifier are dead" in text and "of 40" not in text
     assert text.count("Dead filters") == 1
+    assert "shown)" not in index_of(tmp_path, [{**some, "dead": 0}])  # of none that are dead none is shown
     assert "dead" not in index_of(tmp_path, [linear]).lower()
     assert "No filter is dead: each is positive in some image." in index_of(tmp_path, [{}])  # as of version 0.1.0
 

@@ -208,7 +208,8 @@ def test_the_file_keeps_what_is_shown_and_needs_no_network_then(
     places = {f"projections/1/{rule}/{c}/{r}" for c in (2, 5) for r in range(K)}  # not all that were sampled
     boxes = {f"{place}_box" for place in places}
     maps = {f"projections/1/map/{c}/{r}" for c in (2, 5) for r in range(K)}
-    measured = {f"figures/1/kept/{candidate}" for candidate in CANDIDATES} | {"figures/1/switches"}
+    told = {"figures/1/switches", "figures/1/rectified"}
+    measured = told | {f"figures/1/kept/{candidate}" for candidate in CANDIDATES}
     assert names == places | boxes | maps | measured | {f"figures/1/need_{rule}", "figures/1/filters"}
     groups.clear()
 

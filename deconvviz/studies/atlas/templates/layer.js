@@ -167,7 +167,7 @@
   /** How many filters of the whole layer are dead, and how many of those that are shown. */
   function deadText({ whole, filters }) {
     const all = `${whole.dead} of ${whole.channels}`;
-    return filters < whole.channels ? `${all} (${whole.shown || "none"} among the ${filters} shown)` : all;
+    return whole.dead && filters < whole.channels ? `${all} (${whole.shown || "none"} among the ${filters} shown)` : all;
   }
 
   function showHead() {
