@@ -38,7 +38,7 @@ def test_images_stand_beside_each_other_where_there_is_room() -> None:
         labels = [text for text in figure.texts if text.get_text().startswith("a/")]
         assert len(labels) == IMAGES and len({round(text.get_position()[1], 3) for text in labels}) == rows
         assert sum(axes.get_ylabel() == "share of the\nmap's range" for axes in figure.axes) == 1
-        assert all(0 <= axes.get_position().x0 and axes.get_position().x1 <= 1 for axes in figure.axes)
+        assert all(axes.get_position().x0 >= 0 and axes.get_position().x1 <= 1 for axes in figure.axes)
 
 
 def test_bars_of_zero_and_whiskers_are_seen() -> None:
