@@ -45,12 +45,12 @@ def method_declarations() -> dict[str, Declaration]:
     return learned_declarations() | {name: _with_options(each) for name, each in formulas.items()}
 
 
-def own_name(name: str, known: Collection[str]) -> str:
+def own_name(name: str, methods: Collection[str]) -> str:
     """Return the name that a method has here, however it is written: "grad-cam", "GradCAM", "layer_cam", "GradCAMpp".
 
     Args:
         name: as people write it.
-        known: the names that methods have here.
+        methods: the names that methods have here.
 
     Raises:
         DeconvvizError: no method has this name; the message lists the nearest ones.
@@ -58,13 +58,13 @@ def own_name(name: str, known: Collection[str]) -> str:
     >>> own_name("GradCAM", ["grad-cam", "rise"]), own_name("Saliency", ["gradient"])
     ('grad-cam', 'gradient')
     """
-    if name in known:
+    if name in methods:
         return name
-    by_letters = {_letters(own): own for own in known}
-    by_letters |= {_letters(other): own for other, own in OTHER_NAMES.items() if own in known}
-    own = by_letters.get(_letters(name), name)
-    require_name("method", own, known)
-    return own
+    name_by_letters = {_letters(method): method for method in methods}
+    name_by_letters |= {_letters(other): method for other, method in OTHER_NAMES.items() if method in methods}
+    method_name = name_by_letters.get(_letters(name), name)
+    require_name("method", method_name, methods)
+    return method_name
 
 
 def own_names(names: Iterable[str]) -> list[str]:
@@ -73,8 +73,8 @@ def own_names(names: Iterable[str]) -> list[str]:
     >>> own_names(["GradCAM", "RISE", "grad-cam"])
     ['grad-cam', 'rise']
     """
-    known = method_declarations()
-    return list(dict.fromkeys(own_name(name, known) for name in names))
+    methods = method_declarations()
+    return list(dict.fromkeys(own_name(name, methods) for name in names))
 
 
 def _letters(name: str) -> str:

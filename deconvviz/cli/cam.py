@@ -99,7 +99,7 @@ def cam(
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
     """
-    from deconvviz.figures.overlay import SIGNED, draw_maps
+    from deconvviz.figures.overlay import SIGNED, VIRIDIS, Shades, draw_maps
     from deconvviz.figures.sheet import image_label, shortened
     from deconvviz.models.labels import class_label
 
@@ -126,10 +126,10 @@ def cam(
     kind = SIGNED_MAPS if signed else FINISHED[convention]
     lengths = _lengths(explainers, preprocess) + preprocess.shown_words()
     caption = f"p is the probability of the class. {kind}{lengths}\n{note_of(methods)} {DISPLAY_NOTE}"
-    shades = colours or (SIGNED if signed else "viridis")
+    shades = Shades(colours or (SIGNED if signed else VIRIDIS.colours), signed)
     title = f"{network.name}{_place(explainers)}"
     displays = [preprocess.display(picture) for picture in pictures]
-    figure = draw_maps(displays, maps, labels, methods, title, caption, shades, signed, page)
+    figure = draw_maps(displays, maps, labels, methods, title, caption, shades, page)
     save_figure(figure, out, caption, f"Passes over the last image (tail: from the layer to the output): {passes}.")
 
 

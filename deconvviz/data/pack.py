@@ -57,8 +57,8 @@ class PackOptions:
             central square is kept. By default pictures have 256, and where any of the images is an array, all of them
             keep their own sizes and their values as they are.
         limit: take only so many images, spread over the classes and over the source; None takes all.
-        shards: number of files that are written to a folder; None writes a single file. Images that are files are then
-            packed by several processes, and the same call goes on where an interrupted one stood, also after a kill.
+        shards: number of files that are written to a folder; None writes a single file. Several processes pack shards
+            of image files. After an interruption, even a kill, the same call resumes.
         workers: threads that decode images; of shards of image files the number of processes.
         progress: whether a progress bar is shown on standard error.
         command: the command line, which is kept in the file.

@@ -72,9 +72,9 @@ def write_shard(shard: Shard, tell: Tell) -> None:
     """Write a shard; it is there as a whole, or not at all. `tell` is called with 1 after each image."""
     job = shard.job
     results = in_order(job.reader, shard.entries, shard.threads) if shard.threads else map(job.reader, shard.entries)
-    made = {**job.configuration, "shard": {"index": shard.index, "of": job.count, "plan": job.plan}}
+    configuration = {**job.configuration, "shard": {"index": shard.index, "of": job.count, "plan": job.plan}}
     with atomic(job.path(shard.index)) as temporary:
-        write_entries(temporary, results, job.reader, job.classes, made, tell)
+        write_entries(temporary, results, job.reader, job.classes, configuration, tell)
 
 
 def plan_for(images: Source, reader: EntryReader, count: int) -> str:
@@ -127,17 +127,17 @@ def pack_shards(job: ShardJob, images: Source, workers: int, progress: bool, ove
     left = [index for index in range(job.count) if index not in finished]
     done = images.count - sum(bounds[index + 1] - bounds[index] for index in left)
     bar = progress_bar(total=images.count, initial=done, unit="image", disable=not progress)
-    made = _Made(job, finished)
+    new_shards = _NewShards(job, finished)
     try:
         with bar, contextlib.closing(_written(job, images, bounds, left, workers, bar.update)) as written:
             for index in written:
-                made.check(index)
+                new_shards.check(index)
         store = ImageStore.open(job.folder)
         if not len(store):
-            made.withdraw()
+            new_shards.withdraw()
         return store, len(finished)
     except MixtureError:
-        made.withdraw()
+        new_shards.withdraw()
         raise
     finally:
         if is_new:
@@ -149,7 +149,7 @@ class MixtureError(DataError):
     """Raw images are of several kinds."""
 
 
-class _Made:
+class _NewShards:
     """The shards of a job as they come: all must hold images of one kind."""
 
     def __init__(self, job: ShardJob, finished: dict[int, StoreFile]) -> None:
@@ -184,8 +184,8 @@ def _written(
     entries = images.entries
     if isinstance(entries, DatasetEntries):
         for index in left:
-            chosen = entries.chosen(np.arange(bounds[index], bounds[index + 1]))
-            write_shard(Shard(job, index, chosen, workers), tell)
+            block = entries.chosen(np.arange(bounds[index], bounds[index + 1]))
+            write_shard(Shard(job, index, block, workers), tell)
             yield index
         return
     shards = [Shard(job, index, entries[bounds[index] : bounds[index + 1]], 0) for index in left]
@@ -214,12 +214,12 @@ def _finished(job: ShardJob, overwrite: bool) -> dict[int, StoreFile]:
             f"{job.folder} holds other things than shards, such as {others[0]}; give a new folder, or an empty one"
         )
     finished, foreign = dict[int, StoreFile](), list[tuple[pathlib.Path, str]]()
-    own = {job.path(index): index for index in range(job.count)}
+    index_by_path = {job.path(index): index for index in range(job.count)}
     for path in shards:
         try:
             file = StoreFile(path)
-            if path in own and plan_of(file, own[path], job.count) == job.plan:
-                finished[own[path]] = file
+            if path in index_by_path and plan_of(file, index_by_path[path], job.count) == job.plan:
+                finished[index_by_path[path]] = file
             else:
                 foreign.append((path, "is a shard of other images or settings"))
         except DataError:

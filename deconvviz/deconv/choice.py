@@ -130,12 +130,13 @@ class RuleChoice:
         if not self.units:
             return f"{self.rule}: no unit has a positive activation, so that no rule could be measured."
         other = "guided" if self.rule == "deconvnet" else "deconvnet"
-        own, others = self.kept[self.rule][0], self.kept[other][0]
+        share, share_of_other = self.kept[self.rule][0], self.kept[other][0]
         reason = ", which has no switches here" if other == "deconvnet" and not self.switches else ""
-        digits = 2 if reason or f"{own:.2f}" != f"{others:.2f}" else 4  # so many that the choice can be seen
+        digits = 2 if reason or f"{share:.2f}" != f"{share_of_other:.2f}" else 4  # so many that the choice can be seen
         return (
             f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
-            f"median of {counted(self.units, 'unit')}: {own:.{digits}f}; {other}{reason}: {others:.{digits}f}."
+            f"median of {counted(self.units, 'unit')}: {share:.{digits}f}; "
+            f"{other}{reason}: {share_of_other:.{digits}f}."
         )
 
 
@@ -207,9 +208,9 @@ def strongest_units(network: Network, images: Tensor, layer: str, most: int = SA
     _, channels, rows, columns = maps.shape
     values, places = maps.transpose(0, 1).reshape(channels, -1).max(1)
     alive = np.flatnonzero((values > 0).cpu().numpy())
-    chosen: Ints = alive[evenly(len(alive), most)]
+    sampled: Ints = alive[evenly(len(alive), most)]
     units: list[Unit] = []
-    for channel in chosen.tolist():
+    for channel in sampled.tolist():
         image, place = divmod(int(places[channel]), rows * columns)
         units.append((image, layer, channel, divmod(place, columns)))
     return units

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -28,6 +28,21 @@ OUTLIERS = (1, 99)  # percentiles of a map, beyond which its colours do not go
 CONSTANT = "constant map"  # stands in the panel of a map that shows nothing
 LETTER = 0.058  # inches of a letter above a column
 SIGNED = "coolwarm"  # blue below zero, pale at zero, red above it; its ends are light enough on dark pictures
+
+
+class Shades(NamedTuple):
+    """The colours of a map.
+
+    Attributes:
+        colours: name of a matplotlib colour map.
+        signed: whether zero is the middle of the colours.
+    """
+
+    colours: str
+    signed: bool = False
+
+
+VIRIDIS = Shades("viridis")
 
 
 def displayed(map_: NDArray[np.floating[Any]], signed: bool = False) -> Floats:
@@ -77,8 +92,7 @@ def is_constant(map_: NDArray[np.floating[Any]]) -> bool:
 def overlay(
     picture: Pixels,
     map_: NDArray[np.floating[Any]],
-    colours: str,
-    signed: bool = False,
+    shades: Shades = VIRIDIS,
     strength: float = STRENGTH,
 ) -> Floats:
     """Lay a map over a picture: where the map is low the picture shows in its own colours, where it is high the map.
@@ -86,21 +100,20 @@ def overlay(
     Args:
         picture: uint8 [H, W, 3].
         map_: [H, W], as `displayed` returns it: in 0..1, or in -1..1.
-        colours: name of a matplotlib colour map.
-        signed: whether zero is the middle of the colours.
+        shades: the colours of the map.
         strength: share of the map in the result where it is highest, 0 to 1.
 
     Returns:
         float64 [H, W, 3] in 0..1.
 
     >>> picture = np.full((1, 2, 3), 51, np.uint8)
-    >>> overlay(picture, np.array([[0.0, 1.0]]), "gray", strength=0.5).round(2).tolist()
+    >>> overlay(picture, np.array([[0.0, 1.0]]), Shades("gray"), strength=0.5).round(2).tolist()
     [[[0.2, 0.2, 0.2], [0.6, 0.6, 0.6]]]
     """
     own = picture.astype(float) / 255
     opacity = np.sqrt(np.abs(map_))[..., None]
     base = own + opacity * (own.mean(2, keepdims=True) - own)  # grey, where the colours of the map are
-    coloured = matplotlib.colormaps[colours]((map_ + 1) / 2 if signed else map_)[..., :3]
+    coloured = matplotlib.colormaps[shades.colours]((map_ + 1) / 2 if shades.signed else map_)[..., :3]
     blended: Floats = base + strength * opacity * (coloured - base)
     return blended
 
@@ -109,11 +122,10 @@ def draw_map(
     sheet: Sheet,
     picture: Pixels,
     map_: NDArray[np.floating[Any]],
-    colours: str,
+    shades: Shades,
     left: float,
     bottom: float,
     side: float,
-    signed: bool = False,
 ) -> None:
     """Draw a map over its picture; of one that is constant the picture is pale and says so.
 
@@ -121,14 +133,13 @@ def draw_map(
         sheet: where it is drawn.
         picture: uint8 [H, W, 3].
         map_: [H, W].
-        colours: name of a matplotlib colour map.
+        shades: the colours of the map.
         left: x of the picture's left side, in inches.
         bottom: y of its lower side.
         side: of the picture.
-        signed: whether zero is the middle of the colours.
     """
     if not is_constant(map_):
-        sheet.picture(overlay(picture, displayed(map_, signed), colours, signed), left, bottom, side)
+        sheet.picture(overlay(picture, displayed(map_, shades.signed), shades), left, bottom, side)
         return
     sheet.picture(0.6 + 0.4 * picture / 255.0, left, bottom, side)
     sheet.text(left + side / 2, bottom + side / 2, CONSTANT, ha="center", va="center", fontsize=SMALL)
@@ -141,8 +152,7 @@ def draw_maps(
     columns: Sequence[str],
     title: str,
     caption: str,
-    colours: str = "viridis",
-    signed: bool = False,
+    shades: Shades = VIRIDIS,
     page: Page = OWN,
 ) -> Figure:
     """Draw a sheet with a row for each image: the image, and then its map by each method.
@@ -151,13 +161,12 @@ def draw_maps(
 
     Args:
         pictures: N pictures, uint8 [H, W, 3].
-        maps: N rows of M maps [H, W], in 0..1, or in -1..1 with `signed`.
+        maps: N rows of M maps [H, W], in 0..1, or in -1..1 where the shades are signed.
         rows: N texts, written beside the images.
         columns: M names, written above the maps.
         title: of the sheet.
         caption: of the sheet.
-        colours: name of a matplotlib colour map.
-        signed: whether zero is the middle of the colours.
+        shades: the colours of the maps.
         page: what is asked for of the page; its columns are the methods in a row.
     """
     across = page.across(len(columns), len(columns), COMFORTABLE + GAP, LEFT + COMFORTABLE + GAP + RIGHT)
@@ -167,7 +176,7 @@ def draw_maps(
     width = page.width or max(LEFT + (1 + across) * step + RIGHT, NARROWEST)
     sheet = Sheet(width, len(bands) * band_height, title, caption, DPI, page)
     size = 7 if tile > 1.4 else 5  # points of the texts beside the images
-    scale = ScalarMappable(Normalize(-1 if signed else 0, 1), colours)
+    scale = ScalarMappable(Normalize(-1 if shades.signed else 0, 1), shades.colours)
     for number, band in enumerate(bands):
         top = sheet.top - number * band_height - NAMES
         for column, name in enumerate(("image", *(columns[index] for index in band))):
@@ -178,8 +187,10 @@ def draw_maps(
             sheet.text(LEFT / 2, y + tile / 2, text, rotation=90, ha="center", va="center", fontsize=size)
             sheet.picture(picture / 255.0, LEFT, y, tile)
             for column, index in enumerate(band, 1):
-                draw_map(sheet, picture, maps_of_picture[index], colours, LEFT + column * step, y, tile, signed)
-    label = "share of the map's largest\nabsolute value" if signed else "share of the map's range"
+                draw_map(sheet, picture, maps_of_picture[index], shades, LEFT + column * step, y, tile)
+    label = "share of the map's largest\nabsolute value" if shades.signed else "share of the map's range"
     left = LEFT + (1 + len(bands[0])) * step
-    sheet.colour_bar(scale, label, left, sheet.top - NAMES - tile, tile, ticks=[-1, 0, 1] if signed else [0, 0.5, 1])
+    sheet.colour_bar(
+        scale, label, left, sheet.top - NAMES - tile, tile, ticks=[-1, 0, 1] if shades.signed else [0, 0.5, 1]
+    )
     return sheet.figure

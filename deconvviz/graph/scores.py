@@ -6,6 +6,7 @@ them. Others return one score for "yes or no", scores of labels that may hold to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -199,7 +200,7 @@ def _sum_to_one(values: Tensor) -> bool:
     return bool((exact >= 0).all()) and bool(((exact.sum(1) - 1).abs() <= TOLERANCE).all())
 
 
-class WithScores:
+class WithScores(ABC):
     """What a network's scores are, for `Network`: it says which nodes it returns, and keeps an example.
 
     Attributes:
@@ -210,13 +211,13 @@ class WithScores:
     outputs_are: str
     example: Any
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Any:
         """Return what the model returns for images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output_nodes(self) -> list[fx.Node]:
         """Return the nodes whose values the model returns."""
-        raise NotImplementedError
 
     @cached_property
     def readout(self) -> Readout:

@@ -138,9 +138,9 @@ def timm_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     import timm
 
-    made: Any = timm.data.create_transform(**config, is_training=False)  # type: ignore[attr-defined]
-    by_kind = {type(transform).__name__: transform for transform in made.transforms}
-    resize, crop = made.transforms[0], by_kind.get("CenterCrop") or by_kind["CenterCropOrPad"]
+    transform: Any = timm.data.create_transform(**config, is_training=False)  # type: ignore[attr-defined]
+    by_kind = {type(step).__name__: step for step in transform.transforms}
+    resize, crop = transform.transforms[0], by_kind.get("CenterCrop") or by_kind["CenterCropOrPad"]
     height, width = (int(side) for side in crop.size)
     size = tuple(map(int, resize.size)) if isinstance(resize.size, list | tuple) else int(resize.size)
     fit = "stretch" if type(resize).__name__ == "Resize" and isinstance(size, tuple) else "cover"
@@ -204,9 +204,9 @@ def _hf_settings(folder: pathlib.Path, config: Any) -> dict[str, Any]:
 
     path = folder / "preprocessor_config.json"
     side = getattr(config, "image_size", None) or 224
-    own = int(side) if isinstance(side, int | float) else tuple(int(each) for each in side)
+    model_side = int(side) if isinstance(side, int | float) else tuple(int(each) for each in side)
     if not path.is_file():
-        return {"resize": own, "crop": own}
+        return {"resize": model_side, "crop": model_side}
     try:
         json.loads(path.read_text("utf-8"))
         processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
@@ -225,7 +225,7 @@ def _hf_settings(folder: pathlib.Path, config: Any) -> dict[str, Any]:
         "std": tuple(said.get("image_std") or (0.5,) * 3) if normalised else (1.0,) * 3,
         "interpolation": SIZES.get(said.get("resample", 2), "bilinear"),
     }
-    shortest, size = _hf_size(said.get("size", own))
+    shortest, size = _hf_size(said.get("size", model_side))
     crop = _hf_size(said["crop_size"])[1] if said.get("do_center_crop") and said.get("crop_size") else None
     if not said.get("do_resize", True):
         return {**settings, "resize": None, "crop": crop or size}
@@ -286,8 +286,8 @@ def from_file(spec: str, wanted: Wanted) -> Built:
 
 def _defined_in(module: Any) -> list[str]:
     """Return the names of a module's own functions and classes: not of what it imported."""
-    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and callable(value)}
-    return [name for name, value in own.items() if getattr(value, "__module__", None) == module.__name__]
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and callable(value)}
+    return [name for name, value in public.items() if getattr(value, "__module__", None) == module.__name__]
 
 
 def _imported(path: pathlib.Path) -> Any:

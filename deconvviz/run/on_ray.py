@@ -1,8 +1,7 @@
 """Jobs in shards on a Ray cluster: Ray places the shards, and gives those of a node that died to another one.
 
-A job says how one shard is done and how much of it stands in the shard's file. Shards commit to files in a folder that
-every node sees, so that a shard that is begun again goes on where its file stands. Scheduling, retries and the sending
-of files are Ray's.
+A job says how one shard is done, and how many images its file holds. The files are in a folder that every node sees. A
+shard that is begun again resumes from its file. Ray schedules, retries and sends files.
 """
 
 from __future__ import annotations

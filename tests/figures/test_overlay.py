@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from deconvviz.figures.overlay import CONSTANT, displayed, draw_maps, overlay
+from deconvviz.figures.overlay import CONSTANT, Shades, displayed, draw_maps, overlay
 
 SIDE = 100
 
@@ -35,11 +35,11 @@ def test_fine_maps_are_seen_and_coarse_ones_stay() -> None:
 def test_the_picture_keeps_its_colours_where_the_map_is_zero() -> None:
     picture = np.zeros((1, 3, 3), np.uint8)
     picture[..., 0] = 200
-    shown = overlay(picture, np.array([[0.0, 0.04, 1.0]]), "viridis")
+    shown = overlay(picture, np.array([[0.0, 0.04, 1.0]]))
     np.testing.assert_allclose(shown[0, 0], [200 / 255, 0, 0])
     distance = np.abs(shown[0] - shown[0, 0]).sum(1)
     assert 0 < distance[1] < distance[2]
-    both = overlay(picture, np.array([[-1.0, 0.0, 1.0]]), "coolwarm", signed=True)
+    both = overlay(picture, np.array([[-1.0, 0.0, 1.0]]), Shades("coolwarm", signed=True))
     np.testing.assert_allclose(both[0, 1], [200 / 255, 0, 0])
     assert both[0, 0, 2] > both[0, 0, 0] and both[0, 2, 0] > both[0, 2, 2]  # blue against it, red for it
 

@@ -15,7 +15,7 @@ import deconvviz as dv
 from deconvviz.cli import main
 from deconvviz.errors import DataError
 from deconvviz.figures.contact import draw_contact_sheet
-from deconvviz.figures.overlay import draw_maps
+from deconvviz.figures.overlay import Shades, draw_maps
 from deconvviz.figures.page import Page
 from deconvviz.figures.projection import draw_projection
 from deconvviz.figures.tiles import filter_pictures
@@ -61,7 +61,7 @@ def test_a_figure_of_a_command_is_as_wide_as_asked(tmp_path: pathlib.Path) -> No
 def test_signed_maps_have_zero_in_the_middle() -> None:
     map_ = np.array([[-1.0, 0.0, 1.0]]).repeat(3, 0)
     white = [np.full((3, 3, 3), 255, np.uint8)]
-    figure = draw_maps(white, [[map_]], ["a"], ["cam"], "", "", "coolwarm", signed=True)
+    figure = draw_maps(white, [[map_]], ["a"], ["cam"], "", "", Shades("coolwarm", signed=True))
     drawn = np.asarray(figure.axes[1].images[0].get_array())[1]
     blue, middle, red = drawn
     assert blue[2] > blue[0] and red[0] > red[2] and np.ptp(middle) < 0.02

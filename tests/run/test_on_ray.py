@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from ray_jobs import DyingJob
+from typing_extensions import Unpack
 
 import deconvviz as dv
 from deconvviz.cli.main import cli
@@ -23,6 +25,7 @@ from deconvviz.run.on_ray import MARK, _slots, run_on_ray
 from deconvviz.run.shipping import Place, RemoteImages, RemoteModel
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
+from deconvviz.studies.mining.options import MiningKeywords
 
 ray: Any = pytest.importorskip("ray")
 IMAGES, LAYERS = 64, ("conv1", "conv3")  # shards and batches of whole size: torch sums one image otherwise
@@ -203,7 +206,7 @@ def test_a_node_that_dies_costs_only_what_was_not_committed(
     assert_equal(files[0], mined_arrays(alone), rounding=1e-6)
 
 
-def mining_job(store: pathlib.Path, **options: Any) -> MiningJob:
+def mining_job(store: pathlib.Path, **options: Unpack[MiningKeywords]) -> MiningJob:
     loaded = dv.load_model("demo")
     preprocess = dv.Preprocess.from_dict(loaded.settings)
     model = RemoteModel.of("demo", "DEFAULT", "auto", preprocess, "cpu")
@@ -271,18 +274,15 @@ def test_an_unfinished_file_of_a_run_without_ray(store: pathlib.Path, tmp_path: 
     preprocess = dv.Preprocess.from_dict(loaded.settings)
     network = dv.capture(loaded.model, preprocess.shape)
     mined = dv.mine(network, dv.ImageStore.open(store), ["conv1"], k=4, preprocess=preprocess, progress=False)
-    import dataclasses
-
     dataclasses.replace(mined, done=3).save(tmp_path / "m.h5")
-    model = RemoteModel.of("demo", "DEFAULT", "auto", preprocess, "cpu")
-    about: dict[str, Any] = {"model": model, "cluster": RayOptions(), "preprocess": preprocess, "sources": {}}
-    images = dv.ImageStore.open(store)
+    job = dataclasses.replace(mining_job(store), layers=("conv1",))
+    images, where = dv.ImageStore.open(store), (tmp_path / "m.h5", RayOptions())
     with pytest.raises(DataError, match="was begun without Ray"):
-        mine_on_ray(network, images, ["conv1"], 4, tmp_path / "m.h5", **about)
+        mine_on_ray(network, images, job, *where)
     with pytest.raises(MismatchError, match="k"):
-        mine_on_ray(network, images, ["conv1"], 5, tmp_path / "m.h5", **about)
+        mine_on_ray(network, images, dataclasses.replace(job, k=5), *where)
     with pytest.raises(LayerNotFound):
-        mine_on_ray(network, images, ["conv7"], 5, tmp_path / "m.h5", **about)
+        mine_on_ray(network, images, dataclasses.replace(job, layers=("conv7",)), *where)
 
 
 def test_slots_by_processors_and_gpus() -> None:

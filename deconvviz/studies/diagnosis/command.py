@@ -17,7 +17,6 @@ from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
 from deconvviz.run.options import RunOptions
-from deconvviz.version import __version__
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -254,7 +253,6 @@ def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diag
         names=[f"{model} ({file})" for model, file in zip(models, weights, strict=True)],
         images=f"{images}.{both[0].shown.removesuffix('.')}" if both[0].shown else images,
         command=command_line(),
-        version=__version__,
         other=other,
         first_layers=[first_filters(each.network) for each in both],
         progress=progress,

@@ -17,6 +17,7 @@ from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
 from deconvviz.studies.diagnosis.finding import quantity
 from deconvviz.studies.diagnosis.joining import FIRST
 from deconvviz.types import Floats, Pathlike
+from deconvviz.version import __version__
 from deconvviz.web.page import embedded, write_page
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def write_report(
     names: Sequence[str],
     images: str,
     command: str,
-    version: str,
     other: Diagnosis | None = None,
     first_layers: Sequence[Floats | None] = (),
     progress: bool = False,
@@ -75,7 +75,6 @@ def write_report(
         names: name of the network, and of the other one where two are compared.
         images: where the images came from.
         command: the command that makes the report.
-        version: of deconvviz.
         other: diagnosis of the other network; None where there is none.
         first_layers: the first-layer filters of both networks, [n, h, w, 3]; None where there are none to show.
         progress: whether a progress bar is shown on standard error.
@@ -106,7 +105,7 @@ def write_report(
         "name": names[0],
         "images": images,
         "command": command,
-        "version": version,
+        "version": __version__,
         "config": diagnosis.config,
         "appearances": APPEARANCES,
         "first": [entry for entry in entries if entry["first"]],

@@ -211,8 +211,7 @@ def evaluate(
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
     class_names = output_names(opened.loaded, names, opened.network, labelled_images)
-    required = measured.explain == "label" or names is not None
-    outputs = None
+    required, outputs = measured.explain == "label" or names is not None, None
     if required or (labelled_images.labels >= 0).any():
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
@@ -230,9 +229,9 @@ def evaluate(
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
     known_names = class_names if len(class_names) == opened.network.outputs else ()
-    place = f"{opened.network.name}{how.place}"
-    _draw(evaluation, table, f"Explanations of {place}", images, opened.preprocess, measured, known_names, page)
-    click.echo(f"wrote {table} and {beside(table, '.h5')}\n{evaluation!r}")
+    title = f"Explanations of {opened.network.name}{how.place}"
+    _draw(evaluation, table, title, images, opened.preprocess, measured, known_names, page)
+    click.echo(f"wrote {table} and {file}\n{evaluation!r}")
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
         feed = _feed(labelled_images, opened, len(evaluation.names), run)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from deconvviz.figures.overlay import draw_map, draw_maps
+from deconvviz.figures.overlay import VIRIDIS, draw_map, draw_maps
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet, image_label, shortened
 from deconvviz.models.labels import class_label
@@ -143,7 +143,7 @@ def _draw_maps(
             if row == 0:
                 sheet.text(x + tile / 2, top - 0.22, name, ha="center", va="bottom", fontsize=7)
             if column:
-                draw_map(sheet, picture, evaluation.maps[name][number], COLOURS, x, y, tile)
+                draw_map(sheet, picture, evaluation.maps[name][number], VIRIDIS, x, y, tile)
             else:
                 sheet.picture(picture / 255.0, x, y, tile)
     scale = ScalarMappable(Normalize(0, 1), COLOURS)

@@ -102,9 +102,9 @@ def mine(
       deconvviz mine timm:resnet50 photos.h5 -l layer4 -o mined.h5 --precision bf16 --ray 10.0.0.1:6379
     """
     from deconvviz.data.images import ImageStore
-    from deconvviz.run.shipping import RemoteModel
+    from deconvviz.run.shipping import RemoteImages, RemoteModel
     from deconvviz.studies.mining.mine import mine as mine_images
-    from deconvviz.studies.mining.on_ray import mine_on_ray
+    from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
 
     if cluster is not None and shard is not None:
         raise DataError("--shard and --ray given; Ray makes the shards itself: leave --shard out")
@@ -118,13 +118,15 @@ def mine(
             "commit_every": commit_every,
             **run.keywords(),
         }
-        made_of: dict[str, Any] = {"preprocess": preprocess, "sources": sources(loaded)}
+        made_by = sources(loaded)
         if cluster is not None:
             remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
-            made_of |= {"model": remote, "cluster": cluster}
-            mined = mine_on_ray(network, store, layers, k, out, **made_of, **keywords)
+            there, made_by = RemoteImages.of(str(store.path)), {"images": str(store.path), **made_by}
+            names = tuple(dict.fromkeys(layers))
+            job = MiningJob(remote, there, names, k, preprocess.as_dict(), made_by, keywords)
+            mined = mine_on_ray(network, store, job, out, cluster)
         else:
-            mined = mine_images(network, store, layers, k, out, **made_of, **keywords)
+            mined = mine_images(network, store, layers, k, out, preprocess=preprocess, sources=made_by, **keywords)
         if table is not None:
             mined.save_csv(table, store)
             click.echo(f"wrote {table}")

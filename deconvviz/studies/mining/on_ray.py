@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deconvviz.data.datasets import Images, labels_of
 from deconvviz.data.preprocess import Preprocess
@@ -18,14 +18,9 @@ from deconvviz.run.on_ray import run_on_ray
 from deconvviz.run.shipping import RemoteImages, RemoteModel
 from deconvviz.studies.mining.merge import merge
 from deconvviz.studies.mining.mine import configuration, mine
-from deconvviz.studies.mining.options import MiningOptions
+from deconvviz.studies.mining.options import MiningKeywords, MiningOptions
 from deconvviz.studies.mining.result import Mined, load_mined
 from deconvviz.types import Pathlike
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from deconvviz.studies.mining.options import MiningKeywords
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class MiningJob:
     k: int
     preprocess: Mapping[str, Any]
     sources: Mapping[str, Any]
-    options: Mapping[str, Any]
+    options: MiningKeywords
 
     def shipped(self, put: Callable[[Any], Any]) -> MiningJob:
         """Return the job with its files; see `ShardedJob.shipped`."""
@@ -56,15 +51,16 @@ class MiningJob:
 
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Mine a shard; see `ShardedJob.run`."""
+        options: MiningKeywords = {**self.options, "shard": shard, "workers": cpus, "progress": False}
         mine(
             self.model.network(),
             self.images.open(),
             self.layers,
             self.k,
             path,
-            preprocess=Preprocess.from_dict(self.preprocess),
+            preprocess=Preprocess.from_dict(dict(self.preprocess)),
             sources=self.sources,
-            **{**self.options, "shard": shard, "workers": cpus, "progress": False},
+            **options,
         )
 
     def done(self, path: pathlib.Path) -> int:
@@ -72,19 +68,7 @@ class MiningJob:
         return load_mined(path).done
 
 
-def mine_on_ray(
-    network: Network,
-    store: Images,
-    layers: Sequence[str],
-    k: int,
-    out: Pathlike,
-    *,
-    model: RemoteModel,
-    cluster: RayOptions,
-    preprocess: Preprocess,
-    sources: Mapping[str, Any],
-    **options: Unpack[MiningKeywords],
-) -> Mined:
+def mine_on_ray(network: Network, store: Images, job: MiningJob, out: Pathlike, cluster: RayOptions) -> Mined:
     """Mine a store on a Ray cluster; the file is the one that `mine` would have written here.
 
     The strongest images and all counts are equal; means of activations are equal but for the order of a sum.
@@ -92,38 +76,29 @@ def mine_on_ray(
 
     Args:
         network: the captured network, which says what the file has to be of.
-        store: a packed store.
-        layers: names from `network.layers`.
-        k: images that are kept for each channel.
+        store: the images that the job names.
+        job: what is mined of what.
         out: path of the mined file, on storage that every node sees.
-        model: how the nodes get the network.
         cluster: where, and in how many shards.
-        preprocess: how an image becomes the network's input.
-        sources: where model and weights came from, for the file.
-        options: as for `mine`, but for `shard`.
 
     Raises:
         DataError: `cluster` cannot be used, or a file cannot be read or written.
         MismatchError: `out`, or a shard of an earlier run, is of another job.
         DeconvvizError: what `mine` raises.
     """
-    settings = MiningOptions(**options)
+    settings = MiningOptions(**job.options)
     path, folder = pathlib.Path(out), pathlib.Path(f"{out}.shards")
-    names = tuple(dict.fromkeys(layers))
-    for name in names:
+    for name in job.layers:
         network.layer(name)  # a name that does not exist is found here, and not on every node
     if path.exists():
         mined = load_mined(path)
-        expected = configuration(network, store, names, k, preprocess, settings)
+        preprocess = Preprocess.from_dict(dict(job.preprocess))
+        expected = configuration(network, store, job.layers, job.k, preprocess, settings)
         require_same(path, mined.config, expected, "remove it or choose another output")
         if not mined.complete:
             raise DataError(f"{path} was begun without Ray; finish it with the same command without --ray")
         return mined
-    images = RemoteImages.of(str(getattr(store, "path", "")))
     total = len(settings.indices(labels_of(store)))
-    where = {"images": images.text, **sources}
-    remote_options = {name: value for name, value in options.items() if name not in ("shard", "workers", "progress")}
-    job = MiningJob(model, images, names, k, preprocess.as_dict(), where, remote_options)
     with settings.bar("image", total, "mining on Ray") as bar:
         files = run_on_ray(job, folder, cluster, bar)
     merged = merge(files, path)

@@ -225,7 +225,7 @@ def test_other_kinds_and_things_stay_apart() -> None:
 def test_the_page_shows_the_worst_layers_of_a_finding(tmp_path: pathlib.Path) -> None:
     (many,) = joined(ordered(in_layers(1.1, 5.0, 1.2, 3.0), NAMES))
     diagnosis = Diagnosis(findings=(many,), checks=(made(),), config=hostile().config)
-    write_report(tmp_path, diagnosis, names=["n"], images="i", command="c", version="1")
+    write_report(tmp_path, diagnosis, names=["n"], images="i", command="c")
     page = Page((tmp_path / "index.html").read_text())
     assert "4 layers: Aliasing at strides" in page.text and "The figures show the 3 worst layers" in page.text
     assert [pathlib.Path(link).name for link in page.all("a", "href") if "evidence" in link] == [
@@ -337,7 +337,6 @@ def test_the_page_tells_all_and_escapes_all(tmp_path: pathlib.Path) -> None:
         names=[HOSTILE, "other"],
         images=HOSTILE,
         command=f"deconvviz {HOSTILE}",
-        version="1",
         other=hostile(),
         first_layers=[np.ones((3, 5, 5, 3))] * 2,
     )
@@ -372,7 +371,6 @@ def test_a_page_without_findings(tmp_path: pathlib.Path) -> None:
         names=["n"],
         images="i",
         command="c",
-        version="1",
     )
     text = Page((tmp_path / "index.html").read_text()).text
     assert "No findings in 1 check on 3 images" in text and "1.25 (x)" in text and "side by side" not in text

@@ -23,7 +23,7 @@ LONG = "7 of 32 filters have weights whose RMS is above 3 times the median. Thes
 def written(folder: pathlib.Path, diagnosis: Diagnosis, other: Diagnosis | None = None) -> str:
     """The text of a report's page."""
     names = ["one", "two"]
-    write_report(folder, diagnosis, names=names, images="i", command="c", version="1", other=other)
+    write_report(folder, diagnosis, names=names, images="i", command="c", other=other)
     return (folder / "index.html").read_text()
 
 

@@ -57,18 +57,18 @@ def dead(subject: Subject) -> CheckRun:
     shares: list[float] = []
     for layer, responses in subject.responses.items():
         source, caused = constant_by_input(subject, layer)
-        own = responses.constant & ~caused
-        shares.append(float(own.mean()))
+        dead = responses.constant & ~caused
+        shares.append(float(dead.mean()))
         consequence = f" {_and_more(int(caused.sum()), source)}" if caused.any() else ""
-        for finding in (_dead(subject, layer, own, consequence), _nearly_dead(subject, layer, responses)):
+        for finding in (_dead(subject, layer, dead, consequence), _nearly_dead(subject, layer, responses)):
             findings += [] if finding is None else [finding]
     measured = Measured(value=max(shares, default=None), unit="share of a layer's filters, the worst layer")
     return CheckRun(findings=tuple(findings), measured=measured)
 
 
-def _dead(subject: Subject, layer: str, own: NDArray[np.bool_], consequence: str) -> Finding | None:
+def _dead(subject: Subject, layer: str, dead: NDArray[np.bool_], consequence: str) -> Finding | None:
     """Return the finding about filters that are dead by themselves, bool [channels]; None where they are few."""
-    channels, count = np.flatnonzero(own), len(own)
+    channels, count = np.flatnonzero(dead), len(dead)
     share, filters = len(channels) / count, subject.filters(layer)
     severity = graded(share, SHARES)
     if severity is None:
@@ -99,11 +99,11 @@ def _dead(subject: Subject, layer: str, own: NDArray[np.bool_], consequence: str
 
 def _how_dead(subject: Subject, layer: str, channels: NDArray[np.intp]) -> str:
     """Say what dead filters do instead of responding."""
-    responses, one = subject.responses[layer], len(channels) == 1
+    responses, is_single = subject.responses[layer], len(channels) == 1
     images = len(responses.maxima)
     if subject.rectified(layer) and (responses.highest[channels] <= 0).all():
-        return f"{'it is' if one else 'they are'} never above zero in {images} images"
-    return f"{'its value is' if one else 'their values are'} constant over {images} images"
+        return f"{'it is' if is_single else 'they are'} never above zero in {images} images"
+    return f"{'its value is' if is_single else 'their values are'} constant over {images} images"
 
 
 def _without_weights(filters: Filters | None, channels: NDArray[np.intp]) -> str:
@@ -157,10 +157,10 @@ def _removed(subject: Subject, layer: str, channels: NDArray[np.intp]) -> str:
         can += ", together with the filters of the depthwise layer that read their channels"
         left = readers.depthwise[0]
     values = subject.responses.get(left)
-    known = values is not None and len(values.constant) == len(subject.responses[layer].constant)
-    if values is not None and known and (values.constant & (values.highest == 0))[channels].all():
+    matches = values is not None and len(values.constant) == len(subject.responses[layer].constant)
+    if values is not None and matches and (values.constant & (values.highest == 0))[channels].all():
         return f"{can}: that costs nothing, because what they hand on is always zero."
-    if values is not None and known and values.constant[channels].all():
+    if values is not None and matches and values.constant[channels].all():
         return f"{can}, once the constant value that they hand on is added to the bias of the layer that reads it."
     return f"{can}, and the network trained on a little."
 
@@ -268,8 +268,8 @@ def _graded_by_response(responses: LayerResponses, ratio: Floats) -> Severity | 
     """Return the lower one of the grades by weights and by response; None where either is missing."""
     large = ratio >= RATIOS[0]
     grades = (graded(float(ratio.max()), RATIOS), graded(_energy(responses, large) - float(large.mean()), EXCESS))
-    made = [grade for grade in grades if grade is not None]
-    return min(made, key=SEVERITIES.index) if len(made) == len(grades) else None
+    given = [grade for grade in grades if grade is not None]
+    return min(given, key=SEVERITIES.index) if len(given) == len(grades) else None
 
 
 def _energy(responses: LayerResponses, filters: NDArray[Any]) -> float:
