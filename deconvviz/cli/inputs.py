@@ -73,7 +73,7 @@ def load(model: str, options: ModelOptions, uses_weights: bool = True) -> tuple[
 
 
 def preprocess_of(settings: Mapping[str, Any], options: ImageOptions, trained: bool = True) -> Preprocess:
-    """Return how images become a network's input, and print it; a note says what is assumed.
+    """Return how images become a network's input, and print it with what of it is assumed.
 
     Args:
         settings: arguments of `Preprocess`, as they are known of the network.
@@ -94,22 +94,19 @@ def preprocess_of(settings: Mapping[str, Any], options: ImageOptions, trained: b
     changes["limits"] = options.limits and numbers(options.limits, "0,1")
     changes["shown"] = options.shown and integers(options.shown)
     preprocess = dataclasses.replace(preprocess, **{key: value for key, value in changes.items() if value})
-    click.echo(f"images: {preprocess.words()}", err=True)
-    assumed = _assumed(settings, options, trained)
-    if assumed:
-        click.echo(f"note: nothing is known of {assumed} others", err=True)
+    click.echo(f"images: {preprocess.words()}{_assumed(settings, options, trained)}", err=True)
     return preprocess
 
 
 def _assumed(settings: Mapping[str, Any], options: ImageOptions, trained: bool) -> str:
-    """Return which parts of the preparation are ImageNet's because nobody gave any; "" where there are none."""
+    """Return words that say which parts are assumed, because nobody gave any; "" where there are none."""
     size = not ({"resize", "crop"} & {*settings} or options.side or options.resize)
     values = trained and not ({"mean", "std"} & {*settings} or options.mean or options.std)
     if not size and not values:
         return ""
     parts = ["224 px"] * size + ["ImageNet's mean and standard deviation"] * values
     given = ["--input and --resize"] * size + ["--mean and --std"] * values
-    return f"the images that the network was trained on: {' and '.join(parts)} are assumed, {', '.join(given)} give"
+    return f"; {' and '.join(parts)} are assumed, because nothing is known: {', '.join(given)} give others"
 
 
 def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> Preprocess:

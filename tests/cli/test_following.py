@@ -32,7 +32,7 @@ def tiny():
 def prepared():
     return tiny(), {"resize": 20, "crop": 20, "mean": (0.4, 0.4, 0.4), "std": (0.2, 0.2, 0.2)}
 """
-WEIGHTS_NOTE, ASSUMED_NOTE = "note: the weights are those with which", "note: nothing is known of the images"
+WEIGHTS_NOTE, ASSUMED_NOTE = "note: the weights are those with which", "assumed, because nothing is known: "
 
 
 @pytest.fixture
@@ -123,11 +123,17 @@ def test_weights_that_nobody_loaded_are_named(work: pathlib.Path) -> None:
     [
         (
             ["net.py:tiny"],
-            "224 px and ImageNet's mean and standard deviation are assumed, --input and --resize, --mean",
+            "; 224 px and ImageNet's mean and standard deviation are assumed, because nothing is known: --input",
         ),
-        (["net.py:tiny", "--input", "20"], "on: ImageNet's mean and standard deviation are assumed, --mean and --std"),
-        (["net.py:tiny", "--mean", "0,0,0", "--std", "1,1,1"], "on: 224 px are assumed, --input and --resize give"),
-        (["net.py:tiny", "--weights", "none"], "on: 224 px are assumed, --input and --resize give"),
+        (["net.py:tiny", "--input", "20"], "; ImageNet's mean and standard deviation are assumed, because"),
+        (
+            ["net.py:tiny", "--mean", "0,0,0", "--std", "1,1,1"],
+            "; 224 px are assumed, because nothing is known: --input and --resize give",
+        ),
+        (
+            ["net.py:tiny", "--weights", "none"],
+            "; 224 px are assumed, because nothing is known: --input and --resize give",
+        ),
         (["net.py:prepared"], ""),
         (["demo"], ""),
     ],
