@@ -128,11 +128,11 @@ def test_weights_that_nobody_loaded_are_named(work: pathlib.Path) -> None:
         (["net.py:tiny", "--input", "20"], "; ImageNet's mean and standard deviation are assumed, because"),
         (
             ["net.py:tiny", "--mean", "0,0,0", "--std", "1,1,1"],
-            "; 224 px are assumed, because nothing is known: --input and --resize give",
+            "; 224 px are assumed, because nothing is known: --input",
         ),
         (
             ["net.py:tiny", "--weights", "none"],
-            "; 224 px are assumed, because nothing is known: --input and --resize give",
+            "; 224 px are assumed, because nothing is known: --input",
         ),
         (["net.py:prepared"], ""),
         (["demo"], ""),
