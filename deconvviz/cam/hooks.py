@@ -46,7 +46,7 @@ class HookedModel:
         with self._hooked(layer, keep):
             self(x)
         if len(values) != 1 or not isinstance(values[0], Tensor) or len(values[0]) != len(x):
-            what = type(values[0]).__name__ if len(values) == 1 else f"{counted(len(values), 'value')}"
+            what = type(values[0]).__name__ if len(values) == 1 else counted(len(values), "value")
             raise CamError(
                 f"layer {layer!r} returned {what} for {counted(len(x), 'image')}; choose one "
                 "that returns a tensor [N, ...] once"

@@ -13,14 +13,14 @@ from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.options import ImageOptions, ModelOptions
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.lengths import same_share
+from deconvviz.run.opening import captured
 
 if TYPE_CHECKING:
-    import torch
-
     from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
+    from deconvviz.run.shipping import RemoteModel
     from deconvviz.types import Ints, Pathlike, Picture
 
 
@@ -52,6 +52,13 @@ def open_model(model: str, options: ModelOptions) -> OpenedModel:
     """
     loaded, preprocess = load(model, options)
     return OpenedModel(captured(loaded, preprocess, options.device, options.outputs), preprocess, loaded)
+
+
+def remote_model(model: str, options: ModelOptions, preprocess: Preprocess) -> RemoteModel:
+    """Return what the nodes of a cluster have to know to open the same model."""
+    from deconvviz.run.shipping import RemoteModel
+
+    return RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
 
 
 def load(model: str, options: ModelOptions, uses_weights: bool = True) -> tuple[LoadedModel, Preprocess]:
@@ -129,35 +136,6 @@ def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> 
         own_side = min(preprocess.shape[1:]) if preprocess.crop else own
         resize = same_share(own, own_side, side)
     return dataclasses.replace(preprocess, resize=resize or preprocess.resize, crop=side)
-
-
-def captured(loaded: LoadedModel, preprocess: Preprocess, device: str, outputs: str = "auto") -> Network:
-    """Capture a loaded model; `device` is a name, as for `device_of`, and `outputs` as for `Network.with_outputs`."""
-    from deconvviz.graph.capture import capture
-
-    target = device_of(device)
-    network = capture(loaded.model, preprocess.shape)
-    if outputs != "auto":
-        network = network.with_outputs(outputs)
-    return network if target.type == "cpu" else network.to(target)
-
-
-def device_of(name: str) -> torch.device:
-    """Return a device by its name; "auto" is a GPU if there is one, else the CPU.
-
-    Raises:
-        CaptureError: the device cannot be used.
-
-    >>> device_of("cpu")
-    device(type='cpu')
-    """
-    import torch
-
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise CaptureError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try --device cpu") from error
 
 
 def read_image(path: str) -> Picture:

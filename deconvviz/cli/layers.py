@@ -6,8 +6,9 @@ import dataclasses
 
 import click
 
-from deconvviz.cli.inputs import captured, load
+from deconvviz.cli.inputs import load
 from deconvviz.cli.options import ModelOptions, model_options
+from deconvviz.run.opening import captured
 
 
 @click.command()

@@ -30,6 +30,17 @@ def shard_path(folder: Pathlike, index: int, count: int) -> pathlib.Path:
     return pathlib.Path(folder) / f"shard-{index:05d}-of-{count:05d}.h5"
 
 
+def shards_of(path: pathlib.Path) -> int:
+    """Return how many shards there are with a file that is named like one of them.
+
+    >>> shards_of(shard_path("photos", 3, 8))
+    8
+    """
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match.group(2))
+
+
 def shards_in(folder: Pathlike) -> list[pathlib.Path]:
     """Return the files of a folder that are named like shards, in the order of their names.
 
@@ -61,8 +72,8 @@ def open_shards(folder: pathlib.Path) -> list[StoreFile]:
         raise DataError(
             f"{folder} is a folder; expected an image store, as `deconvviz pack` writes it, or a folder of its shards"
         )
-    count = _count_in(paths[0])
-    stray = [path for path in paths if _count_in(path) != count]
+    count = shards_of(paths[0])
+    stray = [path for path in paths if shards_of(path) != count]
     if stray:
         raise DataError(
             f"{stray[0]} is of another store than {paths[0].name}; keep the shards of one store in a folder"
@@ -118,9 +129,3 @@ def _kind_in_words(file: StoreFile) -> str:
     if file.kind == "encoded":
         return "an image file"
     return f"{file.dtype} with {file.channels} channels"
-
-
-def _count_in(path: pathlib.Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match.group(2))

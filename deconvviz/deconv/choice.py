@@ -159,16 +159,16 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     >>> choose_rule({"deconvnet": bad, "guided": good}, switches=True).rule
     'guided'
     """
-    counted = ~np.isnan(next(iter(kept.values()))[:, 0])
-    if not counted.any():
+    measured = ~np.isnan(next(iter(kept.values()))[:, 0])
+    if not measured.any():
         return RuleChoice(rule="deconvnet", kept={}, units=0, switches=switches)
-    scores = {rule: median_interval(values[counted].mean(1)) for rule, values in kept.items()}
+    scores = {rule: median_interval(values[measured].mean(1)) for rule, values in kept.items()}
     others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
     best = max(others, key=lambda rule: scores[rule][0])
     median, low, _ = scores["deconvnet"]
     papers = median >= scores[best][1] if switches else low > scores[best][0]
     rule = "deconvnet" if papers else best
-    return RuleChoice(rule=rule, kept=scores, units=int(counted.sum()), switches=switches)
+    return RuleChoice(rule=rule, kept=scores, units=int(measured.sum()), switches=switches)
 
 
 def has_switches(network: Network, layer: str) -> bool:

@@ -177,15 +177,7 @@ def stream_features(
     pooling = Pooling.parse(how.pool)
     units = {name: network.layer(name).units for name in layers}
     widths = {name: channels * int(np.prod(pooling.bins(units[name]))) for name, (channels, _, _) in units.items()}
-    config = {
-        "model": network.name,
-        "model_fingerprint": network.fingerprint,
-        "images_fingerprint": images.fingerprint,
-        "chosen": chosen(feed.indices),
-        "pool": how.pool,
-        "precision": how.precision,
-        "preprocess": preprocess.as_dict(),
-    }
+    config = configuration(network, images, feed.indices, preprocess, how)
     origin = stamped(sources)
     stream = FeatureStream(network.forward_only(how.precision, keep=layers), feed, pooling, how, network.dtype)
     with write_features(out, widths, feed.labels, tuple(images.classes), config, origin, how.dtype) as writer:
@@ -193,9 +185,22 @@ def stream_features(
     return Features(out)
 
 
-def chosen(indices: Ints) -> str:
-    """Return what tells the images of a file from others: their number, and a digest of their indices, int64 [n]."""
-    return f"{len(indices)} images, {sha256(indices.astype('<i8').tobytes()).hexdigest()[:16]}"
+def configuration(
+    network: Network, images: Images, indices: Ints, preprocess: Preprocess, how: StreamOptions
+) -> dict[str, Any]:
+    """Return what has to be equal for a features file to be gone on with, beside its layers and their dtype.
+
+    Arguments are those of `stream_features`; the values are JSON's.
+    """
+    return {
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "images_fingerprint": images.fingerprint,
+        "chosen": f"{len(indices)} images, {sha256(indices.astype('<i8').tobytes()).hexdigest()[:16]}",
+        "pool": how.pool,
+        "precision": how.precision,
+        "preprocess": preprocess.as_dict(),
+    }
 
 
 class FeatureStream:

@@ -10,41 +10,87 @@ import contextlib
 import logging
 import os
 import pathlib
-import re
 import secrets
+import shutil
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from deconvviz.errors import DataError, DeconvvizError
+from deconvviz.data.shards import shard_path, shards_in, shards_of
+from deconvviz.errors import DataError, DeconvvizError, missing_library
 from deconvviz.results.files import one_line
 from deconvviz.run.cluster import RayOptions
+from deconvviz.run.shipping import RemoteImages, RemoteModel
 from deconvviz.version import __version__
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+    from typing_extensions import Self
 
+Joined = TypeVar("Joined")
 MARK = "shared-with-all-nodes"
 RETRIES = 100  # of a shard whose node or process died; errors of the job itself are not retried
 KNOCK = 10.0  # seconds that a cluster has for its first answer
 PAUSE = 1.0  # seconds between two looks at what is committed
 SHARDS_PER_SLOT = 2  # so that a fast node can take over what a slow one would have done
-EXTRA = "ray is not installed; install it on every node: pip install 'deconvviz[ray]'"
 
 
-class ShardedJob(Protocol):
-    """A job that Ray can do in shards. It travels to the nodes, so that it holds paths and numbers, no open files."""
+@dataclass(frozen=True, kw_only=True)
+class ShardedJob(ABC):
+    """A job that Ray can do in shards. It travels to the nodes, so that it holds paths and numbers, no open files.
 
-    def shipped(self, put: Callable[[Any], Any]) -> ShardedJob:
+    Attributes:
+        model: loaded and captured by each node.
+        images: opened by each node.
+        sources: where model and images came from, for the files; JSON values.
+    """
+
+    model: RemoteModel
+    images: RemoteImages
+    sources: Mapping[str, Any]
+
+    def shipped(self, put: Callable[[Any], Any]) -> Self:
         """Return the job with the files that it needs, each put in the object store by `put`."""
+        return replace(self, model=self.model.shipped(put), images=self.images.shipped(put))
 
+    @abstractmethod
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Do shard (i, n) and commit it to a file along the way; a file that is there already is gone on with."""
 
+    @abstractmethod
     def done(self, path: pathlib.Path) -> int:
         """Return how many images the file of a shard holds."""
+
+
+def joined_on_ray(
+    job: ShardedJob,
+    out: pathlib.Path,
+    cluster: RayOptions,
+    bar: tqdm[Any],
+    most: int,
+    join: Callable[[list[pathlib.Path]], Joined],
+) -> Joined:
+    """Do every shard of a job on a Ray cluster, in the folder `OUT.shards`, and join their files.
+
+    Args:
+        job: what is done.
+        out: path of the joined file, which `join` writes.
+        cluster: where the job runs.
+        bar: shows the committed images of all shards.
+        most: number of images, which is the largest number of shards.
+        join: makes the result of the shards' files, in their order; the folder is removed after it.
+
+    Raises:
+        DeconvvizError: as `run_on_ray` does, and what `join` raises.
+    """
+    folder = pathlib.Path(f"{out}.shards")
+    result = join(run_on_ray(job, folder, cluster, bar, lambda slots: _shard_files(folder, cluster, slots, most)))
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
 
 
 def run_on_ray(
@@ -52,7 +98,7 @@ def run_on_ray(
     folder: pathlib.Path,
     cluster: RayOptions,
     bar: tqdm[Any],
-    paths: Sequence[pathlib.Path] | None = None,
+    divide: Callable[[int], list[pathlib.Path]],
 ) -> list[pathlib.Path]:
     """Do every shard of a job on a Ray cluster, and return their files in order.
 
@@ -63,8 +109,7 @@ def run_on_ray(
         folder: where the shards' files are; every node has to see it at the same path. It is made.
         cluster: where it runs.
         bar: shows the committed images of all shards.
-        paths: the shards' files in the folder, where the job itself says what its shards are; the number of shards is
-            theirs then.
+        divide: number of shards that can run at the same time -> the shards' files in the folder.
 
     Raises:
         DataError: Ray is not installed or the cluster does not answer, a node does not see the folder or a file, or
@@ -74,14 +119,16 @@ def run_on_ray(
     with connected(cluster.address) as ray:
         gpus = _gpus(ray.cluster_resources(), cluster)
         slots = _slots(ray.cluster_resources(), cluster.cpus, gpus)
-        paths = _shard_files(folder, cluster.shards, slots) if paths is None else list(paths)
+        _make(folder)
+        paths = divide(slots)
         (folder / MARK).write_text(token := secrets.token_hex(8))
         task = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus, max_retries=RETRIES)(_do_shard)
-        sent = ray.put(
-            (job.shipped(ray.put) if cluster.ship else job, str(folder), token, __version__)
-        )  # once for all shards
-        shards = [(index, len(paths)) for index in range(len(paths))]
-        waiting = [task.remote(sent, shard, str(path), cluster.cpus) for shard, path in zip(shards, paths, strict=True)]
+        job_there = job.shipped(ray.put) if cluster.ship else job
+        # Put there once for all shards. Paths are absolute: a node works in another folder.
+        sent = ray.put((job_there, folder.absolute(), token, __version__))
+        waiting = [
+            task.remote(sent, (index, len(paths)), path.absolute(), cluster.cpus) for index, path in enumerate(paths)
+        ]
         committed = _Committed(job, paths)
         try:
             while waiting:
@@ -107,7 +154,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise DataError(EXTRA) from error
+        raise DataError(f"no cluster can be used: {missing_library('ray[client]')}, on every node") from error
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     settings |= {"include_dashboard": False} if address == "auto" else {"address": address}
     running, on_termination = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
@@ -158,22 +205,24 @@ def _slots(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
     return max(int(min(counts)), 1)
 
 
-def _shard_files(folder: pathlib.Path, wanted: int | None, slots: int) -> list[pathlib.Path]:
-    """Return the paths of the shards' files; those of an unfinished run decide how many there are."""
+def _make(folder: pathlib.Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot write {folder}: {one_line(error)}; choose another OUT") from error
-    matches = [re.fullmatch(r"shard-\d+-of-(\d+)\.h5", file.name) for file in folder.iterdir()]
-    begun = {int(match[1]) for match in matches if match}
+
+
+def _shard_files(folder: pathlib.Path, cluster: RayOptions, slots: int, most: int) -> list[pathlib.Path]:
+    """Return the paths of the shards' files; those of an unfinished run decide how many there are."""
+    begun, wanted = {shards_of(path) for path in shards_in(folder)}, cluster.shards
     if len(begun) > 1 or (begun and wanted not in (None, *begun)):
         listed = " and ".join(map(str, sorted(begun)))
         raise DataError(
             f"{folder} holds shards of a division into {listed}, {wanted} wanted; go on with --ray-shards "
             f"{min(begun)}, or remove the folder"
         )
-    count = min(begun) if begun else wanted or slots * SHARDS_PER_SLOT
-    return [folder / f"shard-{index:05d}-of-{count:05d}.h5" for index in range(count)]
+    count = min(begun) if begun else min(wanted or slots * SHARDS_PER_SLOT, max(most, 1))
+    return [shard_path(folder, index, count) for index in range(count)]
 
 
 class _Committed:
@@ -192,16 +241,17 @@ class _Committed:
         return sum(images for _, images in self._known.values())
 
 
-def _do_shard(sent: tuple[ShardedJob, str, str, str], shard: tuple[int, int], path: str, cpus: int) -> None:
+def _do_shard(
+    sent: tuple[ShardedJob, pathlib.Path, str, str], shard: tuple[int, int], path: pathlib.Path, cpus: int
+) -> None:
     """Do a shard on a node; Ray calls it."""
     job, folder, token, version = sent
-    mark = pathlib.Path(folder) / MARK
-    node = socket.gethostname()
+    mark, node = folder / MARK, socket.gethostname()
     if version != __version__:
         raise DataError(f"node {node} has deconvviz {__version__}, this one {version}; install the same on every node")
     if not mark.is_file() or mark.read_text() != token:
         raise DataError(f"node {node} does not see {folder}; put OUT on storage that every node has at the same path")
-    job.run(shard, pathlib.Path(path), cpus)
+    job.run(shard, path, cpus)
 
 
 def _raise_what_it_raised(ray: Any, finished: Any) -> None:

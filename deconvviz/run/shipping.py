@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Any
 from deconvviz.data.datasets import Images, open_images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
-from deconvviz.graph.capture import capture
-from deconvviz.models.load import load_model
+from deconvviz.models.load import LoadedModel, load_model
+from deconvviz.run.opening import captured
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from deconvviz.graph.network import Network
-    from deconvviz.models.load import LoadedModel
 
 IN_A_FILE = re.compile(r"(?P<path>.+\.py):(?P<factory>\w+)")
 
@@ -147,10 +144,10 @@ class RemoteModel:
     """A model that a node loads and captures by itself.
 
     Attributes:
-        spec: its name, as `load_model` takes it; the path in it is that of the machine that began the job.
+        spec: its name, as `load_model` takes it; a path in it is absolute.
         weights: "DEFAULT", "none" or the path of a file.
         outputs: as for `Network.with_outputs`; "auto" leaves it to the network.
-        shape: (channels, rows, columns) of the input.
+        preprocess: how an image becomes the network's input.
         device: "cpu", "cuda", or "auto" for a GPU where Ray gives one.
         file: the place of the model's code or folder; None where its name holds no path.
         weights_file: the place of the weights; None where they are no file.
@@ -159,7 +156,7 @@ class RemoteModel:
     spec: str
     weights: str
     outputs: str
-    shape: tuple[int, int, int]
+    preprocess: Preprocess
     device: str
     file: Place | None = None
     weights_file: Place | None = None
@@ -170,67 +167,52 @@ class RemoteModel:
         file = None
         in_a_file = IN_A_FILE.fullmatch(spec)
         if in_a_file:
-            file = Place.of(_root_of(pathlib.Path(in_a_file["path"])), "*.py")
+            code = os.path.abspath(in_a_file["path"])  # noqa: PTH100, links are kept: a node may have others
+            spec, file = f"{code}:{in_a_file['factory']}", Place.of(_root_of(pathlib.Path(code)), "*.py")
         elif spec.startswith("hf:"):
             file = Place.of(spec.removeprefix("hf:"))
         weights_file = None if weights in ("DEFAULT", "none") else Place.of(weights)
-        return cls(spec, weights, outputs, preprocess.shape, device, file, weights_file)
+        return cls(spec, weights, outputs, preprocess, device, file, weights_file)
 
     def shipped(self, put: Callable[[Any], Any]) -> RemoteModel:
         """Return the model with its files; see `Place.shipped`."""
         file, weights = (place and place.shipped(put) for place in (self.file, self.weights_file))
         return replace(self, file=file, weights_file=weights)
 
-    def network(self, change: Callable[[LoadedModel], nn.Module] | None = None) -> Network:
-        """Load and capture the model on this node; raises as `load_model` and `capture` do.
+    def loaded(self) -> LoadedModel:
+        """Load the model on this node, once for each process; raises as `load_model` does."""
+        return _loaded(self)
 
-        Args:
-            change: what becomes of the loaded model; without it a process loads and captures once.
-        """
-        if change is None:
-            return _opened(*self._settings())[1]
-        return _opened.__wrapped__(*self._settings(), change)[1]
+    def network(self) -> Network:
+        """Capture the loaded model on this node, once for each process; raises as `captured` does."""
+        return _network(self)
 
-    def module(self) -> nn.Module:
-        """Load the model on this node, once for each process; `network` is captured from this module."""
-        return _opened(*self._settings())[0]
-
-    def _settings(self) -> tuple[str, str, str, tuple[int, int, int], str]:
+    def names_here(self) -> tuple[str, str]:
+        """Return name and weights with the paths that they have on this node; DataError where it lacks a file."""
         spec = self.spec
         if self.file is not None:
             here = pathlib.Path(self.file.here())
             in_a_file = IN_A_FILE.fullmatch(spec)
             if in_a_file:
-                code = pathlib.Path(os.path.abspath(in_a_file["path"])).relative_to(self.file.path)  # noqa: PTH100
-                spec = f"{here / code}:{in_a_file['factory']}"
+                spec = f"{here / pathlib.Path(in_a_file['path']).relative_to(self.file.path)}:{in_a_file['factory']}"
             else:
                 spec = f"hf:{here}"
-        weights = self.weights if self.weights_file is None else self.weights_file.here()
-        return spec, weights, self.outputs, self.shape, self.device
+        return spec, self.weights if self.weights_file is None else self.weights_file.here()
 
 
 def _root_of(file: pathlib.Path) -> pathlib.Path:
     """Return the folder that holds a file's code: above its packages, so that relative imports find theirs."""
-    folder = pathlib.Path(os.path.abspath(file)).parent  # noqa: PTH100
+    folder = file.parent
     while (folder / "__init__.py").is_file():
         folder = folder.parent
     return folder
 
 
 @lru_cache(maxsize=1)
-def _opened(
-    spec: str,
-    weights: str,
-    outputs: str,
-    shape: tuple[int, int, int],
-    device: str,
-    change: Callable[[LoadedModel], nn.Module] | None = None,
-) -> tuple[nn.Module, Network]:
-    import torch
+def _loaded(model: RemoteModel) -> LoadedModel:
+    return load_model(*model.names_here())
 
-    loaded = load_model(spec, weights)
-    module = loaded.model if change is None else change(loaded)
-    network = capture(module, shape)
-    network = network if outputs == "auto" else network.with_outputs(outputs)
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return module, network if where == "cpu" else network.to(where)
+
+@lru_cache(maxsize=1)
+def _network(model: RemoteModel) -> Network:
+    return captured(_loaded(model), model.preprocess, model.device, model.outputs)

@@ -16,12 +16,13 @@ from typing_extensions import Unpack
 
 import deconvviz as dv
 from deconvviz.cli.main import cli
+from deconvviz.data.shards import shard_path
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
 from deconvviz.results.features import Features
 from deconvviz.results.results import Result
 from deconvviz.results.tiles import KIND, SCHEMA
 from deconvviz.run.cluster import RayOptions
-from deconvviz.run.on_ray import MARK, _slots, run_on_ray
+from deconvviz.run.on_ray import MARK, _shard_files, _slots, joined_on_ray, run_on_ray
 from deconvviz.run.shipping import Place, RemoteImages, RemoteModel
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
@@ -112,6 +113,23 @@ def test_mining_on_two_nodes_gives_the_file_of_a_single_run(
 
 
 @pytest.mark.slow
+def test_paths_are_those_of_the_folder_that_the_command_runs_in(
+    cluster: Any, alone: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node works in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.h5").symlink_to(store)
+    (tmp_path / "net.py").write_text("import deconvviz as dv\ndef demo(): return dv.load_model('demo').model\n")
+    weights = pathlib.Path(dv.__file__).parent / "models" / "demo.pth"
+    (tmp_path / "w.pth").symlink_to(weights)
+    asked = ["mine", "net.py:demo", "s.h5", "--weights", "w.pth", "-l", "conv1", "-o", "m.h5", "-k", "4", "--quiet"]
+    run(*asked, "--batch-size", "2", "--ray-shards", "2", f"--ray={cluster.address}")
+    ours, theirs = dv.load_mined("m.h5"), dv.load_mined(alone)
+    np.testing.assert_array_equal(ours["conv1"].images, theirs["conv1"].images)
+    assert ours.sources["model"] == f"{tmp_path / 'net.py'}:demo"
+
+
+@pytest.mark.slow
 def test_evaluation_on_two_nodes_gives_the_values_of_a_single_run(
     cluster: Any, store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -148,6 +166,11 @@ def test_features_on_two_nodes_are_those_of_a_single_run(cluster: Any, tmp_path:
                 ours.rows(layer, np.arange(60)), theirs.rows(layer, np.arange(60)), rtol=1e-5, atol=1e-5
             )
         np.testing.assert_array_equal(ours.labels, theirs.labels)
+    before = (tmp_path / "b.h5").stat().st_mtime_ns
+    run(*asked, "-o", tmp_path / "c.csv", "--features", tmp_path / "b.h5", *where)  # complete: nothing is done again
+    assert (tmp_path / "b.h5").stat().st_mtime_ns == before
+    other = [*asked, "--weights", "none", "-o", tmp_path / "d.csv", "--features", tmp_path / "b.h5", *where]
+    assert "made with other settings" in refused(*other)  # these are the features of other weights
 
 
 @pytest.mark.slow
@@ -206,21 +229,21 @@ def test_a_node_that_dies_costs_only_what_was_not_committed(
     assert_equal(files[0], mined_arrays(alone), rounding=1e-6)
 
 
-def mining_job(store: pathlib.Path, **options: Unpack[MiningKeywords]) -> MiningJob:
-    loaded = dv.load_model("demo")
-    preprocess = dv.Preprocess.from_dict(loaded.settings)
+def mining_job(store: pathlib.Path, kind: type[MiningJob] = MiningJob, **options: Unpack[MiningKeywords]) -> MiningJob:
+    preprocess = dv.Preprocess.from_dict(dv.load_model("demo").settings)
     model = RemoteModel.of("demo", "DEFAULT", "auto", preprocess, "cpu")
-    return MiningJob(model, RemoteImages.of(str(store)), LAYERS, 4, preprocess.as_dict(), {}, options)
+    images = RemoteImages.of(str(store))
+    return kind(model=model, images=images, sources={}, layers=LAYERS, k=4, options=options)
 
 
 @pytest.mark.kill
 def test_a_process_that_is_killed_goes_on_where_its_file_stands(
     cluster: Any, store: pathlib.Path, alone: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    job, folder = DyingJob(mining_job(store, batch_size=2, commit_every=1)), tmp_path / "shards"
-    options = RayOptions(address=cluster.address, shards=2)
+    job, folder = mining_job(store, DyingJob, batch_size=2, commit_every=1), tmp_path / "shards"
+    paths = [shard_path(folder, index, 2) for index in range(2)]
     with dv.RunOptions(progress=False).bar("image", IMAGES, "mining") as bar:
-        files = run_on_ray(job, folder, options, bar)
+        files = run_on_ray(job, folder, RayOptions(address=cluster.address), bar, lambda slots: paths)
     assert sum(map(job.done, files)) == IMAGES
     began = [int(path.name.rpartition("-")[2]) for path in folder.iterdir() if "began-at" in path.name]
     assert len(began) == 2 and min(began) > 0
@@ -266,7 +289,7 @@ def test_a_node_without_the_files_is_named(cluster: Any, store: pathlib.Path, tm
     options = RayOptions(address=cluster.address, shards=1)
     message = r"node .* has no .*moved.h5; .*--ship"
     with dv.RunOptions(progress=False).bar("image", IMAGES, "mining") as bar, pytest.raises(DataError, match=message):
-        run_on_ray(job, tmp_path / "shards", options, bar)
+        joined_on_ray(job, tmp_path / "m.h5", options, bar, IMAGES, list)
 
 
 def test_an_unfinished_file_of_a_run_without_ray(store: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -283,6 +306,12 @@ def test_an_unfinished_file_of_a_run_without_ray(store: pathlib.Path, tmp_path: 
         mine_on_ray(network, images, dataclasses.replace(job, k=5), *where)
     with pytest.raises(LayerNotFound):
         mine_on_ray(network, images, dataclasses.replace(job, layers=("conv7",)), *where)
+
+
+def test_there_are_never_more_shards_than_images(tmp_path: pathlib.Path) -> None:
+    assert len(_shard_files(tmp_path, RayOptions(), slots=8, most=100)) == 16
+    assert len(_shard_files(tmp_path, RayOptions(), slots=8, most=5)) == 5
+    assert len(_shard_files(tmp_path, RayOptions(shards=7), slots=8, most=5)) == 5
 
 
 def test_slots_by_processors_and_gpus() -> None:
@@ -315,4 +344,4 @@ def test_a_model_of_a_package_is_sent_with_all_of_its_code(tmp_path: pathlib.Pat
     (package / "net.py").touch()
     model = RemoteModel.of(f"{package / 'net.py'}:make", "none", "auto", dv.Preprocess(), "cpu")
     assert model.file is not None and model.file.path == str(tmp_path) and model.weights_file is None
-    assert model._settings()[0] == f"{package / 'net.py'}:make"
+    assert model.names_here() == (f"{package / 'net.py'}:make", "none")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.inputs import device_of, names_of
+from deconvviz.cli.inputs import names_of
 from deconvviz.cli.options import (
     DECODING,
     device_option,
@@ -18,6 +18,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
+from deconvviz.run.opening import device_of
 from deconvviz.studies.training.command import RecipeOptions, ZFNetOptions, recipe_options, zfnet_options
 from deconvviz.words import counted
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.cli.explaining import own_methods
-from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names
+from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names, remote_model
 from deconvviz.cli.options import (
     NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
@@ -169,7 +169,6 @@ def atlas(
     if cluster is not None and cluster.shards is not None:
         raise DataError("--ray-shards given; the parts of an atlas are its layers: leave --ray-shards out")
     from deconvviz.data.images import ImageStore
-    from deconvviz.run.shipping import RemoteModel
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
     from deconvviz.studies.mining.result import load_mined
@@ -182,7 +181,7 @@ def atlas(
         inputs = _inputs(opened, store, mined, snapshots, names, labelled=bool(atlas_options.decisions))
         elsewhere = None
         if cluster is not None:
-            remote = RemoteModel.of(model, options.weights, options.outputs, opened.preprocess, options.device)
+            remote = remote_model(model, options, opened.preprocess)
             elsewhere = partial(galleries_on_ray, model=remote, cluster=cluster)
         result = make_atlas(inputs, atlas_options, out, elsewhere=elsewhere, **run.keywords())
         click.echo(repr(result))

@@ -11,7 +11,7 @@ import click
 
 from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS, RANDOMISATIONS
 from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, RANGE_NOTE, MethodOptions, method_options, own_methods
-from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names
+from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names, remote_model
 from deconvviz.cli.options import (
     Command,
     ModelOptions,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
-    from deconvviz.run.shipping import RemoteImages, RemoteModel
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
     from deconvviz.types import Ints
@@ -203,6 +202,7 @@ def evaluate(
     for group in names_of(measured.metrics):
         require_choice("metrics", group, METRIC_GROUPS)
     from deconvviz.data.datasets import open_images
+    from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.evaluation.measure import evaluate as measure
     from deconvviz.studies.evaluation.on_ray import EvaluationJob, evaluate_on_ray
     from deconvviz.studies.evaluation.result import Evaluation
@@ -215,16 +215,14 @@ def evaluate(
     if required or (labelled_images.labels >= 0).any():
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
-    options_by_method = how.by_method(methods)
-    file = beside(table, ".h5")
+    options_by_method, file = how.by_method(methods), beside(table, ".h5")
     about: dict[str, Any] = {"limit": limit, "sources": sources(opened.loaded)}
     if cluster is None or (file.exists() and Evaluation.load(file).complete):
         subject = opened.network, labelled_images, options_by_method, how.layers, file
         evaluation = measure(*subject, preprocess=opened.preprocess, **about, **keywords)
     else:
-        remote, there = _remote(model, images, options, opened.preprocess)
-        preprocess = opened.preprocess.as_dict()
-        job = EvaluationJob(remote, there, options_by_method, how.layers, preprocess, options=keywords, **about)
+        about |= {"model": remote_model(model, options, opened.preprocess), "images": RemoteImages.of(images)}
+        job = EvaluationJob(methods=options_by_method, layers=how.layers, options=keywords, **about)
         evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
@@ -239,14 +237,6 @@ def evaluate(
     if check.sanity:
         feed = _feed(labelled_images, opened, check.sanity_images, run)
         _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table, page.beside())
-
-
-def _remote(model: str, images: str, options: ModelOptions, preprocess: Preprocess) -> tuple[RemoteModel, RemoteImages]:
-    """Return what the nodes of a cluster have to know of the model and the images."""
-    from deconvviz.run.shipping import RemoteImages, RemoteModel
-
-    remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
-    return remote, RemoteImages.of(images)
 
 
 def _draw(

@@ -3,67 +3,43 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.results.results import require_same
 from deconvviz.run.cluster import RayOptions
-from deconvviz.run.on_ray import run_on_ray
-from deconvviz.run.shipping import RemoteImages, RemoteModel
+from deconvviz.run.on_ray import ShardedJob, joined_on_ray
 from deconvviz.studies.evaluation.measure import evaluate, set_box_accuracies
 from deconvviz.studies.evaluation.options import EvaluationKeywords, EvaluationOptions
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.types import Pathlike
 
 
-@dataclass(frozen=True)
-class EvaluationJob:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob(ShardedJob):
     """What the nodes have to know to evaluate a shard.
 
     Attributes:
-        model: loaded and captured by each node.
-        images: opened by each node.
         methods: names of methods with their options.
         layers: names of the layers that the methods explain.
-        preprocess: arguments of `Preprocess`.
         limit: measure only so many images; None for all.
-        sources: where model and images came from, for the file.
         options: of `EvaluationOptions`, as keyword arguments.
     """
 
-    model: RemoteModel
-    images: RemoteImages
     methods: Mapping[str, Mapping[str, Any]]
     layers: tuple[str, ...]
-    preprocess: Mapping[str, Any]
     limit: int | None
-    sources: Mapping[str, Any]
     options: EvaluationKeywords
-
-    def shipped(self, put: Callable[[Any], Any]) -> EvaluationJob:
-        """Return the job with its files; see `ShardedJob.shipped`."""
-        return replace(self, model=self.model.shipped(put), images=self.images.shipped(put))
 
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Evaluate a shard; see `ShardedJob.run`."""
         options: EvaluationKeywords = {**self.options, "shard": shard, "workers": cpus, "progress": False}
-        evaluate(
-            self.model.network(),
-            self.images.open(),
-            self.methods,
-            self.layers,
-            path,
-            preprocess=Preprocess.from_dict(dict(self.preprocess)),
-            limit=self.limit,
-            sources=self.sources,
-            **options,
-        )
+        about: dict[str, Any] = {"limit": self.limit, "sources": self.sources, "preprocess": self.model.preprocess}
+        evaluate(self.model.network(), self.images.open(), self.methods, self.layers, path, **about, **options)
 
     def done(self, path: pathlib.Path) -> int:
         """Return how many images the methods have explained in a file; an image counts once for each method."""
@@ -87,27 +63,24 @@ def evaluate_on_ray(job: EvaluationJob, count: int, out: Pathlike, cluster: RayO
         MismatchError: a shard of an earlier run is of another job.
         DeconvvizError: what `evaluate` raises.
     """
-    path, folder = pathlib.Path(out), pathlib.Path(f"{out}.shards")
+    path, settings = pathlib.Path(out), EvaluationOptions(**job.options)
     if path.exists():
         raise DataError(f"{path} was begun without Ray; finish it with the same command without --ray")
-    settings = EvaluationOptions(**job.options)
-    with settings.bar("image", min(job.limit or count, count) * len(job.methods), "evaluating on Ray") as bar:
-        files = run_on_ray(job, folder, cluster, bar)
-    evaluation = merge_evaluations(files)
-    evaluation.save(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    return evaluation
+    measured = min(job.limit or count, count)
+    with settings.bar("image", measured * len(job.methods), "evaluating on Ray") as bar:
+        return joined_on_ray(job, path, cluster, bar, measured, lambda files: merge_evaluations(files, path))
 
 
-def merge_evaluations(paths: Sequence[Pathlike]) -> Evaluation:
+def merge_evaluations(paths: Sequence[Pathlike], out: Pathlike) -> Evaluation:
     """Join the evaluations of shards: each image is taken from the file that measured it.
 
     Args:
         paths: files of one job, which differ in the images that were measured.
+        out: path of the joined file.
 
     Raises:
         MismatchError: the files are of different jobs.
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or `out` cannot be written.
     """
     merged = Evaluation.load(paths[0])
     for path in paths[1:]:
@@ -118,6 +91,7 @@ def merge_evaluations(paths: Sequence[Pathlike]) -> Evaluation:
         for method in merged.values:
             _take_over(merged, other, method, other.measured(method))
     set_box_accuracies(merged)
+    merged.save(out)
     return merged
 
 

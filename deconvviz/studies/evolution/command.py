@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.inputs import channels_of, device_of, integers, preprocess_of
+from deconvviz.cli.inputs import channels_of, integers, preprocess_of
 from deconvviz.cli.options import (
     PROJECTION_NOTE,
     ImageOptions,
@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
 from deconvviz.errors import DataError, ModelError
+from deconvviz.run.opening import device_of
 from deconvviz.words import counted
 
 if TYPE_CHECKING:

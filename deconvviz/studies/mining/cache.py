@@ -312,11 +312,11 @@ class ProjectionCache:
         rule = self.rule_of(layer)
         step = AT_ONCE * mined_layer.top.k
         run = self._run if bar else RunOptions(progress=False)
-        with run.bar("projection", len(winners), f"projecting {layer}") as counted:
+        with run.bar("projection", len(winners), f"projecting {layer}") as shown_bar:
             for start in range(0, len(winners), step):
                 group = winners[start : start + step]
                 projections |= project_winners(self.network, mined_layer, self.feed, group, rule, **self.averages)
-                counted.update(len(group))
+                shown_bar.update(len(group))
         return projections
 
     def _remembered(self, layer: str, name: str, compute: Callable[[str], Array]) -> Array:

@@ -12,7 +12,7 @@ import click
 
 from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.following import following
-from deconvviz.cli.inputs import captured, channels_of, integers, open_model
+from deconvviz.cli.inputs import channels_of, integers, open_model, remote_model
 from deconvviz.cli.options import (
     DECODING,
     NO_SWITCHES_NOTE,
@@ -32,6 +32,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
+from deconvviz.run.opening import captured
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def mine(
       deconvviz mine timm:resnet50 photos.h5 -l layer4 -o mined.h5 --precision bf16 --ray 10.0.0.1:6379
     """
     from deconvviz.data.images import ImageStore
-    from deconvviz.run.shipping import RemoteImages, RemoteModel
+    from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.mining.mine import mine as mine_images
     from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
 
@@ -120,10 +121,14 @@ def mine(
         }
         made_by = sources(loaded)
         if cluster is not None:
-            remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
-            there, made_by = RemoteImages.of(str(store.path)), {"images": str(store.path), **made_by}
-            names = tuple(dict.fromkeys(layers))
-            job = MiningJob(remote, there, names, k, preprocess.as_dict(), made_by, keywords)
+            job = MiningJob(
+                model=remote_model(model, options, preprocess),
+                images=RemoteImages.of(images),
+                sources={"images": str(store.path), **made_by},
+                layers=tuple(dict.fromkeys(layers)),
+                k=k,
+                options=keywords,
+            )
             mined = mine_on_ray(network, store, job, out, cluster)
         else:
             mined = mine_images(network, store, layers, k, out, preprocess=preprocess, sources=made_by, **keywords)

@@ -106,6 +106,8 @@ def fidelity(
 
 
 def _caption(table: FidelityTable, averages: Averages) -> str:
+    from deconvviz.studies.mining.fidelity_result import AUTO_OF
+
     covered = "the mean colour" if table.fill == "mean" else "the blurred image"
     units = ", ".join(f"{layer.layer} {layer.units}" for layer in table.layers)
     left_out = sum(layer.left_out for layer in table.layers)
@@ -114,7 +116,6 @@ def _caption(table: FidelityTable, averages: Averages) -> str:
         "Above: the share of a unit's activation that the strongest pixels bring back when all others that the unit "
         f"sees become {covered}. Below: what is left when the strongest ones become so. Medians over units with 95 % "
         "intervals by the bootstrap; a projection's energy is blurred before its pixels are ranked. Dashed: controls "
-        "that do not look at the network. Thick: the rule that auto takes "
-        f"{table.auto_of}."
+        f"that do not look at the network. Thick: the rule that auto takes {AUTO_OF}."
         f"{averages.words()} Units: {units}.{missing} {NOTE}"
     )

@@ -43,6 +43,12 @@ class Estimate(NamedTuple):
     high: float
 
 
+AUTO_OF = (
+    "by these units of these images; grid chooses by other units, of the images of its mined file, and may take another"
+)
+"""By what the rule that `auto` takes was chosen here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerFidelity:
     """The fidelity of several rules on units of one layer.
@@ -100,14 +106,6 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
         """What stood for pixels that were taken away, "mean" or "blur"."""
         return str(self.config["fill"])
 
-    @property
-    def auto_of(self) -> str:
-        """By which images and units the rule that `auto` takes was chosen here, in words."""
-        return (
-            "by these units of these images; grid chooses by other units, of the images of its mined file, and may "
-            "take another"
-        )
-
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of the table, in the order of COLUMNS; `auto` is marked by a star behind the rule's name."""
         for layer in self.layers:
@@ -129,7 +127,7 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
     def __repr__(self) -> str:
         lines = [
             f"share of the activation that the strongest pixels bring back (fill: {self.fill}); * is what auto takes "
-            f"{self.auto_of}"
+            f"{AUTO_OF}"
         ]
         for layer in self.layers:
             lines.append(

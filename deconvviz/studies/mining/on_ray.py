@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from deconvviz.data.datasets import Images, labels_of
-from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.results.results import require_same
 from deconvviz.run.cluster import RayOptions
-from deconvviz.run.on_ray import run_on_ray
-from deconvviz.run.shipping import RemoteImages, RemoteModel
+from deconvviz.run.on_ray import ShardedJob, joined_on_ray
 from deconvviz.studies.mining.merge import merge
 from deconvviz.studies.mining.mine import configuration, mine
 from deconvviz.studies.mining.options import MiningKeywords, MiningOptions
@@ -23,45 +19,25 @@ from deconvviz.studies.mining.result import Mined, load_mined
 from deconvviz.types import Pathlike
 
 
-@dataclass(frozen=True)
-class MiningJob:
+@dataclass(frozen=True, kw_only=True)
+class MiningJob(ShardedJob):
     """What the nodes have to know to mine a shard.
 
     Attributes:
-        model: loaded and captured by each node.
-        images: the packed store, opened by each node.
         layers: names of the layers.
         k: images that are kept for each channel.
-        preprocess: arguments of `Preprocess`.
-        sources: where model and images came from, for the file.
         options: of `MiningOptions`, as keyword arguments.
     """
 
-    model: RemoteModel
-    images: RemoteImages
     layers: tuple[str, ...]
     k: int
-    preprocess: Mapping[str, Any]
-    sources: Mapping[str, Any]
     options: MiningKeywords
-
-    def shipped(self, put: Callable[[Any], Any]) -> MiningJob:
-        """Return the job with its files; see `ShardedJob.shipped`."""
-        return replace(self, model=self.model.shipped(put), images=self.images.shipped(put))
 
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Mine a shard; see `ShardedJob.run`."""
         options: MiningKeywords = {**self.options, "shard": shard, "workers": cpus, "progress": False}
-        mine(
-            self.model.network(),
-            self.images.open(),
-            self.layers,
-            self.k,
-            path,
-            preprocess=Preprocess.from_dict(dict(self.preprocess)),
-            sources=self.sources,
-            **options,
-        )
+        about: dict[str, Any] = {"preprocess": self.model.preprocess, "sources": self.sources}
+        mine(self.model.network(), self.images.open(), self.layers, self.k, path, **about, **options)
 
     def done(self, path: pathlib.Path) -> int:
         """Return how many images a file holds."""
@@ -71,7 +47,7 @@ class MiningJob:
 def mine_on_ray(network: Network, store: Images, job: MiningJob, out: Pathlike, cluster: RayOptions) -> Mined:
     """Mine a store on a Ray cluster; the file is the one that `mine` would have written here.
 
-    The strongest images and all counts are equal; means of activations are equal but for the order of a sum.
+    The strongest images and all counts are equal; means of activations are equal but for the rounding of a sum.
     Unfinished shards are in the folder `OUT.shards`; calling again with the same arguments goes on with them.
 
     Args:
@@ -86,21 +62,16 @@ def mine_on_ray(network: Network, store: Images, job: MiningJob, out: Pathlike, 
         MismatchError: `out`, or a shard of an earlier run, is of another job.
         DeconvvizError: what `mine` raises.
     """
-    settings = MiningOptions(**job.options)
-    path, folder = pathlib.Path(out), pathlib.Path(f"{out}.shards")
+    settings, path = MiningOptions(**job.options), pathlib.Path(out)
     for name in job.layers:
         network.layer(name)  # a name that does not exist is found here, and not on every node
     if path.exists():
         mined = load_mined(path)
-        preprocess = Preprocess.from_dict(dict(job.preprocess))
-        expected = configuration(network, store, job.layers, job.k, preprocess, settings)
+        expected = configuration(network, store, job.layers, job.k, job.model.preprocess, settings)
         require_same(path, mined.config, expected, "remove it or choose another output")
         if not mined.complete:
             raise DataError(f"{path} was begun without Ray; finish it with the same command without --ray")
         return mined
     total = len(settings.indices(labels_of(store)))
     with settings.bar("image", total, "mining on Ray") as bar:
-        files = run_on_ray(job, folder, cluster, bar)
-    merged = merge(files, path)
-    shutil.rmtree(folder, ignore_errors=True)
-    return merged
+        return joined_on_ray(job, path, cluster, bar, total, lambda files: merge(files, path))

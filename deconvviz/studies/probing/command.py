@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.inputs import captured, integers, load, names_of, numbers
+from deconvviz.cli.inputs import integers, load, names_of, numbers, remote_model
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -22,6 +22,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
+from deconvviz.run.opening import captured
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.features import StreamKeywords
     from deconvviz.run.options import RunOptions
+    from deconvviz.run.shipping import RemoteModel
     from deconvviz.studies.probing.result import Transfer
     from deconvviz.studies.probing.settings import ProbeSettings
     from deconvviz.studies.probing.transfer import Stream
@@ -198,11 +200,14 @@ def probe(
         networks["random"] = captured(_with_random_weights(loaded, run.seed), preprocess, options.device)
     network: Network = next(iter(networks.values()))
     chosen = list(layers or default_layers(network))
-    made_by: dict[str, Any] = {"preprocess": preprocess, "sources": sources(loaded)}
+    made_by = sources(loaded)
     keywords: StreamKeywords = {"pool": storage.pool, "dtype": "float16" if storage.half else "float32"}
     keywords = {**keywords, **run.keywords()}
-    stream = cluster and _stream_on_ray(model, options, data, chosen, made_by, run.seed, cluster, keywords)
-    about = {"limit": storage.limit, "stream": stream, **made_by}
+    stream = None
+    if cluster is not None:
+        remote = remote_model(model, options, preprocess)
+        stream = _stream_on_ray(remote, data, images, chosen, made_by, run.seed, cluster, keywords)
+    about: dict[str, Any] = {"limit": storage.limit, "stream": stream, "preprocess": preprocess, "sources": made_by}
     result = transfer(networks, images, chosen, settings, storage.features, **about, **keywords)
     result.save_csv(table)
     caption = caption_of(result, network.name, data, storage.pool)
@@ -224,9 +229,9 @@ def caption_of(transfer: Transfer, network: str, data: str, pool: str) -> str:
 
 
 def _stream_on_ray(
-    model: str,
-    options: ModelOptions,
+    model: RemoteModel,
     data: str,
+    images: Images,
     layers: Sequence[str],
     made_by: Mapping[str, Any],
     seed: int,
@@ -234,17 +239,20 @@ def _stream_on_ray(
     keywords: StreamKeywords,
 ) -> Stream:
     """Return what makes the files of features on a cluster."""
-    from deconvviz.run.shipping import RemoteImages, RemoteModel
+    from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.probing.on_ray import StreamJob, stream_on_ray
 
-    preprocess = made_by["preprocess"]
-    remote = RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
-    settings = tuple(layers), preprocess.as_dict(), made_by["sources"], keywords
-
-    def stream(name: str, indices: Ints, out: Pathlike) -> Features:
-        own_seed = seed if name == "random" and options.weights != "none" else None
-        job = StreamJob(remote, own_seed, RemoteImages.of(data), indices, *settings)
-        return stream_on_ray(job, out, cluster)
+    def stream(name: str, network: Network, indices: Ints, out: Pathlike) -> Features:
+        job = StreamJob(
+            model=model,
+            images=RemoteImages.of(data),
+            sources=made_by,
+            seed=seed if name == "random" and model.weights != "none" else None,
+            indices=indices,
+            layers=tuple(layers),
+            options=keywords,
+        )
+        return stream_on_ray(network, images, job, out, cluster)
 
     return stream
 

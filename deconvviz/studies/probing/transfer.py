@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Stream(Protocol):
     """What makes the file of a network's features, in the place of `stream_features`."""
 
-    def __call__(self, name: str, indices: Ints, out: Pathlike) -> Features:
+    def __call__(self, name: str, network: Network, indices: Ints, out: Pathlike) -> Features:
         """Write the features of some images, int64 [n], by the network of that name, and open the file."""
 
 
@@ -101,7 +101,7 @@ def transfer(
                     network, images, layers, file, preprocess=preprocess, indices=indices, sources=sources, **options
                 )
             else:
-                features = stream(name, indices, file)
+                features = stream(name, network, indices, file)
             by_network[name] = probe(features, layers, settings, options.get("progress", True))
     return Transfer(by_network=by_network)
 

@@ -11,10 +11,11 @@ import click
 
 from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
 from deconvviz.cli.following import announced, following
-from deconvviz.cli.inputs import device_of, integers, with_input
+from deconvviz.cli.inputs import integers, with_input
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
+from deconvviz.run.opening import device_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -39,7 +39,7 @@ class Trained(Shown, drawn_by="draw_history"):
         if not self.history:
             return f"Trained({self.path}, no epoch yet)"
         last = self.history[-1]
-        parts = [str(self.path), f"{counted(len(self.history), 'epoch')}", f"accuracy {last['accuracy']:.1%}"]
+        parts = [str(self.path), counted(len(self.history), "epoch"), f"accuracy {last['accuracy']:.1%}"]
         if "validation_accuracy" in last:
             parts.append(f"validation accuracy {last['validation_accuracy']:.1%}")
         return f"Trained({', '.join(parts)})"
