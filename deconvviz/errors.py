@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -59,8 +60,12 @@ def missing_library(library: str, also: str = "") -> str:
 
     >>> missing_library("transformers", "safetensors")
     'transformers is not installed; install it: pip install transformers safetensors'
+    >>> missing_library("ray[client]")
+    "ray is not installed; install it: pip install 'ray[client]'"
     """
-    return f"{library} is not installed; install it: pip install {library} {also}".rstrip()
+    return (
+        f"{library.partition('[')[0]} is not installed; install it: pip install {shlex.join([library, *also.split()])}"
+    )
 
 
 def nearest(name: str, known: Iterable[str], count: int = 5) -> str:

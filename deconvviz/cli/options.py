@@ -11,9 +11,7 @@ import click
 
 from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
 from deconvviz.data.parallel import cores
-from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
-from deconvviz.run.cluster import RayOptions
 from deconvviz.run.options import RunOptions
 
 Command = Callable[..., None]
@@ -169,50 +167,9 @@ def run_options(
             command(run=run, **arguments)
 
         quiet_option = click.option("--quiet", is_flag=True, help="Show no progress bar.")
-        return _with_options(grouped, *(options[name][1] for name in names), quiet_option)
+        return with_options(grouped, *(options[name][1] for name in names), quiet_option)
 
     return decorate
-
-
-def ray_options(command: Command) -> Command:
-    """Add --ray, --ray-shards, --ray-cpus, --ray-gpus and --ship; they reach the command as `cluster`.
-
-    It is None where --ray is not given.
-    """
-    options = (
-        click.option(
-            "--ray",
-            "address",
-            is_flag=False,
-            flag_value="auto",
-            metavar="[ADDRESS]",
-            help="Run on a Ray cluster, such as --ray 10.0.0.1:6379; without an address on the one that this machine "
-            "belongs to, else on this machine. OUT has to be on storage that every node sees.",
-        ),
-        click.option(
-            "--ray-shards", "shards", type=click.IntRange(1), help="Parts of the job.  [default: two for each slot]"
-        ),
-        click.option("--ray-cpus", "cpus", type=click.IntRange(1), help="Processors for each part.  [default: 1]"),
-        click.option(
-            "--ray-gpus",
-            "gpus",
-            type=click.FloatRange(0),
-            help="GPUs for each part, also a fraction.  [default: 1 where the cluster has any]",
-        ),
-        click.option(
-            "--ship", is_flag=True, help="Send the model's files and the images to the nodes; else each has them."
-        ),
-    )
-    names = [field.name for field in dataclasses.fields(RayOptions)]
-
-    @functools.wraps(command)
-    def grouped(**arguments: Any) -> None:
-        given = {name: value for name in names if (value := arguments.pop(name)) not in (None, False)}
-        if given and "address" not in given:
-            raise DataError("--ray-shards, --ray-cpus, --ray-gpus and --ship belong to --ray; add --ray")
-        command(cluster=RayOptions(**given) if given else None, **arguments)
-
-    return _with_options(grouped, *options)
 
 
 def range_option(command: Command) -> Command:
@@ -285,7 +242,7 @@ def figure_options(columns: str | None = None, width: str = "--width") -> Callab
             page = Page(**{field: arguments.pop(parameter) for field, parameter in fields.items()})
             command(page=page, **arguments)
 
-        return _with_options(grouped, *options)
+        return with_options(grouped, *options)
 
     return decorate
 
@@ -384,12 +341,12 @@ def option_group(name: str, kind: type[Any], *options: Callable[[Command], Comma
         def grouped(**arguments: Any) -> None:
             command(**{name: kind(**{field: arguments.pop(field) for field in fields})}, **arguments)
 
-        return _with_options(grouped, *options)
+        return with_options(grouped, *options)
 
     return decorate
 
 
-def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+def with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
     """Add options to a command so that --help lists them in this order."""
     for option in reversed(options):
         command = option(command)

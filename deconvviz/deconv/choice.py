@@ -118,6 +118,9 @@ class RuleChoice:
     >>> kept = {"guided": (0.9712, 0.9, 1.0), "deconvnet": (0.9741, 0.9, 1.0)}
     >>> RuleChoice(rule="guided", kept=kept, units=32, switches=False).words()[-70:]
     'median of 32 units: 0.97; deconvnet, which has no switches here: 0.97.'
+    >>> kept = {"deconvnet": (0.36, 0.3, 0.4), "guided": (0.37, 0.32, 0.41)}
+    >>> RuleChoice(rule="deconvnet", kept=kept, units=32).words()[-79:]
+    '0.36; guided: 0.37. The deconvnet is within the 95 % interval of the best rule.'
     """
 
     rule: str
@@ -132,11 +135,14 @@ class RuleChoice:
         other = "guided" if self.rule == "deconvnet" else "deconvnet"
         share, share_of_other = self.kept[self.rule][0], self.kept[other][0]
         reason = ", which has no switches here" if other == "deconvnet" and not self.switches else ""
-        digits = 2 if reason or f"{share:.2f}" != f"{share_of_other:.2f}" else 4  # so many that the choice can be seen
+        is_as_good = self.rule == "deconvnet" and share <= share_of_other
+        as_good = " The deconvnet is within the 95 % interval of the best rule." if is_as_good else ""
+        told = reason or as_good or f"{share:.2f}" != f"{share_of_other:.2f}"
+        digits = 2 if told else 4  # so many that the choice can be seen
         return (
             f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
             f"median of {counted(self.units, 'unit')}: {share:.{digits}f}; "
-            f"{other}{reason}: {share_of_other:.{digits}f}."
+            f"{other}{reason}: {share_of_other:.{digits}f}.{as_good}"
         )
 
 

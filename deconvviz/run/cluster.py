@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from dataclasses import dataclass
 
-from deconvviz.errors import DataError, require
+from deconvviz.errors import DataError, missing_library, require
+
+ADDRESS = re.compile(r"auto|local|(ray://)?[^\s/]+:\d+")
+
+
+def require_ray() -> None:
+    """Raise DataError where Ray is not installed; it is not imported."""
+    if importlib.util.find_spec("ray") is None:
+        raise DataError(f"no cluster can be used: {missing_library('ray[client]')}; every node needs it")
+
+
+def require_address(address: str) -> None:
+    """Raise DataError where a text cannot be the address of a cluster.
+
+    >>> require_address("10.0.0.1:6379")
+    """
+    if not ADDRESS.fullmatch(address):
+        raise DataError(
+            f"no Ray cluster answers at {address}: expected HOST:PORT or ray://HOST:PORT; for a cluster of this "
+            "machine give --ray without an address, as the last word"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

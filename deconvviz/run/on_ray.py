@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deconvviz.data.shards import shard_path, shards_in, shards_of
-from deconvviz.errors import DataError, DeconvvizError, missing_library
+from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.results.files import one_line
-from deconvviz.run.cluster import RayOptions
+from deconvviz.run.cluster import RayOptions, require_address, require_ray
 from deconvviz.run.shipping import RemoteImages, RemoteModel
 from deconvviz.version import __version__
 
@@ -151,10 +151,10 @@ def connected(address: str) -> Iterator[Any]:
         DataError: Ray is not installed, or the cluster does not answer.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default from its next version on
-    try:
-        import ray
-    except ImportError as error:
-        raise DataError(f"no cluster can be used: {missing_library('ray[client]')}, on every node") from error
+    require_ray()
+    require_address(address)
+    import ray
+
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     settings |= {"include_dashboard": False} if address == "auto" else {"address": address}
     running, on_termination = ray.is_initialized(), signal.getsignal(signal.SIGTERM)

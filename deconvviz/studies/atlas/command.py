@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deconvviz.cli.cluster import ray_options
 from deconvviz.cli.explaining import own_methods
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names, remote_model
 from deconvviz.cli.options import (
@@ -18,7 +19,6 @@ from deconvviz.cli.options import (
     classes_option,
     model_options,
     option_group,
-    ray_options,
     rule_option,
     run_options,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS, RANDOMISATIONS
+from deconvviz.cli.cluster import ray_options
 from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, RANGE_NOTE, MethodOptions, method_options, own_methods
 from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names, remote_model
 from deconvviz.cli.options import (
@@ -20,7 +21,6 @@ from deconvviz.cli.options import (
     limit_option,
     model_options,
     option_group,
-    ray_options,
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources

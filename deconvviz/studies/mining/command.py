@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
+from deconvviz.cli.cluster import ray_options
 from deconvviz.cli.following import following
 from deconvviz.cli.inputs import channels_of, integers, open_model, remote_model
 from deconvviz.cli.options import (
@@ -27,7 +28,6 @@ from deconvviz.cli.options import (
     model_options,
     option_group,
     projection_options,
-    ray_options,
     run_options,
 )
 from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources

@@ -47,7 +47,8 @@ class MiningJob(ShardedJob):
 def mine_on_ray(network: Network, store: Images, job: MiningJob, out: Pathlike, cluster: RayOptions) -> Mined:
     """Mine a store on a Ray cluster; the file is the one that `mine` would have written here.
 
-    The strongest images and all counts are equal; means of activations are equal but for the rounding of a sum.
+    The strongest images and all counts are equal; values are equal but for float32 rounding, because a shard computes
+    with `cluster.cpus` threads.
     Unfinished shards are in the folder `OUT.shards`; calling again with the same arguments goes on with them.
 
     Args:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.cli.cluster import ray_options
 from deconvviz.cli.inputs import integers, load, names_of, numbers, remote_model
 from deconvviz.cli.options import (
     DECODING,
@@ -17,7 +18,6 @@ from deconvviz.cli.options import (
     layers_option,
     model_options,
     option_group,
-    ray_options,
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources

@@ -303,6 +303,14 @@ def test_the_rule_that_was_used_and_why(reader: Reader) -> None:
         assert ["rule", rule] in settings and (["why", WHY] in settings) == (rule == "lrp-gamma")
 
 
+def test_the_table_of_a_filter_is_not_cut_off(reader: Reader) -> None:
+    page = reader.open(reader.page(), filter_page("conv1", 0))
+    page.set_viewport_size({"width": 1280, "height": 900})
+    lengths = "box => [box.scrollWidth, box.clientWidth]"
+    whole, seen = page.locator(".scroll:has(#values)").evaluate(lengths)
+    assert whole <= seen
+
+
 def test_arrows_walk_through_filters_and_layers(reader: Reader) -> None:
     page = reader.open(reader.page(), filter_page("conv1", 0))
     first, second = (reader.made.layers[name].arrays["channels"] for name in LAYERS[:2])
