@@ -249,6 +249,17 @@ FILES: Mapping[str, FileSchema] = {
             "*/occlusion/* f ... | ? | float32: `LAYER/occlusion/whole` [channels], the sum without a square.",
         ),
     ),
+    "silenced filters": FileSchema(
+        version=1,
+        what="How probable each class is on the strongest images of filters, with each of them and without it.",
+        written_by="`deconvviz atlas --off`",
+        read_by="the same command",
+        settings={**_CONFIG, "state": "JSON: `done`, the images that are measured."},
+        arrays=_arrays(
+            "*/off/* f channels* outputs | 0, ? | float64: `LAYER/off/before` and `LAYER/off/after`, the sums of the "
+            "probabilities over the strongest images of the filter that are measured."
+        ),
+    ),
     "gallery": FileSchema(
         version=1,
         what="A layer as an atlas shows it. Pictures are tiles: those of a filter stand side by side in one image "
@@ -260,7 +271,8 @@ FILES: Mapping[str, FileSchema] = {
             "state": "JSON: `rule` of the projections, and `why` it was chosen; `switches`, whether the "
             "deconvnet has some; `rectified`, whether the layer's values come from rectifiers; `pooled`, whether the "
             "network has max pooling; `channels` and `dead`, how "
-            "many filters the whole layer has, and how many of them are dead.",
+            "many filters the whole layer has, and how many of them are dead; `off_names`, the names of the outputs in "
+            "`off/classes`.",
         },
         arrays=_arrays(
             "channels i filters | 0 | int64: the filters that are shown.",
@@ -289,6 +301,9 @@ FILES: Mapping[str, FileSchema] = {
             'invariance/* f filters | ? | float64: score under a kind of transform, as in the file "invariance of '
             'filters".',
             'occlusion/* n ... | ? | any: as in the file "occlusion of filters", for the filters that are shown.',
+            "off/classes i filters 3 | -1, ? | int64: the outputs whose mean probability over the filter's images "
+            "falls most without it; -1 where no further one falls.",
+            "off/* f filters 3 | ? | float32: `off/before` and `off/after`, these probabilities, in 0..1; NaN there.",
             "* n ... | ? | any: `evolution/epochs` int64 [E]; `evolution/channels` int64 [G]; `evolution/values` "
             "float32 "
             "[G, E], the largest activation after each epoch.",

@@ -52,6 +52,7 @@ class FilterArguments:
         snapshots: path of snapshots, or "demo"; None for no evolution.
         invariance: whether to score each filter under transforms.
         occlusion: whether to move a square over each filter's strongest image.
+        off: whether to switch each filter off on its strongest images.
     """
 
     layers: tuple[str, ...]
@@ -63,6 +64,7 @@ class FilterArguments:
     snapshots: str | None
     invariance: bool
     occlusion: bool
+    off: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,9 @@ filter_options = option_group(
     ),
     click.option("--invariance", is_flag=True, help="Score how much transforms of images change filters."),
     click.option("--occlusion", is_flag=True, help="Move a square over each filter's strongest image (slow)."),
+    click.option(
+        "--off", is_flag=True, help="Switch each filter off on its strongest images: which classes fall? (slow)"
+    ),
 )
 decision_options = option_group(
     "decision_arguments",
@@ -210,6 +215,7 @@ def _options(
         cam_layer=decisions.cam_layer,
         invariance=filters.invariance,
         occlusion=filters.occlusion,
+        off=filters.off,
     )
 
 

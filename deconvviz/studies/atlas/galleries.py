@@ -146,7 +146,7 @@ class GalleryMaker:
 
         Its state has the "rule" of the projections, and "why" in words ("" where it was given); "switches" and
         "rectified", see `ProjectionCache`; "pooled", whether the network has max pooling; and of the whole layer
-        the numbers of "channels" and of "dead" ones.
+        the numbers of "channels" and of "dead" ones; and "off_names", the names of the outputs in "off/classes".
         """
         mined_layer, channels = self.mined[layer], self.channels(layer)
         strongest = StrongestImages.of(mined_layer, channels, self.options.k)
@@ -176,8 +176,14 @@ class GalleryMaker:
             "pooled": any(op_of(node).kind == "max_pool" for node in self.inputs.network.graph.nodes),
             "channels": len(mined_layer.activity.dead),
             "dead": int(mined_layer.activity.dead.sum()),
+            **({"off_names": self._names_of(arrays["off/classes"])} if "off/classes" in arrays else {}),
         }
         return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays, state)
+
+    def _names_of(self, outputs: Array) -> dict[str, str]:
+        """Return the names of outputs, where they are known; -1 is none."""
+        names = self.inputs.output_names
+        return {str(output): names[output] for output in np.unique(outputs).tolist() if 0 <= output < len(names)}
 
     def tiles(self, layer: str, rows: range) -> dict[str, Array]:
         """Return boxes, windows, patches and projections of some filters of a layer, as `make` describes them.
