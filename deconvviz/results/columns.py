@@ -107,6 +107,22 @@ TABLES: Mapping[str, TableSchema] = {
             "right integer? | px | The column after its last one.",
         ),
     ),
+    "relevance": TableSchema(
+        what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
+        "decisions for each class.",
+        written_by="`deconvviz relevance --csv FILE`, `Relevance.save_csv` and `Relevance.to_frame`",
+        columns=_columns(
+            _LAYER,
+            "target integer |  | Number of the class whose score is shared out.",
+            "class text |  | Its name, or its number where it has none.",
+            "images integer | images | Decisions for this class.",
+            "channel integer |  | Number of the filter, from 0.",
+            "share number | -1..1 | Mean share of the channel in the relevance of its layer; below zero it speaks "
+            "against the class.",
+            "share_95 number? | as share | Half the width of the mean's 95 % interval: 1.96 standard errors. Empty for "
+            "a single image.",
+        ),
+    ),
     "evaluation": TableSchema(
         what="A row for each method: means over the images.",
         written_by="`deconvviz evaluate` and `Evaluation.save_csv`",

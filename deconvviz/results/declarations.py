@@ -160,6 +160,41 @@ FILES: Mapping[str, FileSchema] = {
             "maps/* f shown height width | ? | float32: a method's maps of the first few images, in 0..1.",
         ),
     ),
+    "relevance": FileSchema(
+        version=1,
+        what="Which channels of some layers made a network's decisions, and the images in which each weighed most.",
+        written_by="`deconvviz relevance`, `deconvviz merge`, `dv.relevance` and `dv.merge_relevance`",
+        read_by="`dv.load_relevance`",
+        settings={
+            **_CONFIG,
+            "state": "JSON: `done`, the images that are done, and `total`.",
+            "sources.outputs": "names of the network's outputs. Absent where they are unknown.",
+            "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
+        },
+        arrays=_arrays(
+            "layers/*/relevance/values f channels* k |  | float32: the channel's largest shares in a decision, in 0..1, "
+            "one for each image, the largest first. Minus infinity where fewer than k images have one above zero.",
+            "layers/*/relevance/images i channels* k | -1 | int64: index into the store of each of these images; -1 "
+            "where there are fewer.",
+            "layers/*/relevance/positions i channels* k 2 | -1 | int64: (y, x) on the layer's map of the unit with the "
+            "largest relevance.",
+            "layers/*/activation/values f channels* k |  | float32: the largest activations, as in a mined file.",
+            "layers/*/activation/images i channels* k | -1 | int64: their images.",
+            "layers/*/activation/positions i channels* k 2 | -1 | int64: (y, x) of these activations.",
+            "layers/*/fired i channels* | 0 | int64: number of images in which the channel is above zero somewhere.",
+            "layers/*/total f channels* |  | float64: sum over the images of the channel's mean over its map.",
+            "layers/*/maximum f channels* |  | float32: largest activation over all images.",
+            "layers/*/broken i channels* | 0 | int64: activations that were NaN or infinite; they count nowhere.",
+            "layers/*/seen i | 0 | int64: number of images.",
+            "layers/*/left_out i | 0 | int64: images whose relevance is not finite; they have no share.",
+            "layers/*/shares/total f classes channels* | finite | float64: sum of the channel's shares over the "
+            "decisions for each class.",
+            "layers/*/shares/squares f classes channels* | 0, finite | float64: sum of their squares.",
+            "layers/*/shares/decided i classes | 0 | int64: decisions for each class.",
+            "layers/*/parts f 5 | finite | float64: sums over the images, in units of the score: the scores; the "
+            "relevance of the layer's channels; what passes the layer by; what biases keep; the rest.",
+        ),
+    ),
     "lesions": FileSchema(
         version=1,
         what="What a network loses when a filter or a layer is silenced, as sums over the images.",
