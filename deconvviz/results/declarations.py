@@ -172,8 +172,12 @@ FILES: Mapping[str, FileSchema] = {
             "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
         },
         arrays=_arrays(
-            "layers/*/relevance/values f channels* k |  | float32: the channel's largest shares in a decision, in 0..1, "
-            "one for each image, the largest first. Minus infinity where fewer than k images have one above zero.",
+            "layers/*/shares/total f classes channels* | finite | float64: sum of the channel's shares over the "
+            "decisions for each class.",
+            "layers/*/shares/squares f classes channels* | 0, finite | float64: sum of their squares.",
+            "layers/*/shares/decided i classes | 0 | int64: decisions for each class.",
+            "layers/*/relevance/values f channels* k |  | float32: the channel's largest shares in a decision, in "
+            "0..1, one for each image, the largest first. Minus infinity where fewer than k images have one above 0.",
             "layers/*/relevance/images i channels* k | -1 | int64: index into the store of each of these images; -1 "
             "where there are fewer.",
             "layers/*/relevance/positions i channels* k 2 | -1 | int64: (y, x) on the layer's map of the unit with the "
@@ -187,10 +191,6 @@ FILES: Mapping[str, FileSchema] = {
             "layers/*/broken i channels* | 0 | int64: activations that were NaN or infinite; they count nowhere.",
             "layers/*/seen i | 0 | int64: number of images.",
             "layers/*/left_out i | 0 | int64: images whose relevance is not finite; they have no share.",
-            "layers/*/shares/total f classes channels* | finite | float64: sum of the channel's shares over the "
-            "decisions for each class.",
-            "layers/*/shares/squares f classes channels* | 0, finite | float64: sum of their squares.",
-            "layers/*/shares/decided i classes | 0 | int64: decisions for each class.",
             "layers/*/parts f 5 | finite | float64: sums over the images, in units of the score: the scores; the "
             "relevance of the layer's channels; what passes the layer by; what biases keep; the rest.",
         ),

@@ -223,5 +223,6 @@ def caption_of(found: Relevance, deciding: DecidingChannels, name: str) -> str:
         f"Patches are {deciding.side} px of {min(found.sources['image_size'])} px, around the unit with the largest "
         f"relevance, of the images in whose decisions, for whatever class, the channel had its largest shares. "
         f"{counted(int(found[deciding.layer].shares.decided.sum()), 'decision')} in all: their mean score is "
-        f"{parts['score']:.3g}, of which biases keep {parts['biases']:.2g} and {parts['beside']:.2g} passes the layer by."
+        f"{parts['score']:.3g}: {parts['layer']:.3g} by the channels, {parts['beside']:.2g} past the layer, "
+        f"{parts['biases']:.2g} by biases, {parts['rest']:.2g} by the rest."
     )

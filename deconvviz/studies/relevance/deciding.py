@@ -145,8 +145,8 @@ def _chosen(shares: Floats, count: int, against: int) -> list[int]:
 def patch_side(relevance: Relevance, layer: str) -> int:
     """Return the side of a layer's patches in pixels: its receptive field, at most PATCH of the image."""
     size, stride, _ = relevance.sources["receptive_fields"][layer]
-    shorter = min(relevance.sources["image_size"])
-    return shorter if 0 in stride else max(1, min(max(size), round(PATCH * shorter)))
+    shorter: int = min(relevance.sources["image_size"])
+    return shorter if 0 in stride else max(1, min(int(max(size)), round(PATCH * shorter)))
 
 
 def relevant_patches(relevance: Relevance, feed: Feed, layer: str, channel: int) -> NDArray[np.uint8]:

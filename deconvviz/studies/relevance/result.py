@@ -197,9 +197,8 @@ class Relevance(Mapping[str, RelevantLayer], Shown, drawn_by="draw_relevance"):
         """
         target = self.most_decided(layer) if target is None else target
         means, _, images = self.shares_of(layer, target)
-        return because(
-            f"{class_label(target, self.outputs)} ({counted(images, 'image')})", means.tolist(), layer, names
-        )
+        answer = f"{answer_name(target, self.outputs)} ({counted(images, 'image')})"
+        return because(answer, means.tolist(), layer, names)
 
     def shares_of(self, layer: str, target: int) -> tuple[Floats, Floats, int]:
         """Return each channel's mean share in the decisions for a class, as `Shares.mean`.
@@ -338,18 +337,27 @@ class ImageRelevance:
             answers: names of the network's outputs; empty where they are unknown.
             names: channel -> what it detects; a channel without a name is a number.
         """
-        answer = f"{class_label(self.target, answers)} ({100 * self.probability:.0f} %)"
+        answer = f"{answer_name(self.target, answers)} ({100 * self.probability:.0f} %)"
         places = {
             channel: place_words((int(y), int(x)), self.map_size) for channel, (y, x) in enumerate(self.positions)
         }
         return because(answer, self.shares.tolist(), self.layer, names, places)
 
 
+def answer_name(target: int, outputs: Sequence[str] = ()) -> str:
+    """Return what a class is called in a sentence: its name, or its number where it has none.
+
+    >>> answer_name(1, ["cat", "owl"]), answer_name(7)
+    ('owl', 'class 7')
+    """
+    return outputs[target] if outputs else class_label(target)
+
+
 def place_words(position: tuple[int, int], size: tuple[int, int]) -> str:
     """Return in which third of an image a unit is, by rows and by columns; "" of a map without places.
 
-    >>> place_words((0, 6), (7, 7)), place_words((3, 3), (7, 7)), place_words((6, 3), (7, 7)), place_words((0, 0), (1, 1))
-    ('upper right', 'centre', 'lower', '')
+    >>> [place_words(position, (7, 7)) for position in ((0, 6), (3, 3), (6, 3))], place_words((0, 0), (1, 1))
+    (['upper right', 'centre', 'lower'], '')
     """
     if max(size) == 1:
         return ""

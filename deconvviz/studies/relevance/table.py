@@ -95,5 +95,7 @@ class RelevanceTable:
         values, images = values_and_images(self.keys.cpu().numpy())
         positions = np.stack(np.divmod(self.places.cpu().numpy(), self.columns), 2)
         positions[images < 0] = -1
-        sums = (getattr(self, name).cpu().numpy() for name in ("total", "squares", "decided", "parts"))
-        return TopK(values, images, positions), Shares(*sums, broken=int(self.broken))
+        total, squares, decided, parts = (
+            sums.cpu().numpy() for sums in (self.total, self.squares, self.decided, self.parts)
+        )
+        return TopK(values, images, positions), Shares(total, squares, decided, parts, int(self.broken))
