@@ -148,10 +148,11 @@ def relevance(
     if shard is not None:
         click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
         return
-    for layer in found:
-        _show(found, images, layer, shown, pixels, opened, out, page, pathlib.Path(image or "").name)
-    channel = str(_first(found, list(found)[-1], shown))
-    words = ("project", model, image or "IMAGE", "-l", list(found)[-1], "-c", channel, "--for", _asked(found, shown))
+    name = pathlib.Path(image or "").name
+    shown_layers = [_show(found, images, layer, shown, pixels, opened, out, page, name) for layer in found]
+    last = shown_layers[-1]
+    channel = str(last.channels[0].channel if last.channels else 0)
+    words = ("project", model, image or "IMAGE", "-l", last.layer, "-c", channel, "--for", str(last.target))
     click.echo(f"wrote {out}; next: {following(*words, '-o', 'concept.png', carry=PICTURE)}")
 
 
@@ -170,16 +171,6 @@ def _check(
         raise DataError("--shard given with --image or --for; a shard has no figure: merge the shards first")
 
 
-def _first(found: Relevance, layer: str, shown: int | None) -> int:
-    """Return the channel with the largest share in the decisions for a class."""
-    means, _, _ = found.shares_of(layer, found.most_decided(layer) if shown is None else shown)
-    return int(means.argmax())
-
-
-def _asked(found: Relevance, shown: int | None) -> str:
-    return str(found.most_decided(list(found)[-1]) if shown is None else shown)
-
-
 def _show(
     found: Relevance,
     images: Any,
@@ -190,8 +181,8 @@ def _show(
     out: str,
     page: Page,
     name: str,
-) -> None:
-    """Print which channels decide, and write the figure that shows them."""
+) -> DecidingChannels:
+    """Print which channels decide, write the figure that shows them, and return what it shows."""
     from deconvviz.studies.relevance.deciding import deciding_channels
     from deconvviz.studies.relevance.figure import draw_relevance
     from deconvviz.studies.relevance.measure import image_relevance
@@ -210,19 +201,20 @@ def _show(
     caption = caption_of(found, deciding, name)
     figure = draw_relevance(deciding, f"What decides at {layer} of {opened.network.name}", caption, page)
     save_figure(figure, beside(out, ".png") if len(found) == 1 else beside(out, f".{layer}.png"), caption)
+    return deciding
 
 
 def caption_of(found: Relevance, deciding: DecidingChannels, name: str) -> str:
     """Return what the figure shows: whose decisions, how they were shared out, and what the patches are."""
     how = "gradient x activation" if found.config["rule"].startswith("gradient") else f"the rule {found.config['rule']}"
     over = f"the decision about {name}" if name else counted(deciding.images, "decision")
-    parts = found.parts(deciding.layer)
+    parts = {name: round(value, 3) + 0.0 for name, value in found.parts(deciding.layer).items()}
     return (
         f"{deciding.sentence} The score of the class is shared out among the channels of {deciding.layer} by {how}; a "
         f"share is a channel's relevance over the sum of all absolute ones, here of {over}.\n"
         f"Patches are {deciding.side} px of {min(found.sources['image_size'])} px, around the unit with the largest "
         f"relevance, of the images in whose decisions, for whatever class, the channel had its largest shares. "
         f"{counted(int(found[deciding.layer].shares.decided.sum()), 'decision')} in all: their mean score is "
-        f"{parts['score']:.3g}: {parts['layer']:.3g} by the channels, {parts['beside']:.2g} past the layer, "
-        f"{parts['biases']:.2g} by biases, {parts['rest']:.2g} by the rest."
+        f"{parts['score']:.4g}: {parts['layer']:.4g} by the channels, {parts['beside']:.4g} past the layer, "
+        f"{parts['biases']:.4g} by biases, {parts['rest']:.4g} by the rest."
     )

@@ -12,7 +12,7 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import resized
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import DataError, MismatchError
+from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.studies.mining.result import Origin
 from deconvviz.studies.relevance.result import ImageRelevance, Relevance
@@ -49,6 +49,7 @@ class DecidingChannels(Shown, drawn_by="draw_relevance"):
         layer: name of the layer.
         sentence: what they say in words.
         channels: those with the largest shares, then those that speak against the class.
+        target: the class that is decided for.
         picture: uint8 [h, w, 3], the image, where one was explained; None for a class.
         images: decisions that the shares are means over.
         side: of a patch in pixels of the network's input.
@@ -57,6 +58,7 @@ class DecidingChannels(Shown, drawn_by="draw_relevance"):
     layer: str
     sentence: str
     channels: tuple[DecidingChannel, ...]
+    target: int
     picture: Pixels | None
     images: int
     side: int
@@ -115,6 +117,7 @@ def deciding_channels(
     else:
         if decision.layer != layer:
             raise DataError(f"the decision is of layer {decision.layer!r}; expected {layer!r}")
+        target = decision.target
         shares, halves, decided = decision.shares, np.full(len(decision.shares), np.nan), 1
         sentence = decision.sentence(relevance.outputs, names)
     feed = Feed(images, Preprocess.from_dict(relevance.config["preprocess"]))
@@ -128,9 +131,14 @@ def deciding_channels(
         )
         for channel in _chosen(shares, count, against)
     )
-    side = patch_side(relevance, layer)
     return DecidingChannels(
-        layer=layer, sentence=sentence, channels=channels, picture=picture, images=decided, side=side
+        layer=layer,
+        sentence=sentence,
+        channels=channels,
+        target=target,
+        picture=picture,
+        images=decided,
+        side=patch_side(relevance, layer),
     )
 
 
@@ -183,12 +191,3 @@ def patch_around(position: Sequence[int], field: Sequence[Sequence[int]], side: 
         edges.append((start, start + room))
     (top, bottom), (left, right) = edges
     return Box(top, left, bottom, right)
-
-
-def require_same_network(relevance: Relevance, fingerprint: str) -> None:
-    """Raise MismatchError where a file was made with another network than the one with this fingerprint."""
-    if relevance.config["model_fingerprint"] != fingerprint:
-        raise MismatchError(
-            f"{relevance.path or 'the result'} was made with another network or other weights (fingerprint "
-            f"{relevance.config['model_fingerprint']}; that of the model given is {fingerprint})"
-        )

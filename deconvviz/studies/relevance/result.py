@@ -257,13 +257,13 @@ class Relevance(Mapping[str, RelevantLayer], Shown, drawn_by="draw_relevance"):
         progress = "" if self.complete else f", unfinished: {self.done} of {counted(self.total, 'image')}"
         lines = [f"Relevance({self.config['model']}, {self.config['rule']}{progress})"]
         for name, layer in self.layers.items():
-            parts = self.parts(name)
+            parts = {part: round(value, 3) + 0.0 for part, value in self.parts(name).items()}
             broken = f", {layer.shares.broken} not finite" if layer.shares.broken else ""
             lines.append(
                 f"  {name}: {counted(int(layer.shares.decided.sum()), 'decision')} for "
-                f"{counted(int((layer.shares.decided > 0).sum()), 'class')}{broken}; mean score {parts['score']:.3g} = "
-                f"{parts['layer']:.3g} by its channels + {parts['beside']:.3g} past the layer + "
-                f"{parts['biases']:.3g} by biases + {parts['rest']:.3g} by the rest"
+                f"{counted(int((layer.shares.decided > 0).sum()), 'class')}{broken}; mean score {parts['score']:.4g} = "
+                f"{parts['layer']:.4g} by its channels + {parts['beside']:.4g} past the layer + "
+                f"{parts['biases']:.4g} by biases + {parts['rest']:.4g} by the rest"
             )
         return "\n".join(lines)
 

@@ -116,10 +116,10 @@ def planted() -> dv.Network:
     """A network whose class 1 rests on channel 2 alone, and class 0 on all the others."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
-    model[0].bias.data.fill_(0.5)  # type: ignore[union-attr, operator]
+    model[0].bias.data.fill_(0.5)
     weight = torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 3.0, 0.0, 0.0, 0.0]])
-    model[4].weight.data = weight  # type: ignore[assignment]
-    model[4].bias.data.zero_()  # type: ignore[union-attr, operator]
+    model[4].weight.data = weight
+    model[4].bias.data.zero_()
     return dv.capture(model.eval(), (3, 16, 16))
 
 
@@ -220,7 +220,7 @@ def test_labels_and_images_whose_relevance_is_not_finite() -> None:
     expected = np.bincount(outputs[np.asarray(scenes.labels)], minlength=5)
     assert found["act"].shares.decided.tolist() == expected.tolist()
     broken = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 196, 2))
-    broken[3].weight.data[0, 0] = torch.nan  # type: ignore[index, union-attr]
+    broken[3].weight.data[0, 0] = torch.nan
     result = dv.relevance(network_of(broken), scenes, ["1"], 2, target=0, preprocess=PREPROCESS, progress=False)
     assert result["1"].shares.broken == 8 and (result["1"].by_relevance.images == -1).all()
     assert np.isfinite(result["1"].shares.total).all()
@@ -232,14 +232,15 @@ def test_concept_relevance_of_all_channels_is_the_relevance_of_the_pixels() -> N
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 3))
     network, x = dv.capture(model.double().eval(), (3, 16, 16)), pictures(1)
     target = int(network(x).argmax())
+    first, second, _ = (tensor for tensor in model.parameters() if tensor.dim() > 1)
     image = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(image)[0, target], image)
     with torch.no_grad():
         z, b, y = model[0](x), model[2](model[0](x).relu()), model(x)
         above = b.relu().flatten(1) * model[5].weight[target] * (y[0, target] / away(y[0, target]))
-        middle = z.relu() * functional.conv_transpose2d(above.reshape(b.shape) / away(b), model[2].weight)
+        middle = z.relu() * functional.conv_transpose2d(above.reshape(b.shape) / away(b), second)
         wholes = {
-            "lrp-epsilon": x * functional.conv_transpose2d(middle / away(z), model[0].weight),
+            "lrp-epsilon": x * functional.conv_transpose2d(middle / away(z), first),
             "gradient-x-activation": x * gradient,
         }
     for rule, whole in wholes.items():
