@@ -324,7 +324,7 @@ def project_decision(
         bounds: lowest and highest value of a pixel; see `SignalOptions`.
 
     Returns:
-        The projection, whose pixels are in units of the score and signed; red, or positive, speaks for the class.
+        The projection, whose pixels are in units of the score and signed: what is positive speaks for the class.
 
     Raises:
         LayerNotFound: a layer of this name does not exist.

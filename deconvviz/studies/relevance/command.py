@@ -115,6 +115,7 @@ def relevance(
     """
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.relevance.measure import relevance as share_out
+    from deconvviz.studies.relevance.options import checked_target
 
     _check(out, table, shown_class, image, shard)
     pixels = None if image is None else read_image(image)
@@ -124,6 +125,8 @@ def relevance(
     outputs = output_names(loaded, names, network, images)
     whose: Target = target if target in ("predicted", "label") else class_number(target, outputs)  # type: ignore[assignment]
     shown = class_number(shown_class, outputs)
+    if shown is not None:
+        checked_target(shown, network.outputs)
     matched = matched_outputs(images, network, outputs, required=True, otherwise="") if whose == "label" else None
     found = share_out(
         network,

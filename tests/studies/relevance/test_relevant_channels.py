@@ -297,6 +297,7 @@ def test_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
         "relevance demo scenes:9 -l relu5 -o r.png": "ends in .h5",
         "relevance demo scenes:9 -l relu5 -o x.h5 --image scene.png --for cat": "leave the other out",
         "relevance demo scenes:9 -l relu5 -o x.h5 --for zebra": "zebra",
+        "relevance demo scenes:9 -l relu5 -o x.h5 --for 99": "classes 0 to",
         "project demo scene.png -l relu5 -c 41 --for cat -p 1,1 -o d.png": "leave --position out",
         "project demo scene.png -l relu5 -c 41 --for cat --rule guided -o d.png": "a decision goes back by",
     }.items():
