@@ -107,9 +107,10 @@ def test_the_score_is_taken_in_front_of_a_softmax_and_two_classes_of_one_output(
     torch.testing.assert_close(first.relevance["1"], second.relevance["1"])
     torch.testing.assert_close(first.probabilities, second.probabilities)
     single = network_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 196, 1)))
-    yes, no = (Decisions(single, ["1"], "lrp-epsilon").of(x, torch.tensor([c, c])) for c in (0, 1))
-    torch.testing.assert_close(yes.relevance["1"], -no.relevance["1"])
-    torch.testing.assert_close(yes.probabilities + no.probabilities, torch.ones(2, dtype=torch.float64))
+    for rule in ("lrp-epsilon", "gradient-x-activation"):
+        yes, no = (Decisions(single, ["1"], rule).of(x, torch.tensor([c, c])) for c in (0, 1))
+        torch.testing.assert_close(yes.relevance["1"], -no.relevance["1"])
+        torch.testing.assert_close(yes.probabilities + no.probabilities, torch.ones(2, dtype=torch.float64))
 
 
 def planted() -> dv.Network:
