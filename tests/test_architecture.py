@@ -15,6 +15,7 @@ ROOT = {
     "types",
     "choices",
     "arrays",
+    "halving",
     "lengths",
     "notebook",
     "progress",

@@ -264,6 +264,20 @@ FILES: Mapping[str, FileSchema] = {
             "[G, E], the largest activation after each epoch.",
         ),
     ),
+    "tiles of a gallery": FileSchema(
+        version=1,
+        what="Patches and projections of a block of filters, until the gallery of their layer is written.",
+        written_by="`deconvviz atlas --ray`",
+        read_by="the same command",
+        settings=_CONFIG,
+        arrays=_arrays(
+            "boxes i filters k 4 | ? | int64: as in a gallery.",
+            "windows i filters k 4 | ? | int64: as in a gallery.",
+            "*/data u8 bytes* | ? | uint8: as in a gallery.",
+            "*/offsets i tiles* | 0, ? | int64: as in a gallery.",
+            "*/shape i 5 | 0, ? | int64: as in a gallery.",
+        ),
+    ),
     "features": FileSchema(
         version=1,
         what="The values of layers for many images, one row an image.",

@@ -22,7 +22,7 @@ from deconvviz.cam.engine import whole_images
 from deconvviz.cam.occluder import GREY, Occluder
 from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.graph.memory import AtOnce
+from deconvviz.halving import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.galleries import tile_size

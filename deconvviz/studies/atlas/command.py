@@ -167,7 +167,9 @@ def atlas(
       deconvviz atlas demo scenes.h5 -l conv1 -l relu3 -l relu5 --snapshots demo --invariance -o atlas
     """
     if cluster is not None and cluster.shards is not None:
-        raise DataError("--ray-shards given; the parts of an atlas are its layers: leave --ray-shards out")
+        raise DataError(
+            "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
+        )
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
