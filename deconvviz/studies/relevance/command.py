@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import RELEVANCE_RULES
-from deconvviz.cli.following import PICTURE, following
+from deconvviz.cli.following import IMAGE, PICTURE, following
 from deconvviz.cli.inputs import class_number, matched_outputs, open_model, output_names, read_image
 from deconvviz.cli.options import (
     DECODING,
@@ -151,12 +151,15 @@ def relevance(
     if shard is not None:
         click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
         return
-    name = pathlib.Path(image or "").name
-    shown_layers = [_show(found, images, layer, shown, pixels, opened, out, page, name) for layer in found]
-    last = shown_layers[-1]
-    channel = str(last.channels[0].channel if last.channels else 0)
-    words = ("project", model, image or "IMAGE", "-l", last.layer, "-c", channel, "--for", str(last.target))
-    click.echo(f"wrote {out}; next: {following(*words, '-o', 'concept.png', carry=PICTURE)}")
+    figures = [_show(found, images, layer, shown, pixels, opened, out, page, image or "") for layer in found]
+    click.echo(f"wrote {out}; next: {_next(model, image, figures[-1])}")
+
+
+def _next(model: str, image: str | None, deciding: DecidingChannels) -> str:
+    """Return the command that carries the first channel's part of the decision on to the pixels."""
+    channel = deciding.channels[0].channel if deciding.channels else 0
+    unit = ("-l", deciding.layer, "-c", channel, "--for", deciding.target)
+    return following("project", model, image or IMAGE, *unit, "-o", "concept.png", carry=PICTURE)
 
 
 def _check(
@@ -183,7 +186,7 @@ def _show(
     opened: OpenedModel,
     out: str,
     page: Page,
-    name: str,
+    image: str,
 ) -> DecidingChannels:
     """Print which channels decide, write the figure that shows them, and return what it shows."""
     from deconvviz.studies.relevance.deciding import deciding_channels
@@ -191,6 +194,7 @@ def _show(
     from deconvviz.studies.relevance.measure import image_relevance
 
     decision = picture = None
+    name = pathlib.Path(image).name
     if pixels is not None:
         seen = opened.preprocess.picture(pixels)
         picture = opened.preprocess.display(seen)
