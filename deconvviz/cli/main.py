@@ -48,7 +48,7 @@ COMMANDS = {
         "Find the k images that activate each channel most, in one pass over a packed store.",
         resumes=True,
     ),
-    "merge": LazyCommand("studies.mining.command", "Join the mined files of all shards of one job."),
+    "merge": LazyCommand("studies.mining.command", "Join the mined or relevance files of all shards of one job."),
     "grid": LazyCommand(
         "studies.mining.command",
         "Draw a layer: for each filter its top projections beside the image patches they came from.",
@@ -59,6 +59,11 @@ COMMANDS = {
     ),
     "project": LazyCommand(
         "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
+    ),
+    "relevance": LazyCommand(
+        "studies.relevance.command",
+        "Find which filters made a network's decisions, and the images in which each weighed most.",
+        resumes=True,
     ),
     "train": LazyCommand(
         "studies.training.command",
@@ -135,6 +140,7 @@ How features develop while your own network is trained:
 \b
 Why a network decides as it does:
   deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
+  deconvviz relevance torchvision:squeezenet1_0 photos.h5 -l features.12 -o relevant.h5
   deconvviz train-cam l-cam-img torchvision:squeezenet1_0 photos.h5 -l features.12 -o lcam.pth
 
 \b
