@@ -39,6 +39,7 @@ BELOW["cli"] = ENGINE
 STUDIES_BELOW = {
     "ablation": {"training"},
     "atlas": {"evolution", "invariance", "mining"},
+    "dissection": {"mining"},
     "evolution": {"mining"},
     "explainers": {"evaluation"},
 }

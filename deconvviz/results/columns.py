@@ -6,58 +6,10 @@ A column is declared as "name type | unit | meaning". A star in a name stands fo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column, or all columns whose names match.
-
-    Attributes:
-        name: with a star for any text.
-        type: "text", "integer", "number" or "flag".
-        optional: whether it, or a cell of it, may be absent.
-        unit: such as "px"; "" where there is none.
-        meaning: what it holds.
-    """
-
-    name: str
-    type: str
-    optional: bool
-    unit: str
-    meaning: str
-
-    def matches(self, name: str) -> bool:
-        """Return whether a column's name is meant."""
-        return re.fullmatch(re.escape(self.name).replace(r"\*", ".+"), name) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSchema:
-    """One kind of table.
-
-    Attributes:
-        what: what a row is, and the order of the rows.
-        written_by: the commands and methods that write it, and the one that returns it as a data frame.
-        columns: in their order.
-    """
-
-    what: str
-    written_by: str
-    columns: tuple[Column, ...]
-
-
-def _columns(*lines: str) -> tuple[Column, ...]:
-    """Read declarations: "name type | unit | meaning"."""
-    columns = []
-    for line in lines:
-        head, unit, meaning = (part.strip() for part in line.split(" | ", 2))
-        name, type_ = head.split()
-        columns.append(Column(name, type_.rstrip("?"), type_.endswith("?"), unit, meaning))
-    return tuple(columns)
-
+from deconvviz.results.table_schemas import TableSchema
+from deconvviz.results.table_schemas import columns_of as _columns
 
 _LAYER = "layer text |  | Name of the layer."
 _METRICS = (
@@ -239,6 +191,42 @@ TABLES: Mapping[str, TableSchema] = {
             "log_loss number | nats | With the lesion.",
             "log_loss_rise number | nats | The difference.",
             "log_loss_rise_95 number | nats | Half the width of its 95 % interval.",
+        ),
+    ),
+    "names": TableSchema(
+        what="For each channel of each layer a row for the best concept of each kind; a channel that never fires has none.",
+        written_by="`deconvviz dissect`, `Dissection.save_csv` and `Dissection.to_frame`; `results.names.read_names` reads "
+        "it",
+        columns=_columns(
+            _LAYER,
+            "channel integer |  | Number of the filter, from 0.",
+            "name text |  | The concept, such as wheel.",
+            "kind text |  | part, colour, texture or class.",
+            "named flag |  | Whether the channel is named after it.",
+            "iou number? | share, 0..1 | Intersection over union of the channel's and the concept's pixels; empty for a "
+            "class.",
+            "iou_chance number? | share, 0..1 | The same with the masks of other pictures.",
+            "share number? | share, 0..1 | Of the channel's pixels those in the concept; for a class, of its strongest "
+            "images those of the class.",
+            "share_chance number? | share, 0..1 | The same with the masks of other pictures; for a class, its share of "
+            "all images.",
+            "p number? | probability | Of a class among the strongest images, Fisher's exact test, times channels times "
+            "classes of the layer (Bonferroni).",
+            "threshold number | the layer's | Above it the channel fires.",
+        ),
+    ),
+    "concept scores": TableSchema(
+        what="A row for each concept, layer and class, for which the class's score rises along the concept's direction.",
+        written_by="`deconvviz dissect --concept`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
+        columns=_columns(
+            _LAYER,
+            "concept text |  | Name of the concept.",
+            "class text? |  | Name of the class; empty for all images, each with its own class.",
+            "images integer | images | Whose gradients were taken.",
+            "score number | share, 0..1 | Of the images those on which the score rises, a mean over random sets.",
+            "score_spread number | share, 0..1 | Its standard deviation over the sets.",
+            "chance number | share, 0..1 | The same along directions between random sets.",
+            "p number | probability | Welch's two-sided t-test between both, times the number of rows (Bonferroni).",
         ),
     ),
     "fidelity": TableSchema(

@@ -436,7 +436,7 @@ def test_data_files_are_of_bounded_size(made: pathlib.Path) -> None:
 def test_every_asset_is_written_and_short(made: pathlib.Path) -> None:
     ours = {path.name for path in TEMPLATES.iterdir() if path.suffix in (".js", ".css")}
     assert set(ASSETS) <= ours
-    assert {path.name for path in (made / "assets").iterdir()} == {*ASSETS, "site.js", "classes.js"}
+    assert {path.name for path in (made / "assets").iterdir()} == {*ASSETS, "site.js", "classes.js", "names.js"}
     for name in ASSETS:
         assert (TEMPLATES / name).read_text("utf-8").count("\n") < 300
     linked = set(re.findall(r'assets/([\w.]+)"', "".join((made / page).read_text("utf-8") for page in PAGES)))
