@@ -194,29 +194,27 @@ TABLES: Mapping[str, TableSchema] = {
         ),
     ),
     "names": TableSchema(
-        what="For each channel of each layer a row for the best concept of each kind; a channel that never fires has none.",
-        written_by="`deconvviz dissect`, `Dissection.save_csv` and `Dissection.to_frame`; `results.names.read_names` reads "
-        "it",
+        what="For each channel that ever fires a row for the best concept of each kind, layer by layer.",
+        written_by="`deconvviz dissect`, `Dissection.save_csv` and `Dissection.to_frame`",
         columns=_columns(
             _LAYER,
             "channel integer |  | Number of the filter, from 0.",
             "name text |  | The concept, such as wheel.",
-            "kind text |  | part, colour, texture or class.",
+            "kind text |  | part, object, colour, texture or class.",
             "named flag |  | Whether the channel is named after it.",
-            "iou number? | share, 0..1 | Intersection over union of the channel's and the concept's pixels; empty for a "
-            "class.",
+            "iou number? | share, 0..1 | Intersection over union of the channel's pixels and the concept's; not of a class.",
             "iou_chance number? | share, 0..1 | The same with the masks of other pictures.",
             "share number? | share, 0..1 | Of the channel's pixels those in the concept; for a class, of its strongest "
             "images those of the class.",
             "share_chance number? | share, 0..1 | The same with the masks of other pictures; for a class, its share of "
             "all images.",
-            "p number? | probability | Of a class among the strongest images, Fisher's exact test, times channels times "
-            "classes of the layer (Bonferroni).",
+            "p number? | probability | Of a class among the strongest images, Fisher's exact test, times channels of "
+            "the layer times classes (Bonferroni).",
             "threshold number | the layer's | Above it the channel fires.",
         ),
     ),
     "concept scores": TableSchema(
-        what="A row for each concept, layer and class, for which the class's score rises along the concept's direction.",
+        what="How often the scores of classes rise along the directions of concepts: a row for each concept, layer and class.",
         written_by="`deconvviz dissect --concept`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
         columns=_columns(
             _LAYER,

@@ -189,8 +189,8 @@ FILES: Mapping[str, FileSchema] = {
         read_by="`dv.Dissection.load`",
         settings={
             **_CONFIG,
-            "state": "JSON: `stage`, the pass (quantiles or counts); `done` images of it and `total`; `images` that were "
-            "counted; `concepts`, [kind, name] each; `classes` of the images.",
+            "state": "JSON: `stage`, the pass (quantiles or counts); `done` images of it and `total`; `images` that "
+            "were counted; `concepts`, [kind, name] each; `classes` of the images.",
         },
         arrays=_arrays(
             "shown i concepts places | 0 | int32: pictures that have a concept at a place; the places are the pixels "

@@ -56,7 +56,7 @@ def colour_table() -> NDArray[np.int64]:
     for number, listed in enumerate(COLOURS.values()):
         for text in listed:
             named = rgb2lab(np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)]]) / 255.0)
-            distance = deltaE_ciede2000(colours, named)
+            distance = deltaE_ciede2000(colours, named)  # type: ignore[no-untyped-call]
             numbers[distance < nearest] = number
             nearest = np.minimum(nearest, distance)
     return numbers

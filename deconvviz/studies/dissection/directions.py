@@ -115,7 +115,7 @@ class DirectionRun:
         self.chosen = np.sort(np.concatenate(chosen))
         self.labels = labels[self.chosen]
         pool = spread(labels, min(len(labels), 2000))
-        self.pool = {layer: values for layer, values in self.features(self.images, pool).items()}
+        self.pool = self.features(self.images, pool)
         self.gradients = self._gradients()
 
     def features(self, images: Images, indices: Ints | None = None) -> dict[str, Floats]:

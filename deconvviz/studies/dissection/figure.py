@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from deconvviz.figures.bars import rows_from_top
 from deconvviz.figures.page import OWN, Page
@@ -72,13 +73,14 @@ def caption_of(dissection: Dissection, images: str, rule: NamingRule) -> str:
     """Return what the figure shows, of which images, and when a channel is named."""
     quantile, top = dissection.config["quantile"], dissection.config["top"]
     parts = any(concept.kind == PART for concept in dissection.concepts)
+    wide = "part, a colour" if parts else "colour"
     of_parts = f"by a part from an intersection over union (IoU) of {rule.iou:g} on, " * parts
     of_classes = f"; a class names it where it is over-represented among its {top} strongest images (Fisher's exact "
     of_classes += f"test, p below {rule.alpha:g} after Bonferroni's correction)"
     return (
         f"A channel fires where its map, resized to the picture, is above the {quantile:g} quantile of its values over "
-        f"{counted(dissection.total, 'image')} of {images}. It is named {of_parts}by a {'part, a ' * parts}colour or a texture "
-        f"from {rule.share:.0%} of its firing pixels on, if that is at least {rule.times:g} times what chance gives"
+        f"{counted(dissection.total, 'image')} of {images}. It is named {of_parts}by a {wide} or a "
+        f"texture from {rule.share:.0%} of its firing pixels on, if that is at least {rule.times:g} times what chance gives"
         f"{of_classes * bool(dissection.classes)}. A channel may have several names.\n"
         "Pictures: the four strongest images of the channels that are named best, one for each name, dark where the "
         "channel does not fire. The percentage is the share of a channel's firing pixels in the concept, or of its "
@@ -106,7 +108,7 @@ def _draw_units(sheet: Sheet, found: list[Detection], top: float) -> None:
     axes.set_ylim(-0.6, len(listed) - 0.4)
     axes.tick_params(axis="x", labelsize=SMALL, pad=2)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     more = f"; {len(units) - MOST} more are not listed" if len(units) > MOST else ""
     axes.set_xlabel(f"channels of this name{more}", fontsize=SMALL, labelpad=1)
     for spine in ("top", "right"):

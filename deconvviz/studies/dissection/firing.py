@@ -90,7 +90,7 @@ def firing(maps: Tensor, thresholds: Tensor, rows: Axis, columns: Axis) -> Itera
     above[..., :-1, :] |= above[..., 1:, :].clone()
     above[..., :-1] |= above[..., 1:].clone()
     cells = above.nonzero()
-    for some in cells.split(max(AT_ONCE // (rows.places.shape[1] * columns.places.shape[1]), 1)):
+    for some in torch.split(cells, max(AT_ONCE // (rows.places.shape[1] * columns.places.shape[1]), 1)):
         yield _in_cells(maps, thresholds, rows, columns, some)
 
 

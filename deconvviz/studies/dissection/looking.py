@@ -13,10 +13,11 @@ from deconvviz.data.parallel import in_order
 from deconvviz.data.truth import OBJECT, Truth
 from deconvviz.studies.dissection.concepts import COLOURS, PIXEL_CONCEPTS, colour_table, colours_of, textures_of
 from deconvviz.studies.dissection.firing import sampled
-from deconvviz.studies.dissection.naming import Concept
+from deconvviz.studies.dissection.naming import OBJECT as WHOLE_KIND
+from deconvviz.studies.dissection.naming import PART, Concept
 from deconvviz.types import Ints, Mask
 
-WHOLE = Concept("object", "object")
+WHOLE = Concept(WHOLE_KIND, "object")
 NOTHING = 0  # the number that stands where a plane shows no concept; concept i has the number i + 1
 
 
@@ -26,9 +27,9 @@ def with_families(masks: dict[str, Mask]) -> dict[str, Mask]:
     A part's family is the last word of its name that is no number; a part that is called like its family stays what it
     is where it has no relatives.
 
-    >>> masks = {"left eye": np.array([[True, False]]), "eye 2": np.array([[False, True]]), "beak": np.zeros((1, 2), bool)}
-    >>> {name: mask.tolist() for name, mask in with_families(masks).items() if name not in masks}
-    {'eye': [[True, True]]}
+    >>> masks = {"left eye": np.array([[True, False]]), "eye 2": np.array([[False, True]])}
+    >>> with_families(masks)["eye"].tolist()
+    [[True, True]]
     """
     families: dict[str, Mask] = {}
     for name, mask in masks.items():
@@ -55,14 +56,8 @@ class ConceptPlanes:
         self.rows, self.columns = sampled(*feed.preprocess.shape[1:])
         self._table = torch.from_numpy(colour_table()).to(device)
         pixel_numbers = torch.tensor([self.numbers[concept] for concept in PIXEL_CONCEPTS], device=device)
-        self._colour_numbers, self._texture_numbers = pixel_numbers.split(
-            [len(COLOURS), len(PIXEL_CONCEPTS) - len(COLOURS)]
-        )
-
-    @property
-    def places(self) -> int:
-        """Number of pixels of a picture that are looked at."""
-        return len(self.rows) * len(self.columns)
+        colours = len(COLOURS)
+        self._colour_numbers, self._texture_numbers = pixel_numbers[:colours], pixel_numbers[colours:]
 
     def of_pixels(self, pictures: Tensor) -> Tensor:
         """Return int64 [N, 2, rows, columns]: the numbers of each pixel's colour and of its texture.
@@ -93,7 +88,7 @@ class ConceptPlanes:
         planes = np.full((len(masks), max(map(len, masks), default=0), len(self.rows), len(self.columns)), NOTHING)
         for image, parts in enumerate(masks):
             for plane, (part, mask) in enumerate(parts.items()):
-                planes[image, plane][mask] = self._number(Concept("part", part) if part != OBJECT else WHOLE)
+                planes[image, plane][mask] = self._number(Concept(PART, part) if part != OBJECT else WHOLE)
         return torch.from_numpy(planes)
 
     def _number(self, concept: Concept) -> int:

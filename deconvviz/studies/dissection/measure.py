@@ -266,7 +266,11 @@ class DissectionRun:
     def first_pass(self, dissection: Dissection) -> Dissection:
         """Fill the histograms and the tables of the strongest images."""
         tables = {name: self._table(name, layer.top) for name, layer in dissection.layers.items()}
-        histograms = {name: on_device(layer.histogram, self.device) for name, layer in dissection.layers.items()}
+        histograms = {
+            name: on_device(layer.histogram, self.device)
+            for name, layer in dissection.layers.items()
+            if layer.histogram is not None
+        }
         done = dissection.done
         for batch, commits in self._batches(dissection):
             for part, maps in self._activations(batch.pictures):

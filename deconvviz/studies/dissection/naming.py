@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import hypergeom  # type: ignore[import-untyped]
 
 from deconvviz.errors import DataError, require
@@ -15,7 +16,9 @@ from deconvviz.types import Floats, Ints
 if TYPE_CHECKING:
     from deconvviz.studies.dissection.result import DissectedLayer, Dissection
 
-PART, CLASS = "part", "class"  # kinds of concepts; colours and textures are the others
+Counts = NDArray[np.integer[Any]]
+PART, OBJECT, CLASS = "part", "object", "class"
+KINDS = (PART, OBJECT, "colour", "texture", CLASS)  # of concepts, in the order in which they name a channel
 CHANNELS, PICTURES = 9, 4  # named channels of a layer that have examples, and pictures of each
 
 
@@ -109,7 +112,7 @@ class Overlaps(NamedTuple):
     share_chance: Floats
 
 
-def overlaps(fires: Ints, shown: Ints, both: Ints, images: int) -> Overlaps:
+def overlaps(fires: Counts, shown: Counts, both: Ints, images: int) -> Overlaps:
     """Return how channels and concepts overlap, and how they would if each map met the masks of any picture.
 
     What is expected by chance is exact, and drawn from no random numbers: over all pairs of a map and the masks of a
@@ -155,7 +158,7 @@ def enrichment(labels: Ints, class_counts: Ints) -> tuple[Ints, Floats, Floats]:
     """
     channels, known = len(labels), int(class_counts.sum())
     best, share, p = np.full(channels, -1), np.zeros(channels), np.ones(channels)
-    tests = channels * max(np.count_nonzero(class_counts), 1)
+    tests = channels * max(int(np.count_nonzero(class_counts)), 1)
     for channel, of_channel in enumerate(labels):
         classes, counts = np.unique(of_channel[of_channel >= 0], return_counts=True)
         if not len(classes):
@@ -169,14 +172,22 @@ def enrichment(labels: Ints, class_counts: Ints) -> tuple[Ints, Floats, Floats]:
 
 
 def detections(dissection: Dissection, layer: DissectedLayer, rule: NamingRule) -> Iterator[Detection]:
-    """Yield the best concept of each kind for each channel of a layer that is ever above its threshold."""
+    """Yield the best concept of each kind for each channel of a layer that is ever above its threshold.
+
+    The whole object names no channel that a part names.
+    """
     measured = overlaps(layer.fires, dissection.shown, layer.both, dissection.images)
     kinds = np.array([concept.kind for concept in dissection.concepts])
     names = [concept.name for concept in dissection.concepts]
     classes, class_shares, p = enrichment(layer.labels, dissection.class_counts)
     for channel in np.flatnonzero(layer.fires.any(1)).tolist():
-        for kind in dict.fromkeys(kinds.tolist()):
-            yield _of_pixels(channel, kind, np.flatnonzero(kinds == kind), names, measured, rule)
+        has_part = False
+        for kind in KINDS:
+            numbers = np.flatnonzero(kinds == kind)
+            if len(numbers):
+                best = _of_pixels(channel, kind, numbers, names, measured, rule)
+                has_part |= best.named and kind == PART
+                yield best._replace(named=best.named and not (kind == OBJECT and has_part))
         label = int(classes[channel])
         if label >= 0 and dissection.classes:
             share = dissection.class_counts[label] / dissection.class_counts.sum()
@@ -221,14 +232,14 @@ def _of_pixels(
 def strongest(found: Sequence[Detection]) -> list[Detection]:
     """Return for each concept that names a channel the channel that it names best, the best concepts first.
 
-    Parts come first, then classes by their p value, then the others; parts and the others by their share. A channel is
-    taken once, with the first of its concepts.
+    Parts come first, then the other concepts of pixels, both by their share, then classes by their p value. A channel
+    is taken once, with the first of its concepts.
     """
-    order = {PART: 0, CLASS: 1}
+    order = {PART: 0, CLASS: 2}
 
     def rank(detection: Detection) -> tuple[int, float, int]:
         score = detection.p if detection.kind == CLASS else -detection.share
-        return order.get(detection.kind, 2), score, detection.channel
+        return order.get(detection.kind, 1), score, detection.channel
 
     best: dict[Concept, Detection] = {}
     channels: set[int] = set()

@@ -52,7 +52,7 @@ def count(histogram: Tensor, maps: Tensor) -> None:
     """
     channels = maps.shape[1]
     first = torch.arange(channels, device=maps.device, dtype=torch.int32)[:, None, None] * BINS
-    for some in maps.split(max(AT_ONCE // maps[0].numel(), 1)):
+    for some in torch.split(maps, max(AT_ONCE // maps[0].numel(), 1)):
         places = bins_of(some) + first
         # In the order in which they lie in memory: a copy in another order takes as long as all the rest.
         places = (places if places.is_contiguous() else places.permute(0, 2, 3, 1)).reshape(-1)

@@ -33,7 +33,7 @@ TEMPLATES = pathlib.Path(site.__file__).parent.parent / "templates"
 
 
 def build(root: pathlib.Path, paths: list[pathlib.Path], decided: pathlib.Path | None, **more: Any) -> Site:
-    texts = {"title": "net", "command": "deconvviz atlas", "note": "no evidence"}
+    texts: dict[str, Any] = {"title": "net", "command": "deconvviz atlas", "note": "no evidence", "filter_names": NAMES}
     return build_site(root, paths, decided, galleries.images(**more), **texts, progress=False)
 
 
