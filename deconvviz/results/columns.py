@@ -202,7 +202,7 @@ TABLES: Mapping[str, TableSchema] = {
             "name text |  | The concept, such as wheel.",
             "kind text |  | part, object, colour, texture or class.",
             "named flag |  | Whether the channel is named after it.",
-            "iou number? | share, 0..1 | Intersection over union of the channel's pixels and the concept's; not of a class.",
+            "iou number? | share, 0..1 | Intersection over union with the concept's pixels; empty for a class.",
             "iou_chance number? | share, 0..1 | The same with the masks of other pictures.",
             "share number? | share, 0..1 | Of the channel's pixels those in the concept; for a class, of its strongest "
             "images those of the class.",
@@ -214,7 +214,7 @@ TABLES: Mapping[str, TableSchema] = {
         ),
     ),
     "concept scores": TableSchema(
-        what="How often the scores of classes rise along the directions of concepts: a row for each concept, layer and class.",
+        what="How often the scores of classes rise along directions of concepts: a row a concept, layer and class.",
         written_by="`deconvviz dissect --concept`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
         columns=_columns(
             _LAYER,

@@ -65,7 +65,8 @@ class Colours(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the means of pooled maps."""
-        return self.pool(self.seen(x)).mean((2, 3))
+        pooled: Tensor = self.pool(self.seen(x))
+        return pooled.mean((2, 3))
 
 
 def network() -> dv.Network:

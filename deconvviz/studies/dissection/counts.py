@@ -31,7 +31,6 @@ class Counts:
         both: layer -> int64 [C, 1 + K], common pixels; the first column stands for pixels without a concept.
         shown: int32 [1 + K, P], pictures that have a concept at a place.
         axes: layer -> how its maps are resized.
-        columns: columns that are looked at.
     """
 
     thresholds: Mapping[str, Tensor]
@@ -39,7 +38,6 @@ class Counts:
     both: dict[str, Tensor]
     shown: Tensor
     axes: Mapping[str, tuple[Axis, Axis]]
-    columns: int
 
     @classmethod
     def of(
@@ -70,7 +68,7 @@ class Counts:
                 Axis.of(columns, width, planes.columns, device),
             )
         shown = on_device(dissection.shown if begun else np.zeros((known, places), np.int32), device)
-        return cls(thresholds, fires, both, functional.pad(shown, (0, 0, 1, 0)), axes, len(planes.columns))
+        return cls(thresholds, fires, both, functional.pad(shown, (0, 0, 1, 0)), axes)
 
     def add_concepts(self, concepts: Tensor, known: int) -> None:
         """Add the concepts of a batch: int64 [N, Q, rows, columns], numbers up to `known`."""
@@ -84,10 +82,10 @@ class Counts:
     def add_maps(self, layer: str, maps: Tensor, concepts: Tensor) -> None:
         """Add the maps of a batch [N, C, h, w] with its concepts, int64 [N, Q, rows, columns]."""
         fires, both = self.fires[layer], self.both[layer]
-        for pixels in firing(maps, self.thresholds[layer], *self.axes[layer]):
-            images, channels, rows, columns = pixels
-            _add_ones(fires, channels * fires.shape[1] + rows * self.columns + columns)
-            _add_ones(both, channels[:, None] * both.shape[1] + concepts[images, :, rows, columns])
+        planes = concepts.flatten(2)
+        for images, channels, places in firing(maps, self.thresholds[layer], *self.axes[layer]):
+            _add_ones(fires, channels * fires.shape[1] + places)
+            _add_ones(both, channels[:, None] * both.shape[1] + planes[images, :, places])
 
     def on_host(self, dissection: Dissection, planes: ConceptPlanes, done: int, images: int) -> Dissection:
         """Return a dissection with these sums."""

@@ -60,8 +60,8 @@ def _examples(
             Axis.of(length, pixels, looked_at, forward.device)
             for length, pixels, looked_at in zip(maps.shape[2:], original.shape[1:3], (rows, columns), strict=True)
         )
-        for image, _, y, x in firing(maps[:, [channel]], threshold, *axes):
-            above[row][image.cpu().numpy(), y.cpu().numpy(), x.cpu().numpy()] = True
+        for image, _, place in firing(maps[:, [channel]], threshold, *axes):
+            above[row].reshape(PICTURES, -1)[image.cpu().numpy(), place.cpu().numpy()] = True
         for column, picture in enumerate(feed.preprocess.display(original)):
             pictures[row, column] = resized(picture, size)
     return Examples(channels=channels, pictures=pictures, above=above)

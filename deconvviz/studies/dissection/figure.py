@@ -80,8 +80,8 @@ def caption_of(dissection: Dissection, images: str, rule: NamingRule) -> str:
     return (
         f"A channel fires where its map, resized to the picture, is above the {quantile:g} quantile of its values over "
         f"{counted(dissection.total, 'image')} of {images}. It is named {of_parts}by a {wide} or a "
-        f"texture from {rule.share:.0%} of its firing pixels on, if that is at least {rule.times:g} times what chance gives"
-        f"{of_classes * bool(dissection.classes)}. A channel may have several names.\n"
+        f"texture from {rule.share:.0%} of its firing pixels on, if that is at least {rule.times:g} times what chance "
+        f"gives{of_classes * bool(dissection.classes)}. A channel may have several names.\n"
         "Pictures: the four strongest images of the channels that are named best, one for each name, dark where the "
         "channel does not fire. The percentage is the share of a channel's firing pixels in the concept, or of its "
         "strongest images in the class; beside it stands what the masks of other pictures would give."

@@ -32,10 +32,12 @@ class Axis(NamedTuple):
         places: int64 [length, most], the looked-at pixels between position i and the next, by their number; -1 where
             there are fewer.
         shares: float32 [length, most], how far each of them is on the way to the next position, in 0..1.
+        pixels: number of looked-at pixels.
     """
 
     places: Tensor
     shares: Tensor
+    pixels: int
 
     @classmethod
     def of(cls, length: int, pixels: int, looked_at: range, device: torch.device | str = "cpu") -> Axis:
@@ -50,23 +52,21 @@ class Axis(NamedTuple):
         shares = np.zeros(places.shape, np.float32)
         within = np.arange(len(cells)) - (counts.cumsum() - counts)[cells]
         places[cells, within], shares[cells, within] = np.arange(len(cells)), at - cells
-        return cls(torch.from_numpy(places).to(device), torch.from_numpy(shares).to(device))
+        return cls(torch.from_numpy(places).to(device), torch.from_numpy(shares).to(device), len(cells))
 
 
 class Pixels(NamedTuple):
     """Pixels at which maps are above their thresholds; int64 [n] each.
 
     Attributes:
-        images: places in the batch.
+        images: numbers in the batch.
         channels: of the maps.
-        rows: numbers of looked-at rows.
-        columns: numbers of looked-at columns.
+        places: numbers of looked-at pixels, row by row.
     """
 
     images: Tensor
     channels: Tensor
-    rows: Tensor
-    columns: Tensor
+    places: Tensor
 
 
 def firing(maps: Tensor, thresholds: Tensor, rows: Axis, columns: Axis) -> Iterator[Pixels]:
@@ -83,8 +83,8 @@ def firing(maps: Tensor, thresholds: Tensor, rows: Axis, columns: Axis) -> Itera
 
     >>> axis = Axis.of(2, 4, range(4))
     >>> maps = torch.tensor([[[[0.0, 0.0], [0.0, 1.0]]]])
-    >>> [(part.rows.tolist(), part.columns.tolist()) for part in firing(maps, torch.tensor([0.5]), axis, axis)]
-    [([2, 2, 3, 3], [2, 3, 2, 3])]
+    >>> [part.places.tolist() for part in firing(maps, torch.tensor([0.5]), axis, axis)]
+    [[10, 11, 14, 15]]
     """
     above = maps > thresholds[:, None, None]
     above[..., :-1, :] |= above[..., 1:, :].clone()
@@ -101,6 +101,7 @@ def _in_cells(maps: Tensor, thresholds: Tensor, rows: Axis, columns: Axis, cells
     corners = [maps[image, channel, y, x].float()[:, None, None] for y in (row, below) for x in (column, right)]
     down, across = rows.shares[row][:, :, None], columns.shares[column][:, None, :]
     upper, lower = (torch.lerp(left, beside, across) for left, beside in (corners[:2], corners[2:]))
-    there = (rows.places[row] >= 0)[:, :, None] & (columns.places[column] >= 0)[:, None, :]
-    cell, y, x = ((torch.lerp(upper, lower, down) > thresholds[channel][:, None, None]) & there).nonzero(as_tuple=True)
-    return Pixels(image[cell], channel[cell], rows.places[row[cell], y], columns.places[column[cell], x])
+    y, x = rows.places[row][:, :, None], columns.places[column][:, None, :]
+    fires = (torch.lerp(upper, lower, down) > thresholds[channel][:, None, None]) & (y >= 0) & (x >= 0)
+    cell = torch.arange(len(cells), device=maps.device).repeat_interleave(fires.sum((1, 2)))
+    return Pixels(image[cell], channel[cell], (y * columns.pixels + x)[fires])

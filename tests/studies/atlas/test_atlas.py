@@ -33,7 +33,8 @@ TEMPLATES = pathlib.Path(site.__file__).parent.parent / "templates"
 
 
 def build(root: pathlib.Path, paths: list[pathlib.Path], decided: pathlib.Path | None, **more: Any) -> Site:
-    texts: dict[str, Any] = {"title": "net", "command": "deconvviz atlas", "note": "no evidence", "filter_names": NAMES}
+    texts: dict[str, Any] = {"title": "net", "command": "deconvviz atlas", "note": "no evidence"}
+    texts["filter_names"] = galleries.FILTER_NAMES
     return build_site(root, paths, decided, galleries.images(**more), **texts, progress=False)
 
 
@@ -419,6 +420,12 @@ def test_text_is_escaped_in_the_pages(made: pathlib.Path, results: tuple[list[pa
     for path in made.rglob("*.js"):
         if path.parent.name != "assets":
             assert path.read_text("ascii").count("\n") == 1 and not set("<>&") & set(path.read_text("ascii"))
+
+
+def test_names_of_the_filters_that_are_shown_are_written(made: pathlib.Path) -> None:
+    text = (made / "assets" / "names.js").read_text("ascii")
+    names = read(made / "assets" / "names.js")
+    assert names["features.7"] == {} and names["conv1"] == {"3": "wheel <b>&</b>"} and not set("<>&") & set(text)
 
 
 def test_nothing_is_asked_of_the_network(made: pathlib.Path) -> None:

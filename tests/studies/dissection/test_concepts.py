@@ -46,5 +46,7 @@ def test_textures_have_their_directions(side: int) -> None:
     looked_at = range(1, side, 2) if side > 112 else range(side)
     numbers = textures_of(rgb, looked_at, looked_at)
     inner = numbers[:, len(looked_at) // 4 : -len(looked_at) // 4, len(looked_at) // 4 : -len(looked_at) // 4]
-    shares = [(inner[row] == TEXTURES.index(name)).float().mean() for row, name in enumerate((*patterns, *TEXTURES[4:]))]
+    shares = [
+        (inner[row] == TEXTURES.index(name)).float().mean() for row, name in enumerate((*patterns, *TEXTURES[4:]))
+    ]
     assert min(shares) > 0.85, shares

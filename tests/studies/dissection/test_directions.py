@@ -38,7 +38,7 @@ def images() -> InMemoryImages:
 
 
 def test_a_linear_network_has_a_closed_form(tmp_path: pathlib.Path) -> None:
-    """The gradient of a linear network is the same in every image: a score is the share of directions with w . v > 0."""
+    """The gradient of a linear network is the same in every image: the score is the share of w . v > 0."""
     concepts = {"red": InMemoryImages(flat_colours((220, 128, 128), 10, 1))}
     scores = dv.concept_scores(
         linear_network(), images(), ["0"], concepts, outputs=[0, 1], preprocess=PLAIN, sets=8, progress=False

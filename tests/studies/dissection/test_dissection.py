@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dissected import COUNT, PLAIN, SIDE, PlantedTruth, dissected, network, pictures
-from scipy.stats import fisher_exact  # type: ignore[import-untyped]
+from scipy.stats import fisher_exact
 from torch.nn import functional
 
 import deconvviz as dv
@@ -201,7 +201,9 @@ def test_the_table_and_the_rule(tmp_path: pathlib.Path) -> None:
     for wrong in ({"iou": 0}, {"share": 2}, {"times": 0.5}, {"alpha": 0}):
         with pytest.raises(DataError):
             NamingRule(**wrong)
-    assert dissection.concepts == tuple(sorted(dissection.concepts)) and Concept("object", "object") in dissection.concepts
+    assert (
+        dissection.concepts == tuple(sorted(dissection.concepts)) and Concept("object", "object") in dissection.concepts
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,6 @@ def test_what_is_refused(wrong: dict[str, Any], said: str, tmp_path: pathlib.Pat
 
 def test_values_that_are_not_finite_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
-    torch.nn.init.constant_(model[0].weight, float("inf"))
+    model[0].weight.data[:] = float("inf")
     with pytest.raises(DataError, match="NaN or infinite"):
         dv.dissect(dv.capture(model.eval(), PLAIN.shape), pictures(), ["0"], preprocess=PLAIN, progress=False)

@@ -25,7 +25,8 @@ def test_pixels_are_those_of_whole_maps_resized(
     values = whole[:, :, rows.start :: rows.step, columns.start :: columns.step]
     axes = Axis.of(size[0], 24, rows), Axis.of(size[1], 32, columns)
     ours = torch.zeros_like(values, dtype=torch.bool)
-    for image, channel, y, x in firing(maps, thresholds, *axes):
+    for image, channel, place in firing(maps, thresholds, *axes):
+        y, x = place // len(columns), place % len(columns)
         assert not ours[image, channel, y, x].any()  # each pixel once
         ours[image, channel, y, x] = True
     clear = (values - thresholds[:, None, None]).abs() > 1e-5
