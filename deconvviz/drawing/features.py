@@ -33,13 +33,20 @@ if TYPE_CHECKING:
 MINED_LAYERS = 6  # layers of a mined result on one sheet
 
 
-def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
+def draw_grid(
+    panels: LayerPanels,
+    title: str = "",
+    caption: str = "",
+    names: Mapping[int, str] | None = None,
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
     """Draw the filters of a layer: for each its top projections beside the image patches that they came from.
 
     Args:
         panels: what `dv.layer_panels` returns, 1 to 100 filters.
         title: text above.
         caption: text below.
+        names: channel -> what the filter detects, written above it, as `Dissection.names` returns it.
         page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, figure 2.
@@ -53,7 +60,7 @@ def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: U
     >>> figure = dv.draw_grid(panels, title="Two filters of the first layer")
     >>> figure.savefig("grid.pdf")  # doctest: +SKIP
     """
-    return mining.draw_grid(panels, title, caption, page=Page(**page))
+    return mining.draw_grid(panels, title, caption, page=Page(**page), names=names or {})
 
 
 def draw_mined(

@@ -29,9 +29,10 @@ class Axis(NamedTuple):
     """How one axis of a map is resized: which pixels lie between two neighbours of the map, and how far.
 
     Attributes:
-        places: int64 [length, most], the looked-at pixels between position i and the next, by their number; -1 where
+        places: int32 [length, most], the looked-at pixels between position i and the next, by their number; -1 where
             there are fewer.
-        shares: float32 [length, most], how far each of them is on the way to the next position, in 0..1.
+        shares: float32 [length, most], how far each of them is on the way to the next position, in 0..1;
+            NaN where there are fewer, so that nothing is above a threshold there.
         pixels: number of looked-at pixels.
     """
 
@@ -48,8 +49,8 @@ class Axis(NamedTuple):
         at = ((np.asarray(looked_at) + 0.5) * length / pixels - 0.5).clip(0, length - 1)
         cells = np.floor(at).astype(np.int64)
         counts = np.bincount(cells, minlength=length)
-        places = np.full((length, max(counts.max(), 1)), -1)
-        shares = np.zeros(places.shape, np.float32)
+        places = np.full((length, max(counts.max(), 1)), -1, np.int32)
+        shares = np.full(places.shape, np.nan, np.float32)
         within = np.arange(len(cells)) - (counts.cumsum() - counts)[cells]
         places[cells, within], shares[cells, within] = np.arange(len(cells)), at - cells
         return cls(torch.from_numpy(places).to(device), torch.from_numpy(shares).to(device), len(cells))
@@ -101,7 +102,7 @@ def _in_cells(maps: Tensor, thresholds: Tensor, rows: Axis, columns: Axis, cells
     corners = [maps[image, channel, y, x].float()[:, None, None] for y in (row, below) for x in (column, right)]
     down, across = rows.shares[row][:, :, None], columns.shares[column][:, None, :]
     upper, lower = (torch.lerp(left, beside, across) for left, beside in (corners[:2], corners[2:]))
-    y, x = rows.places[row][:, :, None], columns.places[column][:, None, :]
-    fires = (torch.lerp(upper, lower, down) > thresholds[channel][:, None, None]) & (y >= 0) & (x >= 0)
+    places = (rows.places[row] * columns.pixels)[:, :, None] + columns.places[column][:, None, :]
+    fires = torch.lerp(upper, lower, down) > thresholds[channel][:, None, None]
     cell = torch.arange(len(cells), device=maps.device).repeat_interleave(fires.sum((1, 2)))
-    return Pixels(image[cell], channel[cell], (y * columns.pixels + x)[fires])
+    return Pixels(image[cell], channel[cell], places[fires].long())
