@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.following import following
+from deconvviz.cli.following import PICTURE, following
 from deconvviz.cli.inputs import matched_outputs, open_model, output_names
 from deconvviz.cli.options import (
     DECODING,
@@ -150,6 +150,7 @@ def dissect(
       deconvviz dissect torchvision:squeezenet1_0 photos.h5 -l features.7 --concept striped=stripes/ -o names.csv
     """
     from deconvviz.data.datasets import open_images
+    from deconvviz.data.images import ImageStore
     from deconvviz.data.truth import open_truth
     from deconvviz.studies.dissection.measure import dissect as dissect_layers
     from deconvviz.studies.dissection.result import Dissection
@@ -184,8 +185,8 @@ def dissect(
     if example_images:
         _write_scores(network, opened, layers, preprocess, example_images, names, loaded, table, run)
     click.echo(repr(dissection))
-    if dissection.sources.get("images"):
-        click.echo(f"next: {following('atlas', model, images, '--names', table, '-o', 'atlas')}")
+    if isinstance(opened, ImageStore):  # which is what an atlas is made of
+        click.echo(f"next: {following('atlas', model, images, '--names', table, '-o', 'atlas', carry=PICTURE)}")
 
 
 def _examples(concepts: tuple[str, ...]) -> dict[str, Images]:
