@@ -101,11 +101,11 @@ COMMANDS = {
         "studies.lesions.command", "Find out which filters or layers a trained network needs.", resumes=True
     ),
     "dissect": LazyCommand(
-        "studies.dissection.command", "Find which concept each filter detects, and give filters names.", resumes=True
+        "studies.dissection.command",
+        "Find which concept each filter detects, and give the filters names.",
+        resumes=True,
     ),
-    "merge-dissections": LazyCommand(
-        "studies.dissection.command", "Join what `dissect --shard` wrote for all shards of one job."
-    ),
+    "merge-dissections": LazyCommand("studies.dissection.command", "Join the dissections of all shards of one job."),
     "probe": LazyCommand(
         "studies.probing.command",
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",

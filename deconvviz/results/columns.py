@@ -215,7 +215,7 @@ TABLES: Mapping[str, TableSchema] = {
     ),
     "concept scores": TableSchema(
         what="How often the scores of classes rise along directions of concepts: a row a concept, layer and class.",
-        written_by="`deconvviz dissect --concept`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
+        written_by="`deconvviz dissect --concept NAME=FOLDER`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
         columns=_columns(
             _LAYER,
             "concept text |  | Name of the concept.",

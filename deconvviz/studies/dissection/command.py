@@ -133,9 +133,9 @@ def dissect(
     run: RunOptions,
     options: ModelOptions,
 ) -> None:
-    """Find which concept each filter detects, and give the filters names (network dissection).
+    """Find which concept each filter detects, and give the filters names.
 
-    A filter fires where its map, resized to the picture, is above the 0.995 quantile of its values. Parts (--truth),
+    This is network dissection. A filter fires where its map, resized to the picture, is above the 0.995 quantile of its values. Parts (--truth),
     colours and textures name it by where that is, classes by its strongest images. Beside each number stands what
     chance gives.
 
@@ -253,14 +253,17 @@ def _write_scores(
 @click.option("-o", "--out", required=True, help="The file of all shards, .h5.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def merge_dissections(files: tuple[str, ...], out: str, force: bool) -> None:
-    """Join what `deconvviz dissect --shard` wrote for all shards of one job.
+    """Join the dissections of all shards of one job.
 
-    After the first pass the joined file holds the thresholds of all images: each shard takes it for its second pass.
-    After the second pass `deconvviz dissect`, without --shard and with a table of the same name, makes table and figure
-    of it.
+    FILES are those that `deconvviz dissect --shard` wrote. After the first pass the joined file holds the thresholds of
+    all images: each shard takes it for its second pass. After the second pass `deconvviz dissect`, without --shard and
+    with a table of the same name, makes table and figure of it.
 
     \b
-    Example for two machines:
+    Example:
+      deconvviz merge-dissections part0.h5 part1.h5 -o names.h5
+    \b
+    All steps for two machines:
       deconvviz dissect demo scenes:2000 -l relu5 --shard 0/2 -o part0.csv      # and 1/2 on the other one
       deconvviz merge-dissections part0.h5 part1.h5 -o names.h5
       deconvviz dissect demo scenes:2000 -l relu5 --shard 0/2 -o part0.csv --quantiles names.h5
