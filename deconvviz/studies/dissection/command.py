@@ -135,9 +135,9 @@ def dissect(
 ) -> None:
     """Find which concept each filter detects, and give the filters names.
 
-    This is network dissection. A filter fires where its map, resized to the picture, is above the 0.995 quantile of its values. Parts (--truth),
-    colours and textures name it by where that is, classes by its strongest images. Beside each number stands what
-    chance gives.
+    This is network dissection. A filter fires where its map, resized to the picture, is above the 0.995 quantile of its
+    values. Parts (--truth), colours and textures name it by where that is, classes by its strongest images. Beside each
+    number stands what chance gives.
 
     IMAGES is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures
     whose parts are known. The same command resumes what was interrupted. `grid`, `atlas` and `diagnose` show the names

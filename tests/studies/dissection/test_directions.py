@@ -13,6 +13,7 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import DataError
+from deconvviz.studies.dissection.directions import direction
 
 pytest.importorskip("sklearn")
 
@@ -67,3 +68,11 @@ def test_what_is_refused() -> None:
     for concepts, pictures, said in ((few, images(), "at least 5"), (enough, unlabelled, "need classes")):
         with pytest.raises(DataError, match=said):
             dv.concept_scores(linear_network(), pictures, ["0"], concepts, outputs=[0, 1], preprocess=PLAIN)
+
+
+def test_a_direction_is_the_normal_in_the_units_of_the_features() -> None:
+    points = np.random.default_rng(0).normal(size=(400, 2))
+    above = points.sum(1) > 0
+    features = points * [1, 100]
+    x, y = direction(features[above], features[~above])
+    assert y / x == pytest.approx(0.01, rel=0.15)
