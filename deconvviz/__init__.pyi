@@ -29,6 +29,7 @@ from .drawing.engine import draw_images as draw_images
 from .drawing.engine import draw_maps as draw_maps
 from .drawing.engine import draw_projection as draw_projection
 from .drawing.features import draw_correspondence as draw_correspondence
+from .drawing.features import draw_dissection as draw_dissection
 from .drawing.features import draw_evolution as draw_evolution
 from .drawing.features import draw_fidelity as draw_fidelity
 from .drawing.features import draw_grid as draw_grid
@@ -51,6 +52,11 @@ from .studies.ablation.ablate import ablate as ablate
 from .studies.correspondence.measure import correspondence as correspondence
 from .studies.diagnosis.diagnose import diagnose as diagnose
 from .studies.diagnosis.result import Diagnosis as Diagnosis
+from .studies.dissection.directions import concept_scores as concept_scores
+from .studies.dissection.measure import dissect as dissect
+from .studies.dissection.naming import NamingRule as NamingRule
+from .studies.dissection.result import Dissection as Dissection
+from .studies.dissection.result import merge_dissections as merge_dissections
 from .studies.evaluation.measure import evaluate as evaluate
 from .studies.evaluation.result import Evaluation as Evaluation
 from .studies.evolution.evolve import evolve as evolve

@@ -105,6 +105,12 @@ COMMANDS = {
     "lesion": LazyCommand(
         "studies.lesions.command", "Find out which filters or layers a trained network needs.", resumes=True
     ),
+    "dissect": LazyCommand(
+        "studies.dissection.command",
+        "Find which concept each filter detects, and give the filters names.",
+        resumes=True,
+    ),
+    "merge-dissections": LazyCommand("studies.dissection.command", "Join the dissections of all shards of one job."),
     "probe": LazyCommand(
         "studies.probing.command",
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",
@@ -149,6 +155,7 @@ What a network's features are sensitive to, and what they are good for:
   deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
   deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv
   deconvviz lesion demo scenes:500:1 -l relu3 -o lesions.csv
+  deconvviz dissect demo scenes:2000 -l relu5 -o names.csv
   deconvviz ablate zfnet photos.h5 -o ablation.csv
   deconvviz probe torchvision:squeezenet1_0 photos.h5 -o probe.csv
 

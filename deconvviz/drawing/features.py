@@ -9,6 +9,7 @@ from deconvviz.drawing.engine import contact_sheet
 from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
 from deconvviz.studies.correspondence import figure as correspondence
+from deconvviz.studies.dissection import figure as dissecting
 from deconvviz.studies.evolution import figure as evolving
 from deconvviz.studies.invariance import figure as invariant
 from deconvviz.studies.mining import fidelity_figure
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.correspondence.result import Correspondence
+    from deconvviz.studies.dissection.result import Dissection
     from deconvviz.studies.evolution.result import Evolution
     from deconvviz.studies.invariance.result import Invariance
     from deconvviz.studies.mining.fidelity_result import FidelityTable
@@ -31,13 +33,20 @@ if TYPE_CHECKING:
 MINED_LAYERS = 6  # layers of a mined result on one sheet
 
 
-def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
+def draw_grid(
+    panels: LayerPanels,
+    title: str = "",
+    caption: str = "",
+    names: Mapping[int, str] | None = None,
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
     """Draw the filters of a layer: for each its top projections beside the image patches that they came from.
 
     Args:
         panels: what `dv.layer_panels` returns, 1 to 100 filters.
         title: text above.
         caption: text below.
+        names: channel -> what the filter detects, written above it, as `Dissection.names` returns it.
         page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, figure 2.
@@ -51,7 +60,7 @@ def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: U
     >>> figure = dv.draw_grid(panels, title="Two filters of the first layer")
     >>> figure.savefig("grid.pdf")  # doctest: +SKIP
     """
-    return mining.draw_grid(panels, title, caption, page=Page(**page))
+    return mining.draw_grid(panels, title, caption, page=Page(**page), names=names or {})
 
 
 def draw_mined(
@@ -113,6 +122,29 @@ def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "", **pa
     2
     """
     return fidelity_figure.draw_fidelity(table, title, caption, page=Page(**page))
+
+
+def draw_dissection(
+    dissection: Dissection, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]
+) -> Figure:
+    """Draw for each layer how many channels are named after each concept, and pictures of the nine named best.
+
+    Args:
+        dissection: what `dv.dissect` returns, or `dv.Dissection.load`.
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    Source: Bau et al. 2017, figures 1 and 5.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), (3, 32, 32))
+    >>> dissection = dv.dissect(network, dv.Scenes(20), ["1"], truth=dv.open_truth(None, dv.Scenes(20)), progress=False)
+    >>> figure = dv.draw_dissection(dissection, title="Four filters")
+    >>> figure.savefig("names.pdf")  # doctest: +SKIP
+    """
+    return dissecting.draw_dissection(dissection, title, caption, page=Page(**page))
 
 
 def draw_evolution(evolution: Evolution, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:

@@ -209,6 +209,40 @@ TABLES: Mapping[str, TableSchema] = {
             "log_loss_rise_95 number | nats | Half the width of its 95 % interval.",
         ),
     ),
+    "names": TableSchema(
+        what="For each channel that ever fires a row for the best concept of each kind, layer by layer.",
+        written_by="`deconvviz dissect`, `Dissection.save_csv` and `Dissection.to_frame`",
+        columns=_columns(
+            _LAYER,
+            "channel integer |  | Number of the filter, from 0.",
+            "name text |  | The concept, such as wheel.",
+            "kind text |  | part, object, colour, texture or class.",
+            "named flag |  | Whether the channel is named after it.",
+            "iou number? | share, 0..1 | Intersection over union with the concept's pixels; empty for a class.",
+            "iou_chance number? | share, 0..1 | The same with the masks of other pictures.",
+            "share number? | share, 0..1 | Of the channel's pixels those in the concept; for a class, of its strongest "
+            "images those of the class.",
+            "share_chance number? | share, 0..1 | The same with the masks of other pictures; for a class, its share of "
+            "all images.",
+            "p number? | probability | Of a class among the strongest images, Fisher's exact test, times channels of "
+            "the layer times classes (Bonferroni).",
+            "threshold number | the layer's | Above it the channel fires.",
+        ),
+    ),
+    "concept scores": TableSchema(
+        what="How often the scores of classes rise along directions of concepts: a row a concept, layer and class.",
+        written_by="`deconvviz dissect --concept NAME=FOLDER`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
+        columns=_columns(
+            _LAYER,
+            "concept text |  | Name of the concept.",
+            "class text? |  | Name of the class; empty for all images, each with its own class.",
+            "images integer | images | Whose gradients were taken.",
+            "score number | share, 0..1 | Of the images those on which the score rises, a mean over random sets.",
+            "score_spread number | share, 0..1 | Its standard deviation over the sets.",
+            "chance number | share, 0..1 | The same along directions between random sets.",
+            "p number | probability | Welch's two-sided t-test between both, times the number of rows (Bonferroni).",
+        ),
+    ),
     "fidelity": TableSchema(
         what="A row for each layer, rule and share of the pixels.",
         written_by="`deconvviz fidelity`, `FidelityTable.save_csv` and `FidelityTable.to_frame`",

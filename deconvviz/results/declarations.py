@@ -152,6 +152,33 @@ FILES: Mapping[str, FileSchema] = {
             "place; only where that was asked for.",
         ),
     ),
+    "dissection": FileSchema(
+        version=1,
+        what="Which concepts the channels of some layers detect, as counts from which the table of names follows.",
+        written_by="`deconvviz dissect`, `dv.dissect` and `deconvviz merge-dissections`",
+        read_by="`dv.Dissection.load`",
+        settings={
+            **_CONFIG,
+            "state": "JSON: `stage`, the pass (quantiles or counts); `done` images of it and `total`; `images` that "
+            "were counted; `concepts`, [kind, name] each; `classes` of the images.",
+        },
+        arrays=_arrays(
+            "shown i concepts places | 0 | int32: pictures that have a concept at a place; the places are the pixels "
+            "that are looked at, row by row.",
+            "class_counts i classes | 0 | int64: images of each class.",
+            "layers/*/values f channels* top |  | float32: largest activations of each channel, as in a mined file.",
+            "layers/*/images i channels* top | -1 | int64: index of their images.",
+            "layers/*/positions i channels* top 2 | -1 | int64: (y, x) on the layer's map.",
+            "layers/*/labels i channels* top | -1 | int64: classes of these images; -1 where unknown.",
+            "layers/*/histogram i channels* bins | 0, ? | int64: all values by their bins, in the first pass only.",
+            "layers/*/thresholds f channels* | ? | float32: just below the quantile, in the layer's units.",
+            "layers/*/fires i channels* places* | 0 | int32: pictures in which the channel is above it at a place.",
+            "layers/*/both i channels* concepts* | 0 | int64: pixels at which it is, and the concept too.",
+            "layers/*/example_channels i examples* | 0, ? | int64: channels that have pictures.",
+            "layers/*/example_pictures u8 examples* pictures height width 3 | ? | uint8: their strongest images.",
+            "layers/*/example_above b examples* pictures height width | ? | bool: where the channel is above.",
+        ),
+    ),
     "decisions": FileSchema(
         version=1,
         what="What a network decides about some images and why, for the pages of an atlas.",

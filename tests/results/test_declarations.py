@@ -16,6 +16,7 @@ from deconvviz.results.declarations import FILES
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.studies.ablation import ablate
 from deconvviz.studies.atlas.result import DECISIONS_SCHEMA
+from deconvviz.studies.dissection import result as dissection
 from deconvviz.studies.evaluation import result as evaluation
 from deconvviz.studies.lesions import result as lesions
 from deconvviz.studies.mining import result as mining
@@ -35,7 +36,8 @@ def test_the_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_versions_are_those_of_the_writers() -> None:
     written = {
-        module.KIND: module.SCHEMA for module in (mining, evaluation, lesions, features, snapshots, tiles, ablate)
+        module.KIND: module.SCHEMA
+        for module in (mining, dissection, evaluation, lesions, features, snapshots, tiles, ablate)
     }
     written |= {"decisions": DECISIONS_SCHEMA, "deconvviz-images": STORE_SCHEMA}
     assert written == {kind: FILES[kind].version for kind in written}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pathlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,11 @@ from deconvviz.cli.options import (
     layers_option,
     limit_option,
     model_options,
+    names_option,
     option_group,
     projection_options,
     run_options,
+    shard_option,
 )
 from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
@@ -50,16 +51,6 @@ MERGES = {"mined": ("studies.mining.merge", "merge"), "relevance": ("studies.rel
 """Kind of file -> the module and the function that join its shards, by name: a study does not import another."""
 
 
-def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Read i/n."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise DataError(f"shard {text!r} given; expected i/n with i from 0 to n - 1, such as 0/4")
-    return int(match[1]), int(match[2])
-
-
 @click.command()
 @click.argument("model")
 @click.argument("images")
@@ -67,12 +58,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
 @click.option("-o", "--out", required=True, help="The mined file; an unfinished one is resumed.")
 @click.option("-k", default=9, type=click.IntRange(1), help="Images to keep for each channel.")
 @limit_option
-@click.option(
-    "--shard",
-    metavar="i/n",
-    callback=_shard,
-    help="Take each n-th image from the i-th on; join the n files with `deconvviz merge`.",
-)
+@shard_option("Take each n-th image from the i-th on; join the n files with `deconvviz merge`.")
 @click.option("--csv", "table", metavar="FILE", help="Also write a table of the images of each channel, named .csv.")
 @click.option("--commit-every", default=20, type=click.IntRange(1), help="Batches between writes to the file.")
 @run_options(
@@ -246,6 +232,7 @@ class MovedSources:
 @click.option(
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
+@names_option
 @image_channels_option
 @projection_options
 @option_group(
@@ -266,6 +253,7 @@ def grid(
     count: int,
     crop: str,
     mean: bool,
+    concepts: str | None,
     shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
@@ -282,6 +270,7 @@ def grid(
       deconvviz grid mined.h5 -l features.7 -o features.7.png
       deconvviz grid mined.h5 -l features.7 -c 5,40,150,200 --crop receptive-field -o features.7.pdf
     """
+    from deconvviz.results.names import read_names
     from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.figure import draw_grid
     from deconvviz.studies.mining.panels import panels_from
@@ -289,6 +278,7 @@ def grid(
 
     check_figure(out)
     mined = load_mined(mined_file)
+    names = read_names(concepts).get(layer, {}) if concepts else {}
     numbers = mined[layer].choose_channels(channels_of(channels), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
         raise DataError(f"{counted(len(numbers), 'filter')} given; a page holds 1 to {MOST_FILTERS}")
@@ -303,8 +293,9 @@ def grid(
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
         words = projection.words() + cache.feed.preprocess.shown_words()
+        words += " Above each filter stands what it detects, by `deconvviz dissect`." if names else ""
         caption = _caption(mined, panels, store.path, words)
-    figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page)
+    figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page, names)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
 
