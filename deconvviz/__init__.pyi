@@ -27,9 +27,11 @@ from .drawing.engine import draw_maps as draw_maps
 from .drawing.engine import draw_projection as draw_projection
 from .drawing.features import draw_correspondence as draw_correspondence
 from .drawing.features import draw_evolution as draw_evolution
+from .drawing.features import draw_feature_maps as draw_feature_maps
 from .drawing.features import draw_fidelity as draw_fidelity
 from .drawing.features import draw_grid as draw_grid
 from .drawing.features import draw_invariance as draw_invariance
+from .drawing.features import draw_kernels as draw_kernels
 from .drawing.features import draw_mined as draw_mined
 from .drawing.features import draw_probing as draw_probing
 from .errors import DeconvvizError as DeconvvizError
@@ -56,6 +58,8 @@ from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.lesions.measure import lesion as lesion
 from .studies.lesions.result import Lesions as Lesions
+from .studies.maps.measure import kernels as kernels
+from .studies.maps.measure import maps as maps
 from .studies.mining.merge import merge as merge
 from .studies.mining.mine import mine as mine
 from .studies.mining.panels import layer_panels as layer_panels

@@ -60,6 +60,10 @@ COMMANDS = {
     "project": LazyCommand(
         "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
     ),
+    "maps": LazyCommand(
+        "studies.maps.command",
+        "Take one image apart: draw every map of a layer, or the strongest maps of several layers.",
+    ),
     "train": LazyCommand(
         "studies.training.command",
         "Train a network by the paper's recipe, and record snapshots of it.",

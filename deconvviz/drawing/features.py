@@ -11,6 +11,7 @@ from deconvviz.figures.page import Page
 from deconvviz.studies.correspondence import figure as correspondence
 from deconvviz.studies.evolution import figure as evolving
 from deconvviz.studies.invariance import figure as invariant
+from deconvviz.studies.maps import figure as taken_apart
 from deconvviz.studies.mining import fidelity_figure
 from deconvviz.studies.mining import figure as mining
 from deconvviz.studies.probing import figure as probing
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.correspondence.result import Correspondence
     from deconvviz.studies.evolution.result import Evolution
     from deconvviz.studies.invariance.result import Invariance
+    from deconvviz.studies.maps.result import FeatureMaps, Kernels
     from deconvviz.studies.mining.fidelity_result import FidelityTable
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
@@ -52,6 +54,57 @@ def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: U
     >>> figure.savefig("grid.pdf")  # doctest: +SKIP
     """
     return mining.draw_grid(panels, title, caption, page=Page(**page))
+
+
+def draw_feature_maps(
+    maps: FeatureMaps,
+    sort: str = "maximum",
+    scale: str = "own",
+    count: int | None = None,
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
+    """Draw an image, and below it its maps at some layers, a tile for each channel.
+
+    Args:
+        maps: what `dv.maps` returns.
+        sort: "maximum" (of the map's values), "energy" (the sum of their squares) or "index"; dead maps stand last.
+        scale: "own" lets the colours of each map reach up to its largest value, "common" to the layer's.
+        count: maps of a layer; None for all, or for 24 where there are several layers.
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    Raises:
+        DataError: another order or scale.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> network = dv.capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 8, 8))
+    >>> figure = dv.draw_feature_maps(dv.maps(network, torch.rand(1, 3, 8, 8), ["0", "1"]))
+    >>> len(figure.axes)  # the image, and for each layer the tiles and a colour bar
+    5
+    """
+    return taken_apart.draw_feature_maps(maps, sort, scale, count, title, caption, page=Page(**page))
+
+
+def draw_kernels(kernels: Kernels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
+    """Draw the kernels of some layers: as pictures where they can be looked at, else the matrix of their norms.
+
+    Args:
+        kernels: what `dv.kernels` returns.
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 6, 3))
+    >>> len(dv.draw_kernels(dv.kernels(dv.capture(model, (3, 8, 8)), ["0", "1"])).axes)
+    3
+    """
+    return taken_apart.draw_kernels(kernels, title, caption, page=Page(**page))
 
 
 def draw_mined(
