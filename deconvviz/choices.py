@@ -70,6 +70,9 @@ FEATURE_DTYPES = ("float32", "float16")  # of the values in a features file
 MAP_ORDERS = ("maximum", "energy", "index")
 MAP_SCALES = ("own", "common")
 
+# --- directions of a layer's channels ---
+DIRECTIONS = ("nmf", "pca")
+
 # --- lesions and variants ---
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")

@@ -43,6 +43,10 @@ COMMANDS = {
         "cli.verify",
         "Tell whether files are still what was written: stores, mined files, and every other HDF5 file of deconvviz.",
     ),
+    "directions": LazyCommand(
+        "cli.directions",
+        "Learn directions of a layer's channels from images; they are layers of the network from then on.",
+    ),
     "mine": LazyCommand(
         "studies.mining.command",
         "Find the k images that activate each channel most, in one pass over a packed store.",

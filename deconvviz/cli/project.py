@@ -77,7 +77,7 @@ def project(
     check_figure(out)
     place = None if position is None else position_of(position)
     pixels = read_image(image)
-    network, preprocess, _ = open_model(model, options)
+    network, preprocess, _ = open_model(model, options, [layer])
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
     bounds = preprocess.bounds()

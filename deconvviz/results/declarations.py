@@ -102,6 +102,7 @@ FILES: Mapping[str, FileSchema] = {
             "state": "JSON: `done`, the images that were mined, and `total`, the images to mine.",
             "sources.receptive_fields": "layer -> [size, stride, offset] of a unit's receptive field, (rows, columns) "
             "each in pixels; with `sources.image_size`, (height, width) of the network's input. Absent in older files.",
+            "sources.directions": "name of directions -> the layer that they read. Absent where there are none.",
             "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
         },
         arrays=_arrays(
@@ -116,6 +117,9 @@ FILES: Mapping[str, FileSchema] = {
             "layers/*/maximum f channels* |  | float32: largest activation over all images.",
             "layers/*/broken i channels* | 0 | int64: number of values that were NaN or infinite; they count nowhere.",
             "layers/*/seen i | 0 | int64: number of images that were mined.",
+            "directions/*/weights f directions* inputs* | finite, ? | float64: of directions that were mined: the "
+            "weights of the channels of the layer that they read.",
+            "directions/*/bias f directions* | finite, ? | float64: what is added to each reading.",
             "projections/*_box i 4 | 0, ? | int64: (top, left, bottom, right) in pixels of the part of the image that "
             "the unit sees; bottom and right are outside of it.",
             "projections/*_need i 4 | ? | int64: the smallest such box that keeps 90 % of the unit's activation.",

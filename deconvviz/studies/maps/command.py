@@ -94,7 +94,7 @@ def maps(
         check_arrays_file(values)
         check_place(values)
     pixels = read_image(image)
-    network, preprocess, _ = open_model(model, options)
+    network, preprocess, _ = open_model(model, options, layers)
     read_kernels = kernels_of(network, layers) if kernels else None  # refuses a layer before anything is written
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)

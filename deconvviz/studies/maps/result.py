@@ -58,7 +58,7 @@ class LayerMaps:
     def peaks(self) -> Floats:
         """float64 [channels], the largest absolute finite value of each map."""
         finite = np.where(np.isfinite(self.values), np.abs(self.values), 0)
-        return finite.reshape(len(finite), -1).max(1, initial=0).astype(np.float64)
+        return np.asarray(finite.reshape(len(finite), -1).max(1, initial=0), np.float64)
 
     def order(self, by: str) -> Ints:
         """Return the channels in an order; of equal ones the lower channel comes first, dead ones last.

@@ -6,6 +6,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -104,6 +105,7 @@ def mine(
     """
     from deconvviz.data.images import ImageStore
     from deconvviz.run.shipping import RemoteImages
+    from deconvviz.studies.mining.directions import learner
     from deconvviz.studies.mining.mine import mine as mine_images
     from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
 
@@ -112,7 +114,10 @@ def mine(
     if table is not None:
         check_table(table)
     with ImageStore.open(images) as store:
-        network, preprocess, loaded = open_model(model, options)
+        if cluster is not None and any("[" in layer for layer in layers):
+            raise DataError("directions and --ray given; mine directions on this machine: leave --ray out")
+        learn = partial(learner, images=store, out=out, limit=limit, **run.keywords())
+        network, preprocess, loaded = open_model(model, options, layers, learn)
         keywords: MiningKeywords = {
             "limit": limit,
             "shard": shard,
@@ -138,7 +143,8 @@ def mine(
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
     if shard is None:
-        grid_words = "grid", out, "-l", layers[-1], "-o", f"{layers[-1]}.png"
+        figure_name = layers[-1].partition("[")[0]  # the file of some directions may be in a folder
+        grid_words = "grid", out, "-l", layers[-1], "-o", f"{figure_name}.png"
         click.echo(f"wrote {out}; next: {following(*grid_words, carry=('shown', 'device'))}")
     else:
         click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
@@ -203,12 +209,14 @@ class MovedSources:
         """Load the network that was mined; raises ModelError where nothing names the model."""
         from deconvviz.data.preprocess import Preprocess
         from deconvviz.models.load import load_model
+        from deconvviz.studies.mining.directions import with_mined_directions
 
         model = self.model or mined.sources.get("model")
         if not model:
             raise ModelError("the file does not name its model: it was mined from Python; give --model and --weights")
         loaded = load_model(model, self.weights or mined.sources.get("weights", "DEFAULT"))
-        return captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+        network = captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+        return with_mined_directions(network, mined)
 
 
 @click.command(epilog=PROJECTION_NOTE)

@@ -20,6 +20,7 @@ from deconvviz.graph.digest import architecture
 from deconvviz.graph.memory import AtOnce, fitting
 from deconvviz.graph.network import Network
 from deconvviz.results.results import require_same, stamped
+from deconvviz.studies.mining.directions import arrays_of, layers_read
 from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
@@ -93,6 +94,8 @@ def mine(
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
     where["architecture"] = architecture(network)
     where["image_size"] = list(preprocess.shape[1:])
+    if read := layers_read(network, names):
+        where["directions"] = read
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
@@ -102,6 +105,7 @@ def mine(
         done=0,
         total=len(feed),
         path=None if out is None else pathlib.Path(out),
+        figure_arrays=arrays_of(network, names),
     )
     return MiningRun(fast_network, feed, settings, empty.path, names).run(_begun(empty))
 
