@@ -36,14 +36,17 @@ from .drawing.features import draw_mined as draw_mined
 from .drawing.features import draw_probing as draw_probing
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
+from .graph.directions import with_directions as with_directions
 from .graph.layers import Layer as Layer
 from .graph.layers import ReceptiveField as ReceptiveField
 from .graph.network import Network as Network
 from .models.load import load_model as load_model
 from .models.zfnet import ZFNet as ZFNet
 from .models.zfnet import zfnet as zfnet
+from .results.directions import Directions as Directions
 from .results.features import Features as Features
 from .results.snapshots import Snapshots as Snapshots
+from .run.directions import learn_directions as learn_directions
 from .run.features import stream_features as stream_features
 from .run.options import RunOptions as RunOptions
 from .studies.ablation.ablate import ablate as ablate

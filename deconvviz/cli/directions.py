@@ -67,9 +67,7 @@ def directions(
     check_place(out)
     store = open_images(images)
     network, preprocess, _ = open_model(model, options)
-    learned = learn_directions(
-        network, store, layer, kind, count, preprocess=preprocess, limit=limit, **run.keywords()
-    )
+    learned = learn_directions(network, store, layer, kind, count, preprocess=preprocess, limit=limit, **run.keywords())
     learned.save(out)
     click.echo(repr(learned))
     words = "mine", model, images, "-l", f"{layer}[{out}]", "-o", "mined.h5"

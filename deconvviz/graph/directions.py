@@ -1,14 +1,14 @@
 """Directions as layers: linear readings of a layer's channels, place by place, that are nodes of the graph.
 
-A direction is a row of a matrix W. Its map is the sum of the layer's maps, weighted by the row. It is an ordinary layer of
-the network, with shape, receptive field and projections, and nothing else of the network changes.
+A direction is a row of a matrix W. Its map is the sum of the layer's maps, weighted by the row. It is an
+ordinary layer of the network, with shape, receptive field and projections, and nothing else of the network changes.
 """
 
 from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ def parsed(name: str) -> tuple[str, str] | None:
 def with_directions(network: Network, layer: str, weights: Array, bias: Array | None = None, name: str = "") -> Network:
     """Return the same network with one more layer: linear readings of the channels of a layer.
 
-    The value of direction d at a place is sum_c weights[d, c] value[c] + bias[d]. The network's outputs stay as they are.
+    The value of direction d at a place is sum_c weights[d, c] value[c] + bias[d]. The network's outputs stay as
+    they are.
 
     Args:
         network: a captured network.
@@ -82,7 +83,7 @@ def with_directions(network: Network, layer: str, weights: Array, bias: Array | 
     target, shape = _product(node, len(weights), layer)
     kernel = weights.reshape(*weights.shape, 1, 1) if target is torch.ops.aten.conv2d.default else weights
     both = [torch.as_tensor(np.array(array, np.float64)).to(network.dtype) for array in (kernel, bias)]
-    # The name follows from what is computed, so that equal directions have one fingerprint, whatever file they are from.
+    # The name follows from what is computed: equal directions have one fingerprint, whatever file they are from.
     key = f"directions.{sha256(repr((layer, [each.tolist() for each in both])).encode()).hexdigest()[:16]}"
     names = (f"{key}.weight", f"{key}.bias")
     on_device = {each: tensor.to(network.device) for each, tensor in zip(names, both, strict=True)}
@@ -117,7 +118,7 @@ def directions_in(network: Network) -> dict[str, Readings]:
     return readings
 
 
-def _product(node: fx.Node, count: int, layer: str) -> tuple[object, tuple[int, ...]]:
+def _product(node: fx.Node, count: int, layer: str) -> tuple[Any, tuple[int, ...]]:
     """Return the op that reads the channels of a value, and the shape of what it gives."""
     shape, axis = shape_of(node), channel_axis(node)
     if axis == len(shape) - 1:

@@ -91,7 +91,9 @@ def learn_directions(
     samples = _samples(network, feed, layer, run)
     if not np.isfinite(samples).all():
         raise DataError(f"layer {layer!r} gave NaN or infinite values; no directions can be learned")
-    weights, bias, explained = _nmf(library, samples, count, run.seed) if kind == "nmf" else _pca(library, samples, count)
+    weights, bias, explained = (
+        _nmf(library, samples, count, run.seed) if kind == "nmf" else _pca(library, samples, count)
+    )
     about = {
         "model": network.name,
         "model_fingerprint": network.fingerprint,

@@ -142,12 +142,16 @@ def mine(
             click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
-    if shard is None:
-        figure_name = layers[-1].partition("[")[0]  # the file of some directions may be in a folder
-        grid_words = "grid", out, "-l", layers[-1], "-o", f"{figure_name}.png"
-        click.echo(f"wrote {out}; next: {following(*grid_words, carry=('shown', 'device'))}")
-    else:
-        click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
+    click.echo(_what_follows(out, layers[-1], shard))
+
+
+def _what_follows(out: str, layer: str, shard: tuple[int, int] | None) -> str:
+    """Return what was written and what comes next, as a line."""
+    if shard is not None:
+        return f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards"
+    figure_name = layer.partition("[")[0]  # the file of some directions may be in a folder
+    words = "grid", out, "-l", layer, "-o", f"{figure_name}.png"
+    return f"wrote {out}; next: {following(*words, carry=('shown', 'device'))}"
 
 
 def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:
