@@ -34,6 +34,7 @@ from .drawing.features import draw_invariance as draw_invariance
 from .drawing.features import draw_kernels as draw_kernels
 from .drawing.features import draw_mined as draw_mined
 from .drawing.features import draw_probing as draw_probing
+from .drawing.features import draw_range as draw_range
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.directions import with_directions as with_directions
@@ -66,6 +67,7 @@ from .studies.maps.measure import maps as maps
 from .studies.mining.merge import merge as merge
 from .studies.mining.mine import mine as mine
 from .studies.mining.panels import layer_panels as layer_panels
+from .studies.mining.ranges import layer_range as layer_range
 from .studies.mining.result import Mined as Mined
 from .studies.mining.result import load_mined as load_mined
 from .studies.occlusion.measure import occlude as occlude

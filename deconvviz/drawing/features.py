@@ -12,7 +12,7 @@ from deconvviz.studies.correspondence import figure as correspondence
 from deconvviz.studies.evolution import figure as evolving
 from deconvviz.studies.invariance import figure as invariant
 from deconvviz.studies.maps import figure as taken_apart
-from deconvviz.studies.mining import fidelity_figure
+from deconvviz.studies.mining import fidelity_figure, range_figure
 from deconvviz.studies.mining import figure as mining
 from deconvviz.studies.probing import figure as probing
 from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.invariance.result import Invariance
     from deconvviz.studies.maps.result import FeatureMaps, Kernels
     from deconvviz.studies.mining.fidelity_result import FidelityTable
+    from deconvviz.studies.mining.range_result import LayerRange
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
 MINED_LAYERS = 6  # layers of a mined result on one sheet
@@ -146,6 +147,26 @@ def draw_mined(
         for layer, channel in alive
     ]
     return contact_sheet(sheet, count, page=Page(**page))
+
+
+def draw_range(layer: LayerRange, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
+    """Draw the whole range of a layer's filters: images from the weakest to the strongest, and the histogram.
+
+    Args:
+        layer: what `dv.layer_range` returns.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> scenes, preprocess = dv.Scenes(20), dv.Preprocess(resize=32, crop=32)
+    >>> mined = dv.mine(network, scenes, ["1"], preprocess=preprocess, progress=False)
+    >>> len(dv.draw_range(dv.layer_range(mined, scenes, network, "1", [3, 5], progress=False)).axes)
+    20
+    """
+    return range_figure.draw_range(layer, title, caption, Page(**page))
 
 
 def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:

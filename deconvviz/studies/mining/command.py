@@ -31,7 +31,7 @@ from deconvviz.cli.options import (
     projection_options,
     run_options,
 )
-from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
+from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import captured
 from deconvviz.words import counted
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.options import MiningKeywords
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
@@ -252,6 +253,12 @@ class MovedSources:
 @click.option(
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
+@click.option(
+    "--range",
+    "with_range",
+    is_flag=True,
+    help="Draw the whole range of each filter too, from its weakest image to its strongest: OUT.range.png or the like.",
+)
 @image_channels_option
 @projection_options
 @option_group(
@@ -272,6 +279,7 @@ def grid(
     count: int,
     crop: str,
     mean: bool,
+    with_range: bool,
     shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
@@ -310,9 +318,25 @@ def grid(
         panels = panels_from(cache, layer, numbers, crop, mean)
         words = projection.words() + cache.feed.preprocess.shown_words()
         caption = _caption(mined, panels, store.path, words)
+        if with_range:
+            _save_range(cache, panels, out, page, run)
     figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
+
+
+def _save_range(cache: ProjectionCache, panels: LayerPanels, out: str, page: Page, run: RunOptions) -> None:
+    """Draw the whole range of the filters that the figure of the layer shows, beside that figure."""
+    from deconvviz.studies.mining.range_figure import draw_range
+    from deconvviz.studies.mining.range_result import range_caption
+    from deconvviz.studies.mining.ranges import range_from
+
+    channels = [panel.channel for panel in panels.panels]
+    layer = range_from(cache, panels.layer, channels, max(panels.crop), run)
+    caption = range_caption(layer) + cache.feed.preprocess.shown_words()
+    title = f"The range of {panels.layer} of {cache.mined.network_name}"
+    figure = draw_range(layer, title, caption, page.beside())
+    save_figure(figure, beside(out, f".range{pathlib.Path(out).suffix}"), caption)
 
 
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:

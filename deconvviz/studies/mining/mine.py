@@ -24,8 +24,9 @@ from deconvviz.studies.mining.directions import arrays_of, layers_read
 from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
+from deconvviz.studies.mining.spread import Spread
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Pathlike
+from deconvviz.types import Ints, Pathlike
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def mine(
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
-        layers={name: _empty_layer(network, name, k) for name in names},
+        layers={name: _empty_layer(network, name, k, feed.indices) for name in names},
         config=configuration(network, store, names, k, preprocess, settings),
         sources=stamped({**where, **(sources or {})}),
         done=0,
@@ -128,9 +129,10 @@ def configuration(
     }
 
 
-def _empty_layer(network: Network, name: str, k: int) -> MinedLayer:
+def _empty_layer(network: Network, name: str, k: int, images: Ints) -> MinedLayer:
     channels, _, _ = network.layer(name).units
-    return MinedLayer(name=name, top=TopK.empty(channels, k), activity=Activity.empty(channels))
+    top, activity = TopK.empty(channels, k), Activity.empty(channels)
+    return MinedLayer(name=name, top=top, activity=activity, spread=Spread.empty(channels, images))
 
 
 def _begun(empty: Mined) -> Mined:
