@@ -9,6 +9,8 @@ from .data.preprocess import Preprocess as Preprocess
 from .data.scenes.scenes import Scene as Scene
 from .data.scenes.scenes import Scenes as Scenes
 from .data.truth import open_truth as open_truth
+from .deconv.decision import DecisionProjection as DecisionProjection
+from .deconv.decision import project_decision as project_decision
 from .deconv.project import project as project
 from .deconv.project import project_units as project_units
 from .deconv.projection import Projection as Projection
@@ -19,6 +21,7 @@ from .drawing.decisions import draw_finding as draw_finding
 from .drawing.decisions import draw_lesions as draw_lesions
 from .drawing.decisions import draw_mistakes as draw_mistakes
 from .drawing.decisions import draw_occlusion as draw_occlusion
+from .drawing.decisions import draw_relevance as draw_relevance
 from .drawing.decisions import draw_sanity as draw_sanity
 from .drawing.decisions import draw_variants as draw_variants
 from .drawing.engine import draw_history as draw_history
@@ -74,6 +77,13 @@ from .studies.occlusion.measure import occlude as occlude
 from .studies.probing.measure import probe as probe
 from .studies.probing.settings import ProbeSettings as ProbeSettings
 from .studies.probing.transfer import transfer as transfer
+from .studies.relevance.deciding import deciding_channels as deciding_channels
+from .studies.relevance.measure import image_relevance as image_relevance
+from .studies.relevance.measure import relevance as relevance
+from .studies.relevance.merge import merge_relevance as merge_relevance
+from .studies.relevance.result import ImageRelevance as ImageRelevance
+from .studies.relevance.result import Relevance as Relevance
+from .studies.relevance.result import load_relevance as load_relevance
 from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained

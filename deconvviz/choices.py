@@ -29,6 +29,7 @@ Rule = Literal[
 ]
 RULES: tuple[Rule, ...] = get_args(Rule)
 RULE_CHOICES = ("auto", *RULES)  # auto: for each layer the rule that shows it best
+RELEVANCE_RULES = ("lrp-composite", "lrp-epsilon", "lrp-gamma", "lrp-zplus", "gradient-x-activation")
 CONTROLS = ("nearest", "noise")  # of fidelity: they rank pixels without looking at the network
 CHANNEL_CHOICES = ("active", "random", "first")
 CROPS = ("need", "each", "energy", "receptive-field")  # of the patches, beside a number of pixels
@@ -77,6 +78,9 @@ DIRECTIONS = ("nmf", "pca")
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")
 FIRST_LAYERS = ("zfnet", "alexnet")
+
+# --- relevance ---
+RELEVANCE_TABLES = ("relevance", "activation")  # by which a channel's images are ranked
 
 # --- diagnosis ---
 Severity = Literal["note", "warning", "serious"]

@@ -1,6 +1,10 @@
-"""Numbers in sentences: a noun with its count, and the verb that goes with it."""
+"""Numbers in sentences: a noun with its count, and the channels that made a decision."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+FEWEST = 0.005  # a share that is smaller is not worth a word: it would be printed as 0 %
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -17,3 +21,61 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     if count == 1:
         return f"{count} {noun}"
     return f"{count} {plural or noun + ('es' if noun.endswith(('s', 'x')) else 's')}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return words with commas between them, and "and" before the last.
+
+    >>> listed(["41"]), listed(["41", "7"]), listed(["41", "7", "150"])
+    ('41', '41 and 7', '41, 7 and 150')
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def because(
+    answer: str,
+    shares: Sequence[float],
+    layer: str,
+    names: Mapping[int, str] | None = None,
+    places: Mapping[int, str] | None = None,
+    count: int = 3,
+) -> str:
+    """Say in one sentence which channels of a layer made a decision.
+
+    Args:
+        answer: what was decided, such as "tabby (62 %)".
+        shares: the share of each channel in the relevance of the layer, signed: below zero it speaks against.
+        layer: name of the layer.
+        names: channel -> what it detects; a channel without a name is a number.
+        places: channel -> where in the image, such as "upper left".
+        count: how many channels are named at most; one of those that speak against it is added.
+
+    Returns:
+        The sentence. Text in it is not escaped.
+
+    Source: a sentence from the parts of an explanation, as in the section on text of Selvaraju et al. 2017, Grad-CAM
+    (from memory of the paper); the template is ours.
+
+    >>> because("tabby (62 %)", [0.0, 0.4, 0.1, -0.2], "conv5")
+    'tabby (62 %), because of channels 1 and 2 of conv5 (40 and 10 % of the relevance); against it: channel 3 (20 %).'
+    >>> because("tabby", [0.5, 0.0], "conv5", names={0: "ear"}, places={0: "upper left"})
+    'tabby, because of channel 0 ("ear", upper left) of conv5 (50 % of the relevance).'
+    >>> because("tabby", [0.0, 0.0], "conv5")
+    'tabby, but no channel of conv5 speaks for it.'
+    """
+    order = sorted(range(len(shares)), key=lambda channel: -shares[channel])
+
+    def told(channel: int) -> str:
+        notes = [f'"{names[channel]}"'] if names and names.get(channel) else []
+        notes += [places[channel]] if places and places.get(channel) else []
+        return f"{channel} ({', '.join(notes)})" if notes else str(channel)
+
+    speaking = [channel for channel in order[:count] if shares[channel] >= FEWEST]
+    against = f"; against it: channel {told(order[-1])} ({-100 * shares[order[-1]]:.0f} %)" if order else ""
+    against = against if order and shares[order[-1]] <= -FEWEST else ""
+    if not speaking:
+        return f"{answer}, but no channel of {layer} speaks for it{against}."
+    noun = "channels" if len(speaking) > 1 else "channel"
+    channels = listed([told(channel) for channel in speaking])
+    weights = listed([f"{100 * shares[channel]:.0f}" for channel in speaking])
+    return f"{answer}, because of {noun} {channels} of {layer} ({weights} % of the relevance){against}."

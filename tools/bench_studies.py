@@ -108,6 +108,26 @@ def invariance(bench: Any, race: Race, model: nn.Module, network: dv.Network, ph
     bench.add(title, "the fast network's bare passes", (mine, min(others[2:])))
 
 
+def relevance(bench: Any, race: Race, model: nn.Module, network: dv.Network) -> None:
+    """Decisions of SqueezeNet shared out at three depths, both tables of images included, against the bare passes."""
+    pictures = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
+    images, x = dv.InMemoryImages(list(pictures)), PLAIN.tensor(pictures, network.device)
+
+    def ours(layer: str, rule: str) -> None:
+        dv.relevance(network, images, [layer], rule=rule, preprocess=PLAIN, progress=False)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for part in x.split(16):
+                model(part)
+
+    for layer in ("features.12", "features.7", "features.3"):
+        for rule in ("lrp-composite", "gradient-x-activation"):
+            mine, passes = race(1 if bench.quick else 3, lambda n=layer, r=rule: ours(n, r), bare)
+            title = f"relevance at {layer}, {rule}, SqueezeNet, 64 images"
+            bench.add(title, "the model's bare passes", (mine, passes), 1 / 3.5)
+
+
 def stream(
     bench: Any, race: Race, model: nn.Module, network: dv.Network, photos: dv.ImageStore, folder: pathlib.Path
 ) -> None:

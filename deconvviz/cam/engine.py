@@ -22,8 +22,9 @@ from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.cam.tokens import Layout
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError
-from deconvviz.graph.memory import AtOnce, fitting
+from deconvviz.graph.memory import fitting
 from deconvviz.graph.scores import Readout
+from deconvviz.halving import AtOnce
 
 ON_A_CPU, ON_A_GPU = 32, 256  # changed values or masked images at once, where no number is given
 LESS = "take smaller images, or use another --device"

@@ -16,7 +16,7 @@ from deconvviz.cam.engine import Read, View
 from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
-from deconvviz.graph.memory import AtOnce
+from deconvviz.halving import AtOnce
 from deconvviz.lengths import STRONG_BLUR
 
 Computed = TypeVar("Computed")

@@ -52,7 +52,7 @@ COMMANDS = {
         "Find the k images that activate each channel most, in one pass over a packed store.",
         resumes=True,
     ),
-    "merge": LazyCommand("studies.mining.command", "Join the mined files of all shards of one job."),
+    "merge": LazyCommand("studies.mining.command", "Join the mined or relevance files of all shards of one job."),
     "grid": LazyCommand(
         "studies.mining.command",
         "Draw a layer: for each filter its top projections beside the image patches they came from.",
@@ -67,6 +67,11 @@ COMMANDS = {
     "maps": LazyCommand(
         "studies.maps.command",
         "Take one image apart: draw every map of a layer, or the strongest maps of several layers.",
+    ),
+    "relevance": LazyCommand(
+        "studies.relevance.command",
+        "Find which filters made a network's decisions, and the images in which each weighed most.",
+        resumes=True,
     ),
     "train": LazyCommand(
         "studies.training.command",
@@ -143,6 +148,7 @@ How features develop while your own network is trained:
 \b
 Why a network decides as it does:
   deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
+  deconvviz relevance torchvision:squeezenet1_0 photos.h5 -l features.12 -o relevant.h5
   deconvviz train-cam l-cam-img torchvision:squeezenet1_0 photos.h5 -l features.12 -o lcam.pth
 
 \b

@@ -8,21 +8,33 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
-from deconvviz.cli.inputs import open_model, position_of, read_image
+from deconvviz.cli.inputs import class_number, open_model, output_names, position_of, read_image
 from deconvviz.cli.options import (
     NO_SWITCHES_NOTE,
     PROJECTION_NOTE,
     ModelOptions,
     ProjectionOptions,
+    classes_option,
     figure_options,
     model_options,
     projection_options,
 )
 from deconvviz.cli.outputs import check_figure, save_figure
+from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
+    from deconvviz.cli.inputs import OpenedModel
+    from deconvviz.deconv.decision import DecisionProjection
     from deconvviz.deconv.projection import Projection
     from deconvviz.figures.page import Page
+    from deconvviz.types import Picture
+
+RULES_OF_DECISIONS = {
+    "auto": "lrp-composite",
+    "gradient-x-input": "gradient-x-activation",
+    **{rule: rule for rule in ("lrp-composite", "lrp-epsilon", "lrp-gamma", "lrp-zplus")},
+}
+"""The rule that is asked for -> the rule by which the decision for a class goes back."""
 
 
 @click.command(epilog=PROJECTION_NOTE)
@@ -47,6 +59,14 @@ if TYPE_CHECKING:
     type=click.Choice(LRN_POLICIES),
     help="How a signal passes contrast normalisation on its way back: unchanged, or by the gradient.",
 )
+@click.option(
+    "--for",
+    "target",
+    metavar="CLASS",
+    help="Carry the decision for this class, by number or name, back to the pixels through this channel alone, instead "
+    "of the activation of one unit.",
+)
+@classes_option
 @figure_options()
 @model_options
 def project(
@@ -59,14 +79,20 @@ def project(
     projection: ProjectionOptions,
     overlap: str,
     lrn: str,
+    target: str | None,
+    names: str | None,
     page: Page,
     options: ModelOptions,
 ) -> None:
     """Project one unit's activation back to the pixels of an image: image, projection, overlay.
 
+    With --for, the score of a class is shared out down to the layer, all but this channel's share is dropped, and that
+    share goes on to the pixels: what speaks for the class through this channel.
+
     \b
-    Example:
+    Examples:
       deconvviz project torchvision:squeezenet1_0 cat.jpg -l features.12 -c 281 -o projection.png
+      deconvviz project torchvision:squeezenet1_0 cat.jpg -l features.12 -c 281 --for tabby -o concept.png
     """
     import torch
 
@@ -76,8 +102,16 @@ def project(
 
     check_figure(out)
     place = None if position is None else position_of(position)
+    if target is not None:
+        _check_decision(position, projection, overlap, lrn)
     pixels = read_image(image)
-    network, preprocess, _ = open_model(model, options, [layer])
+    opened = open_model(model, options, [layer])
+    if target is not None:
+        _project_decision(
+            opened, pixels, pathlib.Path(image).name, (layer, channel), (target, names), projection, out, page
+        )
+        return
+    network, preprocess, _ = opened
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
     bounds = preprocess.bounds()
@@ -98,6 +132,71 @@ def project(
     save_figure(figure, out, caption)
     if projected.value <= 0:
         click.echo(f"note: the unit's activation is {projected.value:.4g}; it does not fire on this image", err=True)
+
+
+def _check_decision(position: str | None, projection: ProjectionOptions, overlap: str, lrn: str) -> None:
+    """Raise DataError where --for is given with an option that means nothing to it."""
+    changed = {
+        "--position": position is not None,
+        "--overlap": overlap != "sum",
+        "--lrn": lrn != "identity",
+        "--shifts": projection.shifts != 1,
+        "--noise": projection.noise != 0,
+    }
+    given = [name for name, is_given in changed.items() if is_given]
+    if given:
+        raise DataError(
+            f"--for and {given[0]} given; a decision goes through all units of a channel: leave {given[0]} out"
+        )
+    if projection.rule not in RULES_OF_DECISIONS:
+        listed = ", ".join(RULES_OF_DECISIONS)
+        raise DataError(f"--for and --rule {projection.rule} given; a decision goes back by one of {listed}")
+
+
+def _project_decision(
+    opened: OpenedModel,
+    pixels: Picture,
+    image: str,
+    unit: tuple[str, int],
+    asked: tuple[str, str | None],
+    projection: ProjectionOptions,
+    out: str,
+    page: Page,
+) -> None:
+    """Draw what a channel, (layer, number), carries of the decision for a class, (text, file of class names)."""
+    from deconvviz.deconv.decision import project_decision
+    from deconvviz.figures.projection import draw_projection
+    from deconvviz.models.labels import class_label
+
+    network, preprocess, loaded = opened
+    outputs = output_names(loaded, asked[1], network)
+    target, rule = class_number(asked[0], outputs), RULES_OF_DECISIONS[projection.rule]
+    picture = preprocess.picture(pixels)
+    x = preprocess.tensor(picture[None], network.device, network.dtype)
+    projected = project_decision(network, x, *unit, target, rule, preprocess.bounds())
+    caption = _decision_caption(projected, image, class_label(projected.target, outputs)) + preprocess.shown_words()
+    title = f"{class_label(projected.target, outputs)} through {unit[0]}:{unit[1]} of {network.name}"
+    canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
+    shown_picture = preprocess.display(picture)
+    save_figure(
+        draw_projection(shown_picture, canvas, projected.window, title, caption, page, preprocess.shown), out, caption
+    )
+    if projected.relevance <= 0:
+        click.echo(
+            f"note: the channel's share is {100 * projected.share:.2g} %; it does not speak for the class", err=True
+        )
+
+
+def _decision_caption(projected: DecisionProjection, image: str, answer: str) -> str:
+    """Return the text below the figure of a decision: what was shared out, and which part is shown."""
+    linearised = f" Linearised on the way: {', '.join(projected.linearised)}." if projected.linearised else ""
+    return (
+        f"The score of {answer} for {image} is {projected.score:.3g}. Channel {projected.channel} of {projected.layer} "
+        f"holds {projected.relevance:.3g} of it, {100 * projected.share:.1f} % of the layer's relevance; this part "
+        f"alone is carried on to the pixels, by the rule {projected.rule} (concept relevance, Achtibat et al. 2023)."
+        f"{linearised} "
+        "The magnitude at a pixel is the root of the sum of squares over the channels."
+    )
 
 
 def _caption(projection: Projection, image: str, why: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvviz.arrays import evenly, stacked
+from deconvviz.data.blocks import BLOCK, Unusable, filled_batches
 from deconvviz.data.parallel import cores, in_order, worked_ahead
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.transfer import Transfer
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 ENLARGED = 2  # times: beyond that, images are hardly those that the network was trained on
 SIZES, READ = 100, 5  # images whose sizes are looked at; where no sizes are known, so many are read for it
-BLOCK = 16  # images of a store of pixels that are read in one call
-BLOCKS_AHEAD = 2  # for each thread
 OWN_SIZE = (
     "if it was trained on images of their own size, say so with --input and --resize, and with --mean and --std how "
     "they were normalised"
@@ -109,10 +108,10 @@ class InputBatch(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The pictures of a batch before they are stacked; attributes as in `PictureBatch`."""
+    """The pictures of a batch, one by one or stacked on the host; attributes as in `PictureBatch`."""
 
     places: Ints
-    pictures: list[Picture]
+    pictures: list[Picture] | Tensor
     left_out: Mapping[str, str]
 
 
@@ -221,8 +220,9 @@ class Feed:
         Raises:
             DataError: an image cannot be used, and `tolerant` is not set; the message names it.
         """
-        for places, pictures, left_out in self._parts(size, order, start, tolerant):
-            yield PictureBatch(places, stacked(pictures) if pictures else self._empty(), left_out)
+        transfer = Transfer("cpu")
+        for places, pictures, left_out in self._parts(transfer, size, order, start, tolerant):
+            yield PictureBatch(places, transfer.stacked(pictures, self._empty).numpy(), left_out)
 
     def on_device(
         self,
@@ -240,7 +240,7 @@ class Feed:
         Arguments and errors are those of `batches`.
         """
         transfer = Transfer(device)
-        parts = self._parts(size, order, start, tolerant)
+        parts = self._parts(transfer, size, order, start, tolerant)
 
         def sent() -> Iterator[tuple[_Part, Callable[[], tuple[Tensor, ...]]]]:
             with contextlib.closing(parts):
@@ -258,10 +258,20 @@ class Feed:
         return np.zeros((0, *self.preprocess.shape[1:], self.preprocess.shape[0]), np.uint8)
 
     def _parts(
-        self, size: int, order: Sequence[int] | NDArray[np.integer] | None, start: int, tolerant: bool
+        self,
+        transfer: Transfer,
+        size: int,
+        order: Sequence[int] | NDArray[np.integer] | None,
+        start: int,
+        tolerant: bool,
     ) -> Generator[_Part]:
         places = (np.arange(len(self)) if order is None else np.asarray(order, np.int64))[start:]
-        pictures = self._read(places, tolerant)
+        several = getattr(self.images, "several", None)
+        if several is not None and not self._memory.limit:
+            yield from self._parts_in_blocks(several, transfer, size, places, tolerant)
+            return
+        read = self._picture_or_reason if tolerant else self.picture
+        pictures = in_order(read, map(int, places), self.workers)
         with contextlib.closing(pictures):
             for first in range(0, len(places), size):
                 part = places[first : first + size]
@@ -271,23 +281,48 @@ class Feed:
                 ours = np.array([place for place, _ in usable], np.int64)
                 yield _Part(ours, [picture for _, picture in usable], left_out)
 
-    def _read(self, places: Ints, tolerant: bool) -> Generator[Picture | DataError]:
-        """Yield the pictures at some places, read in threads; a store of pixels reads many in one call."""
-        read = self._picture_or_reason if tolerant else self.picture
-        several = getattr(self.images, "several", None)
-        if several is None or self._memory.limit:
-            yield from in_order(read, map(int, places), self.workers)
-            return
+    def _parts_in_blocks(
+        self,
+        several: Callable[[Ints, Pixels | None], Pixels],
+        transfer: Transfer,
+        size: int,
+        places: Ints,
+        tolerant: bool,
+    ) -> Generator[_Part]:
+        """Yield the batches of a store of pixels: threads read many images in one call, and put them where they belong.
 
-        def block(some: Ints) -> list[Picture | DataError]:
+        Memory that is new costs as much as reading into it, so that each thread reads into the same room again.
+        """
+        rooms, shape = threading.local(), self._empty().shape[1:]
+        side = tuple(self.images.sizes[0]) if len(places) else ()  # type: ignore[attr-defined]
+
+        def fill(some: Ints, batch: Tensor) -> Unusable:
+            if not hasattr(rooms, "room"):
+                rooms.room = np.empty((BLOCK, *side, 3), np.uint8)
             try:
-                return [*self.preprocess.pictures(several(self.indices[some]))]
+                pictures = self.preprocess.pictures(several(self.indices[some], rooms.room[: len(some)]))
             except DataError:  # one of them is damaged: which one shows where each is read alone
-                return [read(int(place)) for place in some]
+                return self._filled_one_by_one(some, batch, tolerant)
+            for row, picture in zip(batch.numpy(), pictures, strict=True):
+                row[:] = picture
+            return {}
 
-        blocks = (places[first : first + BLOCK] for first in range(0, len(places), BLOCK))
-        for pictures in in_order(block, blocks, self.workers, BLOCKS_AHEAD):
-            yield from pictures
+        def room(count: int) -> Tensor:
+            return transfer.room((count, *shape))
+
+        for batch in filled_batches(fill, places, size, room, self.workers):
+            left_out = {self.name(place): str(reason) for place, reason in batch.unusable.items()}
+            yield _Part(*batch.usable(), left_out)
+
+    def _filled_one_by_one(self, some: Ints, batch: Tensor, tolerant: bool) -> Unusable:
+        unusable: dict[int, DataError] = {}
+        for place, row in zip(some.tolist(), batch.numpy(), strict=True):
+            picture = self._picture_or_reason(place) if tolerant else self.picture(place)
+            if isinstance(picture, DataError):
+                unusable[place] = picture
+            else:
+                row[:] = picture
+        return unusable
 
     def _picture_or_reason(self, place: int) -> Picture | DataError:
         try:

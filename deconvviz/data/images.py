@@ -104,8 +104,11 @@ class ImageStore(Shown, drawn_by="draw_images"):
         return picture, int(self.labels[index])
 
     @property
-    def several(self) -> Callable[[Ints], Pixels] | None:
-        """Reads n > 0 images in one call, indices [n] -> uint8 [n, S, S, 3]; None where they are read one by one."""
+    def several(self) -> Callable[[Ints, Pixels | None], Pixels] | None:
+        """Reads n > 0 images in one call, indices [n] -> uint8 [n, S, S, 3]; None where they are read one by one.
+
+        Its second argument is the array that they are read into, or None for a new one.
+        """
         return self._several if self.kind == "raw" else None
 
     def __iter__(self) -> Iterator[tuple[Picture, int]]:
@@ -195,18 +198,17 @@ class ImageStore(Shown, drawn_by="draw_images"):
         number = bisect_right(self._starts, index) - 1
         return self._files[number], index - self._starts[number]
 
-    def _several(self, indices: Ints) -> Pixels:
+    def _several(self, indices: Ints, out: Pixels | None = None) -> Pixels:
         rows = [self._checked(index) for index in indices.tolist()]
         numbers = [bisect_right(self._starts, row) - 1 for row in rows]
         if numbers.count(numbers[0]) == len(numbers):
-            return self._files[numbers[0]].several([row - self._starts[numbers[0]] for row in rows])
-        pictures: list[Pixels] = [np.empty(0, np.uint8)] * len(rows)
+            return self._files[numbers[0]].several([row - self._starts[numbers[0]] for row in rows], out)
+        pictures = np.empty((len(rows), *self.sizes[rows[0]], 3), np.uint8) if out is None else out
         for number in sorted(set(numbers)):
             places = [place for place, each in enumerate(numbers) if each == number]
             read = self._files[number].several([rows[place] - self._starts[number] for place in places])
-            for place, picture in zip(places, read, strict=True):
-                pictures[place] = picture
-        return np.stack(pictures)
+            pictures[places] = read
+        return pictures
 
     def _fingerprint(self) -> str:
         """Return the fingerprint that a single file of the same images has."""

@@ -41,6 +41,7 @@ import h5py
 import numpy as np
 
 from deconvviz.arrays import PEAKS
+from deconvviz.data.chunks import ImageChunks
 from deconvviz.data.decode import decode
 from deconvviz.errors import DataError
 from deconvviz.results.files import READ_ERRORS, one_line, unreadable
@@ -83,6 +84,7 @@ class StoreFile:
         """Read the lists of a file."""
         self.path = pathlib.Path(os.path.abspath(path))  # noqa: PTH100, workers may start in another folder
         self._handle: tuple[int, h5py.Dataset] | None = None
+        self._chunks: ImageChunks | None = None
         with _reading(self.path), _open(self.path) as file:
             self.kind = str(file.attrs["kind"])
             self.fingerprint = str(file.attrs["fingerprint"])
@@ -135,15 +137,19 @@ class StoreFile:
         values = np.frombuffer(self.content(index), self.dtype.newbyteorder("<")).astype(self.dtype)
         return values.reshape(*self.sizes[index], self.channels)
 
-    def several(self, rows: Sequence[int]) -> Pixels:
-        """Return n > 0 images of a raw store, uint8 [n, S, S, 3]."""
+    def several(self, rows: Sequence[int], out: Pixels | None = None) -> Pixels:
+        """Return n > 0 images of a raw store, uint8 [n, S, S, 3]; in `out`, where it is given."""
+        pictures = np.empty((len(rows), *self.sizes[rows[0]], 3), np.uint8) if out is None else out
         with _reading(self.path):
-            images = self._data()
-            in_a_row = rows == [*range(rows[0], rows[0] + len(rows))]  # then one call of HDF5 reads them all
-            pictures = images[rows[0] : rows[-1] + 1] if in_a_row else np.stack([images[row] for row in rows])
+            images, chunks = self._data(), self._chunks
+            if chunks is not None:
+                chunks.read(rows, pictures)
+            else:
+                for row, picture in zip(rows, pictures, strict=True):
+                    images.read_direct(picture, np.s_[row])
         for index, picture in zip(rows, pictures, strict=True):
             self._check(index, picture.data)
-        return np.asarray(pictures)
+        return pictures
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -151,6 +157,9 @@ class StoreFile:
             if self._handle is not None:
                 self._handle[1].file.close()
                 self._handle = None
+            if self._chunks is not None:
+                self._chunks.close()
+                self._chunks = None
 
     def _check(self, index: int, data: bytes | memoryview) -> None:
         """Raise DataError where an image's bytes are not those that were packed."""
@@ -172,7 +181,9 @@ class StoreFile:
                 handle = self._handle
                 if handle is None or handle[0] != os.getpid():
                     self.close()
-                    handle = self._handle = (os.getpid(), self._opened())
+                    images = self._opened()
+                    self._chunks = ImageChunks.of(self.path, images) if self.kind == "raw" else None
+                    handle = self._handle = (os.getpid(), images)
         return handle[1]
 
     def _opened(self) -> h5py.Dataset:

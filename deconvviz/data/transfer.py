@@ -35,17 +35,24 @@ class Transfer:
         self.device = torch.device(device)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def stacked(self, pictures: Sequence[Picture], empty: Callable[[], Picture]) -> Tensor:
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
+        """Return room for pictures on the host, in pinned memory where that makes sending faster."""
+        return torch.empty(shape, dtype=dtype, pin_memory=self._stream is not None)
+
+    def stacked(self, pictures: Sequence[Picture] | Tensor, empty: Callable[[], Picture]) -> Tensor:
         """Return pictures as one tensor [n, h, w, C] on the host, in pinned memory where that makes it faster.
 
-        `empty()`, of shape [0, h, w, C], is taken where there are none.
+        `empty()`, of shape [0, h, w, C], is taken where there are none. Those that are a tensor already stay as they
+        are.
         """
+        if isinstance(pictures, Tensor):
+            return pictures
         if not pictures:
             return torch.from_numpy(empty())
         if self._stream is None or len({picture.dtype for picture in pictures}) > 1:
             return torch.from_numpy(stacked(pictures))
         dtype = torch.from_numpy(np.empty(0, pictures[0].dtype)).dtype
-        pinned = torch.empty((len(pictures), *pictures[0].shape), dtype=dtype, pin_memory=True)
+        pinned = self.room((len(pictures), *pictures[0].shape), dtype)
         np.stack(pictures, out=pinned.numpy())
         return pinned
 

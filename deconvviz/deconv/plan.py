@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -92,6 +93,18 @@ def _ancestors(target: fx.Node) -> list[fx.Node]:
         if node in ancestors:
             ancestors.update(node.all_input_nodes)
     return [node for node in target.graph.nodes if node in ancestors]
+
+
+def descendants(nodes: Sequence[fx.Node], steps: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return those of some steps, in the order of the graph, that are computed from any of the nodes; not the nodes.
+
+    A node that is computed from another one of them is a descendant too.
+    """
+    after: set[fx.Node] = set()
+    for step in steps:
+        if any(source in after or source in nodes for source in step.all_input_nodes):
+            after.add(step)
+    return after
 
 
 def _covers(window: Reach, sizes: tuple[int, int]) -> bool:

@@ -14,7 +14,7 @@ reads them, are then cut out of the whole maps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, fx
 
 from deconvviz.deconv import switches
 from deconvviz.deconv.places import Places
-from deconvviz.deconv.plan import WindowPlan, then
+from deconvviz.deconv.plan import WindowPlan, descendants, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.arithmetic import arithmetic
@@ -240,19 +240,50 @@ class Sweep:
         Raises:
             ProjectionError: an op on the way has no transpose.
         """
-        signals = {self.plan.steps[-1]: seed}
-        with arithmetic(self.network.precision):
-            for node in reversed(self.plan.steps[1:]):
-                signal = signals.pop(node, None)
-                if signal is not None:
-                    self._step_back(node, signal, policy, signals)
         image = self.network.image
+        signals = self.signals_at([image], {self.plan.steps[-1]: seed}, policy)
         if image not in signals:
             return self.images.new_zeros(len(self.places.index), *self.images.shape[1:])
         window = self.plan.windows.get(image)
         return self._filled(signals[image], image, window, 0.0) if window else signals[image]
 
-    def _step_back(self, node: fx.Node, signal: Tensor, policy: BackwardRule, signals: dict[fx.Node, Tensor]) -> None:
+    def signals_at(
+        self,
+        nodes: Sequence[fx.Node],
+        seeds: Mapping[fx.Node, Tensor],
+        policy: BackwardRule,
+        taken: dict[fx.Node, Tensor] | None = None,
+    ) -> dict[fx.Node, Tensor]:
+        """Send signals back to some values, and no further than to the first of them.
+
+        Args:
+            nodes: among the plan's steps.
+            seeds: node -> the signal that starts at it.
+            policy: what each kind of op does to the signal.
+            taken: where given, it gets for each op that was passed what the op kept for itself of each image's signal,
+                float64 [N]: the sum at its output minus the sums at its inputs. Only of a plan without windows.
+
+        Returns:
+            node -> the signal that arrives at it; a node that no signal reaches is absent.
+        """
+        signals, passed = dict(seeds), descendants(nodes, self.plan.steps)
+        arrived: dict[fx.Node, Tensor] = {}
+        with arithmetic(self.network.precision):
+            for node in reversed(self.plan.steps):
+                if node in nodes and node in signals:
+                    arrived[node] = signals[node]
+                if node in passed and node in signals:
+                    self._step_back(node, signals.pop(node), policy, signals, taken)
+        return arrived
+
+    def _step_back(
+        self,
+        node: fx.Node,
+        signal: Tensor,
+        policy: BackwardRule,
+        signals: dict[fx.Node, Tensor],
+        taken: dict[fx.Node, Tensor] | None = None,
+    ) -> None:
         """Send the signal of one op back to its inputs, and add it to what is there."""
         window = self.plan.windows.get(node)
         call = self._window_of_call(node, policy) if window else self._expanded(node, policy)
@@ -262,7 +293,10 @@ class Sweep:
                 signal = signal / call.extra["counts"]
         if not is_linear(node):
             self.linearised.add(op_name(node))
-        for (source, reach), part in zip(_edges(node), self._transposed(call, signal, policy), strict=True):
+        parts = self._transposed(call, signal, policy)
+        if taken is not None:
+            taken[node] = _total(signal) - sum(_total(part) for part in parts if part is not None)
+        for (source, reach), part in zip(_edges(node), parts, strict=True):
             if part is not None:
                 placed = self._placed(part, source, then(window, reach) if window and reach else None)
                 signals[source] = signals[source] + placed if source in signals else placed
@@ -348,6 +382,11 @@ class Sweep:
 def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
     geometry: Geometry = node.meta["geometry"]
     return list(zip(data_inputs(node), geometry.reach, strict=True))
+
+
+def _total(signal: Tensor) -> Tensor:
+    """Return the sum of each image's signal, float64 [N]."""
+    return signal.flatten(1).sum(1, dtype=torch.float64)
 
 
 def _execute(call: Call) -> Tensor:

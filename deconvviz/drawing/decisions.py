@@ -13,11 +13,14 @@ from deconvviz.studies.evaluation import figure as evaluating
 from deconvviz.studies.evaluation import sanity_figure
 from deconvviz.studies.lesions import figure as lesioning
 from deconvviz.studies.occlusion import figure as occluding
+from deconvviz.studies.relevance import figure as relevant
+from deconvviz.studies.relevance.deciding import DecidingChannels, deciding_channels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from typing_extensions import Unpack
 
+    from deconvviz.data.datasets import Images
     from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.ablation.result import VariantTable
     from deconvviz.studies.diagnosis.finding import Finding
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.evaluation.sanity_result import SanityCheck
     from deconvviz.studies.lesions.result import Lesions
     from deconvviz.studies.occlusion.result import Occlusion
+    from deconvviz.studies.relevance.result import Relevance
 
 
 def draw_occlusion(
@@ -57,6 +61,35 @@ def draw_occlusion(
     """
     rows = list(occlusion) if isinstance(occlusion, Sequence) else [occlusion]
     return occluding.draw_occlusions(rows, [[]] * len(rows), names, title, caption, page=Page(**page))
+
+
+def draw_relevance(
+    relevance: Relevance | DecidingChannels,
+    images: Images | None = None,
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[PageKeywords],
+) -> Figure:
+    """Draw the channels that decide for a class: each with its share, and the patches in which it weighed most.
+
+    Args:
+        relevance: what `dv.deciding_channels` returns; or the result of `dv.relevance`, of whose last layer the class
+            with most decisions is shown.
+        images: those that were explained, where the result does not know where they are.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 5)).eval()
+    >>> network, preprocess = dv.capture(model, (3, 32, 32)), dv.Preprocess(resize=32, crop=32)
+    >>> found = dv.relevance(network, dv.Scenes(20), ["1"], k=3, preprocess=preprocess, progress=False)
+    >>> dv.draw_relevance(found, dv.Scenes(20)).axes[0].get_xlabel()[:12]
+    'share of the'
+    """
+    deciding = relevance if isinstance(relevance, DecidingChannels) else deciding_channels(relevance, images)
+    return relevant.draw_relevance(deciding, title, caption, page=Page(**page))
 
 
 def draw_evaluation(

@@ -1,18 +1,12 @@
-"""Memory: how many items run at once, fewer where they do not fit, and how much a network takes.
-
-Every job of the package that runs in batches splits them here, so that a batch that does not fit is halved everywhere
-alike, and said once.
-"""
+"""Memory: how much a network takes, and how many images are expected to fit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from deconvviz.errors import CaptureError
 from deconvviz.graph.ops import op_of
 from deconvviz.graph.reach import shape_of
 from deconvviz.graph.steps import make_plan
@@ -23,73 +17,7 @@ if TYPE_CHECKING:
 
     from deconvviz.graph.network import Network
 
-Part = TypeVar("Part")
 SPARE = 0.8  # of the free memory: the rest is for what convolutions need beside their maps, and for fragments
-
-
-class AtOnce:
-    """How many items run at once: halved where they do not fit in memory, for good.
-
-    Attributes:
-        size: items that run at once now.
-        what: the word for the items, such as "images".
-        advice: what a user can do where a single item does not fit.
-
-    >>> at_once = AtOnce(4, "images")
-    >>> list(at_once.parts(10, lambda start, stop: (start, stop)))
-    [(0, 4), (4, 8), (8, 10)]
-    """
-
-    def __init__(self, size: int, what: str = "images", advice: str = "use another --device") -> None:
-        self.size, self.what, self.advice = size, what, advice
-
-    def parts(self, count: int, compute: Callable[[int, int], Part]) -> Iterator[Part]:
-        """Yield `compute(start, stop)` of consecutive parts of `count` items, no part larger than `size`.
-
-        A part that does not fit in memory is computed again in halves, and so are later ones.
-
-        Args:
-            count: number of items.
-            compute: computes the items from start to stop. It must leave nothing behind where it raises.
-
-        Raises:
-            CaptureError: one item alone does not fit in memory.
-        """
-        start, before = 0, self.size
-        while start < count:
-            stop = min(start + self.size, count)
-            try:
-                part = compute(start, stop)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                self._halve(stop - start, error)
-            else:
-                start = stop
-                if self.size < before:
-                    write_line(f"out of memory: continuing with batches of {self.size}")
-                    before = self.size
-                yield part
-                continue
-            # Outside the except clause, where the error no longer holds on to the tensors.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _halve(self, items: int, error: BaseException) -> None:
-        if items == 1:
-            one = self.what.removesuffix("s")
-            raise CaptureError(f"one {one} does not fit in memory; {self.advice}") from error
-        self.size = (items + 1) // 2
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had: on a GPU, on a CPU or in NumPy."""
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "can't allocate memory" in text
-        or "out of memory" in text
-    )
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 from torch import Tensor
 
 from deconvviz.errors import DataError
+from deconvviz.halving import AtOnce
 from deconvviz.metrics.inputs import ranks
 from deconvviz.metrics.intervals import area_under
 from deconvviz.types import Floats, Ints
@@ -124,7 +125,12 @@ def _scored(
     activations: Activations, places: Tensor, changed: Callable[[Tensor], Tensor], batch_size: int, each: int = 1
 ) -> Floats:
     """Return the activations of changed views, float64; `each` places in turn belong to one unit."""
-    parts = [activations(some // each, changed(some)) for some in torch.split(places, batch_size)]
+
+    def part(start: int, stop: int) -> Tensor:
+        some = places[start:stop]
+        return activations(some // each, changed(some))
+
+    parts = [*AtOnce(batch_size, "views").parts(len(places), part)]
     return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.errors import DataError
+from deconvviz.halving import AtOnce
 from deconvviz.types import Floats
 from deconvviz.words import counted
 
@@ -172,19 +173,19 @@ def scored(scores: Scores, make: Callable[[Tensor], Tensor], classes: Tensor, ba
         scores: see Scores.
         make: int64 [n], ascending indices into `classes` -> the images [n, C, H, W].
         classes: int64 [M], the class that counts for each image.
-        batch_size: the largest n.
+        batch_size: the largest n; halved where so many do not fit in memory.
 
     Returns:
         float64 [M] on the CPU, the probability of each image's class.
     """
-    values = torch.empty(len(classes), dtype=torch.float64)
-    for start in range(0, len(classes), batch_size):
-        indices = torch.arange(start, min(start + batch_size, len(classes)))
+
+    def part(start: int, stop: int) -> Tensor:
         with torch.inference_mode():
-            images = make(indices)
-        class_probabilities = probabilities(scores, images)
-        values[start : start + len(indices)] = of_classes(class_probabilities, classes[indices.to(classes.device)])
-    return values
+            images = make(torch.arange(start, stop))
+        return of_classes(probabilities(scores, images), classes[start:stop])
+
+    parts = [*AtOnce(batch_size, "images").parts(len(classes), part)]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
 def pairwise(a: Tensor, b: Tensor, similarity: Callable[[Floats, Floats], float]) -> Tensor:

@@ -6,58 +6,10 @@ A column is declared as "name type | unit | meaning". A star in a name stands fo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column, or all columns whose names match.
-
-    Attributes:
-        name: with a star for any text.
-        type: "text", "integer", "number" or "flag".
-        optional: whether it, or a cell of it, may be absent.
-        unit: such as "px"; "" where there is none.
-        meaning: what it holds.
-    """
-
-    name: str
-    type: str
-    optional: bool
-    unit: str
-    meaning: str
-
-    def matches(self, name: str) -> bool:
-        """Return whether a column's name is meant."""
-        return re.fullmatch(re.escape(self.name).replace(r"\*", ".+"), name) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSchema:
-    """One kind of table.
-
-    Attributes:
-        what: what a row is, and the order of the rows.
-        written_by: the commands and methods that write it, and the one that returns it as a data frame.
-        columns: in their order.
-    """
-
-    what: str
-    written_by: str
-    columns: tuple[Column, ...]
-
-
-def _columns(*lines: str) -> tuple[Column, ...]:
-    """Read declarations: "name type | unit | meaning"."""
-    columns = []
-    for line in lines:
-        head, unit, meaning = (part.strip() for part in line.split(" | ", 2))
-        name, type_ = head.split()
-        columns.append(Column(name, type_.rstrip("?"), type_.endswith("?"), unit, meaning))
-    return tuple(columns)
-
+from deconvviz.results.table_schemas import TableSchema
+from deconvviz.results.table_schemas import columns_of as _columns
 
 _LAYER = "layer text |  | Name of the layer."
 _METRICS = (
@@ -105,6 +57,22 @@ TABLES: Mapping[str, TableSchema] = {
             "left integer? | px | First column of it.",
             "bottom integer? | px | The row after its last one.",
             "right integer? | px | The column after its last one.",
+        ),
+    ),
+    "relevance": TableSchema(
+        what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
+        "decisions for each class.",
+        written_by="`deconvviz relevance --csv FILE`, `Relevance.save_csv` and `Relevance.to_frame`",
+        columns=_columns(
+            _LAYER,
+            "target integer |  | Number of the class whose score is shared out.",
+            "class text |  | Its name, or its number where it has none.",
+            "images integer | images | Decisions for this class.",
+            "channel integer |  | Number of the filter, from 0.",
+            "share number | -1..1 | Mean share of the channel in the relevance of its layer; below zero it speaks "
+            "against the class.",
+            "share_95 number? | as share | Half the width of the mean's 95 % interval: 1.96 standard errors. Empty for "
+            "a single image.",
         ),
     ),
     "evaluation": TableSchema(

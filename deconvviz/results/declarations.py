@@ -12,75 +12,10 @@ An array is declared as "name type axes | flags | dtype: meaning":
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-KINDS_OF_TYPES = {"i": "iu", "f": "f", "n": "iufb", "u8": "u", "b": "b", "t": "OSU"}
-
-
-@dataclass(frozen=True)
-class ArraySchema:
-    """One array, or all arrays whose names match.
-
-    Attributes:
-        name: with a star for any text.
-        type: a key of KINDS_OF_TYPES.
-        axes: names, numbers, or "...".
-        least: the smallest value; None where there is none.
-        finite: whether NaN and infinity are refused.
-        optional: whether it may be absent.
-        dtype: as it is written, such as "float32".
-        meaning: what it holds, with unit and order.
-    """
-
-    name: str
-    type: str
-    axes: tuple[str, ...]
-    least: int | None = None
-    finite: bool = False
-    optional: bool = False
-    dtype: str = ""
-    meaning: str = ""
-
-    def match(self, name: str) -> re.Match[str] | None:
-        """Return how a name matches; the star's text is its only group, where there is a star."""
-        return re.fullmatch(re.escape(self.name).replace(r"\*", "(.+)", 1).replace(r"\*", ".+"), name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileSchema:
-    """One kind of HDF5 file.
-
-    Attributes:
-        version: of its layout, the attribute "schema".
-        what: what it holds, in a sentence.
-        written_by: the commands and functions that write it.
-        read_by: the function that reads it.
-        settings: attribute or key of an attribute in JSON -> what it says.
-        arrays: of the file, the first that matches a name counts.
-    """
-
-    version: int
-    what: str
-    written_by: str
-    read_by: str
-    settings: Mapping[str, str]
-    arrays: tuple[ArraySchema, ...]
-
-
-def _arrays(*lines: str) -> tuple[ArraySchema, ...]:
-    """Read declarations: "name type axes | least, finite, ? | dtype: meaning"."""
-    result = []
-    for line in lines:
-        text, flags, note = (part.strip() for part in line.split(" | ", 2))
-        name, type_, *axes = text.split()
-        words = flags.replace(",", " ").split()
-        least = next((int(word) for word in words if word.lstrip("-").isdigit()), None)
-        dtype, _, meaning = note.partition(": ")
-        result.append(ArraySchema(name, type_, tuple(axes), least, "finite" in words, "?" in words, dtype, meaning))
-    return tuple(result)
-
+from deconvviz.results.file_schemas import FileSchema
+from deconvviz.results.file_schemas import arrays_of as _arrays
 
 _CONFIG = {
     "config": "JSON: what decides the result, such as the fingerprints of network and images, the layers and the "
@@ -172,6 +107,41 @@ FILES: Mapping[str, FileSchema] = {
             "maps/* f shown height width | ? | float32: a method's maps of the first few images, in 0..1.",
         ),
     ),
+    "relevance": FileSchema(
+        version=1,
+        what="Which channels of some layers made a network's decisions, and the images in which each weighed most.",
+        written_by="`deconvviz relevance`, `deconvviz merge`, `dv.relevance` and `dv.merge_relevance`",
+        read_by="`dv.load_relevance`",
+        settings={
+            **_CONFIG,
+            "state": "JSON: `done`, the images that are done, and `total`.",
+            "sources.outputs": "names of the network's outputs. Absent where they are unknown.",
+            "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
+        },
+        arrays=_arrays(
+            "layers/*/shares/total f classes channels* | finite | float64: sum of the channel's shares over the "
+            "decisions for each class.",
+            "layers/*/shares/squares f classes channels* | 0, finite | float64: sum of their squares.",
+            "layers/*/shares/decided i classes | 0 | int64: decisions for each class.",
+            "layers/*/relevance/values f channels* k |  | float32: the channel's largest shares in a decision, in "
+            "0..1, one for each image, the largest first. Minus infinity where fewer than k images have one above 0.",
+            "layers/*/relevance/images i channels* k | -1 | int64: index into the store of each of these images; -1 "
+            "where there are fewer.",
+            "layers/*/relevance/positions i channels* k 2 | -1 | int64: (y, x) on the layer's map of the unit with the "
+            "largest relevance.",
+            "layers/*/activation/values f channels* k |  | float32: the largest activations, as in a mined file.",
+            "layers/*/activation/images i channels* k | -1 | int64: their images.",
+            "layers/*/activation/positions i channels* k 2 | -1 | int64: (y, x) of these activations.",
+            "layers/*/fired i channels* | 0 | int64: number of images in which the channel is above zero somewhere.",
+            "layers/*/total f channels* |  | float64: sum over the images of the channel's mean over its map.",
+            "layers/*/maximum f channels* |  | float32: largest activation over all images.",
+            "layers/*/broken i channels* | 0 | int64: activations that were NaN or infinite; they count nowhere.",
+            "layers/*/seen i | 0 | int64: number of images.",
+            "layers/*/left_out i | 0 | int64: images whose relevance is not finite; they have no share.",
+            "layers/*/parts f 5 | finite | float64: sums over the images, in units of the score: the scores; the "
+            "relevance of the layer's channels; what passes the layer by; what biases keep; the rest.",
+        ),
+    ),
     "lesions": FileSchema(
         version=1,
         what="What a network loses when a filter or a layer is silenced, as sums over the images.",
@@ -261,6 +231,17 @@ FILES: Mapping[str, FileSchema] = {
             "*/occlusion/* f ... | ? | float32: `LAYER/occlusion/whole` [channels], the sum without a square.",
         ),
     ),
+    "silenced filters": FileSchema(
+        version=1,
+        what="How probable each class is on the strongest images of filters, with each of them and without it.",
+        written_by="`deconvviz atlas --off`",
+        read_by="the same command",
+        settings={**_CONFIG, "state": "JSON: `done`, the images that are measured."},
+        arrays=_arrays(
+            "*/off/* f channels* outputs | 0, ? | float64: `LAYER/off/before` and `LAYER/off/after`, the sums of the "
+            "probabilities over the strongest images of the filter that are measured."
+        ),
+    ),
     "gallery": FileSchema(
         version=1,
         what="A layer as an atlas shows it. Pictures are tiles: those of a filter stand side by side in one image "
@@ -272,7 +253,8 @@ FILES: Mapping[str, FileSchema] = {
             "state": "JSON: `rule` of the projections, and `why` it was chosen; `switches`, whether the "
             "deconvnet has some; `rectified`, whether the layer's values come from rectifiers; `pooled`, whether the "
             "network has max pooling; `channels` and `dead`, how "
-            "many filters the whole layer has, and how many of them are dead.",
+            "many filters the whole layer has, and how many of them are dead; `off_names`, the names of the outputs in "
+            "`off/classes`.",
         },
         arrays=_arrays(
             "channels i filters | 0 | int64: the filters that are shown.",
@@ -301,9 +283,26 @@ FILES: Mapping[str, FileSchema] = {
             'invariance/* f filters | ? | float64: score under a kind of transform, as in the file "invariance of '
             'filters".',
             'occlusion/* n ... | ? | any: as in the file "occlusion of filters", for the filters that are shown.',
+            "off/classes i filters 3 | -1, ? | int64: the outputs whose mean probability over the filter's images "
+            "falls most without it; -1 where no further one falls.",
+            "off/* f filters 3 | ? | float32: `off/before` and `off/after`, these probabilities, in 0..1; NaN there.",
             "* n ... | ? | any: `evolution/epochs` int64 [E]; `evolution/channels` int64 [G]; `evolution/values` "
             "float32 "
             "[G, E], the largest activation after each epoch.",
+        ),
+    ),
+    "tiles of a gallery": FileSchema(
+        version=1,
+        what="Patches and projections of a block of filters, until the gallery of their layer is written.",
+        written_by="`deconvviz atlas --ray`",
+        read_by="the same command",
+        settings=_CONFIG,
+        arrays=_arrays(
+            "boxes i filters k 4 | ? | int64: as in a gallery.",
+            "windows i filters k 4 | ? | int64: as in a gallery.",
+            "*/data u8 bytes* | ? | uint8: as in a gallery.",
+            "*/offsets i tiles* | 0, ? | int64: as in a gallery.",
+            "*/shape i 5 | 0, ? | int64: as in a gallery.",
         ),
     ),
     "features": FileSchema(

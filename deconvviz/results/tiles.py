@@ -7,7 +7,7 @@ k tiles of a row stand side by side in one image file. As arrays they would take
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from deconvviz.types import Array, Ints, Pathlike, Pixels
 from deconvviz.words import counted
 
 KIND, SCHEMA = "gallery", 1
+TILES_KIND, TILES_SCHEMA = "tiles of a gallery", 1
 QUALITY = 85  # of JPEG, of 100
 GREY = 128  # the colour of a tile that shows nothing, and of a projection's zero
 LOSSLESS = 32  # pixels: tiles up to this size are shown enlarged, and JPEG's blocks would be visible
@@ -134,6 +135,30 @@ def compressed(name: str, tiles: Pixels) -> dict[str, Array]:
     for row in tiles:
         writer.add(row)
     return writer.arrays(name)
+
+
+def joined_tiles(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the arrays of several blocks of rows, one or more, as those of all rows; see `TileWriter.arrays`.
+
+    >>> one, two = (TileWriter((1, 8, 8)) for _ in range(2))
+    >>> for writer, colour in ((one, 0), (one, 9), (two, 200)):
+    ...     writer.add(np.full((1, 8, 8, 3), colour, np.uint8))
+    >>> joined = joined_tiles([one.arrays("patches"), two.arrays("patches")])
+    >>> tiles = Tiles(joined["patches/data"], joined["patches/offsets"], tuple(joined["patches/shape"].tolist()))
+    >>> tiles.shape, int(tiles[2].mean())
+    ((3, 1, 8, 8, 3), 200)
+    """
+    joined: dict[str, Array] = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if name.endswith("/offsets"):
+            lengths = np.concatenate([np.diff(array) for array in arrays])
+            joined[name] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        elif name.endswith("/shape"):
+            joined[name] = np.concatenate([[sum(array[0] for array in arrays)], arrays[0][1:]]).astype(np.int64)
+        else:
+            joined[name] = np.concatenate(arrays)
+    return joined
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, require
-from deconvviz.graph.memory import AtOnce, fitting
+from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
 from deconvviz.results.features import Features, FeatureWriter, write_features
 from deconvviz.results.results import stamped
 from deconvviz.run.options import RunKeywords, RunOptions

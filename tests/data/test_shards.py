@@ -123,7 +123,11 @@ def test_several_across_shards(tmp_path: pathlib.Path, folder: pathlib.Path) -> 
     one, many = ImageStore.open(tmp_path / "one.h5").several, ImageStore.open(tmp_path / "many").several
     assert one is not None and many is not None
     for indices in ([7, 0, 9, 0, 3, 8], list(range(10)), [5], [-1, 0]):
-        np.testing.assert_array_equal(one(np.array(indices)), many(np.array(indices)))
+        alike = one(np.array(indices), None), many(np.array(indices), None)
+        np.testing.assert_array_equal(*alike)
+        room = np.zeros_like(alike[0])
+        assert many(np.array(indices), room) is room
+        np.testing.assert_array_equal(room, alike[0])
 
 
 def test_the_fingerprint_is_that_of_its_definition(sharded: ImageStore) -> None:

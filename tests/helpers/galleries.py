@@ -132,7 +132,13 @@ def _state(layer: str, more: bool) -> dict[str, Any]:
     """The rule and its reason; of the last layer that the deconvnet has no switches; else nothing, as in 0.1.0."""
     if layer == LAYERS[2]:
         return {"switches": False}
-    return {"rule": "lrp-gamma", "why": WHY} if more else {}
+    names = {str(n): off_name(n) for n in range(0, 60, 2)}
+    return {"rule": "lrp-gamma", "why": WHY, "off_names": names} if more else {}
+
+
+def off_name(output: int) -> str:
+    """Return what a page calls an output that falls where a filter is switched off; every second one has a name."""
+    return f"output {output}" if output % 2 else f"<b>bus</b> {output}"
 
 
 def _shares(images: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -173,6 +179,9 @@ def _more(filters: int, channels: NDArray[np.int64], tile: int, rng: np.random.G
         "occlusion/places": np.array(places),
         "occlusion/image": np.arange(filters) % IMAGES,
         "occlusion/values": rng.random((filters, len(places))).astype(np.float32),
+        "off/classes": np.where(np.arange(3 * filters) % 5 == 4, -1, np.arange(3 * filters)).reshape(-1, 3),
+        "off/before": rng.random((filters, 3)).astype(np.float32),
+        "off/after": rng.random((filters, 3)).astype(np.float32) / 100,
     }
 
 

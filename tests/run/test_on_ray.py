@@ -24,6 +24,7 @@ from deconvviz.results.tiles import KIND, SCHEMA
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import MARK, _shard_files, _slots, joined_on_ray, run_on_ray
 from deconvviz.run.shipping import Place, RemoteImages, RemoteModel
+from deconvviz.studies.atlas import on_ray
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
 from deconvviz.studies.mining.options import MiningKeywords
@@ -175,7 +176,7 @@ def test_features_on_two_nodes_are_those_of_a_single_run(cluster: Any, tmp_path:
 
 @pytest.mark.slow
 def test_galleries_of_an_atlas_on_two_nodes_are_those_of_a_single_run(
-    cluster: Any, store: pathlib.Path, alone: pathlib.Path, tmp_path: pathlib.Path
+    cluster: Any, store: pathlib.Path, alone: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [
         "atlas",
@@ -196,7 +197,10 @@ def test_galleries_of_an_atlas_on_two_nodes_are_those_of_a_single_run(
     ]
     asked += ["--mined", alone, "--snapshots", "demo", "--quiet"]
     run(*asked, "-o", tmp_path / "alone")
+    monkeypatch.setattr(on_ray.blocks_of, "__defaults__", (2,))
     run(*asked, "-o", tmp_path / "ray", f"--ray={cluster.address}")
+    assert on_ray.blocks_of({"conv1": 3}) == [("conv1", 0, 2), ("conv1", 2, 3)]
+    assert sorted(path.name for path in (tmp_path / "ray/data").glob("*filters*")) == []
     for file in ("00-conv1.h5", "01-conv3.h5"):
         ours, theirs = (Result.load(tmp_path / folder / "data" / file, KIND, SCHEMA) for folder in ("ray", "alone"))
         assert ours.config == theirs.config and ours.arrays.keys() == theirs.arrays.keys()

@@ -1,6 +1,6 @@
-"""What else the atlas shows of filters: invariance, sensitivity to occlusion, and evolution during a training.
+"""What else the atlas shows of filters: invariance, occlusion, what happens without them, and their evolution.
 
-Each of the three is measured for all layers at once, and kept in files of its own beside the galleries.
+Each of these is measured for all layers at once, and kept in files of its own beside the galleries.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from deconvviz.cam.engine import whole_images
 from deconvviz.cam.occluder import GREY, Occluder
 from deconvviz.data.pictures import resized, signed_picture
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.graph.memory import AtOnce
+from deconvviz.halving import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.result import AtlasOptions
+from deconvviz.studies.atlas.silencing import filter_silencing
 from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import LayerEvolution
 from deconvviz.studies.invariance.measure import invariance
@@ -77,6 +78,8 @@ class FilterAspects:
         if self.options.occlusion:
             arrays |= {name: values[channels] for name, values in self._occlusion[layer].items()}
             arrays["occlusion/places"] = occluder_for(self.inputs.preprocess).boxes
+        if self.options.off:
+            arrays |= {name: values[channels] for name, values in self._silencing[layer].items()}
         if self.inputs.snapshots is not None:
             evolution = self._evolution[layer]
             rows = np.isin(evolution["evolution/channels"], channels)
@@ -92,6 +95,11 @@ class FilterAspects:
     def _occlusion(self) -> LayerArrays:
         path = self.folder / "occlusion.h5"
         return filter_occlusion(self.inputs, self.mined, self.channels, path, **self.run.keywords())
+
+    @cached_property
+    def _silencing(self) -> LayerArrays:
+        path, k = self.folder / "off.h5", self.options.k
+        return filter_silencing(self.inputs, self.mined, self.channels, path, k=k, **self.run.keywords())
 
     @cached_property
     def _evolution(self) -> LayerArrays:

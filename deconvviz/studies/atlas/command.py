@@ -52,6 +52,7 @@ class FilterArguments:
         snapshots: path of snapshots, or "demo"; None for no evolution.
         invariance: whether to score each filter under transforms.
         occlusion: whether to move a square over each filter's strongest image.
+        off: whether to switch each filter off on its strongest images.
     """
 
     layers: tuple[str, ...]
@@ -63,6 +64,7 @@ class FilterArguments:
     snapshots: str | None
     invariance: bool
     occlusion: bool
+    off: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,9 @@ filter_options = option_group(
     ),
     click.option("--invariance", is_flag=True, help="Score how much transforms of images change filters."),
     click.option("--occlusion", is_flag=True, help="Move a square over each filter's strongest image (slow)."),
+    click.option(
+        "--off", is_flag=True, help="Switch each filter off on its strongest images: which classes fall? (slow)"
+    ),
 )
 decision_options = option_group(
     "decision_arguments",
@@ -167,7 +172,9 @@ def atlas(
       deconvviz atlas demo scenes.h5 -l conv1 -l relu3 -l relu5 --snapshots demo --invariance -o atlas
     """
     if cluster is not None and cluster.shards is not None:
-        raise DataError("--ray-shards given; the parts of an atlas are its layers: leave --ray-shards out")
+        raise DataError(
+            "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
+        )
     from deconvviz.data.images import ImageStore
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
@@ -208,6 +215,7 @@ def _options(
         cam_layer=decisions.cam_layer,
         invariance=filters.invariance,
         occlusion=filters.occlusion,
+        off=filters.off,
     )
 
 

@@ -18,7 +18,7 @@ from deconvviz.cam.occluder import GREY, Occluder
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
 from deconvviz.graph.choose import last_maps
-from deconvviz.graph.memory import AtOnce
+from deconvviz.halving import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.doubt import CANDIDATES, doubtful_images

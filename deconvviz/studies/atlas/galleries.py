@@ -123,8 +123,10 @@ class GalleryMaker:
             **options.settings,
         }
 
-    def make(self, layer: str) -> Result:
+    def make(self, layer: str, tiles: Mapping[str, Array] | None = None) -> Result:
         """Return the gallery of a layer, as `load_gallery` reads it from a file.
+
+        `tiles` are the arrays of `tiles`, where they were made before; None makes them.
 
         Its arrays, for F filters and k images of each:
 
@@ -144,7 +146,7 @@ class GalleryMaker:
 
         Its state has the "rule" of the projections, and "why" in words ("" where it was given); "switches" and
         "rectified", see `ProjectionCache`; "pooled", whether the network has max pooling; and of the whole layer
-        the numbers of "channels" and of "dead" ones.
+        the numbers of "channels" and of "dead" ones; and "off_names", the names of the outputs in "off/classes".
         """
         mined_layer, channels = self.mined[layer], self.channels(layer)
         strongest = StrongestImages.of(mined_layer, channels, self.options.k)
@@ -157,7 +159,7 @@ class GalleryMaker:
             **_activity(mined_layer, channels),
             **_classes(strongest.images, self.inputs.store.labels),
             **similar_filters(maxima, channels, NEIGHBOURS)._asdict(),
-            **self._tiles(layer, strongest),
+            **(self.tiles(layer, range(len(channels))) if tiles is None else tiles),
         }
         weights = self.cache.first_filters(layer, channels.tolist())
         if weights is not None:
@@ -174,28 +176,39 @@ class GalleryMaker:
             "pooled": any(op_of(node).kind == "max_pool" for node in self.inputs.network.graph.nodes),
             "channels": len(mined_layer.activity.dead),
             "dead": int(mined_layer.activity.dead.sum()),
+            **({"off_names": self._names_of(arrays["off/classes"])} if "off/classes" in arrays else {}),
         }
         return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays, state)
 
-    def _tiles(self, layer: str, strongest: StrongestImages) -> dict[str, Array]:
-        """Return patches and projections of a layer, and the boxes at which they are cut."""
-        count, k = strongest.images.shape
+    def _names_of(self, outputs: Array) -> dict[str, str]:
+        """Return the names of outputs, where they are known; -1 is none."""
+        names = self.inputs.output_names
+        return {str(output): names[output] for output in np.unique(outputs).tolist() if 0 <= output < len(names)}
+
+    def tiles(self, layer: str, rows: range) -> dict[str, Array]:
+        """Return boxes, windows, patches and projections of some filters of a layer, as `make` describes them.
+
+        `rows` are their places among the filters that are shown, one after the other. Blocks of a layer are joined by
+        `joined_tiles`.
+        """
+        strongest = StrongestImages.of(self.mined[layer], self.channels(layer), self.options.k)
+        count, k = len(rows), strongest.images.shape[1]
         size = self._window_size(layer, strongest)
         tile = tile_size(size)
         boxes, windows = np.full((count, k, 4), -1), np.full((count, k, 4), -1)
         patches, projections = TileWriter((k, *tile)), TileWriter((k, *tile))
         with self.run.bar("filter", count, f"projecting {layer}") as bar:
-            for start in range(0, count, AT_ONCE):
-                rows = range(start, min(start + AT_ONCE, count))
-                stored = self.cache.projections(layer, strongest.winners(rows), keep=False, bar=False)
-                for row in rows:
+            for start in range(rows.start, rows.stop, AT_ONCE):
+                block = range(start, min(start + AT_ONCE, rows.stop))
+                stored = self.cache.projections(layer, strongest.winners(block), keep=False, bar=False)
+                for row in block:
                     tiles = _FilterTiles(*(np.full((k, *tile, 3), GREY, np.uint8) for _ in range(2)))
                     for winner in strongest.winners([row]):
-                        projection, rank = stored[winner], winner.rank
+                        projection, place = stored[winner], (row - rows.start, winner.rank)
                         window = projection.window(size, self.cache.image_size)
-                        boxes[row, rank], windows[row, rank] = projection.box, window
+                        boxes[place], windows[place] = projection.box, window
                         cut = self.inputs.preprocess.coloured(projection.cut(window))
-                        tiles.put(rank, self.cache.patch(layer, winner, window), cut)
+                        tiles.put(winner.rank, self.cache.patch(layer, winner, window), cut)
                     patches.add(tiles.patches)
                     projections.add(tiles.projections)
                     bar.update()

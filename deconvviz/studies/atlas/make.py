@@ -216,6 +216,7 @@ class AtlasMaker:
             "invariance_kinds": list(TRANSFORMS) if options.invariance else [],
             "occlusion_square": list(occluder.square) if options.occlusion else None,
             "snapshots": self.inputs.training_digest,
+            **({"off": True} if options.off else {}),
         }
         return GalleryMaker(
             inputs=self.inputs,

@@ -31,6 +31,7 @@ class AtlasOptions:
         cam_layer: the layer at which the methods explain; None for the last one with rows and columns.
         invariance: whether each filter is scored under transforms of images.
         occlusion: whether a grey square is moved over each filter's strongest image.
+        off: whether each filter is switched off on its strongest images, to see which classes fall.
 
     Raises:
         DataError: an option is out of its range.
@@ -49,6 +50,7 @@ class AtlasOptions:
     cam_layer: str | None = None
     invariance: bool = False
     occlusion: bool = False
+    off: bool = False
 
     def __post_init__(self) -> None:
         word = self.filters if isinstance(self.filters, str) else CHANNEL_CHOICES[0]
@@ -76,6 +78,7 @@ class AtlasOptions:
             "cam_layer": self.cam_layer,
             "invariance": self.invariance,
             "occlusion": self.occlusion,
+            **({"off": True} if self.off else {}),  # which atlases of earlier versions do not mention
         }
 
 

@@ -16,6 +16,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.truth import Truth
 from deconvviz.errors import DataError, nearest
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
 from deconvviz.studies.correspondence.distances import hamming, permutation_test
 from deconvviz.studies.correspondence.options import CorrespondenceOptions
 from deconvviz.studies.correspondence.parts import Parts
@@ -139,15 +140,16 @@ class Masking:
     def signs(self, x: Tensor, masks: Tensor) -> dict[str, NDArray[np.int8]]:
         """Return the signs of what each mask takes from each layer's features, int8 [n, 1 + R, D]."""
         signs: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
-        at_once = self.options.images_at_once(x.device, 32)
+        at_once = AtOnce(self.options.images_at_once(x.device, 32), "masked images")
         with torch.no_grad():
             for image, image_masks in zip(x, masks, strict=True):
                 # The whole image runs among the masked ones: another batch size would round its features otherwise.
                 covers = torch.cat([torch.zeros_like(image_masks[:1]), image_masks])[:, None]
-                batches = [
-                    self.network.activations(torch.where(cover, self.fill, image), self.layers)
-                    for cover in torch.split(covers, at_once)
-                ]
+
+                def part(start: int, stop: int, image: Tensor = image, covers: Tensor = covers) -> dict[str, Tensor]:
+                    return self.network.activations(torch.where(covers[start:stop], self.fill, image), self.layers)
+
+                batches = [*at_once.parts(len(covers), part)]
                 for layer in self.layers:
                     features = torch.cat([batch[layer] for batch in batches]).flatten(1)
                     signs[layer].append(signs_of_change(features).cpu())

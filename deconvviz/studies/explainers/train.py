@@ -6,6 +6,7 @@ As in the training of networks, nothing that is random depends on what came befo
 
 from __future__ import annotations
 
+import copy
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import bytes_of_pixel, random_crops, room_for
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce, gradients_in_parts
 from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
 from deconvviz.results.tables import write_csv
@@ -145,6 +147,7 @@ class ExplainerTraining:
         self.sources = stamped(options.sources)
         self.phase_number, self.position, self.finished = 0, Position(), False
         self.history: list[dict[str, Any]] = []
+        self.at_once = AtOnce(max(phase.batch_size for phase in self.phases))
         self._saved_optimiser: Any = None  # its state in the checkpoint, until the phase begins
         self._phase_began = False
 
@@ -321,17 +324,23 @@ class ExplainerTraining:
         rng, rate, pictures = np.random.default_rng(address), self.rate(self.position.step), batch.pictures
         if self._side_before_crop(self.phase):
             pictures = random_crops(pictures, self.preprocess.shape[1], rng)
-        terms, right = self._terms(pictures, self.feed.labels[batch.places], rng)
-        loss = torch.stack(list(terms.values())).sum()
-        self._require_finite([loss], "the loss")
+        labels, count = self.feed.labels[batch.places], len(pictures)
+
+        def share(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
+            random = np.random.default_rng([*address.entropy, start]) if start else copy.deepcopy(rng)  # type: ignore[misc]
+            terms, right = self._terms(pictures[start:stop], labels[start:stop], random)
+            loss = torch.stack(list(terms.values())).sum()
+            self._require_finite([loss], "the loss")
+            means = {**terms, "loss": loss, "right": right.double().mean()}
+            part = stop - start
+            return loss * (part / count), {name: value.detach() * part for name, value in means.items()}
+
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = gradients_in_parts(self.at_once, count, list(self.explainer.parameters()), share)
         self.optimiser.step()
         self._require_finite(self.explainer.parameters(), "a weight")
-        means = {**terms, "loss": loss, "right": right.double().mean()}
-        return Measured({name: float(value.detach()) * len(pictures) for name, value in means.items()}, len(pictures))
+        return Measured({name: sum(float(part[name]) for part in parts) for name in parts[0]}, count)
 
     def _terms(self, pictures: Picture, labels: Ints, rng: np.random.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Return the weighted terms of the loss, and bool [n], for which images the class is still found."""

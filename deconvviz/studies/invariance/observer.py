@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deconvviz.arrays import stacked
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.graph.memory import AtOnce
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
 from deconvviz.studies.invariance.options import InvarianceOptions
 from deconvviz.types import Picture
 

@@ -25,8 +25,10 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import CamError, DataError, require
 from deconvviz.graph.digest import architecture
+from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
 from deconvviz.graph.scores import Readout
+from deconvviz.halving import AtOnce
 from deconvviz.models.labels import class_label
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunKeywords, RunOptions
@@ -201,7 +203,7 @@ class LesionRun:
         options: what is silenced, and how the job runs.
         input_dtype: dtype of the images that the network is given.
         targets: int64 [n], the output that stands for the class of each image of the feed.
-        at_once: number of changed values in one pass.
+        at_once: number of changed values in one pass; halved where so many do not fit in memory.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class LesionRun:
     ) -> None:
         self.network, self.feed, self.options, self.input_dtype = network, feed, options, input_dtype
         self.targets = torch.from_numpy(outputs[feed.labels])
-        self.at_once = options.images_at_once(network.device, AT_ONCE)
+        self.at_once = AtOnce(options.images_at_once(network.device, AT_ONCE), "changed values")
 
     def resume(self, lesions: Lesions, out: Pathlike | None) -> Lesions:
         """Measure the images that are not done yet, and write the sums to `out` after each batch."""
@@ -230,7 +232,7 @@ class LesionRun:
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images as the network takes them, int64 targets) batch by batch, without the first `start` images."""
         device = self.network.device
-        size = whole_images(self.at_once, device)
+        size = fitting(self.network, whole_images(self.at_once.size, device))
         for places, x in self.feed.tensors(size, device, self.input_dtype, start=start):
             yield x, self.targets[torch.from_numpy(places)].to(device)
 
@@ -260,8 +262,10 @@ class LesionRun:
         changes = (maps != fill).flatten(2).any(2)  # [n, channels]: where a lesion changes an image's value
         changes = changes.any(1, keepdim=True) if whole else changes
         correct, loss = (before[:, None].repeat(1, changes.shape[1]) for before in intact)
-        parts = (torch.split(index, self.at_once) for index in changes.nonzero(as_tuple=True))
-        for images, channels in zip(*parts, strict=True):
+        all_images, all_channels = changes.nonzero(as_tuple=True)
+
+        def part(start: int, stop: int) -> None:
+            images, channels = all_images[start:stop], all_channels[start:stop]
             changed = value[images]  # a copy, which the next lines write to through `inside`
             inside = self.network.maps(layer, changed)
             if whole:
@@ -271,6 +275,9 @@ class LesionRun:
             correct[images, channels], loss[images, channels] = scores(
                 tail(changed, images), targets[images], self.network.readout
             )
+
+        for _ in self.at_once.parts(len(all_images), part):
+            pass
         return Scores(correct, loss)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
 MOST_FILTERS = 100  # on one page
+MERGES = {"mined": ("studies.mining.merge", "merge"), "relevance": ("studies.relevance.merge", "merge_relevance")}
+"""Kind of file -> the module and the function that join its shards, by name: a study does not import another."""
 
 
 def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -168,18 +171,21 @@ def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, help="The mined file of all shards.")
+@click.option("-o", "--out", required=True, help="The file of all shards.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def merge(files: tuple[str, ...], out: str, force: bool) -> None:
-    """Join the mined files of all shards of one job.
+    """Join the mined or relevance files of all shards of one job.
 
     \b
     Example:
       deconvviz merge part0.h5 part1.h5 -o mined.h5
     """
-    from deconvviz.studies.mining.merge import merge as merge_files
+    from deconvviz.results.results import kind_of
 
-    click.echo(repr(merge_files(files, out, force)))
+    kind, _ = kind_of(files[0])
+    module, function = MERGES.get(kind, MERGES["mined"])
+    join = getattr(importlib.import_module(f"deconvviz.{module}"), function)
+    click.echo(repr(join(files, out, force)))
     click.echo(f"wrote {out}")
 
 

@@ -17,8 +17,9 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.recent import note_images
 from deconvviz.errors import DataError, require
 from deconvviz.graph.digest import architecture
-from deconvviz.graph.memory import AtOnce, fitting
+from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.mining.directions import arrays_of, layers_read
 from deconvviz.studies.mining.options import MiningOptions

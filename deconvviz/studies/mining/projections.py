@@ -21,10 +21,10 @@ from deconvviz.data.pictures import side_that_holds
 from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.projection import Projection, Unit
 from deconvviz.errors import DataError
-from deconvviz.graph.memory import AtOnce
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs
+from deconvviz.halving import AtOnce
 from deconvviz.studies.mining.result import MinedLayer, Winner
 from deconvviz.types import Box, Floats
 

@@ -22,6 +22,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import bytes_of_pixel, mean_colour, random_crops, room_for, split
 from deconvviz.errors import DataError, TrainingError
 from deconvviz.graph.evaluating import evaluating
+from deconvviz.halving import AtOnce, gradients_in_parts
 from deconvviz.models.weights import TRAINING
 from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
@@ -164,6 +165,7 @@ class NetworkTraining:
         self.model, self.recipe, self.options, self.recorder = model.to(self.device), recipe, options, recorder
         self.checkpoint, self.position = Checkpoint(out, TRAINING, SCHEMA), Position()
         self.history: list[dict[str, float]] = []
+        self.at_once = AtOnce(recipe.batch_size)
         self.optimiser = torch.optim.SGD(
             model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
@@ -279,17 +281,20 @@ class NetworkTraining:
             pictures = random_crops(batch.pictures, side, np.random.default_rng(address))
         else:
             pictures = stacked([self.preprocess.picture(picture) for picture in batch.pictures])
-        outputs = self._outputs(pictures)
         labels = torch.from_numpy(self.training.labels[batch.places]).to(self.device)
-        loss = functional.cross_entropy(outputs, labels)
-        self._require_finite([loss], "the loss")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+
+        def share(start: int, stop: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            outputs, classes = self._outputs(pictures[start:stop]), labels[start:stop]
+            loss = functional.cross_entropy(outputs, classes) * (len(classes) / len(labels))
+            self._require_finite([loss], "the loss")
+            return loss, (loss.detach(), (outputs.argmax(1) == classes).sum())
+
+        parts = gradients_in_parts(self.at_once, len(labels), list(self.model.parameters()), share)
         self.optimiser.step()
         if self.recipe.radius:
             renormalise(self.model, self.recipe.radius)
-        correct = int((outputs.argmax(1) == labels).sum())
-        return Measured({"loss": loss.item() * len(labels), "accuracy": correct}, len(labels))
+        loss, correct = (float(torch.stack(values).sum()) for values in zip(*parts, strict=True))
+        return Measured({"loss": loss * len(labels), "accuracy": correct}, len(labels))
 
     def _outputs(self, pictures: Picture) -> Tensor:
         x = self.preprocess.tensor(pictures, self.device)

@@ -213,6 +213,7 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
             _check_table(read, arrays, row)
             kinds = [name for name in sorted(arrays) if name.startswith("invariance/")]
             same(parts["invariance"], [arrays[kind][row] for kind in kinds], float)
+            _check_off(page, parts["off"], arrays, row)
             followed = np.flatnonzero(arrays.get("evolution/channels", np.array([])) == channel)
             same(parts["evolution"], arrays["evolution/values"][followed[0]] if len(followed) else [])
             assert read["film"] == bool(len(followed))
@@ -227,8 +228,18 @@ PARTS: dict[str, tuple[str, type]] = {
     "class": ("", float),
     "occlusion": ("occlusion/values", np.float32),
     "invariance": ("", float),
+    "off": ("", np.float32),
     "evolution": ("", float),
 }
+
+
+def _check_off(page: Page, read: list[str], arrays: dict[str, Any], row: int) -> None:
+    """Where a filter is switched off, the classes that fall have names and probabilities, and no others stand there."""
+    falls = arrays["off/classes"][row] >= 0 if "off/classes" in arrays and arrays["images"][row, 0] >= 0 else []
+    pairs = [[arrays[f"off/{when}"][row, n] for when in ("before", "after")] for n in np.flatnonzero(falls)]
+    same(read, [probability for pair in pairs for probability in pair], np.float32)
+    expected = [galleries.off_name(int(output)) for output in arrays["off/classes"][row][falls]] if pairs else []
+    assert page.locator("#off-at th bdi").all_text_contents() == expected
 
 
 def _check_table(read: dict[str, Any], arrays: dict[str, Any], row: int) -> None:

@@ -21,6 +21,7 @@ from deconvviz.cam.learned.masking import RealTimeMasking
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.explainers.train import train_explainer
+from deconvviz.types import Picture
 
 
 @pytest.mark.slow
@@ -102,6 +103,22 @@ def test_terms_in_the_csv_add_up_and_crops_matter(tmp_path: pathlib.Path) -> Non
     for row in rows(plain.path):
         total = sum(float(row[term]) for term in ("smoothness", "area", "cross_entropy"))
         assert float(row["loss"]) == pytest.approx(total, rel=1e-5) and 0 <= float(row["right"]) <= 1
+
+
+def test_batches_that_do_not_fit_go_in_parts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phase = replace(SHORT, augment=False)
+    whole, inputs = learn("l-cam-fm", tmp_path / "whole.pth", phase), FrozenNetwork.inputs
+
+    def narrow(self: FrozenNetwork, preprocess: Preprocess, pictures: Picture) -> torch.Tensor:
+        if len(pictures) > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inputs(self, preprocess, pictures)
+
+    monkeypatch.setattr(FrozenNetwork, "inputs", narrow)
+    parts = learn("l-cam-fm", tmp_path / "parts.pth", phase)
+    assert parts.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=1e-4)
+    for ours, theirs in zip(parts.explainer.parameters(), whole.explainer.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -197,6 +197,25 @@ def test_any_batch_size(how: str) -> None:
         assert np.array_equal(first.ranking, other.ranking)
 
 
+def test_changed_values_that_do_not_fit_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = dv.capture(Residual().double().eval(), (3, 12, 12)), noise_images()
+    whole, original = operate(network, images, ["act", "norm"]), dv.Network.split
+
+    def narrow(self: dv.Network, layer: str, x: Tensor) -> Any:
+        value, tail = original(self, layer, x)
+
+        def small(values: Tensor, of: Tensor) -> Any:
+            if len(values) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return tail(values, of)
+
+        return value, small
+
+    monkeypatch.setattr(dv.Network, "split", narrow)
+    parts = operate(network, images, ["act", "norm"])
+    assert np.array_equal(whole.lost, parts.lost) and np.allclose(whole.rise, parts.rise, atol=1e-10)
+
+
 def test_what_comes_before_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty-one images in chunks of eight: three whole passes and three cuts a layer; tails for what changes only."""
     network, images, calls = dv.capture(chain(), (3, 12, 12)), noise_images(), {"split": 0, "tail": 0}

@@ -28,7 +28,8 @@ from deconvviz.models.zfnet import zfnet
 from deconvviz.studies.training.command import SNAPSHOT_EPOCHS
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
-from deconvviz.studies.training.train import train, training_and_validation
+from deconvviz.studies.training.train import NetworkTraining, train, training_and_validation
+from deconvviz.types import Picture
 
 PLAIN = Preprocess(resize=12, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
@@ -99,6 +100,27 @@ def test_the_steps_are_the_papers(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_batches_that_do_not_fit_go_in_parts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.05, validation=0)
+    whole = run(network(), tmp_path / "whole.pth", recipe)
+    outputs = NetworkTraining._outputs
+
+    def narrow(self: NetworkTraining, pictures: Picture) -> torch.Tensor:
+        if len(pictures) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return outputs(self, pictures)
+
+    monkeypatch.setattr(NetworkTraining, "_outputs", narrow)
+    parts = run(network(), tmp_path / "parts.pth", recipe)
+    assert capsys.readouterr().err.count("out of memory: continuing with batches of 4") == 1
+    for ours, theirs in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert [record["accuracy"] for record in parts.history] == [record["accuracy"] for record in whole.history]
+    assert parts.history[1]["loss"] == pytest.approx(whole.history[1]["loss"], rel=1e-5)
+
+
 def test_it_learns_and_tells_the_truth(tmp_path: pathlib.Path) -> None:
     """The accuracies it reports are those of the network in the file, on images it did not train on."""
     images = squares(200)

@@ -120,6 +120,11 @@ class GalleryFile:
         return bool(self._whole.get("pooled", True))
 
     @property
+    def off_names(self) -> dict[str, str]:
+        """Number of an output, as text -> its name, of those that fall where a filter is switched off."""
+        return dict(self._whole.get("off_names", {}))
+
+    @property
     def dead(self) -> dict[str, int]:
         """Numbers of dead filters: "shown" among those that are shown, "dead" among the "channels" of the layer.
 

@@ -26,7 +26,7 @@ from deconvviz.web.sprites import (
     write_sheets,
 )
 
-FORMAT = 3  # of the files below; with another number every layer is made again
+FORMAT = 4  # of the files below; with another number every layer is made again
 CHUNK = 64  # filters in a data file
 STRIP = 12  # thumbnails of a layer on the index page
 # The name that the pages' scripts read -> the name of the gallery's array with one value a filter.
@@ -177,6 +177,17 @@ def _summary(gallery: GalleryFile, sheets: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
+def _off(gallery: GalleryFile, row: int) -> list[list[Any]]:
+    """Return the name of each class that falls without a filter, and its probability with it and without it."""
+    names = gallery.off_names
+    columns = (gallery.arrays[f"off/{name}"][row].tolist() for name in ("classes", "before", "after"))
+    return [
+        [names.get(str(output), f"output {output}"), before, after]
+        for output, before, after in zip(*columns, strict=True)
+        if output >= 0
+    ]
+
+
 def _details(gallery: GalleryFile, images: SiteImages, first: int) -> dict[str, Any]:
     """Return everything about CHUNK filters from `first` on, with name and label of the images that they show."""
     last = min(first + CHUNK, len(gallery))
@@ -195,6 +206,8 @@ def _details(gallery: GalleryFile, images: SiteImages, first: int) -> dict[str, 
         if "occlusion/values" in arrays:
             details["occlusion"] = exact(arrays["occlusion/values"][first + n])
             details["occluded"] = int(arrays["occlusion/image"][first + n])
+        if "off/classes" in arrays:
+            details["off"] = _off(gallery, first + n)
         filters.append(details)
     used = {image for details in filters for image in (*details["images"], details.get("occluded", -1)) if image >= 0}
     names = {image: [images.names[image], int(images.labels[image])] for image in sorted(used)}

@@ -53,6 +53,23 @@
       element("p", { class: "quiet" }, explanation)));
   }
 
+  /** The classes that become less probable where the filter is set to zero. */
+  function showOff({ filter }) {
+    if (!filter.off) return showSection("off", null);
+    const count = filter.images.filter((image) => image >= 0).length;
+    if (!count) return showSection("off", null);
+    const where = `on the ${atlas.counted(count, "image")} that activate it most`;
+    const rows = filter.off.map(([name, before, after]) =>
+      element("tr", { "data-part": "off" },
+        element("th", { scope: "row" }, nameNode(name)),
+        element("td", {}, atlas.percentNode(before)), element("td", {}, atlas.percentNode(after))));
+    if (!rows.length) return showSection("off", element("p", { class: "quiet" }, `Without it no class is less probable, ${where}.`));
+    const heads = ["class", "with it", "without it"].map((text) => element("th", { scope: "col" }, text));
+    showSection("off", element("div", {},
+      element("p", { class: "quiet" }, `These classes fall most where the filter is set to zero, ${where}: mean probabilities.`),
+      element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows))));
+  }
+
   /** The sum of the filter's map under each place of a square, over the picture, and all numbers in a table. */
   async function showOcclusion({ data, filter, channel }) {
     const image = filter.occluded;
@@ -85,6 +102,7 @@
     showWeights(current);
     showEvolution(current);
     showInvariance(current);
+    showOff(current);
     return showOcclusion(current);
   };
 })();

@@ -1,4 +1,4 @@
-"""Batches that do not fit are halved, and what an image takes is what a run of the network keeps alive."""
+"""What an image takes is what a run of the network keeps alive."""
 
 from __future__ import annotations
 
@@ -12,41 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import deconvviz as dv
-from deconvviz.errors import CaptureError
-from deconvviz.graph.memory import AtOnce, bytes_of_one, fitting, out_of_memory
-
-
-def limited(most: int, sizes: list[int]) -> Any:
-    def compute(start: int, stop: int) -> list[int]:
-        sizes.append(stop - start)
-        if stop - start > most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return list(range(start, stop))
-
-    return compute
-
-
-def test_halved_for_good_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    at_once, sizes = AtOnce(32, "images"), list[int]()
-    numbers = [n for part in at_once.parts(45, limited(5, sizes)) for n in part]
-    assert numbers == list(range(45))
-    assert sizes == [32, 16, 8, *[4] * 11, 1] and at_once.size == 4
-    assert [n for part in at_once.parts(8, limited(5, sizes)) for n in part] == list(range(8))
-    assert sizes[-2:] == [4, 4]
-    assert capsys.readouterr().err.count("out of memory: continuing with batches of 4") == 1
-
-
-def test_one_item_that_does_not_fit_and_other_errors() -> None:
-    with pytest.raises(CaptureError, match="one masked image does not fit in memory; take a smaller one"):
-        list(AtOnce(4, "masked images", "take a smaller one").parts(4, limited(0, [])))
-
-    def broken(start: int, stop: int) -> None:
-        raise RuntimeError("shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        list(AtOnce(4).parts(4, broken))
-    assert out_of_memory(MemoryError()) and out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    assert not out_of_memory(RuntimeError("index out of range"))
+from deconvviz.graph.memory import bytes_of_one, fitting
 
 
 class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Relevance: which channels of a layer made the decisions, and the images in which they weighed most."""
