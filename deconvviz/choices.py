@@ -67,6 +67,13 @@ RANDOM_PLACES = ("picture", "object")
 # --- features and probes ---
 FEATURE_DTYPES = ("float32", "float16")  # of the values in a features file
 
+# --- maps of one image ---
+MAP_ORDERS = ("maximum", "energy", "index")
+MAP_SCALES = ("own", "common")
+
+# --- directions of a layer's channels ---
+DIRECTIONS = ("nmf", "pca")
+
 # --- lesions and variants ---
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")

@@ -43,6 +43,10 @@ COMMANDS = {
         "cli.verify",
         "Tell whether files are still what was written: stores, mined files, and every other HDF5 file of deconvviz.",
     ),
+    "directions": LazyCommand(
+        "cli.directions",
+        "Learn directions of a layer's channels from images; they are layers of the network from then on.",
+    ),
     "mine": LazyCommand(
         "studies.mining.command",
         "Find the k images that activate each channel most, in one pass over a packed store.",
@@ -59,6 +63,10 @@ COMMANDS = {
     ),
     "project": LazyCommand(
         "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
+    ),
+    "maps": LazyCommand(
+        "studies.maps.command",
+        "Take one image apart: draw every map of a layer, or the strongest maps of several layers.",
     ),
     "relevance": LazyCommand(
         "studies.relevance.command",

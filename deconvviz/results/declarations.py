@@ -28,7 +28,7 @@ _CONFIG = {
 
 FILES: Mapping[str, FileSchema] = {
     "mined": FileSchema(
-        version=1,
+        version=2,
         what="The k images that activate each channel of some layers most, and what figures need of them.",
         written_by="`deconvviz mine` and `dv.mine`; `deconvviz grid` adds to it",
         read_by="`dv.load_mined`",
@@ -37,6 +37,7 @@ FILES: Mapping[str, FileSchema] = {
             "state": "JSON: `done`, the images that were mined, and `total`, the images to mine.",
             "sources.receptive_fields": "layer -> [size, stride, offset] of a unit's receptive field, (rows, columns) "
             "each in pixels; with `sources.image_size`, (height, width) of the network's input. Absent in older files.",
+            "sources.directions": "name of directions -> the layer that they read. Absent where there are none.",
             "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
         },
         arrays=_arrays(
@@ -51,6 +52,17 @@ FILES: Mapping[str, FileSchema] = {
             "layers/*/maximum f channels* |  | float32: largest activation over all images.",
             "layers/*/broken i channels* | 0 | int64: number of values that were NaN or infinite; they count nowhere.",
             "layers/*/seen i | 0 | int64: number of images that were mined.",
+            "layers/*/counts i channels* 225 | 0, ? | int64: histogram of the channel's largest activation on each "
+            "image. Bins are a quarter of an octave wide on both sides of zero; "
+            "`deconvviz.studies.mining.spread.edges` returns their edges. Absent in files of schema 1, as are the next "
+            "two.",
+            "layers/*/sampled i sampled* | 0, ? | int64: index into the store of each image of a random sample of at "
+            "most 1000, ascending.",
+            "layers/*/maxima f channels* sampled* | ? | float32: the channel's largest activation on each of them; "
+            "minus infinity where it is not mined yet.",
+            "directions/*/weights f directions* inputs* | finite, ? | float64: of directions that were mined: the "
+            "weights of the channels of the layer that they read.",
+            "directions/*/bias f directions* | finite, ? | float64: what is added to each reading.",
             "projections/*_box i 4 | 0, ? | int64: (top, left, bottom, right) in pixels of the part of the image that "
             "the unit sees; bottom and right are outside of it.",
             "projections/*_need i 4 | ? | int64: the smallest such box that keeps 90 % of the unit's activation.",

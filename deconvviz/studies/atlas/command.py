@@ -189,7 +189,7 @@ def atlas(
     with ImageStore.open(images) as store:
         mined = None if filter_arguments.mined is None else load_mined(filter_arguments.mined)
         snapshots = _snapshots(filter_arguments.snapshots)
-        opened = open_model(model, options)
+        opened = open_model(model, options, filter_arguments.layers)
         atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
         inputs = _inputs(opened, store, mined, snapshots, names, labelled=bool(atlas_options.decisions))
         elsewhere = None

@@ -20,8 +20,9 @@ from deconvviz.data.recent import note_images
 from deconvviz.data.truth import Truth
 from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.graph.digest import architecture
-from deconvviz.graph.memory import AtOnce, fitting
+from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.dissection.counts import Counts, on_device
 from deconvviz.studies.dissection.examples import with_examples

@@ -6,6 +6,7 @@ import importlib
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +33,7 @@ from deconvviz.cli.options import (
     run_options,
     shard_option,
 )
-from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
+from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import captured
 from deconvviz.words import counted
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.options import MiningKeywords
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
@@ -93,6 +95,7 @@ def mine(
     """
     from deconvviz.data.images import ImageStore
     from deconvviz.run.shipping import RemoteImages
+    from deconvviz.studies.mining.directions import learner
     from deconvviz.studies.mining.mine import mine as mine_images
     from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
 
@@ -101,7 +104,10 @@ def mine(
     if table is not None:
         check_table(table)
     with ImageStore.open(images) as store:
-        network, preprocess, loaded = open_model(model, options)
+        if cluster is not None and any("[" in layer for layer in layers):
+            raise DataError("directions and --ray given; mine directions on this machine: leave --ray out")
+        learn = partial(learner, images=store, out=out, limit=limit, **run.keywords())
+        network, preprocess, loaded = open_model(model, options, layers, learn)
         keywords: MiningKeywords = {
             "limit": limit,
             "shard": shard,
@@ -126,11 +132,16 @@ def mine(
             click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
-    if shard is None:
-        grid_words = "grid", out, "-l", layers[-1], "-o", f"{layers[-1]}.png"
-        click.echo(f"wrote {out}; next: {following(*grid_words, carry=('shown', 'device'))}")
-    else:
-        click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
+    click.echo(_what_follows(out, layers[-1], shard))
+
+
+def _what_follows(out: str, layer: str, shard: tuple[int, int] | None) -> str:
+    """Return what was written and what comes next, as a line."""
+    if shard is not None:
+        return f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards"
+    figure_name = layer.partition("[")[0]  # the file of some directions may be in a folder
+    words = "grid", out, "-l", layer, "-o", f"{figure_name}.png"
+    return f"wrote {out}; next: {following(*words, carry=('shown', 'device'))}"
 
 
 def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:
@@ -195,12 +206,14 @@ class MovedSources:
         """Load the network that was mined; raises ModelError where nothing names the model."""
         from deconvviz.data.preprocess import Preprocess
         from deconvviz.models.load import load_model
+        from deconvviz.studies.mining.directions import with_mined_directions
 
         model = self.model or mined.sources.get("model")
         if not model:
             raise ModelError("the file does not name its model: it was mined from Python; give --model and --weights")
         loaded = load_model(model, self.weights or mined.sources.get("weights", "DEFAULT"))
-        return captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+        network = captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+        return with_mined_directions(network, mined)
 
 
 @click.command(epilog=PROJECTION_NOTE)
@@ -233,6 +246,12 @@ class MovedSources:
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
 @names_option
+@click.option(
+    "--range",
+    "with_range",
+    is_flag=True,
+    help="Draw the whole range of each filter too, from its weakest image to its strongest: OUT.range.png or the like.",
+)
 @image_channels_option
 @projection_options
 @option_group(
@@ -254,6 +273,7 @@ def grid(
     crop: str,
     mean: bool,
     concepts: str | None,
+    with_range: bool,
     shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
@@ -295,9 +315,25 @@ def grid(
         words = projection.words() + cache.feed.preprocess.shown_words()
         words += " Above each filter stands what it detects, by `deconvviz dissect`." if names else ""
         caption = _caption(mined, panels, store.path, words)
+        if with_range:
+            _save_range(cache, panels, out, page, run)
     figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page, names)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
+
+
+def _save_range(cache: ProjectionCache, panels: LayerPanels, out: str, page: Page, run: RunOptions) -> None:
+    """Draw the whole range of the filters that the figure of the layer shows, beside that figure."""
+    from deconvviz.studies.mining.range_figure import draw_range
+    from deconvviz.studies.mining.range_result import range_caption
+    from deconvviz.studies.mining.ranges import range_from
+
+    channels = [panel.channel for panel in panels.panels]
+    layer = range_from(cache, panels.layer, channels, max(panels.crop), run)
+    caption = range_caption(layer) + cache.feed.preprocess.shown_words()
+    title = f"The range of {panels.layer} of {cache.mined.network_name}"
+    figure = draw_range(layer, title, caption, page.beside())
+    save_figure(figure, beside(out, f".range{pathlib.Path(out).suffix}"), caption)
 
 
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
