@@ -241,6 +241,29 @@ TABLES: Mapping[str, TableSchema] = {
             "log_loss_rise_95 number | nats | Half the width of its 95 % interval.",
         ),
     ),
+    "visualisation": TableSchema(
+        what="A row for each picture, in the order in which the channels were given.",
+        written_by="`deconvviz visualise`, `Visualisation.save_csv` and `Visualisation.to_frame`",
+        columns=_columns(
+            "layer text? |  | Empty where a class was made large.",
+            "channel integer |  | Of the layer; the class, or the row of the directions.",
+            "variant integer |  | Which of the pictures of its channel, from 0.",
+            "objective text |  | What was made large: channel, unit, class, direction, cosine or dream.",
+            "value number | of the layer | The objective for the finished picture.",
+            "strongest number | of the layer | The largest value on the channel's map; of other objectives the value.",
+            "mined number? | of the layer | The channel's largest activation that was mined.",
+        ),
+    ),
+    "inversion": TableSchema(
+        what="A row for each network and layer, in the order in which they were given.",
+        written_by="`deconvviz invert`, `Inversion.save_csv` and `Inversion.to_frame`",
+        columns=_columns(
+            "network text |  | What it is called in the figure.",
+            _LAYER,
+            "error number | share | Squared distance of the layer's values over the squared size of the image's.",
+            "pixel_error number | share of the range | Root mean squared difference of the pixels.",
+        ),
+    ),
     "fidelity": TableSchema(
         what="A row for each layer, rule and share of the pixels.",
         written_by="`deconvviz fidelity`, `FidelityTable.save_csv` and `FidelityTable.to_frame`",

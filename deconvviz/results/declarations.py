@@ -160,6 +160,44 @@ FILES: Mapping[str, FileSchema] = {
             "maps/* f shown height width | ? | float32: a method's maps of the first few images, in 0..1.",
         ),
     ),
+    "visualisation": FileSchema(
+        version=1,
+        what="Pictures that channels, classes or directions would like best.",
+        written_by="`deconvviz visualise --save` and `Visualisation.save`",
+        read_by="`dv.Visualisation.load`",
+        settings={
+            **_CONFIG,
+            "config.layer": "the layer; empty where a class was made large.",
+            "config.objective": "what was made large.",
+            "config.size": "(height, width) of the pictures in pixels.",
+            "config.variants": "pictures of each channel, which stand together.",
+        },
+        arrays=_arrays(
+            "channels i pictures | 0 | int64: the channel, class or row of the directions.",
+            "pictures f pictures height width colours | finite | float32: in 0..1, the share of the way from black to "
+            "white.",
+            "values f pictures |  | float64: the objective for the finished picture, in units of the layer's values.",
+            "strongest f pictures |  | float64: the largest value on the channel's map for the finished picture; of "
+            "other objectives than a channel's mean the objective.",
+            "mined f pictures |  | float64: the channel's largest activation that was mined; NaN where none is known.",
+            "curve f steps pictures |  | float64: the objective at each step, for the moved and turned picture.",
+            "opacity f pictures rows columns | 0, finite | float32: in 0..1, how much the objective looked at each "
+            "pixel; rows and columns are 0 where it was not measured.",
+        ),
+    ),
+    "inversion": FileSchema(
+        version=1,
+        what="What some layers of one or several networks still know of an image.",
+        written_by="`deconvviz invert --save` and `Inversion.save`",
+        read_by="`dv.Inversion.load`",
+        settings={**_CONFIG, "config.networks": "the name and the layers of each network, in their order."},
+        arrays=_arrays(
+            "networks/*/original f height* width* colours* | finite | float32: the image as the network sees it, 0..1.",
+            "networks/*/pictures f layers* height* width* colours* | finite | float32: what was found from each layer.",
+            "networks/*/errors f layers* |  | float64: squared distance of the layer's values over the squared size of "
+            "the image's.",
+        ),
+    ),
     "lesions": FileSchema(
         version=1,
         what="What a network loses when a filter or a layer is silenced, as sums over the images.",

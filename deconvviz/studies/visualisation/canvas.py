@@ -43,7 +43,8 @@ class Canvas(ABC):
         """Return the pictures, [N, C, h, w] in 0..1, so that gradients reach the parameters."""
 
     def keep_in_range(self) -> None:
-        """Bring the parameters back where pictures are between black and white, after a step."""
+        """Bring the parameters back where pictures are between black and white, after a step; most always are."""
+        return
 
 
 class PixelCanvas(Canvas):
@@ -159,7 +160,8 @@ def colours(channels: int, like: Tensor) -> Tensor:
 
 def mixed(values: Tensor) -> Tensor:
     """Return pictures [N, C, h, w] in 0..1 of values in independent colours without a range."""
-    return torch.einsum("kc,nchw->nkhw", colours(values.shape[1], values), values).sigmoid()
+    pictures: Tensor = torch.einsum("kc,nchw->nkhw", colours(values.shape[1], values), values).sigmoid()
+    return pictures
 
 
 def unmixed(pictures: Tensor) -> Tensor:
@@ -170,7 +172,8 @@ def unmixed(pictures: Tensor) -> Tensor:
     True
     """
     back = colours(pictures.shape[1], pictures).inverse()
-    return torch.einsum("kc,nchw->nkhw", back, pictures.clamp(DARKEST, 1 - DARKEST).logit())
+    values: Tensor = torch.einsum("kc,nchw->nkhw", back, pictures.clamp(DARKEST, 1 - DARKEST).logit())
+    return values
 
 
 class Inputs:

@@ -1,4 +1,4 @@
-"""deconvviz visualise and invert: what a network would like best, and what it still knows of an image."""
+"""deconvviz visualise: what a network would like best."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import CANVASES, OBJECTIVES
-from deconvviz.cli.following import PICTURE, following
 from deconvviz.cli.inputs import (
     channels_of,
     class_number,
-    integers,
     open_model,
     output_names,
     position_of,
@@ -23,7 +21,6 @@ from deconvviz.cli.options import (
     ModelOptions,
     classes_option,
     figure_options,
-    layers_option,
     model_options,
     option_group,
     run_options,
@@ -33,13 +30,12 @@ from deconvviz.errors import DataError
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
-    from deconvviz.studies.visualisation.result import Inversion, InvertedImage, Visualisation
+    from deconvviz.studies.visualisation.result import Visualisation
     from deconvviz.types import Floats
 
 MOST = 100  # pictures on one page
@@ -109,20 +105,22 @@ def _wanted_options() -> tuple[Any, ...]:
             "W . A, or its cosine), or the layer's mean square (dream).  [default: channel; class with --target, "
             "direction with --direction]",
         ),
-        click.option(
-            "-c", "--channels", help="Channels of the layer, or rows of --direction, such as 5,40,100-110."
-        ),
+        click.option("-c", "--channels", help="Channels of the layer, or rows of --direction, such as 5,40,100-110."),
         click.option(
             "--target", "targets", multiple=True, metavar="CLASS", help="A class, by its number or name; several."
         ),
-        click.option("--position", metavar="y,x", help="Of --objective unit on the layer's map.  [default: the centre]"),
+        click.option(
+            "--position", metavar="y,x", help="Of --objective unit on the layer's map.  [default: the centre]"
+        ),
         click.option(
             "--direction",
             "directions",
             metavar="FILE.npy",
             help="Array with one row of numbers a direction, one for each channel of the layer.",
         ),
-        click.option("--image", metavar="FILE", help="Begin with this picture instead of nearly grey noise (DeepDream)."),
+        click.option(
+            "--image", metavar="FILE", help="Begin with this picture instead of nearly grey noise (DeepDream)."
+        ),
     )
 
 
@@ -144,9 +142,15 @@ def _ascent_options() -> tuple[Any, ...]:
             help="Side of the pictures in pixels.  [default: 128, or the network's input where the layer runs at no "
             "other; that input for a class; 512 for a phase]",
         ),
-        click.option("--views", type=click.IntRange(1), help="Views of a picture in a step.  [default: 1; 6 of a phase]"),
-        click.option("--distort/--no-distort", default=True, help="Move, scale and turn each view a little, at random."),
-        click.option("--variants", default=1, type=click.IntRange(1), help="Pictures of each channel, unlike each other."),
+        click.option(
+            "--views", type=click.IntRange(1), help="Views of a picture in a step.  [default: 1; 6 of a phase]"
+        ),
+        click.option(
+            "--distort/--no-distort", default=True, help="Move, scale and turn each view a little, at random."
+        ),
+        click.option(
+            "--variants", default=1, type=click.IntRange(1), help="Pictures of each channel, unlike each other."
+        ),
         click.option("--diversity", default=1.0, type=click.FloatRange(0), help="How much they are kept unlike."),
         click.option("--tv", default=0.0, type=click.FloatRange(0), help="Weight of the roughness that is taken off."),
         click.option("--l2", default=0.0, type=click.FloatRange(0), help="Weight of the distance from grey."),
@@ -275,10 +279,11 @@ def _check_visualise(
             else f"--store given; --canvas {ascent.canvas} takes none"
         )
     if files.save:
-        _check_h5(files.save)
+        check_arrays(files.save)
 
 
-def _check_h5(path: str) -> None:
+def check_arrays(path: str) -> None:
+    """Raise DataError, before the work, where the file of the pictures has another ending or no folder."""
     if pathlib.Path(path).suffix not in (".h5", ".hdf5"):
         raise DataError(f"--save {path} given; expected a name that ends in .h5")
     check_place(path)
@@ -309,7 +314,9 @@ def _channels(kind: str, wanted: WantedChoice, mined: dict[int, float] | None) -
     if kind not in ("channel", "unit"):
         return None
     if mined is None:
-        raise DataError("no channel given; name some with -c, or give a mined file with --mined, whose most active are taken")
+        raise DataError(
+            "no channel given; name some with -c, or give a mined file with --mined, whose most active are taken"
+        )
     return sorted(list(mined)[:MOST_MINED])
 
 
@@ -348,7 +355,8 @@ def caption_of(visualisation: Visualisation, preprocess: Preprocess) -> str:
     config = visualisation.config
     objective = {
         "channel": "the mean of a channel over its map",
-        "unit": "one unit of a channel, " + ("at the map's centre" if not config["position"] else f"at {config['position']}"),
+        "unit": "one unit of a channel, "
+        + ("at the map's centre" if not config["position"] else f"at {config['position']}"),
         "class": "the score of a class before softmax",
         "direction": "the mean over the map of the channels' vector along a direction of length 1",
         "cosine": "the mean over the map of the cosine of the channels' vector and a direction",

@@ -94,7 +94,10 @@ def draw_inversion(
             style = {"rotation": 90, "ha": "right", "va": "center", "fontsize": HEADING - 1}
             sheet.text(left - 0.06, y + side / 2, name, **style)
         errors = image.errors.tolist(), image.pixel_errors.tolist()
-        below = [(f"error {error:.2g} at the layer", f"{pixels:.2g} in pixels") for error, pixels in zip(*errors, strict=True)]
+        below = [
+            (f"error {error:.2g} at the layer", f"{pixels:.2g} in pixels")
+            for error, pixels in zip(*errors, strict=True)
+        ]
         tiles = zip((image.original, *image.pictures), ("image", *image.layers), [(), *below], strict=True)
         for column, (picture, name, texts) in enumerate(tiles):
             x = left + column * (side + GAP)

@@ -1,4 +1,4 @@
-"""What a picture is to do to a network: objectives as functions of a captured layer, and rectifiers that let through."""
+"""What a picture is to do to a network: objectives on a captured layer, and rectifiers that let gradients through."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class _LetThrough(torch.autograd.Function):
     """An op whose backward pass hands a gradient on where its own one is zero everywhere in an image."""
 
     @staticmethod
-    def forward(context: Any, op: Any, x: Tensor, *arguments: Any) -> Tensor:  # type: ignore[override]
+    def forward(context: Any, op: Any, x: Tensor, *arguments: Any) -> Tensor:
         context.op, context.arguments = op, arguments
         context.save_for_backward(x)
         value: Tensor = op(x, *arguments)
         return value
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = context.saved_tensors
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
@@ -57,7 +57,7 @@ class LetThrough:
 
     def __call__(self, x: Tensor, *arguments: Any) -> Tensor:
         """Return the rectifier's value."""
-        value: Tensor = _LetThrough.apply(self.op, x, *arguments)  # type: ignore[no-untyped-call]
+        value: Tensor = _LetThrough.apply(self.op, x, *arguments)
         return value
 
 
@@ -236,8 +236,8 @@ def driven(
     if silent.any():
         rows = silent.repeat_interleave(len(seen) // count)
         again = inputs.detach()[rows].requires_grad_()
-        lent = torch.autograd.grad(score(through, again, silent.nonzero().flatten().tolist()).sum(), again)
-        gradient = gradient.index_put((rows,), *lent)
+        (lent,) = torch.autograd.grad(score(through, again, silent.nonzero().flatten().tolist()).sum(), again)
+        gradient = gradient.index_put((rows,), lent)
     along = (gradient * seen).reshape(count, -1).sum(1)  # its gradient with respect to `seen` is `gradient`
     value = value.detach()
     return value + along - along.detach(), value

@@ -34,7 +34,8 @@ class Visualisation(Shown, drawn_by="draw_visualisation"):
         sources: where the model came from, JSON values.
         channels: int64 [N], the channel, class or direction of each picture; several in a row are variants.
         pictures: float32 [N, h, w, C], in 0..1: the share of the way from black to white.
-        values: float64 [N], the objective for the finished picture, not moved or turned, in units of the layer's values.
+        values: float64 [N], the objective for the finished picture, neither moved nor turned, in units of the layer's
+            values.
         strongest: float64 [N], the largest value on the channel's map for the finished picture, which is what mining
             compares; the objective itself where that is no channel's mean.
         mined: float64 [N], the largest activation of the channel that was mined; NaN where none is known.

@@ -248,7 +248,7 @@ class _Ascent:
 
     def run(self, bar: Any) -> tuple[Array, Array, Array, Array, Array]:
         """Return pictures, final values, strongest values, the objective at each step, and opacities."""
-        settings = self.settings
+        settings, self.touched = self.settings, None  # what steps that were only timed looked at does not count
         curve = -ascend.ascended(self.canvas, self.loss, settings.steps, settings.rate, settle=False, bar=bar)
         with torch.no_grad():
             pictures = self.canvas.pictures()
@@ -268,7 +268,7 @@ class _Ascent:
         if job.how_viewed.noise:
             seen = seen + job.how_viewed.noise * self._noise(step, seen)
         if job.spectrum is not None and pictures.requires_grad:
-            pictures.register_hook(self._touch)
+            pictures.register_hook(self._touch)  # type: ignore[no-untyped-call]
         many = len(seen) // len(pictures)
         diversity = settings.diversity if settings.variants > 1 else 0.0
 
@@ -276,7 +276,7 @@ class _Ascent:
             maps = head(x)
             objective = self.objective.only([picture for picture in which for _ in range(many)])
             value = objective.of_maps(maps).reshape(-1, many).mean(1)
-            if not diversity or len(which) < len(pictures):  # of pictures that are silent, there is nothing to tell apart
+            if not diversity or len(which) < len(pictures):  # silent pictures have no texture yet
                 return value
             return value - diversity * value.detach().abs() * alike(maps[::many], settings.variants)
 
