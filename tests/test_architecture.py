@@ -41,6 +41,8 @@ STUDIES_BELOW = {
     "atlas": {"evolution", "invariance", "mining"},
     "evolution": {"mining"},
     "explainers": {"evaluation"},
+    "mining": {"visualisation"},  # its commands, which no module imports
+    "visualisation": {"mining"},  # likewise
 }
 
 
@@ -91,7 +93,7 @@ def test_rooms_import_downwards_and_the_engine_no_study() -> None:
 
 
 def test_a_study_imports_another_only_where_the_list_says_so() -> None:
-    assert sum(map(len, STUDIES_BELOW.values())) <= 6
+    assert sum(map(len, STUDIES_BELOW.values())) <= 8
     for name, _, tree in modules():
         if name.startswith("studies/") and name.count("/") > 1:
             study = name.split("/")[1]

@@ -6,58 +6,10 @@ A column is declared as "name type | unit | meaning". A star in a name stands fo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column, or all columns whose names match.
-
-    Attributes:
-        name: with a star for any text.
-        type: "text", "integer", "number" or "flag".
-        optional: whether it, or a cell of it, may be absent.
-        unit: such as "px"; "" where there is none.
-        meaning: what it holds.
-    """
-
-    name: str
-    type: str
-    optional: bool
-    unit: str
-    meaning: str
-
-    def matches(self, name: str) -> bool:
-        """Return whether a column's name is meant."""
-        return re.fullmatch(re.escape(self.name).replace(r"\*", ".+"), name) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSchema:
-    """One kind of table.
-
-    Attributes:
-        what: what a row is, and the order of the rows.
-        written_by: the commands and methods that write it, and the one that returns it as a data frame.
-        columns: in their order.
-    """
-
-    what: str
-    written_by: str
-    columns: tuple[Column, ...]
-
-
-def _columns(*lines: str) -> tuple[Column, ...]:
-    """Read declarations: "name type | unit | meaning"."""
-    columns = []
-    for line in lines:
-        head, unit, meaning = (part.strip() for part in line.split(" | ", 2))
-        name, type_ = head.split()
-        columns.append(Column(name, type_.rstrip("?"), type_.endswith("?"), unit, meaning))
-    return tuple(columns)
-
+from deconvviz.results.table_schemas import TableSchema
+from deconvviz.results.table_schemas import columns_of as _columns
 
 _LAYER = "layer text |  | Name of the layer."
 _METRICS = (

@@ -12,75 +12,10 @@ An array is declared as "name type axes | flags | dtype: meaning":
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-KINDS_OF_TYPES = {"i": "iu", "f": "f", "n": "iufb", "u8": "u", "b": "b", "t": "OSU"}
-
-
-@dataclass(frozen=True)
-class ArraySchema:
-    """One array, or all arrays whose names match.
-
-    Attributes:
-        name: with a star for any text.
-        type: a key of KINDS_OF_TYPES.
-        axes: names, numbers, or "...".
-        least: the smallest value; None where there is none.
-        finite: whether NaN and infinity are refused.
-        optional: whether it may be absent.
-        dtype: as it is written, such as "float32".
-        meaning: what it holds, with unit and order.
-    """
-
-    name: str
-    type: str
-    axes: tuple[str, ...]
-    least: int | None = None
-    finite: bool = False
-    optional: bool = False
-    dtype: str = ""
-    meaning: str = ""
-
-    def match(self, name: str) -> re.Match[str] | None:
-        """Return how a name matches; the star's text is its only group, where there is a star."""
-        return re.fullmatch(re.escape(self.name).replace(r"\*", "(.+)", 1).replace(r"\*", ".+"), name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileSchema:
-    """One kind of HDF5 file.
-
-    Attributes:
-        version: of its layout, the attribute "schema".
-        what: what it holds, in a sentence.
-        written_by: the commands and functions that write it.
-        read_by: the function that reads it.
-        settings: attribute or key of an attribute in JSON -> what it says.
-        arrays: of the file, the first that matches a name counts.
-    """
-
-    version: int
-    what: str
-    written_by: str
-    read_by: str
-    settings: Mapping[str, str]
-    arrays: tuple[ArraySchema, ...]
-
-
-def _arrays(*lines: str) -> tuple[ArraySchema, ...]:
-    """Read declarations: "name type axes | least, finite, ? | dtype: meaning"."""
-    result = []
-    for line in lines:
-        text, flags, note = (part.strip() for part in line.split(" | ", 2))
-        name, type_, *axes = text.split()
-        words = flags.replace(",", " ").split()
-        least = next((int(word) for word in words if word.lstrip("-").isdigit()), None)
-        dtype, _, meaning = note.partition(": ")
-        result.append(ArraySchema(name, type_, tuple(axes), least, "finite" in words, "?" in words, dtype, meaning))
-    return tuple(result)
-
+from deconvviz.results.file_schemas import FileSchema
+from deconvviz.results.file_schemas import arrays_of as _arrays
 
 _CONFIG = {
     "config": "JSON: what decides the result, such as the fingerprints of network and images, the layers and the "
@@ -123,6 +58,8 @@ FILES: Mapping[str, FileSchema] = {
             "entry on the pixels of its box, in units of its largest absolute value; "
             "`projections/LAYER/map/CHANNEL/RANK` "
             "[rows, columns], the channel's map on that image in units of the entry's value.",
+            "wanted/* f ... | finite, ? | float16: `wanted/LAYER/CHANNEL` [h, w, C] in 0..1, the picture that the "
+            "channel would like best, as `deconvviz grid --wanted` made it.",
             "figures/* n ... | ? | any: about a layer, for its figure: `crop_RULE` int64 [1], the side of a patch in "
             "pixels; `need_RULE` float64 [units, 2], the side that each unit needs and the share of its activation "
             "that "
@@ -163,7 +100,7 @@ FILES: Mapping[str, FileSchema] = {
     "visualisation": FileSchema(
         version=1,
         what="Pictures that channels, classes or directions would like best.",
-        written_by="`deconvviz visualise --save` and `Visualisation.save`",
+        written_by="`deconvviz visualise`, with `--save`, and `Visualisation.save`",
         read_by="`dv.Visualisation.load`",
         settings={
             **_CONFIG,
@@ -188,7 +125,7 @@ FILES: Mapping[str, FileSchema] = {
     "inversion": FileSchema(
         version=1,
         what="What some layers of one or several networks still know of an image.",
-        written_by="`deconvviz invert --save` and `Inversion.save`",
+        written_by="`deconvviz invert`, with `--save`, and `Inversion.save`",
         read_by="`dv.Inversion.load`",
         settings={**_CONFIG, "config.networks": "the name and the layers of each network, in their order."},
         arrays=_arrays(

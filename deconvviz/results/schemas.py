@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from deconvviz.results.declarations import FILES, KINDS_OF_TYPES, ArraySchema
+from deconvviz.results.declarations import FILES
+from deconvviz.results.file_schemas import KINDS_OF_TYPES, ArraySchema
 from deconvviz.types import Array
 
 SCHEMAS: Mapping[str, tuple[ArraySchema, ...]] = {kind: schema.arrays for kind, schema in FILES.items()}

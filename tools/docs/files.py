@@ -14,8 +14,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from deconvviz.results.columns import TABLES, TableSchema
-from deconvviz.results.declarations import FILES, ArraySchema, FileSchema
+from deconvviz.results.columns import TABLES
+from deconvviz.results.declarations import FILES
+from deconvviz.results.file_schemas import ArraySchema, FileSchema
+from deconvviz.results.table_schemas import TableSchema
 from deconvviz.studies.diagnosis.result import JSON_SCHEMA
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "files.md"

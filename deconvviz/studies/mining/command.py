@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,11 +36,15 @@ from deconvviz.run.opening import captured
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.options import MiningKeywords
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
@@ -240,6 +244,12 @@ class MovedSources:
 @click.option(
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
+@click.option(
+    "--wanted",
+    is_flag=True,
+    help="Show beside the patches the picture that each filter would like best, as `deconvviz visualise` makes it. It "
+    "takes a second or more for each step of nine filters; the pictures are kept in MINED.",
+)
 @image_channels_option
 @projection_options
 @option_group(
@@ -260,6 +270,7 @@ def grid(
     count: int,
     crop: str,
     mean: bool,
+    wanted: bool,
     shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
@@ -296,11 +307,24 @@ def grid(
         how |= projection.averages()
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
+        panels = _with_wanted(cache, panels, numbers, run.progress) if wanted else panels
         words = projection.words() + cache.feed.preprocess.shown_words()
         caption = _caption(mined, panels, store.path, words)
     figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
+
+
+def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int], progress: bool) -> LayerPanels:
+    """Return the panels with the picture that each filter would like best."""
+    from deconvviz.studies.visualisation.visualise import visualise
+
+    def make(network: Network, missing: list[int]) -> NDArray[np.float32]:
+        return visualise(network, panels.layer, missing, preprocess=cache.feed.preprocess, progress=progress).pictures
+
+    pictures = cache.wanted(panels.layer, channels, make)
+    each = tuple(replace(panel, wanted=pictures[panel.channel]) for panel in panels.panels)
+    return replace(panels, panels=each)
 
 
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
@@ -324,10 +348,13 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         if panels.rectified
         else ""
     )
+    wanted = (
+        ", and a picture made by gradient ascent on the channel's mean" if panels.panels[0].wanted is not None else ""
+    )
     return (
         f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first.{strip} Below are the classes of the images. {rule}{averages}\n"
+        f"first{wanted}.{strip} Below are the classes of the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {store.name}{unfinished}."

@@ -131,7 +131,8 @@ class PhaseCanvas(Canvas):
 
 def of_spectrum(magnitude: Tensor, phase: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the pictures [N, C, h, w] in 0..1 of magnitudes [C, *spectrum_of(size)] and phases [N, C, ...]."""
-    return mixed(torch.fft.irfft2(torch.polar(magnitude.expand_as(phase), phase), s=size, norm="ortho"))
+    spectrum = torch.polar(magnitude.expand_as(phase), phase)
+    return mixed(torch.fft.irfft2(spectrum, s=size, norm="ortho"))
 
 
 def frequencies(size: tuple[int, int], like: Tensor) -> Tensor:
@@ -155,7 +156,8 @@ def colours(channels: int, like: Tensor) -> Tensor:
     if channels != len(COLOURS):
         return torch.eye(channels).to(like)
     matrix = torch.tensor(COLOURS, dtype=torch.float64)
-    return (matrix / matrix.norm(dim=0).max()).to(like)
+    scaled: Tensor = matrix / matrix.norm(dim=0).max()
+    return scaled.to(like)
 
 
 def mixed(values: Tensor) -> Tensor:

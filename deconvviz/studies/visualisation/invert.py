@@ -168,7 +168,7 @@ class Inverter:
             write_line(f"invert: {budget.words()}{more}")
         ascend.ascended(canvas, loss, self.settings.steps, self.settings.rate, settle=True, bar=bar)
         with torch.no_grad():
-            pictures = canvas.pictures()
+            pictures = canvas.pictures().detach()
             return pictures[0].permute(1, 2, 0).float().cpu().numpy(), float(error(exact, self.inputs(pictures))[0])
 
     def _canvas(self, layer: str) -> Canvas:

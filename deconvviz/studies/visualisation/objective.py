@@ -34,8 +34,8 @@ class _LetThrough(torch.autograd.Function):
             leaf = x.detach().requires_grad_()
             (own,) = torch.autograd.grad(context.op(leaf, *context.arguments), leaf, gradient)
         silent = (own.flatten(1) == 0).all(1)
-        if silent.any():  # the loss is minimised: a positive gradient would push a value down that is below zero
-            raised = gradient.where((x >= 0) | (gradient < 0), 0)
+        if silent.any():  # scores are made large: a negative gradient would push a value down that is below zero
+            raised = gradient.where((x >= 0) | (gradient > 0), 0)
             own = raised.where(silent.reshape(-1, *[1] * (own.dim() - 1)), own)
         return None, own, *[None] * len(context.arguments)
 
@@ -191,6 +191,17 @@ class Head:
             what = "class" if objective.kind == "class" else f"channel of layer {self.layer!r}"
             raise (TargetError if objective.kind == "class" else DataError)(
                 f"{what} {beyond[0]} given; expected 0 to {width - 1}"
+            )
+
+    def check_position(self, position: tuple[int, int], size: tuple[int, int]) -> None:
+        """Raise DataError unless the layer's map has a position for images of this size."""
+        x = torch.zeros(1, self.network.input_shape[0], *size, device=self.network.device, dtype=self.network.dtype)
+        with torch.no_grad():
+            rows, columns = self(x).shape[2:]
+        if not (0 <= position[0] < rows and 0 <= position[1] < columns):
+            raise DataError(
+                f"position {position} given; the map of layer {self.layer!r} has {rows} rows and {columns} columns for "
+                f"pictures of {size[1]} x {size[0]} px"
             )
 
     def runs_at(self, size: tuple[int, int]) -> str:

@@ -124,6 +124,8 @@ class Visualiser:
         if not chosen:
             raise DataError("no channel given; expected at least 1")
         self.head.check(objective)
+        if settings.position is not None:
+            self.exact.check_position(settings.position, self.seen)
         batches = self._batches(len(every))
         parts, budget = [], self._budget(len(every))
         for number, batch in enumerate(batches):
@@ -251,7 +253,7 @@ class _Ascent:
         settings, self.touched = self.settings, None  # what steps that were only timed looked at does not count
         curve = -ascend.ascended(self.canvas, self.loss, settings.steps, settings.rate, settle=False, bar=bar)
         with torch.no_grad():
-            pictures = self.canvas.pictures()
+            pictures = self.canvas.pictures().detach()
             maps = self.visualiser.exact(self.visualiser.inputs(distort.whole(pictures, self.visualiser.seen)))
             values, strongest = self.objective.of_maps(maps), self.objective.strongest(maps)
         shown = pictures.permute(0, 2, 3, 1).float().cpu().numpy()
