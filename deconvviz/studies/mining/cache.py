@@ -280,9 +280,8 @@ class ProjectionCache:
     def wanted(self, layer: str, channels: Sequence[int], make: Callable[..., Any]) -> dict[int, NDArray[np.float32]]:
         """Return channel -> its picture [h, w, C] in 0..1; `make(network, channels)` makes those that are missing."""
         keys = {channel: f"wanted/{layer}/{channel}" for channel in channels}
-        missing = [channel for channel in channels if keys[channel] not in self._arrays]
-        made = zip(missing, make(self.network, missing) if missing else (), strict=True)
-        self._arrays |= {keys[channel]: picture.astype(np.float16) for channel, picture in made}
+        if missing := [channel for channel in channels if keys[channel] not in self._arrays]:
+            self._arrays |= {keys[c]: np.half(p) for c, p in zip(missing, make(self.network, missing), strict=True)}
         return {channel: self._arrays[key].astype(np.float32) for channel, key in keys.items()}
 
     def save(self, path: Pathlike) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
-    from deconvviz.studies.visualisation.result import Visualisation
+    from deconvviz.studies.visualisation.result import Inversion, Visualisation
     from deconvviz.types import Floats
 
 MOST = 100  # pictures on one page
@@ -251,12 +251,7 @@ def visualise(
     title = f"What {layer or 'the output'} of {opened.network.name} would like best"
     shown = opened.preprocess.shown
     save_figure(draw_visualisation(visualisation, title, caption, page, outputs, shown), out, caption)
-    visualisation.save_csv(beside(out, ".csv"))
-    click.echo(f"wrote {beside(out, '.csv')}")
-    if files.save:
-        visualisation.save(files.save)
-        click.echo(f"wrote {files.save}")
-    click.echo(repr(visualisation))
+    write_arrays(visualisation, out, files.save)
 
 
 def _check_visualise(
@@ -287,6 +282,16 @@ def check_arrays(path: str) -> None:
     if pathlib.Path(path).suffix not in (".h5", ".hdf5"):
         raise DataError(f"--save {path} given; expected a name that ends in .h5")
     check_place(path)
+
+
+def write_arrays(result: Visualisation | Inversion, out: str, save: str | None) -> None:
+    """Write the table beside the figure `out`, and the file of the pictures where one is named; print the result."""
+    result.save_csv(beside(out, ".csv"))
+    click.echo(f"wrote {beside(out, '.csv')}")
+    if save:
+        result.save(save)
+        click.echo(f"wrote {save}")
+    click.echo(repr(result))
 
 
 def _mined_layer(path: str | None, layer: str | None) -> dict[int, float] | None:

@@ -12,9 +12,9 @@ import click
 from deconvviz.choices import CANVASES
 from deconvviz.cli.inputs import OpenedModel, integers, load, open_model, read_image
 from deconvviz.cli.options import ModelOptions, figure_options, layers_option, model_options, option_group, run_options
-from deconvviz.cli.outputs import beside, check_figure, save_figure, sources
+from deconvviz.cli.outputs import check_figure, save_figure, sources
 from deconvviz.errors import DataError
-from deconvviz.studies.visualisation.command import check_arrays
+from deconvviz.studies.visualisation.command import check_arrays, write_arrays
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -133,17 +133,12 @@ def invert(
         for subject in subjects
     ]
     inversion = side_by_side(inversions)
+    networks = " and ".join(dict.fromkeys(subject.opened.network.name for subject in subjects))
     preprocess = subjects[0].opened.preprocess
     caption = caption_of_inversion(inversion, preprocess)
-    networks = " and ".join(dict.fromkeys(subject.opened.network.name for subject in subjects))
     title = f"What layers of {networks} know of {inversion.config['image']}"
     save_figure(draw_inversion(inversion, title, caption, page, preprocess.shown), out, caption)
-    inversion.save_csv(beside(out, ".csv"))
-    click.echo(f"wrote {beside(out, '.csv')}")
-    if save:
-        inversion.save(save)
-        click.echo(f"wrote {save}")
-    click.echo(repr(inversion))
+    write_arrays(inversion, out, save)
 
 
 @dataclass(frozen=True, kw_only=True)

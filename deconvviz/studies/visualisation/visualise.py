@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,49 +111,52 @@ class Visualiser:
 
     def run(self, channels: Sequence[int], mined: Mapping[int, float], sources: Mapping[str, Any]) -> Visualisation:
         """Make the pictures of some channels; see `visualise`."""
-        settings, layer = self.settings, self.layer
-        directions = None if settings.directions is None else np.asarray(settings.directions, np.float64)
-        chosen = (0,) if settings.objective == "dream" else tuple(int(channel) for channel in channels)
-        every = tuple(channel for channel in chosen for _ in range(settings.variants))
-        objective = Objective(
-            kind=settings.objective,
-            layer=layer,
-            channels=every,
-            position=settings.position,
-            directions=directions,
-        )
-        if not chosen:
-            raise DataError("no channel given; expected at least 1")
-        self.head.check(objective)
-        if settings.position is not None:
-            self.exact.check_position(settings.position, self.seen)
-        batches = self._batches(len(every))
-        parts, budget = [], self._budget(len(every))
-        for number, batch in enumerate(batches):
-            ascent = _Ascent(self, objective.only(batch), [index % settings.variants for index in batch])
-            if number == 0 and settings.progress:
-                seconds = ascend.seconds_of_a_step(ascent.canvas, ascent.loss)
-                write_line(f"visualise: {budget.timed(seconds, len(batch)).words()}")
-                bar = settings.bar("step", settings.steps * len(every), "visualising")
-            elif number == 0:
-                bar = settings.bar("step", None, "visualising")
-            parts.append(ascent.run(bar))
-        bar.close()
-        columns = [
-            np.concatenate(part, axis=1 if place == 3 else 0) for place, part in enumerate(zip(*parts, strict=True))
-        ]
-        pictures, values, strongest, curve, opacity = columns
+        objective = self._objective(channels)
+        parts = zip(*self._ascended(objective), strict=True)
+        pictures, values, strongest, curves, opacity = parts
         return Visualisation(
             config=self._config(),
             sources=stamped(sources),
-            channels=np.array(every, np.int64),
-            pictures=pictures,
-            values=values,
-            strongest=strongest,
-            mined=np.array([mined.get(channel, np.nan) for channel in every], np.float64),
-            curve=curve,
-            opacity=opacity,
+            channels=np.array(objective.channels, np.int64),
+            pictures=np.concatenate(pictures),
+            values=np.concatenate(values),
+            strongest=np.concatenate(strongest),
+            mined=np.array([mined.get(channel, np.nan) for channel in objective.channels], np.float64),
+            curve=np.concatenate(curves, axis=1),
+            opacity=np.concatenate(opacity),
         )
+
+    def _objective(self, channels: Sequence[int]) -> Objective:
+        """Return what is made large for each picture; raises an error where the layer lacks it."""
+        settings = self.settings
+        chosen = (0,) if settings.objective == "dream" else tuple(int(channel) for channel in channels)
+        if not chosen:
+            raise DataError("no channel given; expected at least 1")
+        objective = Objective(
+            kind=settings.objective,
+            layer=self.layer,
+            channels=tuple(channel for channel in chosen for _ in range(settings.variants)),
+            position=settings.position,
+            directions=None if settings.directions is None else np.asarray(settings.directions, np.float64),
+        )
+        self.head.check(objective)
+        if settings.position is not None:
+            self.exact.check_position(settings.position, self.seen)
+        return objective
+
+    def _ascended(self, objective: Objective) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
+        """Yield what each batch of pictures became; what all of them take is told before."""
+        settings, count = self.settings, len(objective.channels)
+        with contextlib.ExitStack() as stack:
+            bar: Any = None
+            for batch in self._batches(count):
+                ascent = _Ascent(self, objective.only(batch), [index % settings.variants for index in batch])
+                if bar is None:
+                    if settings.progress:
+                        seconds = ascend.seconds_of_a_step(ascent.canvas, ascent.loss)
+                        write_line(f"visualise: {self._budget(count).timed(seconds, len(batch)).words()}")
+                    bar = stack.enter_context(settings.bar("step", settings.steps * count, "visualising"))
+                yield ascent.run(bar)
 
     # --- what is decided before ---
 
