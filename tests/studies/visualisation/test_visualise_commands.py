@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import pathlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.errors import DeconvvizError
+from deconvviz.studies.mining.cache import ProjectionCache
+from deconvviz.studies.mining.panels import panels_from
 
 
 def invoke(*arguments: object) -> Result:
@@ -90,3 +96,25 @@ def test_refusals(tmp_path: pathlib.Path, arguments: tuple[str, ...], words: str
     with pytest.raises(DeconvvizError) as raised:
         invoke(*named, "-o", tmp_path / "out.png")
     assert words in str(raised.value) and not (tmp_path / "out.png").exists()
+
+
+def test_a_grid_shows_and_keeps_what_filters_would_like_best(tmp_path: pathlib.Path) -> None:
+    torch.manual_seed(0)
+    network = dv.capture(nn.Sequential(nn.Conv2d(3, 6, 5), nn.ReLU()), (3, 32, 32))
+    scenes, preprocess = dv.Scenes(6), dv.Preprocess(resize=32, crop=32)
+    mined = dv.mine(network, scenes, ["1"], k=4, preprocess=preprocess, progress=False)
+    cache = ProjectionCache(mined, scenes, network, rule="gradient", progress=False)
+    panels = panels_from(cache, "1", [2, 4], crop=9)
+    made = []
+
+    def make(network: dv.Network, channels: list[int]) -> NDArray[np.float32]:
+        made.extend(channels)
+        return dv.visualise(network, "1", channels, preprocess=preprocess, steps=2, progress=False).pictures
+
+    pictures = cache.wanted("1", [2, 4], make)
+    cache.save(tmp_path / "mined.h5")
+    again = ProjectionCache(dv.load_mined(tmp_path / "mined.h5"), scenes, network, progress=False)
+    assert np.array_equal(again.wanted("1", [4, 2, 5], make)[2], pictures[2]) and made == [2, 4, 5]
+    with_pictures = [replace(panel, wanted=pictures[panel.channel]) for panel in panels.panels]
+    figure = dv.draw_grid(replace(panels, panels=tuple(with_pictures)))
+    assert len(figure.axes) == len(dv.draw_grid(panels).axes) + 2
