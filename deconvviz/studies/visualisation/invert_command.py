@@ -161,11 +161,11 @@ def _subjects(
     if compared.epochs is not None:
         raise DataError("--epochs given; name the file of their weights with --snapshots")
     first = open_model(model, options)
-    subjects = [Subject(opened=first, name=model, layers=layers)]
+    subjects = [Subject(opened=first, name=_short(model), layers=layers)]
     if compared.compare is not None:
         second = open_model(compared.compare, replace(options, weights=compared.compare_weights))
         other = compared.compare_layers or layers
-        subjects.append(Subject(opened=second, name=compared.compare, layers=other))
+        subjects.append(Subject(opened=second, name=_short(compared.compare), layers=other))
         if compared.compare == model:  # the same network with other weights
             names = (pathlib.PurePath(name).name for name in (options.weights, compared.compare_weights))
             subjects = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
@@ -173,6 +173,11 @@ def _subjects(
         for layer in subject.layers:
             subject.opened.network.layer(layer)
     return subjects, sources(first.loaded)
+
+
+def _short(model: str) -> str:
+    """Return what a model is called in its library: "resnet18" of "torchvision:resnet18"."""
+    return model.partition(":")[2] if model.startswith(("torchvision:", "timm:")) else model
 
 
 def _epochs(
