@@ -39,6 +39,8 @@ from .drawing.features import draw_kernels as draw_kernels
 from .drawing.features import draw_mined as draw_mined
 from .drawing.features import draw_probing as draw_probing
 from .drawing.features import draw_range as draw_range
+from .drawing.optimised import draw_inversion as draw_inversion
+from .drawing.optimised import draw_visualisation as draw_visualisation
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.directions import with_directions as with_directions
@@ -94,6 +96,12 @@ from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained
 from .studies.training.train import train as train
+from .studies.visualisation.invert import invert as invert
+from .studies.visualisation.invert import side_by_side as side_by_side
+from .studies.visualisation.result import Inversion as Inversion
+from .studies.visualisation.result import Visualisation as Visualisation
+from .studies.visualisation.spectrum import mean_spectrum as mean_spectrum
+from .studies.visualisation.visualise import visualise as visualise
 from .types import Box as Box
 
 __all__: list[str]

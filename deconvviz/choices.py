@@ -64,6 +64,11 @@ SIGN_ZERO = ("three-valued", "drop", "positive")
 NORMALISATIONS = ("mean", "sum")
 RANDOM_PLACES = ("picture", "object")
 
+# --- pictures by optimisation ---
+Wanted = Literal["channel", "unit", "class", "direction", "cosine", "dream"]  # what a picture is to make large
+OBJECTIVES: tuple[Wanted, ...] = get_args(Wanted)
+CANVASES = ("spectral", "pixels", "phase")  # what an optimiser changes
+
 # --- features and probes ---
 FEATURE_DTYPES = ("float32", "float16")  # of the values in a features file
 

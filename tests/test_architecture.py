@@ -44,6 +44,8 @@ STUDIES_BELOW = {
     "evolution": {"mining"},
     "explainers": {"evaluation"},
     "relevance": {"mining"},
+    "mining": {"visualisation"},  # its commands, which no module imports
+    "visualisation": {"mining"},  # likewise
 }
 
 

@@ -73,6 +73,14 @@ COMMANDS = {
         "Find which filters made a network's decisions, and the images in which each weighed most.",
         resumes=True,
     ),
+    "visualise": LazyCommand(
+        "studies.visualisation.command",
+        "Make the picture that a unit, a channel, a class or a direction would like best.",
+    ),
+    "invert": LazyCommand(
+        "studies.visualisation.invert_command",
+        "Find out what of an image a layer still knows: make the picture that the layer takes for it.",
+    ),
     "train": LazyCommand(
         "studies.training.command",
         "Train a network by the paper's recipe, and record snapshots of it.",
@@ -150,6 +158,11 @@ A first picture, from a trained network and a folder of photos:
 How features develop while your own network is trained:
   deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
   deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 -o evolution.png
+
+\b
+What a filter would like best, and what a layer still knows of an image:
+  deconvviz visualise torchvision:squeezenet1_0 -l features.7 -c 150 -o wanted.png
+  deconvviz invert torchvision:squeezenet1_0 cat.jpg -l features.3 -l features.7 -o known.png
 
 \b
 Why a network decides as it does:

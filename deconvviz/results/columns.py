@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deconvviz.results.analysis_columns import ANALYSES
+from deconvviz.results.analysis_columns import LAYER as _LAYER
 from deconvviz.results.table_schemas import TableSchema
 from deconvviz.results.table_schemas import columns_of as _columns
 
-_LAYER = "layer text |  | Name of the layer."
 _METRICS = (
     "average_drop_* number? | share, 0..1 | How far the probability falls when only this per cent of the pixels is "
     "kept, "
@@ -57,22 +58,6 @@ TABLES: Mapping[str, TableSchema] = {
             "left integer? | px | First column of it.",
             "bottom integer? | px | The row after its last one.",
             "right integer? | px | The column after its last one.",
-        ),
-    ),
-    "relevance": TableSchema(
-        what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
-        "decisions for each class.",
-        written_by="`deconvviz relevance --csv FILE`, `Relevance.save_csv` and `Relevance.to_frame`",
-        columns=_columns(
-            _LAYER,
-            "target integer |  | Number of the class whose score is shared out.",
-            "class text |  | Its name, or its number where it has none.",
-            "images integer | images | Decisions for this class.",
-            "channel integer |  | Number of the filter, from 0.",
-            "share number | -1..1 | Mean share of the channel in the relevance of its layer; below zero it speaks "
-            "against the class.",
-            "share_95 number? | as share | Half the width of the mean's 95 % interval: 1.96 standard errors. Empty for "
-            "a single image.",
         ),
     ),
     "evaluation": TableSchema(
@@ -207,40 +192,6 @@ TABLES: Mapping[str, TableSchema] = {
             "log_loss number | nats | With the lesion.",
             "log_loss_rise number | nats | The difference.",
             "log_loss_rise_95 number | nats | Half the width of its 95 % interval.",
-        ),
-    ),
-    "names": TableSchema(
-        what="For each channel that ever fires a row for the best concept of each kind, layer by layer.",
-        written_by="`deconvviz dissect`, `Dissection.save_csv` and `Dissection.to_frame`",
-        columns=_columns(
-            _LAYER,
-            "channel integer |  | Number of the filter, from 0.",
-            "name text |  | The concept, such as wheel.",
-            "kind text |  | part, object, colour, texture or class.",
-            "named flag |  | Whether the channel is named after it.",
-            "iou number? | share, 0..1 | Intersection over union with the concept's pixels; empty for a class.",
-            "iou_chance number? | share, 0..1 | The same with the masks of other pictures.",
-            "share number? | share, 0..1 | Of the channel's pixels those in the concept; for a class, of its strongest "
-            "images those of the class.",
-            "share_chance number? | share, 0..1 | The same with the masks of other pictures; for a class, its share of "
-            "all images.",
-            "p number? | probability | Of a class among the strongest images, Fisher's exact test, times channels of "
-            "the layer times classes (Bonferroni).",
-            "threshold number | the layer's | Above it the channel fires.",
-        ),
-    ),
-    "concept scores": TableSchema(
-        what="How often the scores of classes rise along directions of concepts: a row a concept, layer and class.",
-        written_by="`deconvviz dissect --concept NAME=FOLDER`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
-        columns=_columns(
-            _LAYER,
-            "concept text |  | Name of the concept.",
-            "class text? |  | Name of the class; empty for all images, each with its own class.",
-            "images integer | images | Whose gradients were taken.",
-            "score number | share, 0..1 | Of the images those on which the score rises, a mean over random sets.",
-            "score_spread number | share, 0..1 | Its standard deviation over the sets.",
-            "chance number | share, 0..1 | The same along directions between random sets.",
-            "p number | probability | Welch's two-sided t-test between both, times the number of rows (Bonferroni).",
         ),
     ),
     "fidelity": TableSchema(
@@ -388,5 +339,6 @@ TABLES: Mapping[str, TableSchema] = {
             "are classified correctly; `validation_` is before those on images that were held out.",
         ),
     ),
+    **ANALYSES,
 }
 """Kind of table -> what it holds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,9 @@ from deconvviz.run.opening import captured
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
@@ -252,6 +255,12 @@ class MovedSources:
     is_flag=True,
     help="Draw the whole range of each filter too, from its weakest image to its strongest: OUT.range.png or the like.",
 )
+@click.option(
+    "--wanted",
+    is_flag=True,
+    help="Show beside the patches the picture that each filter would like best, as `deconvviz visualise` makes it. It "
+    "takes a second or more for each step of nine filters; the pictures are kept in MINED.",
+)
 @image_channels_option
 @projection_options
 @option_group(
@@ -274,6 +283,7 @@ def grid(
     mean: bool,
     concepts: str | None,
     with_range: bool,
+    wanted: bool,
     shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
@@ -312,6 +322,7 @@ def grid(
         how |= projection.averages()
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
+        panels = _with_wanted(cache, panels, numbers, run.progress) if wanted else panels
         words = projection.words() + cache.feed.preprocess.shown_words()
         words += " Above each filter stands what it detects, by `deconvviz dissect`." if names else ""
         caption = _caption(mined, panels, store.path, words)
@@ -336,6 +347,18 @@ def _save_range(cache: ProjectionCache, panels: LayerPanels, out: str, page: Pag
     save_figure(figure, beside(out, f".range{pathlib.Path(out).suffix}"), caption)
 
 
+def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int], progress: bool) -> LayerPanels:
+    """Return the panels with the picture that each filter would like best."""
+    from deconvviz.studies.visualisation.visualise import visualise
+
+    def make(network: Network, missing: list[int]) -> NDArray[np.float32]:
+        return visualise(network, panels.layer, missing, preprocess=cache.feed.preprocess, progress=progress).pictures
+
+    pictures = cache.wanted(panels.layer, channels, make)
+    each = tuple(replace(panel, wanted=pictures[panel.channel]) for panel in panels.panels)
+    return replace(panels, panels=each)
+
+
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
     """Return the text below the figure: what is shown, of which images and which network."""
     images, k = mined[panels.layer].activity.images, mined.config["k"]
@@ -357,10 +380,13 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         if panels.rectified
         else ""
     )
+    wanted = (
+        ", and a picture made by gradient ascent on the channel's mean" if panels.panels[0].wanted is not None else ""
+    )
     return (
         f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first.{strip} Below are the classes of the images. {rule}{averages}\n"
+        f"first{wanted}.{strip} Below are the classes of the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {store.name}{unfinished}."

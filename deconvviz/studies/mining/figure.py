@@ -40,7 +40,7 @@ STRIP_COLOURS = ("0.88", "#0072b2")  # of the strip, and of the part that counts
 def draw_grid(
     layer: LayerPanels, title: str, caption: str, page: Page = OWN, names: Mapping[int, str] = MappingProxyType({})
 ) -> Figure:
-    """Draw the filters of a layer, each with its channel number: [weights |] projections | patches.
+    """Draw the filters of a layer, each with its channel number: [weights |] projections | patches [| wanted].
 
     Args:
         layer: what is shown of the layer, 1 to 100 filters.
@@ -51,8 +51,11 @@ def draw_grid(
     """
     means = any(panel.mean is not None for panel in layer.panels)
     singles = [name for name, shown in (("weights", layer.weights is not None), ("mean", means)) if shown]
-    sides, gaps = 2 + WEIGHT * len(singles), LABEL + GAP * (1 + len(singles))  # of a filter: in blocks, and in inches
-    natural = _filters_across(len(layer.panels), 2 + len(singles))
+    wanted = any(panel.wanted is not None for panel in layer.panels)
+    blocks = 3 if wanted else 2
+    # Of a filter: in blocks, and in inches.
+    sides, gaps = blocks + WEIGHT * len(singles), LABEL + GAP * (blocks - 1 + len(singles))
+    natural = _filters_across(len(layer.panels), blocks + len(singles))
     across = page.across(len(layer.panels), natural, sides * BLOCK + gaps, MARGIN)
     block = page.fitted(BLOCK, MARGIN + across * gaps, across * sides, LEAST)
     below = CLASSES if any(any(panel.classes) for panel in layer.panels) else 0.0
@@ -74,10 +77,11 @@ def draw_grid(
             drawing.draw_single(*weights[index] if weights and name == "weights" else (drawing.own(panel.mean), ""))
         drawing.draw_blocks(panel)
         drawing.draw_name(names.get(panel.channel, ""))
+        drawing.draw_wanted(panel)
         if below:
             drawing.draw_classes(panel.classes)
         if row == 0:
-            _draw_headings(sheet, x, singles, y + above + block + 0.03, block)
+            _draw_headings(sheet, x, singles, y + above + block + 0.03, block, wanted)
     return sheet.figure
 
 
@@ -161,6 +165,12 @@ class _Filter:
         letters = int((2 * self.block + GAP) / BOLD_LETTER)
         self.sheet.text(self.x, self.y + self.block + 0.03, shortened(name, letters), **style)
 
+    def draw_wanted(self, panel: FilterPanel) -> None:
+        """Draw the picture that the filter would like best to the right of the patches, where there is one."""
+        if panel.wanted is not None:
+            picture = enlarged(displayed(panel.wanted, self.shown), TILE)
+            self.sheet.picture(picture, self.x + 2 * (self.block + GAP), self.y, self.block)
+
     def draw_classes(self, classes: tuple[str, ...]) -> None:
         """Write the classes of the filter's images below its blocks."""
         style: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
@@ -168,10 +178,12 @@ class _Filter:
         self.sheet.text(self.x, self.y - 0.03, class_line(classes, letters), **style)
 
 
-def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, block: float) -> None:
+def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, block: float, wanted: bool) -> None:
     style = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": "0.25"}
     for name in singles:
         sheet.text(x + WEIGHT * block / 2, y, name, **style)
         x += WEIGHT * block + GAP
     sheet.text(x + block / 2, y, "projections", **style)
     sheet.text(x + block + GAP + block / 2, y, "patches", **style)
+    if wanted:
+        sheet.text(x + 2 * (block + GAP) + block / 2, y, "would like best", **style)

@@ -318,6 +318,7 @@ class FilterPanel:
         classes: the names of the images' classes, "" where one is unknown.
         frequency: share of all images on which the filter was above zero somewhere.
         mean: float32 [h, w, C], the mean of the projections with their units on one place; None where it is not shown.
+        wanted: float32 [h, w, C] in 0..1, the picture that the channel would like best; None where it is not shown.
     """
 
     channel: int
@@ -330,6 +331,7 @@ class FilterPanel:
     classes: tuple[str, ...]
     frequency: float
     mean: NDArray[np.float32] | None = None
+    wanted: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
