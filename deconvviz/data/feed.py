@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvviz.arrays import evenly, stacked
-from deconvviz.data.blocks import BLOCK, Unusable, filled_batches
+from deconvviz.data.blocks import BLOCK, Unusable, filled_batches, readers
 from deconvviz.data.parallel import cores, in_order, worked_ahead
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.transfer import Transfer
@@ -310,7 +310,7 @@ class Feed:
         def room(count: int) -> Tensor:
             return transfer.room((count, *shape))
 
-        for batch in filled_batches(fill, places, size, room, self.workers):
+        for batch in filled_batches(fill, places, size, room, min(self.workers, readers(cores()))):
             left_out = {self.name(place): str(reason) for place, reason in batch.unusable.items()}
             yield _Part(*batch.usable(), left_out)
 
