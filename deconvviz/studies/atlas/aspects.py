@@ -81,7 +81,7 @@ class FilterAspects:
             arrays["occlusion/places"] = occluder_for(self.inputs.preprocess).boxes
         if self.options.off:
             arrays |= {name: values[channels] for name, values in self._silencing[layer].items()}
-        if self.inputs.relevance is not None and layer in self.inputs.relevance:
+        if self.inputs.relevance is not None and layer in self.inputs.relevance.layers:
             arrays |= carried_decisions(self.inputs.relevance, self.inputs.feed, layer, channels, self.options.k)
         if self.inputs.snapshots is not None:
             evolution = self._evolution[layer]
