@@ -64,8 +64,20 @@ SIGN_ZERO = ("three-valued", "drop", "positive")
 NORMALISATIONS = ("mean", "sum")
 RANDOM_PLACES = ("picture", "object")
 
+# --- pictures by optimisation ---
+Wanted = Literal["channel", "unit", "class", "direction", "cosine", "dream"]  # what a picture is to make large
+OBJECTIVES: tuple[Wanted, ...] = get_args(Wanted)
+CANVASES = ("spectral", "pixels", "phase")  # what an optimiser changes
+
 # --- features and probes ---
 FEATURE_DTYPES = ("float32", "float16")  # of the values in a features file
+
+# --- maps of one image ---
+MAP_ORDERS = ("maximum", "energy", "index")
+MAP_SCALES = ("own", "common")
+
+# --- directions of a layer's channels ---
+DIRECTIONS = ("nmf", "pca")
 
 # --- lesions and variants ---
 LESION_UNITS = ("filter", "layer")

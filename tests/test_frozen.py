@@ -73,6 +73,7 @@ def test_mined_files_open_and_are_not_mined_again(frozen: pathlib.Path) -> None:
     assert mined.complete and list(mined) == ["1", "4"]
     assert mined["4"].values.shape == (6, 3) and np.isfinite(mined["4"].values).all()
     assert any(name.startswith("projections/1/deconvnet/") for name in mined.figure_arrays)
+    assert mined["4"].spread is None and mined["4"].merge(mined["4"]).spread is None  # schema 1 has no ranges
     same_torch()
     before = unchanged(frozen / "mined.h5")
     run("mine", "model.py:tiny", "raw.h5", *MODEL, "-l", "1", "-l", "4", "-k", "3", "-o", "mined.h5")

@@ -191,7 +191,10 @@ class View:
             with torch.enable_grad():
                 value = self.value[start:stop].detach().clone().requires_grad_()
                 output = self.tail(value, None if len(images) == len(self.x) else images)
-                (signal,) = torch.autograd.grad(self.scorer.logit(output, images).sum(), value)
+                score = self.scorer.logit(output, images).sum()
+                if not score.requires_grad:
+                    raise CamError("the output does not follow from this layer; take a method that needs no gradient")
+                (signal,) = torch.autograd.grad(score, value)
             return signal
 
         parts = [*AtOnce(len(self.x), "images", LESS).parts(len(self.x), gradient)]

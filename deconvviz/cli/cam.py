@@ -108,7 +108,7 @@ def cam(
     else:
         check_figure(out)
     photos = [read_image(path) for path in images]
-    opened = open_model(model, options)
+    opened = open_model(model, options, how.layers)
     network, preprocess, loaded = opened
     explainers = _explainers(methods, network, how, run, convention)
     class_names = output_names(loaded, names, network)

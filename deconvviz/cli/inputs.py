@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
+    from deconvviz.run.directions import Learn
     from deconvviz.run.shipping import RemoteModel
     from deconvviz.types import Ints, Pathlike, Picture
+
+    LearnWith = Callable[[Network, Preprocess], Learn]
 
 
 class OpenedModel(NamedTuple):
@@ -38,20 +41,31 @@ class OpenedModel(NamedTuple):
     loaded: LoadedModel
 
 
-def open_model(model: str, options: ModelOptions) -> OpenedModel:
+def open_model(
+    model: str, options: ModelOptions, layers: Sequence[str] = (), learn: LearnWith | None = None
+) -> OpenedModel:
     """Load a model and capture it.
 
     Args:
         model: the model's name, as for `load_model`.
         options: weights, device, and changes to the model's own preprocessing.
+        layers: names of layers that the command takes; those of the form LAYER[FILE] are added to the network.
+        learn: from network and preprocessing to what learns directions for names LAYER[KIND:COUNT]; None where there
+            are no images.
 
     Raises:
         ModelError: the model or its weights cannot be loaded.
         CaptureError: the model cannot be captured, or the device cannot be used.
-        DataError: an option of the preprocessing is invalid.
+        DataError: an option of the preprocessing is invalid, or a file of directions cannot be read.
+        MismatchError: directions were learned at another layer, or in another network.
     """
     loaded, preprocess = load(model, options)
-    return OpenedModel(captured(loaded, preprocess, options.device, options.outputs), preprocess, loaded)
+    network = captured(loaded, preprocess, options.device, options.outputs)
+    if any("[" in layer for layer in layers):
+        from deconvviz.run.directions import with_named_directions
+
+        network = with_named_directions(network, layers, learn and learn(network, preprocess))
+    return OpenedModel(network, preprocess, loaded)
 
 
 def remote_model(model: str, options: ModelOptions, preprocess: Preprocess) -> RemoteModel:

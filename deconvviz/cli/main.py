@@ -43,6 +43,10 @@ COMMANDS = {
         "cli.verify",
         "Tell whether files are still what was written: stores, mined files, and every other HDF5 file of deconvviz.",
     ),
+    "directions": LazyCommand(
+        "cli.directions",
+        "Learn directions of a layer's channels from images; they are layers of the network from then on.",
+    ),
     "mine": LazyCommand(
         "studies.mining.command",
         "Find the k images that activate each channel most, in one pass over a packed store.",
@@ -60,10 +64,22 @@ COMMANDS = {
     "project": LazyCommand(
         "cli.project", "Project one unit's activation back to the pixels of an image: image, projection, overlay."
     ),
+    "maps": LazyCommand(
+        "studies.maps.command",
+        "Take one image apart: draw every map of a layer, or the strongest maps of several layers.",
+    ),
     "relevance": LazyCommand(
         "studies.relevance.command",
         "Find which filters made a network's decisions, and the images in which each weighed most.",
         resumes=True,
+    ),
+    "visualise": LazyCommand(
+        "studies.visualisation.command",
+        "Make the picture that a unit, a channel, a class or a direction would like best.",
+    ),
+    "invert": LazyCommand(
+        "studies.visualisation.invert_command",
+        "Find out what of an image a layer still knows: make the picture that the layer takes for it.",
     ),
     "train": LazyCommand(
         "studies.training.command",
@@ -105,6 +121,12 @@ COMMANDS = {
     "lesion": LazyCommand(
         "studies.lesions.command", "Find out which filters or layers a trained network needs.", resumes=True
     ),
+    "dissect": LazyCommand(
+        "studies.dissection.command",
+        "Find which concept each filter detects, and give the filters names.",
+        resumes=True,
+    ),
+    "merge-dissections": LazyCommand("studies.dissection.command", "Join the dissections of all shards of one job."),
     "probe": LazyCommand(
         "studies.probing.command",
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",
@@ -138,6 +160,11 @@ How features develop while your own network is trained:
   deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 -o evolution.png
 
 \b
+What a filter would like best, and what a layer still knows of an image:
+  deconvviz visualise torchvision:squeezenet1_0 -l features.7 -c 150 -o wanted.png
+  deconvviz invert torchvision:squeezenet1_0 cat.jpg -l features.3 -l features.7 -o known.png
+
+\b
 Why a network decides as it does:
   deconvviz cam grad-cam,score-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
   deconvviz relevance torchvision:squeezenet1_0 photos.h5 -l features.12 -o relevant.h5
@@ -149,6 +176,7 @@ What a network's features are sensitive to, and what they are good for:
   deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
   deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv
   deconvviz lesion demo scenes:500:1 -l relu3 -o lesions.csv
+  deconvviz dissect demo scenes:2000 -l relu5 -o names.csv
   deconvviz ablate zfnet photos.h5 -o ablation.csv
   deconvviz probe torchvision:squeezenet1_0 photos.h5 -o probe.csv
 

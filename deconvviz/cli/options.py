@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
 from deconvviz.data.parallel import cores
+from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
 from deconvviz.run.options import RunOptions
 
@@ -202,6 +204,12 @@ def classes_option(command: Command) -> Command:
     return click.option("--classes", "names", metavar="FILE", help=text)(command)
 
 
+def names_option(command: Command) -> Command:
+    """Add --names, a table with the names of filters; its path reaches the command as `concepts`."""
+    text = "Names of filters: the table that `deconvviz dissect` wrote, or one with the columns layer, channel, name."
+    return click.option("--names", "concepts", metavar="CSV", help=text)(command)
+
+
 def explainer_option(command: Command) -> Command:
     """Add --explainer, the files of trained explainers; their paths reach the command as `explainer_files`."""
     text = "File that `deconvviz train-cam` wrote, for a method that is trained; give one for each such method."
@@ -324,6 +332,20 @@ def limit_option(command: Command) -> Command:
         metavar="N",
         help="Take only N images, spread over the classes and the store.",
     )(command)
+
+
+def shard_option(text: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds --shard i/n; it reaches the command as (i, n), or None."""
+
+    def read(_: click.Context, __: click.Parameter, shard: str | None) -> tuple[int, int] | None:
+        if shard is None:
+            return None
+        match = re.fullmatch(r"(\d+)/(\d+)", shard)
+        if not match or not int(match[1]) < int(match[2]):
+            raise DataError(f"shard {shard!r} given; expected i/n with i from 0 to n - 1, such as 0/4")
+        return int(match[1]), int(match[2])
+
+    return click.option("--shard", metavar="i/n", callback=read, help=text)
 
 
 def option_group(name: str, kind: type[Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:

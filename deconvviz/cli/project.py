@@ -105,7 +105,7 @@ def project(
     if target is not None:
         _check_decision(position, projection, overlap, lrn)
     pixels = read_image(image)
-    opened = open_model(model, options)
+    opened = open_model(model, options, [layer])
     if target is not None:
         _project_decision(
             opened, pixels, pathlib.Path(image).name, (layer, channel), (target, names), projection, out, page

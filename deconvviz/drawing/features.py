@@ -9,9 +9,11 @@ from deconvviz.drawing.engine import contact_sheet
 from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
 from deconvviz.studies.correspondence import figure as correspondence
+from deconvviz.studies.dissection import figure as dissecting
 from deconvviz.studies.evolution import figure as evolving
 from deconvviz.studies.invariance import figure as invariant
-from deconvviz.studies.mining import fidelity_figure
+from deconvviz.studies.maps import figure as taken_apart
+from deconvviz.studies.mining import fidelity_figure, range_figure
 from deconvviz.studies.mining import figure as mining
 from deconvviz.studies.probing import figure as probing
 from deconvviz.studies.probing.result import ProbeResult, Transfer
@@ -23,21 +25,31 @@ if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.correspondence.result import Correspondence
+    from deconvviz.studies.dissection.result import Dissection
     from deconvviz.studies.evolution.result import Evolution
     from deconvviz.studies.invariance.result import Invariance
+    from deconvviz.studies.maps.result import FeatureMaps, Kernels
     from deconvviz.studies.mining.fidelity_result import FidelityTable
+    from deconvviz.studies.mining.range_result import LayerRange
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
 MINED_LAYERS = 6  # layers of a mined result on one sheet
 
 
-def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
+def draw_grid(
+    panels: LayerPanels,
+    title: str = "",
+    caption: str = "",
+    names: Mapping[int, str] | None = None,
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
     """Draw the filters of a layer: for each its top projections beside the image patches that they came from.
 
     Args:
         panels: what `dv.layer_panels` returns, 1 to 100 filters.
         title: text above.
         caption: text below.
+        names: channel -> what the filter detects, written above it, as `Dissection.names` returns it.
         page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     Source: Zeiler and Fergus 2013, figure 2.
@@ -51,7 +63,58 @@ def draw_grid(panels: LayerPanels, title: str = "", caption: str = "", **page: U
     >>> figure = dv.draw_grid(panels, title="Two filters of the first layer")
     >>> figure.savefig("grid.pdf")  # doctest: +SKIP
     """
-    return mining.draw_grid(panels, title, caption, page=Page(**page))
+    return mining.draw_grid(panels, title, caption, page=Page(**page), names=names or {})
+
+
+def draw_feature_maps(
+    maps: FeatureMaps,
+    sort: str = "maximum",
+    scale: str = "own",
+    count: int | None = None,
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
+    """Draw an image, and below it its maps at some layers, a tile for each channel.
+
+    Args:
+        maps: what `dv.maps` returns.
+        sort: "maximum" (of the map's values), "energy" (the sum of their squares) or "index"; dead maps stand last.
+        scale: "own" lets the colours of each map reach up to its largest value, "common" to the layer's.
+        count: maps of a layer; None for all, or for 24 where there are several layers.
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    Raises:
+        DataError: another order or scale.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> network = dv.capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 8, 8))
+    >>> figure = dv.draw_feature_maps(dv.maps(network, torch.rand(1, 3, 8, 8), ["0", "1"]))
+    >>> len(figure.axes)  # the image, and for each layer the tiles and a colour bar
+    5
+    """
+    return taken_apart.draw_feature_maps(maps, sort, scale, count, title, caption, page=Page(**page))
+
+
+def draw_kernels(kernels: Kernels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
+    """Draw the kernels of some layers: as pictures where they can be looked at, else the matrix of their norms.
+
+    Args:
+        kernels: what `dv.kernels` returns.
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 6, 3))
+    >>> len(dv.draw_kernels(dv.kernels(dv.capture(model, (3, 8, 8)), ["0", "1"])).axes)
+    3
+    """
+    return taken_apart.draw_kernels(kernels, title, caption, page=Page(**page))
 
 
 def draw_mined(
@@ -95,6 +158,26 @@ def draw_mined(
     return contact_sheet(sheet, count, page=Page(**page))
 
 
+def draw_range(layer: LayerRange, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
+    """Draw the whole range of a layer's filters: images from the weakest to the strongest, and the histogram.
+
+    Args:
+        layer: what `dv.layer_range` returns.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> scenes, preprocess = dv.Scenes(20), dv.Preprocess(resize=32, crop=32)
+    >>> mined = dv.mine(network, scenes, ["1"], preprocess=preprocess, progress=False)
+    >>> len(dv.draw_range(dv.layer_range(mined, scenes, network, "1", [3, 5], progress=False)).axes)
+    20
+    """
+    return range_figure.draw_range(layer, title, caption, Page(**page))
+
+
 def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
     """Draw which share of a unit's activation the strongest pixels of its projection bring back, rule by rule.
 
@@ -113,6 +196,29 @@ def draw_fidelity(table: FidelityTable, title: str = "", caption: str = "", **pa
     2
     """
     return fidelity_figure.draw_fidelity(table, title, caption, page=Page(**page))
+
+
+def draw_dissection(
+    dissection: Dissection, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]
+) -> Figure:
+    """Draw for each layer how many channels are named after each concept, and pictures of the nine named best.
+
+    Args:
+        dissection: what `dv.dissect` returns, or `dv.Dissection.load`.
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    Source: Bau et al. 2017, figures 1 and 5.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), (3, 32, 32))
+    >>> dissection = dv.dissect(network, dv.Scenes(20), ["1"], truth=dv.open_truth(None, dv.Scenes(20)), progress=False)
+    >>> figure = dv.draw_dissection(dissection, title="Four filters")
+    >>> figure.savefig("names.pdf")  # doctest: +SKIP
+    """
+    return dissecting.draw_dissection(dissection, title, caption, page=Page(**page))
 
 
 def draw_evolution(evolution: Evolution, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from deconvviz.choices import PRECISIONS
 from deconvviz.errors import CaptureError, require_choice
 from deconvviz.graph.fused import fuses, with_fused_rectifiers
-from deconvviz.graph.ops import batch_norm_scale, op_name
+from deconvviz.graph.ops import batch_norm_scale, has_to_stay, op_name
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
@@ -58,7 +58,7 @@ def with_folded_norms(network: Network, keep: Sequence[str]) -> Network:
     folded_into = {names[n.args[0]]: names.get(n, n.name) for n in folded if n.args[0] in names}
     for node in folded:
         _fold(out, node)
-    out.graph.eliminate_dead_code()
+    out.graph.eliminate_dead_code(is_impure_node=has_to_stay)
     used = {str(n.target) for n in out.graph.nodes if n.op == "get_attr"}
     out = out.replaced(out.graph, {name: tensor for name, tensor in out.tensors.items() if name in used})
     out.folded = {**network.folded, **folded_into}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from deconvviz.graph.ops import op_name
+from deconvviz.graph.ops import has_to_stay, op_name
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
@@ -69,7 +69,7 @@ def with_fused_rectifiers(network: Network, keep: frozenset[str]) -> Network:
         x, weight, bias, stride, padding, dilation, _ = _arguments(convolution)
         node.target, node.kwargs = conv_relu, {}  # the rectifier's name stays
         node.args = (x, weight, bias, stride, padding, dilation, addend)
-    out.graph.eliminate_dead_code()
+    out.graph.eliminate_dead_code(is_impure_node=has_to_stay)
     fresh = out.replaced(out.graph, out.tensors)
     fresh.folded = dict(network.folded)
     return fresh

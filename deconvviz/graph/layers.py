@@ -180,7 +180,7 @@ def _returned(graph: fx.Graph) -> dict[fx.Node, list[tuple[str, str, str]]]:
     calls_by_node: dict[fx.Node, list[tuple[str, str, str]]] = {}
     for call, nodes in members.items():
         inside = set(nodes)
-        used_outside = [n for n in nodes if any(user not in inside for user in n.users)]
+        used_outside = [n for n in nodes if any(user not in inside and "reads" not in user.meta for user in n.users)]
         calls_by_node.setdefault((used_outside or nodes)[-1], []).append(call)
     return {node: sorted(calls, key=lambda call: -len(call[0])) for node, calls in calls_by_node.items()}
 

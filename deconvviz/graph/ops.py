@@ -129,6 +129,11 @@ def op_name(node: fx.Node) -> str:
     return str(getattr(target, "_opname", None) or getattr(target, "__name__", target))
 
 
+def has_to_stay(node: fx.Node) -> bool:
+    """Return whether a node stays in the graph although no output depends on it, as directions of a layer do."""
+    return node.is_impure() or "reads" in node.meta
+
+
 def is_linear(node: fx.Node) -> bool:
     """Return whether the vector-Jacobian product of an op is its transpose, whatever the values are."""
     name = op_name(node)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deconvviz.results.analysis_columns import ANALYSES
+from deconvviz.results.analysis_columns import LAYER as _LAYER
 from deconvviz.results.table_schemas import TableSchema
 from deconvviz.results.table_schemas import columns_of as _columns
 
-_LAYER = "layer text |  | Name of the layer."
 _METRICS = (
     "average_drop_* number? | share, 0..1 | How far the probability falls when only this per cent of the pixels is "
     "kept, "
@@ -57,22 +58,6 @@ TABLES: Mapping[str, TableSchema] = {
             "left integer? | px | First column of it.",
             "bottom integer? | px | The row after its last one.",
             "right integer? | px | The column after its last one.",
-        ),
-    ),
-    "relevance": TableSchema(
-        what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
-        "decisions for each class.",
-        written_by="`deconvviz relevance --csv FILE`, `Relevance.save_csv` and `Relevance.to_frame`",
-        columns=_columns(
-            _LAYER,
-            "target integer |  | Number of the class whose score is shared out.",
-            "class text |  | Its name, or its number where it has none.",
-            "images integer | images | Decisions for this class.",
-            "channel integer |  | Number of the filter, from 0.",
-            "share number | -1..1 | Mean share of the channel in the relevance of its layer; below zero it speaks "
-            "against the class.",
-            "share_95 number? | as share | Half the width of the mean's 95 % interval: 1.96 standard errors. Empty for "
-            "a single image.",
         ),
     ),
     "evaluation": TableSchema(
@@ -354,5 +339,6 @@ TABLES: Mapping[str, TableSchema] = {
             "are classified correctly; `validation_` is before those on images that were held out.",
         ),
     ),
+    **ANALYSES,
 }
 """Kind of table -> what it holds."""

@@ -14,21 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deconvviz.results.analysis_declarations import ANALYSES
+from deconvviz.results.analysis_declarations import CONFIG as _CONFIG
 from deconvviz.results.file_schemas import FileSchema
 from deconvviz.results.file_schemas import arrays_of as _arrays
 
-_CONFIG = {
-    "config": "JSON: what decides the result, such as the fingerprints of network and images, the layers and the "
-    "preprocessing. Files are resumed and joined only where it is equal.",
-    "sources": "JSON: where model, weights and images were, the command, the versions that computed, and a digest of "
-    "the network's architecture without its weights. It only informs.",
-    "state": "JSON: how far the result is.",
-}
-
-
 FILES: Mapping[str, FileSchema] = {
     "mined": FileSchema(
-        version=1,
+        version=2,
         what="The k images that activate each channel of some layers most, and what figures need of them.",
         written_by="`deconvviz mine` and `dv.mine`; `deconvviz grid` adds to it",
         read_by="`dv.load_mined`",
@@ -37,6 +30,7 @@ FILES: Mapping[str, FileSchema] = {
             "state": "JSON: `done`, the images that were mined, and `total`, the images to mine.",
             "sources.receptive_fields": "layer -> [size, stride, offset] of a unit's receptive field, (rows, columns) "
             "each in pixels; with `sources.image_size`, (height, width) of the network's input. Absent in older files.",
+            "sources.directions": "name of directions -> the layer that they read. Absent where there are none.",
             "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
         },
         arrays=_arrays(
@@ -51,6 +45,17 @@ FILES: Mapping[str, FileSchema] = {
             "layers/*/maximum f channels* |  | float32: largest activation over all images.",
             "layers/*/broken i channels* | 0 | int64: number of values that were NaN or infinite; they count nowhere.",
             "layers/*/seen i | 0 | int64: number of images that were mined.",
+            "layers/*/counts i channels* 225 | 0, ? | int64: histogram of the channel's largest activation on each "
+            "image. Bins are a quarter of an octave wide on both sides of zero; "
+            "`deconvviz.studies.mining.spread.edges` returns their edges. Absent in files of schema 1, as are the next "
+            "two.",
+            "layers/*/sampled i sampled* | 0, ? | int64: index into the store of each image of a random sample of at "
+            "most 1000, ascending.",
+            "layers/*/maxima f channels* sampled* | ? | float32: the channel's largest activation on each of them; "
+            "minus infinity where it is not mined yet.",
+            "directions/*/weights f directions* inputs* | finite, ? | float64: of directions that were mined: the "
+            "weights of the channels of the layer that they read.",
+            "directions/*/bias f directions* | finite, ? | float64: what is added to each reading.",
             "projections/*_box i 4 | 0, ? | int64: (top, left, bottom, right) in pixels of the part of the image that "
             "the unit sees; bottom and right are outside of it.",
             "projections/*_need i 4 | ? | int64: the smallest such box that keeps 90 % of the unit's activation.",
@@ -58,6 +63,8 @@ FILES: Mapping[str, FileSchema] = {
             "entry on the pixels of its box, in units of its largest absolute value; "
             "`projections/LAYER/map/CHANNEL/RANK` "
             "[rows, columns], the channel's map on that image in units of the entry's value.",
+            "wanted/* f ... | finite, ? | float16: `wanted/LAYER/CHANNEL` [h, w, C] in 0..1, the picture that the "
+            "channel would like best, as `deconvviz grid --wanted` made it.",
             "figures/* n ... | ? | any: about a layer, for its figure: `crop_RULE` int64 [1], the side of a patch in "
             "pixels; `need_RULE` float64 [units, 2], the side that each unit needs and the share of its activation "
             "that "
@@ -95,41 +102,6 @@ FILES: Mapping[str, FileSchema] = {
             "maps/* f shown height width | ? | float32: a method's maps of the first few images, in 0..1.",
         ),
     ),
-    "relevance": FileSchema(
-        version=1,
-        what="Which channels of some layers made a network's decisions, and the images in which each weighed most.",
-        written_by="`deconvviz relevance`, `deconvviz merge`, `dv.relevance` and `dv.merge_relevance`",
-        read_by="`dv.load_relevance`",
-        settings={
-            **_CONFIG,
-            "state": "JSON: `done`, the images that are done, and `total`.",
-            "sources.outputs": "names of the network's outputs. Absent where they are unknown.",
-            "sources.left_out": "name -> reason of each image that could not be used. Absent where there is none.",
-        },
-        arrays=_arrays(
-            "layers/*/shares/total f classes channels* | finite | float64: sum of the channel's shares over the "
-            "decisions for each class.",
-            "layers/*/shares/squares f classes channels* | 0, finite | float64: sum of their squares.",
-            "layers/*/shares/decided i classes | 0 | int64: decisions for each class.",
-            "layers/*/relevance/values f channels* k |  | float32: the channel's largest shares in a decision, in "
-            "0..1, one for each image, the largest first. Minus infinity where fewer than k images have one above 0.",
-            "layers/*/relevance/images i channels* k | -1 | int64: index into the store of each of these images; -1 "
-            "where there are fewer.",
-            "layers/*/relevance/positions i channels* k 2 | -1 | int64: (y, x) on the layer's map of the unit with the "
-            "largest relevance.",
-            "layers/*/activation/values f channels* k |  | float32: the largest activations, as in a mined file.",
-            "layers/*/activation/images i channels* k | -1 | int64: their images.",
-            "layers/*/activation/positions i channels* k 2 | -1 | int64: (y, x) of these activations.",
-            "layers/*/fired i channels* | 0 | int64: number of images in which the channel is above zero somewhere.",
-            "layers/*/total f channels* |  | float64: sum over the images of the channel's mean over its map.",
-            "layers/*/maximum f channels* |  | float32: largest activation over all images.",
-            "layers/*/broken i channels* | 0 | int64: activations that were NaN or infinite; they count nowhere.",
-            "layers/*/seen i | 0 | int64: number of images.",
-            "layers/*/left_out i | 0 | int64: images whose relevance is not finite; they have no share.",
-            "layers/*/parts f 5 | finite | float64: sums over the images, in units of the score: the scores; the "
-            "relevance of the layer's channels; what passes the layer by; what biases keep; the rest.",
-        ),
-    ),
     "lesions": FileSchema(
         version=1,
         what="What a network loses when a filter or a layer is silenced, as sums over the images.",
@@ -152,34 +124,6 @@ FILES: Mapping[str, FileSchema] = {
             "place; only where that was asked for.",
         ),
     ),
-    "decisions": FileSchema(
-        version=1,
-        what="What a network decides about some images and why, for the pages of an atlas.",
-        written_by="`deconvviz atlas`",
-        read_by="the pages",
-        settings={**_CONFIG, "state": "JSON: `done`, the images that are explained, and `names` of the outputs."},
-        arrays=_arrays(
-            "images i decisions | 0 | int64: index into the store, ascending.",
-            "targets i decisions targets | 0 | int64: the outputs that are explained, the most probable first; the "
-            "label's output takes the last place if it is not among them.",
-            "probabilities f decisions targets | 0, finite | float64: of the targets, in 0..1.",
-            "label_output i decisions | -1 | int64: the output of the image's label; -1 where it is unknown.",
-            "maps u8 decisions methods targets height width |  | uint8: each map from its own minimum, 0, to its "
-            "maximum, "
-            "255; 0 where it is constant.",
-            "occlusion/probability f decisions targets rows columns | ? | float32: of a target while a grey square "
-            "covers "
-            "each window.",
-            "occlusion/square i 2 | 1, ? | int64: height and width of the square in pixels.",
-            "occlusion/places i windows 4 | ? | int64: (top, left, bottom, right) of each window in pixels, row by "
-            "row.",
-            "because/channels i decisions targets reasons | -1, ? | int64: of the layer `config.because.layer`, the "
-            "five channels with the largest shares above zero in the target's score, the largest first; in the last "
-            "place that with the smallest below zero; -1 where there is none.",
-            "because/shares f decisions targets reasons | finite, ? | float64: the relevance of each over the sum of "
-            "the absolute relevance of all channels of the layer, in -1..1; 0 where there is none.",
-        ),
-    ),
     "ablation": FileSchema(
         version=1,
         what="Which validation images each variant of a network classifies correctly; its trainings are beside it.",
@@ -195,111 +139,6 @@ FILES: Mapping[str, FileSchema] = {
         read_by="the same command, which resumes",
         settings=_CONFIG,
         arrays=(),
-    ),
-    "invariance of filters": FileSchema(
-        version=1,
-        what="How invariant each filter of the layers of an atlas is.",
-        written_by="`deconvviz atlas --invariance`",
-        read_by="the same command",
-        settings=_CONFIG,
-        arrays=_arrays(
-            "*/invariance/* f ... | ? | float64: `LAYER/invariance/KIND` [channels], the score of each filter "
-            "under a kind of transform: 1 where nothing changes, 0 where a transformed image is as far away as "
-            "another one; "
-            "NaN where it is not defined."
-        ),
-    ),
-    "occlusion of filters": FileSchema(
-        version=1,
-        what="How filters of the layers of an atlas respond while a square covers their strongest image.",
-        written_by="`deconvviz atlas --occlusion`",
-        read_by="the same command",
-        settings={**_CONFIG, "state": "JSON: `done`, the images that are measured."},
-        arrays=_arrays(
-            "*/occlusion/image i channels* | -1, ? | int64: the strongest image, an index into the store; -1 where the "
-            "filter is not measured.",
-            "*/occlusion/values f channels* windows | ? | float32: sum of the filter's map while the square covers "
-            "each "
-            "window, row by row; NaN where it is not measured.",
-            "*/occlusion/* f ... | ? | float32: `LAYER/occlusion/whole` [channels], the sum without a square.",
-        ),
-    ),
-    "silenced filters": FileSchema(
-        version=1,
-        what="How probable each class is on the strongest images of filters, with each of them and without it.",
-        written_by="`deconvviz atlas --off`",
-        read_by="the same command",
-        settings={**_CONFIG, "state": "JSON: `done`, the images that are measured."},
-        arrays=_arrays(
-            "*/off/* f channels* outputs | 0, ? | float64: `LAYER/off/before` and `LAYER/off/after`, the sums of the "
-            "probabilities over the strongest images of the filter that are measured."
-        ),
-    ),
-    "gallery": FileSchema(
-        version=1,
-        what="A layer as an atlas shows it. Pictures are tiles: those of a filter stand side by side in one image "
-        "file.",
-        written_by="`deconvviz atlas`",
-        read_by="`deconvviz.results.tiles.load_gallery`",
-        settings={
-            **_CONFIG,
-            "state": "JSON: `rule` of the projections, and `why` it was chosen; `switches`, whether the "
-            "deconvnet has some; `rectified`, whether the layer's values come from rectifiers; `pooled`, whether the "
-            "network has max pooling; `channels` and `dead`, how "
-            "many filters the whole layer has, and how many of them are dead; `off_names`, the names of the outputs in "
-            "`off/classes`.",
-        },
-        arrays=_arrays(
-            "channels i filters | 0 | int64: the filters that are shown.",
-            "values f filters k | ? | float32: their largest activations, strongest first; 0 where there is none above "
-            "zero.",
-            "images i filters k | -1, ? | int64: index into the store of each of these images; -1 where there is none.",
-            "positions i filters k 2 | -1, ? | int64: (y, x) on the layer's map.",
-            "boxes i filters k 4 | ? | int64: (top, left, bottom, right) of the pixels that the unit sees.",
-            "windows i filters k 4 | ? | int64: the same of the part that is shown.",
-            "fired i filters | 0, ? | int64: images in which the filter is above zero somewhere.",
-            "firing_rate f filters | 0, ? | float64: their share, in 0..1.",
-            "maximum f filters | ? | float32: largest activation over all images.",
-            "mean_activation f filters | ? | float64: mean over images and positions.",
-            "dead u8 filters | ? | uint8: 1 where the filter is above zero in no image, else 0.",
-            "*/data u8 bytes* | ? | uint8: the image files of `patches`, `projections` and other tiles, one for each "
-            "filter, one after the other.",
-            "*/offsets i tiles* | 0, ? | int64: where each file begins, and where the last one ends.",
-            "*/shape i 5 | 0, ? | int64: (filters, tiles of a filter, height, width, 3).",
-            "filters u8 filters height width 3 | ? | uint8: the weights of a layer that reads the image, as pictures.",
-            "duplicate_of i filters | -1, ? | int64: the channel that behaves the same; -1 where there is none.",
-            "neighbours i filters neighbours | -1, ? | int64: the channels that behave most alike, the most alike "
-            "first.",
-            "similarity f filters neighbours | ? | float32: correlation with each of them over the images, in -1..1.",
-            "top_class i filters | -1, ? | int64: most frequent class of the k images; -1 where it is unknown.",
-            "top_class_share f filters | ? | float64: its share of them, in 0..1.",
-            'invariance/* f filters | ? | float64: score under a kind of transform, as in the file "invariance of '
-            'filters".',
-            'occlusion/* n ... | ? | any: as in the file "occlusion of filters", for the filters that are shown.',
-            "relevance/images i filters k | -1, ? | int64: index into the store of the images in whose decisions the "
-            "filter had the largest shares of its layer's relevance, as in a relevance file; -1 where there are fewer.",
-            "relevance/shares f filters k | 0, ? | float32: these shares, in 0..1, the largest first; 0 there.",
-            "off/classes i filters 3 | -1, ? | int64: the outputs whose mean probability over the filter's images "
-            "falls most without it; -1 where no further one falls.",
-            "off/* f filters 3 | ? | float32: `off/before` and `off/after`, these probabilities, in 0..1; NaN there.",
-            "* n ... | ? | any: `evolution/epochs` int64 [E]; `evolution/channels` int64 [G]; `evolution/values` "
-            "float32 "
-            "[G, E], the largest activation after each epoch.",
-        ),
-    ),
-    "tiles of a gallery": FileSchema(
-        version=1,
-        what="Patches and projections of a block of filters, until the gallery of their layer is written.",
-        written_by="`deconvviz atlas --ray`",
-        read_by="the same command",
-        settings=_CONFIG,
-        arrays=_arrays(
-            "boxes i filters k 4 | ? | int64: as in a gallery.",
-            "windows i filters k 4 | ? | int64: as in a gallery.",
-            "*/data u8 bytes* | ? | uint8: as in a gallery.",
-            "*/offsets i tiles* | 0, ? | int64: as in a gallery.",
-            "*/shape i 5 | 0, ? | int64: as in a gallery.",
-        ),
     ),
     "features": FileSchema(
         version=1,
@@ -372,5 +211,6 @@ FILES: Mapping[str, FileSchema] = {
             "older files.",
         ),
     ),
+    **ANALYSES,
 }
 """Kind of file -> what it holds."""

@@ -22,7 +22,7 @@ from deconvviz.figures.tiles import filter_pictures
 
 DRAWING = (
     *("cam", "project", "grid", "fidelity", "evaluate", "occlude", "invariance", "lesion", "ablate", "correspond"),
-    *("evolve", "probe"),
+    *("evolve", "probe", "dissect"),
 )
 PICTURES = [np.full((8, 8, 3), shade, np.uint8) for shade in (0, 100, 200)]
 

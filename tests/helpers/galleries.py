@@ -34,6 +34,7 @@ CLASSES = (
     "line\nbreak",
 )
 WHY = "lrp-gamma, chosen by <b>what</b> the strongest 5 % bring back, median of 8 units: 0.81; deconvnet: 0.40."
+FILTER_NAMES = {"conv1": {3: "wheel <b>&</b>", 9999: "not shown"}, "no such layer": {0: "eye"}}
 LAYERS = ("conv1", "features/<b>'2'\"&:x", "features.7")
 
 

@@ -16,9 +16,11 @@ from deconvviz.results.declarations import FILES
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.studies.ablation import ablate
 from deconvviz.studies.atlas.result import DECISIONS_SCHEMA
+from deconvviz.studies.dissection import result as dissection
 from deconvviz.studies.evaluation import result as evaluation
 from deconvviz.studies.lesions import result as lesions
 from deconvviz.studies.mining import result as mining
+from deconvviz.studies.visualisation import result as visualised
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FROZEN = ROOT / "tests" / "frozen" / "0.1.0.zip"
@@ -35,8 +37,10 @@ def test_the_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_versions_are_those_of_the_writers() -> None:
     written = {
-        module.KIND: module.SCHEMA for module in (mining, evaluation, lesions, features, snapshots, tiles, ablate)
+        module.KIND: module.SCHEMA
+        for module in (mining, dissection, evaluation, lesions, features, snapshots, tiles, ablate, visualised)
     }
+    written |= {visualised.INVERSION_KIND: visualised.INVERSION_SCHEMA}
     written |= {"decisions": DECISIONS_SCHEMA, "deconvviz-images": STORE_SCHEMA}
     assert written == {kind: FILES[kind].version for kind in written}
 

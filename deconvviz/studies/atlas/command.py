@@ -18,6 +18,7 @@ from deconvviz.cli.options import (
     ModelOptions,
     classes_option,
     model_options,
+    names_option,
     option_group,
     rule_option,
     run_options,
@@ -28,6 +29,7 @@ from deconvviz.errors import CaptureError, DataError, LayerNotFound
 if TYPE_CHECKING:
     from deconvviz.data.images import ImageStore
     from deconvviz.graph.network import Network
+    from deconvviz.results.names import Names
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
@@ -154,6 +156,7 @@ decision_options = option_group(
     batch_size="Images in one pass; decisions, invariance and occlusion take 32 by default, the other steps as here.",
     precision="Precision of forward passes in mining and in decisions.",
 )
+@names_option
 @classes_option
 @ray_options
 @model_options
@@ -164,6 +167,7 @@ def atlas(
     filter_arguments: FilterArguments,
     decision_arguments: DecisionArguments,
     run: RunOptions,
+    concepts: str | None,
     names: str | None,
     cluster: RayOptions | None,
     options: ModelOptions,
@@ -184,16 +188,18 @@ def atlas(
             "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
         )
     from deconvviz.data.images import ImageStore
+    from deconvviz.results.names import read_names
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
     from deconvviz.studies.mining.result import load_mined
     from deconvviz.studies.relevance.result import load_relevance
 
+    filter_names = read_names(concepts) if concepts else {}
     with ImageStore.open(images) as store:
         mined = None if filter_arguments.mined is None else load_mined(filter_arguments.mined)
         relevance = None if filter_arguments.relevance is None else load_relevance(filter_arguments.relevance)
         snapshots = _snapshots(filter_arguments.snapshots)
-        opened = open_model(model, options)
+        opened = open_model(model, options, filter_arguments.layers)
         atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
         inputs = _inputs(opened, store, mined, relevance, snapshots, names, labelled=bool(atlas_options.decisions))
         elsewhere = None
@@ -203,7 +209,7 @@ def atlas(
         result = make_atlas(inputs, atlas_options, out, elsewhere=elsewhere, **run.keywords())
         click.echo(repr(result))
         title = f"{opened.network.name} on {pathlib.Path(store.path).name}"
-        _build_site(out, result, store, title, opened.preprocess.shown_words(), run.progress)
+        _build_site(out, result, store, title, opened.preprocess.shown_words(), filter_names, run.progress)
 
 
 def _options(
@@ -260,7 +266,9 @@ def _inputs(
     )
 
 
-def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, shown: str, progress: bool) -> None:
+def _build_site(
+    out: str, result: AtlasResult, store: ImageStore, title: str, shown: str, filter_names: Names, progress: bool
+) -> None:
     """Write the pages and print where they are; `shown` says which channels of the images they show."""
     from deconvviz.models.labels import shown_classes
     from deconvviz.studies.atlas.site.inputs import SiteImages
@@ -277,6 +285,7 @@ def _build_site(out: str, result: AtlasResult, store: ImageStore, title: str, sh
         command=command_line(),
         note=PROJECTION_NOTE + shown,
         without_switches=NO_SWITCHES_NOTE,
+        filter_names=filter_names,
         progress=progress,
     )
     click.echo(repr(site))

@@ -129,7 +129,7 @@ def correspond(
     truth = open_truth(boxes, dataset)
     if truth is None:
         raise DataError(f"where the parts are in {images} is not known; give --boxes, or scenes:COUNT:SEED")
-    network, preprocess, _ = open_model(model, options)
+    network, preprocess, _ = open_model(model, options, layers)
     result = correspondence(
         network,
         dataset,

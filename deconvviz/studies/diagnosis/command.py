@@ -12,7 +12,7 @@ import click
 
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.cli.inputs import matched_outputs, open_model, output_names
-from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, run_options
+from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, names_option, run_options
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
@@ -42,6 +42,7 @@ class ReportOptions:
         truth: path of a table of boxes or a folder of masks; None where there is none.
         snapshots: path of the snapshots of the training; None where there are none.
         names: path of a file with the names of the network's outputs; None for the model's own.
+        concepts: path of a table with the names of filters; None where there is none.
     """
 
     checks: tuple[str, ...]
@@ -50,6 +51,7 @@ class ReportOptions:
     truth: str | None
     snapshots: str | None
     names: str | None
+    concepts: str | None
 
 
 class Diagnosed(NamedTuple):
@@ -84,6 +86,7 @@ def report_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="FILE|FOLDER",
             help="Where the objects are: a CSV file of boxes, or a folder of masks. Scenes know it themselves.",
         ),
+        names_option,
         classes_option,
     )
     decorated: Callable[..., None] = grouped
@@ -158,7 +161,13 @@ def diagnose(
     if compare is not None:
         its_options = dataclasses.replace(options, weights=compare_weights)
         both.append(
-            _diagnosed(compare, its_options, opened, dataclasses.replace(choices, layers=(), snapshots=None), run)
+            _diagnosed(
+                compare,
+                its_options,
+                opened,
+                dataclasses.replace(choices, layers=(), snapshots=None, concepts=None),
+                run,
+            )
         )
     _write(folder, [model, *([compare] if compare else [])], images, both, run.progress)
     diagnosis = both[0].diagnosis
@@ -207,6 +216,7 @@ def _check(folder: pathlib.Path, checks: tuple[str, ...]) -> None:
 def _diagnosed(model: str, options: ModelOptions, images: Images, choices: ReportOptions, run: RunOptions) -> Diagnosed:
     """Load a network and diagnose it."""
     from deconvviz.data.truth import open_truth
+    from deconvviz.results.names import read_names
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.studies.diagnosis.diagnose import diagnose
 
@@ -225,6 +235,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
         names=names,
         truth=open_truth(choices.truth, images),
         snapshots=Snapshots(choices.snapshots) if choices.snapshots else None,
+        concepts=read_names(choices.concepts) if choices.concepts else {},
         **run.keywords(),
     )
     return Diagnosed(network, diagnosis, preprocess.shown_words())

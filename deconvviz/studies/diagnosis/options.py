@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deconvviz.data.truth import Truth
 from deconvviz.errors import DataError, require
+from deconvviz.results.names import Names
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.types import Ints
@@ -23,6 +24,7 @@ class DiagnosisKeywords(RunKeywords, total=False):
     names: Sequence[str]
     truth: Truth | None
     snapshots: Snapshots | None
+    concepts: Names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +41,8 @@ class DiagnosisOptions(RunOptions):
         names: names of the network's outputs; empty where unknown.
         truth: where the objects are in the images; None where unknown.
         snapshots: weights of the network during its training; None where there are none.
+        concepts: layer -> channel -> what the filter detects, as `results.names.read_names` returns it; findings about
+            filters that are blind to the classes tell it.
 
     Raises:
         DataError: a value out of its range.
@@ -53,6 +57,7 @@ class DiagnosisOptions(RunOptions):
     names: Sequence[str] = ()
     truth: Truth | None = None
     snapshots: Snapshots | None = None
+    concepts: Names = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,13 +17,13 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.deconv.project import project_units
 from deconvviz.deconv.projection import Unit
-from deconvviz.errors import DataError, MismatchError
+from deconvviz.errors import DataError
 from deconvviz.graph.capture import capture
 from deconvviz.graph.network import Network
 from deconvviz.metrics.intervals import correlation
-from deconvviz.models.weights import COUNTERS, misfit
 from deconvviz.results.results import digest_of
 from deconvviz.results.snapshots import Snapshots
+from deconvviz.run.snapshots import with_weights
 from deconvviz.studies.evolution.options import EvolutionOptions
 from deconvviz.studies.evolution.result import Evolution, LayerEvolution
 from deconvviz.studies.mining.cache import ProjectionCache
@@ -120,15 +120,8 @@ class EpochNetworks:
 
     def network(self, epoch: int) -> Network:
         """Return the network with the weights of an epoch; raises MismatchError where they do not fit the model."""
-        state = {name: torch.from_numpy(array) for name, array in self.snapshots.weights(epoch).items()}
-        complaint = misfit(self.model.state_dict(), state, COUNTERS)
-        if complaint:
-            raise MismatchError(
-                f"epoch {epoch} of {self.snapshots.path} does not fit {type(self.model).__name__} ({complaint}); "
-                "give the model that was trained with --model"
-            )
-        self.model.load_state_dict(state)
-        network = capture(self.model.eval(), self.preprocess.shape)
+        advice = "give the model that was trained with --model"
+        network = capture(with_weights(self.model, self.snapshots, epoch, advice), self.preprocess.shape)
         return network if self.device.type == "cpu" else network.to(self.device)
 
 

@@ -155,7 +155,7 @@ def invariance(
     from deconvviz.studies.invariance.measure import invariance as measure
 
     check_figure(out)
-    network, preprocess, loaded = open_model(model, options)
+    network, preprocess, loaded = open_model(model, options, layers)
     dataset = open_images(images)
     class_names = output_names(loaded, names, network, dataset)
     chosen_images = spread(labels_of(dataset), count).tolist() if indices is None else list(integers(indices))

@@ -277,6 +277,13 @@ class ProjectionCache:
         """Return whether the values of a layer come from rectifiers, see `is_rectified`."""
         return self._told(layer, "rectified", lambda: is_rectified(self.network.layer(layer).node))
 
+    def wanted(self, layer: str, channels: Sequence[int], make: Callable[..., Any]) -> dict[int, NDArray[np.float32]]:
+        """Return channel -> its picture [h, w, C] in 0..1; `make(network, channels)` makes those that are missing."""
+        keys = {channel: f"wanted/{layer}/{channel}" for channel in channels}
+        if missing := [channel for channel in channels if keys[channel] not in self._arrays]:
+            self._arrays |= {keys[c]: np.half(p) for c, p in zip(missing, make(self.network, missing), strict=True)}
+        return {channel: self._arrays[key].astype(np.float32) for channel, key in keys.items()}
+
     def save(self, path: Pathlike) -> None:
         """Write the mined file with what was added to it; where nothing was, the file stays as it is.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pathlib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,37 +27,33 @@ from deconvviz.cli.options import (
     layers_option,
     limit_option,
     model_options,
+    names_option,
     option_group,
     projection_options,
     run_options,
+    shard_option,
 )
-from deconvviz.cli.outputs import check_figure, check_table, save_figure, sources
+from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure, sources
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import captured
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from deconvviz.data.images import ImageStore
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.options import MiningKeywords
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
 MOST_FILTERS = 100  # on one page
 MERGES = {"mined": ("studies.mining.merge", "merge"), "relevance": ("studies.relevance.merge", "merge_relevance")}
 """Kind of file -> the module and the function that join its shards, by name: a study does not import another."""
-
-
-def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Read i/n."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise DataError(f"shard {text!r} given; expected i/n with i from 0 to n - 1, such as 0/4")
-    return int(match[1]), int(match[2])
 
 
 @click.command()
@@ -67,12 +63,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
 @click.option("-o", "--out", required=True, help="The mined file; an unfinished one is resumed.")
 @click.option("-k", default=9, type=click.IntRange(1), help="Images to keep for each channel.")
 @limit_option
-@click.option(
-    "--shard",
-    metavar="i/n",
-    callback=_shard,
-    help="Take each n-th image from the i-th on; join the n files with `deconvviz merge`.",
-)
+@shard_option("Take each n-th image from the i-th on; join the n files with `deconvviz merge`.")
 @click.option("--csv", "table", metavar="FILE", help="Also write a table of the images of each channel, named .csv.")
 @click.option("--commit-every", default=20, type=click.IntRange(1), help="Batches between writes to the file.")
 @run_options(
@@ -107,6 +98,7 @@ def mine(
     """
     from deconvviz.data.images import ImageStore
     from deconvviz.run.shipping import RemoteImages
+    from deconvviz.studies.mining.directions import learner
     from deconvviz.studies.mining.mine import mine as mine_images
     from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
 
@@ -115,7 +107,10 @@ def mine(
     if table is not None:
         check_table(table)
     with ImageStore.open(images) as store:
-        network, preprocess, loaded = open_model(model, options)
+        if cluster is not None and any("[" in layer for layer in layers):
+            raise DataError("directions and --ray given; mine directions on this machine: leave --ray out")
+        learn = partial(learner, images=store, out=out, limit=limit, **run.keywords())
+        network, preprocess, loaded = open_model(model, options, layers, learn)
         keywords: MiningKeywords = {
             "limit": limit,
             "shard": shard,
@@ -140,11 +135,16 @@ def mine(
             click.echo(f"wrote {table}")
     click.echo(repr(mined))
     _warn_of_broken_values(mined)
-    if shard is None:
-        grid_words = "grid", out, "-l", layers[-1], "-o", f"{layers[-1]}.png"
-        click.echo(f"wrote {out}; next: {following(*grid_words, carry=('shown', 'device'))}")
-    else:
-        click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
+    click.echo(_what_follows(out, layers[-1], shard))
+
+
+def _what_follows(out: str, layer: str, shard: tuple[int, int] | None) -> str:
+    """Return what was written and what comes next, as a line."""
+    if shard is not None:
+        return f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards"
+    figure_name = layer.partition("[")[0]  # the file of some directions may be in a folder
+    words = "grid", out, "-l", layer, "-o", f"{figure_name}.png"
+    return f"wrote {out}; next: {following(*words, carry=('shown', 'device'))}"
 
 
 def _warn_of_broken_values(mined: Mapping[str, MinedLayer]) -> None:
@@ -209,12 +209,14 @@ class MovedSources:
         """Load the network that was mined; raises ModelError where nothing names the model."""
         from deconvviz.data.preprocess import Preprocess
         from deconvviz.models.load import load_model
+        from deconvviz.studies.mining.directions import with_mined_directions
 
         model = self.model or mined.sources.get("model")
         if not model:
             raise ModelError("the file does not name its model: it was mined from Python; give --model and --weights")
         loaded = load_model(model, self.weights or mined.sources.get("weights", "DEFAULT"))
-        return captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+        network = captured(loaded, Preprocess.from_dict(mined.config["preprocess"]), self.device)
+        return with_mined_directions(network, mined)
 
 
 @click.command(epilog=PROJECTION_NOTE)
@@ -246,6 +248,19 @@ class MovedSources:
 @click.option(
     "--mean", is_flag=True, help="Show the mean of a filter's projections too, with their units on one place."
 )
+@names_option
+@click.option(
+    "--range",
+    "with_range",
+    is_flag=True,
+    help="Draw the whole range of each filter too, from its weakest image to its strongest: OUT.range.png or the like.",
+)
+@click.option(
+    "--wanted",
+    is_flag=True,
+    help="Show beside the patches the picture that each filter would like best, as `deconvviz visualise` makes it. It "
+    "takes a second or more for each step of nine filters; the pictures are kept in MINED.",
+)
 @image_channels_option
 @projection_options
 @option_group(
@@ -266,6 +281,9 @@ def grid(
     count: int,
     crop: str,
     mean: bool,
+    concepts: str | None,
+    with_range: bool,
+    wanted: bool,
     shown: str | None,
     projection: ProjectionOptions,
     moved: MovedSources,
@@ -282,6 +300,7 @@ def grid(
       deconvviz grid mined.h5 -l features.7 -o features.7.png
       deconvviz grid mined.h5 -l features.7 -c 5,40,150,200 --crop receptive-field -o features.7.pdf
     """
+    from deconvviz.results.names import read_names
     from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.figure import draw_grid
     from deconvviz.studies.mining.panels import panels_from
@@ -289,6 +308,7 @@ def grid(
 
     check_figure(out)
     mined = load_mined(mined_file)
+    names = read_names(concepts).get(layer, {}) if concepts else {}
     numbers = mined[layer].choose_channels(channels_of(channels), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
         raise DataError(f"{counted(len(numbers), 'filter')} given; a page holds 1 to {MOST_FILTERS}")
@@ -302,11 +322,41 @@ def grid(
         how |= projection.averages()
         cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
+        panels = _with_wanted(cache, panels, numbers, run.progress) if wanted else panels
         words = projection.words() + cache.feed.preprocess.shown_words()
+        words += " Above each filter stands what it detects, by `deconvviz dissect`." if names else ""
         caption = _caption(mined, panels, store.path, words)
-    figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page)
+        if with_range:
+            _save_range(cache, panels, out, page, run)
+    figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page, names)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
+
+
+def _save_range(cache: ProjectionCache, panels: LayerPanels, out: str, page: Page, run: RunOptions) -> None:
+    """Draw the whole range of the filters that the figure of the layer shows, beside that figure."""
+    from deconvviz.studies.mining.range_figure import draw_range
+    from deconvviz.studies.mining.range_result import range_caption
+    from deconvviz.studies.mining.ranges import range_from
+
+    channels = [panel.channel for panel in panels.panels]
+    layer = range_from(cache, panels.layer, channels, max(panels.crop), run)
+    caption = range_caption(layer) + cache.feed.preprocess.shown_words()
+    title = f"The range of {panels.layer} of {cache.mined.network_name}"
+    figure = draw_range(layer, title, caption, page.beside())
+    save_figure(figure, beside(out, f".range{pathlib.Path(out).suffix}"), caption)
+
+
+def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int], progress: bool) -> LayerPanels:
+    """Return the panels with the picture that each filter would like best."""
+    from deconvviz.studies.visualisation.visualise import visualise
+
+    def make(network: Network, missing: list[int]) -> NDArray[np.float32]:
+        return visualise(network, panels.layer, missing, preprocess=cache.feed.preprocess, progress=progress).pictures
+
+    pictures = cache.wanted(panels.layer, channels, make)
+    each = tuple(replace(panel, wanted=pictures[panel.channel]) for panel in panels.panels)
+    return replace(panels, panels=each)
 
 
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
@@ -330,10 +380,13 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         if panels.rectified
         else ""
     )
+    wanted = (
+        ", and a picture made by gradient ascent on the channel's mean" if panels.panels[0].wanted is not None else ""
+    )
     return (
         f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first.{strip} Below are the classes of the images. {rule}{averages}\n"
+        f"first{wanted}.{strip} Below are the classes of the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {store.name}{unfinished}."

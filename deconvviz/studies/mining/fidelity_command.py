@@ -83,7 +83,7 @@ def fidelity(
     path = check_table(out)
     check_figure(beside(path, ".png"))
     store = open_images(images)
-    network, preprocess, _ = open_model(model, options)
+    network, preprocess, _ = open_model(model, options, layers)
     table = fidelity_of_layers(
         network,
         store,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ SQUARE_LETTER = 0.0473  # inches of a letter of the classes
 LABEL, GAP, BETWEEN = 0.4, 0.05, 0.14  # inches: for a filter's number, between two blocks, between two rows
 STRIP = 0.06  # inches: width of the strip that tells how often a filter fires
 CLASSES = 0.1  # inches: for the classes of a filter's images, below its blocks
+NAME, BOLD_LETTER = 0.12, 0.055  # inches: for what a filter detects, above its blocks; of a letter of it
 HEADING = 0.12  # inches: for the words above the blocks of the first row
 NARROWEST = 4.6  # inches: a page that the caption can be read on
 MARGIN = 0.2  # inches: to the left and the right of all filters together
@@ -35,23 +37,30 @@ FIRING = (1.0, 0.84, 0.0)  # colour of the outline: yellow, seen on most photos 
 STRIP_COLOURS = ("0.88", "#0072b2")  # of the strip, and of the part that counts
 
 
-def draw_grid(layer: LayerPanels, title: str, caption: str, page: Page = OWN) -> Figure:
-    """Draw the filters of a layer, each with its channel number: [weights |] projections | patches.
+def draw_grid(
+    layer: LayerPanels, title: str, caption: str, page: Page = OWN, names: Mapping[int, str] = MappingProxyType({})
+) -> Figure:
+    """Draw the filters of a layer, each with its channel number: [weights |] projections | patches [| wanted].
 
     Args:
         layer: what is shown of the layer, 1 to 100 filters.
         title: text above.
         caption: text below.
         page: what is asked for of the page; its columns are the filters in a row.
+        names: channel -> what the filter detects, written above its blocks; a filter may have no name.
     """
     means = any(panel.mean is not None for panel in layer.panels)
     singles = [name for name, shown in (("weights", layer.weights is not None), ("mean", means)) if shown]
-    sides, gaps = 2 + WEIGHT * len(singles), LABEL + GAP * (1 + len(singles))  # of a filter: in blocks, and in inches
-    natural = _filters_across(len(layer.panels), 2 + len(singles))
+    wanted = any(panel.wanted is not None for panel in layer.panels)
+    blocks = 3 if wanted else 2
+    # Of a filter: in blocks, and in inches.
+    sides, gaps = blocks + WEIGHT * len(singles), LABEL + GAP * (blocks - 1 + len(singles))
+    natural = _filters_across(len(layer.panels), blocks + len(singles))
     across = page.across(len(layer.panels), natural, sides * BLOCK + gaps, MARGIN)
     block = page.fitted(BLOCK, MARGIN + across * gaps, across * sides, LEAST)
     below = CLASSES if any(any(panel.classes) for panel in layer.panels) else 0.0
-    filter_width, filter_height = sides * block + gaps, block + below + BETWEEN
+    above = NAME if any(panel.channel in names for panel in layer.panels) else 0.0
+    filter_width, filter_height = sides * block + gaps, block + below + BETWEEN + above
     rows = math.ceil(len(layer.panels) / across)
     width = page.width or max(across * filter_width + MARGIN, NARROWEST)
     sheet = Sheet(width, rows * filter_height + HEADING, title, caption, DPI, page)
@@ -61,16 +70,18 @@ def draw_grid(layer: LayerPanels, title: str, caption: str, page: Page = OWN) ->
     for index, panel in enumerate(layer.panels):
         row, column = divmod(index, across)
         x = (width - across * filter_width) / 2 + column * filter_width + LABEL
-        y = sheet.top - HEADING - row * filter_height - block
+        y = sheet.top - HEADING - row * filter_height - above - block
         drawing = _Filter(sheet, block, x, y, layer.shown)
         drawing.draw_number(panel, layer.rectified)
         for name in singles:
             drawing.draw_single(*weights[index] if weights and name == "weights" else (drawing.own(panel.mean), ""))
         drawing.draw_blocks(panel)
+        drawing.draw_name(names.get(panel.channel, ""))
+        drawing.draw_wanted(panel)
         if below:
             drawing.draw_classes(panel.classes)
         if row == 0:
-            _draw_headings(sheet, x, singles, y + block + 0.03, block)
+            _draw_headings(sheet, x, singles, y + above + block + 0.03, block, wanted)
     return sheet.figure
 
 
@@ -148,6 +159,18 @@ class _Filter:
         sheet.mosaic(projections, columns, x, y, block)
         sheet.mosaic(patches, columns, x + block + GAP, y, block)
 
+    def draw_name(self, name: str) -> None:
+        """Write what the filter detects above its blocks."""
+        style: dict[str, Any] = {"ha": "left", "va": "bottom", "fontsize": SMALL, "weight": "bold"}
+        letters = int((2 * self.block + GAP) / BOLD_LETTER)
+        self.sheet.text(self.x, self.y + self.block + 0.03, shortened(name, letters), **style)
+
+    def draw_wanted(self, panel: FilterPanel) -> None:
+        """Draw the picture that the filter would like best to the right of the patches, where there is one."""
+        if panel.wanted is not None:
+            picture = enlarged(displayed(panel.wanted, self.shown), TILE)
+            self.sheet.picture(picture, self.x + 2 * (self.block + GAP), self.y, self.block)
+
     def draw_classes(self, classes: tuple[str, ...]) -> None:
         """Write the classes of the filter's images below its blocks."""
         style: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": SMALL - 1, "color": "0.25"}
@@ -155,10 +178,12 @@ class _Filter:
         self.sheet.text(self.x, self.y - 0.03, class_line(classes, letters), **style)
 
 
-def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, block: float) -> None:
+def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, block: float, wanted: bool) -> None:
     style = {"ha": "center", "va": "bottom", "fontsize": SMALL, "color": "0.25"}
     for name in singles:
         sheet.text(x + WEIGHT * block / 2, y, name, **style)
         x += WEIGHT * block + GAP
     sheet.text(x + block / 2, y, "projections", **style)
     sheet.text(x + block + GAP + block / 2, y, "patches", **style)
+    if wanted:
+        sheet.text(x + 2 * (block + GAP) + block / 2, y, "would like best", **style)

@@ -48,6 +48,7 @@ def merge(paths: Sequence[Pathlike], out: Pathlike, overwrite: bool = False) -> 
         done=total,
         total=total,
         path=pathlib.Path(out),
+        figure_arrays={name: each for name, each in files[0].figure_arrays.items() if name.startswith("directions/")},
     )
     merged.save(out)
     return merged

@@ -21,11 +21,13 @@ from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
 from deconvviz.halving import AtOnce
 from deconvviz.results.results import require_same, stamped
+from deconvviz.studies.mining.directions import arrays_of, layers_read
 from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
+from deconvviz.studies.mining.spread import Spread
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Pathlike
+from deconvviz.types import Ints, Pathlike
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -94,15 +96,18 @@ def mine(
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
     where["architecture"] = architecture(network)
     where["image_size"] = list(preprocess.shape[1:])
+    if read := layers_read(network, names):
+        where["directions"] = read
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(
-        layers={name: _empty_layer(network, name, k) for name in names},
+        layers={name: _empty_layer(network, name, k, feed.indices) for name in names},
         config=configuration(network, store, names, k, preprocess, settings),
         sources=stamped({**where, **(sources or {})}),
         done=0,
         total=len(feed),
         path=None if out is None else pathlib.Path(out),
+        figure_arrays=arrays_of(network, names),
     )
     return MiningRun(fast_network, feed, settings, empty.path, names).run(_begun(empty))
 
@@ -125,9 +130,10 @@ def configuration(
     }
 
 
-def _empty_layer(network: Network, name: str, k: int) -> MinedLayer:
+def _empty_layer(network: Network, name: str, k: int, images: Ints) -> MinedLayer:
     channels, _, _ = network.layer(name).units
-    return MinedLayer(name=name, top=TopK.empty(channels, k), activity=Activity.empty(channels))
+    top, activity = TopK.empty(channels, k), Activity.empty(channels)
+    return MinedLayer(name=name, top=top, activity=activity, spread=Spread.empty(channels, images))
 
 
 def _begun(empty: Mined) -> Mined:

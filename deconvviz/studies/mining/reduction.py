@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.studies.mining.result import MinedLayer
+from deconvviz.studies.mining.spread import LOWEST, PARTS, SIDE, Spread
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Ints
 
@@ -51,6 +52,66 @@ def values_and_images(keys: Ints) -> tuple[np.ndarray[tuple[int, ...], np.dtype[
     return values, np.where(values > -np.inf, _IMAGES - (keys & _IMAGES), -1)
 
 
+def bins_of(values: Tensor) -> Tensor:
+    """Return the bin of the histogram that each value lies in; see `spread.edges`.
+
+    A bin is read off the bits of a value, its exponent and the first bits behind it: nothing is rounded.
+
+    Args:
+        values: float32 [...], not NaN.
+
+    Returns:
+        int64 [...], 0 to BINS - 1.
+
+    >>> (bins_of(torch.tensor([-1e9, -1.0, 0.0, 1.0, 1.25, 1e9])) - SIDE).tolist()
+    [-112, -49, 0, 49, 50, 112]
+    """
+    octave_and_part = values.abs().view(torch.int32) >> (23 - PARTS.bit_length() + 1)
+    size = (octave_and_part - (127 + LOWEST) * PARTS + 1).clamp(0, SIDE)
+    return (SIDE + torch.where(values < 0, -size, size)).long()
+
+
+class Ranges(NamedTuple):
+    """`Spread`, as tensors on the network's device.
+
+    Attributes:
+        counts: int64 [C, BINS].
+        sampled: int64 [S], ascending.
+        maxima: float32 [S + 1, C]; the last row takes what is not in the sample.
+    """
+
+    counts: Tensor
+    sampled: Tensor
+    maxima: Tensor
+
+    @classmethod
+    def of(cls, spread: Spread, device: torch.device | str) -> Ranges:
+        """Move a record to a device."""
+        maxima = torch.from_numpy(np.pad(spread.maxima, ((0, 0), (0, 1)))).T.contiguous()
+        counts, sampled = (torch.from_numpy(each).to(device, copy=True) for each in (spread.counts, spread.sampled))
+        return cls(counts, sampled, maxima.to(device, copy=True))
+
+    def with_batch(self, values: Tensor, images: Tensor) -> Ranges:
+        """Return the record with one batch added.
+
+        The maxima are written in place: where a batch has to be repeated, it writes the same again.
+
+        Args:
+            values: float32 [C, N], each map's largest value.
+            images: int64 [N], indices into the store.
+        """
+        counts = self.counts.scatter_add(1, bins_of(values), (values > -torch.inf).long())
+        places = torch.searchsorted(self.sampled, images).clamp(max=len(self.sampled) - 1)
+        rows = torch.where(self.sampled[places] == images, places, len(self.sampled))
+        self.maxima.index_copy_(0, rows, values.T)
+        return self._replace(counts=counts)
+
+    def spread(self) -> Spread:
+        """Return the record on the host."""
+        maxima = np.ascontiguousarray(self.maxima[:-1].cpu().numpy().T)
+        return Spread(self.counts.cpu().numpy(), self.sampled.cpu().numpy(), maxima)
+
+
 class Maxima(NamedTuple):
     """What the maps of a batch are reduced to.
 
@@ -83,6 +144,7 @@ class LayerTable:
         doubtful: bool [], true where values were met that are not finite and were not counted: the table is wrong then.
         images: number of images.
         columns: columns of the layer's maps.
+        ranges: the whole range of each channel; None where it is not recorded.
 
     >>> layer = MinedLayer(name="conv", top=TopK.empty(1, k=2), activity=Activity.empty(1))
     >>> maps = torch.tensor([[[[0.0, 3.0]]], [[[5.0, 1.0]]]])
@@ -100,6 +162,7 @@ class LayerTable:
     doubtful: Tensor
     images: int
     columns: int
+    ranges: Ranges | None = None
 
     @classmethod
     def of(cls, layer: MinedLayer, columns: int, device: torch.device | str) -> LayerTable:
@@ -117,6 +180,7 @@ class LayerTable:
             torch.zeros((), dtype=torch.bool, device=device),
             activity.images,
             columns,
+            None if layer.spread is None else Ranges.of(layer.spread, device),
         )
 
     def with_batch(self, maps: Tensor, images: Tensor, counting: bool = False) -> LayerTable:
@@ -143,6 +207,7 @@ class LayerTable:
             self.doubtful if counting else self.doubtful | ~finite,
             self.images + len(images),
             self.columns,
+            None if self.ranges is None else self.ranges.with_batch(values, images),
         )
 
     def mined(self, name: str) -> MinedLayer:
@@ -151,7 +216,12 @@ class LayerTable:
         positions = np.stack(np.divmod(self.places.cpu().numpy(), self.columns), 2)
         positions[images < 0] = -1
         counts = (count.cpu().numpy() for count in (self.fired, self.total, self.maximum, self.broken))
-        return MinedLayer(name=name, top=TopK(values, images, positions), activity=Activity(self.images, *counts))
+        return MinedLayer(
+            name=name,
+            top=TopK(values, images, positions),
+            activity=Activity(self.images, *counts),
+            spread=None if self.ranges is None else self.ranges.spread(),
+        )
 
     def _places(self, maxima: Maxima, slots: Tensor) -> Tensor:
         """Return the places of the entries that were chosen, by `slots`, from the table and then the batch."""

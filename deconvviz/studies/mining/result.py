@@ -17,6 +17,7 @@ from deconvviz.errors import DataError, MismatchError
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
+from deconvviz.studies.mining.spread import Spread
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
 from deconvviz.words import counted
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
     from deconvviz.data.datasets import Images
 
-KIND, SCHEMA = "mined", 1
+KIND, SCHEMA = "mined", 2
 WINNER_COLUMNS = ("layer", "channel", "rank", "image", "name", "class", "value", "y", "x", *Box._fields)
 TABLES = ("values", "images", "positions")
 COUNTS = ("fired", "total", "maximum", "broken")
+RANGES = ("counts", "sampled", "maxima")  # files of schema 1 have none
 
 
 class Winner(NamedTuple):
@@ -77,12 +79,14 @@ class MinedLayer(Shown, drawn_by="draw_mined"):
         name: of the layer.
         top: the table of the k strongest images of each channel.
         activity: how each channel behaved over all images.
+        spread: the whole range of each channel; None in files that older versions wrote.
         origin: where the images are; a layer of a `Mined` knows it.
     """
 
     name: str
     top: TopK
     activity: Activity
+    spread: Spread | None = None
     origin: Origin = field(default=Origin(), compare=False, repr=False)
 
     @property
@@ -142,7 +146,9 @@ class MinedLayer(Shown, drawn_by="draw_mined"):
 
     def merge(self, other: MinedLayer) -> MinedLayer:
         """Return what both found together; their images must not overlap."""
-        return MinedLayer(name=self.name, top=self.top.merge(other.top), activity=self.activity.merge(other.activity))
+        spread = self.spread.merge(other.spread) if self.spread and other.spread else None
+        top, activity = self.top.merge(other.top), self.activity.merge(other.activity)
+        return MinedLayer(name=self.name, top=top, activity=activity, spread=spread)
 
     def __repr__(self) -> str:
         channels, k = self.values.shape
@@ -256,6 +262,8 @@ class Mined(Mapping[str, MinedLayer], Shown, drawn_by="draw_mined"):
             arrays |= {f"layers/{name}/{key}": getattr(layer.top, key) for key in TABLES}
             arrays |= {f"layers/{name}/{key}": getattr(layer.activity, key) for key in COUNTS}
             arrays[f"layers/{name}/seen"] = np.array(layer.activity.images)
+            if layer.spread is not None:
+                arrays |= {f"layers/{name}/{key}": getattr(layer.spread, key) for key in RANGES}
         state = {"done": self.done, "total": self.total}
         Result(KIND, SCHEMA, self.config, self.sources, arrays, state).save(path)
 
@@ -290,7 +298,9 @@ def load_mined(path: Pathlike) -> Mined:
 def _layer_from(result: Result, name: str) -> MinedLayer:
     arrays = {key: result.arrays[f"layers/{name}/{key}"] for key in (*TABLES, *COUNTS, "seen")}
     activity = Activity(int(arrays["seen"]), **{key: arrays[key] for key in COUNTS})
-    return MinedLayer(name=name, top=TopK(**{key: arrays[key] for key in TABLES}), activity=activity)
+    ranges = {key: result.arrays[f"layers/{name}/{key}"] for key in RANGES if f"layers/{name}/{key}" in result.arrays}
+    spread = Spread(**ranges) if len(ranges) == len(RANGES) else None
+    return MinedLayer(name=name, top=TopK(**{key: arrays[key] for key in TABLES}), activity=activity, spread=spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +318,7 @@ class FilterPanel:
         classes: the names of the images' classes, "" where one is unknown.
         frequency: share of all images on which the filter was above zero somewhere.
         mean: float32 [h, w, C], the mean of the projections with their units on one place; None where it is not shown.
+        wanted: float32 [h, w, C] in 0..1, the picture that the channel would like best; None where it is not shown.
     """
 
     channel: int
@@ -320,6 +331,7 @@ class FilterPanel:
     classes: tuple[str, ...]
     frequency: float
     mean: NDArray[np.float32] | None = None
+    wanted: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,7 +195,7 @@ def occlude(
     from deconvviz.studies.occlusion.result import save_occlusions
 
     check_figure(out)
-    network, preprocess, loaded = open_model(model, options)
+    network, preprocess, loaded = open_model(model, options, [layer] if layer else ())
     if _are_files(images):
         class_names = output_names(loaded, names, network)
         subjects = _from_files(images, indices, preprocess)

@@ -33,7 +33,8 @@ TEMPLATES = pathlib.Path(site.__file__).parent.parent / "templates"
 
 
 def build(root: pathlib.Path, paths: list[pathlib.Path], decided: pathlib.Path | None, **more: Any) -> Site:
-    texts = {"title": "net", "command": "deconvviz atlas", "note": "no evidence"}
+    texts: dict[str, Any] = {"title": "net", "command": "deconvviz atlas", "note": "no evidence"}
+    texts["filter_names"] = galleries.FILTER_NAMES
     return build_site(root, paths, decided, galleries.images(**more), **texts, progress=False)
 
 
@@ -421,6 +422,12 @@ def test_text_is_escaped_in_the_pages(made: pathlib.Path, results: tuple[list[pa
             assert path.read_text("ascii").count("\n") == 1 and not set("<>&") & set(path.read_text("ascii"))
 
 
+def test_names_of_the_filters_that_are_shown_are_written(made: pathlib.Path) -> None:
+    text = (made / "assets" / "names.js").read_text("ascii")
+    names = read(made / "assets" / "names.js")
+    assert names["features.7"] == {} and names["conv1"] == {"3": "wheel <b>&</b>"} and not set("<>&") & set(text)
+
+
 def test_nothing_is_asked_of_the_network(made: pathlib.Path) -> None:
     for path in [*made.glob("*.html"), *(made / "assets").iterdir()]:
         for address in re.findall(r"(?:https?:)?//[a-z][^\s\"'`)]*", path.read_text("utf-8")):
@@ -436,7 +443,7 @@ def test_data_files_are_of_bounded_size(made: pathlib.Path) -> None:
 def test_every_asset_is_written_and_short(made: pathlib.Path) -> None:
     ours = {path.name for path in TEMPLATES.iterdir() if path.suffix in (".js", ".css")}
     assert set(ASSETS) <= ours
-    assert {path.name for path in (made / "assets").iterdir()} == {*ASSETS, "site.js", "classes.js"}
+    assert {path.name for path in (made / "assets").iterdir()} == {*ASSETS, "site.js", "classes.js", "names.js"}
     for name in ASSETS:
         assert (TEMPLATES / name).read_text("utf-8").count("\n") < 300
     linked = set(re.findall(r'assets/([\w.]+)"', "".join((made / page).read_text("utf-8") for page in PAGES)))
@@ -548,8 +555,8 @@ def test_names_of_filters_stand_in_the_sentence(
     decisions = DecisionsFile(results[1])
     channel = int(decisions.because["channels"][0, 0, 0])
     for names, words in (
-        (None, f"because of channels {channel}, "),
-        ({channel: "<b>wheel"}, f'because of channels {channel} ("<b>wheel"), '),
+        ({}, f"because of channels {channel}, "),
+        ({LAYERS[2]: {channel: "<b>wheel"}}, f'because of channels {channel} ("<b>wheel"), '),
     ):
         assert write_decisions(tmp_path, decisions, names) and not write_decisions(tmp_path, decisions, names)
         assert words in read(tmp_path / "0000000.js")["because"]["sentences"][0]

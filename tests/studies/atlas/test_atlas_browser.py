@@ -54,7 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("a site <b>#%20")  # the folder's name is somebody else's choice, too
     paths, decided = galleries.save_all(root / "data", large=512)
     command = "deconvviz atlas <net> photos.h5"
-    build_site(root, paths, decided, galleries.images(), title="<b>Net</b>", command=command, note=NOTE, progress=False)
+    texts: dict[str, Any] = {"title": "<b>Net</b>", "command": command, "note": NOTE}
+    texts["filter_names"] = galleries.FILTER_NAMES
+    build_site(root, paths, decided, galleries.images(), **texts, progress=False)
     results = [Result.load(path, "gallery", 1) for path in paths]
     return Made(
         pathlib.Path(quote(str(root))), {r.config["layer"]: r for r in results}, Result.load(decided, "decisions", 1)
@@ -794,3 +796,15 @@ def test_a_page_can_be_read_at_every_size_in_the_dark_and_aloud(reader: Reader, 
     assert page.evaluate("document.activeElement.id") == "content"
     page.keyboard.press("Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_filters_are_found_by_what_they_detect(reader: Reader) -> None:
+    page = reader.open(reader.page(), filter_page("conv1", 3))
+    assert page.text_content("[data-part=detects]") == "detects wheel <b>&</b>"
+    page.keyboard.press("/")
+    page.fill("#query", "WHEEL")
+    page.wait_for_selector("#results a")
+    assert page.text_content("#results a") == "wheel <b>&</b>filter conv1:3"
+    assert page.get_attribute("#results a", "href") == filter_page("conv1", 3)
+    page = reader.open(page, filter_page("conv1", 2))
+    assert page.query_selector("[data-part=detects]") is None

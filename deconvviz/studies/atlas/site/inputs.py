@@ -228,6 +228,11 @@ class DecisionsFile:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def reasons_layer(self) -> str:
+        """Name of the layer whose channels give the reasons; "" where the file has none."""
+        return str(self.config["because"]["layer"]) if self.because else ""
+
     def maps(self, row: int) -> NDArray[np.uint8]:
         """Read the maps of one image, uint8 [M, T, h, w], for M methods and T targets."""
         with reading(self.path, DECISIONS_KIND, DECISIONS_SCHEMA) as file:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ import numpy as np
 from deconvviz.errors import DataError
 from deconvviz.progress import progress_bar
 from deconvviz.results.files import atomic
+from deconvviz.results.names import Names
 from deconvviz.studies.atlas.site.decisions import write_decisions
 from deconvviz.studies.atlas.site.folders import make_folder, remove_parts
 from deconvviz.studies.atlas.site.images import write_lists, write_pictures
@@ -75,6 +77,7 @@ def build_site(
     command: str,
     note: str,
     without_switches: str = "",
+    filter_names: Names = MappingProxyType({}),
     progress: bool = True,
 ) -> Site:
     """Write the pages of an atlas; what was made of the same files before is left as it is.
@@ -88,6 +91,8 @@ def build_site(
         command: that made the atlas, shown on every page.
         note: the text beside projections.
         without_switches: the text beside projections of a deconvnet that has no switches.
+        filter_names: layer -> channel -> what the filter detects; the search finds filters by it, and the sentences
+            about decisions name it.
         progress: whether bars are shown.
 
     Returns:
@@ -111,7 +116,7 @@ def build_site(
     for gallery in progress_bar(gallery_files, desc="layers", disable=not progress, leave=False):
         write_layer(folder / "layers" / gallery.folder, gallery, images)
     if decisions_file:
-        write_decisions(folder / "decisions", decisions_file)
+        write_decisions(folder / "decisions", decisions_file, filter_names)
     write_pictures(folder / "pictures", used, images, progress)
     listed = write_lists(folder / "images", used, images, gallery_files, decisions_file)
     values: dict[str, Any] = {
@@ -124,6 +129,7 @@ def build_site(
     }
     values["doubtful"] = decisions_file is not None and "choice" in decisions_file.config
     _write_shared(folder / "assets", values, gallery_files, decisions_file, images.classes)
+    write_script(folder / "assets" / "names.js", "names", _shown_names(gallery_files, filter_names))
     _write_pages(folder, values, gallery_files)
     filters = sum(map(len, gallery_files))
     return Site(
@@ -187,6 +193,15 @@ def _write_pages(folder: pathlib.Path, values: Mapping[str, Any], galleries: Seq
     }
     for page in reversed(PAGES):
         write_page(folder / page, f"atlas_{page}", {**filled, "size": config["image_size"], "page": page}, PACKAGE)
+
+
+def _shown_names(galleries: Sequence[GalleryFile], names: Names) -> dict[str, dict[int, str]]:
+    """Return layer -> channel -> name, of the filters that are shown and have one."""
+    shown = {gallery.layer: set(gallery.arrays["channels"].tolist()) for gallery in galleries}
+    return {
+        layer: {channel: name for channel, name in names.get(layer, {}).items() if channel in channels}
+        for layer, channels in shown.items()
+    }
 
 
 def _about(gallery: GalleryFile) -> dict[str, Any]:

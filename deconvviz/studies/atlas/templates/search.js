@@ -1,5 +1,5 @@
 "use strict";
-/* The search finds filters as layer:channel, classes and file names. The names are loaded when it is first opened. */
+/* The search finds filters as layer:channel and by what they detect, classes and file names. The names are loaded when it is first opened. */
 
 (() => {
   const { element, byId, included, nameNode, counted } = atlas;
@@ -45,6 +45,14 @@
     return results;
   }
 
+  /** Finds filters by what they detect, where names were given. */
+  function findNames(query) {
+    return Object.entries(included("names") ?? {}).flatMap(([layer, names]) =>
+      Object.entries(names)
+        .filter(([, name]) => name.toLowerCase().includes(query))
+        .map(([channel, name]) => [atlas.filterAddress(layer, Number(channel)), name, `filter ${layer}:${channel}`]));
+  }
+
   function findImages(query) {
     const matches = (images ?? []).filter(({ lowerName }) => lowerName.includes(query));
     return matches.map(({ image, name }) => [atlas.imageAddress(image), name, "image"]);
@@ -58,7 +66,7 @@
 
   function showResults() {
     const query = byId("query").value.trim().toLowerCase();
-    const resultsByKind = query ? [findFilters(query), findClasses(query), findImages(query)] : [];
+    const resultsByKind = query ? [findFilters(query), findNames(query), findClasses(query), findImages(query)] : [];
     const count = resultsByKind.reduce((sum, results) => sum + results.length, 0);
     const listed = resultsByKind.flatMap((results) => results.slice(0, LIMIT));
     byId("results").replaceChildren(...listed.map(resultNode));
@@ -85,6 +93,6 @@
   });
   byId("query").addEventListener("input", showResults);
   byId("open-search").addEventListener("click", () => openSearch().catch(atlas.showError));
-  atlas.onKey("/", "/", "Search for layer:channel, a class or a file name", () =>
+  atlas.onKey("/", "/", "Search for layer:channel, what a filter detects, a class or a file name", () =>
     openSearch().catch(atlas.showError));
 })();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,7 @@ BLIND_SHARES = (0.1, 0.5, np.inf)
 RANKS = (0.03, 0.02, 0.01)  # measured: at least 0.052 in SqueezeNet's 25 layers on 500 photos, 0.09 in the ZFNet
 FEWEST_DIRECTIONS = 4  # a layer that could have no more is not looked at
 SHOWN = 24  # bars of a figure
+NAMED = 4  # filters whose names a finding tells
 
 
 # --- saturated filters -----------------------------------------------------------------------------------------------
@@ -121,13 +124,19 @@ def class_blind(subject: Subject) -> CheckRun:
     for layer, responses in subject.watched_layers("class selectivity"):
         late = subject.rectified(layer) and subject.depth(layer) >= LATE and responses.lowest.min() >= 0
         if late and not responses.constant.all():
-            finding = _class_blind(layer, responses, labels, len(counts), rng)
+            names = subject.options.concepts.get(layer, {})
+            finding = _class_blind(layer, responses, labels, len(counts), rng, names)
             findings += [] if finding is None else [finding]
     return CheckRun(findings=tuple(findings))
 
 
 def _class_blind(
-    layer: str, responses: LayerResponses, labels: Ints, classes: int, rng: np.random.Generator
+    layer: str,
+    responses: LayerResponses,
+    labels: Ints,
+    classes: int,
+    rng: np.random.Generator,
+    names: Mapping[int, str],
 ) -> Finding | None:
     live, labelled = ~responses.constant, np.flatnonzero(labels >= 0)
     index = selectivity(responses.by_class(labels, classes))[live]
@@ -142,15 +151,16 @@ def _class_blind(
     severity = graded(share, BLIND_SHARES)
     if severity is None:
         return None
+    channels = tuple(np.flatnonzero(live)[blind].tolist())
     others = f"{np.median(index[~blind]):.2f}" if (~blind).any() else "there are none"
     return Finding(
         check="class-blind",
         severity=severity,
         layer=layer,
-        channels=tuple(np.flatnonzero(live)[blind].tolist()),
+        channels=channels,
         what=f"{int(blind.sum())} of {len(blind)} live filters respond alike to {compared} classes: their class "
         f"selectivity (median {np.median(index[blind]):.2f}; of the other filters: {others}) is no higher than with "
-        "shuffled classes.",
+        f"shuffled classes.{_detected(channels, names)}",
         value=share,
         threshold=BLIND_SHARES[0],
         unit="share of the layer's live filters",
@@ -166,6 +176,17 @@ def _class_blind(
             mark_name="shuffled classes reach",
         ),
     )
+
+
+def _detected(channels: Sequence[int], names: Mapping[int, str]) -> str:
+    """Say what some filters detect all the same, by the names that were given; "" where none has a name.
+
+    >>> _detected([3, 7, 9], {3: "wheel", 9: "blue"})
+    ' Of them, filter 3 detects wheel, filter 9 detects blue.'
+    """
+    named = [f"filter {channel} detects {names[channel]}" for channel in channels if channel in names]
+    more = f", and {len(named) - NAMED} more have names" if len(named) > NAMED else ""
+    return f" Of them, {', '.join(named[:NAMED])}{more}." if named else ""
 
 
 # --- layers that use few directions ----------------------------------------------------------------------------------

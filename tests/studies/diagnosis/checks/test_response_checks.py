@@ -90,6 +90,12 @@ def test_late_filters_that_tell_no_class_are_found(blind: int, severity: str | N
         assert {f.layer for f in got} == {"3"} and got[0].channels == tuple(range(blind)) and got[0].value == blind / 8
 
 
+def test_a_blind_filter_is_told_with_what_it_detects() -> None:
+    subject = about(net(edit=colour_filters(5)), coloured(20), concepts={"3": {1: "wheel", 7: "blue"}, "1": {2: "eye"}})
+    (finding,) = found("class-blind", subject)
+    assert finding.what.endswith("shuffled classes. Of them, filter 1 detects wheel.")
+
+
 def test_classes_of_few_images_tell_nothing() -> None:
     subject = about(net(edit=colour_filters(5)), coloured(4))
     assert not found("class-blind", subject) and "5 images each" in skipped("class-blind", subject)

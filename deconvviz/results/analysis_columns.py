@@ -1,0 +1,86 @@
+"""What the tables of dissections, relevance and pictures hold; see `results.columns`, which has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deconvviz.results.table_schemas import TableSchema
+from deconvviz.results.table_schemas import columns_of as _columns
+
+LAYER = "layer text |  | Name of the layer."
+
+ANALYSES: Mapping[str, TableSchema] = {
+    "relevance": TableSchema(
+        what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
+        "decisions for each class.",
+        written_by="`deconvviz relevance --csv FILE`, `Relevance.save_csv` and `Relevance.to_frame`",
+        columns=_columns(
+            LAYER,
+            "target integer |  | Number of the class whose score is shared out.",
+            "class text |  | Its name, or its number where it has none.",
+            "images integer | images | Decisions for this class.",
+            "channel integer |  | Number of the filter, from 0.",
+            "share number | -1..1 | Mean share of the channel in the relevance of its layer; below zero it speaks "
+            "against the class.",
+            "share_95 number? | as share | Half the width of the mean's 95 % interval: 1.96 standard errors. Empty for "
+            "a single image.",
+        ),
+    ),
+    "names": TableSchema(
+        what="For each channel that ever fires a row for the best concept of each kind, layer by layer.",
+        written_by="`deconvviz dissect`, `Dissection.save_csv` and `Dissection.to_frame`",
+        columns=_columns(
+            LAYER,
+            "channel integer |  | Number of the filter, from 0.",
+            "name text |  | The concept, such as wheel.",
+            "kind text |  | part, object, colour, texture or class.",
+            "named flag |  | Whether the channel is named after it.",
+            "iou number? | share, 0..1 | Intersection over union with the concept's pixels; empty for a class.",
+            "iou_chance number? | share, 0..1 | The same with the masks of other pictures.",
+            "share number? | share, 0..1 | Of the channel's pixels those in the concept; for a class, of its strongest "
+            "images those of the class.",
+            "share_chance number? | share, 0..1 | The same with the masks of other pictures; for a class, its share of "
+            "all images.",
+            "p number? | probability | Of a class among the strongest images, Fisher's exact test, times channels of "
+            "the layer times classes (Bonferroni).",
+            "threshold number | the layer's | Above it the channel fires.",
+        ),
+    ),
+    "concept scores": TableSchema(
+        what="How often the scores of classes rise along directions of concepts: a row a concept, layer and class.",
+        written_by="`deconvviz dissect --concept NAME=FOLDER`, `ConceptScores.save_csv` and `ConceptScores.to_frame`",
+        columns=_columns(
+            LAYER,
+            "concept text |  | Name of the concept.",
+            "class text? |  | Name of the class; empty for all images, each with its own class.",
+            "images integer | images | Whose gradients were taken.",
+            "score number | share, 0..1 | Of the images those on which the score rises, a mean over random sets.",
+            "score_spread number | share, 0..1 | Its standard deviation over the sets.",
+            "chance number | share, 0..1 | The same along directions between random sets.",
+            "p number | probability | Welch's two-sided t-test between both, times the number of rows (Bonferroni).",
+        ),
+    ),
+    "visualisation": TableSchema(
+        what="A row for each picture, in the order in which the channels were given.",
+        written_by="`deconvviz visualise`, `Visualisation.save_csv` and `Visualisation.to_frame`",
+        columns=_columns(
+            "layer text? |  | Empty where a class was made large.",
+            "channel integer |  | Of the layer; the class, or the row of the directions.",
+            "variant integer |  | Which of the pictures of its channel, from 0.",
+            "objective text |  | What was made large: channel, unit, class, direction, cosine or dream.",
+            "value number | of the layer | The objective for the finished picture.",
+            "strongest number | of the layer | The largest value on the channel's map; of other objectives the value.",
+            "mined number? | of the layer | The channel's largest activation that was mined.",
+        ),
+    ),
+    "inversion": TableSchema(
+        what="A row for each network and layer, in the order in which they were given.",
+        written_by="`deconvviz invert`, `Inversion.save_csv` and `Inversion.to_frame`",
+        columns=_columns(
+            "network text |  | What it is called in the figure.",
+            LAYER,
+            "error number | share | Squared distance of the layer's values over the squared size of the image's.",
+            "pixel_error number | share of the range | Root mean squared difference of the pixels.",
+        ),
+    ),
+}

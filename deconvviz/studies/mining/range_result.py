@@ -1,0 +1,85 @@
+"""The whole range of a layer's filters: images from the weakest to the strongest, and whether the strongest mislead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deconvviz.notebook import Shown
+from deconvviz.types import Floats, Ints, Pixels
+from deconvviz.words import counted
+
+MISLEADING = 0.5  # of the likeness among the strongest images: below it, the images of the upper range are unlike them
+UPPER = (0.6, 0.95)  # quantiles between which an image is of the upper range, and none of the strongest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterRange:
+    """The range of one filter.
+
+    Attributes:
+        channel: number of the filter's channel.
+        quantiles: float64 [n], in 0..1, ascending: where the images stand among the sampled ones.
+        values: float64 [n], the filter's maximum on each image.
+        patches: uint8 [n, h, w, 3], what is shown of each image: the surroundings of the filter's strongest unit.
+        images: names of the images.
+        classes: names of their classes, "" where one is unknown.
+        counts: int64 [BINS], the histogram of the filter's maxima over all images; see `spread.edges`.
+        likeness_of_top: mean likeness of each of the strongest images to the others of them; NaN for a filter with
+            fewer than two.
+        likeness_of_upper: mean likeness of the images of the upper range to the strongest ones; NaN where there are
+            none on which the filter is above zero.
+    """
+
+    channel: int
+    quantiles: Floats
+    values: Floats
+    patches: Pixels
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    counts: Ints
+    likeness_of_top: float
+    likeness_of_upper: float
+
+    @property
+    def misleading(self) -> bool:
+        """Whether the strongest images mislead: those of the upper range are less than half as like them as they are.
+
+        False where it is not known.
+        """
+        return self.likeness_of_upper < MISLEADING * self.likeness_of_top
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRange(Shown, drawn_by="draw_range"):
+    """The range of some filters of a layer.
+
+    Attributes:
+        layer: name of the layer.
+        filters: the filters.
+        sampled: number of images from which those that are shown were taken, evenly by the filter's maximum.
+        images: number of images in the histograms.
+    """
+
+    layer: str
+    filters: tuple[FilterRange, ...]
+    sampled: int
+    images: int
+
+    def __repr__(self) -> str:
+        misleading = [each.channel for each in self.filters if each.misleading]
+        told = f", strongest images mislead: {', '.join(map(str, misleading))}" if misleading else ""
+        return f"LayerRange({self.layer}: {counted(len(self.filters), 'filter')}{told})"
+
+
+def range_caption(layer: LayerRange) -> str:
+    """Return what the figure of a range shows."""
+    every = "all" if layer.sampled == layer.images else f"{layer.sampled} randomly sampled"
+    return (
+        f"For each filter: nine of {every} images, evenly from the one with its smallest maximum to the one with its "
+        "largest, cut around its strongest unit, with that value and the class. To the right: on how many of all "
+        f"{layer.images} images the maximum lies in each quarter of an octave.\n"
+        "Below the number: how like the images of the upper range (62.5 to 87.5 %) are to the strongest ones, of how "
+        "like these are among each other. Likeness is the cosine between the values of all other channels at the unit, "
+        f"less their means. Where it is less than {MISLEADING:g} of the latter, the strongest images mislead: the "
+        "filter responds to other things as well."
+    )

@@ -1,0 +1,385 @@
+"""deconvviz visualise: what a network would like best."""
+
+from __future__ import annotations
+
+import pathlib
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deconvviz.choices import CANVASES, OBJECTIVES
+from deconvviz.cli.inputs import (
+    channels_of,
+    class_number,
+    open_model,
+    output_names,
+    position_of,
+    read_image,
+)
+from deconvviz.cli.options import (
+    ModelOptions,
+    classes_option,
+    figure_options,
+    model_options,
+    option_group,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure, sources
+from deconvviz.errors import DataError
+from deconvviz.words import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.figures.page import Page
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.visualisation.result import Inversion, Visualisation
+    from deconvviz.types import Floats
+
+MOST = 100  # pictures on one page
+MOST_MINED = 9  # channels that are taken where a mined file is given and no channels are
+NOT_A_PHOTO = (
+    "A picture that was optimised shows one input that a network answers strongly, not what it usually answers to: "
+    "compare it with the patches of photos that `deconvviz grid` draws."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedChoice:
+    """What a picture is to make large.
+
+    Attributes:
+        objective: one of `choices.OBJECTIVES`; None is "class" where classes are given, "direction" where a file of
+            directions is, and "channel" otherwise.
+        channels: numbers as text; None takes those that a mined file ranks first.
+        targets: classes, by number or name.
+        position: of the unit, "y,x".
+        directions: path of an .npy file.
+        image: path of the picture to begin with.
+    """
+
+    objective: str | None
+    channels: str | None
+    targets: tuple[str, ...]
+    position: str | None
+    directions: str | None
+    image: str | None
+
+    def kind(self) -> str:
+        """Return the objective; raises DataError where two were asked for."""
+        implied = "class" if self.targets else "direction" if self.directions else self.objective or "channel"
+        if self.objective not in (None, implied) and (self.objective, implied) != ("cosine", "direction"):
+            given = "--target" if self.targets else "--direction"
+            raise DataError(f"--objective {self.objective} and {given} given; leave one of them out")
+        return self.objective or implied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascending:
+    """How a picture is optimised; see `VisualisationOptions`."""
+
+    canvas: str
+    steps: int
+    rate: float | None
+    size: int | None
+    views: int | None
+    distort: bool
+    variants: int
+    diversity: float
+    tv: float
+    l2: float
+
+    def keywords(self) -> dict[str, Any]:
+        """Return these options as keyword arguments."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _wanted_options() -> tuple[Any, ...]:
+    return (
+        click.option(
+            "--objective",
+            type=click.Choice(OBJECTIVES),
+            help="What is made large: the mean of a channel, one unit of it, a class's score, a direction W (mean of "
+            "W . A, or its cosine), or the layer's mean square (dream).  [default: channel; class with --target, "
+            "direction with --direction]",
+        ),
+        click.option("-c", "--channels", help="Channels of the layer, or rows of --direction, such as 5,40,100-110."),
+        click.option(
+            "--target", "targets", multiple=True, metavar="CLASS", help="A class, by its number or name; several."
+        ),
+        click.option(
+            "--position", metavar="y,x", help="Of --objective unit on the layer's map.  [default: the centre]"
+        ),
+        click.option(
+            "--direction",
+            "directions",
+            metavar="FILE.npy",
+            help="Array with one row of numbers a direction, one for each channel of the layer.",
+        ),
+        click.option(
+            "--image", metavar="FILE", help="Begin with this picture instead of nearly grey noise (DeepDream)."
+        ),
+    )
+
+
+def _ascent_options() -> tuple[Any, ...]:
+    positive = click.FloatRange(0, min_open=True)
+    return (
+        click.option(
+            "--canvas",
+            default="spectral",
+            type=click.Choice(CANVASES),
+            help="What is optimised: Fourier coefficients in decorrelated colours, plain pixels, or the phase alone, "
+            "with the magnitudes of the photos of --store (MACO).",
+        ),
+        click.option("--steps", default=512, type=click.IntRange(1), help="Steps of the optimiser."),
+        click.option("--rate", type=positive, help="Learning rate.  [default: 0.05; 1 of a phase]"),
+        click.option(
+            "--size",
+            type=click.IntRange(8, 2048),
+            help="Side of the pictures in pixels.  [default: 128, or the network's input where the layer runs at no "
+            "other; that input for a class; 512 for a phase]",
+        ),
+        click.option(
+            "--views", type=click.IntRange(1), help="Views of a picture in a step.  [default: 1; 6 of a phase]"
+        ),
+        click.option(
+            "--distort/--no-distort", default=True, help="Move, scale and turn each view a little, at random."
+        ),
+        click.option(
+            "--variants", default=1, type=click.IntRange(1), help="Pictures of each channel, unlike each other."
+        ),
+        click.option("--diversity", default=1.0, type=click.FloatRange(0), help="How much they are kept unlike."),
+        click.option("--tv", default=0.0, type=click.FloatRange(0), help="Weight of the roughness that is taken off."),
+        click.option("--l2", default=0.0, type=click.FloatRange(0), help="Weight of the distance from grey."),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What is read or written besides the figure.
+
+    Attributes:
+        mined: path of a mined file.
+        store: path of the store whose magnitudes a phase takes.
+        save: path of the file of the pictures.
+    """
+
+    mined: str | None
+    store: str | None
+    save: str | None
+
+
+@click.command(epilog=NOT_A_PHOTO)
+@click.argument("model")
+@click.option("-l", "--layer", help="Name of a layer, as `deconvviz layers MODEL` lists it; none for --target.")
+@option_group("wanted", WantedChoice, *_wanted_options())
+@click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; a table OUT.csv comes beside it.")
+@option_group("ascent", Ascending, *_ascent_options())
+@option_group(
+    "files",
+    Beside,
+    click.option("--mined", metavar="FILE", help="A mined file: each channel's strongest activation is told beside."),
+    click.option("--store", metavar="STORE", help="Packed photos whose magnitudes --canvas phase takes."),
+    click.option("--save", metavar="FILE.h5", help="Also write the pictures as arrays."),
+)
+@classes_option
+@figure_options("Pictures in a row.")
+@run_options(
+    batch_size="Pictures that are made at once.",
+    default_batch=9,
+    precision="Precision of the passes.",
+    seed="Of everything that is drawn at random.",
+)
+@model_options
+def visualise(
+    model: str,
+    layer: str | None,
+    wanted: WantedChoice,
+    out: str,
+    ascent: Ascending,
+    files: Beside,
+    names: str | None,
+    page: Page,
+    run: RunOptions,
+    options: ModelOptions,
+) -> None:
+    """Make the picture that a unit, a channel, a class or a direction would like best.
+
+    Gradient ascent begins with noise, or with --image. What it takes is printed before it begins.
+
+    \b
+    Examples:
+      deconvviz visualise demo -l conv3 -c 1,5,9 --steps 64 -o wanted.png
+      deconvviz visualise torchvision:squeezenet1_0 -l features.7 -c 150 --mined mined.h5 -o wanted.png
+      deconvviz visualise torchvision:squeezenet1_0 --target tabby -o tabby.png
+      deconvviz visualise torchvision:squeezenet1_0 -l features.7 --objective dream --image cat.jpg -o dream.png
+    """
+    from deconvviz.studies.visualisation.figure import draw_visualisation
+    from deconvviz.studies.visualisation.visualise import visualise as make_pictures
+
+    kind = wanted.kind()
+    _check_visualise(layer, out, kind, wanted, ascent, files)
+    mined = _mined_layer(files.mined, layer)
+    channels = _channels(kind, wanted, mined)
+    directions = None if wanted.directions is None else _directions(wanted.directions)
+    if directions is not None and channels is None:
+        channels = list(range(len(directions)))
+    start = None if wanted.image is None else read_image(wanted.image)
+    opened = open_model(model, options)
+    outputs = output_names(opened.loaded, names, opened.network) if kind == "class" else ()
+    if kind == "class":
+        channels = [_class_of(target, outputs) for target in wanted.targets]
+    visualisation = make_pictures(
+        opened.network,
+        layer,
+        channels or [0],
+        preprocess=opened.preprocess,
+        spectrum=_spectrum(files.store, opened.preprocess, ascent.size, run),
+        mined=mined if kind in ("channel", "unit") else None,
+        sources=sources(opened.loaded),
+        objective=kind,  # type: ignore[arg-type]
+        position=None if wanted.position is None else position_of(wanted.position),
+        directions=directions,
+        start=None if start is None else opened.preprocess.picture(start),
+        **ascent.keywords(),
+        **run.keywords(),
+    )
+    caption = caption_of(visualisation, opened.preprocess)
+    title = f"What {layer or 'the output'} of {opened.network.name} would like best"
+    shown = opened.preprocess.shown
+    save_figure(draw_visualisation(visualisation, title, caption, page, outputs, shown), out, caption)
+    write_arrays(visualisation, out, files.save)
+
+
+def _check_visualise(
+    layer: str | None, out: str, kind: str, wanted: WantedChoice, ascent: Ascending, files: Beside
+) -> None:
+    """Raise DataError, before anything is loaded, where what was typed does not go together."""
+    check_figure(out)
+    if kind == "class" and not wanted.targets:
+        raise DataError("--objective class given; name a class with --target")
+    if kind == "class" and layer is not None:
+        raise DataError("--layer and --target given; a class is read from the network's output: leave --layer out")
+    if kind != "class" and layer is None:
+        raise DataError("no layer given; name one with -l, or a class with --target")
+    if kind in ("direction", "cosine") and wanted.directions is None:
+        raise DataError(f"--objective {kind} given; give the directions with --direction FILE.npy")
+    if (files.store is None) == (ascent.canvas == "phase"):
+        raise DataError(
+            "--canvas phase takes the magnitudes of photos: name a packed store with --store"
+            if files.store is None
+            else f"--store given; --canvas {ascent.canvas} takes none"
+        )
+    if files.save:
+        check_arrays(files.save)
+
+
+def check_arrays(path: str) -> None:
+    """Raise DataError, before the work, where the file of the pictures has another ending or no folder."""
+    if pathlib.Path(path).suffix not in (".h5", ".hdf5"):
+        raise DataError(f"--save {path} given; expected a name that ends in .h5")
+    check_place(path)
+
+
+def write_arrays(result: Visualisation | Inversion, out: str, save: str | None) -> None:
+    """Write the table beside the figure `out`, and the file of the pictures where one is named; print the result."""
+    result.save_csv(beside(out, ".csv"))
+    click.echo(f"wrote {beside(out, '.csv')}")
+    if save:
+        result.save(save)
+        click.echo(f"wrote {save}")
+    click.echo(repr(result))
+
+
+def _mined_layer(path: str | None, layer: str | None) -> dict[int, float] | None:
+    """Return channel -> its strongest activation from a mined file, the most active channels first."""
+    if path is None:
+        return None
+    from deconvviz.studies.mining.result import load_mined
+
+    if layer is None:
+        raise DataError("--mined and --target given; what was mined are channels of layers: leave --mined out")
+    found = load_mined(path)[layer]
+    order = (-found.activity.mean).argsort(kind="stable")
+    return {int(channel): float(found.activity.maximum[channel]) for channel in order}
+
+
+def _channels(kind: str, wanted: WantedChoice, mined: dict[int, float] | None) -> list[int] | None:
+    """Return the channels that were asked for; None where the file of directions, classes or the layer says which."""
+    if wanted.channels is not None:
+        channels = channels_of(wanted.channels)
+        if kind in ("class", "dream") or isinstance(channels, str):
+            raise DataError(f"channels {wanted.channels} given; expected numbers, and none for --objective {kind}")
+        if not 1 <= len(channels) <= MOST:
+            raise DataError(f"{counted(len(channels), 'channel')} given; a page holds 1 to {MOST}")
+        return channels
+    if kind not in ("channel", "unit"):
+        return None
+    if mined is None:
+        raise DataError(
+            "no channel given; name some with -c, or give a mined file with --mined, whose most active are taken"
+        )
+    return sorted(list(mined)[:MOST_MINED])
+
+
+def _class_of(target: str, outputs: Sequence[str]) -> int:
+    number = class_number(target, outputs)
+    assert number is not None
+    return number
+
+
+def _directions(path: str) -> Floats:
+    """Read directions, float64 [D, channels], from an .npy file; raises DataError for anything else."""
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+        directions: Floats = np.atleast_2d(np.asarray(array, np.float64))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"cannot read directions from {path}: {error}; give an .npy file of numbers") from error
+    if directions.ndim != 2:
+        raise DataError(f"{path} holds an array of shape {list(directions.shape)}; expected [directions, channels]")
+    return directions
+
+
+def _spectrum(store: str | None, preprocess: Preprocess, size: int | None, run: RunOptions) -> Floats | None:
+    if store is None:
+        return None
+    from deconvviz.data.datasets import open_images
+    from deconvviz.studies.visualisation.options import PHASE_SIDE
+    from deconvviz.studies.visualisation.spectrum import mean_spectrum
+
+    return mean_spectrum(open_images(store), preprocess, size or PHASE_SIDE, progress=run.progress)
+
+
+def caption_of(visualisation: Visualisation, preprocess: Preprocess) -> str:
+    """Return what the figure shows: what was made large, from where, and what it is no evidence for."""
+    config = visualisation.config
+    objective = {
+        "channel": "the mean of a channel over its map",
+        "unit": "one unit of a channel, "
+        + ("at the map's centre" if not config["position"] else f"at {config['position']}"),
+        "class": "the score of a class before softmax",
+        "direction": "the mean over the map of the channels' vector along a direction of length 1",
+        "cosine": "the mean over the map of the cosine of the channels' vector and a direction",
+        "dream": "the mean square of all of the layer's values",
+    }[config["objective"]]
+    canvas = {
+        "spectral": "Fourier coefficients in decorrelated colours",
+        "pixels": "pixels",
+        "phase": "the phase alone, with the mean magnitudes of photos",
+    }[config["canvas"]]
+    views = "moved, scaled and turned at random before each pass" if config["distort"] else "passed on as they are"
+    if config["canvas"] == "phase" and config["distort"]:
+        views = f"seen in {config['views']} crops in each step"
+    height, width = config["size"]
+    faded = " Pixels that the objective did not look at are faded to white." if visualisation.opacity.size else ""
+    values = " Below: the objective for the finished picture, and the largest value on its map."
+    return (
+        f"Made large: {objective}. {config['steps']} steps on {canvas} from {config['started_from']}; pictures of "
+        f"{width} x {height} px are {views}.{values if config['objective'] == 'channel' else ''}{faded}"
+        f"{preprocess.shown_words()}\n{NOT_A_PHOTO}"
+    )

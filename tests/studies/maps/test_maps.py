@@ -1,0 +1,151 @@
+"""Maps of an image and kernels of layers: each number against its definition, and each mark against a planted case."""
+
+from __future__ import annotations
+
+import pathlib
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import Tensor, nn
+
+import deconvviz as dv
+from deconvviz.cli.main import cli
+from deconvviz.errors import DataError, DeconvvizError
+from deconvviz.studies.maps.figure import tiles
+from deconvviz.studies.maps.result import LayerMaps
+
+
+@pytest.fixture
+def network() -> dv.Network:
+    """Two layers; filter 2 of the first is dead, filter 3 is far weaker than the others."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2] = 0, -1
+        model[0].weight[3] *= 1e-4
+        model[0].bias[3] = 1e-5
+        model[3].weight[:] = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    return dv.capture(model, (3, 10, 12))
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.rand(1, 3, 10, 12, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("scale", ["own", "common"])
+@pytest.mark.parametrize("layer", ["1", "3"])
+def test_a_pixel_of_a_tile_is_an_activation_on_its_scale(
+    network: dv.Network, image: Tensor, layer: str, scale: str
+) -> None:
+    activations = network.activations(image, [layer])[layer][0].double().numpy()
+    maps = dv.maps(network, image, [layer])[layer]
+    np.testing.assert_array_equal(maps.values, activations.astype(np.float32))
+    signed = layer == "3"
+    assert maps.signed is signed
+    colours, drawn = matplotlib.colormaps["coolwarm" if signed else "viridis"], tiles(maps, scale)
+    largest = np.abs(activations).max()
+    for channel, values in enumerate(activations):
+        own = np.abs(values).max()
+        limit = own if scale == "own" and own >= 0.01 * largest else largest
+        shares = (values / limit + 1) / 2 if signed else values / limit
+        np.testing.assert_array_equal(drawn[channel], colours(shares, bytes=True))
+
+
+def test_dead_and_faint_maps_and_zeros_are_told(network: dv.Network, image: Tensor) -> None:
+    maps = dv.maps(network, image, ["1"])["1"]
+    assert maps.dead.tolist() == [False, False, True, False, False, False]
+    assert maps.order("maximum")[-1] == 2 and maps.order("index").tolist() == list(range(6))
+    values = network.activations(image, ["1"])["1"][0]
+    alive = [0, 1, 3, 4, 5]
+    assert maps.order("maximum")[:5].tolist() == sorted(alive, key=lambda c: -float(values[c].max()))
+    assert maps.order("energy")[:5].tolist() == sorted(alive, key=lambda c: -float((values[c] ** 2).sum()))
+    assert maps.zeros == pytest.approx(float((values == 0).double().mean()))
+    figure = dv.draw_feature_maps(dv.maps(network, image, ["1"]))
+    labels = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert labels[-1] == "2  dead" and "3  faint" in labels and len(labels) == 6
+    assert not any("faint" in text.get_text() for axes in dv.draw_feature_maps(
+        dv.maps(network, image, ["1"]), scale="common").axes for text in axes.texts)  # fmt: skip
+
+
+def test_values_that_are_not_finite_have_no_colour_and_change_no_scale() -> None:
+    values = np.array([[[1.0, np.nan]], [[2.0, np.inf]]], np.float32)
+    maps = LayerMaps(layer="conv", values=values)
+    assert maps.broken == 2 and maps.peaks.tolist() == [1, 2] and "2 values NaN or infinite" in maps.words()
+    assert tiles(maps, "own")[:, 0, 1].tolist() == [[255] * 4] * 2
+
+
+class Tokens(nn.Module):
+    """Patches as tokens behind a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.block = nn.Conv2d(3, 5, 4, stride=4), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = self.patches(x).flatten(2).transpose(1, 2)
+        return self.block(torch.cat([row[:, :1] * 0, row], 1))
+
+
+def test_tokens_are_laid_out_and_the_class_token_left_out() -> None:
+    network = dv.capture(Tokens().eval(), (3, 16, 16))
+    image = torch.rand(1, 3, 16, 16)
+    maps = dv.maps(network, image, ["block"])["block"]
+    row = network.activations(image, ["block"])["block"][0]
+    assert maps.values.shape == (5, 4, 4) and maps.extra_tokens == 1
+    assert maps.values[2, 1, 3] == pytest.approx(float(row[1 + 1 * 4 + 3, 2]))
+
+
+def test_the_matrix_holds_the_norm_of_each_kernel(network: dv.Network) -> None:
+    first, second = dv.kernels(network, ["1", "3"]).layers
+    weights = {name: tensor.double().numpy() for name, tensor in network.tensors.items()}
+    assert first.pictures is not None and first.pictures.shape == (6, 3, 3, 3) and first.norms.shape == (6, 3)
+    kernel = weights["2.weight"]
+    scale = weights["3.weight"] / np.sqrt(weights["3.running_var"] + 1e-5)
+    for row in range(4):
+        for column in range(3):
+            expected = abs(scale[row]) * np.linalg.norm(kernel[row, column])
+            assert second.norms[row, column] == pytest.approx(expected)
+    assert second.pictures is None and second.groups == 2
+
+
+def test_depthwise_kernels_are_pictures() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=6))
+    kernels = dv.kernels(dv.capture(model, (3, 8, 8)), ["1"]).layers[0]
+    np.testing.assert_allclose(kernels.pictures[4, :, :, 0], model[1].weight[4, 0].detach())
+
+
+def test_bad_input_is_refused(network: dv.Network, image: Tensor, tmp_path: pathlib.Path) -> None:
+    for call in (
+        lambda: dv.maps(network, image, []),
+        lambda: dv.maps(network, image.expand(2, -1, -1, -1), ["1"]),
+        lambda: dv.maps(network, image, ["9"]),
+        lambda: dv.kernels(network, []),
+        lambda: dv.maps(network, image, ["1"])["3"],
+        lambda: dv.maps(network, image, ["1"]).save(tmp_path / "maps.npy"),
+        lambda: dv.draw_feature_maps(dv.maps(network, image, ["1"]), sort="size"),
+    ):
+        with pytest.raises(DeconvvizError):
+            call()
+    pooled = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 10, 12))
+    with pytest.raises(DataError, match="without rows and columns"):
+        dv.maps(pooled, image, ["2"])
+    with pytest.raises(DataError, match="has no kernels"):
+        dv.kernels(pooled, ["1"])
+
+
+def test_the_command_writes_figures_and_values(tmp_path: pathlib.Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    out = tmp_path / "maps.png"
+    words = ["maps", "demo", str(tmp_path / "photo.png"), "-l", "relu1", "-l", "conv2", "--count", "5", "-o", str(out)]
+    result = CliRunner().invoke(cli, [*words, "--kernels", "--values", str(tmp_path / "maps.npz"), "--dpi", "60"])
+    assert result.exit_code == 0, result.output
+    assert out.is_file() and (tmp_path / "maps.kernels.png").is_file()
+    arrays = np.load(tmp_path / "maps.npz")
+    assert arrays["relu1"].ndim == 3 and set(arrays) == {"relu1", "conv2"}
+    assert f"relu1: {len(arrays['relu1'])} maps" in result.output

@@ -1,0 +1,105 @@
+"""The range of filters: images at quantiles, and the mark where the strongest images mislead, planted and removed."""
+
+from __future__ import annotations
+
+import pathlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from torch import nn
+
+import deconvviz as dv
+from deconvviz.cli.main import cli
+from deconvviz.data.memory import InMemoryImages
+from deconvviz.errors import DataError
+from deconvviz.studies.mining.ranges import likeness, likeness_among
+
+PREPROCESS = dv.Preprocess(resize=12, crop=12, mean=(0, 0, 0), std=(1, 1, 1))
+COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+
+def network(weights: list[list[float]]) -> dv.Network:
+    """Filters of one pixel that read red, green and blue with these weights."""
+    convolution = nn.Conv2d(3, len(weights), 1)
+    with torch.no_grad():
+        convolution.weight[:], convolution.bias[:] = torch.tensor(weights)[:, :, None, None], 0
+    return dv.capture(nn.Sequential(convolution, nn.ReLU()), (3, 12, 12))
+
+
+def spots(colours: list[int]) -> InMemoryImages:
+    """Black images with a spot of a colour at (n % 10 + 1, 5); image n is brighter than image n - 1."""
+    pixels: NDArray[np.uint8] = np.zeros((len(colours), 12, 12, 3), np.uint8)
+    for n, colour in enumerate(colours):
+        pixels[n, n % 10 + 1, 5] = np.array(COLOURS[colour]) * (20 + 5 * n)
+    return InMemoryImages(pixels)
+
+
+def test_a_filter_of_two_things_is_marked_and_one_of_one_thing_is_not() -> None:
+    # Filter 0 reads red and green. Its strongest images are red, those of its middle range green.
+    both, only_red = [1] * 30 + [0] * 10, [0] * 40
+    reads = network([[1, 1, 0], [1, 0, 0], [0, 1, 0]])
+    for colours, misleading in ((both, True), (only_red, False)):
+        images = spots(colours)
+        mined = dv.mine(reads, images, ["1"], preprocess=PREPROCESS, progress=False)
+        each = dv.layer_range(mined, images, reads, "1", [0], progress=False).filters[0]
+        assert each.misleading is misleading
+        assert each.likeness_of_top == pytest.approx(1, abs=0.01)
+        assert each.values.tolist() == sorted(each.values.tolist())
+        places = [round(q * 39 / 8) for q in range(9)]  # images are in the order of their brightness
+        assert each.images == tuple(images.names[n] for n in places)
+        np.testing.assert_allclose(each.values, [(20 + 5 * n) / 255 for n in places], rtol=1e-5)
+        assert each.patches.shape == (9, 3, 3, 3)
+        np.testing.assert_array_equal(each.patches[:, 1, 1].max(1), [20 + 5 * n for n in places])  # around the spot
+
+
+def test_the_numbers_follow_from_the_definition() -> None:
+    reads = network(np.random.default_rng(4).normal(size=(5, 3)).tolist())
+    images = InMemoryImages(np.random.default_rng(5).integers(0, 255, (30, 12, 12, 3), dtype=np.uint8))
+    mined = dv.mine(reads, images, ["1"], preprocess=PREPROCESS, progress=False)
+    each = dv.layer_range(mined, images, reads, "1", [2], progress=False).filters[0]
+    maps = reads.activations(torch.stack([PREPROCESS(images[n][0]) for n in range(30)]), ["1"])["1"].double().numpy()
+    order = sorted(range(30), key=lambda n: maps[n, 2].max())
+
+    def vector(image: int) -> NDArray[np.float64]:
+        y, x = divmod(int(maps[image, 2].argmax()), 12)
+        others = maps[image, :, y, x] - maps.mean((0, 2, 3))
+        return np.asarray(np.delete(others, 2))  # the filter's own value says nothing about what is there
+
+    top = [vector(image) for image in order[:-10:-1]]
+    upper = [vector(order[place]) for place in (18, 22, 25) if order[place] not in order[:-10:-1]]
+    assert each.likeness_of_top == pytest.approx(likeness_among(top), rel=1e-4)
+    assert each.likeness_of_upper == pytest.approx(likeness(upper, top), rel=1e-4)
+
+
+def test_likeness_is_the_mean_cosine_with_the_others() -> None:
+    a, b, c = np.array([1.0, 0, 0]), np.array([1.0, 1, 0]), np.array([0, 0, 2.0])
+    cosines = [(b + c) @ a / np.linalg.norm(b + c), (a + c) @ b / np.linalg.norm(a + c) / 2**0.5]
+    cosines.append((a + b) @ c / np.linalg.norm(a + b) / 2)
+    assert likeness_among([a, b, c]) == pytest.approx(np.mean(cosines))
+    assert likeness([a], [b, c]) == pytest.approx((b + c) @ a / np.linalg.norm(b + c))
+    assert np.isnan(likeness_among([a])) and np.isnan(likeness([], [a])) and likeness_among([a, 0 * a]) == 0
+
+
+def test_dead_filters_and_old_files() -> None:
+    reads, images = network([[-1, -1, -1], [1, 0, 0]]), spots([0] * 12)
+    mined = dv.mine(reads, images, ["1"], preprocess=PREPROCESS, progress=False)
+    dead = dv.layer_range(mined, images, reads, "1", [0], progress=False).filters[0]
+    assert not dead.misleading and np.isnan(dead.likeness_of_top) and (dead.values == 0).all()
+    old = replace(mined, layers={"1": replace(mined["1"], spread=None)})
+    with pytest.raises(DataError, match="mine again"):
+        dv.layer_range(old, images, reads, "1", [0], progress=False)
+
+
+def test_the_command_draws_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dv.pack(dv.Scenes(12, seed=1), "scenes.h5", progress=False)
+    mine = "mine demo scenes.h5 -l relu5 -o mined.h5 --quiet"
+    grid = "grid mined.h5 -l relu5 -c 3,5 -o relu5.png --range --rule deconvnet --dpi 50 --quiet"
+    for words in (mine, grid):
+        result = CliRunner().invoke(cli, words.split())
+        assert result.exit_code == 0, (result.output, result.exception)
+    assert pathlib.Path("relu5.range.png").is_file() and pathlib.Path("relu5.png").is_file()
