@@ -84,8 +84,8 @@
     const detected = layer ? atlas.nameOf(layer.name, channel) : "";
     const content = [
       row < 0 ? null : atlas.showBlock(element("span", attributes), layer, data.sheets.patches, row),
-      element("span", { class: "words" }, element("b", {}, String(channel)), detected ? nameNode(detected) : null,
-        percentNode(share)),
+      element("span", { class: "words" }, element("b", {}, String(channel)), percentNode(share)),
+      detected ? element("span", { class: "words" }, nameNode(detected)) : null,
       share < 0 ? element("span", { class: "quiet" }, "against it") : null,
     ];
     return element("li", { "data-part": "reason", "data-channel": channel },
