@@ -93,12 +93,51 @@ def test_projections_in_bf16_are_good_for_figures(here: dv.Network, device: torc
 
 
 def test_mining(here: dv.Network, exact: dv.Network, device: torch.device) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (12, 24, 24, 3), np.uint8)
-    how: dict[str, Any] = {"preprocess": dv.Preprocess(resize=None, crop=24), "progress": False}
-    ours, theirs = (dv.mine(net, dv.InMemoryImages(list(pictures)), ["2", "5"], **how) for net in (here, exact))
+    ours, theirs = (dv.mine(net, pictures(), ["2", "5"], **HOW) for net in (here, exact))
     for layer in ("2", "5"):
         assert np.allclose(ours[layer].values, theirs[layer].values, rtol=1e-4, atol=1e-6)
         assert (ours[layer].images == theirs[layer].images).mean() > 0.99  # all but ties of rounding
+
+
+def pictures(count: int = 12) -> dv.InMemoryImages:
+    return dv.InMemoryImages(list(np.random.default_rng(0).integers(0, 256, (count, 24, 24, 3), np.uint8)))
+
+
+HOW: dict[str, Any] = {"preprocess": dv.Preprocess(resize=None, crop=24), "progress": False}
+
+
+def test_relevance_of_channels(here: dv.Network, exact: dv.Network) -> None:
+    ours, theirs = (dv.relevance(net, pictures(), ["2", "5"], **HOW) for net in (here, exact))
+    for layer in ("2", "5"):
+        a, b = ours[layer].by_relevance.values, theirs[layer].by_relevance.values
+        assert np.allclose(np.nan_to_num(a, neginf=-1), np.nan_to_num(b, neginf=-1), rtol=1e-3, atol=1e-4)
+
+
+def test_the_range_of_channels(here: dv.Network, exact: dv.Network) -> None:
+    ours, theirs = (dv.mine(net, pictures(), ["5"], **HOW)["5"].spread for net in (here, exact))
+    assert ours is not None and theirs is not None
+    assert np.allclose(ours.maxima, theirs.maxima, rtol=1e-4, atol=1e-6)
+    assert np.abs(ours.counts - theirs.counts).sum() <= 2  # rounding at the edge of a bin
+
+
+def test_directions(here: dv.Network, exact: dv.Network) -> None:
+    weights = np.random.default_rng(3).normal(size=(3, 8))
+    ours, theirs = (dv.with_directions(net, "5", weights) for net in (here, exact))
+    name = next(name for name in theirs.layers if name.startswith("5["))
+    mined = [dv.mine(net, pictures(), [name], **HOW)[name] for net in (ours, theirs)]
+    assert np.allclose(mined[0].values, mined[1].values, rtol=1e-4, atol=1e-5)
+
+
+def test_names(here: dv.Network, exact: dv.Network) -> None:
+    ours, theirs = (dv.dissect(net, pictures(), ["5"], **HOW) for net in (here, exact))
+    assert ours.names("5") == theirs.names("5")
+
+
+def test_pictures_that_channels_want(here: dv.Network, exact: dv.Network) -> None:
+    options: dict[str, Any] = {"preprocess": HOW["preprocess"], "progress": False, "steps": 3, "size": 24}
+    ours, theirs = (dv.visualise(net, "5", [0, 4], **options) for net in (here, exact))
+    assert np.allclose(ours.curve[0], theirs.curve[0], rtol=1e-3, atol=1e-4)
+    assert np.corrcoef(ours.pictures.ravel(), theirs.pictures.ravel())[0, 1] > 0.99  # Adam makes rounding larger
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs not in ("trained", "inner")])

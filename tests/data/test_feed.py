@@ -262,7 +262,7 @@ def test_a_store_of_pixels_is_read_in_blocks_and_a_damaged_image_is_named(tmp_pa
         for size in (50, 7):
             batches = Feed(store, PRE, indices, workers=2).batches(size)
             assert [n for batch in batches for n in numbers(batch.pictures)] == indices
-    assert sorted(len(rows) for rows in calls[:4]) == [2, 16, 16, 16] and len(calls[4]) == 7
+    assert [len(rows) for rows in calls[:2]] == [50, 7]
     assert store._files[0].digests is not None
     store._files[0].digests = store._files[0].digests.copy()
     store._files[0].digests[20] = 0
