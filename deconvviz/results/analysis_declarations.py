@@ -137,6 +137,11 @@ ANALYSES: Mapping[str, FileSchema] = {
             "occlusion/square i 2 | 1, ? | int64: height and width of the square in pixels.",
             "occlusion/places i windows 4 | ? | int64: (top, left, bottom, right) of each window in pixels, row by "
             "row.",
+            "because/channels i decisions targets reasons | -1, ? | int64: of the layer `config.because.layer`, the "
+            "five channels with the largest shares above zero in the target's score, the largest first; in the last "
+            "place that with the smallest below zero; -1 where there is none.",
+            "because/shares f decisions targets reasons | finite, ? | float64: the relevance of each over the sum of "
+            "the absolute relevance of all channels of the layer, in -1..1; 0 where there is none.",
         ),
     ),
     "invariance of filters": FileSchema(
@@ -219,6 +224,9 @@ ANALYSES: Mapping[str, FileSchema] = {
             'invariance/* f filters | ? | float64: score under a kind of transform, as in the file "invariance of '
             'filters".',
             'occlusion/* n ... | ? | any: as in the file "occlusion of filters", for the filters that are shown.',
+            "relevance/images i filters k | -1, ? | int64: index into the store of the images in whose decisions the "
+            "filter had the largest shares of its layer's relevance, as in a relevance file; -1 where there are fewer.",
+            "relevance/shares f filters k | 0, ? | float32: these shares, in 0..1, the largest first; 0 there.",
             "off/classes i filters 3 | -1, ? | int64: the outputs whose mean probability over the filter's images "
             "falls most without it; -1 where no further one falls.",
             "off/* f filters 3 | ? | float32: `off/before` and `off/after`, these probabilities, in 0..1; NaN there.",

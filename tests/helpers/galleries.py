@@ -106,7 +106,7 @@ def gallery(
     if filters > 4:
         arrays["duplicate_of"][4] = hidden
     if more:
-        arrays |= _more(filters, channels, tile, rng)
+        arrays |= _more(filters, k, channels, tile, rng)
     config = {
         "model": "torchvision:<i>net</i>",
         "model_fingerprint": "a" * 64,
@@ -124,6 +124,7 @@ def gallery(
         "count": IMAGES,
         "image_size": [SIZE, SIZE],
         "channels": None,
+        **({"relevance": {"digest": "c" * 64, "rule": "lrp-composite", "target": "predicted"}} if more else {}),
     }
     sources = {"command": f"deconvviz atlas <net> -l {layer}", "images": "photos.h5", "versions": {"torch": "2.6"}}
     return Result("gallery", 1, config, sources, arrays, _state(layer, more))
@@ -165,9 +166,11 @@ def _tiles(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8
     return np.array(np.broadcast_to(rng.integers(0, 256, (*shape[:2], 1, 1, 3), np.uint8), shape))
 
 
-def _more(filters: int, channels: NDArray[np.int64], tile: int, rng: np.random.Generator) -> dict[str, Any]:
+def _more(filters: int, k: int, channels: NDArray[np.int64], tile: int, rng: np.random.Generator) -> dict[str, Any]:
     places = [[y, x, y + 16, x + 16] for y in range(0, SIZE - 15, 16) for x in range(0, SIZE - 15, 16)]
     followed = (3, 4)
+    carried = np.argsort(rng.random((filters, IMAGES)), 1)[:, :k]
+    carried[1], carried[2, -3:] = -1, -1  # a filter that adds to no decision, and one that adds to six
     return {
         "filters": rng.integers(0, 256, (filters, 7, 7, 3), np.uint8),
         "evolution/epochs": np.array([1, 4, 16, 64]),
@@ -181,6 +184,9 @@ def _more(filters: int, channels: NDArray[np.int64], tile: int, rng: np.random.G
         "occlusion/image": np.arange(filters) % IMAGES,
         "occlusion/values": rng.random((filters, len(places))).astype(np.float32),
         "off/classes": np.where(np.arange(3 * filters) % 5 == 4, -1, np.arange(3 * filters)).reshape(-1, 3),
+        "relevance/images": carried,
+        "relevance/shares": np.where(carried < 0, 0, -np.sort(-rng.random(carried.shape))).astype(np.float32),
+        "relevance/patches": rng.integers(0, 256, (*carried.shape, 8, 8, 3), np.uint8),
         "off/before": rng.random((filters, 3)).astype(np.float32),
         "off/after": rng.random((filters, 3)).astype(np.float32) / 100,
     }
@@ -203,6 +209,11 @@ def decisions(count: int = 12, methods: int = 3, targets: int = 5) -> Result:
         "occlusion/places": np.array([[y, x, y + 16, x + 16] for y in range(0, 64, 16) for x in range(0, 64, 16)]),
     }
     arrays["label_output"][-1] = -1
+    reasons = np.argsort(rng.random((count, targets, 73)), 2)[:, :, :6]  # features.7 shows 70 of its 73 channels
+    shares = -np.sort(-rng.random(reasons.shape), 2) * [1, 1, 1, 1, 1, -1]
+    reasons[:, 1, 2:], shares[:, 1, 2:] = -1, 0  # two channels speak for this target, and none against it
+    reasons[0, 2], shares[0, 2] = -1, 0
+    arrays |= {"because/channels": reasons, "because/shares": shares}
     for method, target in np.ndindex(methods, targets):
         arrays["maps"][0, method, target] = flat(method, target)
     config = {
@@ -210,6 +221,7 @@ def decisions(count: int = 12, methods: int = 3, targets: int = 5) -> Result:
         "model_fingerprint": "a" * 64,
         "images_fingerprint": "b" * 64,
         "layer": "features.7",
+        "because": {"layer": LAYERS[2], "rule": "lrp-composite"},
         "methods": ["grad-cam", "score-cam", "<i>layer</i>-cam"][:methods],
         "outputs": names,
         "image_size": [SIZE, SIZE],

@@ -1,4 +1,4 @@
-"""What else the atlas shows of filters: invariance, occlusion, what happens without them, and their evolution.
+"""What else the atlas shows of filters: invariance, occlusion, the decisions that they carry, and their evolution.
 
 Each of these is measured for all layers at once, and kept in files of its own beside the galleries.
 """
@@ -25,6 +25,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.halving import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
+from deconvviz.studies.atlas.carried import carried_decisions
 from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.result import AtlasOptions
@@ -80,6 +81,8 @@ class FilterAspects:
             arrays["occlusion/places"] = occluder_for(self.inputs.preprocess).boxes
         if self.options.off:
             arrays |= {name: values[channels] for name, values in self._silencing[layer].items()}
+        if self.inputs.relevance is not None and layer in self.inputs.relevance.layers:
+            arrays |= carried_decisions(self.inputs.relevance, self.inputs.feed, layer, channels, self.options.k)
         if self.inputs.snapshots is not None:
             evolution = self._evolution[layer]
             rows = np.isin(evolution["evolution/channels"], channels)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.atlas.inputs import AtlasInputs
     from deconvviz.studies.atlas.result import AtlasOptions, AtlasResult
     from deconvviz.studies.mining.result import Mined
+    from deconvviz.studies.relevance.result import Relevance
 
 DECISIONS = 12  # images whose decision is explained, where no number is given
 
@@ -51,6 +52,7 @@ class FilterArguments:
         top: images of each filter.
         rule: of the projections.
         mined: path of a mined file; None to mine the images.
+        relevance: path of a relevance file; None for no decisions on the filters' pages.
         snapshots: path of snapshots, or "demo"; None for no evolution.
         invariance: whether to score each filter under transforms.
         occlusion: whether to move a square over each filter's strongest image.
@@ -63,6 +65,7 @@ class FilterArguments:
     top: int
     rule: str
     mined: str | None
+    relevance: str | None
     snapshots: str | None
     invariance: bool
     occlusion: bool
@@ -108,6 +111,11 @@ filter_options = option_group(
     click.option("--top", default=9, type=click.IntRange(1, 100), help="Images of each filter."),
     rule_option,
     click.option("--mined", metavar="FILE", help="A mined file of these layers.  [default: the images are mined]"),
+    click.option(
+        "--relevance",
+        metavar="FILE",
+        help="A file of `deconvviz relevance`: each filter's page also shows the decisions that it carries most.",
+    ),
     click.option(
         "--snapshots",
         metavar="FILE",
@@ -184,14 +192,16 @@ def atlas(
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
     from deconvviz.studies.mining.result import load_mined
+    from deconvviz.studies.relevance.result import load_relevance
 
     filter_names = read_names(concepts) if concepts else {}
     with ImageStore.open(images) as store:
         mined = None if filter_arguments.mined is None else load_mined(filter_arguments.mined)
+        relevance = None if filter_arguments.relevance is None else load_relevance(filter_arguments.relevance)
         snapshots = _snapshots(filter_arguments.snapshots)
         opened = open_model(model, options, filter_arguments.layers)
         atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
-        inputs = _inputs(opened, store, mined, snapshots, names, labelled=bool(atlas_options.decisions))
+        inputs = _inputs(opened, store, mined, relevance, snapshots, names, labelled=bool(atlas_options.decisions))
         elsewhere = None
         if cluster is not None:
             remote = remote_model(model, options, opened.preprocess)
@@ -229,6 +239,7 @@ def _inputs(
     opened: OpenedModel,
     store: ImageStore,
     mined: Mined | None,
+    relevance: Relevance | None,
     snapshots: Snapshots | None,
     class_file: str | None,
     labelled: bool,
@@ -246,6 +257,7 @@ def _inputs(
         store=store,
         preprocess=opened.preprocess,
         mined=mined,
+        relevance=relevance,
         snapshots=snapshots,
         outputs=outputs,
         output_names=names,

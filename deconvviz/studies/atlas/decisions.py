@@ -23,6 +23,7 @@ from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.doubt import CANDIDATES, doubtful_images
 from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.reasons import SPEAKING, reasons_at
 from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, METHODS
 from deconvviz.types import Array, Ints, Pathlike, Picture
 
@@ -35,6 +36,7 @@ TARGETS = 5  # outputs that are explained of each image
 MAP = 56  # pixels: the longer side of a map in the file
 BATCH = 32  # images in one pass, by default
 COMMIT = 4  # images between commits
+LATER = ("choice", "because")  # parts of the configuration that files of earlier versions do not have
 CHOICE = f"a third classified incorrectly, the others with the smallest log-odds, among {CANDIDATES} images at most"
 
 
@@ -59,6 +61,8 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
         - occlusion/probability float32 [D, T, gh, gw], of each target while a grey square covers each window;
           occlusion/square int64 [2], height and width of the square in pixels; occlusion/places int64 [gh * gw, 4],
           (top, left, bottom, right) of each window.
+        - because/channels int64 [D, T, 6] and because/shares float64 [D, T, 6], the channels of a layer that decide
+          for each target, see `Reasons.of`; absent where no layer that is shown can have shares.
 
     Raises:
         MismatchError: `out` was written with other settings.
@@ -85,7 +89,8 @@ def explain_decisions(explainer: DecisionExplainer, count: int, out: Pathlike) -
             label = int(inputs.store.labels[image])
             label_output = -1 if inputs.outputs is None or label < 0 else int(inputs.outputs[label])
             for name, values in explainer.explain(inputs.feed.picture(image), label_output).items():
-                result.arrays[name][row] = values
+                if name in result.arrays:  # a file of an earlier version has no reasons
+                    result.arrays[name][row] = values
             result.state["done"] = row + 1
             if (row + 1) % COMMIT == 0 or row + 1 == len(images):
                 result.save(out)
@@ -98,10 +103,9 @@ def _begin(out: Pathlike, config: Mapping[str, Any], explainer: DecisionExplaine
     count = int(config["images"])
     if pathlib.Path(out).exists():
         result = Result.load(out, DECISIONS_KIND, DECISIONS_SCHEMA)
-        if "choice" not in result.config:  # of an earlier version, which knew each image only when it was explained
-            config = {name: value for name, value in config.items() if name != "choice"}
+        config = {name: value for name, value in config.items() if name in result.config or name not in LATER}
         require_same(out, result.config, config, "remove it or choose another output")
-        if "choice" not in config:
+        if "choice" not in config:  # an earlier version knew each image only when it was explained
             result.arrays["images"] = spread(np.asarray(explainer.inputs.store.labels), count)
         return result
     rows, columns = explainer.occluder.grid
@@ -113,6 +117,9 @@ def _begin(out: Pathlike, config: Mapping[str, Any], explainer: DecisionExplaine
         "maps": (np.uint8, (len(explainer.explainers), targets, *explainer.map_size)),
         "occlusion/probability": (np.float32, (targets, len(rows), len(columns))),
     }
+    if explainer.reasons is not None:
+        shapes["because/channels"] = (np.int64, (targets, SPEAKING + 1))
+        shapes["because/shares"] = (np.float64, (targets, SPEAKING + 1))
     arrays: dict[str, Array] = {name: np.zeros((count, *shape), dtype) for name, (dtype, shape) in shapes.items()}
     arrays["images"] = explainer.doubtful(count)
     arrays["occlusion/square"] = np.asarray(explainer.occluder.square, np.int64)
@@ -130,6 +137,7 @@ class DecisionExplainer:
         map_size: height and width of the maps in the file, in pixels.
         occluder: the grey square and its windows.
         explainers: one for each method.
+        reasons: what finds the filters that decide; None where no layer that is shown allows it.
         config: network, layer, methods, sizes, preprocessing and precision, as JSON values.
     """
 
@@ -138,6 +146,7 @@ class DecisionExplainer:
         inputs: AtlasInputs,
         methods: Sequence[str] = METHODS,
         layer: str | None = None,
+        shown: Sequence[str] = (),
         **run: Unpack[RunKeywords],
     ) -> None:
         """Make the explainers of the methods.
@@ -146,6 +155,7 @@ class DecisionExplainer:
             inputs: the network, which returns one score for each class, and the images.
             methods: names of methods of `cam`.
             layer: at which they explain; by default the last one with rows and columns.
+            shown: the layers that the atlas shows, in the order of depth; one of them gives the reasons.
             run: `batch_size`, `precision` and `progress` of `RunOptions`.
 
         Raises:
@@ -154,7 +164,7 @@ class DecisionExplainer:
             DeconvvizError: a method does not exist.
         """
         self.inputs, self.options = inputs, RunOptions(**run)
-        network, preprocess = inputs.network, inputs.preprocess
+        network, preprocess, cam_layer = inputs.network, inputs.preprocess, layer
         layer = layer or last_maps(network)
         height, width = size = preprocess.shape[1:]
         self.targets = min(TARGETS, network.outputs)
@@ -167,6 +177,7 @@ class DecisionExplainer:
         self.explainers: list[Explainer] = [
             cam(name, network, layer, batch_size=self._batch_size, precision=precision) for name in methods
         ]
+        self.reasons = reasons_at(network, shown, cam_layer, self._batch_size, precision)
         self._network = network.forward_only(precision)
         self._grey = preprocess.level(GREY).to(network.device, network.dtype)[None, :, None, None]
         self.config: dict[str, Any] = {
@@ -179,6 +190,7 @@ class DecisionExplainer:
             "square": list(square),
             "stride": list(stride),
             "preprocess": preprocess.as_dict(),
+            **({} if self.reasons is None else {"because": self.reasons.config}),
         }
 
     def doubtful(self, count: int) -> Ints:
@@ -208,6 +220,7 @@ class DecisionExplainer:
             "label_output": label_output,
             "maps": np.stack([self._maps(explainer, x, targets) for explainer in self.explainers]),
             "occlusion/probability": self._occluded(x, targets),
+            **({} if self.reasons is None else self.reasons.of(x, targets)),
         }
 
     def _maps(self, explainer: Explainer, x: Tensor, targets: Tensor) -> NDArray[np.uint8]:

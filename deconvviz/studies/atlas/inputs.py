@@ -12,12 +12,13 @@ from torch import nn
 from deconvviz.data.feed import Feed
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import MismatchError
+from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.network import Network
 from deconvviz.results.results import digest_of, require_same, stamped
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.studies.mining.cache import PICTURES
 from deconvviz.studies.mining.result import Mined
+from deconvviz.studies.relevance.result import Relevance
 from deconvviz.types import Ints
 
 
@@ -31,6 +32,7 @@ class AtlasInputs:
         store: the images.
         preprocess: how an image becomes the network's input.
         mined: what mining found in these images; None if the atlas shall mine them.
+        relevance: what `relevance` found in these images; None for no decisions on the filters' pages.
         snapshots: of a training of this kind of network, through which filters are followed; None for none.
         outputs: int64, the output that stands for each class of the images; None where that is unknown.
         output_names: of the network's outputs; empty where they are unknown.
@@ -44,6 +46,7 @@ class AtlasInputs:
     store: ImageStore
     preprocess: Preprocess
     mined: Mined | None = None
+    relevance: Relevance | None = None
     snapshots: Snapshots | None = None
     outputs: Ints | None = None
     output_names: Sequence[str] = ()
@@ -70,7 +73,16 @@ class AtlasInputs:
             "mined": None if self.mined is None else digest_of(self.mined.config),
             "snapshots": self.training_digest,
             "outputs": digest_of(outputs),
+            **self.relevance_config,  # which atlases of earlier versions do not mention
         }
+
+    @property
+    def relevance_config(self) -> dict[str, Any]:
+        """What identifies the relevance file, how it shares scores out, and whose; empty where none was given."""
+        if self.relevance is None:
+            return {}
+        config = self.relevance.config
+        return {"relevance": {"digest": digest_of(config), "rule": config["rule"], "target": config["target"]}}
 
     @property
     def given_names(self) -> list[str]:
@@ -111,17 +123,7 @@ class AtlasInputs:
                 holds too few images of a filter.
             DataError: it does not hold a layer.
         """
-        for what, mined_with, present in (
-            ("model", mined.config["model_fingerprint"], self.network.fingerprint),
-            ("images", mined.config["store_fingerprint"], self.store.fingerprint),
-        ):
-            if mined_with != present:
-                raise MismatchError(
-                    f"mined with {what} {mined_with[:16]}, {present[:16]} given; mine again, or give the same"
-                )
-        advice = "mine again, or give the options that it was mined with"
-        preprocess = {"preprocess": self.preprocess.as_dict()}
-        require_same("the mined file", {"preprocess": mined.config["preprocess"]}, preprocess, advice)
+        self._require_same_inputs("mined", "mine", mined.config)
         for layer in layers:
             _ = mined[layer]
         if not mined.complete or mined.config["k"] < k:
@@ -129,3 +131,33 @@ class AtlasInputs:
                 f"mined was the top {mined.config['k']} of {mined.done} of {mined.total} images; expected all images "
                 f"and the top {k}: mine again"
             )
+
+    def require_relevance(self, relevance: Relevance, layers: Sequence[str], k: int) -> None:
+        """Check that a relevance file is of these inputs; the arguments and errors are those of `require_mined`.
+
+        It need not hold all layers, but one of them.
+        """
+        self._require_same_inputs("explained", "explain", relevance.config)
+        if not set(layers) & set(relevance):
+            raise DataError(
+                f"the relevance file holds {', '.join(relevance)}; expected one of the layers {', '.join(layers)}"
+            )
+        if not relevance.complete or relevance.config["k"] < k:
+            raise MismatchError(
+                f"the relevance file has the top {relevance.config['k']} of {relevance.done} of {relevance.total} "
+                f"images; expected all images and the top {k}: run `deconvviz relevance` again, with -k {k} or more"
+            )
+
+    def _require_same_inputs(self, done: str, do: str, config: Mapping[str, Any]) -> None:
+        """Raise MismatchError where a file is of another network, other images or another preprocessing."""
+        for what, before, present in (
+            ("model", config["model_fingerprint"], self.network.fingerprint),
+            ("images", config["store_fingerprint"], self.store.fingerprint),
+        ):
+            if before != present:
+                raise MismatchError(
+                    f"{done} with {what} {before[:16]}, {present[:16]} given; {do} again, or give the same"
+                )
+        advice = f"{do} again, or give the options that it was {done} with"
+        preprocess = {"preprocess": self.preprocess.as_dict()}
+        require_same(f"the {done} file", {"preprocess": config["preprocess"]}, preprocess, advice)

@@ -149,13 +149,16 @@ class AtlasMaker:
                 raise DataError(f"channel {wrong[0]} of layer {layer!r} given; expected 0 to {channels - 1}")
         if self.inputs.mined is not None:
             self.inputs.require_mined(self.inputs.mined, self.options.layers, self.options.k)
+        if self.inputs.relevance is not None:
+            self.inputs.require_relevance(self.inputs.relevance, self.options.layers, self.options.k)
         if self.options.decisions:
             _ = self.explainer
 
     @cached_property
     def explainer(self) -> DecisionExplainer:
         """What explains the decisions; its errors are those of `DecisionExplainer`."""
-        return DecisionExplainer(self.inputs, self.options.methods, self.options.cam_layer, **self.run.keywords())
+        options = self.options
+        return DecisionExplainer(self.inputs, options.methods, options.cam_layer, options.layers, **self.run.keywords())
 
     @cached_property
     def mined(self) -> Mined:
@@ -217,6 +220,7 @@ class AtlasMaker:
             "occlusion_square": list(occluder.square) if options.occlusion else None,
             "snapshots": self.inputs.training_digest,
             **({"off": True} if options.off else {}),
+            **self.inputs.relevance_config,
         }
         return GalleryMaker(
             inputs=self.inputs,

@@ -159,16 +159,30 @@ def patch_side(relevance: Relevance, layer: str) -> int:
 
 def relevant_patches(relevance: Relevance, feed: Feed, layer: str, channel: int) -> NDArray[np.uint8]:
     """Return patches of the images in whose decisions a channel had the largest shares, uint8 [k, TILE, TILE, 3]."""
-    table, side = relevance[layer].by_relevance, patch_side(relevance, layer)
-    field = relevance.sources["receptive_fields"][layer]
-    size: tuple[int, int] = tuple(relevance.sources["image_size"])
+    table = relevance[layer].by_relevance
     places: dict[int, int] = {int(image): place for place, image in enumerate(feed.indices)}
     tiles = [
-        resized(patch_around(position, field, side, size).of(feed.display(places[int(image)])), (TILE, TILE))
+        relevant_patch(relevance, layer, position, feed.display(places[int(image)]))
         for image, position in zip(table.images[channel], table.positions[channel].tolist(), strict=True)
         if image >= 0
     ]
     return np.stack(tiles) if tiles else np.zeros((0, TILE, TILE, 3), np.uint8)
+
+
+def relevant_patch(
+    relevance: Relevance, layer: str, position: Sequence[int], picture: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return the patch around the unit with the largest relevance, uint8 [TILE, TILE, 3].
+
+    Args:
+        relevance: the result that the unit is from.
+        layer: its layer.
+        position: (y, x) of the unit on the layer's map.
+        picture: uint8 [H, W, 3], the image as figures show it.
+    """
+    field = relevance.sources["receptive_fields"][layer]
+    box = patch_around(position, field, patch_side(relevance, layer), relevance.sources["image_size"])
+    return resized(box.of(picture), (TILE, TILE))
 
 
 def patch_around(position: Sequence[int], field: Sequence[Sequence[int]], side: int, image: Sequence[int]) -> Box:

@@ -549,6 +549,19 @@ def test_a_large_store_is_listed_in_pieces(tmp_path: pathlib.Path, monkeypatch: 
 
 
 @pytest.mark.slow
+def test_names_of_filters_stand_in_the_sentence(
+    tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]
+) -> None:
+    decisions = DecisionsFile(results[1])
+    channel = int(decisions.because["channels"][0, 0, 0])
+    for names, words in (
+        ({}, f"because of channels {channel}, "),
+        ({LAYERS[2]: {channel: "<b>wheel"}}, f'because of channels {channel} ("<b>wheel"), '),
+    ):
+        assert write_decisions(tmp_path, decisions, names) and not write_decisions(tmp_path, decisions, names)
+        assert words in read(tmp_path / "0000000.js")["because"]["sentences"][0]
+
+
 def test_a_decisions_folder_is_made_once(
     tmp_path: pathlib.Path, results: tuple[list[pathlib.Path], pathlib.Path]
 ) -> None:

@@ -25,6 +25,7 @@ from PIL import Image
 from deconvviz.results.results import Result
 from deconvviz.studies.atlas.site.site import build_site
 from deconvviz.web.colours import coloured
+from deconvviz.words import because
 
 NOTE = "projections are no evidence <b>at all</b>"
 LARGE = "features.12"
@@ -216,6 +217,7 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
             kinds = [name for name in sorted(arrays) if name.startswith("invariance/")]
             same(parts["invariance"], [arrays[kind][row] for kind in kinds], float)
             _check_off(page, parts["off"], arrays, row)
+            _check_carried(page, parts["carried"], arrays, row)
             followed = np.flatnonzero(arrays.get("evolution/channels", np.array([])) == channel)
             same(parts["evolution"], arrays["evolution/values"][followed[0]] if len(followed) else [])
             assert read["film"] == bool(len(followed))
@@ -232,6 +234,7 @@ PARTS: dict[str, tuple[str, type]] = {
     "invariance": ("", float),
     "off": ("", np.float32),
     "evolution": ("", float),
+    "carried": ("", np.float32),
 }
 
 
@@ -242,6 +245,22 @@ def _check_off(page: Page, read: list[str], arrays: dict[str, Any], row: int) ->
     same(read, [probability for pair in pairs for probability in pair], np.float32)
     expected = [galleries.off_name(int(output)) for output in arrays["off/classes"][row][falls]] if pairs else []
     assert page.locator("#off-at th bdi").all_text_contents() == expected
+
+
+def _check_carried(page: Page, read: list[str], arrays: dict[str, Any], row: int) -> None:
+    """The decisions that a filter carries: their images, shares and classes, and patches of their own."""
+    assert page.locator("#carried").is_visible() == ("relevance/images" in arrays)
+    if "relevance/images" not in arrays:
+        return
+    images = [image for image in arrays["relevance/images"][row].tolist() if image >= 0]
+    same(read, arrays["relevance/shares"][row, : len(images)])
+    links = page.eval_on_selector_all("#carried-at a", "all => all.map(one => one.getAttribute('href'))")
+    assert links == [f"image.html#{image}" for image in images]
+    labels = [galleries.labels()[image] for image in images]
+    classes = page.locator("#carried-at li bdi.name").all_text_contents()
+    assert classes == [CLASSES[label] for label in labels if label >= 0]
+    tiles = page.eval_on_selector_all("#carried-at .tile", "all => all.map(one => one.style.backgroundImage)")
+    assert len(tiles) == len(images) and all("relevance-patches" in tile for tile in tiles)
 
 
 def _check_table(read: dict[str, Any], arrays: dict[str, Any], row: int) -> None:
@@ -602,6 +621,33 @@ def test_the_maps_are_those_of_the_chosen_class(reader: Reader) -> None:
             assert np.abs(pixels[8:-8, 8:-8] - wanted).max() < 12, (target, method)
     lowest = reader.made.decisions.arrays["occlusion/probability"][0, 0].min()
     same(numbers(page, "#occlusion-at li:nth-child(2)"), [lowest, probabilities[0]])
+
+
+def test_the_filters_that_decide_are_those_of_the_file(reader: Reader) -> None:
+    """For each class the sentence, the filters with their shares, and a link where the atlas shows the filter."""
+    page, arrays = reader.page(390, 844), reader.made.decisions.arrays
+    shown_channels = set(reader.made.layers[LAYERS[2]].arrays["channels"].tolist())
+    links = 0
+    for row in (0, 1):
+        reader.open(page, f"image.html#{row}")
+        for target, output in enumerate(arrays["targets"][row]):
+            page.click(f'#targets button[data-target="{target}"]')
+            page.wait_for_function("want => document.documentElement.dataset.target === want", arg=str(target))
+            channels = [c for c in arrays["because/channels"][row, target].tolist() if c >= 0]
+            share_of = np.zeros(73)
+            share_of[channels] = arrays["because/shares"][row, target, : len(channels)]
+            sentence = because(f"<output> {output}", share_of.tolist(), LAYERS[2])
+            assert page.text_content("#because-sentence") == sentence
+            read = page.eval_on_selector_all(
+                "#because-at li", "all => all.map(one => [+one.dataset.channel, one.querySelector('data').value])"
+            )
+            assert [(c, float(share)) for c, share in read] == [(c, share_of[c]) for c in channels]
+            found = page.eval_on_selector_all("#because-at a", "all => all.map(one => one.getAttribute('href'))")
+            assert found == [f"filter.html#{LAYERS[2]}:{c}" for c in channels if c in shown_channels]
+            assert page.locator("#because-at .block").count() == len(found)
+            links += len(found) < len(channels)
+    assert links, "some filter that decides must not be shown"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_wrong_decisions_are_found(reader: Reader) -> None:

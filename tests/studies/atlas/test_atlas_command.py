@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Outcome
-from gallery_case import OUTPUTS, Case, K
+from gallery_case import DEAD, OUTPUTS, PREPROCESS, SIDE, Case, K
 
 import deconvviz as dv
 from deconvviz.data.images import ImageStore
+from deconvviz.data.pictures import resized
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
@@ -25,7 +26,9 @@ from deconvviz.studies.atlas import aspects
 from deconvviz.studies.atlas.command import atlas
 from deconvviz.studies.atlas.make import make_atlas
 from deconvviz.studies.atlas.result import AtlasOptions
+from deconvviz.studies.atlas.site.inputs import GalleryFile
 from deconvviz.studies.mining.mine import mine
+from deconvviz.studies.relevance.measure import relevance
 
 
 def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +59,37 @@ def test_everything_at_once(case: Case, tmp_path: pathlib.Path, monkeypatch: pyt
     assert again.filters == 6 and again.new_filters == 0 and again.galleries == found.galleries
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "atlas").rglob("*.h5")} == times
     assert found.decisions is not None and len(Result.load(found.decisions, "decisions", 1).arrays["images"]) == 2
+
+
+def test_the_decisions_that_a_filter_carries(case: Case, tmp_path: pathlib.Path) -> None:
+    found = relevance(case.network, case.store, ["relu2"], K + 1, preprocess=PREPROCESS, progress=False)
+    options = AtlasOptions(layers=("relu1", "relu2"), k=K, filters=(0, 5, DEAD), decisions=0)
+    inputs = case.inputs(relevance=found)
+    made = make_atlas(inputs, options, tmp_path / "atlas", progress=False)
+    first, second = (load_gallery(path).arrays for path in made.galleries)
+    assert "relevance/images" not in first  # the file does not hold this layer
+    table = found["relu2"].by_relevance
+    np.testing.assert_array_equal(second["relevance/images"], table.images[[0, 5, DEAD], :K])
+    assert (second["relevance/images"][2] == -1).all() and (second["relevance/shares"][2] == 0).all()
+    np.testing.assert_array_equal(second["relevance/shares"][0], table.values[0, :K])
+    y, x = table.positions[0, 0]
+    top, left = (min(max(2 * int(at) - 2, 0), SIDE - 9) for at in (y, x))  # a unit sees 9 px, from 2 at - 2 on
+    patch = case.pictures[second["relevance/images"][0, 0]][top : top + 9, left : left + 9]
+    tile = second["relevance/patches"][0][0].astype(float)
+    assert np.abs(tile - resized(patch, tile.shape[:2])).mean() < 8  # which JPEG changes a little
+    assert set(np.unique(second["relevance/images"])) - {-1} <= set(GalleryFile(made.galleries[1]).used_images())
+    with pytest.raises(MismatchError, match="relevance"):
+        make_atlas(case.inputs(), options, tmp_path / "atlas", progress=False)
+    for changes, error, words in (
+        ({"config": {**found.config, "model_fingerprint": "f" * 64}}, MismatchError, "explained with model ffff"),
+        ({"done": 7}, MismatchError, "top 5 of 7 of 30 images"),
+        ({"layers": {"conv9": found["relu2"]}}, DataError, "holds conv9; expected one of the layers relu1, relu2"),
+    ):
+        wrong = case.inputs(relevance=replace(found, **changes))
+        with pytest.raises(error, match=words):
+            make_atlas(wrong, options, tmp_path / "wrong", progress=False)
+    assert not (tmp_path / "wrong").exists()
+    assert "relevance" not in case.inputs().config
 
 
 def test_an_atlas_goes_on_with_the_rule_that_it_was_begun_with(case: Case, tmp_path: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.results import Result
 from deconvviz.studies.atlas import decisions as deciding
+from deconvviz.studies.atlas.reasons import reasons_at
 from deconvviz.studies.atlas.site.inputs import DecisionsFile
 
 
@@ -61,6 +62,49 @@ def test_maps_are_those_of_the_methods(case: Case, six: Result) -> None:
             expected = 255 * (alone - alone.min()) / (span or 1)
             assert np.abs(maps[n, m, t] - expected).max() <= 1, (name, n, t)
     assert maps.max() == 255
+
+
+def test_the_reasons_are_what_the_classifier_adds_up(case: Case) -> None:
+    """Behind relu2 comes the maximum, then a linear map: a channel adds its weight times its maximum to a score."""
+    explainer = deciding.DecisionExplainer(case.inputs(), ("gradient",), shown=("relu1", "relu2"), batch_size=2)
+    for image in (0, 7):
+        found = explainer.explain(case.pictures[image], -1)
+        maxima = case.maps["relu2"][image].max((1, 2)).astype(float)
+        added = case.model.fc.weight.detach().double().numpy()[found["targets"]] * maxima
+        shares = added / np.abs(added).sum(1, keepdims=True)
+        for n, share in enumerate(shares):
+            speaking = [c for c in np.argsort(-share)[:5] if share[c] > 0]
+            channels, values = found["because/channels"][n], found["because/shares"][n]
+            against = share.argmin() if share.min() < 0 else -1
+            assert channels.tolist() == speaking + [-1] * (5 - len(speaking)) + [against]
+            np.testing.assert_allclose(values[: len(speaking)], share[speaking], atol=1e-4)
+            assert values[-1] == pytest.approx(min(share.min(), 0), abs=1e-4) and (values[channels < 0] == 0).all()
+
+
+def test_where_the_reasons_are_looked_for(case: Case) -> None:
+    def layer(shown: tuple[str, ...], cam_layer: str | None = None) -> str | None:
+        reasons = reasons_at(case.network, shown, cam_layer, 8)
+        return None if reasons is None else reasons.layer
+
+    assert layer(("relu1", "relu2", "fc")) == "relu2"  # the deepest with rows and columns
+    assert layer(("relu1", "relu2"), "relu1") == "relu1" and layer(("relu1",), "relu2") == "relu1"
+    assert layer(("fc",)) is None and layer(()) is None
+
+
+def test_a_file_of_an_earlier_version_goes_on_without_reasons(case: Case, tmp_path: pathlib.Path) -> None:
+    inputs, out = case.inputs(outputs=OUTPUTS), tmp_path / "d.h5"
+    earlier = deciding.DecisionExplainer(inputs, ("gradient",), "relu2", progress=False)
+    now = deciding.DecisionExplainer(inputs, ("gradient",), "relu2", ("relu2",), progress=False)
+    whole = deciding.explain_decisions(earlier, 2, out)
+    maps = whole.arrays["maps"].copy()
+    whole.arrays["maps"][1], whole.state["done"] = 0, 1
+    whole.save(out)
+    again = deciding.explain_decisions(now, 2, out)
+    assert np.array_equal(again.arrays["maps"], maps) and "because/channels" not in again.arrays
+    assert not DecisionsFile(out).because
+    found = deciding.explain_decisions(now, 2, tmp_path / "new.h5")
+    assert found.arrays["because/channels"].shape == (2, 5, 6)
+    assert found.config["because"] == {"layer": "relu2", "rule": "lrp-composite"}
 
 
 def test_large_maps_are_kept_small(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

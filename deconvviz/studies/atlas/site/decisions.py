@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvviz.cam.catalogue import learned_declarations, method_declarations
+from deconvviz.results.names import Names
 from deconvviz.studies.atlas.site.folders import read_stamp, remove_others, write_stamp
 from deconvviz.studies.atlas.site.inputs import DecisionsFile, file_digest
 from deconvviz.types import Pixels
@@ -17,14 +20,20 @@ from deconvviz.version import __version__
 from deconvviz.web.colours import coloured
 from deconvviz.web.scripts import exact, write_script
 from deconvviz.web.sprites import LIMIT, save_picture, tiled
+from deconvviz.words import because
 
-FORMAT = 3  # of the files below; with another number all of them are made again
+FORMAT = 4  # of the files below; with another number all of them are made again
 TILE = 112  # pixels of a map's side: enlarged here with care, so that the browser has little left to smooth
 SMALLEST = 16  # pixels of a map's side, however many maps a sheet has
 
 
-def write_decisions(folder: pathlib.Path, decisions: DecisionsFile) -> bool:
+def write_decisions(folder: pathlib.Path, decisions: DecisionsFile, names: Names = MappingProxyType({})) -> bool:
     """Write the folder of the decisions, unless it was made of the same file.
+
+    Args:
+        folder: where they are written.
+        decisions: the file.
+        names: layer -> channel -> what it detects; for the sentences.
 
     Returns:
         Whether it was made now.
@@ -32,7 +41,10 @@ def write_decisions(folder: pathlib.Path, decisions: DecisionsFile) -> bool:
     Raises:
         DataError: a file cannot be read or written.
     """
-    stamp = {"format": f"{__version__}.{FORMAT}", "decisions": file_digest(decisions.path)}
+    stamp: dict[str, Any] = {"format": f"{__version__}.{FORMAT}", "decisions": file_digest(decisions.path)}
+    names_of_layer = names.get(decisions.reasons_layer, {})
+    if names_of_layer:
+        stamp["names"] = {str(channel): name for channel, name in names_of_layer.items()}
     if read_stamp(folder) == stamp:
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +53,9 @@ def write_decisions(folder: pathlib.Path, decisions: DecisionsFile) -> bool:
         name = f"{int(image):07d}"
         maps = decisions.maps(row)
         save_picture(folder / f"{name}.webp", _sheet(maps))
-        write_script(folder / f"{name}.js", f"decision/{int(image)}", _numbers(decisions, row, maps.shape))
+        write_script(
+            folder / f"{name}.js", f"decision/{int(image)}", _numbers(decisions, row, maps.shape, names_of_layer)
+        )
         written |= {f"{name}.webp", f"{name}.js"}
     remove_others(folder, written)
     write_stamp(folder, stamp)
@@ -74,7 +88,7 @@ def _sheet(maps: NDArray[np.uint8]) -> Pixels:
     return tiled(np.stack([coloured(values / 255) for values in enlarged]), methods)
 
 
-def _numbers(decisions: DecisionsFile, row: int, shape: tuple[int, ...]) -> dict[str, Any]:
+def _numbers(decisions: DecisionsFile, row: int, shape: tuple[int, ...], names: Mapping[int, str]) -> dict[str, Any]:
     """Return what the page of an image needs of its decision, by the names that the page's script reads."""
     targets = [int(target) for target in decisions.targets[row]]
     verdict = decisions.verdict(row)
@@ -95,4 +109,20 @@ def _numbers(decisions: DecisionsFile, row: int, shape: tuple[int, ...]) -> dict
             "square": exact(decisions.occlusion["square"]),
             "places": exact(decisions.occlusion["places"]),
         }
+    if decisions.because:
+        numbers["because"] = _reasons(decisions, row, names)
     return numbers
+
+
+def _reasons(decisions: DecisionsFile, row: int, names: Mapping[int, str]) -> dict[str, Any]:
+    """Return the layer and, for each target, a sentence and the channels that decide, with their shares."""
+    layer = decisions.reasons_layer
+    sentences, channels = [], []
+    for target, numbers, shares in zip(
+        decisions.targets[row], *(decisions.because[name][row] for name in ("channels", "shares")), strict=True
+    ):
+        share_of = np.zeros(numbers.max() + 1)
+        share_of[numbers[numbers >= 0]] = shares[numbers >= 0]
+        sentences.append(because(decisions.output_name(int(target)), share_of.tolist(), layer, names))
+        channels.append([[n, s] for n, s in zip(numbers.tolist(), exact(shares), strict=True) if n >= 0])
+    return {"layer": layer, "rule": decisions.config["because"]["rule"], "sentences": sentences, "channels": channels}

@@ -21,7 +21,7 @@ from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 from deconvviz.web.scripts import folder_name
 
-PICTURES = ("patches", "projections", "filters", "evolution/patches", "evolution/projections")
+PICTURES = ("patches", "projections", "filters", "evolution/patches", "evolution/projections", "relevance/patches")
 REQUIRED = (
     *("channels", "values", "images", "positions", "boxes", "windows", "patches", "projections", "fired"),
     *("firing_rate", "maximum", "mean_activation", "dead", "top_class", "top_class_share", "neighbours"),
@@ -159,7 +159,8 @@ class GalleryFile:
 
     def used_images(self) -> Ints:
         """Return the images that its filters show, ascending."""
-        images = np.unique(np.append(self.arrays["images"], self.arrays.get("occlusion/image", -1)))
+        more = [self.arrays[name].ravel() for name in ("occlusion/image", "relevance/images") if name in self.arrays]
+        images = np.unique(np.concatenate([self.arrays["images"].ravel(), *more]))
         return np.asarray(images[images >= 0], np.int64)
 
     def group(self, name: str) -> dict[str, Array]:
@@ -201,6 +202,7 @@ class DecisionsFile:
         probabilities: float64 [D, T], of the targets.
         label_output: int64 [D], the output of the image's label, -1 where it is unknown.
         occlusion: "probability", "square" and "places" as in the file; empty where it has none.
+        because: "channels" and "shares" as in the file, the channels that decide; empty where it has none.
 
     Raises:
         DataError: the file is missing or of another kind.
@@ -219,9 +221,17 @@ class DecisionsFile:
             self.occlusion: dict[str, Array] = {}
             if "occlusion/probability" in file:
                 self.occlusion = {name: file[f"occlusion/{name}"][()] for name in ("probability", "square", "places")}
+            self.because: dict[str, Array] = {}
+            if "because/channels" in file:
+                self.because = {name: file[f"because/{name}"][()] for name in ("channels", "shares")}
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def reasons_layer(self) -> str:
+        """Name of the layer whose channels give the reasons; "" where the file has none."""
+        return str(self.config["because"]["layer"]) if self.because else ""
 
     def maps(self, row: int) -> NDArray[np.uint8]:
         """Read the maps of one image, uint8 [M, T, h, w], for M methods and T targets."""

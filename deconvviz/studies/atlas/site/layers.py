@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from deconvviz.web.sprites import (
     write_sheets,
 )
 
-FORMAT = 4  # of the files below; with another number every layer is made again
+FORMAT = 5  # of the files below; with another number every layer is made again
 CHUNK = 64  # filters in a data file
 STRIP = 12  # thumbnails of a layer on the index page
 # The name that the pages' scripts read -> the name of the gallery's array with one value a filter.
@@ -108,6 +109,10 @@ def _write_sheets(folder: pathlib.Path, gallery: GalleryFile, pictures: dict[str
     count, k = present.shape
     for name in ("patches", "projections"):
         sheets.write(name, count, gallery.shapes[name][2:4], _squares_of(pictures[name], present), side_of(k))
+    if "relevance/patches" in pictures:
+        carried = gallery.arrays["relevance/images"] >= 0
+        tile = gallery.shapes["relevance/patches"][2:4]
+        sheets.write("relevance-patches", count, tile, _squares_of(pictures["relevance/patches"], carried), side_of(k))
     if "filters" in pictures:
         weights = pictures["filters"]
         sheets.write(
@@ -188,6 +193,12 @@ def _off(gallery: GalleryFile, row: int) -> list[list[Any]]:
     ]
 
 
+def _images_of(details: Mapping[str, Any]) -> list[int]:
+    """Return the images that a filter's page shows."""
+    carried = [image for image, _ in details.get("carried", ())]
+    return [image for image in (*details["images"], details.get("occluded", -1), *carried) if image >= 0]
+
+
 def _details(gallery: GalleryFile, images: SiteImages, first: int) -> dict[str, Any]:
     """Return everything about CHUNK filters from `first` on, with name and label of the images that they show."""
     last = min(first + CHUNK, len(gallery))
@@ -208,7 +219,14 @@ def _details(gallery: GalleryFile, images: SiteImages, first: int) -> dict[str, 
             details["occluded"] = int(arrays["occlusion/image"][first + n])
         if "off/classes" in arrays:
             details["off"] = _off(gallery, first + n)
+        if "relevance/images" in arrays:
+            decided = arrays["relevance/images"][first + n]
+            details["carried"] = [
+                [i, s]
+                for i, s in zip(decided.tolist(), exact(arrays["relevance/shares"][first + n]), strict=True)
+                if i >= 0
+            ]
         filters.append(details)
-    used = {image for details in filters for image in (*details["images"], details.get("occluded", -1)) if image >= 0}
+    used = {image for details in filters for image in _images_of(details)}
     names = {image: [images.names[image], int(images.labels[image])] for image in sorted(used)}
     return {"filters": filters, "images": names}

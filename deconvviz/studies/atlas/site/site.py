@@ -91,7 +91,8 @@ def build_site(
         command: that made the atlas, shown on every page.
         note: the text beside projections.
         without_switches: the text beside projections of a deconvnet that has no switches.
-        filter_names: layer -> channel -> what the filter detects; the search finds filters by it.
+        filter_names: layer -> channel -> what the filter detects; the search finds filters by it, and the sentences
+            about decisions name it.
         progress: whether bars are shown.
 
     Returns:
@@ -115,7 +116,7 @@ def build_site(
     for gallery in progress_bar(gallery_files, desc="layers", disable=not progress, leave=False):
         write_layer(folder / "layers" / gallery.folder, gallery, images)
     if decisions_file:
-        write_decisions(folder / "decisions", decisions_file)
+        write_decisions(folder / "decisions", decisions_file, filter_names)
     write_pictures(folder / "pictures", used, images, progress)
     listed = write_lists(folder / "images", used, images, gallery_files, decisions_file)
     values: dict[str, Any] = {

@@ -116,6 +116,9 @@ const atlas = (() => {
   /** A name from outside: the style sheet shortens it, its title holds all of it, and it has its own text direction. */
   const nameNode = (text, className = "name") => element("bdi", { class: className, title: text }, text);
 
+  /** What a filter detects, where names were given; else nothing. */
+  const nameOf = (layer, channel) => included("names")?.[layer]?.[channel] ?? "";
+
   const classOf = (label) => (label >= 0 ? included("classes")[label] ?? `class ${label}` : null);
   const classNode = (label) =>
     label >= 0 ? nameNode(classOf(label)) : element("span", { class: "quiet" }, "no class");
@@ -186,7 +189,7 @@ const atlas = (() => {
 
   return {
     put, included, padded, layerData, filterData, imageList, allImages, imageDetails, decisionData, pictureFile,
-    mapsFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, classOf, classNode,
+    mapsFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, nameOf, classOf, classNode,
     rounded, numberNode, percentNode, logOddsNode, surenessOf, oddsText, seenText, shapeName, counted, fact, byId, showError,
   };
 })();

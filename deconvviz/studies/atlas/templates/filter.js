@@ -18,7 +18,7 @@
       other !== undefined && { href: atlas.filterAddress(layer.name, other), title: `${layer.name}:${other}` };
     atlas.showSteps(target(data.channels[row - 1]), target(data.channels[row + 1]));
     const original = data.duplicate[row];
-    const detected = (included("names") ?? {})[layer.name]?.[channel];
+    const detected = atlas.nameOf(layer.name, channel);
     byId("tags").replaceChildren(
       detected ? element("span", { class: "tag", "data-part": "detects" }, `detects ${detected}`) : "",
       layer.rectified && data.dead[row] ? element("span", { class: "tag" }, "dead: positive in no image") : "",

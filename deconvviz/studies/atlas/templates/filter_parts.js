@@ -70,6 +70,26 @@
       element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows))));
   }
 
+  /** The images in whose decisions the filter had the largest shares of the relevance. */
+  function showCarried({ layer, data, row, filter }) {
+    if (!filter.carried) return showSection("carried", null);
+    const { rule, target } = data.config.relevance;
+    const whose = { predicted: "that the network predicts", label: "of its label" }[target] ?? `number ${target}, for every image`;
+    const how = ["A share is what the filter adds to the score of a class, as a part of what all filters of ",
+      nameNode(layer.name), ` add and take away; the class is the one ${whose} (${rule}). `];
+    if (!filter.carried.length) return showSection("carried", element("p", { class: "quiet" }, ...how, "This filter adds to no decision."));
+    const items = filter.carried.map(([image, share], rank) => {
+      const [name, label] = filter.imageNames[image];
+      return element("li", { "data-part": "carried", "data-image": image },
+        element("a", { href: atlas.imageAddress(image), "aria-label": `${rank + 1}: ${name}` },
+          atlas.tileNode(layer, data, row, rank, "relevance-patches", `Patch of ${name}`),
+          element("span", { class: "words" }, atlas.percentNode(share), atlas.classNode(label))));
+    });
+    showSection("carried", element("div", {},
+      element("p", { class: "quiet" }, ...how, "A patch lies around the place that adds most."),
+      element("ol", { class: "reasons" }, ...items)));
+  }
+
   /** The sum of the filter's map under each place of a square, over the picture, and all numbers in a table. */
   async function showOcclusion({ data, filter, channel }) {
     const image = filter.occluded;
@@ -103,6 +123,7 @@
     showEvolution(current);
     showInvariance(current);
     showOff(current);
+    showCarried(current);
     return showOcclusion(current);
   };
 })();

@@ -56,8 +56,40 @@
     current.target = target;
     for (const button of byId("targets").querySelectorAll("button"))
       button.setAttribute("aria-pressed", String(Number(button.dataset.target) === target));
-    await Promise.all([showMaps(current), showOcclusion(current)]);
+    await Promise.all([showReasons(current), showMaps(current), showOcclusion(current)]);
     document.documentElement.dataset.target = target;
+  }
+
+  /** Says because of which filters the network decides for a class, and shows what these filters react to. */
+  async function showReasons({ image, decision, target }) {
+    byId("because").hidden = !decision.because;
+    if (!decision.because) return;
+    const { layer: name, rule, sentences, channels } = decision.because;
+    const layer = included("site").layers.find((candidate) => candidate.name === name);
+    const data = layer && (await atlas.layerData(layer));
+    if (!isCurrent(image, target)) return;
+    byId("because-sentence").replaceChildren(nameNode(sentences[target], "wrap"));
+    byId("because-at").replaceChildren(...channels[target].map(([channel, share]) => reasonNode(layer, data, channel, share)));
+    const hasPatches = channels[target].some(([channel]) => data?.channels.includes(channel));
+    byId("because-caption").replaceChildren(
+      "The score of the class is shared out among the filters of ", nameNode(name), ` (${rule}). A share is what a filter `
+      + "adds to the score, as a part of what all filters add and take away.",
+      hasPatches ? " The patches are those of the images that activate the filter most." : "");
+  }
+
+  /** One filter that decides: its patches as a link to its page, its number, what it detects, and its share. */
+  function reasonNode(layer, data, channel, share) {
+    const row = data ? data.channels.indexOf(channel) : -1; // -1 where that filter is not shown
+    const attributes = { class: "block", role: "img", "aria-label": `Patches of filter ${channel}`, style: { "--side": data?.side } };
+    const detected = layer ? atlas.nameOf(layer.name, channel) : "";
+    const content = [
+      row < 0 ? null : atlas.showBlock(element("span", attributes), layer, data.sheets.patches, row),
+      element("span", { class: "words" }, element("b", {}, String(channel)), percentNode(share)),
+      detected ? element("span", { class: "words" }, nameNode(detected)) : null,
+      share < 0 ? element("span", { class: "quiet" }, "against it") : null,
+    ];
+    return element("li", { "data-part": "reason", "data-channel": channel },
+      row < 0 ? element("span", {}, ...content) : element("a", { href: atlas.filterAddress(layer.name, channel) }, ...content));
   }
 
   const opacity = () => Number(byId("strength").value) / 100;
