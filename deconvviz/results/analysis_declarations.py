@@ -172,6 +172,14 @@ ANALYSES: Mapping[str, FileSchema] = {
             "*/occlusion/* f ... | ? | float32: `LAYER/occlusion/whole` [channels], the sum without a square.",
         ),
     ),
+    "wanted pictures": FileSchema(
+        version=1,
+        what="The pictures that filters of a layer would like best, as tiles.",
+        written_by="`deconvviz atlas --wanted`",
+        read_by="the same command",
+        settings=CONFIG,
+        arrays=_arrays("pictures u8 filters 1 height width 3 | ? | uint8: those of the first filters that are made."),
+    ),
     "silenced filters": FileSchema(
         version=1,
         what="How probable each class is on the strongest images of filters, with each of them and without it.",

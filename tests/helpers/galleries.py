@@ -188,6 +188,7 @@ def _more(filters: int, k: int, channels: NDArray[np.int64], tile: int, rng: np.
         "relevance/shares": np.where(carried < 0, 0, -np.sort(-rng.random(carried.shape))).astype(np.float32),
         "relevance/patches": rng.integers(0, 256, (*carried.shape, 8, 8, 3), np.uint8),
         "off/before": rng.random((filters, 3)).astype(np.float32),
+        "wanted": rng.integers(0, 256, (filters, 1, 2 * tile, 2 * tile, 3), np.uint8),
         "off/after": rng.random((filters, 3)).astype(np.float32) / 100,
     }
 

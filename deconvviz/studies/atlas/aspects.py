@@ -30,6 +30,7 @@ from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.atlas.result import AtlasOptions
 from deconvviz.studies.atlas.silencing import filter_silencing
+from deconvviz.studies.atlas.wanted import wanted_pictures
 from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import LayerEvolution
 from deconvviz.studies.invariance.measure import invariance
@@ -79,6 +80,9 @@ class FilterAspects:
         if self.options.occlusion:
             arrays |= {name: values[channels] for name, values in self._occlusion[layer].items()}
             arrays["occlusion/places"] = occluder_for(self.inputs.preprocess).boxes
+        if self.options.wanted:
+            path = self.folder / f"wanted-{layer.replace('/', '_')}.h5"
+            arrays["wanted"] = wanted_pictures(self.inputs, layer, channels, path, **self.run.keywords())
         if self.options.off:
             arrays |= {name: values[channels] for name, values in self._silencing[layer].items()}
         if self.inputs.relevance is not None and layer in self.inputs.relevance.layers:

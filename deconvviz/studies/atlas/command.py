@@ -56,6 +56,7 @@ class FilterArguments:
         snapshots: path of snapshots, or "demo"; None for no evolution.
         invariance: whether to score each filter under transforms.
         occlusion: whether to move a square over each filter's strongest image.
+        wanted: whether to make the picture that each filter would like best.
         off: whether to switch each filter off on its strongest images.
     """
 
@@ -70,6 +71,7 @@ class FilterArguments:
     invariance: bool
     occlusion: bool
     off: bool
+    wanted: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,11 @@ filter_options = option_group(
     ),
     click.option("--invariance", is_flag=True, help="Score how much transforms of images change filters."),
     click.option("--occlusion", is_flag=True, help="Move a square over each filter's strongest image (slow)."),
+    click.option(
+        "--wanted",
+        is_flag=True,
+        help="Make the picture that each filter would like best, as `deconvviz visualise` does (slow: 5 s a filter).",
+    ),
     click.option(
         "--off", is_flag=True, help="Switch each filter off on its strongest images: which classes fall? (slow)"
     ),
@@ -232,6 +239,7 @@ def _options(
         invariance=filters.invariance,
         occlusion=filters.occlusion,
         off=filters.off,
+        wanted=filters.wanted,
     )
 
 

@@ -220,6 +220,7 @@ class AtlasMaker:
             "occlusion_square": list(occluder.square) if options.occlusion else None,
             "snapshots": self.inputs.training_digest,
             **({"off": True} if options.off else {}),
+            **({"wanted": True} if options.wanted else {}),
             **self.inputs.relevance_config,
         }
         return GalleryMaker(

@@ -31,6 +31,7 @@ class AtlasOptions:
         cam_layer: the layer at which the methods explain; None for the last one with rows and columns.
         invariance: whether each filter is scored under transforms of images.
         occlusion: whether a grey square is moved over each filter's strongest image.
+        wanted: whether the picture that each filter would like best is made.
         off: whether each filter is switched off on its strongest images, to see which classes fall.
 
     Raises:
@@ -51,6 +52,7 @@ class AtlasOptions:
     invariance: bool = False
     occlusion: bool = False
     off: bool = False
+    wanted: bool = False
 
     def __post_init__(self) -> None:
         word = self.filters if isinstance(self.filters, str) else CHANNEL_CHOICES[0]
@@ -78,6 +80,7 @@ class AtlasOptions:
             "cam_layer": self.cam_layer,
             "invariance": self.invariance,
             "occlusion": self.occlusion,
+            **({"wanted": True} if self.wanted else {}),  # likewise
             **({"off": True} if self.off else {}),  # which atlases of earlier versions do not mention
         }
 

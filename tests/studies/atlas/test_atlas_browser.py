@@ -217,6 +217,8 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
             kinds = [name for name in sorted(arrays) if name.startswith("invariance/")]
             same(parts["invariance"], [arrays[kind][row] for kind in kinds], float)
             _check_off(page, parts["off"], arrays, row)
+            shows = "wanted" in arrays and arrays["images"][row, 0] >= 0
+            assert page.locator("#blocks .tile.wanted").count() == int(shows)
             _check_carried(page, parts["carried"], arrays, row)
             followed = np.flatnonzero(arrays.get("evolution/channels", np.array([])) == channel)
             same(parts["evolution"], arrays["evolution/values"][followed[0]] if len(followed) else [])

@@ -21,7 +21,10 @@ from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 from deconvviz.web.scripts import folder_name
 
-PICTURES = ("patches", "projections", "filters", "evolution/patches", "evolution/projections", "relevance/patches")
+PICTURES = (
+    *("patches", "projections", "filters", "wanted"),
+    *("evolution/patches", "evolution/projections", "relevance/patches"),
+)
 REQUIRED = (
     *("channels", "values", "images", "positions", "boxes", "windows", "patches", "projections", "fired"),
     *("firing_rate", "maximum", "mean_activation", "dead", "top_class", "top_class_share", "neighbours"),

@@ -109,6 +109,11 @@ def _write_sheets(folder: pathlib.Path, gallery: GalleryFile, pictures: dict[str
     count, k = present.shape
     for name in ("patches", "projections"):
         sheets.write(name, count, gallery.shapes[name][2:4], _squares_of(pictures[name], present), side_of(k))
+    if "wanted" in pictures:
+        tiles = pictures["wanted"]
+        sheets.write(
+            "wanted", count, gallery.shapes["wanted"][2:4], lambda first, last: np.asarray(tiles[first:last])[:, 0]
+        )
     if "relevance/patches" in pictures:
         carried = gallery.arrays["relevance/images"] >= 0
         tile = gallery.shapes["relevance/patches"][2:4]

@@ -81,7 +81,18 @@
       return element("figure", { class: kind }, block, element("figcaption", {}, caption));
     };
     byId("reading").replaceChildren(...atlas.readingNodes(layer, data, row));
-    byId("blocks").replaceChildren(figure("projections", "Projections"), figure("patches", "Image patches"));
+    byId("blocks").replaceChildren(
+      figure("projections", "Projections"), figure("patches", "Image patches"), wantedFigure(layer, data, row, channel));
+  }
+
+  /** The picture that was made so that the filter likes it, where the atlas has one. */
+  function wantedFigure(layer, data, row, channel) {
+    if (!data.sheets.wanted) return "";
+    const label = `The picture that filter ${channel} would like best`;
+    const node = element("span", { class: "tile wanted", role: "img", "aria-label": label });
+    const title = "Made by gradient ascent on the mean of the filter's map; no image looks like this.";
+    return element("figure", { class: "wanted", title }, atlas.showBlock(node, layer, data.sheets.wanted, row),
+      element("figcaption", {}, "What it would like best"));
   }
 
   function showNeighbours({ layer, data, filter }) {
