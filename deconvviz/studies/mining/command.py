@@ -259,7 +259,7 @@ class MovedSources:
     "--wanted",
     is_flag=True,
     help="Show beside the patches the picture that each filter would like best, as `deconvviz visualise` makes it. It "
-    "takes a second or more for each step of nine filters; the pictures are kept in MINED.",
+    "takes some seconds a filter; the pictures are kept in MINED.",
 )
 @image_channels_option
 @projection_options
