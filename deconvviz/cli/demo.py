@@ -226,13 +226,14 @@ def _run(arguments: list[str]) -> None:
 def _page_values(plan: DemoPlan, commands: Mapping[str, str]) -> dict[str, Any]:
     """Return what the page's template asks for; `commands` are as they would be typed."""
     from deconvviz.models.load import DEMO_SNAPSHOTS
+    from deconvviz.results.declarations import FILES
     from deconvviz.results.results import read_config
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.web.lesson import lesson_values
 
     snapshots = Snapshots(plan.snapshots if plan.trains else DEMO_SNAPSHOTS)
     last_epoch = snapshots.history[-1]
-    mined_config = read_config(plan.mined, "mined", 1)
+    mined_config = read_config(plan.mined, "mined", FILES["mined"].version)
     return {
         **_store_values(plan),
         "version": __version__,
