@@ -42,7 +42,8 @@ class Views:
         Args:
             draws: n x DRAWS random numbers in 0..1.
 
-        >>> Views(shares=(1, 1), shift=0.25, turn=0, noise=0).maps(np.array([[0.5, 1.0, 0.5, 0.5]])).tolist()
+        >>> views = Views(shares=(1, 1), shift=0.25, turn=0, noise=0)
+        >>> (views.maps(np.array([[0.5, 1.0, 0.5, 0.5]])) + 0.0).tolist()  # -0.0 becomes 0.0
         [[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]]
         """
         share = self.shares[0] + (self.shares[1] - self.shares[0]) * draws[:, 0]
