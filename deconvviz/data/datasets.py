@@ -150,6 +150,16 @@ def labels_of(images: Images) -> Ints:
     return np.full(len(images), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
 
 
+def place_of(images: Images) -> dict[str, str]:
+    """Return where images are, for the sources of a result; nothing for those that have no file, as generated ones.
+
+    >>> place_of(Scenes(3))
+    {}
+    """
+    path = getattr(images, "path", None)
+    return {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+
+
 def limited(count: int, limit: int | None) -> dict[str, str]:
     """Return what a result notes of which part of a dataset it is of: nothing where it is of all.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, fx
 
+from deconvviz.errors import CamError
 from deconvviz.graph import table  # noqa: F401, an import that fills the table
 from deconvviz.graph.ops import UNKNOWN, op_name, op_of
 from deconvviz.graph.reach import Geometry, Interval, Reach, axes_of, data_inputs, receptive_interval, shape_of
@@ -67,6 +68,11 @@ class Layer:
         rest = [n for i, n in enumerate(shape) if i not in (0, axis)]
         rows, columns = [*rest, 1, 1][:2]
         return shape[axis], rows, columns
+
+    def require_channels(self) -> None:
+        """Raise CamError where its value has more axes than channels, rows and columns."""
+        if len(self.shape) > 3:
+            raise CamError(f"layer {self.name!r} has the shape {list(self.shape)}, without channels; choose another")
 
 
 def annotate(graph: fx.Graph, image: fx.Node) -> None:

@@ -23,11 +23,11 @@ from deconvviz.results.results import Result
 from deconvviz.results.tiles import KIND, SCHEMA
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import MARK, _shard_files, _slots, joined_on_ray, run_on_ray
+from deconvviz.run.sharding import ShardedKeywords
 from deconvviz.run.shipping import Place, RemoteImages, RemoteModel
 from deconvviz.studies.atlas import on_ray
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.studies.mining.on_ray import MiningJob, mine_on_ray
-from deconvviz.studies.mining.options import MiningKeywords
 
 ray: Any = pytest.importorskip("ray")
 IMAGES, LAYERS = 64, ("conv1", "conv3")  # shards and batches of whole size: torch sums one image otherwise
@@ -233,7 +233,7 @@ def test_a_node_that_dies_costs_only_what_was_not_committed(
     assert_equal(files[0], mined_arrays(alone), rounding=1e-6)
 
 
-def mining_job(store: pathlib.Path, kind: type[MiningJob] = MiningJob, **options: Unpack[MiningKeywords]) -> MiningJob:
+def mining_job(store: pathlib.Path, kind: type[MiningJob] = MiningJob, **options: Unpack[ShardedKeywords]) -> MiningJob:
     preprocess = dv.Preprocess.from_dict(dv.load_model("demo").settings)
     model = RemoteModel.of("demo", "DEFAULT", "auto", preprocess, "cpu")
     images = RemoteImages.of(str(store))

@@ -270,12 +270,12 @@ def merge_dissections(files: tuple[str, ...], out: str, force: bool) -> None:
       deconvviz merge-dissections part0.h5 part1.h5 -o names.h5 --force
       deconvviz dissect demo scenes:2000 -l relu5 -o names.csv
     """
+    from deconvviz.results.shard_files import require_new
     from deconvviz.studies.dissection.result import Dissection
     from deconvviz.studies.dissection.result import merge_dissections as merged_dissections
 
     check_place(out)
-    if pathlib.Path(out).exists() and not force:
-        raise DataError(f"{out} exists already; choose another output, or --force to replace it")
+    require_new(out, force)
     merged = merged_dissections([Dissection.load(path) for path in files])
     merged.save(out)
     click.echo(f"wrote {out}: {merged.progress()}")

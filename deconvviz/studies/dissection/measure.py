@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvviz.data.datasets import Images, labels_of, limited
+from deconvviz.data.datasets import Images, labels_of, limited, place_of
 from deconvviz.data.feed import Feed, InputBatch
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.recent import note_images
 from deconvviz.data.truth import Truth
-from deconvviz.errors import CamError, DataError, MismatchError
+from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.digest import architecture
 from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
@@ -111,7 +111,7 @@ def dissect(
         raise DataError("no image given; expected at least one")
     note_images(images)
     config = configuration(network, images, names, preprocess, truth, settings)
-    made_of = stamped({"architecture": architecture(network), **_path_of(images), **(sources or {})})
+    made_of = stamped({"architecture": architecture(network), **place_of(images), **(sources or {})})
     job = DissectionRun(network, feed, truth, settings, names, out)
     dissection = job.begun(config, made_of)
     if dissection.stage == QUANTILES:
@@ -154,15 +154,8 @@ def _checked(network: Network, layers: Sequence[str]) -> list[str]:
     if not names:
         raise DataError("no layer given; expected at least 1")
     for name in names:
-        shape = network.layer(name).shape
-        if len(shape) > 3:
-            raise CamError(f"layer {name!r} has the shape {list(shape)}, without channels; choose another")
+        network.layer(name).require_channels()
     return names
-
-
-def _path_of(images: Images) -> dict[str, str]:
-    path: pathlib.Path | None = getattr(images, "path", None)
-    return {} if path is None else {"images": str(pathlib.Path(path).resolve())}
 
 
 def _require_quantiles(quantiles: Dissection, config: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from deconvviz.errors import DataError, MismatchError
 from deconvviz.notebook import Shown
 from deconvviz.results.names import NAME_COLUMNS
 from deconvviz.results.results import Result, require_same, whole
+from deconvviz.results.shard_files import require_every_shard
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.dissection.naming import Concept, Detection, NamingRule, detections
 from deconvviz.studies.mining.topk import TopK
@@ -238,9 +239,7 @@ def merge_dissections(parts: Sequence[Dissection]) -> Dissection:
         raise MismatchError("no shards given; give the dissections of all shards of one job")
     parts = sorted(parts, key=lambda part: tuple(part.config["shard"]))
     first = parts[0]
-    given, expected = [part.config["shard"] for part in parts], [[i, len(parts)] for i in range(len(parts))]
-    if given != expected:
-        raise MismatchError(f"shards {given} given; expected each of 0/n to n-1/n once")
+    require_every_shard([part.config["shard"] for part in parts])
     for part in parts:
         name = f"shard {part.config['shard'][0]}"
         require_same(

@@ -23,7 +23,7 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
-from deconvviz.errors import CamError, DataError, require
+from deconvviz.errors import DataError, require
 from deconvviz.graph.digest import architecture
 from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
@@ -327,9 +327,7 @@ def _check(network: Network, layers: Sequence[str], outputs: Ints) -> None:
     if not layers:
         raise DataError("no layer given; expected at least 1")
     for name in layers:
-        shape = network.layer(name).shape
-        if len(shape) > 3:
-            raise CamError(f"layer {name!r} has the shape {list(shape)}, without channels; choose another")
+        network.layer(name).require_channels()
     if outputs.min() < 0 or outputs.max() >= network.outputs:
         raise DataError(f"outputs {outputs.min()} to {outputs.max()} given; {network.name} has {network.outputs}")
 

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.run.cluster import RayOptions
     from deconvviz.run.options import RunOptions
+    from deconvviz.run.sharding import ShardedKeywords
     from deconvviz.studies.mining.cache import ProjectionCache
-    from deconvviz.studies.mining.options import MiningKeywords
     from deconvviz.studies.mining.result import LayerPanels, Mined, MinedLayer
 
 MOST_FILTERS = 100  # on one page
@@ -111,7 +111,7 @@ def mine(
             raise DataError("directions and --ray given; mine directions on this machine: leave --ray out")
         learn = partial(learner, images=store, out=out, limit=limit, **run.keywords())
         network, preprocess, loaded = open_model(model, options, layers, learn)
-        keywords: MiningKeywords = {
+        keywords: ShardedKeywords = {
             "limit": limit,
             "shard": shard,
             "commit_every": commit_every,

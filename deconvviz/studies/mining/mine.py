@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from deconvviz.data.datasets import Images, labels_of, limited
+from deconvviz.data.datasets import Images, labels_of, limited, place_of
 from deconvviz.data.feed import Feed, InputBatch
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.recent import note_images
@@ -20,9 +20,10 @@ from deconvviz.graph.digest import architecture
 from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
 from deconvviz.halving import AtOnce
-from deconvviz.results.results import require_same, stamped
+from deconvviz.results.results import stamped
+from deconvviz.results.shard_files import begun
+from deconvviz.run.sharding import ShardedOptions
 from deconvviz.studies.mining.directions import arrays_of, layers_read
-from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.spread import Spread
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from typing_extensions import Unpack
 
-    from deconvviz.studies.mining.options import MiningKeywords
+    from deconvviz.run.sharding import ShardedKeywords
 
 
 def mine(
@@ -46,7 +47,7 @@ def mine(
     *,
     preprocess: Preprocess | None = None,
     sources: Mapping[str, Any] | None = None,
-    **options: Unpack[MiningKeywords],
+    **options: Unpack[ShardedKeywords],
 ) -> Mined:
     """Find, for every channel of some layers, the k images of a store that activate it most, and where in them.
 
@@ -63,7 +64,7 @@ def mine(
         preprocess: how an image becomes the network's input; by default resized and cropped to the network's input
             size, normalised for ImageNet networks.
         sources: where model and weights came from, for the file; the path of the store is added.
-        options: `limit`, `shard` and `commit_every` of `MiningOptions`; `batch_size`, `precision`, `workers` and
+        options: `limit`, `shard` and `commit_every` of `ShardedOptions`; `batch_size`, `precision`, `workers` and
             `progress` of `RunOptions`. A batch that does not fit in memory is halved, and so are later ones.
 
     Returns:
@@ -85,14 +86,13 @@ def mine(
     >>> mined["1"].images.shape, mined["1"].positions.shape, mined["1"].activity.images
     ((8, 4), (8, 4, 2), 20)
     """
-    settings = MiningOptions(**options)
+    settings = ShardedOptions(**options)
     preprocess = preprocess or Preprocess.to_fit(network.input_shape)
     network.check_input(preprocess.shape)
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     require({"layers": names, "k": k}, DataError, layers=(bool(names), "at least one name"), k=(k >= 1, "at least 1"))
     feed = Feed(store, preprocess, settings.indices(labels_of(store)), workers=settings.workers)
-    path: pathlib.Path | None = getattr(store, "path", None)  # generated images have no file
-    where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    where: dict[str, Any] = place_of(store)
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
     where["architecture"] = architecture(network)
     where["image_size"] = list(preprocess.shape[1:])
@@ -109,11 +109,11 @@ def mine(
         path=None if out is None else pathlib.Path(out),
         figure_arrays=arrays_of(network, names),
     )
-    return MiningRun(fast_network, feed, settings, empty.path, names).run(_begun(empty))
+    return MiningRun(fast_network, feed, settings, empty.path, names).run(begun(empty, load_mined))
 
 
 def configuration(
-    network: Network, store: Images, layers: Sequence[str], k: int, preprocess: Preprocess, settings: MiningOptions
+    network: Network, store: Images, layers: Sequence[str], k: int, preprocess: Preprocess, settings: ShardedOptions
 ) -> dict[str, Any]:
     """Return what has to be equal for a mined file to be gone on with; JSON values. Arguments are those of `mine`."""
     return {
@@ -136,21 +136,6 @@ def _empty_layer(network: Network, name: str, k: int, images: Ints) -> MinedLaye
     return MinedLayer(name=name, top=top, activity=activity, spread=Spread.empty(channels, images))
 
 
-def _begun(empty: Mined) -> Mined:
-    """Return what the file of a job holds already, or the empty result.
-
-    The file is written here, so that a place that cannot be written to is found out before the work and not after it.
-    """
-    mined = empty
-    if empty.path is not None and empty.path.exists():
-        mined = load_mined(empty.path)
-        both = mined.sources, empty.sources
-        require_same(empty.path, mined.config, empty.config, "remove it or choose another output", both)
-    if empty.path is not None and (mined is empty or not mined.complete):
-        mined.save(empty.path)
-    return mined
-
-
 class MiningRun:
     """One run of mining: it adds batch after batch to what was found before.
 
@@ -168,7 +153,7 @@ class MiningRun:
     """
 
     def __init__(
-        self, network: Network, feed: Feed, settings: MiningOptions, path: pathlib.Path | None, layers: Sequence[str]
+        self, network: Network, feed: Feed, settings: ShardedOptions, path: pathlib.Path | None, layers: Sequence[str]
     ) -> None:
         self.network, self.feed, self.settings, self.path = network, feed, settings, path
         size = fitting(network, settings.images_at_once(network.device), layers)

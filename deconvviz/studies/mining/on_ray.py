@@ -12,9 +12,9 @@ from deconvviz.graph.network import Network
 from deconvviz.results.results import require_same
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import ShardedJob, joined_on_ray
+from deconvviz.run.sharding import ShardedKeywords, ShardedOptions
 from deconvviz.studies.mining.merge import merge
 from deconvviz.studies.mining.mine import configuration, mine
-from deconvviz.studies.mining.options import MiningKeywords, MiningOptions
 from deconvviz.studies.mining.result import Mined, load_mined
 from deconvviz.types import Pathlike
 
@@ -26,16 +26,16 @@ class MiningJob(ShardedJob):
     Attributes:
         layers: names of the layers.
         k: images that are kept for each channel.
-        options: of `MiningOptions`, as keyword arguments.
+        options: of `ShardedOptions`, as keyword arguments.
     """
 
     layers: tuple[str, ...]
     k: int
-    options: MiningKeywords
+    options: ShardedKeywords
 
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Mine a shard; see `ShardedJob.run`."""
-        options: MiningKeywords = {**self.options, "shard": shard, "workers": cpus, "progress": False}
+        options: ShardedKeywords = {**self.options, "shard": shard, "workers": cpus, "progress": False}
         about: dict[str, Any] = {"preprocess": self.model.preprocess, "sources": self.sources}
         mine(self.model.network(), self.images.open(), self.layers, self.k, path, **about, **options)
 
@@ -63,7 +63,7 @@ def mine_on_ray(network: Network, store: Images, job: MiningJob, out: Pathlike, 
         MismatchError: `out`, or a shard of an earlier run, is of another job.
         DeconvvizError: what `mine` raises.
     """
-    settings, path = MiningOptions(**job.options), pathlib.Path(out)
+    settings, path = ShardedOptions(**job.options), pathlib.Path(out)
     for name in job.layers:
         network.layer(name)  # a name that does not exist is found here, and not on every node
     if path.exists():

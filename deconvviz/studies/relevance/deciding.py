@@ -14,6 +14,7 @@ from deconvviz.data.pictures import resized
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
+from deconvviz.studies.mining.panels import square_around
 from deconvviz.studies.mining.result import Origin
 from deconvviz.studies.relevance.result import ImageRelevance, Relevance
 from deconvviz.types import Box, Floats, Pixels
@@ -197,11 +198,10 @@ def patch_around(position: Sequence[int], field: Sequence[Sequence[int]], side: 
     >>> patch_around((1, 9), ((5, 5), (4, 4), (0, 0)), 8, (32, 32))
     Box(top=2, left=24, bottom=10, right=32)
     """
-    edges = []
-    for at, size, stride, offset, length in zip(position, *field, image, strict=True):
-        room = min(side, length)
-        centre = offset + at * stride + size / 2 if stride else length / 2
-        start = min(max(int(centre - room / 2), 0), length - room)
-        edges.append((start, start + room))
+    edges = [
+        (offset + at * stride, offset + at * stride + size) if stride else (0, length)  # a unit that sees everything
+        for at, size, stride, offset, length in zip(position, *field, image, strict=True)
+    ]
     (top, bottom), (left, right) = edges
-    return Box(top, left, bottom, right)
+    height, width = image
+    return square_around(Box(top, left, bottom, right), side, (height, width))

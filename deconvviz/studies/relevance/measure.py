@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvviz.data.datasets import Images, labels_of
+from deconvviz.data.datasets import Images, labels_of, place_of
 from deconvviz.data.feed import Feed, InputBatch
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.recent import note_images
@@ -22,9 +22,10 @@ from deconvviz.graph.digest import architecture
 from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
 from deconvviz.halving import AtOnce
-from deconvviz.results.results import require_same, stamped
+from deconvviz.results.results import stamped
+from deconvviz.results.shard_files import begun
+from deconvviz.run.sharding import ShardedOptions
 from deconvviz.studies.mining.mine import configuration
-from deconvviz.studies.mining.options import MiningOptions
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import MinedLayer
 from deconvviz.studies.mining.topk import Activity, TopK
@@ -36,7 +37,7 @@ from deconvviz.types import Ints, Pathlike
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from deconvviz.studies.mining.options import MiningKeywords
+    from deconvviz.run.sharding import ShardedKeywords
 
 Tables = dict[str, tuple[LayerTable, RelevanceTable]]
 
@@ -53,7 +54,7 @@ def relevance(
     outputs: Ints | None = None,
     preprocess: Preprocess | None = None,
     sources: Mapping[str, Any] | None = None,
-    **options: Unpack[MiningKeywords],
+    **options: Unpack[ShardedKeywords],
 ) -> Relevance:
     """Find which channels of some layers made a network's decisions, and the images in which each weighed most.
 
@@ -98,7 +99,7 @@ def relevance(
     >>> found["1"].by_relevance.images.shape, int(found["1"].shares.decided.sum())
     ((4, 3), 20)
     """
-    settings = MiningOptions(**options)
+    settings = ShardedOptions(**options)
     preprocess = preprocess or Preprocess.to_fit(network.input_shape)
     network.check_input(preprocess.shape)
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
@@ -109,8 +110,7 @@ def relevance(
     indices = settings.indices(labels_of(store))
     if wanted is not None:
         indices = indices[wanted[indices] >= 0]
-    path: pathlib.Path | None = getattr(store, "path", None)
-    where: dict[str, Any] = {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    where: dict[str, Any] = place_of(store)
     where["receptive_fields"] = {name: [list(of) for of in network.layer(name).receptive_field] for name in names}
     where |= {"architecture": architecture(network), "image_size": list(preprocess.shape[1:])}
     note_images(store)
@@ -125,7 +125,7 @@ def relevance(
         path=None if out is None else pathlib.Path(out),
     )
     feed = Feed(store, preprocess, indices, workers=settings.workers)
-    return RelevanceRun(decisions, feed, settings, wanted).run(_begun(empty))
+    return RelevanceRun(decisions, feed, settings, wanted).run(begun(empty, load_relevance))
 
 
 def image_relevance(
@@ -196,18 +196,6 @@ def _empty_layer(network: Network, name: str, k: int) -> RelevantLayer:
     )
 
 
-def _begun(empty: Relevance) -> Relevance:
-    """Return what the file of a job holds already, or the empty result; the file is written before the work."""
-    begun = empty
-    if empty.path is not None and empty.path.exists():
-        begun = load_relevance(empty.path)
-        both = begun.sources, empty.sources
-        require_same(empty.path, begun.config, empty.config, "remove it or choose another output", both)
-    if empty.path is not None and (begun is empty or not begun.complete):
-        begun.save(empty.path)
-    return begun
-
-
 class RelevanceRun:
     """One run: it adds batch after batch to what was found before, and commits as mining does.
 
@@ -219,7 +207,7 @@ class RelevanceRun:
         at_once: images in one pass; halved where they do not fit in memory.
     """
 
-    def __init__(self, decisions: Decisions, feed: Feed, settings: MiningOptions, wanted: Ints | None) -> None:
+    def __init__(self, decisions: Decisions, feed: Feed, settings: ShardedOptions, wanted: Ints | None) -> None:
         self.decisions, self.feed, self.settings = decisions, feed, settings
         device = decisions.network.device
         self.wanted = None if wanted is None else torch.from_numpy(wanted).to(device)

@@ -99,7 +99,7 @@ def invert(
     Examples:
       deconvviz invert torchvision:squeezenet1_0 cat.jpg -l features.3 -l features.7 -l features.12 -o known.png
       deconvviz invert torchvision:resnet18 cat.jpg -l layer3 --compare torchvision:resnet34 -o both.png
-      deconvviz invert demo cat.jpg -l conv3 -l conv5 --snapshots demo --epochs 0,30 -o epochs.png
+      deconvviz invert demo cat.jpg -l conv3 -l conv5 --snapshots demo --epochs 1,64 -o epochs.png
     """
     from deconvviz.studies.visualisation.figure import draw_inversion
     from deconvviz.studies.visualisation.invert import invert as find_again

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from deconvviz.errors import CamError, DataError, TargetError
+from deconvviz.errors import DataError, TargetError
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
 from deconvviz.types import Floats
@@ -167,10 +167,9 @@ class Head:
     def width(self) -> int:
         """Return the number of channels, or of classes."""
         if self.layer:
-            shape = self.network.layer(self.layer).shape
-            if len(shape) > 3:
-                raise CamError(f"layer {self.layer!r} has the shape {list(shape)}, without channels; choose another")
-            return self.network.layer(self.layer).units[0]
+            layer = self.network.layer(self.layer)
+            layer.require_channels()
+            return layer.units[0]
         return self.network.outputs
 
     def check(self, objective: Objective) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
 from deconvviz.progress import write_line
 from deconvviz.results.results import stamped
 from deconvviz.studies.visualisation import ascend, distort
@@ -146,17 +147,23 @@ class Visualiser:
 
     def _ascended(self, objective: Objective) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
         """Yield what each batch of pictures became; what all of them take is told before."""
-        settings, count = self.settings, len(objective.channels)
+        settings, count, variants = self.settings, len(objective.channels), self.settings.variants
         with contextlib.ExitStack() as stack:
             bar: Any = None
-            for batch in self._batches(count):
-                ascent = _Ascent(self, objective.only(batch), [index % settings.variants for index in batch])
+
+            def part(start: int, stop: int) -> tuple[Array, Array, Array, Array, Array]:
+                nonlocal bar
+                batch = range(start * variants, stop * variants)
+                ascent = _Ascent(self, objective.only(batch), [index % variants for index in batch])
                 if bar is None:
                     if settings.progress:
                         seconds = ascend.seconds_of_a_step(ascent.canvas, ascent.loss)
                         write_line(f"visualise: {self._budget(count).timed(seconds, len(batch)).words()}")
                     bar = stack.enter_context(settings.bar("step", settings.steps * count, "visualising"))
-                yield ascent.run(bar)
+                bar.n = settings.steps * batch.start  # a part that did not fit in memory begins again
+                return ascent.run(bar)
+
+            yield from self._at_once().parts(count // variants, part)
 
     # --- what is decided before ---
 
@@ -201,12 +208,11 @@ class Visualiser:
             )
         return self.inputs.pictures(x).clamp(0, 1)
 
-    def _batches(self, count: int) -> list[range]:
-        """Return which pictures are made together; the variants of a channel always are."""
+    def _at_once(self) -> AtOnce:
+        """Return how many channels are worked at together: the variants of one always are."""
         default = AT_ONCE_ON_A_CPU if self.original.device.type == "cpu" else AT_ONCE_ON_A_GPU
-        variants = self.settings.variants
-        at_once = max(self.settings.images_at_once(self.original.device, default) // variants, 1) * variants
-        return [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
+        pictures = self.settings.images_at_once(self.original.device, default)
+        return AtOnce(max(pictures // self.settings.variants, 1), "channels", "take a smaller --size")
 
     def _budget(self, count: int) -> ascend.Budget:
         until = self.layer or "the output"

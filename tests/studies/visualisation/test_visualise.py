@@ -14,7 +14,7 @@ import deconvviz as dv
 from deconvviz.errors import DataError, LayerNotFound, TargetError
 from deconvviz.studies.visualisation.canvas import SpectralCanvas, mixed, of_spectrum, unmixed
 from deconvviz.studies.visualisation.distort import SMALL_CHANGES, viewed
-from deconvviz.studies.visualisation.objective import Objective, alike
+from deconvviz.studies.visualisation.objective import Head, Objective, alike
 
 RAW: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 QUIET: dict[str, Any] = {"progress": False}
@@ -65,6 +65,25 @@ def test_a_filter_that_is_off_on_noise_is_found(rectifier: nn.Module) -> None:
     assert wanted.curve[0, 0] <= 0 and wanted.values[0] > 1
     alone = dv.visualise(network, "1", [0], **options)
     assert np.allclose(alone.pictures[0], wanted.pictures[0], atol=1e-3)
+
+
+def test_pictures_that_do_not_fit_go_in_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, preprocess = network_of(nn.Conv2d(3, 8, 5), nn.ReLU(), size=16, double=True)
+    options: dict[str, Any] = {"preprocess": preprocess, "steps": 6, "variants": 2, **QUIET}
+    whole, call = dv.visualise(network, "1", [1, 4, 6], **options), Head.__call__
+
+    def narrow(self: Head, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return call(self, x)
+
+    monkeypatch.setattr(Head, "__call__", narrow)
+    parts = dv.visualise(network, "1", [1, 4, 6], **options)
+    assert capsys.readouterr().err.count("out of memory: continuing with batches of 1") == 1
+    assert np.allclose(parts.pictures, whole.pictures, atol=1e-6) and np.allclose(parts.curve, whole.curve)
+    assert parts.channels.tolist() == whole.channels.tolist() == [1, 1, 4, 4, 6, 6]
 
 
 def test_same_seed_same_picture_and_a_batch_is_its_singles() -> None:

@@ -1,4 +1,4 @@
-"""MiningOptions: which images are mined, and how the job runs."""
+"""ShardedOptions: which images a job over a store takes, and how often it commits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.types import Ints
 
 
-class MiningKeywords(RunKeywords, total=False):
-    """The fields of `MiningOptions`, as the keyword arguments of `mine`."""
+class ShardedKeywords(RunKeywords, total=False):
+    """The fields of `ShardedOptions`, as keyword arguments."""
 
     limit: int | None
     shard: tuple[int, int] | None
@@ -19,19 +19,19 @@ class MiningKeywords(RunKeywords, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiningOptions(RunOptions):
-    """Which images `mine` takes, and how it runs: the attributes of `RunOptions` are options too.
+class ShardedOptions(RunOptions):
+    """Which images a job takes, and how it runs: the attributes of `RunOptions` are options too.
 
     Attributes:
         limit: take only so many images, spread over the classes and over the store; None takes all.
-        shard: (i, n), i from 0: take each n-th image from the i-th on. `merge` joins the n files.
+        shard: (i, n), i from 0: take each n-th image from the i-th on.
         commit_every: batches between two commits to the file.
 
     Raises:
         DataError: a value out of its range.
 
     >>> import numpy as np
-    >>> MiningOptions(limit=7, shard=(1, 3)).indices(np.zeros(100))
+    >>> ShardedOptions(limit=7, shard=(1, 3)).indices(np.zeros(100))
     array([21, 64])
     """
 
@@ -52,6 +52,6 @@ class MiningOptions(RunOptions):
             raise DataError(f"shard {index}/{parts} given; expected i/n with i from 0 to n - 1")
 
     def indices(self, labels: Ints) -> Ints:
-        """Return which images are mined, int64, ascending; labels: int64 [N], -1 where the class is unknown."""
+        """Return which images are taken, int64, ascending; labels: int64 [N], -1 where the class is unknown."""
         index, parts = self.shard or (0, 1)
         return spread(labels, self.limit or len(labels))[index::parts]
