@@ -79,10 +79,12 @@ def filter_silencing(
     feed = Feed(inputs.store, inputs.preprocess, images, workers=options.workers)
     with options.bar("image", len(images), "silencing", done) as bar:
         for (place,), x in feed.tensors(1, inputs.network.device, inputs.network.dtype, start=done):
+            before = silencing.probabilities(x)
             for layer, by_image in strongest.items():
                 filters = by_image.get(images[place])
                 if filters is not None:
-                    silencing.add(arrays, layer, x, filters)
+                    arrays[f"{layer}/off/before"][filters] += before
+                    arrays[f"{layer}/off/after"][filters] += silencing.without(layer, x, filters)
             if (place + 1) % COMMIT == 0 or place + 1 == len(images):
                 state = {"done": int(place) + 1}
                 Result(SILENCED_KIND, SILENCED_SCHEMA, config, inputs.provenance, arrays, state).save(out)
@@ -133,8 +135,13 @@ class _Silencing:
         self.network = inputs.network.forward_only("fp32", keep=layers)
         self.at_once = AtOnce(batch_size, "changed values")
 
-    def add(self, arrays: Mapping[str, Array], layer: str, x: Tensor, filters: Ints) -> None:
-        """Add the probabilities of image x [1, C, h, w] to the sums of some filters of a layer, int64 [m]."""
+    def probabilities(self, x: Tensor) -> Floats:
+        """Return the probabilities of the classes for image x [1, C, h, w], float64 [1, outputs]."""
+        with torch.inference_mode():
+            return np.asarray(self.network.readout.probabilities_of(self.network(x)).double().cpu().numpy())
+
+    def without(self, layer: str, x: Tensor, filters: Ints) -> Floats:
+        """Return the same without each of some filters of a layer, int64 [m], float64 [m, outputs]."""
         with torch.inference_mode():
             value, tail = self.network.split(layer, x)
 
@@ -145,10 +152,7 @@ class _Silencing:
                 images = torch.zeros(stop - start, dtype=torch.int64, device=x.device)
                 return self.network.readout.probabilities_of(tail(changed, images))
 
-            before = self.network.readout.probabilities_of(tail(value)).double().cpu().numpy()
-            after = torch.cat([*self.at_once.parts(len(filters), part)]).double().cpu().numpy()
-        arrays[f"{layer}/off/before"][filters] += before
-        arrays[f"{layer}/off/after"][filters] += after
+            return np.asarray(torch.cat([*self.at_once.parts(len(filters), part)]).double().cpu().numpy())
 
 
 def _strongest(mined: Mined, layer: str, channels: Sequence[int], k: int) -> dict[int, Ints]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,17 +65,17 @@ def test_interrupted_it_resumes_and_ends_the_same(
         filter_silencing(case.inputs(), case.mined, CHANNELS, tmp_path / name, k=K, progress=False)
         return Result.load(tmp_path / name, silencing.SILENCED_KIND, silencing.SILENCED_SCHEMA)
 
-    whole, add, calls = silenced("whole.h5"), silencing._Silencing.add, 0
+    whole, without, calls = silenced("whole.h5"), silencing._Silencing.without, 0
 
-    def interrupted(self: silencing._Silencing, *arguments: object) -> None:
+    def interrupted(self: silencing._Silencing, *arguments: Any) -> Floats:
         nonlocal calls
         calls += 1
         if calls == 12:
             raise KeyboardInterrupt
-        add(self, *arguments)  # type: ignore[arg-type]
+        return without(self, *arguments)
 
     monkeypatch.setattr(silencing, "COMMIT", 2)
-    monkeypatch.setattr(silencing._Silencing, "add", interrupted)
+    monkeypatch.setattr(silencing._Silencing, "without", interrupted)
     with pytest.raises(KeyboardInterrupt):
         silenced("parts.h5")
     parts = silenced("parts.h5")
