@@ -377,9 +377,11 @@ def caption_of(visualisation: Visualisation, preprocess: Preprocess) -> str:
         views = f"seen in {config['views']} crops in each step"
     height, width = config["size"]
     faded = " Pixels that the objective did not look at are faded to white." if visualisation.opacity.size else ""
-    values = " Below: the objective for the finished picture, and the largest value on its map."
+    values = " Below: the objective for the finished picture" + (
+        ", and the largest value on its map." if config["objective"] == "channel" else "."
+    )
     return (
         f"Made large: {objective}. {config['steps']} steps on {canvas} from {config['started_from']}; pictures of "
-        f"{width} x {height} px are {views}.{values if config['objective'] == 'channel' else ''}{faded}"
+        f"{width} x {height} px are {views}.{values}{faded}"
         f"{preprocess.shown_words()}\n{NOT_A_PHOTO}"
     )
