@@ -162,6 +162,8 @@ def read_image(path: str) -> Picture:
     from deconvviz.data.decode import decode
 
     file = pathlib.Path(path)
+    if file.is_dir():
+        raise DataError(f"{path} is a folder; give the path of a photo in it")
     if not file.is_file():
         raise DataError(f"no image {path}; give the path of a photo")
     try:

@@ -75,7 +75,7 @@ class Folder(Shown, drawn_by="draw_images"):
         source = folder_source(pathlib.Path(path))
         entries = list(source.entries)
         if not entries:
-            raise DataError(f"no image in {path}; expected a folder for each class, with images in it")
+            raise DataError(f"no image in {path}; expected images in it, or a folder of images for each class")
         self.path = pathlib.Path(path).resolve()
         self.classes = tuple(source.classes)
         self.names = tuple(entry.name for entry in entries)

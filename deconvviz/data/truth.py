@@ -189,5 +189,7 @@ def _box(row: Mapping[str, str], where: str) -> Box:
 def _read_text(path: pathlib.Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read the boxes in {path}: it is no text; expected a CSV file") from error
+    except OSError as error:
         raise DataError(f"cannot read the boxes in {path}: {error}; expected a CSV file") from error

@@ -25,12 +25,15 @@ def draw_interval(axes: Axes, estimate: Sequence[float] | NDArray[np.float64], r
 
     Args:
         axes: where to draw.
-        estimate: (value, lower end, upper end), in the units of the horizontal axis.
+        estimate: (value, lower end, upper end), in the units of the horizontal axis; where the ends are NaN, the value
+            is known and has no interval, and the bar stands alone.
         row: height of the row.
         colour: of dot and whiskers; the bar has a paler shade.
     """
     value, low, high = estimate
     axes.barh(row, value, 0.62, color=0.4 * np.asarray(to_rgb(colour)) + 0.6)
+    if np.isnan(low):
+        return
     whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
     axes.errorbar(value, row, xerr=whiskers, fmt="o", color=colour, markersize=3, capsize=2, linewidth=1.1)
 

@@ -100,6 +100,26 @@ def with_directions(network: Network, layer: str, weights: Array, bias: Array | 
     return out.replaced(out.graph, out.tensors)
 
 
+def without_directions(network: Network) -> Network:
+    """Return a network without the directions that were added to it; its fingerprint is that of before.
+
+    >>> from torch import nn
+    >>> from deconvviz.graph.capture import capture
+    >>> network = capture(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), (3, 32, 32))
+    >>> without_directions(with_directions(network, "1", np.eye(8))).fingerprint == network.fingerprint
+    True
+    """
+    readings = [layer.node for layer in network.layers.values() if "reads" in layer.node.meta]
+    if not readings:
+        return network
+    added = {node.name for reading in readings for node in (reading, *reading.args[1:3])}  # type: ignore[union-attr]
+    tensors = {str(constant.target) for reading in readings for constant in reading.args[1:3]}  # type: ignore[union-attr]
+    out = network.replaced(network.graph, {name: each for name, each in network.tensors.items() if name not in tensors})
+    for node in reversed([node for node in out.graph.nodes if node.name in added]):
+        out.graph.erase_node(node)
+    return out.replaced(out.graph, out.tensors)
+
+
 def directions_in(network: Network) -> dict[str, Readings]:
     """Return the directions that were added to a network: name of the layer -> what is read, and how.
 

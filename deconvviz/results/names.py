@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from deconvviz.errors import DataError
 from deconvviz.types import Pathlike
@@ -18,18 +18,19 @@ Names = Mapping[str, Mapping[int, str]]
 """Layer -> channel -> its name."""
 
 
-def read_names(path: Pathlike) -> Names:
+def read_names(path: Pathlike, layers: Collection[str] = ()) -> Names:
     """Read the names of channels from a table that `deconvviz dissect` wrote, or from one of your own.
 
     Args:
         path: a CSV file with the columns layer, channel and name. Where it has a column `named` too, rows with 0 in it
             are left out. Several names of a channel are joined by commas, in their order.
+        layers: those that are shown; none for any.
 
     Returns:
         layer -> channel -> its name.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or a channel is no number.
+        DataError: the file cannot be read, lacks a column, a channel is no number, or no layer that is shown has names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -54,4 +55,11 @@ def read_names(path: Pathlike) -> Names:
             raise DataError(f"{path}, line {line}: expected a layer, the number of a channel and a name")
         of_layer, channel = names.setdefault(row["layer"], {}), int(row["channel"])
         of_layer[channel] = ", ".join(filter(None, (of_layer.get(channel), row["name"])))
+    require_names_of(names, layers, path)
     return names
+
+
+def require_names_of(names: Names, layers: Collection[str], path: Pathlike) -> None:
+    """Raise DataError where names from a file are of other layers than all of those that are shown."""
+    if layers and names and not set(layers) & set(names):
+        raise DataError(f"{path} names filters of {', '.join(names)}; expected a table of {', '.join(layers)}")

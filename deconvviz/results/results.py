@@ -246,8 +246,14 @@ def require_same(
             what = other_network(*(of.get("architecture") for of in sources))
             named = ", which --weights names" if "weights" in what else ""
             said["model_fingerprint"] = f"{what}{named}: fingerprint "
-        listed = "; ".join(f"{said[name]}{in_file.get(name)} in the file, {now.get(name)} now" for name in differing)
+        values = ((name, *(_short(name, of.get(name)) for of in (in_file, now))) for name in differing)
+        listed = "; ".join(f"{said[name]}{before} in the file, {present} now" for name, before, present in values)
         raise MismatchError(f"{path} was made with other settings ({listed}); {advice}")
+
+
+def _short(name: str, value: Any) -> Any:
+    """Return a setting as a message tells it: of a fingerprint the first digits."""
+    return value[:16] if name.endswith("fingerprint") and isinstance(value, str) else value
 
 
 def digest_of(value: Any, length: int = 16) -> str:

@@ -31,3 +31,10 @@ def test_what_is_refused(text: bytes, said: str, tmp_path: pathlib.Path) -> None
         read_names(tmp_path / "n.csv")
     with pytest.raises(DataError, match="cannot read"):
         read_names(tmp_path / "absent.csv")
+
+
+def test_names_of_other_layers_than_those_that_are_shown(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "n.csv").write_text("layer,channel,name\na,1,wheel\nb,0,eye\n")
+    assert read_names(tmp_path / "n.csv", ["a", "c"])["a"] == {1: "wheel"}
+    with pytest.raises(DataError, match="names filters of a, b; expected a table of c"):
+        read_names(tmp_path / "n.csv", ["c"])

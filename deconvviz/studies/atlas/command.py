@@ -195,7 +195,7 @@ def atlas(
             "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
         )
     from deconvviz.data.images import ImageStore
-    from deconvviz.results.names import read_names
+    from deconvviz.results.names import read_names, require_names_of
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
     from deconvviz.studies.mining.result import load_mined
@@ -208,6 +208,7 @@ def atlas(
         snapshots = _snapshots(filter_arguments.snapshots)
         opened = open_model(model, options, filter_arguments.layers)
         atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
+        require_names_of(filter_names, atlas_options.layers, concepts or "")
         inputs = _inputs(opened, store, mined, relevance, snapshots, names, labelled=bool(atlas_options.decisions))
         elsewhere = None
         if cluster is not None:

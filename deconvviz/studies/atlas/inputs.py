@@ -13,6 +13,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, MismatchError
+from deconvviz.graph.directions import without_directions
 from deconvviz.graph.network import Network
 from deconvviz.results.results import digest_of, require_same, stamped
 from deconvviz.results.snapshots import Snapshots
@@ -150,14 +151,21 @@ class AtlasInputs:
 
     def _require_same_inputs(self, done: str, do: str, config: Mapping[str, Any]) -> None:
         """Raise MismatchError where a file is of another network, other images or another preprocessing."""
+        # What was made of the network without the directions that this atlas shows too is of the same network.
+        networks = [self.network.fingerprint, without_directions(self.network).fingerprint]
         for what, before, present in (
-            ("model", config["model_fingerprint"], self.network.fingerprint),
-            ("images", config["store_fingerprint"], self.store.fingerprint),
+            ("model", config["model_fingerprint"], networks),
+            ("images", config["store_fingerprint"], [self.store.fingerprint]),
         ):
-            if before != present:
+            if before not in present:
                 raise MismatchError(
-                    f"{done} with {what} {before[:16]}, {present[:16]} given; {do} again, or give the same"
+                    f"{done} with {what} {before[:16]}, {present[0][:16]} given; {do} again, or give the same"
                 )
+        if config.get("shard"):
+            index, parts = config["shard"]
+            raise MismatchError(
+                f"the {done} file is shard {index} of {parts}; join all shards with `deconvviz merge` first"
+            )
         advice = f"{do} again, or give the options that it was {done} with"
         preprocess = {"preprocess": self.preprocess.as_dict()}
         require_same(f"the {done} file", {"preprocess": config["preprocess"]}, preprocess, advice)

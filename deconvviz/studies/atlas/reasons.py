@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -95,15 +96,12 @@ def reasons_at(
         network: a captured network that returns one score for each class.
         layers: that the atlas shows, in the order of depth.
         cam_layer: the layer that the user named for the maps; it is taken where the atlas shows it. Else it is the
-            deepest one with rows and columns.
+            deepest one with rows and columns that the scores follow from.
         batch_size: scores that are shared out in one pass.
         precision: number format of the passes, one of `choices.PRECISIONS`.
     """
     with_places = [name for name in layers if max(network.layer(name).units[1:]) > 1]
-    layer = cam_layer if cam_layer in layers else next(reversed(with_places), None)
-    if layer is None:
-        return None
-    try:
-        return Reasons(network, layer, batch_size, precision)
-    except CaptureError:  # such as of a network whose scores do not follow from this layer
-        return None
+    for layer in [cam_layer] if cam_layer in layers else reversed(with_places):
+        with contextlib.suppress(CaptureError):  # such as of a layer that the scores do not follow from
+            return Reasons(network, str(layer), batch_size, precision)
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 from deconvviz.choices import CHANNEL_CHOICES, RULE_CHOICES
 from deconvviz.errors import DataError, require
 from deconvviz.types import Pixels
+from deconvviz.words import counted
 
 METHODS = ("grad-cam", "layercam", "recipro-cam", "guided")  # explain decisions where no others are named
 DECISIONS_KIND, DECISIONS_SCHEMA = "decisions", 1  # of the file with the decisions that are explained
@@ -108,5 +109,5 @@ class AtlasResult:
 
     def __repr__(self) -> str:
         rate = f", {1000 * self.seconds / self.new_filters:.0f} ms each" if self.new_filters else ""
-        total = f"{self.filters} filters of {len(self.galleries)} layers"
+        total = f"{counted(self.filters, 'filter')} of {counted(len(self.galleries), 'layer')}"
         return f"AtlasResult({total}, {self.new_filters} of them computed now in {self.seconds:.0f} s{rate})"

@@ -221,6 +221,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
     from deconvviz.studies.diagnosis.diagnose import diagnose
 
     network, preprocess, loaded = open_model(model, options)
+    concepts = read_names(choices.concepts, tuple(network.layers)) if choices.concepts else {}
     names = output_names(loaded, choices.names, network, images)
     outputs = matched_outputs(images, network, names, False, NO_NEIGHBOURS) if len(images.classes) else None
     diagnosis = diagnose(
@@ -235,7 +236,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
         names=names,
         truth=open_truth(choices.truth, images),
         snapshots=Snapshots(choices.snapshots) if choices.snapshots else None,
-        concepts=read_names(choices.concepts) if choices.concepts else {},
+        concepts=concepts,
         **run.keywords(),
     )
     return Diagnosed(network, diagnosis, preprocess.shown_words())

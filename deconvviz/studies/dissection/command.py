@@ -161,7 +161,7 @@ def dissect(
         raise DataError("--quantiles given without --shard; it is for the second pass of a shard")
     opened = open_images(images)
     known, joined = open_truth(truth, opened), None if quantiles is None else Dissection.load(quantiles)
-    network, preprocess, loaded = open_model(model, options)
+    network, preprocess, loaded = open_model(model, options, layers)
     file = beside(table, ".h5")
     dissection = dissect_layers(
         network,
@@ -200,6 +200,8 @@ def _examples(concepts: tuple[str, ...]) -> dict[str, Images]:
             raise DataError(f"concept {text!r} given; expected NAME=FOLDER, such as striped=stripes/")
         if name in opened:
             raise DataError(f"concept {name!r} given twice; give each its own name")
+        if not pathlib.Path(folder).exists():
+            raise DataError(f"{folder} does not exist; the concept {name!r} needs a folder of pictures that show it")
         opened[name] = open_images(folder)
     return opened
 

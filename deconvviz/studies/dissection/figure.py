@@ -29,7 +29,7 @@ BARS, SIDE, GAP, HEAD = 1.3, 0.62, 0.04, 0.17  # inches: of the bars; of a pictu
 ACROSS, BETWEEN = 3, 0.15  # channels beside each other; inches between them
 ABOVE, BELOW = 0.3, 0.45  # inches: for a layer's name, and for the axis of its bars
 LEAST = 0.3  # inches of a picture
-TILE, DIM = 160, 0.4  # pixels of a picture at least; what is left of the light where a channel does not fire
+TILE, DIM = 160, 0.55  # pixels of a picture at least; what is left of the light where a channel does not fire
 LINE = (1.0, 0.84, 0.0)  # around the firing pixels: yellow, which all eyes see on most photos
 
 
@@ -60,7 +60,9 @@ def draw_dissection(
     top = sheet.top
     for (name, layer), height in zip(dissection.layers.items(), heights, strict=True):
         named = len({detection.channel for detection in found[name] if detection.named})
-        text = f"{name}: {named} of {counted(len(layer.fires), 'channel')} named"
+        names = len(_units(found[name]))
+        more = f"; the {MOST} most frequent of {names} names" * (names > MOST)
+        text = f"{name}: {named} of {counted(len(layer.fires), 'channel')} named{more}"
         sheet.text(0.1, top - 0.12, text, ha="left", va="center", fontsize=8, weight="bold")
         _draw_units(sheet, found[name], top - ABOVE)
         if layer.examples is not None:
@@ -109,8 +111,7 @@ def _draw_units(sheet: Sheet, found: list[Detection], top: float) -> None:
     axes.tick_params(axis="x", labelsize=SMALL, pad=2)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    more = f"; {len(units) - MOST} more are not listed" if len(units) > MOST else ""
-    axes.set_xlabel(f"channels of this name{more}", fontsize=SMALL, labelpad=1)
+    axes.set_xlabel("channels of this name", fontsize=SMALL, labelpad=1)
     for spine in ("top", "right"):
         axes.spines[spine].set_visible(False)
     _draw_legend(axes, [concept.kind for concept, _ in listed])
@@ -127,10 +128,11 @@ def _draw_examples(
 ) -> None:
     """Draw the pictures of some channels, which are dark where the channel does not fire."""
     cell = PICTURES * (side + GAP) + BETWEEN
+    best_of = {detection.channel: detection for detection in strongest(found)}  # the name that a channel stands for
     for number, channel in enumerate(examples.channels.tolist()):
         row, column = divmod(number, across)
         x, y = left + column * cell, top - row * (side + HEAD) - side - HEAD / 2
-        best = next(iter(strongest([d for d in found if d.channel == channel])), None)
+        best = best_of.get(channel)
         named = "no name" if best is None else f"{best.name} ({measure_of(best)})"
         text = shortened(f"{channel}: {named}", int((cell - 0.1) / LETTER))
         sheet.text(x, y + side + 0.03, text, ha="left", va="bottom", fontsize=SMALL)

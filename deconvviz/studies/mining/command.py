@@ -308,7 +308,7 @@ def grid(
 
     check_figure(out)
     mined = load_mined(mined_file)
-    names = read_names(concepts).get(layer, {}) if concepts else {}
+    names = read_names(concepts, [layer]).get(layer, {}) if concepts else {}
     numbers = mined[layer].choose_channels(channels_of(channels), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
         raise DataError(f"{counted(len(numbers), 'filter')} given; a page holds 1 to {MOST_FILTERS}")

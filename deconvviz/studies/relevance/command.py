@@ -120,7 +120,7 @@ def relevance(
     _check(out, table, shown_class, image, shard)
     pixels = None if image is None else read_image(image)
     images = open_images(data)
-    opened = open_model(model, options)
+    opened = open_model(model, options, layers)
     network, preprocess, loaded = opened
     outputs = output_names(loaded, names, network, images)
     whose: Target = target if target in ("predicted", "label") else class_number(target, outputs)  # type: ignore[assignment]
@@ -216,11 +216,14 @@ def caption_of(found: Relevance, deciding: DecidingChannels, name: str) -> str:
     how = "gradient x activation" if found.config["rule"].startswith("gradient") else f"the rule {found.config['rule']}"
     over = f"the decision about {name}" if name else counted(deciding.images, "decision")
     parts = {name: round(value, 3) + 0.0 for name, value in found.parts(deciding.layer).items()}
+    short = len({len(row.patches) for row in deciding.channels}) > 1
+    fewer = " A row is shorter where fewer decisions gave its channel a share above zero." * short
+    sentence = deciding.sentence[:1].upper() + deciding.sentence[1:]
     return (
-        f"{deciding.sentence} The score of the class is shared out among the channels of {deciding.layer} by {how}; a "
+        f"{sentence} The score of the class is shared out among the channels of {deciding.layer} by {how}; a "
         f"share is a channel's relevance over the sum of all absolute ones, here of {over}.\n"
         f"Patches are {deciding.side} px of {min(found.sources['image_size'])} px, around the unit with the largest "
-        f"relevance, of the images in whose decisions, for whatever class, the channel had its largest shares. "
+        f"relevance, of the images in whose decisions, for whatever class, the channel had its largest shares.{fewer} "
         f"{counted(int(found[deciding.layer].shares.decided.sum()), 'decision')} in all: their mean score is "
         f"{parts['score']:.4g}: {parts['layer']:.4g} by the channels, {parts['beside']:.4g} past the layer, "
         f"{parts['biases']:.4g} by biases, {parts['rest']:.4g} by the rest."

@@ -67,8 +67,7 @@ def _draw_bars(axes: Axes, rows: tuple[DecidingChannel, ...], label: float) -> N
     heights = rows_from_top(len(rows))
     names = [f"{row.channel}\n{shortened(row.name, letters)}" if row.name else str(row.channel) for row in rows]
     for row, height in zip(rows, heights, strict=True):
-        half = 0.0 if np.isnan(row.half) else row.half
-        estimate = 100 * np.array([row.share, row.share - half, row.share + half])
+        estimate = 100 * np.array([row.share, row.share - row.half, row.share + row.half])
         draw_interval(axes, estimate, height, FOR if row.share > 0 else AGAINST)
     axes.set_yticks(heights, names, fontsize=7)
     axes.set_ylim(-0.5, len(rows) - 0.5)

@@ -212,7 +212,7 @@ class Relevance(Mapping[str, RelevantLayer], Shown, drawn_by="draw_relevance"):
         if not shares.decided[target]:
             most = ", ".join(class_label(int(c), self.outputs) for c in np.argsort(-shares.decided, kind="stable")[:3])
             raise DataError(
-                f"no decision for class {class_label(target, self.outputs)} is in this result; most are for {most}"
+                f"no decision for {class_label(target, self.outputs)} is in this result; most are for {most}"
             )
         return shares.mean(target)
 

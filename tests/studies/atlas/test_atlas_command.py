@@ -83,6 +83,7 @@ def test_the_decisions_that_a_filter_carries(case: Case, tmp_path: pathlib.Path)
     for changes, error, words in (
         ({"config": {**found.config, "model_fingerprint": "f" * 64}}, MismatchError, "explained with model ffff"),
         ({"done": 7}, MismatchError, "top 5 of 7 of 30 images"),
+        ({"config": {**found.config, "shard": [0, 2]}}, MismatchError, "shard 0 of 2; join all shards"),
         ({"layers": {"conv9": found["relu2"]}}, DataError, "holds conv9; expected one of the layers relu1, relu2"),
     ):
         wrong = case.inputs(relevance=replace(found, **changes))
@@ -90,6 +91,11 @@ def test_the_decisions_that_a_filter_carries(case: Case, tmp_path: pathlib.Path)
             make_atlas(wrong, options, tmp_path / "wrong", progress=False)
     assert not (tmp_path / "wrong").exists()
     assert "relevance" not in case.inputs().config
+    with_directions = case.inputs(relevance=found, network=dv.with_directions(case.network, "relu2", np.eye(10)[:2]))
+    with_directions.require_relevance(found, ["relu2"], K)  # directions change nothing of what was explained
+    shard = replace(case.mined, config={**case.mined.config, "shard": [1, 2]})
+    with pytest.raises(MismatchError, match="the mined file is shard 1 of 2; join all shards"):
+        case.inputs().require_mined(shard, ["relu2"], K)
 
 
 def test_an_atlas_goes_on_with_the_rule_that_it_was_begun_with(case: Case, tmp_path: pathlib.Path) -> None:

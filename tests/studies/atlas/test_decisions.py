@@ -89,6 +89,9 @@ def test_where_the_reasons_are_looked_for(case: Case) -> None:
     assert layer(("relu1", "relu2", "fc")) == "relu2"  # the deepest with rows and columns
     assert layer(("relu1", "relu2"), "relu1") == "relu1" and layer(("relu1",), "relu2") == "relu1"
     assert layer(("fc",)) is None and layer(()) is None
+    network = dv.with_directions(case.network, "relu2", np.eye(10)[:2])  # from which no score follows
+    beside = reasons_at(network, ("relu1", "relu2", "relu2[directions]"), None, 8)
+    assert beside is not None and beside.layer == "relu2"
 
 
 def test_a_file_of_an_earlier_version_goes_on_without_reasons(case: Case, tmp_path: pathlib.Path) -> None:

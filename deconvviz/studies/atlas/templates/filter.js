@@ -92,7 +92,7 @@
     const node = element("span", { class: "tile wanted", role: "img", "aria-label": label });
     const title = "Made by gradient ascent on the mean of the filter's map; no image looks like this.";
     return element("figure", { class: "wanted", title }, atlas.showBlock(node, layer, data.sheets.wanted, row),
-      element("figcaption", {}, "What it would like best"));
+      element("figcaption", {}, "What it would like best (optimised, not a photo)"));
   }
 
   function showNeighbours({ layer, data, filter }) {
