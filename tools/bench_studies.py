@@ -128,6 +128,27 @@ def relevance(bench: Any, race: Race, model: nn.Module, network: dv.Network) -> 
             bench.add(title, "the model's bare passes", (mine, passes), 1 / 3.5)
 
 
+def dissection(bench: Any, race: Race, network: dv.Network, photos: dv.ImageStore) -> None:
+    """Both passes of a dissection of SqueezeNet over decoded photos, against passes that end at the layer."""
+    preprocess = dv.Preprocess(resize=256, crop=network.input_shape[1])
+    pictures = np.stack([preprocess.picture(photos[number][0]) for number in range(32 if bench.quick else 200)])
+    images, x = dv.InMemoryImages(list(pictures)), PLAIN.tensor(pictures, network.device)
+
+    def ours(layer: str) -> None:
+        dv.dissect(network, images, [layer], preprocess=PLAIN, progress=False)
+
+    def bare(layer: str) -> None:
+        fast = network.fast(keep=[layer])
+        with torch.inference_mode():
+            for part in x.split(16):
+                fast.activations(part, [layer])
+
+    for layer in ("features.12", "features.7", "features.3"):
+        mine, passes = race(1 if bench.quick else 3, lambda n=layer: ours(n), lambda n=layer: bare(n))
+        title = f"dissect {layer}, SqueezeNet, {len(images)} photos"
+        bench.add(title, "passes of the captured network to the layer", (mine, passes), 1 / 2.2)
+
+
 def stream(
     bench: Any, race: Race, model: nn.Module, network: dv.Network, photos: dv.ImageStore, folder: pathlib.Path
 ) -> None:
