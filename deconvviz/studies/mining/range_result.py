@@ -81,9 +81,9 @@ def range_caption(layer: LayerRange, noun: str = "filter") -> str:
         "largest, cut around its strongest unit, with that value and the class. To the right: on how many of all "
         f"{layer.images} images the maximum lies in each quarter of an octave; a grey bar beside them is of those "
         "where it is zero, or nearer to it than 0.00025.\n"
-        "Below the number: how like the images of the upper range are to the strongest ones, of how like these are among "
-        f"each other. Of the upper range are those at 62.5 to 87.5 % whose maximum is at least {STRONG:g} of the "
-        f"largest (our choice); where there are none, nothing stands there. Likeness is the cosine between the values of "
-        f"all other {others} at the unit, less their means. Where it is less than {MISLEADING:g} of the latter, the "
+        "Below the number: how like the images of the upper range are to the strongest ones, of how like these are "
+        f"among each other. Of the upper range are those at 62.5 to 87.5 % whose maximum is at least {STRONG:g} of the "
+        "largest (our choice); where there are none, nothing stands there. Likeness is the cosine between the values "
+        f"of all other {others} at the unit, less their means. Where it is less than {MISLEADING:g} of the latter, the "
         f"strongest images mislead: the {noun} responds strongly to other things as well."
     )
