@@ -103,8 +103,8 @@ def test_mining_keeps_the_matrix_and_the_figure_takes_it(
     assert pathlib.Path("axes.png").is_file() and whole["relu3[pca:2]"].values.shape == (2, 9)
     for file in (whole, joined):
         nmf, pca, matrix = (words_of(file, f"relu3[{source}]") for source in ("parts.npz", "pca:2", "axes.npy"))
-        assert "non-negative matrix factorisation, learned from 12 images" in nmf and "positive end" not in nmf
-        assert f"all explain {100 * explained:.3g} % of the squared values" in nmf
-        assert "principal axis of the channels of relu3, learned from 12" in pca and "% of the variance" in pca
+        assert "non-negative matrix factorisation (NMF), learned from 12 images" in nmf and "positive end" not in nmf
+        assert f"all together explain {100 * explained:.3g} % of the squared values" in nmf
+        assert "principal axis (PCA) of the channels of relu3, learned from 12" in pca and "% of the variance" in pca
         assert all("Only its positive end is shown" in words for words in (pca, matrix))
-        assert subject_of(file, "relu3[pca:2]") == "2 principal axes of relu3" and words_of(file, "relu3") == ""
+        assert subject_of(file, "relu3[pca:2]") == "PCA axes of relu3" and words_of(file, "relu3") == ""

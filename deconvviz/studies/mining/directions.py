@@ -59,9 +59,8 @@ def subject_of(mined: Mined, layer: str) -> str:
     read = mined.sources.get("directions", {}).get(layer)
     if read is None:
         return layer
-    nouns = {"nmf": ("NMF part",), "pca": ("principal axis", "principal axes")}
-    noun = nouns.get(_about(mined, layer).get("kind", ""), ("direction",))
-    return f"{counted(len(mined[layer].values), *noun)} of {read}"
+    nouns = {"nmf": "NMF parts", "pca": "PCA axes"}
+    return f"{nouns.get(_about(mined, layer).get('kind', ''), 'directions')} of {read}"
 
 
 def words_of(mined: Mined, layer: str) -> str:
@@ -72,13 +71,15 @@ def words_of(mined: Mined, layer: str) -> str:
     about = _about(mined, layer)
     kind, images, share = about.get("kind", ""), about.get("images"), about.get("explained")
     kinds = {
-        "nmf": f"A direction is a part of the channels of {read} by non-negative matrix factorisation",
-        "pca": f"A direction is a principal axis of the channels of {read}",
+        "nmf": f"A direction is a part of the channels of {read} by non-negative matrix factorisation (NMF)",
+        "pca": f"A direction is a principal axis (PCA) of the channels of {read}",
     }
     words = kinds.get(kind, f"A direction is a row of a matrix, a weight for each channel of {read}")
     words += f", learned from {counted(images, 'image')}" if images else ""
     if share is not None:
-        words += f"; all explain {100 * share:.3g} % of the {'variance' if kind == 'pca' else 'squared values'}"
+        words += (
+            f"; all together explain {100 * share:.3g} % of the {'variance' if kind == 'pca' else 'squared values'}"
+        )
     positive = "" if kind == "nmf" else " Only its positive end is shown: where the reading is largest."
     return f" {words}.{positive}"
 
