@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from deconvviz.drawing.engine import contact_sheet
@@ -99,13 +100,20 @@ def draw_feature_maps(
     return taken_apart.draw_feature_maps(maps, sort, scale, count, title, caption, page=Page(**page))
 
 
-def draw_kernels(kernels: Kernels, title: str = "", caption: str = "", **page: Unpack[ColumnsKeywords]) -> Figure:
+def draw_kernels(
+    kernels: Kernels,
+    title: str = "",
+    caption: str = "",
+    filters: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
     """Draw the kernels of some layers: as pictures where they can be looked at, else the matrix of their norms.
 
     Args:
         kernels: what `dv.kernels` returns.
         title: text above.
         caption: text below.
+        filters: name of a layer -> the filters whose pictures are drawn, in this order; of other layers the first 96.
         page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
 
     >>> import torch
@@ -114,7 +122,7 @@ def draw_kernels(kernels: Kernels, title: str = "", caption: str = "", **page: U
     >>> len(dv.draw_kernels(dv.kernels(dv.capture(model, (3, 8, 8)), ["0", "1"])).axes)
     3
     """
-    return taken_apart.draw_kernels(kernels, title, caption, page=Page(**page))
+    return taken_apart.draw_kernels(kernels, title, caption, Page(**page), filters)
 
 
 def draw_mined(

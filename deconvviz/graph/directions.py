@@ -7,6 +7,7 @@ ordinary layer of the network, with shape, receptive field and projections, and 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -31,11 +32,13 @@ class Readings(NamedTuple):
         layer: name of the layer that they read.
         weights: floating [directions, channels].
         bias: floating [directions], added to each reading.
+        about: how they were learned, where that is known.
     """
 
     layer: str
     weights: NDArray[np.floating]
     bias: NDArray[np.floating]
+    about: Mapping[str, Any]
 
 
 def parsed(name: str) -> tuple[str, str] | None:
@@ -48,7 +51,14 @@ def parsed(name: str) -> tuple[str, str] | None:
     return None if match is None else (match["layer"], match["source"])
 
 
-def with_directions(network: Network, layer: str, weights: Array, bias: Array | None = None, name: str = "") -> Network:
+def with_directions(
+    network: Network,
+    layer: str,
+    weights: Array,
+    bias: Array | None = None,
+    name: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> Network:
     """Return the same network with one more layer: linear readings of the channels of a layer.
 
     The value of direction d at a place is sum_c weights[d, c] value[c] + bias[d]. The network's outputs stay as
@@ -60,6 +70,8 @@ def with_directions(network: Network, layer: str, weights: Array, bias: Array | 
         weights: floating [directions, channels of the layer].
         bias: floating [directions]; None for zeros.
         name: of the new layer; by default LAYER[directions].
+        about: how the directions were learned, for the captions of figures, such as {"kind": "pca"} with what
+            `Directions.about` holds. Nothing that is computed depends on it.
 
     Raises:
         LayerNotFound: the layer does not exist.
@@ -97,6 +109,7 @@ def with_directions(network: Network, layer: str, weights: Array, bias: Array | 
     spatial = ([1, 1], [0, 0], [1, 1], 1) if target is torch.ops.aten.conv2d.default else ()
     reading.args = (out.layer(layer).node, *constants, *spatial)
     reading.meta = {"shape": shape, "batched": True, "modules": [(name, name, "Directions")], "reads": layer}
+    reading.meta["about"] = dict(about or {})
     return out.replaced(out.graph, out.tensors)
 
 
@@ -133,8 +146,8 @@ def directions_in(network: Network) -> dict[str, Readings]:
     for name, layer in network.layers.items():
         if "reads" in layer.node.meta:
             weight, bias = (network.tensors[str(n.target)] for n in layer.node.args[1:3])  # type: ignore[union-attr]
-            arrays = (each.detach().cpu().double().numpy() for each in (weight.flatten(1), bias))
-            readings[name] = Readings(layer.node.meta["reads"], *arrays)
+            weights, offsets = (each.detach().cpu().double().numpy() for each in (weight.flatten(1), bias))
+            readings[name] = Readings(layer.node.meta["reads"], weights, offsets, layer.node.meta["about"])
     return readings
 
 

@@ -23,6 +23,7 @@ class Filters:
         stride: distance between neighbouring units in positions of the layer's input, (rows, columns).
         groups: number of groups of the convolution. A channel reads the inputs of its own group only.
         first: whether this is the first convolution of the network.
+        normalised: whether a BatchNorm follows, whose factor is `scale`.
     """
 
     weights: Floats
@@ -30,6 +31,7 @@ class Filters:
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
     first: bool = False
+    normalised: bool = False
 
     @property
     def effective(self) -> Floats:
@@ -93,10 +95,50 @@ def filters_of(network: Network, layer: str) -> Filters | None:
     weights = weight.detach().double().cpu().numpy().reshape(*weight.shape, *[1] * (4 - weight.dim()))
     factors = np.ones(len(weights)) if scale is None else scale.detach().double().cpu().numpy()
     if op_name(node) == "linear":
-        return Filters(weights=weights, scale=factors)
+        return Filters(weights=weights, scale=factors, normalised=scale is not None)
     convolutions = (each for each in network.graph.nodes if each.op == "call_function" and op_name(each) == "conv2d")
     first = node is next(convolutions)
-    return Filters(weights=weights, scale=factors, stride=_stride(node), groups=_groups(node), first=first)
+    return Filters(
+        weights=weights,
+        scale=factors,
+        stride=_stride(node),
+        groups=_groups(node),
+        first=first,
+        normalised=scale is not None,
+    )
+
+
+def layers_behind(network: Network, layer: str) -> tuple[str, ...]:
+    """Return the nearest convolution and linear layers before a layer: several where it joins as many branches.
+
+    Args:
+        network: a captured network.
+        layer: a name from `network.layers`.
+
+    Returns:
+        Their names, the nearest first.
+
+    Raises:
+        LayerNotFound: the layer does not exist.
+
+    >>> from torch import nn
+    >>> from deconvviz.graph.capture import capture
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(2)).eval()
+    >>> layers_behind(capture(model, (3, 32, 32)), "2")
+    ('0',)
+    """
+    waiting, names = [network.layer(layer).node], dict[str, None]()
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop(0)
+        name = network.name_of(node)
+        if op_name(node) in ("conv2d", "linear") and name is not None:
+            names[name] = None
+            continue
+        further = [each for each in data_inputs(node) if each not in seen]
+        seen.update(further)
+        waiting += further
+    return tuple(names)
 
 
 def _stride(convolution: fx.Node) -> tuple[int, int]:

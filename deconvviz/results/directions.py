@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 
 from deconvviz.errors import DataError
 from deconvviz.results.files import atomic, one_line
-from deconvviz.types import Floats, Pathlike
+from deconvviz.types import Array, Floats, Pathlike
 
 KIND = "directions"
+KEYS = ("deconvviz", "weights", "bias", "about")  # names of the arrays in a file
+EXPECTED = "a matrix [directions, channels], .npy, or what `deconvviz directions` wrote, .npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +64,38 @@ class Directions:
         """
         file = pathlib.Path(path)
         if not file.is_file():
-            raise DataError(f"no file {path}; give a matrix, .npy, or what `deconvviz directions` wrote, .npz")
+            raise DataError(f"no file {path}; give {EXPECTED}")
         try:
             with file.open("rb") as opened:
                 content = np.load(opened, allow_pickle=False)
-                if isinstance(content, np.ndarray):
-                    weights = np.asarray(content, np.float64)
-                    return cls(weights=weights, bias=np.zeros(len(weights)))
-                about = json.loads(str(content["about"])) if str(content["deconvviz"]) == KIND else {}
-                return cls(
-                    weights=np.asarray(content["weights"], np.float64),
-                    bias=np.asarray(content["bias"], np.float64),
-                    layer=about.pop("layer"),
-                    kind=about.pop("kind"),
-                    about=about,
-                )
-        except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} holds no directions: {one_line(error)}; expected .npy or .npz") from error
+                arrays = content if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {one_line(error)}; give {EXPECTED}") from error
+        except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            # The error's own text is about pickled objects, and not about what was given.
+            raise DataError(
+                f"{path} holds no directions: it is no NumPy file of numbers, or it is damaged; give {EXPECTED}"
+            ) from error
+        return cls._of_matrix(path, arrays) if isinstance(arrays, np.ndarray) else cls._of_arrays(path, arrays)
+
+    @classmethod
+    def _of_matrix(cls, path: Pathlike, matrix: Array) -> Directions:
+        if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+            shape = f"an array of {matrix.dtype} of shape {list(matrix.shape)}"
+            raise DataError(f"{path} holds {shape}; give {EXPECTED}")
+        return cls(weights=matrix.astype(np.float64), bias=np.zeros(len(matrix)))
+
+    @classmethod
+    def _of_arrays(cls, path: Pathlike, arrays: dict[str, Array]) -> Directions:
+        if not set(KEYS) <= set(arrays) or str(arrays["deconvviz"]) != KIND:
+            names = ", ".join(list(arrays)[:5]) + ", ..." * (len(arrays) > 5)
+            raise DataError(f"{path} holds no directions but other arrays ({names}); give {EXPECTED}")
+        try:
+            about = json.loads(str(arrays["about"]))
+            weights, bias = (np.asarray(arrays[key], np.float64) for key in ("weights", "bias"))
+            return cls(weights=weights, bias=bias, layer=about.pop("layer"), kind=about.pop("kind"), about=about)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path} holds directions that are damaged; learn them anew") from error
 
     def __repr__(self) -> str:
         share = self.about.get("explained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -195,10 +196,22 @@ def with_named_directions(network: Network, layers: Sequence[str], learn: Learn 
                 )
             directions = learn(layer, kind, int(count))
         else:
-            directions = Directions.load(source)
+            directions = _from_file(name, layer, source)
         if directions.layer not in ("", layer):
             raise MismatchError(f"{source} holds directions of layer {directions.layer!r}; {layer!r} given")
         if directions.about.get("model_fingerprint", network.fingerprint) != network.fingerprint:
             raise MismatchError(f"{source} was learned in another network or with other weights; learn them anew")
-        out = with_directions(out, layer, directions.weights, directions.bias, name)
+        about = {"kind": directions.kind, **directions.about}
+        out = with_directions(out, layer, directions.weights, directions.bias, name, about)
     return out
+
+
+def _from_file(name: str, layer: str, source: str) -> Directions:
+    if not pathlib.Path(source).is_file():
+        learned = " or ".join(f"{kind}:COUNT" for kind in DIRECTIONS)
+        raise DataError(
+            f"{name} given, and there is no file {source}; between the brackets stands a file that `deconvviz "
+            f"directions` wrote, .npz, or your own matrix, .npy; `deconvviz mine` also takes {learned}, such as "
+            f"'{layer}[nmf:10]'"
+        )
+    return Directions.load(source)

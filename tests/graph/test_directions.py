@@ -136,9 +136,22 @@ def test_what_does_not_fit_is_refused(network: dv.Network, image: Tensor, tmp_pa
         with_named_directions(network, [f"5[{tmp_path}/axes.npy]"])
     with pytest.raises(DataError, match="learned from images"):
         with_named_directions(network, ["5[nmf:3]"])
+    for source in ("nmf", "ica:3"):
+        with pytest.raises(DataError, match=rf"no file {source}; .* nmf:COUNT or pca:COUNT, such as '5\[nmf:10\]'"):
+            with_named_directions(network, [f"5[{source}]"])
     (tmp_path / "text.npz").write_text("no array")
-    with pytest.raises(DataError, match="holds no directions"):
-        with_named_directions(network, [f"5[{tmp_path}/text.npz]"])
+    np.savez(tmp_path / "other.npz", a=1, b=2)
+    np.savez(tmp_path / "objects.npz", weights=np.array([{}], object))
+    np.save(tmp_path / "row.npy", WEIGHTS[0])
+    for file, message in (
+        ("text.npz", "holds no directions: it is no NumPy file of numbers"),
+        ("other.npz", r"holds no directions but other arrays \(a, b\)"),
+        ("objects.npz", "holds no directions: it is no NumPy file of numbers"),
+        ("row.npy", r"an array of float64 of shape \[6\]; give a matrix"),
+    ):
+        with pytest.raises(DataError, match=message) as refused:
+            with_named_directions(network, [f"5[{tmp_path}/{file}]"])
+        assert "pickle" not in str(refused.value)
     Directions(weights=WEIGHTS, bias=BIAS, layer="2").save(tmp_path / "axes.npz")
     with pytest.raises(MismatchError, match="of layer '2'"):
         with_named_directions(network, [f"5[{tmp_path}/axes.npz]"])

@@ -14,6 +14,7 @@ import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.results.directions import Directions
+from deconvviz.studies.mining.directions import subject_of, words_of
 
 
 def images(count: int = 24) -> InMemoryImages:
@@ -85,10 +86,13 @@ def test_mining_keeps_the_matrix_and_the_figure_takes_it(
         return result.output
 
     run("directions", "demo", "scenes.h5", "-l", "relu3", "--count", "3", "-o", "parts.npz")
-    mine = "mine", "demo", "scenes.h5", "-l", "relu3[parts.npz]", "-l", "relu3[pca:2]"
+    np.save("axes.npy", np.random.default_rng(0).normal(size=(2, 77)))
+    # The last name is the first one in the alphabet: the network is made anew in the order that was given.
+    mine = "mine", "demo", "scenes.h5", "-l", "relu3[parts.npz]", "-l", "relu3[pca:2]", "-l", "relu3[axes.npy]"
     run(*mine, "-o", "mined.h5")
     for shard in ("0/2", "1/2"):
         run(*mine, "--shard", shard, "-o", f"part{shard[0]}.h5")
+    explained = Directions.load("parts.npz").about["explained"]
     pathlib.Path("parts.npz").unlink()  # the mined file needs it no more
     merged = CliRunner().invoke(cli, ["merge", "part0.h5", "part1.h5", "-o", "merged.h5"])
     assert merged.exit_code == 0, merged.exception
@@ -97,3 +101,10 @@ def test_mining_keeps_the_matrix_and_the_figure_takes_it(
         np.testing.assert_allclose(whole[name].values, joined[name].values, rtol=1e-6)  # batches of another size
     run("grid", "merged.h5", "-l", "relu3[pca:2]", "-o", "axes.png", "--rule", "deconvnet", "--dpi", "50")
     assert pathlib.Path("axes.png").is_file() and whole["relu3[pca:2]"].values.shape == (2, 9)
+    for file in (whole, joined):
+        nmf, pca, matrix = (words_of(file, f"relu3[{source}]") for source in ("parts.npz", "pca:2", "axes.npy"))
+        assert "non-negative matrix factorisation (NMF), learned from 12 images" in nmf and "positive end" not in nmf
+        assert f"all together explain {100 * explained:.3g} % of the squared values" in nmf
+        assert "principal axis (PCA) of the channels of relu3, learned from 12" in pca and "% of the variance" in pca
+        assert all("Only its positive end is shown" in words for words in (pca, matrix))
+        assert subject_of(file, "relu3[pca:2]") == "PCA axes of relu3" and words_of(file, "relu3") == ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -14,8 +16,7 @@ from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
-    from deconvviz.graph.network import Network
-    from deconvviz.studies.maps.result import Kernels
+    from deconvviz.studies.maps.result import FeatureMaps, Kernels
 
 
 def _grid(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -58,7 +59,7 @@ def _grid(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int,
     metavar="ROWSxCOLUMNS",
     help="Rows and columns of a transformer's patches.  [default: found]",
 )
-@figure_options(columns="Maps in a row.  [default: 12 to 24]")
+@figure_options(columns="Maps in a row, and kernels.  [default: 12 to 24, and 12]")
 @model_options
 def maps(
     model: str,
@@ -76,15 +77,17 @@ def maps(
 ) -> None:
     """Take one image apart: draw every map of a layer, or the strongest maps of several layers.
 
-    A map that has one value everywhere is dead on this image: it is grey, with a line through it. A map whose largest
-    value is less than a hundredth of the layer's is faint: it is drawn in the layer's scale, not in its own.
+    A map that has one value everywhere is dead on this image: it is grey, with a line through it. A map of one place is
+    dead where it is zero. A map whose largest value is less than a hundredth of the layer's is faint: it is drawn in
+    the layer's scale, not in its own. With --kernels, the kernels that can be looked at are those of the maps that are
+    drawn, at most 96 of a layer.
 
     \b
     Examples:
       deconvviz maps demo cat.jpg -l conv1 -l conv3 -l conv5 -o maps.png
       deconvviz maps torchvision:squeezenet1_0 cat.jpg -l features.7 --scale common --kernels -o features.7.png
     """
-    from deconvviz.studies.maps.figure import draw_feature_maps
+    from deconvviz.studies.maps.figure import draw_feature_maps, grid_of
     from deconvviz.studies.maps.measure import kernels as kernels_of
     from deconvviz.studies.maps.measure import maps as maps_of
     from deconvviz.studies.maps.result import check_arrays_file
@@ -100,45 +103,85 @@ def maps(
     x = preprocess.tensor(picture[None], network.device, network.dtype)
     name = pathlib.Path(image).name
     result = maps_of(network, x, layers, tokens=tokens, picture=preprocess.display(picture), name=name)
-    caption = caption_of(sort, scale, any(of_layer.signed for of_layer in result.layers)) + preprocess.shown_words()
+    grid = grid_of(result, count, page)
+    caption = caption_of(result, sort, scale, grid.labelled) + preprocess.shown_words()
     figure = draw_feature_maps(result, sort, scale, count, f"Maps of {name} in {network.name}", caption, page)
     save_figure(figure, out, caption)
     if values is not None:
         result.save(values)
         click.echo(f"wrote {values}")
     if read_kernels is not None:
-        _save_kernels(network, read_kernels, out, page)
+        channels = {of_layer.layer: of_layer.order(sort)[: grid.most].tolist() for of_layer in result.layers}
+        _save_kernels(read_kernels, channels, out, page)
     for of_layer in result.layers:
         click.echo(of_layer.words())
 
 
-def caption_of(sort: str, scale: str, signed: bool) -> str:
-    """Return what the figure shows: the order, the colours, and what is marked."""
+def caption_of(maps: FeatureMaps, sort: str, scale: str, labelled: bool) -> str:
+    """Return what the figure shows: the order, the colours, and what is marked.
+
+    Args:
+        maps: what is drawn.
+        sort: one of `choices.MAP_ORDERS`.
+        scale: one of `choices.MAP_SCALES`.
+        labelled: whether the limit of its colours stands above each map.
+    """
+    signed, limit_is_told = any(layer.signed for layer in maps.layers), labelled and scale == "own"
     orders = {
-        "maximum": "The map with the largest value comes first.",
-        "energy": "The map with the largest sum of squares comes first.",
-        "index": "Maps stand in the order of their channels.",
+        "maximum": "The map with the largest value comes first",
+        "energy": "The map with the largest sum of squares comes first",
+        "index": "Maps stand in the order of their channels",
     }
+    differs = "; where values are negative, it need not be the absolute value above the map" * (
+        signed and sort == "maximum" and limit_is_told
+    )
     limits = {
-        "own": "Colours reach up to the largest absolute value of each map, which stands above it (≤)",
+        "own": f"Colours reach up to the largest absolute value of each map{', which stands above it (≤)' * labelled}",
         "common": "Colours reach up to the largest absolute value of the layer",
     }
     faint = "; a faint map, whose values are below a hundredth of the layer's, has the layer's scale" * (scale == "own")
     sides = " In layers with negative values blue is below zero and red above it." * signed
+    one_place = ", or is of one place and zero" * any(layer.values[0].size == 1 for layer in maps.layers)
     return (
-        f"Each tile is a channel, with its number. {orders[sort]} {limits[scale]}{faint}.{sides} A pixel of a tile is "
-        "a value of the map, without interpolation. Grey with a line: the map has one value everywhere on this image "
-        "(dead)."
+        f"Each tile is a channel, with its number. {orders[sort]}{differs}. {limits[scale]}{faint}.{sides} A pixel of "
+        "a tile is a value of the map, without interpolation. Grey with a line: the map has one value everywhere on "
+        f"this image{one_place} (dead)."
     )
 
 
-def _save_kernels(network: Network, kernels: Kernels, out: str, page: Page) -> None:
-    from deconvviz.studies.maps.figure import draw_kernels
+def kernels_caption(kernels: Kernels, filters: Mapping[str, Sequence[int]]) -> str:
+    """Return what the figure of the kernels shows.
 
-    caption = (
+    Args:
+        kernels: what is drawn.
+        filters: name of a layer -> the filters whose pictures are drawn.
+    """
+    from deconvviz.figures.tiles import filter_pictures
+
+    matrices = [layer for layer in kernels.layers if layer.pictures is None]
+    drawn = [(layer.pictures, filters[layer.layer]) for layer in kernels.layers if layer.pictures is not None]
+    factor = ", times the factor of the BatchNorm that follows" if all(layer.normalised for layer in matrices) else ""
+    factor = factor or ", times the factor of a BatchNorm where one follows" * any(each.normalised for each in matrices)
+    words = [
         "A pixel of a matrix is the root of the sum of squares of the kernel with which a filter (row) reads an input "
-        "channel (column), times the factor of a BatchNorm that follows. Kernels that can be looked at, which read "
-        "the image or one channel each, are drawn as pictures: grey is zero, and the contrast is that of each filter."
-    )
-    figure = draw_kernels(kernels, f"Kernels of {network.name}", caption, page.beside())
+        f"channel (column){factor}."
+    ] * bool(matrices)
+    if drawn:
+        notes = [[note for _, note in filter_pictures(weights)] for weights, _ in drawn]
+        weak = any(of_layer[number] for of_layer, (_, numbers) in zip(notes, drawn, strict=True) for number in numbers)
+        words.append(
+            "The kernels of layers that read the image or one channel each are drawn as pictures, in the order of the "
+            "maps: grey is zero, and the contrast is that of each filter"
+            + "; a filter whose weights are below a hundredth of the layer's largest has the layer's contrast" * weak
+            + "."
+        )
+    return " ".join(words)
+
+
+def _save_kernels(kernels: Kernels, channels: Mapping[str, Sequence[int]], out: str, page: Page) -> None:
+    from deconvviz.studies.maps.figure import MOST, draw_kernels
+
+    filters = {layer: numbers[:MOST] for layer, numbers in channels.items()}
+    caption = kernels_caption(kernels, filters)
+    figure = draw_kernels(kernels, f"Kernels of {kernels.network}", caption, replace(page, title=None), filters)
     save_figure(figure, beside(out, f".kernels{pathlib.Path(out).suffix}"), caption)

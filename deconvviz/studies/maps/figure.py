@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -11,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from deconvviz.arrays import displayed
 from deconvviz.figures.page import OWN, Page
-from deconvviz.figures.sheet import Sheet, shortened
+from deconvviz.figures.sheet import Sheet
 from deconvviz.figures.tiles import enlarged, filter_pictures
 from deconvviz.words import counted
 
@@ -29,9 +33,12 @@ DEAD, BROKEN = "0.8", "white"  # colours of dead maps, and of values that are no
 TILES, GAP, LABEL, LEAST = 8.0, 0.05, 0.11, 0.25  # inches: of a row of tiles, between two, of a label, of a tile
 LEFT, RIGHT = 0.25, 0.85  # inches beside the tiles; to their right is the colour bar
 HEADING, BELOW, PICTURE = 0.3, 0.12, 1.3  # inches: above and below the tiles of a layer, and of the image
+LETTER, LINE = 0.065, 0.12  # inches: of a letter of a heading, and of a further line of it
 ROOM = 0.4  # inches of a tile whose label has room for its limit
 SEVERAL = 24  # maps of a layer where several layers stand in one figure
+MOST = 96  # kernels of a layer that are drawn as pictures, where nobody asks for others
 MATRIX = 3.4  # inches of the longer side of a matrix
+TICK = 0.28, 0.16  # inches of a matrix from one tick to the next at least, across and down
 AXES = 0.55, 0.42  # inches left of and below a matrix, for its labels
 
 
@@ -55,19 +62,58 @@ def draw_feature_maps(
         caption: text below.
         page: what is asked for of the page.
     """
+    grid = grid_of(maps, count, page)
+    columns, side = grid.columns, grid.side
+    width = LEFT + max(columns * (side + GAP), 3.2) + RIGHT if page.width is None else page.width
+    chosen = [layer.order(sort)[: grid.most] for layer in maps.layers]
+    headings = [
+        _wrapped(_heading(layer, len(channels)), width) for layer, channels in zip(maps.layers, chosen, strict=True)
+    ]
+    blocks = [
+        _block_height(layer, len(channels), columns, side) + LINE * heading.count("\n")
+        for layer, channels, heading in zip(maps.layers, chosen, headings, strict=True)
+    ]
+    sheet = Sheet(width, PICTURE + 0.1 + sum(blocks), title, caption, page=page)
+    _draw_image(sheet, maps)
+    top = sheet.top - PICTURE - 0.1
+    for layer, channels, heading, height in zip(maps.layers, chosen, headings, blocks, strict=True):
+        sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
+        _draw_layer(sheet, layer, channels, scale, columns, side, top - LINE * heading.count("\n"))
+        top -= height
+    return sheet.figure
+
+
+class Grid(NamedTuple):
+    """How the tiles of maps stand.
+
+    Attributes:
+        most: maps of a layer that are drawn, where it has so many.
+        columns: tiles in a row.
+        side: of a tile in inches.
+    """
+
+    most: int
+    columns: int
+    side: float
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a tile's label has room for more than the number of its channel."""
+        return self.side >= ROOM
+
+
+def grid_of(maps: FeatureMaps, count: int | None, page: Page) -> Grid:
+    """Return how the tiles of maps stand; the arguments are those of `draw_feature_maps`."""
     count = count or (SEVERAL if len(maps.layers) > 1 else max(len(maps.layers[0].values), 1))
     largest = max(min(count, len(layer.values)) for layer in maps.layers)
     columns = page.across(largest, 12 if largest <= 96 else 16 if largest <= 256 else 24, 0.62, LEFT + RIGHT)
     side = page.fitted(TILES / max(columns, 12) - GAP, LEFT + RIGHT + columns * GAP, columns, LEAST)
-    blocks = [_block_height(layer, count, columns, side) for layer in maps.layers]
-    width = LEFT + max(columns * (side + GAP), 3.2) + RIGHT if page.width is None else page.width
-    sheet = Sheet(width, PICTURE + 0.1 + sum(blocks), title, caption, page=page)
-    _draw_image(sheet, maps)
-    top = sheet.top - PICTURE - 0.1
-    for layer, height in zip(maps.layers, blocks, strict=True):
-        _draw_layer(sheet, layer, layer.order(sort)[:count], scale, columns, side, top)
-        top -= height
-    return sheet.figure
+    return Grid(count, columns, side)
+
+
+def _wrapped(heading: str, width: float) -> str:
+    """Return a heading in as many lines as a page of this width in inches needs."""
+    return "\n".join(textwrap.wrap(heading, max(int((width - 2 * LEFT) / LETTER), 8)))
 
 
 def _tile_height(layer: LayerMaps, side: float) -> float:
@@ -85,9 +131,9 @@ def _draw_image(sheet: Sheet, maps: FeatureMaps) -> None:
     height, width = maps.picture.shape[:2]
     shown = min(PICTURE * width / height, 2.2)
     sheet.picture(maps.picture, LEFT, sheet.top - PICTURE, shown, PICTURE)
-    room = int((sheet.width - LEFT - shown - 0.3) / 0.065)
+    room = max(int((sheet.width - LEFT - shown - 0.3) / LETTER), 8)
     lines = [maps.name or "one image", f"{width} x {height} px", maps.network]
-    text = "\n".join(shortened(line, max(room, 8)) for line in lines)
+    text = "\n".join(textwrap.fill(line, room) for line in lines)
     sheet.text(LEFT + shown + 0.15, sheet.top - 0.08, text, ha="left", va="top", fontsize=8)
 
 
@@ -102,9 +148,7 @@ def _heading(layer: LayerMaps, count: int) -> str:
 def _draw_layer(
     sheet: Sheet, layer: LayerMaps, channels: Array, scale: str, columns: int, side: float, top: float
 ) -> None:
-    """Draw the heading, the tiles and the colour bar of a layer; `top` is the upper edge of the heading in inches."""
-    heading = shortened(_heading(layer, len(channels)), int((sheet.width - 2 * LEFT) / 0.065))
-    sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
+    """Draw the tiles and the colour bar of a layer; `top` is the upper edge of its heading's last line in inches."""
     height, tops = _tile_height(layer, side), top - HEADING
     rows = math.ceil(len(channels) / columns)
     size = columns * (side + GAP), rows * (height + LABEL + GAP)
@@ -163,7 +207,13 @@ def _draw_bar(sheet: Sheet, layer: LayerMaps, scale: str, top: float, height: fl
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def draw_kernels(kernels: Kernels, title: str = "", caption: str = "", page: Page = OWN) -> Figure:
+def draw_kernels(
+    kernels: Kernels,
+    title: str = "",
+    caption: str = "",
+    page: Page = OWN,
+    filters: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> Figure:
     """Draw the kernels of each layer: as pictures where they can be looked at, else the matrix of their norms.
 
     Args:
@@ -171,28 +221,46 @@ def draw_kernels(kernels: Kernels, title: str = "", caption: str = "", page: Pag
         title: text above.
         caption: text below.
         page: what is asked for of the page.
+        filters: name of a layer -> the filters whose pictures are drawn, in this order; of other layers the first 96.
+            A matrix has all filters.
     """
     width = page.width or LEFT + TILES / 2 + 3 * RIGHT
-    columns = page.across(max(len(layer.norms) for layer in kernels.layers), 12, 0.45, LEFT + RIGHT)
-    side = (width - LEFT - RIGHT - columns * GAP) / columns
-    heights = [_kernels_height(layer, columns, side, width) for layer in kernels.layers]
+    chosen = [pictured(layer, filters) for layer in kernels.layers]
+    columns = page.across(max(map(len, chosen)) or 1, 12, 0.45, LEFT + RIGHT)
+    side = page.fitted((width - LEFT - RIGHT) / columns - GAP, LEFT + RIGHT + columns * GAP, columns, LEAST)
+    headings = [_wrapped(_kernels_heading(*each), width) for each in zip(kernels.layers, chosen, strict=True)]
+    heights = [
+        _kernels_height(layer, len(numbers), columns, side, width) + LINE * heading.count("\n")
+        for layer, numbers, heading in zip(kernels.layers, chosen, headings, strict=True)
+    ]
     sheet = Sheet(width, sum(heights), title, caption, page=page)
     top = sheet.top
-    for layer, height in zip(kernels.layers, heights, strict=True):
-        sheet.text(LEFT, top - 0.08, layer.words(), va="top", fontsize=7.5, weight="bold")
+    for layer, numbers, heading, height in zip(kernels.layers, chosen, headings, heights, strict=True):
+        sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
+        below = top - HEADING - LINE * heading.count("\n")
         if layer.pictures is None:
-            _draw_matrix(sheet, layer, top - HEADING)
+            _draw_matrix(sheet, layer, below)
         else:
-            _draw_pictures(sheet, layer.pictures, columns, side, top - HEADING)
+            _draw_pictures(sheet, layer.pictures, numbers, columns, side, below)
         top -= height
     return sheet.figure
 
 
-def _kernels_height(layer: LayerKernels, columns: int, side: float, width: float) -> float:
+def pictured(layer: LayerKernels, filters: Mapping[str, Sequence[int]] = MappingProxyType({})) -> Sequence[int]:
+    """Return the filters of a layer whose pictures `draw_kernels` draws; none where it draws the matrix."""
+    return [] if layer.pictures is None else filters.get(layer.layer, range(len(layer.pictures))[:MOST])
+
+
+def _kernels_heading(layer: LayerKernels, numbers: Sequence[int]) -> str:
+    partly = layer.pictures is not None and len(numbers) < len(layer.pictures)
+    return layer.words() + f"; {len(numbers)} of them drawn" * partly
+
+
+def _kernels_height(layer: LayerKernels, count: int, columns: int, side: float, width: float) -> float:
     if layer.pictures is None:
         return HEADING + _matrix_size(layer, width)[1] + AXES[1] + 2 * BELOW
     ratio = layer.pictures.shape[1] / layer.pictures.shape[2]
-    return HEADING + math.ceil(len(layer.pictures) / columns) * float(side * ratio + LABEL + GAP) + BELOW
+    return HEADING + math.ceil(count / columns) * float(side * ratio + LABEL + GAP) + BELOW
 
 
 def _matrix_size(layer: LayerKernels, width: float) -> tuple[float, float]:
@@ -214,23 +282,27 @@ def _draw_matrix(sheet: Sheet, layer: LayerKernels, top: float) -> None:
     style: Any = {"cmap": PLAIN, "vmin": 0, "interpolation": "nearest" if few else "antialiased", "aspect": "auto"}
     image = axes.imshow(layer.norms, extent=extent, **style)
     axes.tick_params(labelsize=5.5, length=2, pad=1)
-    axes.locator_params(integer=True, nbins=8)
+    for axis, length, tick in ((axes.xaxis, width, TICK[0]), (axes.yaxis, height, TICK[1])):
+        axis.set_major_locator(MaxNLocator(min(max(int(length / tick), 1), 8), integer=True))
     axes.set_xlabel("input channel" + (" of the filter's group" if layer.groups > 1 else ""), fontsize=6, labelpad=1)
     axes.set_ylabel("filter", fontsize=6, labelpad=1)
     left = LEFT + AXES[0] + width + 0.08
-    sheet.colour_bar(image, "norm of the kernel", left, top - height, min(height, 1.5), 0.08)
+    sheet.colour_bar(image, "norm of\nthe kernel", left, top - height, min(height, 1.5), 0.08)
 
 
-def _draw_pictures(sheet: Sheet, pictures: Floats, columns: int, side: float, top: float) -> None:
+def _draw_pictures(
+    sheet: Sheet, pictures: Floats, numbers: Sequence[int], columns: int, side: float, top: float
+) -> None:
     height = side * pictures.shape[1] / pictures.shape[2]
-    rows = math.ceil(len(pictures) / columns)
+    rows = math.ceil(len(numbers) / columns)
     size = columns * (side + GAP), rows * (height + LABEL + GAP)
     axes = sheet.axes(LEFT, top - size[1], *size)
     axes.set_axis_off()
-    for place, (picture, note) in enumerate(filter_pictures(pictures)):
+    drawn = filter_pictures(pictures[list(numbers)], float(np.abs(pictures).max(initial=0)))
+    for place, (number, (picture, _)) in enumerate(zip(numbers, drawn, strict=True)):
         row, column = divmod(place, columns)
         x, y = column * (side + GAP), size[1] - (row + 1) * (height + LABEL + GAP)
         tile = np.broadcast_to(enlarged(displayed(picture), 48), (*enlarged(displayed(picture), 48).shape[:2], 3))
         axes.imshow(tile, extent=(x, x + side, y, y + height), interpolation="nearest", aspect="auto")
-        axes.text(x + side / 2, y + height + 0.015, f"{place}  {note}".strip(), ha="center", va="bottom", fontsize=4.5)
+        axes.text(x + side / 2, y + height + 0.015, str(number), ha="center", va="bottom", fontsize=4.5)
     axes.set(xlim=(0, size[0]), ylim=(0, size[1]))

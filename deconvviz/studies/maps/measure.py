@@ -11,7 +11,7 @@ from torch import Tensor
 from deconvviz.arrays import pictures_of
 from deconvviz.cam.tokens import layout_of
 from deconvviz.errors import CamError, DataError
-from deconvviz.graph.filters import Filters, filters_of
+from deconvviz.graph.filters import filters_of, layers_behind
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
 from deconvviz.studies.maps.result import FeatureMaps, Kernels, LayerKernels, LayerMaps
@@ -44,7 +44,8 @@ def maps(
     Raises:
         LayerNotFound: a name in `layers` does not exist.
         CaptureError: x has another shape, dtype or device than the network.
-        DataError: no layer, x is not one image, or a layer has no rows and columns.
+        DataError: no layer, x is not one image, a layer has no rows and columns, or `tokens` is given and no layer has
+            tokens.
 
     Source: Zeiler and Fergus 2013, figure 4, shows such maps of single filters; the figure of a whole layer is common
     practice.
@@ -69,6 +70,11 @@ def maps(
             )
         except CamError as error:
             raise DataError(str(error)) from error
+    if tokens is not None and all(len(network.layer(layer).shape) != 2 for layer in names):
+        raise DataError(
+            f"tokens {tokens[0]}x{tokens[1]} given, and no layer asked for has tokens ({', '.join(names)}): their "
+            "values have rows and columns already; leave the tokens out"
+        )
     with torch.no_grad():
         values = network.activations(x, names)
     return FeatureMaps(
@@ -112,13 +118,20 @@ def kernels(network: Network, layers: Sequence[str]) -> Kernels:
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     if not names:
         raise DataError("no layer given; name one or more of `network.layers`")
-    return Kernels(network=network.name, layers=tuple(_kernels(layer, filters_of(network, layer)) for layer in names))
+    return Kernels(network=network.name, layers=tuple(_kernels(network, layer) for layer in names))
 
 
-def _kernels(layer: str, filters: Filters | None) -> LayerKernels:
+def _kernels(network: Network, layer: str) -> LayerKernels:
+    filters = filters_of(network, layer)
     if filters is None:
-        raise DataError(f"layer {layer!r} has no kernels: it does not come from one convolution or linear layer")
+        behind = " or ".join(map(repr, layers_behind(network, layer)[:4]))
+        raise DataError(
+            f"layer {layer!r} has no kernels: it does not come from one convolution or linear layer; take one that does"
+            + (f", the nearest before it: {behind}" if behind else "")
+        )
     norms: Floats = np.sqrt((filters.effective**2).sum((2, 3)))
     one_input = filters.groups > 1 and filters.weights.shape[1] == 1 and min(filters.weights.shape[2:]) > 1
     pictures = filters.as_pictures if filters.of_image or one_input else None
-    return LayerKernels(layer=layer, norms=norms, groups=filters.groups, pictures=pictures)
+    return LayerKernels(
+        layer=layer, norms=norms, groups=filters.groups, pictures=pictures, normalised=filters.normalised
+    )

@@ -40,9 +40,15 @@ class LayerMaps:
 
     @property
     def dead(self) -> Mask:
-        """bool [channels], whether a map has one value everywhere, so that it says nothing about this image."""
+        """bool [channels], whether a map has one value everywhere, so that it says nothing about this image.
+
+        A map of one place has one value in any case: it is dead where that is zero.
+
+        >>> LayerMaps(layer="pool", values=np.array([[[2.0]], [[0.0]]], np.float32)).dead.tolist()
+        [False, True]
+        """
         flat = self.values.reshape(len(self.values), -1)
-        return np.asarray(flat.min(1) == flat.max(1))
+        return np.asarray(flat.min(1) == flat.max(1) if flat.shape[1] > 1 else flat[:, 0] == 0)
 
     @property
     def broken(self) -> int:
@@ -179,12 +185,14 @@ class LayerKernels:
         groups: number of groups of the convolution.
         pictures: float64 [filters, rows, columns, inputs], the weights, where they can be looked at: the layer reads
             the image, or each filter reads one channel; None elsewhere.
+        normalised: whether a BatchNorm follows, whose factor is in the norms.
     """
 
     layer: str
     norms: Floats
     groups: int = 1
     pictures: Floats | None = None
+    normalised: bool = False
 
     def words(self) -> str:
         """Return what the kernels are, as a line."""

@@ -302,6 +302,7 @@ def grid(
     """
     from deconvviz.results.names import read_names
     from deconvviz.studies.mining.cache import ProjectionCache
+    from deconvviz.studies.mining.directions import subject_of
     from deconvviz.studies.mining.figure import draw_grid
     from deconvviz.studies.mining.panels import panels_from
     from deconvviz.studies.mining.result import load_mined
@@ -328,21 +329,23 @@ def grid(
         caption = _caption(mined, panels, store.path, words)
         if with_range:
             _save_range(cache, panels, out, page, run)
-    figure = draw_grid(panels, f"{layer} of {mined.network_name}", caption, page, names)
+    figure = draw_grid(panels, f"{subject_of(mined, layer)} of {mined.network_name}", caption, page, names)
     save_figure(figure, out, caption, f"Model fingerprint {mined.config['model_fingerprint']}.")
     cache.save(mined_file)
 
 
 def _save_range(cache: ProjectionCache, panels: LayerPanels, out: str, page: Page, run: RunOptions) -> None:
     """Draw the whole range of the filters that the figure of the layer shows, beside that figure."""
+    from deconvviz.studies.mining.directions import subject_of, words_of
     from deconvviz.studies.mining.range_figure import draw_range
     from deconvviz.studies.mining.range_result import range_caption
     from deconvviz.studies.mining.ranges import range_from
 
     channels = [panel.channel for panel in panels.panels]
     layer = range_from(cache, panels.layer, channels, max(panels.crop), run)
-    caption = range_caption(layer) + cache.feed.preprocess.shown_words()
-    title = f"The range of {panels.layer} of {cache.mined.network_name}"
+    about = words_of(cache.mined, panels.layer)
+    caption = range_caption(layer, "direction" if about else "filter") + about + cache.feed.preprocess.shown_words()
+    title = f"The range of {subject_of(cache.mined, panels.layer)} of {cache.mined.network_name}"
     figure = draw_range(layer, title, caption, page.beside())
     save_figure(figure, beside(out, f".range{pathlib.Path(out).suffix}"), caption)
 
@@ -361,6 +364,10 @@ def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int
 
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
     """Return the text below the figure: what is shown, of which images and which network."""
+    from deconvviz.studies.mining.directions import words_of
+
+    about = words_of(mined, panels.layer)
+    noun = "direction" if about else "channel"
     images, k = mined[panels.layer].activity.images, mined.config["k"]
     unfinished = "" if mined.complete else f" (unfinished: {mined.done} of {mined.total})"
     size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
@@ -376,18 +383,18 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
     width = "" if panels.crop_rule.startswith("each") else f", {tiles} px with them"
     surroundings = f" Their surroundings are pale{width}." if pale else ""
     strip = (
-        " The strip is filled by the share of all images on which the channel is above zero somewhere."
+        f" The strip is filled by the share of all images on which the {noun} is above zero somewhere."
         if panels.rectified
         else ""
     )
     wanted = (
-        ", and a picture made by gradient ascent on the channel's mean" if panels.panels[0].wanted is not None else ""
+        f", and a picture made by gradient ascent on the {noun}'s mean" if panels.panels[0].wanted is not None else ""
     )
     return (
-        f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
+        f"For each {noun} (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first{wanted}.{strip} Below are the classes of the images. {rule}{averages}\n"
-        f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the channel "
+        f"first{wanted}.{about}{strip} Below are the classes of the images. {rule}{averages}\n"
+        f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the {noun} "
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {store.name}{unfinished}."
     )

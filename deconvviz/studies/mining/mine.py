@@ -23,7 +23,7 @@ from deconvviz.halving import AtOnce
 from deconvviz.results.results import stamped
 from deconvviz.results.shard_files import begun
 from deconvviz.run.sharding import ShardedOptions
-from deconvviz.studies.mining.directions import arrays_of, layers_read
+from deconvviz.studies.mining.directions import arrays_of, known_of, layers_read
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import Mined, MinedLayer, load_mined
 from deconvviz.studies.mining.spread import Spread
@@ -98,6 +98,7 @@ def mine(
     where["image_size"] = list(preprocess.shape[1:])
     if read := layers_read(network, names):
         where["directions"] = read
+        where["directions_about"] = known_of(network, names)
     note_images(store)
     fast_network = network.forward_only(settings.precision, keep=names)
     empty = Mined(

@@ -10,6 +10,7 @@ from deconvviz.words import counted
 
 MISLEADING = 0.5  # of the likeness among the strongest images: below it, the images of the upper range are unlike them
 UPPER = (0.6, 0.95)  # quantiles between which an image is of the upper range, and none of the strongest
+STRONG = 0.5  # of the largest maximum: an image with a smaller one does not tell what the filter responds to strongly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class FilterRange:
         likeness_of_top: mean likeness of each of the strongest images to the others of them; NaN for a filter with
             fewer than two.
         likeness_of_upper: mean likeness of the images of the upper range to the strongest ones; NaN where there are
-            none on which the filter is above zero.
+            none on which the filter's maximum is at least half of its largest.
     """
 
     channel: int
@@ -44,7 +45,7 @@ class FilterRange:
     def misleading(self) -> bool:
         """Whether the strongest images mislead: those of the upper range are less than half as like them as they are.
 
-        False where it is not known.
+        False where it is not known, as for a selective filter, whose upper range has weak responses only.
         """
         return self.likeness_of_upper < MISLEADING * self.likeness_of_top
 
@@ -71,15 +72,18 @@ class LayerRange(Shown, drawn_by="draw_range"):
         return f"LayerRange({self.layer}: {counted(len(self.filters), 'filter')}{told})"
 
 
-def range_caption(layer: LayerRange) -> str:
-    """Return what the figure of a range shows."""
+def range_caption(layer: LayerRange, noun: str = "filter") -> str:
+    """Return what the figure of a range shows; `noun` is what has a row, such as "filter" or "direction"."""
+    others = "channels" if noun == "filter" else f"{noun}s"
     every = "all" if layer.sampled == layer.images else f"{layer.sampled} randomly sampled"
     return (
-        f"For each filter: nine of {every} images, evenly from the one with its smallest maximum to the one with its "
+        f"For each {noun}: nine of {every} images, evenly from the one with its smallest maximum to the one with its "
         "largest, cut around its strongest unit, with that value and the class. To the right: on how many of all "
-        f"{layer.images} images the maximum lies in each quarter of an octave.\n"
-        "Below the number: how like the images of the upper range (62.5 to 87.5 %) are to the strongest ones, of how "
-        "like these are among each other. Likeness is the cosine between the values of all other channels at the unit, "
-        f"less their means. Where it is less than {MISLEADING:g} of the latter, the strongest images mislead: the "
-        "filter responds to other things as well."
+        f"{layer.images} images the maximum lies in each quarter of an octave; a grey bar beside them is of those "
+        "where it is zero, or nearer to it than 0.00025.\n"
+        "Below the number: how like the images of the upper range are to the strongest ones, of how like these are "
+        f"among each other. Of the upper range are those at 62.5 to 87.5 % whose maximum is at least {STRONG:g} of the "
+        "largest (our choice); where there are none, nothing stands there. Likeness is the cosine between the values "
+        f"of all other {others} at the unit, less their means. Where it is less than {MISLEADING:g} of the latter, the "
+        f"strongest images mislead: the {noun} responds strongly to other things as well."
     )

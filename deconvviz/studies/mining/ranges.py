@@ -16,7 +16,7 @@ from deconvviz.models.labels import shown_classes
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.panels import square_around
-from deconvviz.studies.mining.range_result import UPPER, FilterRange, LayerRange
+from deconvviz.studies.mining.range_result import STRONG, UPPER, FilterRange, LayerRange
 from deconvviz.studies.mining.result import Mined
 from deconvviz.types import Box, Floats, Pixels
 
@@ -50,9 +50,11 @@ def layer_range(
 
     The images are nine of those that mining sampled, evenly by the filter's maximum, from the weakest to the strongest.
     Two images are alike for a filter as far as the other channels say the same at its strongest unit: likeness is the
-    cosine between the values of all other channels there, each less its mean over all images. Where the images of the
-    upper range are less than half as like the strongest ones as these are among each other, the filter is marked: what
-    it responds to strongly is not all that it responds to.
+    cosine between the values of all other channels there, each less its mean over all images. The images of the upper
+    range are those between the quantiles 0.6 and 0.95 on which the filter's maximum is at least half of its largest:
+    weaker ones say little about what it responds to strongly, and a selective filter may have weaker ones only. Where
+    they are less than half as like the strongest ones as these are among each other, the filter is marked: its
+    strongest images do not show all that it responds to strongly.
 
     Args:
         mined: from `dv.mine` or `dv.load_mined`.
@@ -68,7 +70,8 @@ def layer_range(
         DataError: the layer was not mined, or by a version that did not record ranges.
 
     Source: showing the spectrum of activations and not its end alone: Bau et al. 2020 (quantile bins), OpenAI
-    Microscope and Borowski et al. 2021 on what top images leave out; the measure and its limit are our choice.
+    Microscope and Borowski et al. 2021 on what top images leave out; the measure, its limit and the least maximum are
+    our choice.
 
     >>> import deconvviz as dv
     >>> from torch import nn
@@ -121,12 +124,12 @@ def _filter_range(
     spread = cache.mined[layer].spread
     assert spread is not None
     chosen, values = spread.at_quantiles(channel, QUANTILES)
-    images = chosen.tolist()
+    images, least = chosen.tolist(), STRONG * float(cache.mined[layer].values[channel, 0])
     quantiles = np.linspace(0, 1, len(images)) if len(images) > 1 else np.ones(len(images))
     upper = [
         units[image].others
         for image, value, quantile in zip(images, values, quantiles, strict=True)
-        if UPPER[0] < quantile < UPPER[1] and value > 0 and image not in top
+        if UPPER[0] < quantile < UPPER[1] and value >= least and image not in top
     ]
     strongest = [units[image].others for image in top]
     return FilterRange(

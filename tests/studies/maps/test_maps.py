@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.errors import DataError, DeconvvizError
-from deconvviz.studies.maps.figure import tiles
+from deconvviz.figures.page import Page
+from deconvviz.studies.maps.command import caption_of, kernels_caption
+from deconvviz.studies.maps.figure import grid_of, pictured, tiles
 from deconvviz.studies.maps.result import LayerMaps
 
 
@@ -134,8 +136,48 @@ def test_bad_input_is_refused(network: dv.Network, image: Tensor, tmp_path: path
     pooled = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 10, 12))
     with pytest.raises(DataError, match="without rows and columns"):
         dv.maps(pooled, image, ["2"])
-    with pytest.raises(DataError, match="has no kernels"):
+    with pytest.raises(DataError, match=r"has no kernels.*the nearest before it: '0'"):
         dv.kernels(pooled, ["1"])
+    with pytest.raises(DataError, match=r"tokens 2x2 given, and no layer asked for has tokens \(1, 3\)"):
+        dv.maps(network, image, ["1", "3"], tokens=(2, 2))
+
+
+def test_a_map_of_one_place_is_dead_where_it_is_zero() -> None:
+    convolution = nn.Conv2d(3, 4, 1)
+    with torch.no_grad():
+        convolution.weight[:], convolution.bias[:] = 0, torch.tensor([1.0, 0.0, -2.0, 3.0])
+    network = dv.capture(nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1)), (3, 8, 8))
+    maps = dv.maps(network, torch.rand(1, 3, 8, 8), ["0", "1"])
+    assert maps["0"].dead.all() and maps["1"].dead.tolist() == [False, True, False, False]
+    assert maps["1"].order("maximum").tolist() == [3, 0, 2, 1]
+    assert "one place and zero" in caption_of(maps, "maximum", "own", labelled=True)
+
+
+@pytest.mark.parametrize("width", [3.3, 7.5])
+def test_the_caption_tells_what_stands_above_a_map(network: dv.Network, image: Tensor, width: float) -> None:
+    maps, page = dv.maps(network, image, ["1"]), Page(width=width, columns=6)
+    grid = grid_of(maps, None, page)
+    figure = dv.draw_feature_maps(maps, width=width, columns=6)
+    labels = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert any("≤" in label for label in labels) is grid.labelled is (width > 4)
+    caption = caption_of(maps, "maximum", "own", grid.labelled)
+    assert ("(≤)" in caption) is grid.labelled and "need not be" not in caption
+    assert "need not be" in caption_of(dv.maps(network, image, ["3"]), "maximum", "own", labelled=True)
+    assert not any("…" in text.get_text() for text in figure.texts)
+
+
+def test_the_caption_of_kernels_tells_what_is_drawn(network: dv.Network) -> None:
+    pictures, matrix = (dv.kernels(network, [layer]) for layer in ("1", "3"))
+    assert "BatchNorm that follows" in kernels_caption(matrix, {}) and "picture" not in kernels_caption(matrix, {})
+    caption = kernels_caption(pictures, {"1": [0, 3]})  # filter 3 is a ten thousandth of the others
+    assert "matrix" not in caption and "hundredth" in caption
+    assert "hundredth" not in kernels_caption(pictures, {"1": [0, 1]})
+    assert "BatchNorm" not in kernels_caption(dv.kernels(network, ["2"]), {})
+    figure = dv.draw_kernels(pictures, filters={"1": [5, 0]}, columns=1, width=3.3)
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["5", "0"]
+    assert "2 of them drawn" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    many = dv.kernels(dv.capture(nn.Sequential(nn.Conv2d(3, 120, 3)), (3, 8, 8)), ["0"]).layers[0]
+    assert list(pictured(many)) == list(range(96))
 
 
 def test_the_command_writes_figures_and_values(tmp_path: pathlib.Path) -> None:
