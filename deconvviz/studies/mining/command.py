@@ -324,7 +324,7 @@ def grid(
         panels = panels_from(cache, layer, numbers, crop, mean)
         panels = _with_wanted(cache, panels, numbers, run.progress) if wanted else panels
         words = projection.words() + cache.feed.preprocess.shown_words()
-        words += " Above each filter stands what it detects, by `deconvviz dissect`." if names else ""
+        words += " Above each filter stands what it detects, by deconvviz dissect." if names else ""
         caption = _caption(mined, panels, store.path, words)
         if with_range:
             _save_range(cache, panels, out, page, run)
@@ -380,9 +380,7 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         if panels.rectified
         else ""
     )
-    wanted = (
-        ", and a picture made by gradient ascent on the channel's mean" if panels.panels[0].wanted is not None else ""
-    )
+    wanted = "" if panels.panels[0].wanted is None else f", and {_wanted_words(panels.panels[0].wanted)}"
     return (
         f"For each channel (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
@@ -391,3 +389,11 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {store.name}{unfinished}."
     )
+
+
+def _wanted_words(picture: NDArray[np.float32]) -> str:
+    """Return what a picture that a filter would like best is."""
+    from deconvviz.studies.visualisation.options import VisualisationOptions
+
+    size = f"{picture.shape[1]} x {picture.shape[0]} px"
+    return f"a picture of {size} made by {VisualisationOptions().steps} steps of gradient ascent on the channel's mean"
