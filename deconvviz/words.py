@@ -27,7 +27,7 @@ def readable(value: float) -> str:
     """Return a number as it is read in a figure: four digits of it, thousands with commas, millions in words.
 
     >>> readable(23854.2), readable(1413562.0), readable(-0.012345), readable(2e9)
-    ('23,850', '1.41 million', '-0.01234', '2 billion')
+    ('23,850', '1.41 million', '-0.01235', '2 billion')
     """
     rounded = float(f"{value:.4g}")
     for unit, word in ((1e9, "billion"), (1e6, "million")):

@@ -306,7 +306,7 @@ def test_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
         assert "of the sum of the absolute relevance of the layer's channels" in text
     projected = dv.project_decision(dv.capture(loaded.model, (3, 64, 64)), x, "relu5", 41, (decided + 1) % 10)
     assert projected.decided == decided
-    drawn = dv.draw_projection(projected).axes[2].images[1].get_array()
+    drawn = np.asarray(dv.draw_projection(projected).axes[2].images[1].get_array())
     assert np.array_equal(np.sign(drawn), np.sign(projected.full().sum(0).numpy())) and drawn.min() < 0 < drawn.max()
     for words, message in {
         "relevance demo scenes:9 -l relu5 -o r.png": "ends in .h5",
