@@ -258,8 +258,8 @@ class MovedSources:
 @click.option(
     "--wanted",
     is_flag=True,
-    help="Show beside the patches the picture that each filter would like best, as `deconvviz visualise` makes it; they "
-    "are kept in MINED. For features.7 of SqueezeNet it takes about 5 seconds a filter on two CPU cores.",
+    help="Show beside the patches the picture that each filter would like best, as `deconvviz visualise` makes it; "
+    "they are kept in MINED. For features.7 of SqueezeNet it takes about 5 seconds a filter on two CPU cores.",
 )
 @image_channels_option
 @projection_options
