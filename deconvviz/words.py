@@ -1,4 +1,4 @@
-"""Numbers in sentences: a noun with its count, and the channels that made a decision."""
+"""Numbers and names in sentences: a noun with its count, what a network is called, and what made a decision."""
 
 from __future__ import annotations
 
@@ -21,6 +21,32 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     if count == 1:
         return f"{count} {noun}"
     return f"{count} {plural or noun + ('es' if noun.endswith(('s', 'x')) else 's')}"
+
+
+def readable(value: float) -> str:
+    """Return a number as it is read in a figure: four digits of it, thousands with commas, millions in words.
+
+    >>> readable(23854.2), readable(1413562.0), readable(-0.012345), readable(2e9)
+    ('23,850', '1.41 million', '-0.01235', '2 billion')
+    """
+    rounded = float(f"{value:.4g}")
+    for unit, word in ((1e9, "billion"), (1e6, "million")):
+        if unit <= abs(rounded) < 1e12:
+            return f"{float(f'{rounded / unit:.3g}'):,g} {word}"
+    return f"{rounded:,.0f}" if 1e3 <= abs(rounded) < 1e6 else f"{rounded:.4g}"
+
+
+def network_called(spec: str, own_name: str) -> str:
+    """Return what a network is called: its name in the library that it comes from, or its own one.
+
+    Args:
+        spec: the model's name, as it was given to `load_model`; "" where it is unknown.
+        own_name: of the network, which is that of its class.
+
+    >>> network_called("torchvision:squeezenet1_0", "SqueezeNet"), network_called("demo", "ZFNet")
+    ('squeezenet1_0', 'ZFNet')
+    """
+    return spec.partition(":")[2] if spec.startswith(("torchvision:", "timm:")) else own_name
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The bench's jobs on studies: occlusion against captum, invariance and feature streaming against bare passes."""
+"""The bench's jobs on studies: occlusion against captum; invariance, pictures and streaming against bare passes."""
 
 from __future__ import annotations
 
@@ -147,6 +147,28 @@ def dissection(bench: Any, race: Race, network: dv.Network, photos: dv.ImageStor
         mine, passes = race(1 if bench.quick else 3, lambda n=layer: ours(n), lambda n=layer: bare(n))
         title = f"dissect {layer}, SqueezeNet, {len(images)} photos"
         bench.add(title, "passes of the captured network to the layer", (mine, passes), 1 / 2.2)
+
+
+def visualise(bench: Any, race: Race, model: nn.Module, network: dv.Network) -> None:
+    """Nine pictures of SqueezeNet's features.7 by 512 steps, against as many bare passes forward and backward."""
+    channels, side, steps = list(range(0, 90, 10)), 128, 64 if bench.quick else 512
+    preprocess = dv.Preprocess(resize=None, crop=network.input_shape[1])
+    features, every = model.features[:8], torch.arange(len(channels))  # type: ignore[index]
+    x = torch.rand(len(channels), 3, side, side, device=network.device)
+
+    def ours() -> None:
+        dv.visualise(
+            network, "features.7", channels, preprocess=preprocess, size=side, steps=steps, batch_size=9, progress=False
+        )
+
+    def bare() -> None:
+        for _ in range(steps):
+            images = x.clone().requires_grad_()
+            torch.autograd.grad(features(images)[every, channels].mean((1, 2)).sum(), images)
+
+    mine, passes = race(1 if bench.quick else 2, ours, bare)
+    title = f"visualise 9 channels of features.7, SqueezeNet, {side} px, {steps} steps"
+    bench.add(title, "bare passes forward and backward", (mine, passes))
 
 
 def stream(

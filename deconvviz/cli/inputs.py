@@ -14,6 +14,7 @@ from deconvviz.cli.options import ImageOptions, ModelOptions
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.lengths import same_share
 from deconvviz.run.opening import captured
+from deconvviz.words import network_called
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -40,6 +41,11 @@ class OpenedModel(NamedTuple):
     preprocess: Preprocess
     loaded: LoadedModel
 
+    @property
+    def name(self) -> str:
+        """What figures call the network: its name in the library that it comes from, or that of its class."""
+        return network_called(self.loaded.spec, self.network.name)
+
 
 def open_model(
     model: str, options: ModelOptions, layers: Sequence[str] = (), learn: LearnWith | None = None
@@ -59,7 +65,17 @@ def open_model(
         DataError: an option of the preprocessing is invalid, or a file of directions cannot be read.
         MismatchError: directions were learned at another layer, or in another network.
     """
-    loaded, preprocess = load(model, options)
+    return opened_model(*load(model, options), options, layers, learn)
+
+
+def opened_model(
+    loaded: LoadedModel,
+    preprocess: Preprocess,
+    options: ModelOptions,
+    layers: Sequence[str] = (),
+    learn: LearnWith | None = None,
+) -> OpenedModel:
+    """Capture a model that is loaded; see `open_model`."""
     network = captured(loaded, preprocess, options.device, options.outputs)
     if any("[" in layer for layer in layers):
         from deconvviz.run.directions import with_named_directions

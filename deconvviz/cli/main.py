@@ -54,7 +54,7 @@ COMMANDS = {
     ),
     "merge": LazyCommand("studies.mining.command", "Join the mined or relevance files of all shards of one job."),
     "grid": LazyCommand(
-        "studies.mining.command",
+        "studies.mining.grid_command",
         "Draw a layer: for each filter its top projections beside the image patches they came from.",
     ),
     "fidelity": LazyCommand(

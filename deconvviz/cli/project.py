@@ -21,8 +21,11 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import check_figure, save_figure
 from deconvviz.errors import DataError
+from deconvviz.words import readable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.deconv.decision import DecisionProjection
     from deconvviz.deconv.projection import Projection
@@ -125,7 +128,7 @@ def project(
         why += f" {NO_SWITCHES_NOTE}"
     caption = _caption(projected, pathlib.Path(image).name, why + projection.words() + preprocess.shown_words())
     y, column = projected.position
-    title = f"{layer}:{channel}@{y},{column} of {network.name}, activation {projected.value:.4g}"
+    title = f"{layer}:{channel}@{y},{column} of {opened.name}, activation {readable(projected.value)}"
     canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
     shown_picture = preprocess.display(picture)
     figure = draw_projection(shown_picture, canvas, projected.window, title, caption, page, preprocess.shown)
@@ -174,28 +177,40 @@ def _project_decision(
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
     projected = project_decision(network, x, *unit, target, rule, preprocess.bounds())
-    caption = _decision_caption(projected, image, class_label(projected.target, outputs)) + preprocess.shown_words()
-    title = f"{class_label(projected.target, outputs)} through {unit[0]}:{unit[1]} of {network.name}"
+    caption = _decision_caption(projected, image, outputs) + preprocess.shown_words()
+    answer = class_label(projected.target, outputs)
+    title = f"{answer[:1].upper()}{answer[1:]} through {unit[0]}:{unit[1]} of {opened.name}"
     canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
     shown_picture = preprocess.display(picture)
-    save_figure(
-        draw_projection(shown_picture, canvas, projected.window, title, caption, page, preprocess.shown), out, caption
-    )
+    window, shown = projected.window, preprocess.shown
+    figure = draw_projection(shown_picture, canvas, window, title, caption, page, shown, summed=True)
+    save_figure(figure, out, caption)
     if projected.relevance <= 0:
         click.echo(
             f"note: the channel's share is {100 * projected.share:.2g} %; it does not speak for the class", err=True
         )
 
 
-def _decision_caption(projected: DecisionProjection, image: str, answer: str) -> str:
-    """Return the text below the figure of a decision: what was shared out, and which part is shown."""
+def _decision_caption(projected: DecisionProjection, image: str, outputs: Sequence[str]) -> str:
+    """Return the text below the figure of a decision: what was shared out, and which part is shown.
+
+    Args:
+        projected: what is drawn.
+        image: name of the image.
+        outputs: names of the network's outputs; empty where they are unknown.
+    """
+    from deconvviz.models.labels import class_label
+
     linearised = f" Linearised on the way: {', '.join(projected.linearised)}." if projected.linearised else ""
+    answer, decided = (class_label(number, outputs) for number in (projected.target, projected.decided))
+    otherwise = f"; the network decides for {decided} instead" if projected.decided != projected.target else ""
     return (
-        f"The score of {answer} for {image} is {projected.score:.3g}. Channel {projected.channel} of {projected.layer} "
-        f"holds {projected.relevance:.3g} of it, {100 * projected.share:.1f} % of the layer's relevance; this part "
-        f"alone is carried on to the pixels, by the rule {projected.rule} (concept relevance, Achtibat et al. 2023)."
-        f"{linearised} "
-        "The magnitude at a pixel is the root of the sum of squares over the channels."
+        f"The score of {answer} for {image} is {readable(projected.score)}{otherwise}. Channel {projected.channel} of "
+        f"{projected.layer} holds {readable(projected.relevance)} of that score, {100 * projected.share:.3g} % of the "
+        "sum of the absolute relevance of the layer's channels; this part alone is carried on to the pixels, by the "
+        f"rule {projected.rule} (concept relevance, Achtibat et al. 2023).{linearised} To the right stands the "
+        "relevance of each pixel, summed over its colours: red speaks for the class through this channel, blue "
+        "against it."
     )
 
 

@@ -68,6 +68,7 @@ class SharedScores:
         relevance: layer -> the relevance of its units, [N, *layer.shape], in units of the score.
         parts: layer -> float64 [N, 4]: the sum of its units' relevance, what passes it by, what biases keep, and the
             rest; they add up to the score. Of gradient x activation all that does not arrive at the layer is the rest.
+        decided: int64 [N], the class with the highest score of each image.
     """
 
     classes: Tensor
@@ -76,6 +77,7 @@ class SharedScores:
     values: dict[str, Tensor]
     relevance: dict[str, Tensor]
     parts: dict[str, Tensor]
+    decided: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ class DecisionProjection(Projection, drawn_by="draw_projection"):
         score: of that class.
         relevance: of the channel: the sum over its units, in units of the score.
         share: of the channel in the relevance of its layer: its relevance over the sum of the channels' absolute ones.
+        decided: the class with the highest score, for which the network decides.
     """
 
     target: int = 0
     score: float = 0.0
     relevance: float = 0.0
     share: float = 0.0
+    decided: int = 0
 
 
 class Decisions:
@@ -219,6 +223,7 @@ class Decisions:
                     score=float(shared.scores[0]),
                     relevance=float(sums[channel]),
                     share=float(shares[channel]),
+                    decided=int(shared.decided[0]),
                 )
             )
         return projections
@@ -239,7 +244,8 @@ class Decisions:
         scores = logits.flatten(1)
         single = scores.shape[1] == 1  # one score stands for two classes, "yes" and "no", see `Readout`
         both = torch.cat([scores, -scores], 1) if single else scores
-        classes = both.argmax(1) if classes is None else self._checked(classes, both.shape[1], len(x))
+        decided = both.argmax(1)
+        classes = decided if classes is None else self._checked(classes, both.shape[1], len(x))
         score = both.gather(1, classes[:, None])
         first = score if self.rule != GRADIENT else torch.ones_like(score)
         if single and self.rule == GRADIENT:
@@ -255,7 +261,7 @@ class Decisions:
             relevance[layer] = signal * values[layer] if self.rule == GRADIENT else signal
         probabilities = self._probabilities(both).gather(1, classes[:, None])[:, 0]
         parts = {layer: self._parts(layer, score[:, 0], relevance[layer], taken) for layer in self.layers}
-        return sweep, SharedScores(classes, score[:, 0], probabilities, values, relevance, parts)
+        return sweep, SharedScores(classes, score[:, 0], probabilities, values, relevance, parts, decided)
 
     def _checked(self, classes: Tensor, count: int, images: int) -> Tensor:
         """Return the classes on the device; raises CaptureError where one does not exist."""

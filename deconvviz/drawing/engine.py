@@ -79,8 +79,10 @@ def draw_projection(
 ) -> Figure:
     """Draw the image, what one unit carries back to it, and its magnitude at each pixel.
 
+    Of a decision, the relevance of each pixel with its sign takes the place of the magnitude.
+
     Args:
-        projected: what `dv.project` returns, or one of what `dv.project_units` returns.
+        projected: what `dv.project` or `dv.project_decision` returns, or one of what `dv.project_units` returns.
         picture: uint8 [H, W, 3], the image; by default what the network received, with the contrast stretched.
         title: text above.
         caption: text below.
@@ -100,7 +102,12 @@ def draw_projection(
     if picture is None:
         raise DataError("the projection was made without its picture; give picture=, uint8 [H, W, 3]")
     canvas = projected.full().detach().float().cpu().permute(1, 2, 0).numpy()
-    return projection.draw_projection(picture, canvas, projected.window, title, caption, page=Page(**page))
+    from deconvviz.deconv.decision import DecisionProjection  # imports torch, which other figures do without
+
+    signed = isinstance(projected, DecisionProjection)
+    return projection.draw_projection(
+        picture, canvas, projected.window, title, caption, page=Page(**page), summed=signed
+    )
 
 
 def draw_images(images: Images, count: int = 20, **page: Unpack[ColumnsKeywords]) -> Figure:

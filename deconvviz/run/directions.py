@@ -197,10 +197,7 @@ def with_named_directions(network: Network, layers: Sequence[str], learn: Learn 
             directions = learn(layer, kind, int(count))
         else:
             directions = _from_file(name, layer, source)
-        if directions.layer not in ("", layer):
-            raise MismatchError(f"{source} holds directions of layer {directions.layer!r}; {layer!r} given")
-        if directions.about.get("model_fingerprint", network.fingerprint) != network.fingerprint:
-            raise MismatchError(f"{source} was learned in another network or with other weights; learn them anew")
+        require_fitting(directions, source, network, layer)
         about = {"kind": directions.kind, **directions.about}
         out = with_directions(out, layer, directions.weights, directions.bias, name, about)
     return out
@@ -215,3 +212,18 @@ def _from_file(name: str, layer: str, source: str) -> Directions:
             f"'{layer}[nmf:10]'"
         )
     return Directions.load(source)
+
+
+def require_fitting(directions: Directions, source: str, network: Network, layer: str) -> None:
+    """Raise MismatchError where directions were learned at another layer, or in another network.
+
+    Args:
+        directions: from `source`; a plain matrix fits any network and layer.
+        source: path of their file, for the message.
+        network: the captured network in which they are to be read.
+        layer: name of the layer that they are to read.
+    """
+    if directions.layer not in ("", layer):
+        raise MismatchError(f"{source} holds directions of layer {directions.layer!r}; {layer!r} given")
+    if directions.about.get("model_fingerprint", network.fingerprint) != network.fingerprint:
+        raise MismatchError(f"{source} was learned in another network or with other weights; learn them anew")

@@ -142,7 +142,7 @@ def test_grid_draws_and_keeps_its_projections(
     if suffix == "png":
         text = Image.open(out).info["Description"]
         assert "deconvviz" in text and re.search(  # one of the 20 filters is dead
-            r"keeps 90% of a unit's activation, median of 19 filters; with this size for all they keep 1?\d\d%", text
+            r"keeps 90 % of a unit's activation, median of 19 filters; with this size for all they keep 1?\d\d %", text
         )
         assert re.search(r"The rule is [\w-]+, chosen by .*, median of 19 units: \d\.\d\d; \w+: \d\.\d\d\.", text)
 
@@ -153,9 +153,9 @@ def test_grid_draws_and_keeps_its_projections(
     [
         ("receptive-field", "the theoretical receptive field"),
         ("11", "as given"),
-        ("energy", "98% of the projections' energy"),
-        ("need", "the smallest square that keeps 90% of a unit's activation"),
-        ("each", "each as small as keeps 90% of its unit's activation"),
+        ("energy", "98 % of the projections' energy"),
+        ("need", "the smallest square that keeps 90 % of a unit's activation"),
+        ("each", "each as small as keeps 90 % of its unit's activation"),
     ],
 )
 def test_grid_crops_and_first_layer_filters(

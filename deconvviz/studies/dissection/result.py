@@ -18,7 +18,7 @@ from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.dissection.naming import Concept, Detection, NamingRule, detections
 from deconvviz.studies.mining.topk import TopK
 from deconvviz.types import Array, Ints, Mask, Pathlike, Pixels
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +99,7 @@ class Dissection(Shown, drawn_by="draw_dissection"):
     @property
     def network_name(self) -> str:
         """What the network is called: its name in the library that it comes from, or that of its class."""
-        given = str(self.sources.get("model", ""))
-        return given.partition(":")[2] if given.startswith(("torchvision:", "timm:")) else str(self.config["model"])
+        return network_called(str(self.sources.get("model", "")), str(self.config["model"]))
 
     @property
     def complete(self) -> bool:

@@ -201,18 +201,17 @@ class ProjectionCache:
         if crop in ("need", "each"):
             sides, shares = self._remembered(layer, f"need_{self.label(layer)}", self._needed).T
             side, with_it = int(np.median(sides)), np.nanmedian(shares) if np.isfinite(shares).any() else np.nan
+            share = f"{100 * SHARE:.0f} %"
             if crop == "each":
-                return Crop((side, side), f"each as small as keeps {SHARE:.0%} of its unit's activation, scaled", True)
+                return Crop((side, side), f"each as small as keeps {share} of its unit's activation, scaled", True)
             words = (
-                f"the smallest square that keeps {SHARE:.0%} of a unit's activation, median "
-                f"of {counted(len(sides), 'filter')}; "
-                f"with this size for all they keep {with_it:.0%}"
+                f"the smallest square that keeps {share} of a unit's activation, median of "
+                f"{counted(len(sides), 'filter')}; with this size for all they keep {100 * with_it:.0f} %"
             )
             return Crop((side, side), words, True)
         side = int(self._remembered(layer, f"crop_{self.label(layer)}", self._typical_extent)[0])
-        return Crop(
-            (side, side), f"the smallest square with {ENERGY:.0%} of the projections' energy, median of the layer"
-        )
+        words = f"the smallest square with {100 * ENERGY:.0f} % of the projections' energy, median of the layer"
+        return Crop((side, side), words)
 
     def choice(self, layer: str) -> RuleChoice | None:
         """Return how the rule of a layer was chosen; None where the rule was given."""

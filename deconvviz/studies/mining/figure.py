@@ -30,7 +30,7 @@ CLASSES = 0.1  # inches: for the classes of a filter's images, below its blocks
 NAME, BOLD_LETTER = 0.12, 0.055  # inches: for what a filter detects, above its blocks; of a letter of it
 HEADING = 0.12  # inches: for the words above the blocks of the first row
 NARROWEST = 4.6  # inches: a page that the caption can be read on
-MARGIN = 0.2  # inches: to the left and the right of all filters together
+MARGIN = 0.25  # inches: to the right of all filters; to their left stand the numbers, with room around them
 TILE = 96  # pixels that a tile has at least, so that the outline in it is thin
 DPI = 220
 FIRING = (1.0, 0.84, 0.0)  # colour of the outline: yellow, seen on most photos and by all eyes
@@ -69,7 +69,7 @@ def draw_grid(
     )
     for index, panel in enumerate(layer.panels):
         row, column = divmod(index, across)
-        x = (width - across * filter_width) / 2 + column * filter_width + LABEL
+        x = (width - across * filter_width - MARGIN) / 2 + column * filter_width + LABEL
         y = sheet.top - HEADING - row * filter_height - above - block
         drawing = _Filter(sheet, block, x, y, layer.shown)
         drawing.draw_number(panel, layer.rectified)
@@ -186,4 +186,4 @@ def _draw_headings(sheet: Sheet, x: float, singles: Sequence[str], y: float, blo
     sheet.text(x + block / 2, y, "projections", **style)
     sheet.text(x + block + GAP + block / 2, y, "patches", **style)
     if wanted:
-        sheet.text(x + 2 * (block + GAP) + block / 2, y, "would like best", **style)
+        sheet.text(x + 2 * (block + GAP) + block / 2, y, "what it would like best", **style)

@@ -20,7 +20,7 @@ from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.mining.spread import Spread
 from deconvviz.studies.mining.topk import Activity, TopK
 from deconvviz.types import Array, Box, Ints, Pathlike, Pixels
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,8 +203,7 @@ class Mined(Mapping[str, MinedLayer], Shown, drawn_by="draw_mined"):
     @property
     def network_name(self) -> str:
         """What the network is called: its name in the library that it comes from, or that of its class."""
-        given = str(self.sources.get("model", ""))
-        return given.partition(":")[2] if given.startswith(("torchvision:", "timm:")) else self.config["model"]
+        return network_called(str(self.sources.get("model", "")), self.config["model"])
 
     @property
     def complete(self) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from deconvviz.choices import CANVASES, OBJECTIVES
 from deconvviz.cli.inputs import (
+    OpenedModel,
     channels_of,
     class_number,
     open_model,
@@ -27,6 +28,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure, sources
 from deconvviz.errors import DataError
+from deconvviz.studies.visualisation.captions import NOT_A_PHOTO, caption_of, title_of
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -34,16 +36,13 @@ if TYPE_CHECKING:
 
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
+    from deconvviz.results.directions import Directions
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.visualisation.result import Inversion, Visualisation
     from deconvviz.types import Floats
 
 MOST = 100  # pictures on one page
 MOST_MINED = 9  # channels that are taken where a mined file is given and no channels are
-NOT_A_PHOTO = (
-    "A picture that was optimised shows one input that a network answers strongly, not what it usually answers to: "
-    "compare it with the patches of photos that `deconvviz grid` draws."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class WantedChoice:
         channels: numbers as text; None takes those that a mined file ranks first.
         targets: classes, by number or name.
         position: of the unit, "y,x".
-        directions: path of an .npy file.
+        directions: path of a file of directions, .npz or .npy.
         image: path of the picture to begin with.
     """
 
@@ -102,12 +101,16 @@ def _wanted_options() -> tuple[Any, ...]:
             "--objective",
             type=click.Choice(OBJECTIVES),
             help="What is made large: the mean of a channel, one unit of it, a class's score, a direction W (mean of "
-            "W . A, or its cosine), or the layer's mean square (dream).  [default: channel; class with --target, "
-            "direction with --direction]",
+            "W . A, or its cosine), or the layer's mean square (dream), from noise or from --image.  [default: "
+            "channel; class with --target, direction with --direction]",
         ),
         click.option("-c", "--channels", help="Channels of the layer, or rows of --direction, such as 5,40,100-110."),
         click.option(
-            "--target", "targets", multiple=True, metavar="CLASS", help="A class, by its number or name; several."
+            "--target",
+            "targets",
+            multiple=True,
+            metavar="CLASS",
+            help="A class, by its number or name; give the option several times for several classes.",
         ),
         click.option(
             "--position", metavar="y,x", help="Of --objective unit on the layer's map.  [default: the centre]"
@@ -115,8 +118,9 @@ def _wanted_options() -> tuple[Any, ...]:
         click.option(
             "--direction",
             "directions",
-            metavar="FILE.npy",
-            help="Array with one row of numbers a direction, one for each channel of the layer.",
+            metavar="FILE",
+            help="What `deconvviz directions` wrote, .npz, or an array, .npy: a row of numbers for each direction, one "
+            "for each channel of the layer.",
         ),
         click.option(
             "--image", metavar="FILE", help="Begin with this picture instead of nearly grey noise (DeepDream)."
@@ -222,33 +226,35 @@ def visualise(
 
     kind = wanted.kind()
     _check_visualise(layer, out, kind, wanted, ascent, files)
-    mined = _mined_layer(files.mined, layer)
+    mined, of_mined = _mined_layer(files.mined, layer, kind)
     channels = _channels(kind, wanted, mined)
     directions = None if wanted.directions is None else _directions(wanted.directions)
-    if directions is not None and channels is None:
-        channels = list(range(len(directions)))
     start = None if wanted.image is None else read_image(wanted.image)
-    opened = open_model(model, options)
+    opened = open_model(model, options, [layer] if layer else [])
     outputs = output_names(opened.loaded, names, opened.network) if kind == "class" else ()
+    rows = None if directions is None else _rows_of(directions, str(wanted.directions), opened, str(layer))
     if kind == "class":
         channels = [_class_of(target, outputs) for target in wanted.targets]
+    elif rows is not None and channels is None:
+        channels = list(range(len(rows)))
+    spectrum, photos = _spectrum(files.store, opened.preprocess, ascent.size, run)
     visualisation = make_pictures(
         opened.network,
         layer,
         channels or [0],
         preprocess=opened.preprocess,
-        spectrum=_spectrum(files.store, opened.preprocess, ascent.size, run),
+        spectrum=spectrum,
         mined=mined if kind in ("channel", "unit") else None,
-        sources=sources(opened.loaded),
+        sources={**sources(opened.loaded), **photos, **of_mined},
         objective=kind,  # type: ignore[arg-type]
         position=None if wanted.position is None else position_of(wanted.position),
-        directions=directions,
+        directions=rows,
         start=None if start is None else opened.preprocess.picture(start),
         **ascent.keywords(),
         **run.keywords(),
     )
     caption = caption_of(visualisation, opened.preprocess)
-    title = f"What {layer or 'the output'} of {opened.network.name} would like best"
+    title = title_of(visualisation, opened.name, outputs)
     shown = opened.preprocess.shown
     save_figure(draw_visualisation(visualisation, title, caption, page, outputs, shown), out, caption)
     write_arrays(visualisation, out, files.save)
@@ -266,7 +272,7 @@ def _check_visualise(
     if kind != "class" and layer is None:
         raise DataError("no layer given; name one with -l, or a class with --target")
     if kind in ("direction", "cosine") and wanted.directions is None:
-        raise DataError(f"--objective {kind} given; give the directions with --direction FILE.npy")
+        raise DataError(f"--objective {kind} given; give the directions with --direction FILE")
     if (files.store is None) == (ascent.canvas == "phase"):
         raise DataError(
             "--canvas phase takes the magnitudes of photos: name a packed store with --store"
@@ -294,25 +300,32 @@ def write_arrays(result: Visualisation | Inversion, out: str, save: str | None) 
     click.echo(repr(result))
 
 
-def _mined_layer(path: str | None, layer: str | None) -> dict[int, float] | None:
-    """Return channel -> its strongest activation from a mined file, the most active channels first."""
+def _mined_layer(path: str | None, layer: str | None, kind: str) -> tuple[dict[int, float] | None, dict[str, Any]]:
+    """Return channel -> its strongest activation, the most active channels first, and from which mined file it is.
+
+    The file is not told where the pictures are not those of channels.
+    """
     if path is None:
-        return None
+        return None, {}
     from deconvviz.studies.mining.result import load_mined
 
     if layer is None:
         raise DataError("--mined and --target given; what was mined are channels of layers: leave --mined out")
-    found = load_mined(path)[layer]
-    order = (-found.activity.mean).argsort(kind="stable")
-    return {int(channel): float(found.activity.maximum[channel]) for channel in order}
+    activity = load_mined(path)[layer].activity
+    order = (-activity.mean).argsort(kind="stable")
+    origin = {"mined": str(pathlib.Path(path).resolve()), "mined_images": activity.images}
+    strongest = {int(channel): float(activity.maximum[channel]) for channel in order}
+    return strongest, origin if kind in ("channel", "unit") else {}
 
 
 def _channels(kind: str, wanted: WantedChoice, mined: dict[int, float] | None) -> list[int] | None:
     """Return the channels that were asked for; None where the file of directions, classes or the layer says which."""
     if wanted.channels is not None:
+        if kind in ("class", "dream"):
+            raise DataError(f"channels {wanted.channels} given; --objective {kind} takes none: leave -c out")
         channels = channels_of(wanted.channels)
-        if kind in ("class", "dream") or isinstance(channels, str):
-            raise DataError(f"channels {wanted.channels} given; expected numbers, and none for --objective {kind}")
+        if isinstance(channels, str):
+            raise DataError(f"channels {wanted.channels} given; expected numbers such as 5,40,100-110")
         if not 1 <= len(channels) <= MOST:
             raise DataError(f"{counted(len(channels), 'channel')} given; a page holds 1 to {MOST}")
         return channels
@@ -331,57 +344,32 @@ def _class_of(target: str, outputs: Sequence[str]) -> int:
     return number
 
 
-def _directions(path: str) -> Floats:
-    """Read directions, float64 [D, channels], from an .npy file; raises DataError for anything else."""
+def _directions(path: str) -> Directions:
+    from deconvviz.results.directions import Directions
+
+    return Directions.load(path)
+
+
+def _rows_of(directions: Directions, path: str, opened: OpenedModel, layer: str) -> Floats:
+    """Return directions, float64 [D, channels]; raises MismatchError where they are of another layer or network."""
     import numpy as np
 
-    try:
-        array = np.load(path, allow_pickle=False)
-        directions: Floats = np.atleast_2d(np.asarray(array, np.float64))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"cannot read directions from {path}: {error}; give an .npy file of numbers") from error
-    if directions.ndim != 2:
-        raise DataError(f"{path} holds an array of shape {list(directions.shape)}; expected [directions, channels]")
-    return directions
+    from deconvviz.run.directions import require_fitting
+
+    require_fitting(directions, path, opened.network, layer)
+    return np.atleast_2d(directions.weights)
 
 
-def _spectrum(store: str | None, preprocess: Preprocess, size: int | None, run: RunOptions) -> Floats | None:
+def _spectrum(
+    store: str | None, preprocess: Preprocess, size: int | None, run: RunOptions
+) -> tuple[Floats | None, dict[str, Any]]:
+    """Return the mean magnitudes of the photos of a store, and which photos these are."""
     if store is None:
-        return None
-    from deconvviz.data.datasets import open_images
+        return None, {}
+    from deconvviz.data.datasets import open_images, place_of
     from deconvviz.studies.visualisation.options import PHASE_SIDE
-    from deconvviz.studies.visualisation.spectrum import mean_spectrum
+    from deconvviz.studies.visualisation.spectrum import PHOTOS, mean_spectrum
 
-    return mean_spectrum(open_images(store), preprocess, size or PHASE_SIDE, progress=run.progress)
-
-
-def caption_of(visualisation: Visualisation, preprocess: Preprocess) -> str:
-    """Return what the figure shows: what was made large, from where, and what it is no evidence for."""
-    config = visualisation.config
-    objective = {
-        "channel": "the mean of a channel over its map",
-        "unit": "one unit of a channel, "
-        + ("at the map's centre" if not config["position"] else f"at {config['position']}"),
-        "class": "the score of a class before softmax",
-        "direction": "the mean over the map of the channels' vector along a direction of length 1",
-        "cosine": "the mean over the map of the cosine of the channels' vector and a direction",
-        "dream": "the mean square of all of the layer's values",
-    }[config["objective"]]
-    canvas = {
-        "spectral": "Fourier coefficients in decorrelated colours",
-        "pixels": "pixels",
-        "phase": "the phase alone, with the mean magnitudes of photos",
-    }[config["canvas"]]
-    views = "moved, scaled and turned at random before each pass" if config["distort"] else "passed on as they are"
-    if config["canvas"] == "phase" and config["distort"]:
-        views = f"seen in {config['views']} crops in each step"
-    height, width = config["size"]
-    faded = " Pixels that the objective did not look at are faded to white." if visualisation.opacity.size else ""
-    values = " Below: the objective for the finished picture" + (
-        ", and the largest value on its map." if config["objective"] == "channel" else "."
-    )
-    return (
-        f"Made large: {objective}. {config['steps']} steps on {canvas} from {config['started_from']}; pictures of "
-        f"{width} x {height} px are {views}.{values}{faded}"
-        f"{preprocess.shown_words()}\n{NOT_A_PHOTO}"
-    )
+    images = open_images(store)
+    photos = {**place_of(images), "photos": min(len(images), PHOTOS)}
+    return mean_spectrum(images, preprocess, size or PHASE_SIDE, progress=run.progress), photos

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.choices import CANVASES
-from deconvviz.cli.inputs import OpenedModel, integers, load, open_model, read_image
+from deconvviz.cli.inputs import OpenedModel, integers, load, open_model, opened_model, read_image
 from deconvviz.cli.options import ModelOptions, figure_options, layers_option, model_options, option_group, run_options
 from deconvviz.cli.outputs import check_figure, save_figure, sources
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, LayerNotFound, MismatchError
+from deconvviz.studies.visualisation.captions import caption_of_inversion
 from deconvviz.studies.visualisation.command import check_arrays, write_arrays
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
-    from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
-    from deconvviz.studies.visualisation.result import Inversion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ def invert(
         for subject in subjects
     ]
     inversion = side_by_side(inversions)
-    networks = " and ".join(dict.fromkeys(subject.opened.network.name for subject in subjects))
+    networks = " and ".join(dict.fromkeys(subject.opened.name for subject in subjects))
     preprocess = subjects[0].opened.preprocess
     caption = caption_of_inversion(inversion, preprocess)
     title = f"What layers of {networks} know of {inversion.config['image']}"
@@ -160,24 +159,33 @@ def _subjects(
         return _epochs(model, options, compared, layers)
     if compared.epochs is not None:
         raise DataError("--epochs given; name the file of their weights with --snapshots")
-    first = open_model(model, options)
-    subjects = [Subject(opened=first, name=_short(model), layers=layers)]
+    first = _with_layers(open_model(model, options, layers), layers)
+    subjects = [Subject(opened=first, name=network_called(model, model), layers=layers)]
     if compared.compare is not None:
-        second = open_model(compared.compare, replace(options, weights=compared.compare_weights))
         other = compared.compare_layers or layers
-        subjects.append(Subject(opened=second, name=_short(compared.compare), layers=other))
+        second = _second(compared.compare, replace(options, weights=compared.compare_weights), other, compared)
+        subjects.append(Subject(opened=second, name=network_called(compared.compare, compared.compare), layers=other))
         if compared.compare == model:  # the same network with other weights
             names = (pathlib.PurePath(name).name for name in (options.weights, compared.compare_weights))
             subjects = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
-    for subject in subjects:  # before the work
-        for layer in subject.layers:
-            subject.opened.network.layer(layer)
     return subjects, sources(first.loaded)
 
 
-def _short(model: str) -> str:
-    """Return what a model is called in its library: "resnet18" of "torchvision:resnet18"."""
-    return model.partition(":")[2] if model.startswith(("torchvision:", "timm:")) else model
+def _with_layers(opened: OpenedModel, layers: tuple[str, ...]) -> OpenedModel:
+    """Return the model; raises LayerNotFound, before the work, where it lacks a layer."""
+    for layer in layers:
+        opened.network.layer(layer)
+    return opened
+
+
+def _second(model: str, options: ModelOptions, layers: tuple[str, ...], compared: Compared) -> OpenedModel:
+    """Open the model with which the first one is compared; an error about its layers says how to name others."""
+    try:
+        return _with_layers(open_model(model, options, layers), layers)
+    except (LayerNotFound, MismatchError) as error:
+        if compared.compare_layers:
+            raise
+        raise type(error)(f"{error}; name the layers of {model} with --compare-layer, one for each -l") from error
 
 
 def _epochs(
@@ -186,7 +194,6 @@ def _epochs(
     """Open the network with the weights of each epoch; see `_subjects`."""
     from deconvviz.models.load import DEMO_SNAPSHOTS
     from deconvviz.results.snapshots import Snapshots
-    from deconvviz.run.opening import captured
     from deconvviz.run.snapshots import with_weights
 
     path = DEMO_SNAPSHOTS if compared.snapshots == "demo" else str(compared.snapshots)
@@ -200,23 +207,6 @@ def _epochs(
     for epoch in epochs:
         # A copy: a network shares its weights with the module that it was captured of.
         loaded_epoch = replace(loaded, model=with_weights(copy.deepcopy(loaded.model), snapshots, epoch, advice))
-        network = captured(loaded_epoch, preprocess, options.device, options.outputs)
-        opened = OpenedModel(network, preprocess, loaded_epoch)
+        opened = _with_layers(opened_model(loaded_epoch, preprocess, options, layers), layers)
         subjects.append(Subject(opened=opened, name=f"epoch {epoch}", layers=layers))
     return subjects, {**sources(loaded), "snapshots": str(pathlib.Path(path).resolve())}
-
-
-def caption_of_inversion(inversion: Inversion, preprocess: Preprocess) -> str:
-    """Return what the figure shows: what was minimised, and how the errors are measured."""
-    config = inversion.config
-    added = [
-        f"{config[name]:g} of {what}" for name, what in (("tv", "roughness"), ("alpha", "the norm")) if config[name]
-    ]
-    canvas = {"spectral": "Fourier coefficients in decorrelated colours", "pixels": "pixels"}[config["canvas"]]
-    return (
-        f"From each layer the picture whose values there are nearest to those of {config['image']}, found in "
-        f"{config['steps']} steps on {canvas} from noise{', with ' + ' and '.join(added) if added else ''}. What the "
-        "layer lost, the picture does not show.\n"
-        "Error at the layer: squared distance of the values over the squared size of the image's. In pixels: root mean "
-        f"squared difference, in units of the range from black to white.{preprocess.shown_words()}"
-    )

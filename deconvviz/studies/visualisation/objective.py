@@ -192,16 +192,19 @@ class Head:
                 f"{what} {beyond[0]} given; expected 0 to {width - 1}"
             )
 
-    def check_position(self, position: tuple[int, int], size: tuple[int, int]) -> None:
-        """Raise DataError unless the layer's map has a position for images of this size."""
+    def position(self, position: tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
+        """Return a position on the layer's map for images of this size, None is its centre; DataError beyond it."""
         x = torch.zeros(1, self.network.input_shape[0], *size, device=self.network.device, dtype=self.network.dtype)
         with torch.no_grad():
             rows, columns = self(x).shape[2:]
+        if position is None:
+            return rows // 2, columns // 2
         if not (0 <= position[0] < rows and 0 <= position[1] < columns):
             raise DataError(
                 f"position {position} given; the map of layer {self.layer!r} has {rows} rows and {columns} columns for "
                 f"pictures of {size[1]} x {size[0]} px"
             )
+        return position
 
     def runs_at(self, size: tuple[int, int]) -> str:
         """Return why the part of the network that is needed does not take images of this size; "" where it does."""

@@ -110,7 +110,6 @@ class VisualisationOptions(RunOptions):
         """Return the settings that decide the pictures, as JSON values."""
         names = ("objective", "canvas", "steps", "rate", "distort", "variants", "tv", "l2", "seed", "precision")
         values = {name: getattr(self, name) for name in names}
-        values["position"] = list(self.position) if self.position else None
         values["started_from"] = "noise" if self.start is None else "a picture"
         return values | ({"diversity": self.diversity} if self.variants > 1 else {})
 

@@ -13,7 +13,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Pathlike
-from deconvviz.words import counted
+from deconvviz.words import counted, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,11 @@ class Visualisation(Shown, drawn_by="draw_visualisation"):
         """Return which of the pictures of its channel a picture is, from 0."""
         return number % int(self.config["variants"])
 
+    @property
+    def place(self) -> str:
+        """The position on the layer's map of the unit that was made large, "row,column"."""
+        return ",".join(map(str, self.config["position"] or ())) or "the centre"  # as older files have it
+
     def __repr__(self) -> str:
         config, height, width = self.config, *self.pictures.shape[1:3]
         layer = config["layer"] or "the output"
@@ -91,8 +96,9 @@ class Visualisation(Shown, drawn_by="draw_visualisation"):
         lines = [f"{head}: {counted(len(self.channels), 'picture')} of {width} x {height} px, {config['steps']} steps"]
         for number, channel in enumerate(self.channels.tolist()[:9]):
             mined = self.mined[number]
-            beside = "" if np.isnan(mined) else f", mined {mined:.4g}"
-            lines.append(f"  {channel}: {self.values[number]:.4g}, strongest {self.strongest[number]:.4g}{beside}")
+            beside = "" if np.isnan(mined) else f", mined {readable(mined)}"
+            value, strongest = readable(self.values[number]), readable(self.strongest[number])
+            lines.append(f"  {channel}: {value}, strongest {strongest}{beside}")
         return "\n".join(lines)
 
 

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.run.options import RunKeywords
+PHOTOS = 256  # whose magnitudes are averaged by default
 
 
 def mean_spectrum(
-    images: Images, preprocess: Preprocess, side: int, count: int = 256, **options: Unpack[RunKeywords]
+    images: Images, preprocess: Preprocess, side: int, count: int = PHOTOS, **options: Unpack[RunKeywords]
 ) -> Floats:
     """Return the mean magnitude of each frequency over some images, in one pass.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +117,7 @@ class Visualiser:
         parts = zip(*self._ascended(objective), strict=True)
         pictures, values, strongest, curves, opacity = parts
         return Visualisation(
-            config=self._config(),
+            config=self._config(objective),
             sources=stamped(sources),
             channels=np.array(objective.channels, np.int64),
             pictures=np.concatenate(pictures),
@@ -141,9 +142,9 @@ class Visualiser:
             directions=None if settings.directions is None else np.asarray(settings.directions, np.float64),
         )
         self.head.check(objective)
-        if settings.position is not None:
-            self.exact.check_position(settings.position, self.seen)
-        return objective
+        if objective.kind != "unit":
+            return objective
+        return replace(objective, position=self.exact.position(settings.position, self.seen))
 
     def _ascended(self, objective: Objective) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
         """Yield what each batch of pictures became; what all of them take is told before."""
@@ -232,7 +233,7 @@ class Visualiser:
             return distort.UNCHANGED
         return distort.CROPS if self.settings.canvas == "phase" else distort.SMALL_CHANGES
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self, objective: Objective) -> dict[str, Any]:
         settings = self.settings
         return {
             "model": self.original.name,
@@ -242,6 +243,7 @@ class Visualiser:
             "seen": list(self.seen),
             "views": self.views,
             **settings.words(),
+            "position": None if objective.position is None else list(objective.position),
         }
 
 

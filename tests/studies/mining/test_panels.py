@@ -87,7 +87,7 @@ def test_each_patch_is_the_block_that_its_unit_reads(network: Network, images: d
     assert list(boxes) == winners and len(winners) == 2 * K
     assert all(boxes[winner] == block_of(mined, *winner) for winner in winners)
     panels = panels_from(cache, "1", [3, 20], "each")
-    assert panels.crop_rule == "each as small as keeps 90% of its unit's activation, scaled"
+    assert panels.crop_rule == "each as small as keeps 90 % of its unit's activation, scaled"
     for panel in panels.panels:
         assert panel.patches.shape[1:3] == panel.projections.shape[1:3] and len({*panel.patches.shape[1:3]}) == 1
         for inside in panel.insides:  # 3 x 4 of what is shown, which is 4 + 2 * 1 pixels high and wide
@@ -127,8 +127,8 @@ def test_one_size_for_all_holds_the_block_and_says_what_it_keeps(
                 shown[top : top + side, left : left + side] = pixels[top : top + side, left : left + side]
                 kept.append(max(block.of(shown).sum() + bias, 0) / (block.of(pixels).sum() + bias))
     assert crop.rule == (
-        "the smallest square that keeps 90% of a unit's activation, median of 32 filters; "
-        f"with this size for all they keep {np.median(kept):.0%}"
+        "the smallest square that keeps 90 % of a unit's activation, median of 32 filters; "
+        f"with this size for all they keep {100 * np.median(kept):.0f} %"
     )
 
 

@@ -160,7 +160,7 @@ def test_what_was_sampled_for_the_crop_is_not_computed_again(
 ) -> None:
     cache = ProjectionCache(mined, images, network, "deconvnet", progress=False)
     size, rule, surrounded = cache.crop("4")
-    assert rule == "the smallest square with 98% of the projections' energy, median of the layer" and not surrounded
+    assert rule == "the smallest square with 98 % of the projections' energy, median of the layer" and not surrounded
     sampled = {winner for group in groups for winner in group}
     assert len(sampled) == 64 and {winner.rank for winner in sampled} == {0}
     panels = panels_from(cache, "4", sorted(winner.channel for winner in sampled)[:3], "energy")

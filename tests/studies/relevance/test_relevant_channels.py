@@ -294,6 +294,20 @@ def test_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
     pictured = run("relevance demo scenes:20:1 -l relu5 -o r.h5 -k 4 --image scene.png --quiet")
     assert "scene.png: " in pictured.output and "%), because of" in pictured.output
     assert run("project demo scene.png -l relu5 -c 41 --for cat -o c.png").exit_code == 0
+    loaded = dv.load_model("demo")
+    preprocess = dv.Preprocess.from_dict(loaded.settings)
+    x = preprocess.tensor(preprocess.picture(scene)[None])
+    decided = int(loaded.model(x).argmax())
+    for target in (decided, (decided + 1) % 10):  # the figure tells where the network decides otherwise
+        assert run(f"project demo scene.png -l relu5 -c 41 --for {target} -o c.png").exit_code == 0
+        with Image.open("c.png") as figure:
+            text = " ".join(figure.info["Description"].split())
+        assert (f"decides for class {decided}" in text) == (target != decided)
+        assert "of the sum of the absolute relevance of the layer's channels" in text
+    projected = dv.project_decision(dv.capture(loaded.model, (3, 64, 64)), x, "relu5", 41, (decided + 1) % 10)
+    assert projected.decided == decided
+    drawn = np.asarray(dv.draw_projection(projected).axes[2].images[1].get_array())
+    assert np.array_equal(np.sign(drawn), np.sign(projected.full().sum(0).numpy())) and drawn.min() < 0 < drawn.max()
     for words, message in {
         "relevance demo scenes:9 -l relu5 -o r.png": "ends in .h5",
         "relevance demo scenes:9 -l relu5 -o x.h5 --image scene.png --for cat": "leave the other out",

@@ -85,7 +85,7 @@ def test_two_networks_side_by_side(tmp_path: pathlib.Path) -> None:
     assert np.array_equal(loaded.images[1].pictures, inversions[1].images[0].pictures)
     both.save_csv(tmp_path / "both.csv")
     assert (tmp_path / "both.csv").read_text().splitlines()[2].startswith("b,1,")
-    assert len(dv.draw_inversion(both).axes) == 4 and len(both.to_frame()) == 2
+    assert len(dv.draw_inversion(both).axes) == 3 and len(both.to_frame()) == 2  # the image stands there once
     other = dv.invert(networks[0], picture, ["1"], preprocess=preprocess, steps=4, **QUIET)
     with pytest.raises(DataError, match="other settings"):
         dv.side_by_side([both, other])
