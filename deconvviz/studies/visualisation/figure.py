@@ -62,7 +62,7 @@ def draw_visualisation(
     for number, picture in enumerate(seen_pictures(visualisation, shown)):
         row, column = places.of(number)
         x, y = left + column * (side + GAP), sheet.top - row * height - ABOVE - side
-        heading = shortened(_heading(visualisation, number, names), letters)
+        heading = shortened(visualisation.heading(number, names), letters)
         _draw_tile(sheet, enlarged(picture, PIXELS), (x, y), side, heading, values[number])
     return sheet.figure
 
@@ -204,20 +204,6 @@ def seen_pictures(visualisation: Visualisation, shown: Sequence[int] = ()) -> li
         return pictures
     opacity = visualisation.opacity[..., None]
     return [opaque * picture + (1 - opaque) for opaque, picture in zip(opacity, pictures, strict=True)]
-
-
-def _heading(visualisation: Visualisation, number: int, names: Sequence[str]) -> str:
-    """Return what stands above a picture."""
-    channel, config = int(visualisation.channels[number]), visualisation.config
-    objective, variants = config["objective"], config["variants"]
-    text = {"class": "class ", "direction": "direction ", "cosine": "direction "}.get(objective, "") + str(channel)
-    if objective == "dream":
-        text = "the whole layer"
-    if objective == "unit":
-        text = f"{channel} at {visualisation.place}"
-    if objective == "class" and channel < len(names):
-        text = f"{channel} {names[channel]}"
-    return f"{text}, variant {visualisation.variant(number) + 1}" if variants > 1 else text
 
 
 def _values(visualisation: Visualisation, number: int, letters: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,16 +89,27 @@ class Visualisation(Shown, drawn_by="draw_visualisation"):
         """The position on the layer's map of the unit that was made large, "row,column"."""
         return ",".join(map(str, self.config["position"] or ())) or "the centre"  # as older files have it
 
+    def heading(self, number: int, names: Sequence[str] = ()) -> str:
+        """Return what a picture is of, in words; names: of the classes, where they are known."""
+        channel, objective, variants = int(self.channels[number]), self.config["objective"], self.config["variants"]
+        text = {"class": "class ", "direction": "direction ", "cosine": "direction "}.get(objective, "") + str(channel)
+        if objective == "dream":
+            text = "the whole layer"
+        if objective == "unit":
+            text = f"{channel} at {self.place}"
+        if objective == "class" and channel < len(names):
+            text = f"{channel} {names[channel]}"
+        return f"{text}, variant {self.variant(number) + 1}" if variants > 1 else text
+
     def __repr__(self) -> str:
         config, height, width = self.config, *self.pictures.shape[1:3]
         layer = config["layer"] or "the output"
         head = f"Visualisation of {layer}, objective {config['objective']}"
         lines = [f"{head}: {counted(len(self.channels), 'picture')} of {width} x {height} px, {config['steps']} steps"]
-        for number, channel in enumerate(self.channels.tolist()[:9]):
-            mined = self.mined[number]
-            beside = "" if np.isnan(mined) else f", mined {readable(mined)}"
-            value, strongest = readable(self.values[number]), readable(self.strongest[number])
-            lines.append(f"  {channel}: {value}, strongest {strongest}{beside}")
+        for number, mined in enumerate(self.mined[:9]):
+            strongest = f", strongest {readable(self.strongest[number])}" if config["objective"] == "channel" else ""
+            beside = "" if np.isnan(mined) else f", strongest mined {readable(mined)}"
+            lines.append(f"  {self.heading(number)}: {readable(self.values[number])}{strongest}{beside}")
         return "\n".join(lines)
 
 
