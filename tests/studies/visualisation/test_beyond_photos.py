@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,8 @@ def test_nine_of_ten_pictures_exceed_the_largest_mined_activation(
     largest = mined.layers[layer].values[:, 0]
     alive = np.flatnonzero(largest > 0)
     channels = np.random.default_rng(0).choice(alive, CHANNELS, replace=False)
-    pictures = dv.visualise(
-        network, layer, channels.tolist(), objective="unit", preprocess=preprocess, size=SIDE, steps=STEPS, progress=False
-    )
+    options: dict[str, Any] = {"objective": "unit", "size": SIDE, "steps": STEPS, "progress": False}
+    pictures = dv.visualise(network, layer, channels.tolist(), preprocess=preprocess, **options)
     beyond = pictures.values > largest[channels]
     print(f"{layer}: {beyond.sum()} of {CHANNELS} pictures exceed the largest of {len(photos)} photos")
     assert beyond.mean() >= 0.9
