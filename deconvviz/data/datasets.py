@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deconvviz.data.decode import decode
+from deconvviz.data.gpu_decoding import PREFIX, DecodedOnDevice
 from deconvviz.data.images import ImageStore
 from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.data.shards import is_sharded
@@ -157,7 +158,9 @@ def place_of(images: Images) -> dict[str, str]:
     {}
     """
     path = getattr(images, "path", None)
-    return {} if path is None else {"images": str(pathlib.Path(path).resolve())}
+    if path is None:
+        return {}
+    return {"images": getattr(images, "source", None) or str(pathlib.Path(path).resolve())}
 
 
 def limited(count: int, limit: int | None) -> dict[str, str]:
@@ -172,8 +175,9 @@ def open_images(source: Any) -> Images:
     """Open labelled images.
 
     Args:
-        source: the path of a packed store (a file, or a folder of shards), the path of a folder with a sub-folder for
-            each class, "scenes[:COUNT[:SEED]]" for generated pictures, or a dataset, which is returned as it is.
+        source: the path of a packed store (a file, or a folder of shards), "gpu:" before it for one whose JPEG files a
+            GPU decodes (see `data.gpu_decoding`), the path of a folder with a sub-folder for each class,
+            "scenes[:COUNT[:SEED]]" for generated pictures, or a dataset, which is returned as it is.
 
     Raises:
         DataError: the source does not exist, or is of another kind.
@@ -187,7 +191,21 @@ def open_images(source: Any) -> Images:
     if scenes is not None:
         return scenes
     is_folder_of_images = pathlib.Path(source).is_dir() and not is_sharded(source)
-    return Folder(source) if is_folder_of_images else ImageStore.open(source)
+    return Folder(source) if is_folder_of_images else open_store(source)
+
+
+Store = ImageStore | DecodedOnDevice
+
+
+def open_store(source: Pathlike) -> Store:
+    """Open a packed store: its path, or "gpu:PATH" for one whose JPEG files a GPU decodes.
+
+    Raises:
+        DataError: it is missing, truncated, foreign or too new; or it has to be decoded on a GPU and there is none.
+    """
+    path = str(source).removeprefix(PREFIX)
+    store = ImageStore.open(path)
+    return store if path == str(source) else DecodedOnDevice(store)
 
 
 def parse_scenes(text: str) -> Scenes | None:

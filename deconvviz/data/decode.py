@@ -47,7 +47,7 @@ def decode(data: bytes) -> Picture:
         raise DataError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_bomb(image)
+            refuse_bomb(image)
             return _deep_colours(data, image) if _is_deep_colour(image) else pixels(image)
     except DataError:
         raise
@@ -64,14 +64,14 @@ def pixels(image: Image.Image) -> Picture:
         DataError: the pixels have no known range.
     """
     image.load()  # first: a TIFF turns itself upright in loading, and the EXIF block of a PNG may come at its end
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     if image.mode == "F":
         raise DataError(f"floating-point pixels have no known range; {AS_ARRAYS}")
     picture = _wide_grey(image) if image.mode.startswith("I") else np.array(_rgb(image))
-    return _upright(picture, orientation)
+    return upright(picture, orientation)
 
 
-def _upright(picture: Picture, orientation: int) -> Picture:
+def upright(picture: Picture, orientation: int) -> Picture:
     """Turn pixels [H, W, C] upright, as an EXIF orientation says."""
     if orientation not in _UPRIGHT:
         return picture
@@ -114,14 +114,15 @@ def as_image(values: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _refuse_bomb(image: Image.Image) -> None:
+def refuse_bomb(image: Image.Image) -> None:
     """Raise DataError where an image has too many pixels; Pillow itself only warns up to twice its limit."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise DataError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return an image's EXIF orientation, 1 to 8; 1, upright, where it tells none."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block says nothing about the pixels
@@ -165,9 +166,9 @@ def _deep_colours(data: bytes, image: Image.Image) -> Picture:
                 part.tile = [tile._replace(args=_LOWER[str(tile.args)]) for tile in part.tile]
             part.load()
             bytes_.append(np.asarray(part).astype(np.uint16))
-            orientation = _orientation(part)
+            orientation = orientation_of(part)
     values = (bytes_[0] << 8) + bytes_[1]
     if values.shape[2] == 4:  # laid on white
         alpha = values[..., 3:].astype(np.int64)
         values = ((values[..., :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535).astype(np.uint16)
-    return _upright(values, orientation)
+    return upright(values, orientation)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from deconvviz.arrays import evenly, stacked
 from deconvviz.data.blocks import BLOCK, Unusable, filled_batches, readers
 from deconvviz.data.parallel import cores, in_order, worked_ahead
+from deconvviz.data.picture_memory import PictureMemory
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.transfer import Transfer
 from deconvviz.errors import DataError
@@ -270,8 +270,7 @@ class Feed:
         if several is not None and not self._memory.limit:
             yield from self._parts_in_blocks(several, transfer, size, places, tolerant)
             return
-        read = self._picture_or_reason if tolerant else self.picture
-        pictures = in_order(read, map(int, places), self.workers)
+        pictures = self._one_by_one(places, tolerant)
         with contextlib.closing(pictures):
             for first in range(0, len(places), size):
                 part = places[first : first + size]
@@ -280,6 +279,24 @@ class Feed:
                 usable = [(place, picture) for place, picture in made if not isinstance(picture, DataError)]
                 ours = np.array([place for place, _ in usable], np.int64)
                 yield _Part(ours, [picture for _, picture in usable], left_out)
+
+    def _one_by_one(self, places: Ints, tolerant: bool) -> Generator[Picture | DataError]:
+        """Yield the picture at each place, or, if tolerant, why it cannot be used."""
+        read = self._picture_or_reason if tolerant else self.picture
+        decoded = getattr(self.images, "decoded", None)
+        if decoded is None or self._memory.limit:
+            yield from in_order(read, map(int, places), self.workers)
+            return
+
+        def read_block(some: Ints) -> list[Picture | DataError]:
+            try:
+                return [self.preprocess.picture(image) for image in decoded(self.indices[some])]
+            except DataError:  # one of them is damaged: which one shows where each is read alone
+                return [read(place) for place in some.tolist()]
+
+        blocks = (places[first : first + BLOCK] for first in range(0, len(places), BLOCK))
+        with contextlib.closing(in_order(read_block, blocks, self.workers)) as read_blocks:
+            yield from chain.from_iterable(read_blocks)
 
     def _parts_in_blocks(
         self,
@@ -347,45 +364,3 @@ class Feed:
         """Yield (places int64 [n], inputs `dtype` [n, C, h, w] on a device) batch by batch; see `on_device`."""
         for batch in self.on_device(size, device, order, start):
             yield batch.places, self.preprocess.tensor(batch.pictures, dtype=dtype)
-
-
-class PictureMemory:
-    """Keeps the decoded pictures that were used last, up to a number of bytes. Threads may share it.
-
-    Attributes:
-        limit: bytes that are kept at most.
-        held: bytes that are kept now.
-
-    >>> memory = PictureMemory(limit=12)
-    >>> for index in (0, 1, 0, 2):
-    ...     picture = memory.get(index, lambda: np.zeros((1, 2, 3), np.uint8))
-    >>> memory.indices, memory.held
-    ([0, 2], 12)
-    """
-
-    def __init__(self, limit: int) -> None:
-        """Make an empty memory of `limit` bytes."""
-        self.limit, self.held = limit, 0
-        self._pictures: OrderedDict[int, Picture] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def indices(self) -> list[int]:
-        """The images whose pictures are kept, those that were used last at the end."""
-        return list(self._pictures)
-
-    def get(self, index: int, decode: Callable[[], Picture]) -> Picture:
-        """Return the picture of image `index`; `decode` makes it where it is not kept."""
-        with self._lock:
-            if index in self._pictures:
-                self._pictures.move_to_end(index)
-                return self._pictures[index]
-        picture = decode()
-        if picture.nbytes <= self.limit:
-            with self._lock:
-                self.held += picture.nbytes if index not in self._pictures else 0
-                self._pictures[index] = picture
-                while self.held > self.limit:
-                    _, oldest = self._pictures.popitem(last=False)
-                    self.held -= oldest.nbytes
-        return picture

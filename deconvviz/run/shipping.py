@@ -13,7 +13,8 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from deconvviz.data.datasets import Images, open_images
+from deconvviz.data.datasets import Images, Store, open_images, open_store
+from deconvviz.data.gpu_decoding import PREFIX
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.models.load import LoadedModel, load_model
@@ -128,7 +129,8 @@ class RemoteImages:
         >>> len(RemoteImages.of("scenes:20").open())
         20
         """
-        return cls(text, Place.of(text) if pathlib.Path(text).exists() else None)
+        path = text.removeprefix(PREFIX)
+        return cls(text, Place.of(path) if pathlib.Path(path).exists() else None)
 
     def shipped(self, put: Callable[[Any], Any]) -> RemoteImages:
         """Return the images with their files; see `Place.shipped`."""
@@ -136,7 +138,16 @@ class RemoteImages:
 
     def open(self) -> Images:
         """Open the images on this node; raises DataError where it does not have them."""
-        return open_images(self.text if self.place is None else self.place.here())
+        return open_images(self._source())
+
+    def open_store(self) -> Store:
+        """Open images that are a packed store on this node; raises DataError where it does not have them."""
+        return open_store(self._source())
+
+    def _source(self) -> str:
+        if self.place is None:
+            return self.text
+        return (PREFIX if self.text.startswith(PREFIX) else "") + self.place.here()
 
 
 @dataclass(frozen=True)

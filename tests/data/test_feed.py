@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import ReadImages
 
-from deconvviz.data.feed import Feed, PictureMemory
+from deconvviz.data.feed import Feed
 from deconvviz.data.images import ImageStore
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.pack import pack
+from deconvviz.data.picture_memory import PictureMemory
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.types import Ints, Pixels

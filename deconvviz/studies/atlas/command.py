@@ -27,7 +27,7 @@ from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import CaptureError, DataError, LayerNotFound
 
 if TYPE_CHECKING:
-    from deconvviz.data.images import ImageStore
+    from deconvviz.data.datasets import Store
     from deconvviz.graph.network import Network
     from deconvviz.results.names import Names
     from deconvviz.results.snapshots import Snapshots
@@ -194,7 +194,7 @@ def atlas(
         raise DataError(
             "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
         )
-    from deconvviz.data.images import ImageStore
+    from deconvviz.data.datasets import open_store
     from deconvviz.results.names import read_names, require_names_of
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
@@ -202,7 +202,7 @@ def atlas(
     from deconvviz.studies.relevance.result import load_relevance
 
     filter_names = read_names(concepts) if concepts else {}
-    with ImageStore.open(images) as store:
+    with open_store(images) as store:
         mined = None if filter_arguments.mined is None else load_mined(filter_arguments.mined)
         relevance = None if filter_arguments.relevance is None else load_relevance(filter_arguments.relevance)
         snapshots = _snapshots(filter_arguments.snapshots)
@@ -246,7 +246,7 @@ def _options(
 
 def _inputs(
     opened: OpenedModel,
-    store: ImageStore,
+    store: Store,
     mined: Mined | None,
     relevance: Relevance | None,
     snapshots: Snapshots | None,
@@ -276,7 +276,7 @@ def _inputs(
 
 
 def _build_site(
-    out: str, result: AtlasResult, store: ImageStore, title: str, shown: str, filter_names: Names, progress: bool
+    out: str, result: AtlasResult, store: Store, title: str, shown: str, filter_names: Names, progress: bool
 ) -> None:
     """Write the pages and print where they are; `shown` says which channels of the images they show."""
     from deconvviz.models.labels import shown_classes

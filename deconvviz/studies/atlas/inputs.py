@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from deconvviz.data.datasets import Store
 from deconvviz.data.feed import Feed
-from deconvviz.data.images import ImageStore
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.graph.directions import without_directions
@@ -44,7 +44,7 @@ class AtlasInputs:
 
     network: Network
     model: nn.Module
-    store: ImageStore
+    store: Store
     preprocess: Preprocess
     mined: Mined | None = None
     relevance: Relevance | None = None

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deconvviz.data.images import ImageStore
-from deconvviz.errors import DataError
 from deconvviz.results.results import Result, read_config, stamped
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.results.tiles import TILES_KIND, TILES_SCHEMA, joined_tiles
@@ -52,13 +50,10 @@ class AtlasJob(ShardedJob):
         """Project a block of filters; see `ShardedJob.run`."""
         if path.exists():
             return
-        images = self.images.open()
-        if not isinstance(images, ImageStore):
-            raise DataError(f"{self.images.text} given; an atlas is made of a packed store: `deconvviz pack`")
         inputs = AtlasInputs(
             network=self.model.network(),
             model=self.model.loaded().model,
-            store=images,
+            store=self.images.open_store(),
             preprocess=self.model.preprocess,
             mined=load_mined(self.mined),
             snapshots=None if self.snapshots is None else Snapshots(self.snapshots.here()),

@@ -130,7 +130,7 @@ def evolve(
     Example:
       deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 --filters 6 -o evolution.png
     """
-    from deconvviz.data.images import ImageStore
+    from deconvviz.data.datasets import open_store
     from deconvviz.models.load import DEMO_SNAPSHOTS
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.studies.evolution.evolve import evolve as follow
@@ -146,7 +146,7 @@ def evolve(
     file = Snapshots(DEMO_SNAPSHOTS if snapshots == "demo" else snapshots)
     network, settings = _model(file, model)
     preprocess = preprocess_of(file.config.get("preprocess", settings), prepared)
-    with ImageStore.open(images) as store:
+    with open_store(images) as store:
         evolution = follow(
             file,
             network,

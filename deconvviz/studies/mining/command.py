@@ -67,14 +67,15 @@ def mine(
 ) -> None:
     """Find the k images that activate each channel most, in one pass over a packed store.
 
-    IMAGES is a store that `deconvviz pack` wrote. After an interruption, even by a power cut, the same command resumes.
+    IMAGES is a store that `deconvviz pack` wrote; gpu:STORE lets a GPU decode its JPEG files. After an interruption,
+    even by a power cut, the same command resumes.
 
     \b
     Examples:
       deconvviz mine torchvision:squeezenet1_0 photos.h5 -l features.3 -l features.7 -o mined.h5
       deconvviz mine timm:resnet50 photos.h5 -l layer4 -o mined.h5 --precision bf16 --ray 10.0.0.1:6379
     """
-    from deconvviz.data.images import ImageStore
+    from deconvviz.data.datasets import open_store, place_of
     from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.mining.directions import learner
     from deconvviz.studies.mining.mine import mine as mine_images
@@ -84,7 +85,7 @@ def mine(
         raise DataError("--shard and --ray given; Ray makes the shards itself: leave --shard out")
     if table is not None:
         check_table(table)
-    with ImageStore.open(images) as store:
+    with open_store(images) as store:
         if cluster is not None and any("[" in layer for layer in layers):
             raise DataError("directions and --ray given; mine directions on this machine: leave --ray out")
         learn = partial(learner, images=store, out=out, limit=limit, **run.keywords())
@@ -100,7 +101,7 @@ def mine(
             job = MiningJob(
                 model=remote_model(model, options, preprocess),
                 images=RemoteImages.of(images),
-                sources={"images": str(store.path), **made_by},
+                sources={**place_of(store), **made_by},
                 layers=tuple(dict.fromkeys(layers)),
                 k=k,
                 options=keywords,

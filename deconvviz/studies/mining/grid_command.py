@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deconvviz.data.images import ImageStore
+    from deconvviz.data.datasets import Store
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
@@ -57,16 +57,16 @@ class MovedSources:
     images: str | None
     device: str
 
-    def store(self, mined: Mined) -> ImageStore:
+    def store(self, mined: Mined) -> Store:
         """Open the store that was mined; raises DataError where nothing names it."""
-        from deconvviz.data.images import ImageStore
+        from deconvviz.data.datasets import open_store
 
         path = self.images or mined.sources.get("images")
         if not path:
             raise DataError(
                 "the file does not name its images: it was mined from Python; give a packed store: --images"
             )
-        return ImageStore.open(path)
+        return open_store(path)
 
     def network(self, mined: Mined) -> Network:
         """Load the network that was mined; raises ModelError where nothing names the model."""

@@ -307,6 +307,7 @@ def _projections_elsewhere(occlusion: Occlusion, network: Network, elsewhere: Mi
     if elsewhere.mined is None:
         return []
     import deconvviz as dv
+    from deconvviz.data.datasets import open_store
     from deconvviz.graph.digest import architecture
     from deconvviz.results.results import other_network
 
@@ -316,7 +317,7 @@ def _projections_elsewhere(occlusion: Occlusion, network: Network, elsewhere: Mi
         raise MismatchError(
             f"{elsewhere.mined} was mined with {what}; mine again, or give what it was mined with (--weights)"
         )
-    with dv.ImageStore.open(elsewhere.mined_images or mined.sources["images"]) as images:
+    with open_store(elsewhere.mined_images or mined.sources["images"]) as images:
         how = {"rule": config["rule"], "crop": "energy", "progress": False}
         panels = dv.layer_panels(mined, images, network, config["layer"], [occlusion.channel], **how)
     panel = panels.panels[0]

@@ -1,0 +1,163 @@
+"""JPEG images of a store decoded on a GPU, or by torchvision on a CPU: another decoder, so other pixels.
+
+No two decoders of JPEG return the same pixels: the standard leaves the rounding of the cosine transform and the
+enlargement of the colour planes open. Pixels of a GPU differ from Pillow's by a few levels of 255, more at edges of
+strong colours. A store that is decoded in this way therefore has a fingerprint of its own, and results of one are never
+mixed with results of the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from deconvviz.data.decode import decode, orientation_of, refuse_bomb, upright
+from deconvviz.errors import DataError
+from deconvviz.notebook import Shown
+from deconvviz.types import Ints, Picture, Pixels
+
+if TYPE_CHECKING:
+    import torch
+
+    from deconvviz.data.images import ImageStore
+
+PREFIX = "gpu:"
+DECODER = "torchvision.io.decode_jpeg"
+_MODES = ("L", "RGB")  # of Pillow; JPEG files of four inks are left to it
+
+
+@dataclass(frozen=True)
+class _JPEG:
+    """The content of a JPEG file that the device may decode, and how its pixels are turned upright."""
+
+    content: bytes
+    orientation: int
+
+
+class DecodedOnDevice(Shown, drawn_by="draw_images"):
+    """A store of image files whose JPEG files a device decodes, many in one call.
+
+    Everything else is as in the store: names, labels, sizes. Files that are not JPEG, JPEG files of four inks, and
+    those that the device's decoder refuses are decoded by Pillow. `open_images("gpu:photos.h5")` opens a store so.
+
+    Attributes:
+        store: the store.
+        device: where its JPEG files are decoded.
+        fingerprint: SHA-256 in hex over the store's own and the name of the decoder: "cuda" and "cpu" differ.
+        source: what `open_images` takes for it, "gpu:PATH"; of a CPU None.
+
+    Raises:
+        DataError: the store holds no image files, or the device is a GPU and there is none.
+
+    >>> import tempfile
+    >>> import deconvviz as dv
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = dv.pack(dv.Scenes(5), f"{folder}/scenes.h5", progress=False)
+    ...     with dv.ImageStore.open(f"{folder}/scenes.h5") as store:
+    ...         decoded = DecodedOnDevice(store, "cpu")
+    ...         image, label = decoded[0]
+    >>> image.shape, decoded.fingerprint == store.fingerprint
+    ((72, 72, 3), False)
+    """
+
+    def __init__(self, store: ImageStore, device: torch.device | str = "cuda") -> None:
+        """Take a store that is open."""
+        import torch
+
+        self.store, self.device = store, torch.device(device)
+        if store.kind != "encoded":
+            raise DataError(f"{store.path} holds pixels, which need no decoder; give it without {PREFIX}")
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise DataError(f"{PREFIX}{store.path} is decoded on a GPU, and torch finds none; give {store.path}")
+        self.path, self.names, self.labels, self.classes = store.path, store.names, store.labels, store.classes
+        self.sizes, self.channels, self.dtype = store.sizes, store.channels, store.dtype
+        identity = f"{store.fingerprint}\0{DECODER}\0{self.device.type}"
+        self.fingerprint = sha256(identity.encode()).hexdigest()
+        self.source = f"{PREFIX}{store.path}" if self.device.type == "cuda" else None
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return image `index`, [H, W, 3], and its label; errors as those of the store."""
+        position = range(len(self))[index]
+        return self.decoded([position])[0], int(self.labels[position])
+
+    def __iter__(self) -> Iterator[tuple[Picture, int]]:
+        return (self[index] for index in range(len(self)))
+
+    def decoded(self, indices: Sequence[int] | Ints) -> list[Picture]:
+        """Return some images, uint8 [H, W, 3] each (uint16 of files with more bits), decoded in one call.
+
+        Raises:
+            DataError: one of them is damaged; the message names it.
+        """
+        pictures: list[Picture | None] = []
+        files: dict[int, _JPEG] = {}
+        for place, index in enumerate(indices):
+            with self._named(int(index)):
+                content = self.store.encoded(int(index))
+                file = _jpeg_in(content)
+                pictures.append(None if file else decode(content))
+            if file:
+                files[place] = file
+        for (place, file), picture in zip(files.items(), self._on_device(list(files.values())), strict=True):
+            with self._named(int(indices[place])):
+                pictures[place] = decode(file.content) if picture is None else upright(picture, file.orientation)
+        return [picture for picture in pictures if picture is not None]
+
+    def close(self) -> None:
+        """Close the store's files; a later read opens them again."""
+        self.store.close()
+
+    def __enter__(self) -> DecodedOnDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<DecodedOnDevice {self.device}: {self.store!r}>"
+
+    def _on_device(self, files: Sequence[_JPEG]) -> list[Pixels | None]:
+        """Return the pixels of JPEG files, uint8 [H, W, 3]; None for those that the decoder refuses."""
+        import torch
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        contents = [torch.frombuffer(bytearray(file.content), dtype=torch.uint8) for file in files]
+        if not contents:
+            return []
+        try:
+            decoded = decode_jpeg(contents, mode=ImageReadMode.RGB, device=self.device)
+        except RuntimeError:  # one of them: which one shows where each is decoded alone
+            if len(files) == 1:
+                return [None]
+            return [self._on_device([file])[0] for file in files]
+        return [np.ascontiguousarray(picture.movedim(0, -1).cpu().numpy()) for picture in decoded]
+
+    @contextlib.contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            if self.names[index] in str(error):
+                raise
+            name = f"image {index} ({self.names[index]}) of {self.path}"
+            raise DataError(f"cannot read {name}: {error}") from error
+
+
+def _jpeg_in(content: bytes) -> _JPEG | None:
+    """Return a JPEG file that the device may decode; None for any other content, also a damaged one."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            refuse_bomb(image)
+            return _JPEG(content, orientation_of(image)) if image.mode in _MODES else None
+    except Exception:  # Pillow's decoder says what is wrong with it
+        return None
