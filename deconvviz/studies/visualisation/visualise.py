@@ -49,8 +49,8 @@ def visualise(
 
     Only what comes before the layer runs, so that pictures may have another size than the network's images where the
     layer has rows and columns. Pictures hold values in 0..1 and are normalised as the network's images are. The same
-    seed gives the same picture. A picture begins and changes as it would alone, whichever others are made with it; but a
-    batch of another size rounds otherwise, and the optimiser makes such differences larger, so details may differ.
+    seed gives the same picture. A picture begins and changes as it would alone, whichever others are made with it; but
+    a batch of another size rounds otherwise, and the optimiser makes such differences larger, so details may differ.
 
     Args:
         network: a captured network, on the device that computes.
