@@ -16,7 +16,7 @@ import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import DataError
-from deconvviz.studies.mining.ranges import likeness, likeness_among
+from deconvviz.studies.mining.range_units import likeness, likeness_among
 
 PREPROCESS = dv.Preprocess(resize=12, crop=12, mean=(0, 0, 0), std=(1, 1, 1))
 COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
