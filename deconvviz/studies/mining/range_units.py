@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from deconvviz.studies.mining.result import Mined, MinedLayer
 from deconvviz.types import Floats, Ints
 
 QUANTILES = 9
+AnyArray = TypeVar("AnyArray", Floats, Ints)
 MEMORY = 2**30  # bytes of the values at units that are compared; layers that need more have passes of their own
 
 
@@ -203,8 +205,10 @@ def _chosen(mined_layer: MinedLayer, channel: int, weakest: int, top: int) -> tu
     )
 
 
-def _padded(values: NDArray[np.generic], length: int, fill: float) -> NDArray[np.generic]:
-    return np.pad(values, (0, length - len(values)), constant_values=fill)
+def _padded(values: AnyArray, length: int, fill: float) -> AnyArray:
+    padded = np.full(length, fill, values.dtype)
+    padded[: len(values)] = values
+    return padded
 
 
 def _groups(begun: Mapping[str, _Begun]) -> Iterator[list[_Begun]]:

@@ -130,4 +130,4 @@ class Spread:
         """Return the places of the sampled images in the order of a channel's maxima, without those not finite."""
         maxima = self.maxima[channel]
         order = np.lexsort((self.sampled, maxima))
-        return order[np.isfinite(maxima[order])]
+        return np.asarray(order[np.isfinite(maxima[order])], np.int64)

@@ -300,10 +300,10 @@ def _check_range(page: Page, arrays: dict[str, Any], row: int) -> None:
         assert label == f"Part of {galleries.names()[image]}" and f"/{image:07d}.webp" in address
         assert size == f"{100 * SIZE / (right - left):g}% {100 * SIZE / (bottom - top):g}%"
         x, y = (float(part.rstrip("%")) * (SIZE - 16) / 100 for part in position.split())
-        assert (x, y) == (pytest.approx(left, abs=0.01), pytest.approx(top, abs=0.01)) and ratio == "16 / 16"
+        assert [x, y] == pytest.approx([left, top], abs=0.01) and ratio == "16 / 16"
     bins = np.flatnonzero(arrays["range/counts"][row])
     heights, kinds, places = zip(*read["bars"], strict=True)
-    same(heights, arrays["range/counts"][row][bins], float)
+    same(list(heights), arrays["range/counts"][row][bins], float)
     assert list(kinds) == ["zeros" if n == BINS // 2 else "" for n in bins] and sorted(places) == list(places)
     table = np.reshape(read["table"], (-1, 3))
     np.testing.assert_allclose(table[:, 0], edges()[bins])
