@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gallery_case import DEAD, IMAGES, SIDE, Case, K
+from gallery_case import DEAD, IMAGES, PREPROCESS, SIDE, Case, K
 
 import deconvviz as dv
 from deconvviz.errors import MismatchError
@@ -90,3 +90,15 @@ def test_older_mined_files_have_none(case: Case, tmp_path: pathlib.Path) -> None
     maker(case, tmp_path, without_ranges(case.mined)).make("relu2").save(tmp_path / "gallery.h5")
     assert not [name for name in load_gallery(tmp_path / "gallery.h5").arrays if name.startswith("range/")]
     assert not (tmp_path / "ranges.h5").exists()
+
+
+def test_directions_have_ranges(case: Case, tmp_path: pathlib.Path) -> None:
+    name, channels = "relu2[directions]", [8, 0]
+    network = dv.with_directions(case.network, "relu2", np.eye(10)[channels])
+    mined = dv.mine(network, case.store, [name], K, preprocess=PREPROCESS, progress=False)
+    inputs = case.inputs(network=network)
+    of_directions = filter_ranges(inputs, mined, {name: [0, 1]}, tmp_path / "d.h5", k=K, progress=False)[name]
+    expected = filter_ranges(case.inputs(), case.mined, {"relu2": channels}, tmp_path / "c.h5", k=K, progress=False)
+    np.testing.assert_array_equal(of_directions.images, expected["relu2"].images)
+    np.testing.assert_array_equal(of_directions.positions, expected["relu2"].positions)
+    np.testing.assert_allclose(of_directions.values, expected["relu2"].values, rtol=1e-5)

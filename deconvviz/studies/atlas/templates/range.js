@@ -31,8 +31,8 @@
     const equal = values.length > 1 && values[0] === values[values.length - 1];
     return element("div", {}, element("h3", {}, "Its weakest images"),
       element("p", { class: "quiet" }, equal
-        ? "It is equally weak on all of these, and perhaps on others. " : "The weakest image comes first. ",
-      "Where the filter has the same value everywhere, the middle of the image is shown."),
+        ? "It is equally weak on all of these, and perhaps on others." : "The weakest image comes first.",
+      values[0] === 0 ? " Where the filter is zero everywhere, the middle of the image is shown." : ""),
       element("ol", { class: "ranged few" }, ...weakest.map((shown, n) => shownItem(current, shown, String(n + 1)))));
   }
 
@@ -53,7 +53,8 @@
       const height = Math.max(count, 0.012 * most); // a bar of a single image is seen too
       return element("rect", { x: left, y: most - height, width: 0.94 * width, height, class: isZero ? "zeros" : "" });
     });
-    const words = `Histogram of the largest activation on each of ${atlas.counted(total, "image")}; on ${zeros} it is zero`;
+    const onZero = zeros ? `; on ${zeros} it is zero` : "";
+    const words = `Histogram of the largest activation on each of ${atlas.counted(total, "image")}${onZero}`;
     const picture = element("svg", {
       viewBox: `0 0 ${range.width} ${most}`, preserveAspectRatio: "none", role: "img", "aria-label": words }, ...bars);
     const ticks = range.ticks.map(([place, text]) =>
@@ -63,8 +64,9 @@
       picture, element("span", { class: "ticks", "aria-hidden": "true" }, ...ticks),
       element("figcaption", {}, "largest activation on an image, logarithmic"),
       element("p", { class: "quiet" }, "On how many of all ", numberNode(total, total.toLocaleString("en")),
-        " images the filter's largest activation lies in each quarter of an octave. It is zero, or nearer to zero than ",
-        `${Number(nearest.toPrecision(2))}, on `, numberNode(zeros, zeros.toLocaleString("en")), " (grey)."));
+        " images the filter's largest activation lies in each quarter of an octave.",
+        ...(zeros ? [` It is zero, or nearer to zero than ${Number(nearest.toPrecision(2))}, on `,
+          numberNode(zeros, zeros.toLocaleString("en")), " (grey)."] : [])));
   }
 
   function histogramTable(bins) {
