@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -236,9 +236,9 @@ def _pass(network: Network, feed: Feed, group: Sequence[_Begun], run: RunOptions
     with torch.inference_mode(), run.bar("image", len(images), f"range of {', '.join(names)}") as bar:
         for places, x in chosen.tensors(at_once.size, network.device, network.dtype):
 
-            def computed(start: int, stop: int, x: Tensor = x) -> tuple[int, dict[str, Tensor]]:
+            def computed(start: int, stop: int, x: Tensor = x) -> tuple[int, dict[str, NDArray[np.floating[Any]]]]:
                 activations = forward.activations(x[start:stop], names)
-                return start, {name: forward.maps(name, activations[name]) for name in names}
+                return start, {name: forward.maps(name, activations[name]).cpu().numpy() for name in names}
 
             numbers = images[places].tolist()
             for start, maps_by_layer in at_once.parts(len(places), computed):
@@ -248,17 +248,20 @@ def _pass(network: Network, feed: Feed, group: Sequence[_Begun], run: RunOptions
             bar.update(len(places))
 
 
-def _read(maps: Tensor, begun: _Begun, shown: Ints, compared: Ints) -> None:
-    """Read what an image, of maps [C, h, w], says of the entries of both tables that hold it."""
+def _read(maps: NDArray[np.floating[Any]], begun: _Begun, shown: Ints, compared: Ints) -> None:
+    """Read what an image, of maps [C, h, w], says of the entries of both tables that hold it.
+
+    In NumPy: so few values are read that the threads of PyTorch would wait for each other longer than they compute.
+    """
     rows = np.concatenate([shown // begun.images.shape[1], compared // begun.compared.shape[1]])
     if not len(rows):
         return
-    flat, channels = maps.flatten(1), torch.from_numpy(begun.channels[rows]).to(maps.device)
+    flat, channels, columns = maps.reshape(len(maps), -1), begun.channels[rows], maps.shape[2]
     of_channels = flat[channels]
-    strongest = of_channels.max(1)
-    middle = (maps.shape[1] // 2) * maps.shape[2] + maps.shape[2] // 2
-    places = torch.where(of_channels.amin(1) == strongest.values, middle, strongest.indices)
-    begun.positions.reshape(-1, 2)[shown] = np.stack(np.divmod(places[: len(shown)].cpu().numpy(), maps.shape[2]), -1)
-    others = flat[:, places[len(shown) :]].T.double().cpu().numpy() - begun.means
-    others[np.arange(len(compared)), begun.channels[rows[len(shown) :]]] = 0
+    places = of_channels.argmax(1)
+    is_flat = of_channels.min(1) == of_channels[np.arange(len(rows)), places]
+    places = np.where(is_flat, (maps.shape[1] // 2) * columns + columns // 2, places)
+    begun.positions.reshape(-1, 2)[shown] = np.stack(np.divmod(places[: len(shown)], columns), -1)
+    others = flat[:, places[len(shown) :]].T - begun.means
+    others[np.arange(len(compared)), channels[len(shown) :]] = 0
     begun.vectors.reshape(-1, len(begun.means))[compared] = others
