@@ -172,6 +172,27 @@ ANALYSES: Mapping[str, FileSchema] = {
             "*/occlusion/* f ... | ? | float32: `LAYER/occlusion/whole` [channels], the sum without a square.",
         ),
     ),
+    "ranges of filters": FileSchema(
+        version=1,
+        what="Images from the whole range of the filters of the layers of an atlas, and how alike they are.",
+        written_by="`deconvviz atlas`",
+        read_by="the same command",
+        settings=CONFIG,
+        arrays=_arrays(
+            "*/range/quantiles f filters* 9 | 0, ? | float64: where an image stands among those that were sampled, in "
+            "0..1; NaN where fewer were sampled.",
+            "*/range/images i filters* n* | -1, ? | int64: index into the store of the images at these quantiles, then "
+            "of the weakest ones, the weakest first; -1 where there are fewer.",
+            "*/range/values f filters* n* | ? | float64: the filter's maximum on each of them; NaN there.",
+            "*/range/positions i filters* n* 2 | -1, ? | int64: (y, x) on the layer's map of the filter's strongest "
+            "unit, of the middle where all units are equal; -1 there.",
+            "*/range/likeness_of_top f filters* | ? | float64: mean cosine of each of the strongest images with the "
+            "others, between the values of all other channels at the filter's strongest unit, less their means; NaN "
+            "where there are fewer than two.",
+            "*/range/likeness_of_upper f filters* | ? | float64: the same of the images of the upper range with the "
+            "strongest ones; NaN where there are none.",
+        ),
+    ),
     "wanted pictures": FileSchema(
         version=1,
         what="The pictures that filters of a layer would like best, as tiles.",
@@ -235,6 +256,16 @@ ANALYSES: Mapping[str, FileSchema] = {
             "relevance/images i filters k | -1, ? | int64: index into the store of the images in whose decisions the "
             "filter had the largest shares of its layer's relevance, as in a relevance file; -1 where there are fewer.",
             "relevance/shares f filters k | 0, ? | float32: these shares, in 0..1, the largest first; 0 there.",
+            "range/quantiles f filters 9 | 0, ? | float64: where an image stands among those that were sampled, in "
+            "0..1; NaN where fewer were sampled.",
+            "range/images i filters n | -1, ? | int64: index into the store of the images at these quantiles, then of "
+            "the weakest ones, the weakest first; -1 where there are fewer.",
+            "range/values f filters n | ? | float32: the filter's maximum on each of them; NaN there.",
+            "range/windows i filters n 4 | ? | int64: (top, left, bottom, right) of the part that is shown; -1 there.",
+            "range/likeness f filters 2 | ? | float64: likeness of the upper range to the strongest images, and of "
+            'these among each other, as in the file "ranges of filters".',
+            "range/counts i filters bins | 0, ? | int64: images whose maximum lies in each bin, as in a mined file.",
+            "range/sampled i 1 | 0, ? | int64: number of images that were sampled.",
             "off/classes i filters 3 | -1, ? | int64: the outputs whose mean probability over the filter's images "
             "falls most without it; -1 where no further one falls.",
             "off/* f filters 3 | ? | float32: `off/before` and `off/after`, these probabilities, in 0..1; NaN there.",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from deconvviz.results.results import Result
 from deconvviz.studies.atlas.site.inputs import SiteImages
+from deconvviz.studies.mining.spread import BINS
 
 SIZE = 64  # pixels, a picture
 IMAGES = 40
@@ -172,6 +173,7 @@ def _more(filters: int, k: int, channels: NDArray[np.int64], tile: int, rng: np.
     carried = np.argsort(rng.random((filters, IMAGES)), 1)[:, :k]
     carried[1], carried[2, -3:] = -1, -1  # a filter that adds to no decision, and one that adds to six
     return {
+        **ranges(filters),
         "filters": rng.integers(0, 256, (filters, 7, 7, 3), np.uint8),
         "evolution/epochs": np.array([1, 4, 16, 64]),
         "evolution/channels": channels[[1, 4, 6]],
@@ -190,6 +192,35 @@ def _more(filters: int, k: int, channels: NDArray[np.int64], tile: int, rng: np.
         "off/before": rng.random((filters, 3)).astype(np.float32),
         "wanted": rng.integers(0, 256, (filters, 1, 2 * tile, 2 * tile, 3), np.uint8),
         "off/after": rng.random((filters, 3)).astype(np.float32) / 100,
+    }
+
+
+def ranges(filters: int) -> dict[str, Any]:
+    """Nine images at quantiles of each filter's range and five weak ones; of the last filter three images in all."""
+    rng = np.random.default_rng(7)
+    images = np.argsort(rng.random((filters, IMAGES)), 1)[:, :14]
+    values = np.sort(rng.random((filters, 14)).astype(np.float32) * 30, 1)
+    quantiles = np.tile(np.linspace(0, 1, 9), (filters, 1))
+    images[-1, 3:9], values[-1, 3:9], quantiles[-1] = -1, np.nan, [0, 0.5, 1, *[np.nan] * 6]
+    images[-1, -2:], values[-1, -2:] = -1, np.nan
+    values[0, 9:] = 0  # equally weak on all of these
+    corners = rng.integers(0, SIZE - 16, (filters, 14, 2))
+    windows = np.concatenate([corners, corners + 16], 2)
+    windows[images < 0] = -1
+    likeness = np.tile([0.6, 0.7], (filters, 1))
+    likeness[1], likeness[2] = [0.1, 0.7], [np.nan, 0.7]
+    counts = np.zeros((filters, BINS), np.int64)
+    counts[:, [BINS // 2, BINS // 2 + 50, BINS // 2 + 57]] = [20, 1, 18]
+    counts[3] = 0
+    counts[3, BINS // 2] = IMAGES  # a dead filter
+    return {
+        "range/images": images,
+        "range/values": values,
+        "range/windows": windows,
+        "range/quantiles": quantiles,
+        "range/likeness": likeness,
+        "range/counts": counts,
+        "range/sampled": np.array([IMAGES]),
     }
 
 

@@ -1,4 +1,4 @@
-"""What else the atlas shows of filters: invariance, occlusion, the decisions that they carry, and their evolution.
+"""What else the atlas shows of filters: their range, invariance, occlusion, decisions that they carry, and evolution.
 
 Each of these is measured for all layers at once, and kept in files of its own beside the galleries.
 """
@@ -28,12 +28,14 @@ from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.carried import carried_decisions
 from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.ranges import filter_ranges, range_arrays
 from deconvviz.studies.atlas.result import AtlasOptions
 from deconvviz.studies.atlas.silencing import filter_silencing
 from deconvviz.studies.atlas.wanted import wanted_pictures
 from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import LayerEvolution
 from deconvviz.studies.invariance.measure import invariance
+from deconvviz.studies.mining.range_units import RangeUnits
 from deconvviz.studies.mining.result import Mined
 from deconvviz.types import Array, Ints, Pathlike
 
@@ -72,9 +74,11 @@ class FilterAspects:
     folder: pathlib.Path
     run: RunOptions = field(default_factory=RunOptions)
 
-    def of(self, layer: str, channels: Ints) -> dict[str, Array]:
-        """Return the arrays of some filters, name -> array."""
+    def of(self, layer: str, channels: Ints, side: int) -> dict[str, Array]:
+        """Return the arrays of some filters, name -> array; `side` is that of their patches, in pixels."""
         arrays: dict[str, Array] = {}
+        if self.mined[layer].spread is not None:
+            arrays |= range_arrays(self.inputs, self.mined, layer, channels, self._ranges[layer], side)
         if self.options.invariance:
             arrays |= {name: values[channels] for name, values in self._invariance[layer].items()}
         if self.options.occlusion:
@@ -92,6 +96,11 @@ class FilterAspects:
             rows = np.isin(evolution["evolution/channels"], channels)
             arrays |= {name: a if name == "evolution/epochs" else a[rows] for name, a in evolution.items()}
         return arrays
+
+    @cached_property
+    def _ranges(self) -> dict[str, RangeUnits]:
+        path, k = self.folder / "ranges.h5", self.options.k
+        return filter_ranges(self.inputs, self.mined, self.channels, path, k=k, **self.run.keywords())
 
     @cached_property
     def _invariance(self) -> LayerArrays:

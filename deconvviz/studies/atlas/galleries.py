@@ -26,10 +26,10 @@ from deconvviz.types import Array, Ints, Pixels
 
 TILE = 96  # pixels: the longer side of the largest tile
 NEIGHBOURS = 6  # similar filters of each filter
-Aspects = Callable[[str, Ints], Mapping[str, Array]]
+Aspects = Callable[[str, Ints, int], Mapping[str, Array]]
 
 
-def no_aspects(layer: str, channels: Ints) -> Mapping[str, Array]:
+def no_aspects(layer: str, channels: Ints, side: int) -> Mapping[str, Array]:
     """Return no further arrays."""
     return {}
 
@@ -62,8 +62,8 @@ class GalleryMaker:
         mined: the maxima of the layers, complete, with at least `k` images of each filter.
         maxima: of the layers, [N, C], the maxima of the filters' maps in N images; filters are compared by them.
         options: what the galleries show.
-        aspects: layer, channels -> further arrays for the file, see `studies.atlas.aspects`. An array of tiles, uint8
-            [G, n, h, w, 3], is written compressed.
+        aspects: layer, channels, side of their patches in pixels -> further arrays for the file, see
+            `studies.atlas.aspects`. An array of tiles, uint8 [G, n, h, w, 3], is written compressed.
         run: whether progress bars are shown.
 
     Raises:
@@ -165,7 +165,7 @@ class GalleryMaker:
         if weights is not None:
             coloured = self.inputs.preprocess.coloured
             arrays["filters"] = np.stack([signed_picture(coloured(filter_weights), 100) for filter_weights in weights])
-        for name, values in self.aspects(layer, channels).items():
+        for name, values in self.aspects(layer, channels, self._side(arrays["windows"])).items():
             arrays |= compressed(name, values) if values.ndim == 5 else {name: values}
         choice = self.cache.choice(layer)
         state = {
@@ -179,6 +179,11 @@ class GalleryMaker:
             **({"off_names": self._names_of(arrays["off/classes"])} if "off/classes" in arrays else {}),
         }
         return Result(KIND, SCHEMA, self.config(layer), self.inputs.provenance, arrays, state)
+
+    def _side(self, windows: Ints) -> int:
+        """Return the side of the parts of images that are shown; that of the image if all filters are dead."""
+        sides = np.maximum(windows[..., 2] - windows[..., 0], windows[..., 3] - windows[..., 1])
+        return int(sides.max(initial=0)) or max(self.cache.image_size)
 
     def _names_of(self, outputs: Array) -> dict[str, str]:
         """Return the names of outputs, where they are known; -1 is none."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
 from deconvviz.figures.tiles import enlarged
-from deconvviz.studies.mining.spread import SIDE, edges
+from deconvviz.studies.mining.range_bars import bars_of, short, ticks_of
+from deconvviz.studies.mining.spread import SIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +23,6 @@ PATCH, LEAST, GAP = 0.72, 0.3, 0.06  # inches: of a patch, of the smallest one, 
 LEFT, HISTOGRAM, RIGHT = 0.75, 1.5, 0.2  # inches: of the number, of the histogram, and beside it
 HEADING, BELOW, BETWEEN = 0.25, 0.27, 0.14  # inches: above the first row, below a patch, and between two rows
 MARK, BARS, ZEROS = "#b2182b", "#35608d", "0.55"
-APART = 25  # of all bars: the zeros' bar is as wide as this part of them at least, and as far from the others
-TICKS = 0.22  # of the histogram's width: between two ticks at least, so that their labels do not touch
 PIXELS = 200  # of a patch at least, so that those of a small image are drawn as squares
 
 
@@ -66,7 +65,7 @@ def _draw_patches(sheet: Sheet, each: FilterRange, side: float, bottom: float, w
     for place, (quantile, value) in enumerate(zip(each.quantiles, each.values, strict=True)):
         left = LEFT + place * (side + GAP)
         sheet.picture(enlarged(each.patches[place], PIXELS), left, bottom, side)
-        label = f"{_short(value)}\n{shortened(each.classes[place], max(int(side / 0.045), 4))}".strip()
+        label = f"{short(value)}\n{shortened(each.classes[place], max(int(side / 0.045), 4))}".strip()
         sheet.text(left + side / 2, bottom - 0.02, label, va="top", **small)
         if with_quantiles:
             words = {0.0: "weakest", 1.0: "strongest"}.get(float(quantile), f"{100 * quantile:.3g} %")
@@ -92,73 +91,6 @@ def _draw_histogram(axes: Axes, counts: Ints, first: bool) -> None:
         axes.set_title("maximum on each image", fontsize=SMALL, pad=3)
 
 
-class Bars(NamedTuple):
-    """Neighbouring bars of a histogram.
-
-    Attributes:
-        bins: numbers of the bins; see `spread.edges`.
-        left: place of their left side.
-        width: of one bar.
-    """
-
-    bins: range
-    left: float
-    width: float
-
-    @property
-    def right(self) -> float:
-        """Place of their right side."""
-        return self.left + len(self.bins) * self.width
-
-
-def bars_of(counts: Ints) -> list[Bars]:
-    """Return the bars that are drawn: of the values below zero, of the zeros, and of those above.
-
-    On both sides of zero the bins go from the smallest to the largest with images, so that what lies between zero and
-    the smallest takes no room. The bar of the zeros is wide enough to be seen beside many bins.
-
-    Args:
-        counts: int64 [BINS]; see `spread.edges`.
-
-    >>> counts = np.zeros(2 * SIDE + 1, np.int64)
-    >>> counts[[SIDE, SIDE + 40, SIDE + 42]] = 1
-    >>> [(len(bars.bins), bars.left, bars.width) for bars in bars_of(counts)]
-    [(1, 0.0, 1.0), (3, 2.0, 1.0)]
-    """
-    occupied = np.flatnonzero(counts)
-    groups = [occupied[occupied < SIDE], occupied[occupied == SIDE], occupied[occupied > SIDE]]
-    ranges = [range(int(group[0]), int(group[-1]) + 1) for group in groups if len(group)]
-    apart = max(1.0, sum(map(len, ranges)) / APART)
-    bars: list[Bars] = []
-    for bins in ranges:
-        left = bars[-1].right + apart if bars else 0.0
-        bars.append(Bars(bins, left, apart if SIDE in bins else 1.0))
-    return bars
-
-
-def ticks_of(groups: list[Bars]) -> dict[float, str]:
-    """Return the ticks of the bars, place -> label: below the zeros' bar, and at powers of two where bins begin.
-
-    Where a group has fewer than two of these, the edges of its bins are taken.
-
-    Args:
-        groups: what `bars_of` returns.
-
-    >>> ticks_of([Bars(range(SIDE, SIDE + 1), 0.0, 1.0), Bars(range(SIDE + 48, SIDE + 58), 2.0, 1.0)])
-    {0.5: '0', 11.0: '4', 7.0: '2'}
-    """
-    ends = edges()
-    ticks = {bars.left + bars.width / 2: "0" for bars in groups if SIDE in bars.bins}
-    for bins, left, width in (bars for bars in groups[::-1] if SIDE not in bars.bins):
-        values = {left + width * place: float(ends[bins.start + place]) for place in range(len(bins) + 1)}
-        values = {place: value for place, value in values.items() if np.isfinite(value)}
-        octaves = [place for place, value in values.items() if np.log2(abs(value)) % 1 == 0]
-        for place in reversed(octaves if len(octaves) > 1 else list(values)):
-            if all(abs(place - other) >= TICKS * groups[-1].right for other in ticks):
-                ticks[place] = _short(values[place])
-    return ticks
-
-
 def _hundredths(value: float) -> str:
     """Return a number with two decimals, and none below zero that is printed as zero.
 
@@ -166,12 +98,3 @@ def _hundredths(value: float) -> str:
     ('0.00', '-0.25')
     """
     return f"{round(value, 2) + 0.0:.2f}"
-
-
-def _short(value: float) -> str:
-    """Return a value with three digits, and without an exponent where it is of a usual size.
-
-    >>> _short(2345.6), _short(0.01234), _short(3e6)
-    ('2346', '0.0123', '3e+06')
-    """
-    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value + 0.0:.3g}"

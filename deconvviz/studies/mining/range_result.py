@@ -13,6 +13,15 @@ UPPER = (0.6, 0.95)  # quantiles between which an image is of the upper range, a
 STRONG = 0.5  # of the largest maximum: an image with a smaller one does not tell what the filter responds to strongly
 
 
+def misleads(likeness_of_upper: float, likeness_of_top: float) -> bool:
+    """Return whether a filter's strongest images mislead; see `FilterRange.misleading`.
+
+    >>> misleads(0.1, 0.6), misleads(0.5, 0.6), misleads(float("nan"), 0.6)
+    (True, False, False)
+    """
+    return likeness_of_upper < MISLEADING * likeness_of_top
+
+
 @dataclass(frozen=True, kw_only=True)
 class FilterRange:
     """The range of one filter.
@@ -47,7 +56,7 @@ class FilterRange:
 
         False where it is not known, as for a selective filter, whose upper range has weak responses only.
         """
-        return self.likeness_of_upper < MISLEADING * self.likeness_of_top
+        return misleads(self.likeness_of_upper, self.likeness_of_top)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from deconvviz.data.datasets import Images
-from deconvviz.data.feed import Feed
-from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import shown_classes
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.panels import square_around
-from deconvviz.studies.mining.range_result import STRONG, UPPER, FilterRange, LayerRange
+from deconvviz.studies.mining.range_result import FilterRange, LayerRange
+from deconvviz.studies.mining.range_units import RangeUnits, range_units
 from deconvviz.studies.mining.result import Mined
-from deconvviz.types import Box, Floats, Pixels
+from deconvviz.types import Box, Ints
 
-QUANTILES = 9
 SIDE = 1 / 4  # of the image's shorter side: of a patch where no side is given
-
-
-class _Unit(NamedTuple):
-    """A filter's strongest unit on an image.
-
-    Attributes:
-        position: (y, x) on the map.
-        others: float64 [C], the values of all channels there, less their means; the filter's own is zero.
-    """
-
-    position: tuple[int, int]
-    others: Floats
 
 
 def layer_range(
@@ -97,119 +81,69 @@ def range_from(
         channels: the filters.
         side: of a patch in pixels; None for a quarter of the image's shorter side.
         run: how the forward passes run.
+
+    Raises:
+        DataError: the layer was not mined, or by a version that did not record ranges.
     """
+    units = range_units(cache.network, cache.mined, cache.feed, {layer: channels}, run)[layer]
     spread = cache.mined[layer].spread
-    if spread is None:
-        raise DataError(f"{cache.mined.path or 'the result'} was mined without ranges, by an older version; mine again")
-    at_quantiles = {channel: spread.at_quantiles(channel, QUANTILES) for channel in channels}
-    top = {channel: _above_zero(cache.mined, layer, channel) for channel in channels}
-    pairs = {(channel, image) for channel in channels for image in [*at_quantiles[channel][0].tolist(), *top[channel]]}
-    units = _units(cache, layer, pairs, run)
-    side = side or max(round(min(cache.image_size) * SIDE), 1)
+    assert spread is not None
+    windows = range_windows(cache.network, layer, units.positions, side or max(round(min(cache.image_size) * SIDE), 1))
     return LayerRange(
         layer=layer,
         filters=tuple(
-            _filter_range(cache, layer, channel, {i: units[c, i] for c, i in units if c == channel}, top[channel], side)
-            for channel in channels
+            _filter_range(cache, channel, units, windows, row, spread.counts[channel])
+            for row, channel in enumerate(channels)
         ),
         sampled=len(spread.sampled),
         images=cache.mined[layer].activity.images,
     )
 
 
+def range_windows(network: Network, layer: str, positions: Ints, side: int) -> Ints:
+    """Return the squares around the centres of units' receptive fields, cut to the image.
+
+    Args:
+        network: a captured network.
+        layer: name of the layer.
+        positions: int64 [..., 2], (y, x) of units on the layer's map; -1 for none.
+        side: of a square in pixels.
+
+    Returns:
+        int64 [..., 4], (top, left, bottom, right); -1 for none.
+    """
+    height, width = network.input_shape[-2:]
+    (rows, columns), stride, offset = network.layer(layer).receptive_field
+    windows = np.full((*positions.shape[:-1], 4), -1, np.int64)
+    flat = windows.reshape(-1, 4)
+    for number, (y, x) in enumerate(positions.reshape(-1, 2).tolist()):
+        if y >= 0:
+            top, left = y * stride[0] + offset[0], x * stride[1] + offset[1]
+            flat[number] = square_around(Box(top, left, top + rows, left + columns), side, (height, width))
+    return windows
+
+
 def _filter_range(
-    cache: ProjectionCache, layer: str, channel: int, units: dict[int, _Unit], top: list[int], side: int
+    cache: ProjectionCache, channel: int, units: RangeUnits, windows: Ints, row: int, counts: Ints
 ) -> FilterRange:
-    """Return the range of one filter from its strongest unit on each image, and its strongest images."""
-    spread = cache.mined[layer].spread
-    assert spread is not None
-    chosen, values = spread.at_quantiles(channel, QUANTILES)
-    images, least = chosen.tolist(), STRONG * float(cache.mined[layer].values[channel, 0])
-    quantiles = np.linspace(0, 1, len(images)) if len(images) > 1 else np.ones(len(images))
-    upper = [
-        units[image].others
-        for image, value, quantile in zip(images, values, quantiles, strict=True)
-        if UPPER[0] < quantile < UPPER[1] and value >= least and image not in top
+    """Return the range of the filter in a row of `units`."""
+    present = units.images[row] >= 0
+    images = units.images[row][present].tolist()
+    patches = [
+        Box(*window).of(cache.feed.display(image))
+        for image, window in zip(images, windows[row][present].tolist(), strict=True)
     ]
-    strongest = [units[image].others for image in top]
     return FilterRange(
         channel=channel,
-        quantiles=quantiles,
-        values=values,
-        patches=_patches(cache, layer, [(image, units[image].position) for image in images], side),
+        quantiles=units.quantiles[row][present],
+        values=units.values[row][present],
+        patches=np.stack(patches) if patches else np.zeros((0, 1, 1, 3), np.uint8),
         images=tuple(cache.feed.images.names[image] for image in images),
         classes=_classes(cache.feed.images, images),
-        counts=spread.counts[channel],
-        likeness_of_top=likeness_among(strongest),
-        likeness_of_upper=likeness(upper, strongest),
+        counts=counts,
+        likeness_of_top=float(units.likeness_of_top[row]),
+        likeness_of_upper=float(units.likeness_of_upper[row]),
     )
-
-
-def likeness_among(vectors: Sequence[Floats]) -> float:
-    """Return the mean likeness of each vector to the others: its cosine with their mean; NaN for fewer than two.
-
-    >>> likeness_among([np.array([1.0, 0]), np.array([2.0, 0])]), likeness_among(list(np.eye(3)))
-    (1.0, 0.0)
-    """
-    if len(vectors) < 2:
-        return float("nan")
-    total = np.sum(vectors, axis=0)
-    return float(np.mean([_cosine(vector, total - vector) for vector in vectors]))
-
-
-def likeness(vectors: Sequence[Floats], to: Sequence[Floats]) -> float:
-    """Return the mean cosine of vectors with the mean of others; NaN where there are none."""
-    if not len(vectors) or not len(to):
-        return float("nan")
-    return float(np.mean([_cosine(vector, np.mean(to, axis=0)) for vector in vectors]))
-
-
-def _cosine(one: Floats, other: Floats) -> float:
-    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
-
-
-def _above_zero(mined: Mined, layer: str, channel: int) -> list[int]:
-    """Return the strongest images of a channel on which it is above zero."""
-    table = mined[layer]
-    return [int(image) for image, value in zip(table.images[channel], table.values[channel], strict=True) if value > 0]
-
-
-def _units(
-    cache: ProjectionCache, layer: str, pairs: set[tuple[int, int]], run: RunOptions
-) -> dict[tuple[int, int], _Unit]:
-    """Return the strongest unit of each (channel, image)."""
-    images = sorted({image for _, image in pairs})
-    channels_of: dict[int, list[int]] = {}
-    for channel, image in sorted(pairs):
-        channels_of.setdefault(image, []).append(channel)
-    network, means = cache.network.forward_only(keep=[layer]), cache.mined[layer].activity.mean
-    feed = Feed(cache.feed.images, cache.feed.preprocess, images, workers=run.workers)
-    units = {}
-    with torch.no_grad(), run.bar("image", len(feed), f"range of {layer}") as bar:
-        for places, x in feed.tensors(run.images_at_once(network.device), network.device, network.dtype):
-            batch = network.maps(layer, network.activations(x, [layer])[layer]).double().cpu().numpy()
-            for place, maps in zip(places.tolist(), batch, strict=True):
-                for channel in channels_of[images[place]]:
-                    y, x_ = divmod(int(maps[channel].argmax()), maps.shape[2])
-                    others = maps[:, y, x_] - means
-                    others[channel] = 0
-                    units[channel, images[place]] = _Unit((y, x_), others)
-            bar.update(len(places))
-    return units
-
-
-def _patches(cache: ProjectionCache, layer: str, units: Sequence[tuple[int, tuple[int, int]]], side: int) -> Pixels:
-    """Return the squares around the centres of units' receptive fields, uint8 [n, h, w, 3]."""
-    height, width = cache.image_size
-    (rows, columns), stride, offset = cache.network.layer(layer).receptive_field
-    patches = []
-    for image, (y, x) in units:
-        top, left = y * stride[0] + offset[0], x * stride[1] + offset[1]
-        centre = Box(top, left, top + rows, left + columns)
-        window = square_around(centre, side, (height, width))
-        patches.append(window.of(cache.feed.display(image)))
-    return np.stack(patches) if patches else np.zeros((0, side, side, 3), np.uint8)
 
 
 def _classes(store: Images, images: Sequence[int]) -> tuple[str, ...]:

@@ -112,8 +112,22 @@ class Spread:
         >>> spread.at_quantiles(0, 3)[0].tolist()
         [1, 0, 2]
         """
+        order = self._ascending(channel)
+        places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
+        return self.sampled[order[places]], self.maxima[channel, order[places]].astype(np.float64)
+
+    def weakest(self, channel: int, count: int) -> tuple[Ints, Floats]:
+        """Return the sampled images on which a channel's maximum is smallest, as `at_quantiles` does.
+
+        >>> spread = Spread(np.zeros((1, BINS), np.int64), np.arange(5), np.array([[3, 0, 9, 1, 5]], np.float32))
+        >>> spread.weakest(0, 2)
+        (array([1, 3]), array([0., 1.]))
+        """
+        first = self._ascending(channel)[:count]
+        return self.sampled[first], self.maxima[channel, first].astype(np.float64)
+
+    def _ascending(self, channel: int) -> Ints:
+        """Return the places of the sampled images in the order of a channel's maxima, without those not finite."""
         maxima = self.maxima[channel]
         order = np.lexsort((self.sampled, maxima))
-        order = order[np.isfinite(maxima[order])]
-        places = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
-        return self.sampled[order[places]], maxima[order[places]].astype(np.float64)
+        return np.asarray(order[np.isfinite(maxima[order])], np.int64)

@@ -19,11 +19,12 @@ from urllib.parse import quote, unquote
 import galleries
 import numpy as np
 import pytest
-from galleries import CLASSES, HOSTILE, LAYERS, WHY
+from galleries import CLASSES, HOSTILE, LAYERS, SIZE, WHY
 from PIL import Image
 
 from deconvviz.results.results import Result
 from deconvviz.studies.atlas.site.site import build_site
+from deconvviz.studies.mining.spread import BINS, edges
 from deconvviz.web.colours import coloured
 from deconvviz.words import because
 
@@ -220,6 +221,7 @@ def test_every_number_of_a_filter_page_is_that_of_the_file(reader: Reader) -> No
             shows = "wanted" in arrays and arrays["images"][row, 0] >= 0
             assert page.locator("#blocks .tile.wanted").count() == int(shows)
             _check_carried(page, parts["carried"], arrays, row)
+            _check_range(page, arrays, row)
             followed = np.flatnonzero(arrays.get("evolution/channels", np.array([])) == channel)
             same(parts["evolution"], arrays["evolution/values"][followed[0]] if len(followed) else [])
             assert read["film"] == bool(len(followed))
@@ -263,6 +265,54 @@ def _check_carried(page: Page, read: list[str], arrays: dict[str, Any], row: int
     assert classes == [CLASSES[label] for label in labels if label >= 0]
     tiles = page.eval_on_selector_all("#carried-at .tile", "all => all.map(one => one.style.backgroundImage)")
     assert len(tiles) == len(images) and all("relevance-patches" in tile for tile in tiles)
+
+
+RANGE = """() => ({
+  links: [...document.querySelectorAll('#range-at .ranged a')].map(one => one.getAttribute('href')),
+  headings: [...document.querySelectorAll('#range-at .ranged a > .quiet')].map(one => one.textContent),
+  values: [...document.querySelectorAll('#range-at .ranged data')].map(one => one.value),
+  tiles: [...document.querySelectorAll('#range-at .ranged .tile')].map(one => [one.getAttribute('aria-label'),
+    one.style.backgroundImage, one.style.backgroundSize, one.style.backgroundPosition, one.style.aspectRatio]),
+  bars: [...document.querySelectorAll('#range-at rect')].map(one => [+one.getAttribute('height'),
+    one.getAttribute('class'), +one.getAttribute('x')]),
+  table: [...document.querySelectorAll('#range-at [data-part=bar] data')].map(one => +one.value),
+  likeness: [...document.querySelectorAll('#range-at :is([data-part=upper], [data-part=top]) data')]
+    .map(one => +one.value),
+})"""
+
+
+def _check_range(page: Page, arrays: dict[str, Any], row: int) -> None:
+    """The whole range: each image cut where the file says, the bars of the histogram, and the mark."""
+    assert page.locator("#range").is_visible() == ("range/images" in arrays)
+    if "range/images" not in arrays:
+        return
+    read, present = page.evaluate(RANGE), arrays["range/images"][row] >= 0
+    images = arrays["range/images"][row][present].tolist()
+    assert read["links"] == [f"image.html#{image}" for image in images]
+    same(read["values"], arrays["range/values"][row][present])
+    texts = ["weakest", "50 %", "strongest"] if present.sum() == 6 else ["weakest", "12.5 %", "25 %", "37.5 %", "50 %"]
+    texts += [] if present.sum() == 6 else ["62.5 %", "75 %", "87.5 %", "strongest"]
+    assert read["headings"] == [*texts, *(str(n + 1) for n in range(len(images) - len(texts)))]
+    for image, (top, left, bottom, right), tile in zip(
+        images, arrays["range/windows"][row][present].tolist(), read["tiles"], strict=True
+    ):
+        label, address, size, position, ratio = tile
+        assert label == f"Part of {galleries.names()[image]}" and f"/{image:07d}.webp" in address
+        assert size == f"{100 * SIZE / (right - left):g}% {100 * SIZE / (bottom - top):g}%"
+        x, y = (float(part.rstrip("%")) * (SIZE - 16) / 100 for part in position.split())
+        assert [x, y] == pytest.approx([left, top], abs=0.01) and ratio == "16 / 16"
+    bins = np.flatnonzero(arrays["range/counts"][row])
+    heights, kinds, places = zip(*read["bars"], strict=True)
+    same(list(heights), arrays["range/counts"][row][bins], float)
+    assert list(kinds) == ["zeros" if n == BINS // 2 else "" for n in bins] and sorted(places) == list(places)
+    table = np.reshape(read["table"], (-1, 3))
+    np.testing.assert_allclose(table[:, 0], edges()[bins])
+    np.testing.assert_allclose(table[:, 1:], np.stack([edges()[bins + 1], arrays["range/counts"][row][bins]], 1))
+    likeness = arrays["range/likeness"][row]
+    same(read["likeness"], likeness if np.isfinite(likeness).all() else [], float)
+    marks = [page.locator(f"[data-part={name}]").count() for name in ("misleads", "misleading")]
+    assert marks == 2 * [int(row == 1)]
+    assert ("equally weak" in (page.text_content("#range-at") or "")) == (row == 0)
 
 
 def _check_table(read: dict[str, Any], arrays: dict[str, Any], row: int) -> None:
@@ -343,6 +393,13 @@ def test_the_table_of_a_filter_is_not_cut_off(reader: Reader) -> None:
     lengths = "box => [box.scrollWidth, box.clientWidth]"
     whole, seen = page.locator(".scroll:has(#values)").evaluate(lengths)
     assert whole <= seen
+
+
+def test_filters_whose_top_misleads_are_found(reader: Reader) -> None:
+    page = reader.open(reader.page(), layer_page("conv1", "&show=misleading"))
+    assert shown(page) == [reader.made.layers["conv1"].arrays["channels"][1]]
+    page = reader.open(page, layer_page("features.7"))
+    assert page.locator("#show option[value=misleading]").count() == 0  # its file has no ranges
 
 
 def test_arrows_walk_through_filters_and_layers(reader: Reader) -> None:

@@ -14,9 +14,12 @@ from torch import nn
 
 import deconvviz as dv
 from deconvviz.cli.main import cli
+from deconvviz.data.feed import Feed
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import DataError
-from deconvviz.studies.mining.ranges import likeness, likeness_among
+from deconvviz.run.options import RunOptions
+from deconvviz.studies.mining import range_units
+from deconvviz.studies.mining.range_units import likeness, likeness_among
 
 PREPROCESS = dv.Preprocess(resize=12, crop=12, mean=(0, 0, 0), std=(1, 1, 1))
 COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -92,9 +95,31 @@ def test_dead_filters_and_old_files() -> None:
     mined = dv.mine(reads, images, ["1"], preprocess=PREPROCESS, progress=False)
     dead = dv.layer_range(mined, images, reads, "1", [0], progress=False).filters[0]
     assert not dead.misleading and np.isnan(dead.likeness_of_top) and (dead.values == 0).all()
+    middle = [images[n][0][5:8, 5:8] for n in [round(q * 11 / 8) for q in range(9)]]  # of a map that is zero everywhere
+    np.testing.assert_array_equal(dead.patches, middle)
     old = replace(mined, layers={"1": replace(mined["1"], spread=None)})
     with pytest.raises(DataError, match="mine again"):
         dv.layer_range(old, images, reads, "1", [0], progress=False)
+
+
+def test_layers_in_passes_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = network(np.random.default_rng(4).normal(size=(5, 3)).tolist())
+    images = InMemoryImages(np.random.default_rng(5).integers(0, 255, (30, 12, 12, 3), dtype=np.uint8))
+    mined = dv.mine(reads, images, ["0", "1"], preprocess=PREPROCESS, progress=False)
+    feed, channels = Feed(images, PREPROCESS), {"0": [4, 1], "1": [0]}
+    ranges, passes = [], list[int]()
+    for memory in (2**30, 1):
+        monkeypatch.setattr(range_units, "MEMORY", memory)
+        monkeypatch.setattr(range_units, "_pass", lambda *given, run=range_units._pass: (passes.append(1), run(*given)))
+        found = range_units.range_units(reads, mined, feed, channels, RunOptions(progress=False), weakest=3, top=4)
+        ranges.append(found)
+        monkeypatch.undo()
+    assert len(passes) == 1 + 2
+    for layer, expected in ranges[0].items():
+        for name, values in vars(expected).items():
+            np.testing.assert_allclose(values, getattr(ranges[1][layer], name), rtol=1e-6)
+    maxima = reads.activations(torch.stack([PREPROCESS(images[n][0]) for n in range(30)]), ["0"])["0"].amax((2, 3))
+    assert ranges[0]["0"].images[0, -3:].tolist() == maxima[:, 4].argsort()[:3].tolist()  # the weakest
 
 
 def test_the_command_draws_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,8 @@ class GalleryFile:
 
     def used_images(self) -> Ints:
         """Return the images that its filters show, ascending."""
-        more = [self.arrays[name].ravel() for name in ("occlusion/image", "relevance/images") if name in self.arrays]
+        others = ("occlusion/image", "relevance/images", "range/images")
+        more = [self.arrays[name].ravel() for name in others if name in self.arrays]
         images = np.unique(np.concatenate([self.arrays["images"].ravel(), *more]))
         return np.asarray(images[images >= 0], np.int64)
 

@@ -12,6 +12,7 @@ import numpy as np
 from deconvviz.arrays import evenly
 from deconvviz.studies.atlas.site.folders import STAMP, read_stamp, remove_others, write_stamp
 from deconvviz.studies.atlas.site.inputs import GalleryFile, SiteImages, file_digest
+from deconvviz.studies.atlas.site.ranges import range_of_filter, range_of_layer
 from deconvviz.types import Ints, Mask, Pixels
 from deconvviz.version import __version__
 from deconvviz.web.scripts import exact, write_script
@@ -27,7 +28,7 @@ from deconvviz.web.sprites import (
     write_sheets,
 )
 
-FORMAT = 5  # of the files below; with another number every layer is made again
+FORMAT = 6  # of the files below; with another number every layer is made again
 CHUNK = 64  # filters in a data file
 STRIP = 12  # thumbnails of a layer on the index page
 # The name that the pages' scripts read -> the name of the gallery's array with one value a filter.
@@ -184,6 +185,8 @@ def _summary(gallery: GalleryFile, sheets: dict[str, Any]) -> dict[str, Any]:
         summary["evolution"] = {name: exact(array) for name, array in gallery.group("evolution").items()}
     if "occlusion/places" in arrays:
         summary["places"] = exact(arrays["occlusion/places"])
+    if "range/likeness" in arrays:
+        summary["range"] = range_of_layer(arrays)
     return summary
 
 
@@ -201,7 +204,8 @@ def _off(gallery: GalleryFile, row: int) -> list[list[Any]]:
 def _images_of(details: Mapping[str, Any]) -> list[int]:
     """Return the images that a filter's page shows."""
     carried = [image for image, _ in details.get("carried", ())]
-    return [image for image in (*details["images"], details.get("occluded", -1), *carried) if image >= 0]
+    ranged = [shown[0] for shown in details.get("range", {}).get("images", ())]
+    return [image for image in (*details["images"], details.get("occluded", -1), *carried, *ranged) if image >= 0]
 
 
 def _details(gallery: GalleryFile, images: SiteImages, first: int) -> dict[str, Any]:
@@ -231,6 +235,8 @@ def _details(gallery: GalleryFile, images: SiteImages, first: int) -> dict[str, 
                 for i, s in zip(decided.tolist(), exact(arrays["relevance/shares"][first + n]), strict=True)
                 if i >= 0
             ]
+        if "range/likeness" in arrays:
+            details["range"] = range_of_filter(arrays, first + n)
         filters.append(details)
     used = {image for details in filters for image in _images_of(details)}
     names = {image: [images.names[image], int(images.labels[image])] for image in sorted(used)}

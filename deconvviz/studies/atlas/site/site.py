@@ -34,7 +34,7 @@ PACKAGE = "deconvviz.studies.atlas"  # holds the templates
 PAGES = ("index.html", "layer.html", "filter.html", "images.html", "image.html")
 ASSETS = (
     *("atlas.css", "parts.css", "core.js", "parts.js", "paint.js", "keys.js", "search.js", "index.js", "layer.js"),
-    *("filter.js", "filter_parts.js", "images.js", "image.js"),
+    *("filter.js", "filter_parts.js", "range.js", "images.js", "image.js"),
 )
 PLAIN = "!'()*"  # letters that JavaScript's encodeURIComponent leaves as they are
 FOLDERS = ("layers", "images", "pictures", "decisions", "assets")  # the site's own; other folders are not touched

@@ -22,7 +22,8 @@
     byId("tags").replaceChildren(
       detected ? element("span", { class: "tag", "data-part": "detects" }, `detects ${detected}`) : "",
       layer.rectified && data.dead[row] ? element("span", { class: "tag" }, "dead: positive in no image") : "",
-      original >= 0 ? duplicateTag(layer, data, original) : "");
+      original >= 0 ? duplicateTag(layer, data, original) : "",
+      atlas.misleadingTag(data, row));
     showFacts(layer, data, row, filter);
     atlas.showWithoutSwitches(layer);
   }
@@ -170,7 +171,7 @@
     const filter = await atlas.filterData(layer, data, row);
     if (atlas.address().subject !== subject) return; // the reader has left for another filter meanwhile
     current = { layer, data, row, channel, filter };
-    const parts = [showHead, showBlocks, showNeighbours, showPlaces, showTable, showProvenance];
+    const parts = [showHead, showBlocks, atlas.showRange, showNeighbours, showPlaces, showTable, showProvenance];
     for (const showPart of parts) showPart(current);
     await atlas.showOptionalParts(current);
     document.documentElement.dataset.ready = `${name}:${channel}`;

@@ -19,6 +19,7 @@
     live: ["filters that are positive somewhere", (row) => !data.dead[row]],
     dead: ["dead filters", (row) => data.dead[row]],
     duplicates: ["filters that repeat another", (row) => data.duplicate[row] >= 0],
+    misleading: ["filters whose strongest images mislead", (row) => data.range?.misleads[row] ?? false],
   };
   let layer, data, cards, rowsOfEvolution;
 
@@ -149,7 +150,8 @@
   }
 
   function showControls(wanted) {
-    const told = ([key]) => layer.rectified || !["rate", "live", "dead"].includes(key); // the sign means little else
+    const told = ([key]) => (layer.rectified || !["rate", "live", "dead"].includes(key)) // the sign means little else
+      && (data.range || key !== "misleading");
     fillList(byId("sort"), Object.entries(SORTS).filter(told).map(([key, [text]]) => [key, text]), wanted.sort);
     fillList(byId("show"), Object.entries(SHOWS).filter(told).map(([key, [text]]) => [key, text]), wanted.show);
     const classes = layer.classes.map(([label, count]) => [label, `${atlas.classOf(label)} (${count})`]);

@@ -40,6 +40,19 @@
     return atlas.showBlock(node, layer, sheets[kind], row, part);
   };
 
+  /** The part [top, left, bottom, right] of an image's picture; of a small part the pixels are seen. */
+  atlas.pictureTile = (image, [top, left, bottom, right], label) => {
+    const [height, width] = included("site").size;
+    const [rows, columns] = [bottom - top, right - left];
+    const small = Math.max(rows, columns) <= 48;
+    const node = element("span", { class: small ? "tile pixels" : "tile", role: "img", "aria-label": label });
+    node.style.backgroundImage = `url("${atlas.pictureFile(image)}")`;
+    node.style.backgroundSize = `${(100 * width) / columns}% ${(100 * height) / rows}%`;
+    node.style.backgroundPosition = `${position(left, width, columns)} ${position(top, height, rows)}`;
+    node.style.aspectRatio = `${columns} / ${rows}`;
+    return node;
+  };
+
   /** How the projections and patches of a filter are read, as texts and nodes. */
   atlas.readingNodes = (layer, data, row) => {
     const label = data.tellingClass[row];
