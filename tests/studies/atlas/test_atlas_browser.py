@@ -764,7 +764,7 @@ def test_the_help_teaches_before_it_warns(reader: Reader) -> None:
 
 
 def test_a_layer_of_512_filters_is_there_in_a_second(reader: Reader) -> None:
-    """From the address to tiles on the screen and a key that was handled, in processor time: the machine may be busy."""
+    """From the address to tiles on the screen and a key that was handled, in processor time of the page."""
     taken = []
     for _ in range(3):
         page = reader.page()
