@@ -191,9 +191,9 @@ def test_max_sensitivity_by_definition() -> None:
 def test_what_does_not_change_has_no_sensitivity() -> None:
     """Of a constant map, and of one that is zero; a sign that flips at each draw counts 2."""
     images, maps, _ = images_and_maps()
-    for constant in (torch.ones_like(maps), torch.zeros_like(maps)):
-        same = {"constant": constant}
-        assert metrics.max_sensitivity(lambda x: same["constant"], images, constant).tolist() == [0, 0, 0]
+    ones, zeros = torch.ones_like(maps), torch.zeros_like(maps)
+    assert metrics.max_sensitivity(lambda x: ones, images, ones).tolist() == [0, 0, 0]
+    assert metrics.max_sensitivity(lambda x: zeros, images, zeros).tolist() == [0, 0, 0]
     assert metrics.max_sensitivity(lambda x: -maps, images, maps).tolist() == pytest.approx([2, 2, 2])
 
 
