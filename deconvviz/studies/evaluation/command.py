@@ -189,7 +189,7 @@ def evaluate(
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
     class_names = output_names(opened.loaded, names, opened.network, labelled_images)
-    required, outputs = measured.explain == "label" or names is not None, None
+    required, outputs = measured.explain == "label" or names is not None or check.sanity == "labels", None
     if required or (labelled_images.labels >= 0).any():
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
@@ -204,7 +204,7 @@ def evaluate(
         evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
-    _write_what_is_known(evaluation, table)
+    _write_what_is_known(evaluation, table, f"Maps of {opened.network.name} and the objects", page)
     known_names = class_names if len(class_names) == opened.network.outputs else ()
     title = f"Explanations of {opened.network.name}{how.place}"
     _draw(evaluation, table, title, images, opened.preprocess, measured, known_names, page)
@@ -219,13 +219,24 @@ def evaluate(
         check_sanity(check, subject, labelled_images, outputs, table, page.beside())
 
 
-def _write_what_is_known(evaluation: Evaluation, table: pathlib.Path) -> None:
+def _write_what_is_known(evaluation: Evaluation, table: pathlib.Path, title: str, page: Page) -> None:
     """Write, where objects are known, the pixels at each threshold, and which metrics rank methods as these do."""
     from deconvviz.studies.evaluation.agreement import agreement, rankable
     from deconvviz.studies.evaluation.metric_groups import directions
-    from deconvviz.studies.evaluation.of_all_images import save_thresholds_csv
+    from deconvviz.studies.evaluation.of_all_images import pixel_curves, save_thresholds_csv
+    from deconvviz.studies.evaluation.thresholds_figure import draw_thresholds
 
-    save_thresholds_csv(evaluation, beside(table, ".thresholds.csv"))
+    curves = {method: pixel_curves(evaluation, method)[0] for method in evaluation.values}
+    known = {method: of_method for method, of_method in curves.items() if of_method is not None}
+    if known:
+        save_thresholds_csv(evaluation, beside(table, ".thresholds.csv"))
+        count = max(len(of_method.on_object) for of_method in known.values())
+        caption = (
+            f"{counted(count, 'image')} whose objects are known, all their pixels together. Pixels at or above the "
+            "threshold are marked. PxAP is the area under precision over recall. Dice is 2 TP / (2 TP + FP + FN)."
+        )
+        figure = draw_thresholds(known, title, caption, page.beside())
+        save_figure(figure, beside(table, ".thresholds.png"), caption)
     better = directions(evaluation.columns)
     if rankable(evaluation, better):
         ranking = agreement(evaluation, better)

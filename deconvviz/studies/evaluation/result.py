@@ -56,8 +56,8 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         config: the settings; JSON values.
         sources: where model and images came from, and the versions; JSON values.
         values: method -> float64 [N, columns]; a row is NaN until its image is measured.
-        columns: names of the columns: the metrics in their units, whether the map is constant (such a map shows nothing),
-            and the costs of one image: forward passes, backward passes, seconds.
+        columns: names of the columns: the metrics in their units, whether the map is constant (such a map shows
+            nothing), and the costs of one image: forward passes, backward passes, seconds.
         explained: int64 [N], the output that was explained; -1 until the image is measured.
         labels: int64 [N], the class of each image; -1 where it is unknown.
         probability: float64 [N], the probability of the output that was explained.
