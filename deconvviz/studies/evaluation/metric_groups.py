@@ -185,7 +185,8 @@ class MetricGroups:
 
     def _infidelity(self, batch: ExplainedBatch) -> Tensor:
         """Return the infidelity; the effects of the squares are computed for the first method and kept for the rest."""
-        squares, places = random_squares(*batch.images.shape[2:], seed=self.seed), batch.places.tolist()
+        height, width = batch.images.shape[2:]
+        squares, places = random_squares(height, width, seed=self.seed), batch.places.tolist()
         if not all(place in self.effects for place in places):
             fill = self.fill.to(batch.images)
             effects = effects_of_squares(
