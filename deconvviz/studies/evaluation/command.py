@@ -215,8 +215,8 @@ def evaluate(
         _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, run.progress, page.beside())
     if check.sanity:
         feed = feed_of(labelled_images, opened, check.sanity_images, run)
-        subject = SanitySubject(opened, feed, options_by_method, how.layers, run)
-        check_sanity(check, subject, labelled_images, outputs, table, page.beside())
+        checked = SanitySubject(opened, feed, options_by_method, how.layers, run)
+        check_sanity(check, checked, labelled_images, outputs, table, page.beside())
 
 
 def _write_what_is_known(evaluation: Evaluation, table: pathlib.Path, title: str, page: Page) -> None:
