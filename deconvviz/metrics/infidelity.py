@@ -95,7 +95,8 @@ def infidelity(maps: Tensor, effects: Floats, squares: list[Box], scaled: bool =
         DataError: the maps, effects and squares do not belong together.
 
     Source: Yeh et al. 2019, arXiv 1901.09392, definition 1 and the square perturbation; scale and sides from the
-    authors' released code (get_exp_infid, "Square").
+    authors' released code (get_exp_infid, "Square"). Quantus's metric of this name removes the tiles of a grid one
+    after the other and puts none back: another expectation, and no peer.
 
     >>> import torch
     >>> squares = [Box(0, 0, 1, 1), Box(0, 1, 1, 2)]
