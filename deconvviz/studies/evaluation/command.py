@@ -167,7 +167,9 @@ def evaluate(
     IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. If the command is interrupted, the same
     command resumes from the .h5 file. If it is known which output stands for which class, .wrong.csv lists the images
     that are classified incorrectly, and how similar the first method's maps for the true and the predicted class are;
-    .wrong.png shows them, and .confusions.csv has the pairs of classes that are confused.
+    .wrong.png shows them, and .confusions.csv has the pairs of classes that are confused. With localisation,
+    .thresholds.csv and .thresholds.png have precision, recall and Dice at each threshold of the maps, and, of four
+    methods or more, .agreement.csv says how far the other metrics rank them as PxAP does.
 
     \b
     Examples:
