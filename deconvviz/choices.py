@@ -42,9 +42,21 @@ SEEDS = ("one", "activation")  # the signal that starts at the unit
 CONVENTIONS = ("paper", "pytorch-grad-cam", "torch-cam")
 EXPLAINED = ("top", "label")
 MASK_FILLS = ("mean", "black")
-RANDOMISATIONS = ("cascading", "independent")
+RANDOMISATIONS = ("cascading", "independent")  # of the weights
+SANITY_CHECKS = (*RANDOMISATIONS, "labels")  # labels: of the data that a network is trained on
 REMOVAL_ORDERS = ("most", "least")  # relevant pixels first
-METRIC_GROUPS = ("faithfulness", "adcc", "curves", "road", "localisation")
+METRIC_GROUPS = (
+    "faithfulness",
+    "adcc",
+    "curves",
+    "road",
+    "localisation",
+    "crop",
+    "infidelity",
+    "sensitivity",
+    "sparseness",
+    "random-logit",
+)
 
 # How a network's output becomes probabilities; "auto" tells it by the width, the last op and the values
 OUTPUTS = ("auto", "softmax", "sigmoid", "probabilities", "log-probabilities")

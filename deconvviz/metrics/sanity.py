@@ -19,12 +19,13 @@ from deconvviz.lengths import Length
 from deconvviz.metrics.inputs import check_pair, pairwise
 from deconvviz.metrics.intervals import correlation
 from deconvviz.metrics.metric import register
-from deconvviz.types import Floats
+from deconvviz.types import Floats, Ints
 
 # Of the maps before and after randomising: the similarity is low where a method depends on the weights.
 register("ssim", "SSIM after randomising", False, "similarity, -1 to 1", "Adebayo et al. 2018")
 register("spearman", "Rank correlation after randomising", False, "correlation, -1 to 1", "Adebayo et al. 2018")
 register("hog_similarity", "HOG correlation after randomising", False, "correlation, -1 to 1", "Adebayo et al. 2018")
+register("random_logit", "SSIM with another class's map", False, "similarity, -1 to 1", "Sixt et al. 2020")
 
 WINDOW = 11  # pixels across the Gaussian window of SSIM
 CELL, CELLS = Length(16), 3  # of HOG: the side of a cell, and cells across a block
@@ -152,6 +153,54 @@ def hog_similarity(a: Tensor, b: Tensor, cell: int | None = None) -> Tensor:
         raise DataError(f"cell {cell} given; expected 1 pixel or more")
     _check_size(a, b, CELLS * side, unit=False)
     return pairwise(a, b, lambda x, y: _rank_correlation(_histogram(x, side), _histogram(y, side)))
+
+
+def other_classes(classes: Tensor, count: int, places: Ints, seed: int = 0) -> Tensor:
+    """Draw a class for each image that is not its own, each of the others with the same probability.
+
+    Args:
+        classes: int64 [N], each image's own class.
+        count: number of classes, at least 2.
+        places: int64 [N], the images' places in their dataset: the same image gets the same class in any batch.
+        seed: of the draws.
+
+    Returns:
+        int64 [N], on the device of `classes`.
+
+    Raises:
+        DataError: there is no other class.
+
+    >>> other_classes(torch.tensor([0, 1]), 2, np.array([0, 1]))
+    tensor([1, 0])
+    """
+    if count < 2:
+        raise DataError(f"{count} class given; expected 2 or more, so that there is another one to explain")
+    steps = [int(np.random.default_rng([seed, int(place)]).integers(1, count)) for place in places]
+    return (classes + torch.tensor(steps, device=classes.device)) % count
+
+
+def random_logit(maps: Tensor, maps_of_others: Tensor) -> Tensor:
+    """Return the structural similarity of each map with the map of another class; lower is better.
+
+    A method whose maps are alike for all classes does not show why it is this one.
+
+    Args:
+        maps: [N, H, W] in 0..1, at least 11 x 11.
+        maps_of_others: [N, H, W] in 0..1, the same images' maps for classes drawn by `other_classes`.
+
+    Returns:
+        float64 [N], -1 to 1; 0 where a map is constant.
+
+    Raises:
+        DataError: as for `ssim`.
+
+    Source: Sixt et al. 2020, arXiv 1912.09818 (the similarity and the drawing as in Quantus).
+
+    >>> map_ = torch.rand(1, 16, 16)
+    >>> round(random_logit(map_, map_).item(), 3)
+    1.0
+    """
+    return ssim(maps, maps_of_others)
 
 
 def _structural_similarity(x: Floats, y: Floats) -> float:

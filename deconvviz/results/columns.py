@@ -33,6 +33,18 @@ _METRICS = (
     "best_iou number? | share, 0..1 | The same of its best component.",
     "max_box_acc number? | share, 0..1 | MaxBoxAcc: share of the images whose box is right at the best threshold.",
     "max_box_acc_v2 number? | share, 0..1 | MaxBoxAccV2, over several overlaps.",
+    "pxap number? | share, 0..1 | PxAP of all images together: area under precision over recall of the pixels; of one "
+    "image what it adds to it, so that the mean is PxAP.",
+    "saliency_metric number? | nats | log(area of the tightest crop, at least 0.05) - log(probability on it), at the "
+    "threshold that is best for all images; lower is better.",
+    "best_saliency_metric number? | nats | The same at the threshold that is best for each image.",
+    "infidelity number? | squared probability | Mean squared error with which the map, at its best scale, foretells "
+    "how far the probability falls when squares are removed; lower is better.",
+    "max_sensitivity number? | ratio | Largest change of the map, as a share of its length, in 10 draws of noise up to "
+    "0.02; lower is better.",
+    "sparseness number? | share, 0..1 | Gini index of the map: 0 where it is the same everywhere.",
+    "random_logit number? | -1..1 | Structural similarity to the map of another class, drawn at random; lower is "
+    "better.",
     "constant number | share, 0..1 | Whether the map is the same everywhere: such a map shows nothing.",
     "forward_passes number | passes | Of one image.",
     "backward_passes number | passes | Of one image.",
@@ -89,11 +101,38 @@ TABLES: Mapping[str, TableSchema] = {
         "first two out",
         columns=_columns(
             "method text? |  | Name of the method.",
-            "how text? |  | `cascading` or `independent` randomisation.",
-            "layer text |  | The layer whose weights were randomised last.",
+            "how text? |  | `cascading` or `independent` randomisation of the weights, or `labels`.",
+            "layer text |  | The layer whose weights were randomised last; `permuted labels` where labels were.",
             "spearman number | -1..1 | Mean rank correlation of the maps before and after.",
             "ssim number | -1..1 | Mean structural similarity of them.",
             "hog number | -1..1 | Mean correlation of their histograms of gradients.",
+        ),
+    ),
+    "agreement": TableSchema(
+        what="A row for each metric that needs no truth: how far it ranks methods as the truth does, the best first.",
+        written_by="`deconvviz evaluate` of four methods or more with localisation and other metrics, as "
+        "`.agreement.csv`, and `Agreement.save_csv`",
+        columns=_columns(
+            "metric text |  | Name of its column in the table of the evaluation.",
+            "truth text |  | The column that it is compared with.",
+            "correlation number | -1..1 | Spearman's rank correlation of the methods' means; 1 is the truth's order.",
+            "low number | -1..1 | Lower end of its 95 % interval, a bootstrap over the images.",
+            "high number | -1..1 | Upper end.",
+        ),
+    ),
+    "pixel thresholds": TableSchema(
+        what="A row for each method and threshold of the map, over the pixels of all images together.",
+        written_by="`deconvviz evaluate` with localisation, as `.thresholds.csv`",
+        columns=_columns(
+            "method text |  | Name of the method.",
+            "threshold number | share, 0..1 | Pixels at or above it are marked.",
+            "precision number | share, 0..1 | Marked pixels that lie on an object.",
+            "recall number | share, 0..1 | Objects' pixels that are marked.",
+            "dice number | share, 0..1 | 2 TP / (2 TP + FP + FN).",
+            "true_positive number | share, 0..1 | Of all pixels: marked, on an object.",
+            "false_positive number | share, 0..1 | Of all pixels: marked, beside the objects: too much is marked.",
+            "true_negative number | share, 0..1 | Of all pixels: not marked, beside the objects.",
+            "false_negative number | share, 0..1 | Of all pixels: not marked, on an object: too little is marked.",
         ),
     ),
     "mistakes": TableSchema(

@@ -96,9 +96,11 @@ FILES: Mapping[str, FileSchema] = {
             "values/* f images columns | ? | float64: of a method; NaN until the image is measured.",
             "curves/* f images steps | ? | float64: `METHOD/deletion` and `METHOD/insertion`: the probability of the "
             "explained output after each step, from none to all of the pixels.",
-            "fits/* f images thresholds | ? | float32: `METHOD/largest` and `METHOD/best`: intersection over union "
-            "with "
-            "the true boxes at each threshold of the map.",
+            "fits/* f images thresholds | ? | float32, at each threshold of the map: `METHOD/largest` and "
+            "`METHOD/best`, intersection over union with the true boxes; `METHOD/on_object` and `METHOD/beside`, "
+            "pixels from this threshold to below the next one.",
+            "crops/* f images crop_thresholds | ? | float32: of a method, the saliency metric where pixels above 0, "
+            "0.05, ... 0.95 are cropped.",
             "maps/* f shown height width | ? | float32: a method's maps of the first few images, in 0..1.",
         ),
     ),

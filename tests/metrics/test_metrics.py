@@ -665,8 +665,9 @@ def test_wrong_inputs_are_told(case: str) -> None:
 
 def test_the_registry_names_every_metric() -> None:
     lower = {"average_drop", "complexity", "deletion", "road_most", "ssim", "spearman", "hog_similarity"}
+    lower |= {"saliency_metric", "best_saliency_metric", "infidelity", "max_sensitivity", "random_logit"}
     higher = {"increase", "average_gain", "coherency", "adcc", "insertion", "road_least", "road_combined"}
-    higher |= {"pointing_game", "energy", "iou", "best_iou", "max_box_acc", "max_box_acc_v2"}
+    higher |= {"pointing_game", "energy", "iou", "best_iou", "max_box_acc", "max_box_acc_v2", "pxap", "sparseness"}
     assert {name for name, metric in METRICS.items() if metric.higher_is_better} == higher
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == lower
     assert all(

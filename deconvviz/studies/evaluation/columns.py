@@ -11,6 +11,9 @@ SHARES = (100, 50, 15)  # per cent of the pixels that are kept, as in L-CAM's ta
 CURVES = ("deletion", "insertion")
 BOX_ACCURACIES = ("max_box_acc", "max_box_acc_v2")  # their threshold is chosen on all images together
 BOX_FITS = ("largest", "best")  # the box of the largest component, and the best box of all components
+PIXEL_COUNTS = ("on_object", "beside")  # of the pixels between neighbouring thresholds
+PXAP = "pxap"  # of all images together; an image has what it adds
+SALIENCY = ("saliency_metric", "best_saliency_metric")  # the first at the threshold that is best for all images
 CONSTANT = "constant"  # whether the map is the same everywhere, 0 or 1
 SECONDS = "seconds"
 COSTS = ("forward_passes", "backward_passes", SECONDS)  # of one image
@@ -22,7 +25,12 @@ COLUMNS_BY_GROUP = {
     "adcc": ("complexity", "coherency", "adcc"),
     "curves": CURVES,
     "road": ("road_combined",),
-    "localisation": ("pointing_game", "energy", "iou", "best_iou", *BOX_ACCURACIES),
+    "localisation": ("pointing_game", "energy", "iou", "best_iou", *BOX_ACCURACIES, PXAP),
+    "crop": SALIENCY,
+    "infidelity": ("infidelity",),
+    "sensitivity": ("max_sensitivity",),
+    "sparseness": ("sparseness",),
+    "random-logit": ("random_logit",),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS, RANDOMISATIONS
+from deconvviz.choices import EXPLAINED, MASK_FILLS, METRIC_GROUPS
 from deconvviz.cli.cluster import ray_options
 from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, RANGE_NOTE, MethodOptions, method_options, own_methods
 from deconvviz.cli.inputs import matched_outputs, names_of, open_model, output_names, remote_model
@@ -27,11 +27,17 @@ from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import require_choice
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.options import RunOptions
+from deconvviz.studies.evaluation.sanity_command import (
+    SanityOptions,
+    SanitySubject,
+    check_sanity,
+    feed_of,
+    sanity_options,
+)
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.explain import Explainer
-    from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.datasets import Images
     from deconvviz.data.feed import Feed
     from deconvviz.data.preprocess import Preprocess
@@ -40,11 +46,6 @@ if TYPE_CHECKING:
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
     from deconvviz.types import Ints
-
-SANITY_NOTE = (
-    "A method whose maps stay similar although the weights are random does not show what the network has learned. The "
-    "maps explain the top class of the randomised network itself."
-)
 
 
 @dataclass(frozen=True)
@@ -114,31 +115,6 @@ def metric_options(command: Command) -> Command:
     return add_options(command)
 
 
-@dataclass(frozen=True)
-class SanityOptions:
-    """The sanity check, as it was typed.
-
-    Attributes:
-        sanity: "cascading" or "independent"; None for no check.
-        sanity_images: number of images, the first ones.
-    """
-
-    sanity: str | None
-    sanity_images: int
-
-
-sanity_options = option_group(
-    "check",
-    SanityOptions,
-    click.option(
-        "--sanity",
-        type=click.Choice(RANDOMISATIONS),
-        help="Also randomise the network's layers: all of them from the last one on, or one at a time.",
-    ),
-    click.option("--sanity-images", default=8, type=click.IntRange(1), help="Check the first images only."),
-)
-
-
 @click.command(epilog=CAM_NOTE)
 @click.argument("model")
 @click.argument("images")
@@ -191,12 +167,16 @@ def evaluate(
     IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. If the command is interrupted, the same
     command resumes from the .h5 file. If it is known which output stands for which class, .wrong.csv lists the images
     that are classified incorrectly, and how similar the first method's maps for the true and the predicted class are;
-    .wrong.png shows them, and .confusions.csv has the pairs of classes that are confused.
+    .wrong.png shows them, and .confusions.csv has the pairs of classes that are confused. With localisation,
+    .thresholds.csv and .thresholds.png have precision, recall and Dice at each threshold of the maps, and, of four
+    methods or more, .agreement.csv says how far the other metrics rank them as PxAP does.
 
     \b
     Examples:
       deconvviz evaluate torchvision:resnet18 photos.h5 -l layer4 -m grad-cam -m recipro-cam -o table.csv
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
+      deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m guided --metrics crop,sensitivity -o robust.csv
+      deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m guided --sanity labels -o labels.csv
     """
     table = check_table(out)
     for group in names_of(measured.metrics):
@@ -211,7 +191,7 @@ def evaluate(
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
     class_names = output_names(opened.loaded, names, opened.network, labelled_images)
-    required, outputs = measured.explain == "label" or names is not None, None
+    required, outputs = measured.explain == "label" or names is not None or check.sanity == "labels", None
     if required or (labelled_images.labels >= 0).any():
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
@@ -226,17 +206,44 @@ def evaluate(
         evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
     evaluation.save_csv(table)
     evaluation.save_images_csv(beside(table, ".images.csv"))
+    _write_what_is_known(evaluation, table, f"Maps of {opened.network.name} and the objects", page)
     known_names = class_names if len(class_names) == opened.network.outputs else ()
     title = f"Explanations of {opened.network.name}{how.place}"
     _draw(evaluation, table, title, images, opened.preprocess, measured, known_names, page)
     click.echo(f"wrote {table} and {file}\n{evaluation!r}")
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
-        feed = _feed(labelled_images, opened, len(evaluation.names), run)
+        feed = feed_of(labelled_images, opened, len(evaluation.names), run)
         _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, run.progress, page.beside())
     if check.sanity:
-        feed = _feed(labelled_images, opened, check.sanity_images, run)
-        _check_sanity(check.sanity, options_by_method, how, feed, opened, run, table, page.beside())
+        feed = feed_of(labelled_images, opened, check.sanity_images, run)
+        checked = SanitySubject(opened, feed, options_by_method, how.layers, run)
+        check_sanity(check, checked, labelled_images, outputs, table, page.beside())
+
+
+def _write_what_is_known(evaluation: Evaluation, table: pathlib.Path, title: str, page: Page) -> None:
+    """Write, where objects are known, the pixels at each threshold, and which metrics rank methods as these do."""
+    from deconvviz.studies.evaluation.agreement import agreement, rankable
+    from deconvviz.studies.evaluation.metric_groups import directions
+    from deconvviz.studies.evaluation.of_all_images import pixel_curves, save_thresholds_csv
+    from deconvviz.studies.evaluation.thresholds_figure import draw_thresholds
+
+    curves = {method: pixel_curves(evaluation, method)[0] for method in evaluation.values}
+    known = {method: of_method for method, of_method in curves.items() if of_method is not None}
+    if known:
+        save_thresholds_csv(evaluation, beside(table, ".thresholds.csv"))
+        count = max(len(of_method.on_object) for of_method in known.values())
+        caption = (
+            f"{counted(count, 'image')} whose objects are known, all their pixels together. Pixels at or above the "
+            "threshold are marked. PxAP is the area under precision over recall. Dice is 2 TP / (2 TP + FP + FN)."
+        )
+        figure = draw_thresholds(known, title, caption, page.beside())
+        save_figure(figure, beside(table, ".thresholds.png"), caption)
+    better = directions(evaluation.columns)
+    if rankable(evaluation, better):
+        ranking = agreement(evaluation, better)
+        ranking.save_csv(beside(table, ".agreement.csv"))
+        click.echo(repr(ranking))
 
 
 def _draw(
@@ -263,8 +270,9 @@ def _draw(
     caption = (
         f"{counted(len(evaluation.names), 'image')} of {pathlib.PurePath(images).name}; {target} is explained. "
         f"Masked pixels become {fill}. {RANGE_NOTE} {DISPLAY_NOTE} p is the probability of the class. Curves show "
-        "means over the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions, at 100, 50 "
-        f"or 15 % of the pixels where so many are kept; {constant}passes and seconds are those of one image."
+        "means over the images. Bars show means, and whiskers their 95 % intervals: metrics are fractions where no "
+        f"unit is named, at 100, 50 or 15 % of the pixels where so many are kept; {constant}passes and seconds are "
+        "those of one image."
         f"{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
@@ -285,15 +293,6 @@ def _explainer(
         **own_options,
     }
     return cam(method, network, METHODS[method].layers_for(how.layers), **settings)
-
-
-def _feed(images: Images, opened: OpenedModel, count: int, run: RunOptions) -> Feed:
-    """Return some images, spread over the classes, as a feed."""
-    from deconvviz.data.datasets import labels_of
-    from deconvviz.data.feed import Feed
-    from deconvviz.data.sampling import spread
-
-    return Feed(images, opened.preprocess, spread(labels_of(images), count), workers=run.workers)
 
 
 def _report_mistakes(
@@ -326,45 +325,3 @@ def _report_mistakes(
     title = f"Images that {network.name} classifies incorrectly"
     figure = draw_mistakes(mistakes, title, caption, page)
     save_figure(figure, beside(table, ".wrong.png"), caption)
-
-
-def _check_sanity(
-    randomisation: str,
-    options_by_method: Mapping[str, Mapping[str, Any]],
-    how: MethodOptions,
-    feed: Feed,
-    opened: OpenedModel,
-    run: RunOptions,
-    table: pathlib.Path,
-    page: Page,
-) -> None:
-    """Randomise the network's weights, and print and draw how similar each method's maps stay."""
-    from deconvviz.studies.evaluation.sanity import explanation_by, sanity_check
-    from deconvviz.studies.evaluation.sanity_figure import draw_sanity
-    from deconvviz.studies.evaluation.sanity_result import save_sanity_checks
-
-    network = opened.network
-    images = feed.tensor(feed.pictures(range(len(feed))), network.device, network.dtype)
-    model = opened.loaded.model.to(network.device)
-    checks = {}
-    for method, own_options in options_by_method.items():
-        if "explainer" in own_options:
-            click.echo(
-                f"note: no sanity check of {method}: a trained explainer belongs to one network's weights", err=True
-            )
-            continue
-        explain = explanation_by(method, network, how.layers, seed=run.seed, **own_options)
-        checks[method] = sanity_check(explain, model, images, randomisation, run.seed, run.progress)
-        last = checks[method].similarity["spearman"][-1].mean()
-        verdict = "passes" if checks[method].passes() else "FAILS"
-        click.echo(f"sanity, {randomisation}: {method} {verdict} (rank correlation {last:.2f} after the last layer)")
-    if not checks:
-        return
-    save_sanity_checks(checks, beside(table, ".sanity.csv"))
-    count = counted(len(images), "image")
-    caption = (
-        f"{count}; {randomisation} randomisation, seed {run.seed}. Points are means over the images; 1 is the same "
-        f"map. {SANITY_NOTE}"
-    )
-    figure = draw_sanity(checks, f"Sanity check of {network.name}", caption, page)
-    save_figure(figure, beside(table, ".sanity.png"), caption)

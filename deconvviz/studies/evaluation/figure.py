@@ -37,6 +37,13 @@ TITLES = {
     "deletion": "pixels deleted, the map's highest first",
     "insertion": "pixels put back into a blurred picture, the map's highest first",
 }
+UNITS = {
+    "saliency_metric": ", nats",
+    "best_saliency_metric": ", nats",
+    "infidelity": ", squared probability",
+    "max_sensitivity": ", share of the map",
+    "random_logit": ", similarity",
+}
 LINES = ("-", "--", ":", "-.")
 
 Colours = Mapping[str, Any]
@@ -219,7 +226,8 @@ def _draw_charts(
         whiskers = None if is_cost else errors[:, number]
         bars = chart.barh(places, means[:, number], color=list(colours.values()), xerr=whiskers, ecolor="0.15")
         _surround_whiskers(bars)
-        better = {True: "\n(higher is better)", False: "\n(lower is better)", None: ""}[higher_is_better.get(column)]
+        better = {True: "\n(higher is better", False: "\n(lower is better", None: ""}[higher_is_better.get(column)]
+        better += f"{UNITS[column]})" if better and column in UNITS else ")" if better else ""
         chart.set_title(heading(column) + better, fontsize=7, pad=3)
         chart.set_yticks(places, methods if across == 0 else [""] * len(methods), fontsize=7)
         chart.tick_params(axis="x", labelsize=6)
@@ -232,7 +240,8 @@ def _draw_charts(
             chart.xaxis.set_minor_locator(NullLocator())
         else:
             chart.xaxis.set_major_locator(MaxNLocator(4))
-            chart.set_xlim(0, None if means[:, number].any() else 1)
+            least, most = min(means[:, number].min(), 0), max(means[:, number].max(), 0)
+            chart.set_xlim(None if least else 0, None if most else 0 if least else 1)
             for y, mean in zip(places, means[:, number], strict=True):
                 if mean == 0:  # a bar of no length looks like one that is missing
                     chart.annotate("0", (0, y), (2, 0), textcoords="offset points", va="center", fontsize=6)

@@ -24,19 +24,20 @@ from deconvviz.errors import DataError
 from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
 from deconvviz.lengths import REFERENCE
-from deconvviz.metrics import box_accuracy
+from deconvviz.metrics.crop import CROP_THRESHOLDS
 from deconvviz.metrics.curves import INSERTION_BLUR
 from deconvviz.metrics.localisation import THRESHOLDS
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.evaluation.columns import (
-    BOX_ACCURACIES,
     BOX_FITS,
     CONSTANT,
     CURVES,
+    PIXEL_COUNTS,
     SECONDS,
     columns_of,
 )
 from deconvviz.studies.evaluation.metric_groups import BatchMetrics, ExplainedBatch, MetricGroups
+from deconvviz.studies.evaluation.of_all_images import set_values_of_all
 from deconvviz.studies.evaluation.options import MASKED_IMAGES, EvaluationOptions
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.types import Floats, Ints, Mask, Pathlike
@@ -209,8 +210,9 @@ def _without_values(feed: Feed, config: dict[str, Any], sources: dict[str, Any])
         return np.full((count, *shape), np.nan)
 
     walks = CURVES if "curves" in config["metrics"] else ()
-    kinds = BOX_FITS if "localisation" in config["metrics"] else ()
+    kinds = (*BOX_FITS, *PIXEL_COUNTS) if "localisation" in config["metrics"] else ()
     steps, thresholds = config["steps"] + 1, len(THRESHOLDS)
+    cropped = methods if "crop" in config["metrics"] else ()
     return Evaluation(
         config=config,
         sources=sources,
@@ -223,22 +225,10 @@ def _without_values(feed: Feed, config: dict[str, Any], sources: dict[str, Any])
         classes=tuple(feed.images.classes),
         curves={f"{method}/{walk}": unknown(steps) for method in methods for walk in walks},
         fits={f"{method}/{kind}": unknown(thresholds).astype(np.float32) for method in methods for kind in kinds},
+        crops={method: unknown(len(CROP_THRESHOLDS)).astype(np.float32) for method in cropped},
         pictures=np.zeros((illustrated, *size, 3), np.uint8),
         maps={method: np.zeros((illustrated, *size), np.float32) for method in methods},
     )
-
-
-def set_box_accuracies(evaluation: Evaluation) -> None:
-    """Set MaxBoxAcc, which needs all images at once: at the threshold that is best for those measured."""
-    if "localisation" not in evaluation.config["metrics"]:
-        return
-    for method in evaluation.values:
-        largest, best = (evaluation.fits[f"{method}/{kind}"].astype(np.float64) for kind in BOX_FITS)
-        measured = ~np.isnan(largest[:, 0])
-        if measured.any():
-            accuracy = box_accuracy(largest[measured], best[measured])
-            for column, values in zip(BOX_ACCURACIES, (accuracy.v1, accuracy.v2), strict=True):
-                evaluation.column(method, column)[measured] = values.numpy()
 
 
 def probabilities_of(network: Network) -> Callable[[Tensor], Tensor]:
@@ -284,6 +274,7 @@ class EvaluationRun:
             fill=torch.zeros_like(black) if settings.fill == "mean" else black,
             steps=settings.steps,
             batch_size=settings.images_at_once(network.device, MASKED_IMAGES),
+            seed=settings.seed,
         )
         self.committed, self.seconds_of_commit = time.monotonic(), 0.0
 
@@ -301,7 +292,7 @@ class EvaluationRun:
                         if time.monotonic() - self.committed > max(PAUSE, SHARE_OF_COMMITS * self.seconds_of_commit):
                             self._commit()
         finally:
-            set_box_accuracies(self.evaluation)
+            set_values_of_all(self.evaluation)
             self._commit()
         return self.evaluation
 
@@ -316,13 +307,13 @@ class EvaluationRun:
         """Explain some images by a method, measure the maps, and note the values."""
         rows, count = batch.places, len(batch.places)
         images = self.feed.tensor(batch.pictures, self.network.device, self.network.dtype)
-        classes, probability = self._explained(images, rows)
+        classes, probability, outputs = self._explained(images, rows)
         began = time.perf_counter()
         with constant_maps_allowed():  # they are counted, and an image's number within its batch would mislead
             maps = explainer(images, classes.tolist())
             seconds, passes = (time.perf_counter() - began) / count, explainer.passes.copy()
-            explained = ExplainedBatch(images, maps, classes, probability)
-            self._note(method, rows, self.metrics.by_masking(explainer, explained))
+            explained = ExplainedBatch(images, maps, classes, probability, rows, outputs)
+            self._note(method, rows, self.metrics.on_images(explainer, explained))
         masks, places = self._object_masks(rows)
         if len(places):
             on_objects = self.metrics.on_objects(maps[torch.from_numpy(places).to(maps.device)], masks)
@@ -339,8 +330,8 @@ class EvaluationRun:
         self.evaluation.pictures[rows[illustrated]] = self.feed.preprocess.display(batch.pictures[illustrated])
         self.evaluation.maps[method][rows[illustrated]] = maps.float().cpu().numpy()[illustrated]
 
-    def _explained(self, images: Tensor, rows: Ints) -> tuple[Tensor, Tensor]:
-        """Return the outputs to explain, int64 [n], and their probabilities [n], and note both."""
+    def _explained(self, images: Tensor, rows: Ints) -> tuple[Tensor, Tensor, int]:
+        """Return and note the outputs to explain, int64 [n], and their probabilities [n]; also how many outputs are."""
         probabilities = self.probabilities(images)
         if self.classes is None:
             classes = probabilities.argmax(1)
@@ -349,7 +340,7 @@ class EvaluationRun:
         probability = probabilities.gather(1, classes[:, None])[:, 0]
         self.evaluation.explained[rows] = classes.cpu().numpy()
         self.evaluation.probability[rows] = _float64(probability)
-        return classes, probability
+        return classes, probability, probabilities.shape[1]
 
     def _note(self, method: str, rows: Ints, measured: BatchMetrics) -> None:
         """Put what was measured of some images into the evaluation's arrays."""
@@ -358,7 +349,10 @@ class EvaluationRun:
         for walk, curve in measured.curves.items():
             self.evaluation.curves[f"{method}/{walk}"][rows] = curve
         for kind, fits in measured.fits.items():
-            self.evaluation.fits[f"{method}/{kind}"][rows] = fits
+            if f"{method}/{kind}" in self.evaluation.fits:  # older files have no counts of pixels
+                self.evaluation.fits[f"{method}/{kind}"][rows] = fits
+        if measured.crops is not None:
+            self.evaluation.crops[method][rows] = measured.crops
 
     def _object_masks(self, rows: Ints) -> tuple[Mask, Ints]:
         """Return the masks of the objects that are known, bool [m, H, W], and their places in `rows`, int64 [m]."""

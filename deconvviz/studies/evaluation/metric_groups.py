@@ -20,15 +20,24 @@ from deconvviz.metrics import (
     coherency,
     complexity,
     deletion,
+    effects_of_squares,
     energy,
     faithfulness,
+    infidelity,
     insertion,
     iou,
+    max_sensitivity,
+    other_classes,
+    pixel_counts,
     pointing_game,
+    random_logit,
+    random_squares,
     road_combined,
+    saliency_metric,
+    sparseness,
 )
-from deconvviz.studies.evaluation.columns import CURVES, SHARES
-from deconvviz.types import Floats, Mask
+from deconvviz.studies.evaluation.columns import BOX_FITS, CURVES, PIXEL_COUNTS, SHARES
+from deconvviz.types import Floats, Ints, Mask
 
 HIGHLIGHTED = 0.2  # a pixel counts for the IoU above this share of its map's maximum, as in CAM's paper
 
@@ -56,12 +65,16 @@ class ExplainedBatch(NamedTuple):
         maps: Tensor [N, H, W] in 0..1.
         classes: int64 Tensor [N], the output that is explained.
         probability: Tensor [N], the probability of this class on the whole image.
+        places: int64 [N], the images' places in the feed.
+        outputs: number of classes.
     """
 
     images: Tensor
     maps: Tensor
     classes: Tensor
     probability: Tensor
+    places: Ints
+    outputs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +84,15 @@ class BatchMetrics:
     Attributes:
         columns: name of a metric -> Tensor [N].
         curves: "deletion" and "insertion" -> float64 [N, steps + 1], the probability after each step.
-        fits: "largest" and "best" -> float64 [N, 1000], the IoU of the boxes at each threshold.
+        fits: what is measured at each threshold of the maps: "largest" and "best", the IoU of the boxes, and
+            "on_object" and "beside", pixels, float64 [N, 1000] each.
+        crops: float64 [N, 20], the saliency metric at each of its thresholds; None where it is not measured.
     """
 
     columns: Mapping[str, Tensor]
     curves: Mapping[str, Floats] = field(default_factory=dict)
     fits: Mapping[str, Floats] = field(default_factory=dict)
+    crops: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +105,9 @@ class MetricGroups:
         fill: Tensor [C], what masked pixels become, in normalised values.
         steps: number of steps of the curves.
         batch_size: masked images in one pass; a CPU takes at most 8.
+        seed: of squares, noise and other classes.
+        effects: place of an image -> float64 [squares], how much the probability falls without each square; the
+            methods share them.
     """
 
     groups: Sequence[str]
@@ -96,9 +115,39 @@ class MetricGroups:
     fill: Tensor
     steps: int
     batch_size: int
+    seed: int
+    effects: dict[int, Floats] = field(default_factory=dict)
 
-    def by_masking(self, explainer: Explainer, batch: ExplainedBatch) -> BatchMetrics:
-        """Measure how the probabilities change as images are masked by their maps; `explainer` made the maps."""
+    def on_images(self, explainer: Explainer, batch: ExplainedBatch) -> BatchMetrics:
+        """Measure what needs no truth: of changed images, of other explanations, and of the maps alone.
+
+        Args:
+            explainer: made the maps.
+            batch: the images and their maps.
+        """
+        changed, explained = self._by_masking(explainer, batch), self._by_explaining(explainer, batch)
+        crops = None
+        if "crop" in self.groups:
+            crops = saliency_metric(self.probabilities, *batch[:3], batch_size=self._at_once(batch)).numpy()
+        if "sparseness" in self.groups:
+            explained["sparseness"] = sparseness(batch.maps)
+        return BatchMetrics(columns={**changed.columns, **explained}, curves=changed.curves, crops=crops)
+
+    def _by_explaining(self, explainer: Explainer, batch: ExplainedBatch) -> dict[str, Tensor]:
+        """Compare the maps with those of images that have changed hardly, and with those of other classes."""
+        columns: dict[str, Tensor] = {}
+        if "sensitivity" in self.groups:
+            classes = batch.classes.tolist()
+            columns["max_sensitivity"] = max_sensitivity(
+                lambda images: explainer(images, classes), batch.images, batch.maps, seed=self.seed
+            )
+        if "random-logit" in self.groups:
+            others = other_classes(batch.classes, batch.outputs, batch.places, self.seed)
+            columns["random_logit"] = random_logit(batch.maps, explainer(batch.images, others.tolist()))
+        return columns
+
+    def _by_masking(self, explainer: Explainer, batch: ExplainedBatch) -> BatchMetrics:
+        """Measure how the probabilities change as images are masked by their maps."""
         columns: dict[str, Tensor] = {}
         curves: dict[str, Floats] = {}
         if "faithfulness" in self.groups:
@@ -110,6 +159,8 @@ class MetricGroups:
             columns["road_combined"] = road_combined(
                 self.probabilities, *batch[:3], batch_size=self._at_once(batch)
             ).score
+        if "infidelity" in self.groups:
+            columns["infidelity"] = self._infidelity(batch)
         if "curves" in self.groups:
             at_once, fill = self._at_once(batch), self.fill.to(batch.images)
             walks = (
@@ -128,8 +179,21 @@ class MetricGroups:
             "iou": iou(maps, masks, HIGHLIGHTED),
             "best_iou": best_iou(maps, masks),
         }
-        largest, best = box_fits(maps, [[bounds(mask)] for mask in np.asarray(masks)])
-        return BatchMetrics(columns=columns, fits={"largest": largest, "best": best})
+        fits = dict(zip(BOX_FITS, box_fits(maps, [[bounds(mask)] for mask in np.asarray(masks)]), strict=True))
+        fits |= dict(zip(PIXEL_COUNTS, pixel_counts(maps, masks), strict=True))
+        return BatchMetrics(columns=columns, fits=fits)
+
+    def _infidelity(self, batch: ExplainedBatch) -> Tensor:
+        """Return the infidelity; the effects of the squares are computed for the first method and kept for the rest."""
+        height, width = batch.images.shape[2:]
+        squares, places = random_squares(height, width, seed=self.seed), batch.places.tolist()
+        if not all(place in self.effects for place in places):
+            fill = self.fill.to(batch.images)
+            effects = effects_of_squares(
+                self.probabilities, batch.images, batch.classes, squares, fill, self._at_once(batch)
+            )
+            self.effects.update(zip(places, effects, strict=True))
+        return infidelity(batch.maps, np.stack([self.effects[place] for place in places]), squares)
 
     def _faithfulness(self, batch: ExplainedBatch, share: int) -> dict[str, Tensor]:
         """Return drop, increase and gain where `share` per cent of the pixels are kept."""
@@ -149,7 +213,7 @@ class MetricGroups:
 
     def _adcc(self, explainer: Explainer, batch: ExplainedBatch) -> dict[str, Tensor]:
         """Return complexity, coherency and ADCC. ADCC masks with the mean colour, whatever the fill is."""
-        images, maps, classes, probability = batch
+        images, maps, classes, probability = batch[:4]
         drop = faithfulness(self.probabilities, images, maps, classes, 1.0, 0.0, self._at_once(batch), probability).drop
         maps_of_masked = explainer(images * maps[:, None], classes.tolist())
         parts = {"complexity": complexity(maps), "coherency": coherency(maps, maps_of_masked)}

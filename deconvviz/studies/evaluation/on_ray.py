@@ -13,7 +13,8 @@ from deconvviz.errors import DataError
 from deconvviz.results.results import require_same
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import ShardedJob, joined_on_ray
-from deconvviz.studies.evaluation.measure import evaluate, set_box_accuracies
+from deconvviz.studies.evaluation.measure import evaluate
+from deconvviz.studies.evaluation.of_all_images import set_values_of_all
 from deconvviz.studies.evaluation.options import EvaluationKeywords, EvaluationOptions
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.types import Pathlike
@@ -90,7 +91,7 @@ def merge_evaluations(paths: Sequence[Pathlike], out: Pathlike) -> Evaluation:
         merged.explained[known], merged.probability[known] = other.explained[known], other.probability[known]
         for method in merged.values:
             _take_over(merged, other, method, other.measured(method))
-    set_box_accuracies(merged)
+    set_values_of_all(merged)
     merged.save(out)
     return merged
 
@@ -98,9 +99,9 @@ def merge_evaluations(paths: Sequence[Pathlike], out: Pathlike) -> Evaluation:
 def _take_over(merged: Evaluation, other: Evaluation, method: str, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
     """Copy what another file knows of some images, by one method."""
     merged.values[method][rows] = other.values[method][rows]
-    for ours, theirs in ((merged.curves, other.curves), (merged.fits, other.fits)):
+    for ours, theirs in ((merged.curves, other.curves), (merged.fits, other.fits), (merged.crops, other.crops)):
         for name in ours:
-            if name.startswith(f"{method}/"):
+            if name == method or name.startswith(f"{method}/"):
                 ours[name][rows] = theirs[name][rows]
     illustrated = np.flatnonzero(rows[: len(merged.pictures)])
     merged.pictures[illustrated] = other.pictures[illustrated]

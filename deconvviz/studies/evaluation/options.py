@@ -37,7 +37,9 @@ class EvaluationOptions(RunOptions):
     Attributes:
         metrics: groups of metrics. "faithfulness": average drop, increase and average gain where 100, 50 and 15 % of
             the pixels are kept. "adcc": complexity, coherency, ADCC. "curves": deletion and insertion. "road":
-            remove and debias. "localisation": pointing game, energy, IoU, MaxBoxAcc; it needs `truth`.
+            remove and debias. "localisation": pointing game, energy, IoU, MaxBoxAcc, PxAP; it needs `truth`. "crop":
+            the saliency metric. "infidelity", "sensitivity" (10 more explanations), "sparseness". "random-logit":
+            similarity to the map of another class, drawn at random.
         fill: what masked pixels become: "mean", the colour that is zero once normalised, or "black".
         steps: number of steps of the deletion and insertion curves.
         truth: where the object of each image is. An image whose object is unknown counts for the other metrics only.

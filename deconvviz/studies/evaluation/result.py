@@ -14,7 +14,7 @@ from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
-from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, SECONDS
+from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, PXAP, SALIENCY, SECONDS
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 from deconvviz.words import counted
 
@@ -23,8 +23,29 @@ if TYPE_CHECKING:
 
 KIND, SCHEMA = "evaluation", 2
 STANDARD_ERRORS = 1.96  # in half of a 95 % interval; two decimals, as in the tables of version 0.1.0
-PRINTED = ("adcc", *CURVES, "road_combined", "pointing_game", "energy", "max_box_acc", CONSTANT, *COSTS)
-GROUPS = ("values", "curves", "fits", "maps")  # of arrays in the file, each one "method" or "method/kind" -> array
+PRINTED = (
+    "adcc",
+    *CURVES,
+    "road_combined",
+    "pointing_game",
+    "energy",
+    "max_box_acc",
+    PXAP,
+    SALIENCY[0],
+    "infidelity",
+    "max_sensitivity",
+    "sparseness",
+    "random_logit",
+    CONSTANT,
+    *COSTS,
+)
+GROUPS = (
+    "values",
+    "curves",
+    "fits",
+    "crops",
+    "maps",
+)  # of arrays in the file, each one "method" or "method/kind" -> array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +56,17 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         config: the settings; JSON values.
         sources: where model and images came from, and the versions; JSON values.
         values: method -> float64 [N, columns]; a row is NaN until its image is measured.
-        columns: names of the columns: the metrics as fractions, whether the map is constant (such a map shows nothing),
-            and the costs of one image: forward passes, backward passes, seconds.
+        columns: names of the columns: the metrics in their units, whether the map is constant (such a map shows
+            nothing), and the costs of one image: forward passes, backward passes, seconds.
         explained: int64 [N], the output that was explained; -1 until the image is measured.
         labels: int64 [N], the class of each image; -1 where it is unknown.
         probability: float64 [N], the probability of the output that was explained.
         names: names of the images.
         classes: names of the images' classes.
         curves: "method/deletion" and "method/insertion" -> float64 [N, steps + 1], the probability after each step.
-        fits: "method/largest" and "method/best" -> float32 [N, 1000], the IoU of the boxes at each threshold.
+        fits: "method/largest" and "method/best" -> float32 [N, 1000], the IoU of the boxes at each threshold;
+            "method/on_object" and "method/beside" -> float32 [N, 1000], pixels between neighbouring thresholds.
+        crops: method -> float32 [N, 20], the saliency metric at each of its thresholds.
         pictures: uint8 [n, h, w, 3], the first few images that the network sees, as figures show them.
         maps: method -> float32 [n, h, w] in 0..1, the maps of these images.
 
@@ -70,6 +93,7 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
     classes: tuple[str, ...]
     curves: dict[str, Floats] = field(default_factory=dict)
     fits: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    crops: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     pictures: Pixels = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
     maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 

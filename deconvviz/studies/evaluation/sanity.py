@@ -1,4 +1,4 @@
-"""The sanity check: does a method's map change when the network's weights are randomised, layer by layer?"""
+"""The sanity checks: does a map change when the weights are randomised, or when the labels were permuted?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deconvviz.cam.explain import cam, constant_maps_allowed
 from deconvviz.graph.network import Network
 from deconvviz.metrics import hog_similarity, randomised, spearman, ssim
 from deconvviz.run.options import RunOptions
-from deconvviz.studies.evaluation.sanity_result import SanityCheck
+from deconvviz.studies.evaluation.sanity_result import PERMUTED, SanityCheck
 
 FUNCTIONS = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
 Explain = Callable[[nn.Module, Tensor], Tensor]
@@ -89,3 +89,30 @@ def sanity_check(
         layers=tuple(layers),
         similarity={name: torch.stack(values).numpy() for name, values in similarity.items()},
     )
+
+
+def labels_check(explain: Explain, model: nn.Module, permuted: nn.Module, images: Tensor) -> SanityCheck:
+    """Compare a network's maps with those of the same architecture trained on permuted labels.
+
+    Such a network has learned the images by heart and nothing of what they show. A method whose maps of the two are
+    alike does not show what was learned. Each network's own top class is explained.
+
+    Args:
+        explain: makes maps [N, H, W] in 0..1 of a model and images; see `sanity_check`.
+        model: the trained network.
+        permuted: the one that was trained on permuted labels; see `permuted_labels.train_on_permuted_labels`.
+        images: Tensor [N, C, H, W], as the networks take them.
+
+    Returns:
+        The similarities, with "permuted labels" as the only layer.
+
+    Source: Adebayo et al. 2018, arXiv 1810.03292, section 4.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 46 * 46, 2))
+    >>> images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    >>> labels_check(lambda model, images: images.mean(1), model, model, images).passes()
+    False
+    """
+    maps, others = explain(model.eval(), images).cpu(), explain(permuted.eval(), images).cpu()
+    similarity = {name: similarity_of(maps, others)[None].numpy() for name, similarity_of in FUNCTIONS.items()}
+    return SanityCheck(randomisation="labels", layers=(PERMUTED,), similarity=similarity)

@@ -1,4 +1,4 @@
-"""Draw sanity checks: how similar maps stay while a network's weights are randomised, layer after layer."""
+"""Draw sanity checks: how similar maps stay while weights are randomised, or where labels were permuted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def draw_sanity(checks: Mapping[str, SanityCheck], title: str, caption: str, pag
         caption: of the sheet.
         page: what is asked for of the page.
     """
-    layers = ["trained", *next(iter(checks.values())).layers]
+    first = next(iter(checks.values()))
+    by_labels = first.randomisation == "labels"
+    layers = ["true labels" if by_labels else "trained", *first.layers]
     names = [layer[-LONGEST:] for layer in layers]
     below = 0.3 + LETTER * max(map(len, names))
     fixed = LEFT + RIGHT + GAP * (len(TITLES) - 1)
@@ -58,7 +60,7 @@ def draw_sanity(checks: Mapping[str, SanityCheck], title: str, caption: str, pag
     sheet.text(
         LEFT + (sheet.width - LEFT - RIGHT) / 2,
         sheet.bottom + 0.1,
-        "layer randomised, from the last to the first",
+        "labels that the network learned" if by_labels else "layer randomised, from the last to the first",
         ha="center",
         va="center",
         fontsize=7,

@@ -1,4 +1,4 @@
-"""SanityCheck: how similar a method's maps stay while the network's weights are randomised."""
+"""SanityCheck: how similar a method's maps stay while weights are randomised, or where labels were permuted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deconvviz.types import Floats, Pathlike
 if TYPE_CHECKING:
     import pandas as pd
 
+PERMUTED = "permuted labels"  # what stands for a layer where not weights but labels are random
 SIMILARITIES = ("spearman", "ssim", "hog")
 DISSIMILAR = 0.5  # mean rank correlation up to which maps count as dissimilar; our choice, the paper has no threshold
 
@@ -22,9 +23,9 @@ class SanityCheck(Shown, drawn_by="draw_sanity"):
     """How similar the maps of N images stay while the weights of L layers are randomised.
 
     Attributes:
-        randomisation: "cascading" (the layers are randomised from the last one on, and stay so) or "independent" (one
-            layer at a time).
-        layers: names of the layers in the order in which they are randomised.
+        randomisation: "cascading" (the layers are randomised from the last one on, and stay so), "independent" (one
+            layer at a time) or "labels" (the network was trained on permuted labels).
+        layers: names of the layers in the order in which they are randomised; "permuted labels" alone for labels.
         similarity: "spearman", "ssim" and "hog" -> float64 [L, N], 1 for equal maps.
 
     >>> import numpy as np
