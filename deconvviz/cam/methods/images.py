@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deconvviz.cam.engine import Make, View
+from deconvviz.cam.backend import Make
+from deconvviz.cam.engine import View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant
 from deconvviz.cam.occluder import Occluder, filling
 from deconvviz.cam.registry import method

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.arrays import widened
-from deconvviz.cam.engine import Make, View
+from deconvviz.cam.backend import Make
+from deconvviz.cam.engine import View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant, weighted
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import gaussian_blur, min_max
