@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +69,7 @@ class View:
             watched: without a layer, those whose maps are kept.
         """
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
-        self.seed, self.preprocess = options.seed, options.preprocess
+        self.seed, self.preprocess, self.tokens = options.seed, options.preprocess, options.tokens
         self.batch_size = options.batch_size or (ON_A_CPU if x.device.type == "cpu" else ON_A_GPU)
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
@@ -333,7 +332,7 @@ class View:
         return self.backend.back(x, self.scorer.seed(images, relevance), policy, layer, form)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the lowest and the highest value of a pixel, [N, C] each; those of each image where they are unknown."""
+        """Return the lowest and the highest value of a pixel, [N, C] each; of each image where they are not known."""
         if self.preprocess is None:
             return self.x.amin((2, 3)), self.x.amax((2, 3))
         bounds = [bound.to(self.x).expand(len(self.x), -1) for bound in self.preprocess.bounds()]

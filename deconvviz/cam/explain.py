@@ -23,14 +23,17 @@ from deconvviz.cam.learned.files import fitting
 from deconvviz.cam.maps import Maps
 from deconvviz.cam.methods import (  # noqa: F401, they register
     activation,
+    attention,
     attribution,
     full_gradient,
     gradient,
     images,
+    optimised,
     perturbation,
     pixels,
     relevance,
     scales,
+    surrogates,
 )
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import min_max, shaped

@@ -78,7 +78,7 @@ class Rescale:
         larger = torch.maximum(out, out_baseline)
         shares = torch.stack([multiplier * (larger - out_baseline), multiplier * (out - larger)], 1).flatten(0, 2)
         height, width = call.inputs[0].shape[2:]
-        sent = unpool(shares, call.extra["switches"], height, width).unflatten(0, (self.pairs, 2, -1)).sum(1)
+        sent = torch.unflatten(unpool(shares, call.extra["switches"], height, width), 0, (self.pairs, 2, -1)).sum(1)
         gradient = self._pair(unpool(signal, call.extra["switches"], height, width), source)[0]
         step = x - baseline
         near = step.abs() < NEAR
@@ -110,7 +110,7 @@ class Rescale:
         axis = _axis(node)
         if axis is None:
             return value, value
-        split = value.unflatten(axis, (self.pairs, 2, -1))
+        split = torch.unflatten(value, axis, (self.pairs, 2, -1))
         return split.select(axis + 1, 0), split.select(axis + 1, 1)
 
     def _both(self, value: Tensor, node: fx.Node) -> Tensor:

@@ -68,10 +68,10 @@ def winning(steps: Sequence[Step], target: int, negated: bool = False) -> Array:
 def excitation(net: nn.Sequential, x: Array, target: int, layer: int, contrastive: bool = False) -> Array:
     """sum_k p_k at the value of net[layer]; contrastive: ReLU of the difference to the negated classifier's."""
     with torch.no_grad():
-        value = net[: layer + 1](torch.tensor(x)[None])[0].numpy()
+        value: Array = net[: layer + 1](torch.tensor(x)[None])[0].numpy()
     steps = _trace(net[layer + 1 :], value)
     p = winning(steps, target).reshape(value.shape).sum(0)
-    return relu(p - winning(steps, target, True).reshape(value.shape).sum(0)) if contrastive else p
+    return np.asarray(relu(p - winning(steps, target, True).reshape(value.shape).sum(0)) if contrastive else p)
 
 
 def lrp(net: nn.Sequential, x: Array, target: int, rules: Sequence[Share], eps: float = 1e-6) -> Array:
@@ -149,7 +149,7 @@ def full_grad(net: nn.Sequential, x: Array, target: int, scaled: bool = True) ->
     total, value = drawn(x * backward(net, x, target)), torch.tensor(x)[None]
     for number, module in enumerate(net):
         value = module(value).detach()
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
             leaf = value.clone().requires_grad_()
             (g,) = torch.autograd.grad(net[number + 1 :](leaf.clone())[0, target], leaf)
             total = total + drawn(g[0].numpy() * module.bias.detach().numpy()[:, None, None])

@@ -182,7 +182,7 @@ def sess(
 
 def _trace(net: nn.Sequential, x: Array) -> list[tuple[str, Array, Array, Array]]:
     """(class name, flat input a, dense matrix, bias) per layer of an nn.Sequential, Flatten left out.
-    The matrix of Conv2d, Linear or an average has as columns its outputs on the unit images; of MaxPool2d it picks the winners.
+    The matrix of Conv2d, Linear or an average has as columns its outputs on the unit images; MaxPool2d's picks winners.
     """
     steps, value = [], torch.tensor(x, dtype=torch.float64)
     for module in copy.deepcopy(net).double().eval().requires_grad_(False):

@@ -23,11 +23,12 @@ def integrated_gradients(v: View, steps: int = 50, baseline: float | str | Tenso
     require_number("steps", steps, 1, whole=True)
     start = torch.zeros_like(v.x) + filling(v, baseline)
     total, together = torch.zeros_like(v.x), max(1, v.whole_at_once.size // len(v.x))
-    for rule in torch.tensor(line_rule(steps), dtype=v.x.dtype, device=v.x.device).split(together):
+    rules = torch.tensor(line_rule(steps), dtype=v.x.dtype, device=v.x.device)
+    for rule in torch.split(rules, together):
         places, weights = rule[:, :1, None, None, None], rule[:, 1:, None, None, None]
         points = torch.lerp(start[:, None], v.x[:, None], places.transpose(0, 1))  # [N, points, C, H, W]
         _, slopes = v.slopes(points.flatten(0, 1), v.everyone.repeat_interleave(len(rule)))
-        total += (slopes.unflatten(0, (len(v.x), -1)) * weights[:, 0]).sum(1)
+        total += (torch.unflatten(slopes, 0, (len(v.x), -1)) * weights[:, 0]).sum(1)
     return _differences(v, total, start)
 
 

@@ -66,4 +66,5 @@ def _bias(network: Network, call: Call) -> Tensor:
         bias = call.args[2]
     if bias is None:
         return call.value().new_zeros(())
-    return bias if op_name(call.node) == "linear" else bias.reshape(-1, *[1] * (call.value().dim() - 2))
+    spread: Tensor = bias if op_name(call.node) == "linear" else bias.reshape(-1, *[1] * (call.value().dim() - 2))
+    return spread

@@ -5,13 +5,16 @@ A [N, K, h, w] are the maps, g the gradient of the target's score (its logit) wi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from deconvviz.arrays import widened
 from deconvviz.cam.engine import View
-from deconvviz.cam.methods.shared import channel_masks, mean, weighted
+from deconvviz.cam.methods.shared import channel_masks, mean, require_number, weighted
 from deconvviz.cam.registry import method
+from deconvviz.errors import CamError, require_choice
 
 
 @method("grad-cam")
@@ -86,4 +89,73 @@ def first_component(maps: Tensor) -> Tensor:
     map_ = (flat.to(exact) @ vectors[:, 0, :, None]).squeeze(-1)
     sign = torch.where(map_.sum(1, keepdim=True) < 0, -1.0, 1.0)
     component: Tensor = (map_ * sign).reshape(len(maps), *maps.shape[2:])
+    return component
+
+
+@method("finer-cam")
+def finer_cam(v: View, references: int = 3, gamma: float = 0.6) -> Tensor:
+    """Grad-CAM of y minus gamma times the mean score of the classes whose scores are nearest to y.
+
+    Zhang et al. 2025, arXiv 2501.11309 (from memory of the paper; gamma as torch-cam). It shows what tells the class
+    from those it is taken for, not what it shares with them. references: how many classes.
+    """
+    require_number("references", references, 1, whole=True)
+    require_number("gamma", gamma, 0)
+    if v.scorer.classes is None:
+        raise CamError("finer-cam compares a class with others, and the target is a function; take grad-cam")
+    scores, own = v.readout.scores(v.output), v.scorer.classes[:, None]
+    apart = (scores - scores.gather(1, own)).abs().scatter(1, own, torch.inf)
+    others = apart.topk(min(references, scores.shape[1] - 1), largest=False).indices
+
+    def contrast(output: Any, images: Tensor) -> Tensor:
+        rival = v.readout.scores(output).gather(1, others[images]).mean(1)
+        return v.scorer.logit(output, images) - gamma * rival
+
+    return weighted(mean(v.sensitivity(contrast)), v.A).relu()
+
+
+@method("shapley-cam")
+def shapley_cam(v: View, utility: str = "rest") -> Tensor:
+    """ReLU(sum_k w_k A_k), w_k = mean(g - H A / 2), g and H the gradient and the Hessian of the utility.
+
+    Cai 2025, arXiv 2501.06261: Shapley values by a Taylor expansion of second order. utility: "rest" is y + log p (the
+    residual softmax), "logit" is y, whose Hessian is zero in networks of ReLU and max pooling: then it is Grad-CAM.
+    """
+    require_choice("utility", utility, ("rest", "logit"))
+
+    def read(output: Any, images: Tensor) -> Tensor:
+        score = v.scorer.logit(output, images)
+        if utility == "logit" or v.scorer.classes is None:
+            return score
+        logs = v.readout.log_probabilities(v.readout.scores(output))
+        return score + logs.gather(1, v.scorer.classes[images][:, None])[:, 0]
+
+    return weighted(mean(v.sensitivity(read) - v.sensitivity(read, curved=True) / 2), v.A).relu()
+
+
+@method("kpca-cam")
+def kpca_cam(v: View, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
+    """The first component of a kernel PCA of the maps, positions by channels; no class.
+
+    Karmani et al. 2024, arXiv 2410.00267. Columns are centred. kernel: "sigmoid", tanh(gamma a b + 1), or "rbf",
+    exp(-gamma |a - b|^2); gamma: 1 / channels. The sign, which is arbitrary, makes the map go with the maps' sum.
+    """
+    require_choice("kernel", kernel, ("sigmoid", "rbf"))
+    flat = v.A.flatten(2).transpose(1, 2)
+    wide = flat.to(widened(flat.dtype))
+    centred = wide - wide.mean(1, keepdim=True)
+    scale = 1 / flat.shape[2] if gamma is None else gamma
+    product = centred @ centred.transpose(1, 2)
+    if kernel == "sigmoid":
+        alike = torch.tanh(scale * product + 1)
+    else:
+        squares = product.diagonal(dim1=1, dim2=2)
+        alike = torch.exp(-scale * (squares[:, :, None] + squares[:, None] - 2 * product).clamp(min=0))
+    alike = alike - alike.mean(1, keepdim=True) - alike.mean(2, keepdim=True) + alike.mean((1, 2), keepdim=True)
+    values, vectors = torch.linalg.eigh(alike)
+    rounding = flat.shape[1] * torch.finfo(wide.dtype).eps
+    length = torch.where(values[:, -1] > rounding, values[:, -1], 0).sqrt()
+    map_ = vectors[:, :, -1] * length[:, None]
+    sign = torch.where((map_ * centred.sum(2)).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    component: Tensor = (map_ * sign).reshape(len(v.A), *v.A.shape[2:])
     return component

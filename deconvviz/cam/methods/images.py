@@ -13,8 +13,9 @@ from deconvviz.cam.backend import Make
 from deconvviz.cam.engine import View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant
 from deconvviz.cam.occluder import Occluder, filling
-from deconvviz.cam.registry import method
+from deconvviz.cam.registry import METHODS, method
 from deconvviz.cam.shaping import min_max
+from deconvviz.errors import require_choice
 from deconvviz.lengths import SQUARE, STRIDE
 
 
@@ -92,6 +93,20 @@ def ada_sise(views: Sequence[View]) -> Tensor:
     fused = maps[0]
     for layer in maps[1:]:
         fused = (fused + layer) * (layer > otsu(layer)[:, None, None])
+    return fused
+
+
+@method("refine-cam", needs="layers")
+def refine_cam(views: Sequence[View], base: str = "grad-cam++") -> Tensor:
+    """The product over layers of up(mm(ReLU(map))), of maps of another method of one layer.
+
+    Gildenblat 2026, arXiv 2605.14641, as pytorch-grad-cam and torch-cam have it: deep layers say where, shallow ones
+    draw the outline. base: the method. A layer without a map makes the whole one empty.
+    """
+    require_choice("base", base, [each.name for each in METHODS.values() if each.needs == "layer"])
+    fused = torch.ones_like(views[0].x[:, 0])
+    for v in views:
+        fused = fused * v.up(min_max(METHODS[base].formula(v).relu()))
     return fused
 
 

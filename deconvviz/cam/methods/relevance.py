@@ -43,8 +43,9 @@ def lrp_composite(v: View, gamma: float = 0.25, epsilon: float = 1e-6, pixels: s
 def lrp_alpha_beta(v: View, alpha: float = 2.0, epsilon: float = 1e-6, pixels: str = "flat") -> Tensor:
     """LRP with alpha times the positive products a w at convolutions, minus alpha - 1 times the negative; signed.
 
-    Bach et al. 2015, equation 60, epsilon at linear layers; sum over colours. alpha=2 is zennit's EpsilonAlpha2Beta1Flat
-    and alpha=1 its EpsilonPlusFlat. BatchNorm is folded into its convolution. pixels: as of lrp-gamma.
+    Bach et al. 2015, equation 60, epsilon at linear layers; sum over colours. With alpha=2 it is zennit's
+    EpsilonAlpha2Beta1Flat, with alpha=1 its EpsilonPlusFlat. BatchNorm is folded into its convolution.
+    pixels: as of lrp-gamma.
     """
     require_number("alpha", alpha, 1)
     return _by_rules(v, pixels, convolution="alpha-beta", alpha=alpha, epsilon=epsilon)
