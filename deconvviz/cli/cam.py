@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
-    from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.types import Picture
 
@@ -110,7 +109,7 @@ def cam(
     photos = [read_image(path) for path in images]
     opened = open_model(model, options, how.layers)
     network, preprocess, loaded = opened
-    explainers = _explainers(methods, network, how, run, convention)
+    explainers = _explainers(methods, opened, how, run, convention)
     class_names = output_names(loaded, names, network)
     pictures = [preprocess.picture(photo) for photo in photos]
     explained = _explained(opened, explainers, pictures, images, class_number(target, class_names), signed, run)
@@ -159,11 +158,12 @@ class ExplainedImage(NamedTuple):
 
 
 def _explainers(
-    methods: Sequence[str], network: Network, how: MethodOptions, run: RunOptions, convention: str
+    methods: Sequence[str], opened: OpenedModel, how: MethodOptions, run: RunOptions, convention: str
 ) -> list[Explainer]:
     from deconvviz.cam.explain import cam
     from deconvviz.cam.registry import METHODS
 
+    network, preprocess, _ = opened
     options_by_method = how.by_method(methods)
     explainers = [
         cam(
@@ -174,6 +174,7 @@ def _explainers(
             batch_size=run.images_at_once(network.device),
             precision=run.precision,
             seed=run.seed,
+            preprocess=preprocess,
             **options_by_method[method],
         )
         for method in methods

@@ -262,11 +262,8 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
         )
     ],
     "extremal-perturbation": [
-        (
-            {**EXTREMAL, "game": "preserve"},
-            lambda m, n, x, c: ro.extremal(m, x, pyramid(x), TARGET, 0.3, 3, "preserve"),
-        ),
-        ({**EXTREMAL, "game": "dual"}, lambda m, n, x, c: ro.extremal(m, x, pyramid(x), TARGET, 0.3, 3, "dual")),
+        (EXTREMAL, lambda m, n, x, c: extremal(m, x, "preserve")),
+        ({**EXTREMAL, "game": "dual"}, lambda m, n, x, c: extremal(m, x, "dual")),
     ],
     "l-cam-fm": [(EXPLAINERS["l-cam-fm"], lambda m, n, x, c: class_map("l-cam-fm", c))],
     "l-cam-img": [(EXPLAINERS["l-cam-img"], lambda m, n, x, c: class_map("l-cam-img", c))],
@@ -289,6 +286,10 @@ def cut(x: Tensor, segments: int, rows: Callable[[int], Tensor] | None = None) -
 def shapley_by_draws(x: Tensor, c: r.Case) -> Any:
     labels, rows = cut(x, 9, lambda count: surrogates.coalitions(count, 60, SEED)[0])
     return ro.drawn_shapley(c, labels, rows, fill=0.1)
+
+
+def extremal(model: nn.Sequential, x: Tensor, game: str) -> Any:
+    return ro.extremal(model, x, pyramid(x), TARGET, 0.3, 3, game)
 
 
 def pyramid(x: Tensor) -> Tensor:

@@ -54,24 +54,25 @@ def deeplift(net: nn.Sequential, x: Array, target: int, baseline: float = 0.0) -
 def winning(steps: Sequence[Step], target: int, negated: bool = False) -> Array:
     """p [n] at the input of the first step, from 1 at the target; p_j = a_j sum_i w+_ij p_i / sum_j w+_ij a_j."""
     last = max(number for number, step in enumerate(steps) if step[0] in ("Linear", "Conv2d"))
-    p = np.eye(len(steps[-1][3]))[target]
+    p: Array = np.eye(len(steps[-1][3]))[target]
     for number, (kind, a, matrix, _) in reversed([*enumerate(steps)]):
         if kind == "MaxPool2d":
             p = matrix.T @ p
         elif kind != "ReLU":
             w = relu(-matrix if negated and number == last else matrix)
             z = w @ relu(a)
-            p = relu(a) * (w.T @ np.divide(p, z, out=np.zeros_like(p), where=z > 0))
+            p = np.asarray(relu(a) * (w.T @ np.divide(p, z, out=np.zeros_like(p), where=z > 0)))
     return p
 
 
 def excitation(net: nn.Sequential, x: Array, target: int, layer: int, contrastive: bool = False) -> Array:
     """sum_k p_k at the value of net[layer]; contrastive: ReLU of the difference to the negated classifier's."""
     with torch.no_grad():
-        value: Array = net[: layer + 1](torch.tensor(x)[None])[0].numpy()
+        value = net[: layer + 1](torch.tensor(x)[None])[0].numpy()
     steps = _trace(net[layer + 1 :], value)
     p = winning(steps, target).reshape(value.shape).sum(0)
-    return np.asarray(relu(p - winning(steps, target, True).reshape(value.shape).sum(0)) if contrastive else p)
+    opposite = winning(steps, target, True).reshape(value.shape).sum(0) if contrastive else p * 0
+    return relu(p - opposite)
 
 
 def lrp(net: nn.Sequential, x: Array, target: int, rules: Sequence[Share], eps: float = 1e-6) -> Array:

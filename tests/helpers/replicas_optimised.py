@@ -119,7 +119,7 @@ def extremal(net: nn.Module, x: Tensor, pyramid: Tensor, target: int, area: floa
     for number in range(steps):
         leaf = m.clone().requires_grad_()
         smoothed = _smooth(leaf, size, 1, 1)
-        loss = weight * ((smoothed.flatten().sort().values - wanted) ** 2).mean()
+        loss = weight * ((smoothed.flatten().sort().values - (wanted if number else wanted.mean())) ** 2).mean()
         if game != "delete":
             loss = loss - shown(smoothed, number)
         if game != "preserve":
@@ -153,8 +153,8 @@ def shapley_cam(case: Case, step: float = 1e-5) -> Array:
 
 
 def kpca_cam(case: Case, kernel: str = "sigmoid") -> Array:
-    """scikit-learn's kernel PCA of centred columns; the sign goes with the sum over channels (2410.00267)."""
+    """scikit-learn's kernel PCA of centred columns; the sign goes with the sum of squares over channels (2410.00267)."""
     matrix = case.a.reshape(len(case.a), -1).T
     centred = matrix - matrix.mean(0)
     map_ = KernelPCA(1, kernel=kernel, eigen_solver="dense").fit_transform(centred)[:, 0]
-    return np.asarray((map_ * np.sign(map_ @ centred.sum(1))).reshape(case.a.shape[1:]))
+    return np.asarray((map_ * np.sign(map_ @ (matrix**2).sum(1))).reshape(case.a.shape[1:]))

@@ -138,7 +138,8 @@ def kpca_cam(v: View, kernel: str = "sigmoid", gamma: float | None = None) -> Te
     """The first component of a kernel PCA of the maps, positions by channels; no class.
 
     Karmani et al. 2024, arXiv 2410.00267. Columns are centred. kernel: "sigmoid", tanh(gamma a b + 1), or "rbf",
-    exp(-gamma |a - b|^2); gamma: 1 / channels. The sign, which is arbitrary, makes the map go with the maps' sum.
+    exp(-gamma |a - b|^2); gamma: 1 / channels. The sign, which is arbitrary, makes the map high where the maps are
+    large, of either sign (our choice).
     """
     require_choice("kernel", kernel, ("sigmoid", "rbf"))
     flat = v.A.flatten(2).transpose(1, 2)
@@ -156,6 +157,6 @@ def kpca_cam(v: View, kernel: str = "sigmoid", gamma: float | None = None) -> Te
     rounding = flat.shape[1] * torch.finfo(wide.dtype).eps
     length = torch.where(values[:, -1] > rounding, values[:, -1], 0).sqrt()
     map_ = vectors[:, :, -1] * length[:, None]
-    sign = torch.where((map_ * centred.sum(2)).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    sign = torch.where((map_ * wide.square().sum(2)).sum(1, keepdim=True) < 0, -1.0, 1.0)
     component: Tensor = (map_ * sign).reshape(len(v.A), *v.A.shape[2:])
     return component

@@ -81,7 +81,7 @@ def extremal_perturbation(
     smoothed = _smooth_masks(v, step, sigma)
     leaf = v.x.new_ones(len(v.x), 1, *(math.ceil(side / step) for side in v.size))
     optimiser = torch.optim.SGD([leaf], lr=0.01, momentum=0.9, dampening=0.9)
-    flipped, weight = False, 300.0
+    number, flipped, weight = 0, False, 300.0
 
     def blurred(masks: Tensor) -> Tensor:
         images = _at_level(pyramid, masks)
@@ -89,7 +89,9 @@ def extremal_perturbation(
 
     def penalty(values: Tensor) -> Tensor:
         ordered = smoothed(values).flatten(1).sort(1).values
-        return weight * (ordered - wanted).square().mean(1).sum()
+        # All values are equal at first, and sorting would keep the last rows: each is to be the area then.
+        goal = wanted.mean() if number == 0 else wanted
+        return weight * (ordered - goal).square().mean(1).sum()
 
     def fallen(output: object, images: Tensor) -> Tensor:
         return -v.scorer.logit(output, images)

@@ -22,7 +22,7 @@ def lime(
     v: View,
     segments: int = 50,
     samples: int = 1000,
-    fill: float | str | Tensor = OWN_MEAN,
+    fill: float | str | Tensor = "superpixel",
     compactness: float = 10.0,
     width: float = 0.25,
     alpha: float = 1.0,
