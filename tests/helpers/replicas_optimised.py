@@ -153,7 +153,7 @@ def shapley_cam(case: Case, step: float = 1e-5) -> Array:
 
 
 def kpca_cam(case: Case, kernel: str = "sigmoid") -> Array:
-    """scikit-learn's kernel PCA of centred columns; the sign goes with the sum of squares over channels (2410.00267)."""
+    """scikit-learn's kernel PCA of centred columns; the sign goes with the sum of the maps' squares (2410.00267)."""
     matrix = case.a.reshape(len(case.a), -1).T
     centred = matrix - matrix.mean(0)
     map_ = KernelPCA(1, kernel=kernel, eigen_solver="dense").fit_transform(centred)[:, 0]
