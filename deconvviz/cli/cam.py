@@ -38,7 +38,15 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
         click.echo(f"{method.name:18s}{' '.join(method.docstring.split())[:150]}")
         if options:
             click.echo(f"{'':18s}options: {options}")
+        click.echo(f"{'':18s}passes an image: {method.keywords['passes']}")
+    click.echo(f"\n{PASSES_NOTE}")
     context.exit()
+
+
+PASSES_NOTE = (
+    "A tail goes from the layer to the output. K: channels of the layer; P: its positions; layers: how many are "
+    "explained; windows: those that fit into the image; inner: whatever the method within runs."
+)
 
 
 @click.command(epilog=CAM_NOTE)

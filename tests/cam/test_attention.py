@@ -122,7 +122,9 @@ def pooled_score(model: nn.Module, tokens: Tensor) -> Tensor:
 def test_legrad(case: Case, recorded: Record) -> None:
     """Each block's own score, of the mean of its tokens; its gradient is that of zeros added to the attention."""
     model, blocks, network, x = case
-    found = dv.cam("legrad", network, blocks)(x, [TARGET, 1], raw=True)
+    explainer = dv.cam("legrad", network, blocks)
+    found = explainer(x, [TARGET, 1], raw=True)
+    assert explainer.passes == {"forward": 2 * 6, "tail": 2 * 2, "tail backward": 2 * 2}  # two images, two blocks
     outputs: list[Tensor] = []
     for name in blocks:
         model.get_submodule(name).register_forward_hook(lambda _m, _i, out: outputs.append(out))

@@ -323,6 +323,20 @@ def test_every_method_has_a_replica() -> None:
         assert len(method.source) > 40, method.name
 
 
+def require_passes(explainer: Any) -> None:
+    """What ran is what the list of methods says; K channels, P positions, and as many windows as fit."""
+    listed, used = explainer.method.passes, dict(explainer.passes)
+    defaults = {key: value for key, value in explainer.method.options.items() if isinstance(value, int)}
+    numbers = {**defaults, **explainer.options, "K": 13, "P": 15, "layers": 2, "windows": 20}
+    if explainer.method.name in ("sess", "abs-cam") or explainer.options.get("weights") or "dual" in numbers.values():
+        return  # the passes of another method, or an option's, come on top
+    for term in listed.removeprefix("up to ").split(", "):
+        kind = next(kind for kind in ("tail backward", "tail", "backward", "forward") if term.endswith(kind))
+        most, ran = eval(term.removesuffix(kind), {}, numbers), used.pop(kind)
+        assert ran == most or (listed.startswith("up to") and ran <= most), (listed, kind, ran)
+    assert not used
+
+
 @pytest.mark.parametrize(
     ("name", "which"), [(name, i) for name, entries in REPLICAS.items() for i in range(len(entries))]
 )
@@ -333,7 +347,9 @@ def test_against_the_replica(net: Net, x: Tensor, name: str, which: int) -> None
         pytest.skip("the method is for the other architecture")
     options, replica = REPLICAS[name][which]
     layer = layers_for(name)
-    found = cam(name, network, layer, seed=SEED, batch_size=7, **options)(x, TARGET, raw=True)[0].numpy()
+    explainer = cam(name, network, layer, seed=SEED, batch_size=7, **options)
+    found = explainer(x, TARGET, raw=True)[0].numpy()
+    require_passes(explainer)
     expected = replica(model, network, x, case(model, x))
     assert found.shape == expected.shape and np.abs(expected).max() > 0
     assert np.abs(found - expected).max() <= 1e-9 * np.abs(expected).max()

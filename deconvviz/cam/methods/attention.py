@@ -17,7 +17,7 @@ from deconvviz.graph.network import Network
 from deconvviz.graph.steps import crossing, make_plan
 
 
-@method("attention-rollout", needs="image")
+@method("attention-rollout", needs="image", passes="2 forward")
 def attention_rollout(v: View) -> Tensor:
     """The class token's row of the product over layers of (A + I) / 2, A the attention, averaged over heads; no class.
 
@@ -36,7 +36,7 @@ def attention_rollout(v: View) -> Tensor:
     return layout.maps((rolled[:, 0] if layout.extra else rolled.mean(1))[..., None])[:, 0]
 
 
-@method("legrad", needs="layers")
+@method("legrad", needs="layers", passes="3 * layers forward, 2 * layers tail, layers tail backward")
 def legrad(views: Sequence[View]) -> Tensor:
     """The mean over blocks, heads and queries of ReLU(dy_l / dA_l), A_l the attention of block l.
 

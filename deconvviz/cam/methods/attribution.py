@@ -12,7 +12,7 @@ from deconvviz.cam.registry import method
 from deconvviz.deconv.rescale import Rescale, line_rule
 
 
-@method("integrated-gradients", needs="image")
+@method("integrated-gradients", needs="image", passes="2 + steps forward, steps backward")
 def integrated_gradients(v: View, steps: int = 50, baseline: float | str | Tensor = 0.0) -> Tensor:
     """Sum over colours of (x - b) times the mean of dy/dx on the straight line from the baseline b to x, signed.
 
@@ -32,7 +32,7 @@ def integrated_gradients(v: View, steps: int = 50, baseline: float | str | Tenso
     return _differences(v, total, start)
 
 
-@method("deeplift", needs="image")
+@method("deeplift", needs="image", passes="4 forward, 2 backward")
 def deeplift(v: View, baseline: float | str | Tensor = 0.0) -> Tensor:
     """Sum over colours of (x - b) m, m the product of (f(x) - f(b)) / (x - b) over the non-linear ops f, signed.
 

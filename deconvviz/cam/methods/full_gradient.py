@@ -16,7 +16,7 @@ from deconvviz.graph.ops import Call, batch_norm_scale, op_name, op_of, vector_j
 from deconvviz.graph.reach import axes_of
 
 
-@method("full-grad", needs="image")
+@method("full-grad", needs="image", passes="2 forward, 1 backward")
 def full_grad(v: View, scaled: bool = True) -> Tensor:
     """psi(x dy/dx) + sum over layers and channels of psi(bias dy/dz); psi: absolute values, scaled to 0..1, resized.
 

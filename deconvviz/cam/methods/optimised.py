@@ -22,7 +22,7 @@ COLDNESS = 20.0  # of the smooth maximum
 GAMES = ("preserve", "delete", "dual")
 
 
-@method("mask", needs="image", lengths={"blur": BlurWindow(11, 10.0)})
+@method("mask", needs="image", lengths={"blur": BlurWindow(11, 10.0)}, passes="1 + steps forward, steps backward")
 def mask(
     v: View,
     steps: int = 400,
@@ -60,7 +60,12 @@ def mask(
     return 1 - v.up(leaf)
 
 
-@method("extremal-perturbation", needs="image", lengths={"step": Length(7), "sigma": Length(21), "blur": Length(20)})
+@method(
+    "extremal-perturbation",
+    needs="image",
+    lengths={"step": Length(7), "sigma": Length(21), "blur": Length(20)},
+    passes="1 + steps forward, steps backward",
+)
 def extremal_perturbation(
     v: View, area: float = 0.1, steps: int = 800, game: str = "preserve", *, step: int, sigma: int, blur: int
 ) -> Tensor:
@@ -68,7 +73,8 @@ def extremal_perturbation(
 
     Fong et al. 2019, arXiv 1910.08485, equations 3 to 7, with the constants of the released code: the mask's sorted
     values are held at `area` by a weight that grows from 300 by 1.0035 a step; SGD of 0.01, momentum 0.9; every other
-    step sees the image flipped. game: "preserve", "delete" or "dual". step, sigma: of the mask's grid and its smooth
+    step sees the image flipped. game: "preserve", "delete" or "dual", which runs
+    twice as much. step, sigma: of the mask's grid and its smooth
     maximum; blur: the strongest; in pixels, by default 7, 21 and 20 of 224. Other areas give other masks.
     """
     require_number("area", area, 0.001, 0.999)

@@ -16,7 +16,7 @@ from deconvviz.errors import require_choice
 PIXELS = ("z^B", "flat", "w^2", "as the others")  # rules at convolutions that read the image
 
 
-@method("lrp-gamma", needs="image")
+@method("lrp-gamma", needs="image", passes="2 forward, 1 backward")
 def lrp_gamma(v: View, gamma: float = 0.25, epsilon: float = 1e-6, pixels: str = "z^B") -> Tensor:
     """LRP with the gamma rule at convolutions, w + gamma w^+, and epsilon at linear layers; sum over colours, signed.
 
@@ -28,7 +28,7 @@ def lrp_gamma(v: View, gamma: float = 0.25, epsilon: float = 1e-6, pixels: str =
     return _by_rules(v, pixels, convolution="gamma", gamma=gamma, epsilon=epsilon)
 
 
-@method("lrp-composite", needs="image")
+@method("lrp-composite", needs="image", passes="2 forward, 1 backward")
 def lrp_composite(v: View, gamma: float = 0.25, epsilon: float = 1e-6, pixels: str = "z^B") -> Tensor:
     """LRP with rules by depth: gamma at the lower half of the convolutions, epsilon above; sum over colours, signed.
 
@@ -39,7 +39,7 @@ def lrp_composite(v: View, gamma: float = 0.25, epsilon: float = 1e-6, pixels: s
     return _by_rules(v, pixels, convolution="gamma", gamma=gamma, epsilon=epsilon, upper=upper)
 
 
-@method("lrp-alpha-beta", needs="image")
+@method("lrp-alpha-beta", needs="image", passes="2 forward, 1 backward")
 def lrp_alpha_beta(v: View, alpha: float = 2.0, epsilon: float = 1e-6, pixels: str = "flat") -> Tensor:
     """LRP with alpha times the positive products a w at convolutions, minus alpha - 1 times the negative; signed.
 
@@ -60,7 +60,7 @@ def _by_rules(v: View, pixels: str, **rules: Any) -> Tensor:
     return v.back(policy, relevance=True, form=lambda network: network.without_norms()).sum(1)
 
 
-@method("excitation-backprop")
+@method("excitation-backprop", passes="2 forward, 1 backward")
 def excitation_backprop(v: View) -> Tensor:
     """sum_k p_k at the layer: the probability that a neuron wins, p_j = a_j sum_i w_ij^+ p_i / sum_j w_ij^+ a_j.
 
@@ -70,7 +70,7 @@ def excitation_backprop(v: View) -> Tensor:
     return _winning(v)
 
 
-@method("contrastive-excitation-backprop")
+@method("contrastive-excitation-backprop", passes="3 forward, 2 backward")
 def contrastive_excitation_backprop(v: View) -> Tensor:
     """ReLU of excitation backprop of the target minus that of its opposite, the classifier's weights negated.
 

@@ -17,7 +17,7 @@ from deconvviz.cam.superpixels import Superpixels, superpixels
 OWN_MEAN = "superpixel"  # fills a superpixel with its mean colour
 
 
-@method("lime", needs="image")
+@method("lime", needs="image", passes="1 + samples forward")
 def lime(
     v: View,
     segments: int = 50,
@@ -49,7 +49,7 @@ def lime(
     return parts.drawn(weights.to(v.x))
 
 
-@method("kernel-shap", needs="image")
+@method("kernel-shap", needs="image", passes="up to 2 + samples forward")
 def kernel_shap(
     v: View, segments: int = 50, samples: int = 1000, fill: float | str | Tensor = 0.0, compactness: float = 10.0
 ) -> Tensor:
