@@ -35,10 +35,10 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
 
     for method in method_declarations().values():
         options = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items())
-        click.echo(f"{method.name:18s}{' '.join(method.docstring.split())[:150]}")
+        click.echo(f"{method.name:33s}{' '.join(method.docstring.split())[:150]}")
         if options:
-            click.echo(f"{'':18s}options: {options}")
-        click.echo(f"{'':18s}passes an image: {method.keywords['passes']}")
+            click.echo(f"{'':33s}options: {options}")
+        click.echo(f"{'':33s}passes an image: {method.keywords['passes']}")
     click.echo(f"\n{PASSES_NOTE}")
     context.exit()
 

@@ -178,6 +178,7 @@ def test_mask_finds_what_is_read(planted: tuple[dv.Network, Tensor, np.ndarray[A
     assert found[5:11, 15:21].mean() > 0.6 > 3 * found[~inside].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("area", [0.08, 0.2])
 def test_extremal_holds_the_area_and_finds_what_is_read(
     planted: tuple[dv.Network, Tensor, np.ndarray[Any, Any]], area: float

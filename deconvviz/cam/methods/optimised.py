@@ -73,9 +73,9 @@ def extremal_perturbation(
 
     Fong et al. 2019, arXiv 1910.08485, equations 3 to 7, with the constants of the released code: the mask's sorted
     values are held at `area` by a weight that grows from 300 by 1.0035 a step; SGD of 0.01, momentum 0.9; every other
-    step sees the image flipped. game: "preserve", "delete" or "dual", which runs
-    twice as much. step, sigma: of the mask's grid and its smooth
-    maximum; blur: the strongest; in pixels, by default 7, 21 and 20 of 224. Other areas give other masks.
+    step sees the image flipped. game: "preserve", "delete" or "dual", which runs twice as much. step, sigma: of the
+    mask's grid and its smooth maximum; blur: the strongest; in pixels, by default 7, 21 and 20 of 224. Other areas give
+    other masks.
     """
     require_number("area", area, 0.001, 0.999)
     require_number("steps", steps, 1, whole=True)
