@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deconvviz.cam.backend import Backend, Form, Make, Read, Tail
 from deconvviz.cam.options import ExplainOptions
@@ -157,7 +159,8 @@ class View:
 
         def gradient(start: int, stop: int) -> Tensor:
             images = self.everyone[start:stop]
-            with torch.enable_grad():
+            unfused = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()  # fused, it has one derivative only
+            with torch.enable_grad(), unfused:
                 value = self.value[start:stop].detach().clone().requires_grad_()
                 output = self.tail(value, None if len(images) == len(self.x) else images)
                 score = read(output, images).sum()
@@ -196,8 +199,7 @@ class View:
             return scores.detach(), gradient
 
         scores, gradients = zip(*self.whole_at_once.parts(len(x), part), strict=True)
-        self.passes["forward"] += len(x)
-        self.passes["backward"] += len(x)
+        self.passes.update(forward=len(x), backward=len(x))
         return torch.cat(scores), torch.cat(gradients)
 
     def after(self, count: int, make: Make, read: Read | None = None) -> Tensor:

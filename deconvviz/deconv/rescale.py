@@ -28,7 +28,7 @@ from deconvviz.graph.ops import Call, is_linear, op_name, op_of, vector_jacobian
 from deconvviz.graph.reach import data_inputs, shape_of
 
 NEAR = 1e-10  # differences below it have a derivative in their place, as in captum
-POINTS = 8  # of the line from the baseline to the image
+POINTS = 32  # of the line from the baseline to the image
 ELEMENTWISE = ("sigmoid", "hardsigmoid", "tanh", "exp", "sqrt", "rsqrt", "pow", "clamp", "abs", "log", "square")
 
 

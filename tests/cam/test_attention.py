@@ -146,6 +146,18 @@ def test_a_batch_is_its_images(case: Case, name: str) -> None:
     assert torch.allclose(explainer(x, [1, 3])[1:], explainer(x[1:], 3), atol=1e-9)
 
 
+def test_attribution_of_transformers(case: Case) -> None:
+    """Sums hold where attention, LayerNorm and tokens are on the way; a fused attention has second derivatives too."""
+    _, blocks, network, x = case
+    explainer = dv.cam("deeplift", network, baseline=0.3 * x.flip(-1))
+    explainer(x, TARGET)
+    difference = (network(x) - network(0.3 * x.flip(-1)))[:, TARGET].abs().max()
+    assert explainer.extras["unexplained"].abs().max() < 0.02 * difference
+    assert dv.cam("full-grad", network)(x, TARGET).shape == (2, SIDE, SIDE)
+    flat = dv.cam("shapley-cam", network, blocks[0])(x, TARGET, raw=True)
+    assert (flat - dv.cam("grad-cam", network, blocks[0])(x, TARGET, raw=True)).abs().max() > 0
+
+
 @pytest.mark.peers
 def test_torch_cams_legrad() -> None:
     methods = pytest.importorskip("torchcam.methods")

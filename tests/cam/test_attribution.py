@@ -125,6 +125,18 @@ def test_excitation_is_a_probability(mixed: dv.Network) -> None:
         assert found.min() >= 0 and torch.allclose(found.sum((1, 2)), torch.ones(2).double())
 
 
+def test_no_is_the_opposite_of_yes() -> None:
+    """Of a single output: what excites "no" is what excites the output with the classifier's weights negated."""
+    torch.manual_seed(4)
+    body = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    one, two = nn.Sequential(*body, nn.Linear(6, 1)).double(), nn.Sequential(*body, nn.Linear(6, 2)).double()
+    weight = one.state_dict()["4.weight"]
+    two.load_state_dict({**two.state_dict(), "4.weight": torch.cat([weight, -weight])})
+    for name in ("excitation-backprop", "contrastive-excitation-backprop"):
+        maps = [dv.cam(name, captured(model), "1")(images(), [0, 1], raw=True) for model in (one, two)]
+        assert torch.allclose(maps[0], maps[1]) and maps[0].max() > 0
+
+
 def test_drawn_coalitions_come_near_the_exact_values() -> None:
     """A game whose values are known: gains of pairs, which the two players share."""
     weights = torch.tensor([3.0, -1.0, 0.5, 0.0, 2.0, 0.0, 1.0, -2.0, 0.0, 0.0, 0.0, 1.0]).double()

@@ -13,7 +13,7 @@ from deconvviz.cam.shaping import min_max
 from deconvviz.deconv.rules import Policy
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, batch_norm_scale, op_name, op_of, vector_jacobian
-from deconvviz.graph.reach import axes_of
+from deconvviz.graph.reach import axes_of, shape_of
 
 
 @method("full-grad", needs="image", passes="2 forward, 1 backward")
@@ -34,9 +34,15 @@ def full_grad(v: View, scaled: bool = True) -> Tensor:
     v.passes["backward"] += len(v.x)
     terms = {node: signals[node] * _bias(network, calls[node]) for node in nodes if node in signals}
     terms[network.image] = v.x * signals.get(network.image, torch.zeros_like(v.x))
-    v.extras["unexplained"] = v.y - sum(term.flatten(1).sum(1) for term in terms.values())
+    v.extras["unexplained"] = v.y - sum(_by_image(term, node, len(v.x)) for node, term in terms.items())
     drawn = [term.movedim(axes, (-2, -1)) for node, term in terms.items() if (axes := axes_of(node)) is not None]
     return sum((v.up(_size(term, scaled)) for term in drawn), torch.zeros_like(v.x[:, 0]))
+
+
+def _by_image(term: Tensor, node: fx.Node, count: int) -> Tensor:
+    """Return the sum of a layer's terms for each image, [N]; windows or heads may be among the images."""
+    shape = shape_of(node)
+    return term.movedim(shape.index(-1) if -1 in shape else 0, 0).reshape(count, -1).sum(1)
 
 
 def _size(term: Tensor, scaled: bool) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deconvviz.cam.engine import View
@@ -80,8 +81,19 @@ def contrastive_excitation_backprop(v: View) -> Tensor:
 
 
 def _winning(v: View, negated: bool = False) -> Tensor:
-    """Return the probability of winning at each position of the layer, summed over its channels, [N, h, w]."""
+    """Return the probability of winning at each position of the layer, summed over its channels, [N, h, w].
+
+    A target that stands for less of an output, as the "no" of a single one, is that output's opposite.
+    """
     layer = str(v.layer)
     folded = network_of(v).without_norms([layer])
-    network = with_negated_classifier(folded) if negated else folded
-    return v.layout.maps(v.back(Excitation(), layer=layer, form=lambda _: network)).sum(1)
+
+    def won(negated: bool) -> Tensor:
+        network = with_negated_classifier(folded) if negated else folded
+        return v.layout.maps(v.back(Excitation(), layer=layer, form=lambda _: network)).sum(1).abs()
+
+    starts = [signal for signal in v.scorer.seed(v.everyone)(v.output) if signal is not None]
+    against = torch.stack([signal.flatten(1).sum(1) for signal in starts]).sum(0) < 0
+    if not bool(against.any()):
+        return won(negated)
+    return torch.where(against[:, None, None], won(not negated), won(negated))
