@@ -46,6 +46,8 @@ def test_at_224_pixels_they_are_the_published_ones() -> None:
     published: dict[str, dict[str, Any]] = {
         "occlusion": {"square": 32, "stride": 16},
         "group-cam": {"blur": (51, 50.0)},
+        "mask": {"blur": (11, 10.0)},
+        "extremal-perturbation": {"step": 7, "sigma": 21, "blur": 20},
         "sess": {"step": 64},
     }
     for name, method in METHODS.items():

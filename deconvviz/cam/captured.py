@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from deconvviz.cam.backend import Form, Seed
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import make_plan
@@ -16,10 +17,8 @@ from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import CamError, CaptureError
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
+from deconvviz.graph.ops import Call
 from deconvviz.graph.scores import Readout
-
-if TYPE_CHECKING:
-    from deconvviz.cam.engine import Seed
 
 
 class Captured:
@@ -56,27 +55,51 @@ class Captured:
         except CaptureError:
             return None
 
-    def back(self, x: Tensor, seed: Seed, policy: BackwardRule) -> Tensor:
-        """Send a signal from the output back to the images; that of several outputs is summed.
+    def back(
+        self, x: Tensor, seed: Seed, policy: BackwardRule, layer: str | None = None, form: Form | None = None
+    ) -> Tensor:
+        """Send a signal from the output back to the images or to a layer; that of several outputs is summed.
 
         Raises:
-            CamError: the target does not follow from the output by a gradient.
+            CamError: the target does not follow from the output, or not from the layer, by a gradient.
         """
-        network, images = self.network, self.network.checked(x)
-        nodes, places = network.output_nodes(), Places.of(range(len(x)), [(0, 0)] * len(x), x.device)
-        plans = {
-            node: make_plan(network, network.names[node], windowed=False) for node in nodes if node in network.names
-        }
-        sweeps = {node: Sweep(network, plan, images, places) for node, plan in plans.items()}
-        values = {node: sweep.forward() for node, sweep in sweeps.items()}
-        beside = [node for node in nodes if node not in values]  # the images themselves, or a value of the whole batch
-        values |= network.run({network.image: images}, beside, len(x)) if beside else {}
-        signals = seed(network.packed(values))
-        parts = [
-            sweeps[node].back(signal, policy)
-            for node, signal in zip(nodes, signals, strict=True)
-            if signal is not None and node in sweeps
-        ]
-        if not parts:
-            raise CamError(f"the target has no gradient with respect to what {self.name} returns")
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        network = self.network if form is None else form(self.network)
+        node = network.image if layer is None else network.layer(layer).node
+        signals, _ = sent_back(network, x, seed, policy, [node])
+        if node not in signals:
+            if layer is None:
+                return torch.zeros_like(x)
+            raise CamError(f"the output does not follow from layer {layer!r}; choose another one")
+        return signals[node]
+
+
+def sent_back(
+    network: Network, x: Tensor, seed: Seed, policy: BackwardRule, nodes: Sequence[fx.Node]
+) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, Call]]:
+    """Send a signal from the output back to some values; that of several outputs is summed.
+
+    Returns:
+        node -> the signal that arrives at it, without those that no signal reaches; and node -> the call that computed
+        its value, for all values on the way.
+
+    Raises:
+        CamError: the target does not follow from the output by a gradient.
+    """
+    images = network.checked(x)
+    outputs, places = network.output_nodes(), Places.of(range(len(x)), [(0, 0)] * len(x), x.device)
+    plans = {node: make_plan(network, network.names[node], windowed=False) for node in outputs if node in network.names}
+    sweeps = {node: Sweep(network, plan, images, places) for node, plan in plans.items()}
+    values = {node: sweep.forward() for node, sweep in sweeps.items()}
+    beside = [node for node in outputs if node not in values]  # the images themselves, or a value of the whole batch
+    values |= network.run({network.image: images}, beside, len(x)) if beside else {}
+    arrived, calls, reached = dict[fx.Node, Tensor](), dict[fx.Node, Call](), False
+    for node, signal in zip(outputs, seed(network.packed(values)), strict=True):
+        if signal is None or node not in sweeps:
+            continue
+        reached, sweep = True, sweeps[node]
+        calls |= sweep.calls
+        for place, part in sweep.signals_at(nodes, {node: signal}, policy).items():
+            arrived[place] = arrived[place] + part if place in arrived else part
+    if not reached:
+        raise CamError(f"the target has no gradient with respect to what {network.name} returns")
+    return arrived, calls

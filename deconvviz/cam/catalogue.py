@@ -29,7 +29,7 @@ OTHER_NAMES = {
 def learned_declarations() -> dict[str, Declaration]:
     """Return the methods whose explainer is trained, by name."""
     return {
-        name: dataclasses.replace(each, defaults={"explainer": None})
+        name: dataclasses.replace(each, defaults={"explainer": None}, keywords={"passes": "1 forward"})
         for name, each in declarations(sorted((FOLDER / "learned").glob("*.py")), "learned").items()
     }
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from deconvviz.cam.backend import Backend, Form, Make, Read, Tail
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import resized
 from deconvviz.cam.targets import Scorer, Target, scorer_of
-from deconvviz.cam.tokens import Layout
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError
 from deconvviz.graph.memory import fitting
@@ -29,43 +29,6 @@ from deconvviz.halving import AtOnce
 ON_A_CPU, ON_A_GPU = 32, 256  # changed values or masked images at once, where no number is given
 LESS = "take smaller images, or use another --device"
 IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 at once
-
-Tail = Callable[[Tensor, Tensor | None], Any]
-"""Values of a layer [M, ...] and int64 [M], the image each belongs to (None: in order) -> the network's output."""
-Make = Callable[[Tensor, Tensor], Tensor]
-"""Images int64 [m] and variants int64 [m] -> changed maps [m, K, h, w] or masks [m, H, W]."""
-Seed = Callable[[Any], Sequence[Tensor | None]]
-"""An output -> the signal that starts at each of its tensors; None where none does."""
-Read = Callable[[Any, Tensor], Tensor]
-"""An output and int64 [m], the image each of its rows belongs to -> what is read off it, [m, ...]."""
-
-
-class Backend(Protocol):
-    """A network as the engine sees it: captured, or a module with hooks."""
-
-    def __call__(self, x: Tensor) -> Any:
-        """Return the output for images [N, ...]."""
-
-    def split(self, layer: str, x: Tensor) -> tuple[Tensor, Tail]:
-        """Return the layer's value for images x, and a function from values of that layer to the output.
-
-        The function takes values [M, ...] and int64 [M], the image each belongs to (None: the images in order).
-        """
-
-    def prepared(self, x: Tensor) -> Tensor:
-        """Return images in the dtype and the order in memory in which the network computes."""
-
-    def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
-        """Return the values of layers for images x, and the output, from one pass."""
-
-    def layout(self, layer: str, value: Tensor, image: tuple[int, int], tokens: tuple[int, int] | None) -> Layout:
-        """Return how the layer's value becomes maps."""
-
-    def back(self, x: Tensor, seed: Seed, policy: BackwardRule) -> Tensor:
-        """Send a signal from the output back to the images by a policy; `seed` makes it from the output."""
-
-    def readout(self, output: Any) -> Readout | None:
-        """Return how outputs like this one become scores of classes; None where there are no such scores."""
 
 
 class View:
@@ -108,7 +71,7 @@ class View:
             watched: without a layer, those whose maps are kept.
         """
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
-        self.seed = options.seed
+        self.seed, self.preprocess, self.tokens = options.seed, options.preprocess, options.tokens
         self.batch_size = options.batch_size or (ON_A_CPU if x.device.type == "cpu" else ON_A_GPU)
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
@@ -181,27 +144,63 @@ class View:
 
     @cached_property
     def g(self) -> Tensor:
-        """The gradient of the targets' scores with respect to the layer's maps alone, [N, K, h, w].
+        """The gradient of the targets' scores with respect to the layer's maps alone, [N, K, h, w]."""
+        return self.sensitivity(self.scorer.logit)
+
+    def sensitivity(self, read: Read, curved: bool = False) -> Tensor:
+        """Return the gradient of what is read off the output with respect to the layer's maps alone, [N, K, h, w].
 
         Nothing before the layer is differentiated, and nothing accumulates on parameters.
+
+        Args:
+            read: takes an output and the images that its rows belong to, returns one number for each row.
+            curved: return the Hessian times the layer's value in its place; zero where the gradient is constant.
         """
 
         def gradient(start: int, stop: int) -> Tensor:
             images = self.everyone[start:stop]
-            with torch.enable_grad():
+            unfused = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()  # fused, it has one derivative only
+            with torch.enable_grad(), unfused:
                 value = self.value[start:stop].detach().clone().requires_grad_()
                 output = self.tail(value, None if len(images) == len(self.x) else images)
-                score = self.scorer.logit(output, images).sum()
+                score = read(output, images).sum()
                 if not score.requires_grad:
                     raise CamError("the output does not follow from this layer; take a method that needs no gradient")
-                (signal,) = torch.autograd.grad(score, value)
-            return signal
+                (signal,) = torch.autograd.grad(score, value, create_graph=curved)
+                if curved and signal.requires_grad:
+                    (curvature,) = torch.autograd.grad(signal, value, value.detach(), allow_unused=True)
+                    return torch.zeros_like(value) if curvature is None else curvature
+            return torch.zeros_like(value) if curved else signal
 
         parts = [*AtOnce(len(self.x), "images", LESS).parts(len(self.x), gradient)]
         signal = parts[0] if len(parts) == 1 else torch.cat(parts)
         self.passes["tail"] += len(self.x)
-        self.passes["tail backward"] += len(self.x)
+        self.passes["tail backward"] += len(self.x) * (1 + curved)
         return self.layout.maps(signal)
+
+    def slopes(self, x: Tensor, images: Tensor, read: Read | None = None) -> tuple[Tensor, Tensor]:
+        """Return the scores of other images, and the gradients of each with respect to its image.
+
+        Args:
+            x: [m, C, H, W].
+            images: int64 [m], the image of this view whose target counts for each.
+            read: what is read off the output; by default the logit of the target.
+
+        Returns:
+            [m] and [m, C, H, W].
+        """
+        read = read or self.scorer.logit
+
+        def part(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                leaf = x[start:stop].detach().clone().requires_grad_()
+                scores = read(self.backend(leaf), images[start:stop])
+                (gradient,) = torch.autograd.grad(scores.sum(), leaf)
+            return scores.detach(), gradient
+
+        scores, gradients = zip(*self.whole_at_once.parts(len(x), part), strict=True)
+        self.passes.update(forward=len(x), backward=len(x))
+        return torch.cat(scores), torch.cat(gradients)
 
     def after(self, count: int, make: Make, read: Read | None = None) -> Tensor:
         """Score changed values of the layer.
@@ -307,33 +306,39 @@ class View:
             total.index_add_(0, images, masks)
         return total
 
-    def back(self, policy: BackwardRule, x: Tensor | None = None, relevance: bool = False) -> Tensor:
-        """Send the score of the target back to the images.
+    def back(
+        self,
+        policy: BackwardRule,
+        x: Tensor | None = None,
+        relevance: bool = False,
+        images: Tensor | None = None,
+        layer: str | None = None,
+        form: Form | None = None,
+    ) -> Tensor:
+        """Send the score of the target back to the images, or to a layer.
 
         Args:
             policy: what each kind of op does to the signal.
             x: other images than the view's.
             relevance: start with the score itself instead of its gradient.
+            images: int64 [m], the image of this view whose target counts for each of x.
+            layer: the layer where the signal ends.
+            form: the form of the captured network that runs; see `Backend.back`.
 
         Returns:
-            [N, C, H, W].
+            [N, C, H, W], or of the layer's shape.
         """
-        x = self.x if x is None else x
-
-        def seed(output: Any) -> Any:
-            with torch.enable_grad():
-                leaves, structure = pytree.tree_flatten(output)
-                free = [_free(leaf) for leaf in leaves]
-                score = self.scorer.logit(pytree.tree_unflatten(free, structure), self.everyone).sum()
-                tensors = [leaf for leaf in free if isinstance(leaf, Tensor)]
-                wanted = [leaf for leaf in tensors if leaf.requires_grad]
-                found = iter(torch.autograd.grad(score, wanted, allow_unused=True))
-            gradients = [next(found) if leaf.requires_grad else None for leaf in tensors]
-            return [g if g is None or not relevance else g * leaf for g, leaf in zip(gradients, tensors, strict=True)]
-
+        x, images = self.x if x is None else x, self.everyone if images is None else images
         self.passes["forward"] += len(x)
         self.passes["backward"] += len(x)
-        return self.backend.back(x, seed, policy)
+        return self.backend.back(x, self.scorer.seed(images, relevance), policy, layer, form)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the lowest and the highest value of a pixel, [N, C] each; of each image where they are not known."""
+        if self.preprocess is None:
+            return self.x.amin((2, 3)), self.x.amax((2, 3))
+        bounds = [bound.to(self.x).expand(len(self.x), -1) for bound in self.preprocess.bounds()]
+        return bounds[0], bounds[1]
 
     def up(self, maps: Tensor) -> Tensor:
         """Resize maps [..., h, w] to the images' size, bilinear."""
@@ -388,11 +393,6 @@ class View:
             return len(self.x) * count, pairs
         images, variants = keep.nonzero(as_tuple=True)  # waits for the device once, before the batches
         return len(images), lambda start, stop: (images[start:stop], variants[start:stop])
-
-
-def _free(leaf: Any) -> Any:
-    """Return a tensor of the same values that a gradient can be taken of; anything else as it is."""
-    return leaf.detach().requires_grad_(leaf.is_floating_point()) if isinstance(leaf, Tensor) else leaf
 
 
 def whole_images(batch_size: int, device: torch.device) -> int:

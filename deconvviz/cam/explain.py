@@ -14,19 +14,26 @@ from torch import Tensor, nn
 
 from deconvviz.arrays import widened
 from deconvviz.cam.arguments import as_input, as_target, layer_names, method_named
+from deconvviz.cam.backend import Backend
 from deconvviz.cam.captured import Captured
-from deconvviz.cam.engine import Backend, View
+from deconvviz.cam.engine import View
 from deconvviz.cam.hooks import HookedModel
 from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.files import fitting
 from deconvviz.cam.maps import Maps
 from deconvviz.cam.methods import (  # noqa: F401, they register
     activation,
+    attention,
+    attribution,
+    full_gradient,
     gradient,
     images,
+    optimised,
     perturbation,
     pixels,
+    relevance,
     scales,
+    surrogates,
 )
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import min_max, shaped

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from deconvviz.cam.backend import Form, Seed
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError, CaptureError, LayerNotFound, nearest
@@ -33,8 +34,11 @@ class HookedModel:
 
     def __call__(self, x: Tensor) -> Any:
         """Return the model's output for images x."""
+        alone = len(x) == 1 and x.requires_grad  # as in `split`
+        images = torch.cat([x, x.detach()]) if alone else x
         with evaluating(self.model):
-            return self.model(self.call(x))
+            output = self.model(self.call(images))
+        return _first(output) if alone else output
 
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
         """Return the layer's value, and the output as a function of it; what comes before the layer runs each time."""
@@ -83,7 +87,9 @@ class HookedModel:
         except CaptureError:
             return None
 
-    def back(self, x: Tensor, seed: Any, policy: BackwardRule) -> Tensor:
+    def back(
+        self, x: Tensor, seed: Seed, policy: BackwardRule, layer: str | None = None, form: Form | None = None
+    ) -> Tensor:
         """Raise CamError: hooks cannot change how a signal goes back through an op."""
         raise CamError(f"{self.name} is not captured, and maps on pixels need its graph; take a method on a layer")
 

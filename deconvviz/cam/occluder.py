@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from deconvviz.cam.engine import Read, View
+from deconvviz.cam.backend import Read
+from deconvviz.cam.engine import View
 from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError

@@ -33,6 +33,8 @@ class Method:
         source: the paper, and what was decided where sources differ.
         order: how its map is finished in the paper's convention, see `cam.shaping`.
         lengths: the options in pixels -> their defaults, shares of the image's side; the formula is given the pixels.
+        passes: what it runs for one image, in the terms of `View.passes` and of its options; K are a layer's channels,
+            P its positions, `layers` those that are explained, and `windows` what fits into the image.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Method:
     source: str
     order: str = "paper"
     lengths: Mapping[str, Length | BlurWindow] = field(default_factory=dict)
+    passes: str = "1 forward"
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -72,16 +75,21 @@ METHODS: Registry[Method] = Registry("method")
 
 
 def method(
-    name: str, needs: Needs = "layer", fuse: str = "mean", lengths: Mapping[str, Length | BlurWindow] | None = None
+    name: str,
+    needs: Needs = "layer",
+    fuse: str = "mean",
+    lengths: Mapping[str, Length | BlurWindow] | None = None,
+    passes: str = "",
 ) -> Callable[[Formula], Formula]:
     """Register a formula under a name; its docstring says what it computes and where it comes from.
 
+    passes: what it runs for one image, such as "1 forward, K tail"; see `Method`.
     A parameter of the formula that is a length in pixels has no default of its own: `lengths` says its share.
     """
 
     def register(formula: Formula) -> Formula:
         source = inspect.cleandoc(formula.__doc__ or "")
-        METHODS.add(name, Method(name, formula, needs, fuse, source, lengths=lengths or {}))
+        METHODS.add(name, Method(name, formula, needs, fuse, source, lengths=lengths or {}, passes=passes))
         return formula
 
     return register

@@ -48,9 +48,35 @@ class Scorer:
         assert self.classes is not None
         return _of_classes(self.readout.probabilities_of(output), self.classes[images])
 
+    def seed(self, images: Tensor, relevance: bool = False) -> Callable[[Any], list[Tensor | None]]:
+        """Return what makes the signal that starts at each tensor of an output: the score's gradient.
+
+        Args:
+            images: int64 [m], which image each row of the output belongs to.
+            relevance: start with the score itself, the gradient times the output.
+        """
+
+        def signals(output: Any) -> list[Tensor | None]:
+            with torch.enable_grad():
+                leaves, structure = pytree.tree_flatten(output)
+                free = [_free(leaf) for leaf in leaves]
+                score = self.logit(pytree.tree_unflatten(free, structure), images).sum()
+                tensors = [leaf for leaf in free if isinstance(leaf, Tensor)]
+                wanted = [leaf for leaf in tensors if leaf.requires_grad]
+                found = iter(torch.autograd.grad(score, wanted, allow_unused=True))
+            gradients = [next(found) if leaf.requires_grad else None for leaf in tensors]
+            return [g if g is None or not relevance else g * leaf for g, leaf in zip(gradients, tensors, strict=True)]
+
+        return signals
+
     def target(self, image: int, count: int) -> Target:
         """Return the target of one image, for `count` other images."""
         return self.function if self.classes is None else [int(self.classes[image])] * count
+
+
+def _free(leaf: Any) -> Any:
+    """Return a tensor of the same values that a gradient can be taken of; anything else as it is."""
+    return leaf.detach().requires_grad_(leaf.is_floating_point()) if isinstance(leaf, Tensor) else leaf
 
 
 def _of_classes(values: Tensor, classes: Tensor) -> Tensor:

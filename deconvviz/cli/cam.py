@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
-    from deconvviz.graph.network import Network
     from deconvviz.run.options import RunOptions
     from deconvviz.types import Picture
 
@@ -36,10 +35,18 @@ def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -
 
     for method in method_declarations().values():
         options = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items())
-        click.echo(f"{method.name:18s}{' '.join(method.docstring.split())[:150]}")
+        click.echo(f"{method.name:33s}{' '.join(method.docstring.split())[:150]}")
         if options:
-            click.echo(f"{'':18s}options: {options}")
+            click.echo(f"{'':33s}options: {options}")
+        click.echo(f"{'':33s}passes an image: {method.keywords['passes']}")
+    click.echo(f"\n{PASSES_NOTE}")
     context.exit()
+
+
+PASSES_NOTE = (
+    "A tail goes from the layer to the output. K: channels of the layer; P: its positions; layers: how many are "
+    "explained; windows: those that fit into the image; inner: whatever the method within runs."
+)
 
 
 @click.command(epilog=CAM_NOTE)
@@ -110,7 +117,7 @@ def cam(
     photos = [read_image(path) for path in images]
     opened = open_model(model, options, how.layers)
     network, preprocess, loaded = opened
-    explainers = _explainers(methods, network, how, run, convention)
+    explainers = _explainers(methods, opened, how, run, convention)
     class_names = output_names(loaded, names, network)
     pictures = [preprocess.picture(photo) for photo in photos]
     explained = _explained(opened, explainers, pictures, images, class_number(target, class_names), signed, run)
@@ -159,11 +166,12 @@ class ExplainedImage(NamedTuple):
 
 
 def _explainers(
-    methods: Sequence[str], network: Network, how: MethodOptions, run: RunOptions, convention: str
+    methods: Sequence[str], opened: OpenedModel, how: MethodOptions, run: RunOptions, convention: str
 ) -> list[Explainer]:
     from deconvviz.cam.explain import cam
     from deconvviz.cam.registry import METHODS
 
+    network, preprocess, _ = opened
     options_by_method = how.by_method(methods)
     explainers = [
         cam(
@@ -174,6 +182,7 @@ def _explainers(
             batch_size=run.images_at_once(network.device),
             precision=run.precision,
             seed=run.seed,
+            preprocess=preprocess,
             **options_by_method[method],
         )
         for method in methods

@@ -7,8 +7,12 @@ With a the input, w and b the weights, z = a w + b the output, and R the relevan
     z+        the same with w^+ and b^+ for a_j >= 0; a_j < 0 counts with w^-            Montavon et al. 2017, section 4
     gamma     the same with w + gamma w^+ and b + gamma b^+ where z_k > 0, and with w + gamma w^- where z_k < 0;
               negative a_j take the other part of w                                      Montavon et al. 2019
+    alpha-beta  alpha times the share by positive products a w and b^+, minus (alpha - 1) times that by negative ones
+                                                                                         Bach et al. 2015, equation 60
     z^B       R_j = sum_k (a_j w_jk - l_j w_jk^+ - h_j w_jk^-) R_k / sum_j (...), for pixels between l and h
                                                                                          Montavon et al. 2017, section 4
+    flat      R_j = sum_k R_k / n_k, n_k the number of pixels under a filter             Lapuschkin et al. 2019
+    w^2       R_j = sum_k w_jk^2 R_k / sum_j w_jk^2                                      Montavon et al. 2017, section 4
 
 The other ops, each by a stated rule:
 
@@ -38,7 +42,8 @@ from deconvviz.deconv.switches import unpool
 from deconvviz.graph.ops import Call, op_name, op_of, reads_pixels, vector_jacobian
 from deconvviz.graph.reach import data_inputs
 
-Convolution = Literal["epsilon", "gamma", "z+"]
+Convolution = Literal["epsilon", "gamma", "z+", "alpha-beta"]
+Pixels = Literal["as the others", "flat", "w^2"]
 GAMMA = 0.25  # as in zennit's composites
 
 
@@ -47,11 +52,14 @@ class LRP:
     """How relevance goes back.
 
     Attributes:
-        convolution: rule at convolutions: "epsilon", "gamma" or "z+". Linear maps always take epsilon.
+        convolution: rule at convolutions: "epsilon", "gamma", "z+" or "alpha-beta". Linear maps always take epsilon.
         epsilon: keeps small sums away from zero.
         gamma: weight of the favoured part in the gamma rule.
-        bounds: (lowest, highest) value that a pixel can take, each a tensor [C]; convolutions that read the image
-            directly then take the rule z^B. None: they take the rule of the other convolutions.
+        alpha: weight of the positive part in the alpha-beta rule; that of the negative part is alpha - 1.
+        bounds: (lowest, highest) value that a pixel can take, each a tensor [C] or [N, C]; convolutions that read the
+            image directly then take the rule z^B. None: they take the rule that `pixels` says.
+        pixels: rule at convolutions that read the image directly: "flat" or "w^2", which do not look at the pixels'
+            values, or "as the others".
         upper: convolutions that take epsilon whatever `convolution` says. With those of the upper half of the way it is
             the composite by depth of Montavon et al. 2019: gamma below, epsilon above.
         normalisation: rule at a BatchNorm that stands alone: "epsilon", or "pass", which hands the relevance through.
@@ -60,7 +68,9 @@ class LRP:
     convolution: Convolution = "epsilon"
     epsilon: float = 1e-6
     gamma: float = GAMMA
+    alpha: float = 2.0
     bounds: tuple[Tensor, Tensor] | None = None
+    pixels: Pixels = "as the others"
     upper: frozenset[fx.Node] = frozenset()
     normalisation: Literal["epsilon", "pass"] = "epsilon"
 
@@ -97,30 +107,45 @@ class LRP:
         return [None if part is None else part * value for part, value in zip(parts, call.inputs, strict=True)]
 
     def _convolution(self, call: Call, signal: Tensor) -> Tensor:
-        pixels = self.bounds is not None and reads_pixels(call.node)
-        if pixels:
+        if reads_pixels(call.node) and self.bounds is not None:
             return self._bounded(call, signal)
+        if reads_pixels(call.node) and self.pixels != "as the others":
+            return self._by_weights(call, signal)
         rule = "epsilon" if call.node in self.upper else self.convolution
         if rule == "gamma":
             return self._gamma(call, signal)
         if rule == "z+":
-            return self._positive(call, signal)
+            return self._of_sign(call, signal)
+        if rule == "alpha-beta":
+            positive, negative = self._of_sign(call, signal), self._of_sign(call, signal, -1)
+            return self.alpha * positive - (self.alpha - 1) * negative
         relevance = self._shared(call, signal)[0]
         assert relevance is not None
         return relevance
 
-    def _positive(self, call: Call, signal: Tensor) -> Tensor:
-        """Return the relevance by the z+ rule: only positive products a w count, a >= 0 with w^+ and a < 0 with w^-."""
+    def _of_sign(self, call: Call, signal: Tensor, sign: int = 1) -> Tensor:
+        """Return the relevance where products a w of one sign count alone, as the z+ rule has it for positive ones."""
         value, weight, bias = call.args[:3]
+        favoured = weight.clamp(min=0) if sign > 0 else weight.clamp(max=0)  # of values above zero
         if never_negative(call.node):
-            parts = [_with(call, value, weight.clamp(min=0))]
+            parts = [_with(call, value, favoured)]
         else:
-            negative = _with(call, value.clamp(max=0), weight.clamp(max=0))
-            parts = [_with(call, value.clamp(min=0), weight.clamp(min=0)), negative]
-        total = sum(part.run() for part in parts) + self.epsilon  # no part of it is negative
+            parts = [
+                _with(call, value.clamp(min=0), favoured),
+                _with(call, value.clamp(max=0), weight - favoured),
+            ]
+        total = sum(part.run() for part in parts) + sign * self.epsilon  # no part of it has the other sign
         if bias is not None:
-            total = total + bias.clamp(min=0)[:, None, None]
+            total = total + (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))[:, None, None]
         return _returned(parts, signal / total)
+
+    def _by_weights(self, call: Call, signal: Tensor) -> Tensor:
+        """Return the relevance shared among the pixels under a filter: alike, or by the squares of its weights."""
+        value, weight = call.args[:2]
+        inside = call.inside() if call.inside else None
+        ones = torch.ones_like(value) if inside is None else torch.ones_like(value) * inside
+        part = _with(call, ones, torch.ones_like(weight) if self.pixels == "flat" else weight.square())
+        return _returned([part], signal / self._away_from_zero(part.run()))
 
     def _gamma(self, call: Call, signal: Tensor) -> Tensor:
         """Return the relevance by the gamma rule, which favours what has the sign of the output.
@@ -144,7 +169,7 @@ class LRP:
         assert self.bounds is not None
         value, weight = call.args[:2]
         inside = call.inside() if call.inside else None
-        low, high = (bound.to(value)[:, None, None].expand_as(value) for bound in self.bounds)
+        low, high = (bound.to(value)[..., None, None].expand_as(value) for bound in self.bounds)
         if inside is not None:
             low, high = low * inside, high * inside
         parts = [

@@ -201,6 +201,13 @@ def vector_jacobian(call: Call, signal: Tensor) -> list[Tensor | None]:
         return [next(gradients) if leaf.requires_grad else None for leaf in leaves]
 
 
+def with_inputs(call: Call, inputs: Sequence[Tensor]) -> Call:
+    """Return the same call of other data inputs, given in their order; its value is not known."""
+    substitute = iter(inputs)
+    args, kwargs = _replace(call, lambda: next(substitute))
+    return Call(call.target, args, kwargs, list(inputs), call.node, inside=call.inside)
+
+
 def _leaf(value: Tensor) -> Tensor:
     """Return a tensor of the same values that a gradient is taken of, where it can have one."""
     return differentiable(value).detach().requires_grad_(value.is_floating_point() or value.is_complex())

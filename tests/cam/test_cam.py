@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import replicas as r
+import replicas_attribution as ra
 import replicas_learned as rl
 import replicas_masks as rm
+import replicas_optimised as ro
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +23,10 @@ from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import View
 from deconvviz.cam.explain import ConstantMapWarning, cam
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
-from deconvviz.cam.methods import images, scales
+from deconvviz.cam.methods import images, scales, surrogates
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.registry import METHODS
+from deconvviz.cam.superpixels import superpixels
 from deconvviz.errors import (
     CamError,
     CaptureError,
@@ -97,6 +101,7 @@ def view(network: dv.Network, x: Tensor) -> View:
 
 
 # name -> options, and the replica of the raw map for (model, network, x, case)
+TRANSFORMERS = ("attention-rollout", "legrad")  # theirs are in test_attention.py
 Replica = Callable[[nn.Sequential, dv.Network, Tensor, r.Case], Any]
 NOISE = 3
 
@@ -154,6 +159,7 @@ def layers_for(name: str) -> str | list[str] | None:
     return None if needs in ("image", "trained") else ["1", "4"] if needs == "layers" else "4"
 
 
+EXTREMAL: dict[str, Any] = {"steps": 3, "area": 0.3, "step": 1, "sigma": 1, "blur": 2}
 REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
     "cam": [({}, lambda m, n, x, c: r.cam(c, m[-1].weight.detach().numpy()))],
     "grad-cam": [({}, lambda m, n, x, c: r.grad_cam(c))],
@@ -203,11 +209,102 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
     "guided-grad-cam": [({}, lambda m, n, x, c: colours(rm.guided_grad_cam(m, c.x, TARGET, 5)))],
     "lrp-epsilon": [({}, lambda m, n, x, c: rm.lrp_epsilon(m, c.x, TARGET).sum(0))],
     "lrp-zplus": [({}, lambda m, n, x, c: rm.lrp_zplus(m, c.x, TARGET, zennit=True).sum(0))],
+    "integrated-gradients": [
+        ({"steps": 5, "baseline": 0.2}, lambda m, n, x, c: ra.integrated_gradients(m, c.x, TARGET, 5, 0.2))
+    ],
+    "deeplift": [({"baseline": 0.2}, lambda m, n, x, c: ra.deeplift(m, c.x, TARGET, 0.2))],
+    "full-grad": [
+        ({}, lambda m, n, x, c: ra.full_grad(m, c.x, TARGET)),
+        ({"scaled": False}, lambda m, n, x, c: ra.full_grad(m, c.x, TARGET, scaled=False)),
+    ],
+    "excitation-backprop": [({}, lambda m, n, x, c: ra.excitation(m, c.x, TARGET, 4))],
+    "contrastive-excitation-backprop": [({}, lambda m, n, x, c: ra.excitation(m, c.x, TARGET, 4, True))],
+    "lrp-gamma": [
+        ({}, lambda m, n, x, c: ra.lrp(m, c.x, TARGET, [ra.box(*ra.pixel_limits(c.x)), *[ra.gamma] * 2][: convs(m)])),
+        ({"pixels": "w^2"}, lambda m, n, x, c: ra.lrp(m, c.x, TARGET, [ra.squared, *[ra.gamma] * 2][: convs(m)])),
+        ({"pixels": "as the others"}, lambda m, n, x, c: ra.lrp(m, c.x, TARGET, [ra.gamma] * convs(m))),
+    ],
+    "lrp-composite": [({"pixels": "flat"}, lambda m, n, x, c: ra.lrp(m, c.x, TARGET, by_depth(m)))],
+    "lrp-alpha-beta": [
+        ({}, lambda m, n, x, c: ra.alpha_beta(m, c.x, TARGET, 2, ra.flat)),
+        ({"alpha": 1.5}, lambda m, n, x, c: ra.alpha_beta(m, c.x, TARGET, 1.5, ra.flat)),
+    ],
+    "finer-cam": [({}, lambda m, n, x, c: ro.finer_cam(c)), ({"references": 9}, lambda m, n, x, c: ro.finer_cam(c, 4))],
+    "shapley-cam": [
+        ({}, lambda m, n, x, c: ro.shapley_cam(c)),
+        ({"utility": "logit"}, lambda m, n, x, c: r.grad_cam(c)),
+    ],
+    "kpca-cam": [
+        ({}, lambda m, n, x, c: ro.kpca_cam(c)),
+        ({"kernel": "rbf"}, lambda m, n, x, c: ro.kpca_cam(c, "rbf")),
+    ],
+    "refine-cam": [
+        ({}, lambda m, n, x, c: refined(m, x, lambda each: r.grad_cam_pp(each, shift=each.head(each.a)[TARGET]))),
+        ({"base": "hirescam"}, lambda m, n, x, c: refined(m, x, r.hires_cam)),
+    ],
+    "lime": [
+        (
+            {"segments": 6, "samples": 30, "compactness": 1000},
+            lambda m, n, x, c: ro.lime(c, *cut(x, 6, lambda count: surrogates._halves(count, 30, SEED))),
+        )
+    ],
+    "kernel-shap": [
+        (
+            {"segments": 5, "samples": 200, "compactness": 1000},
+            lambda m, n, x, c: ro.exact_shapley(c, cut(x, 5)[0]),
+        ),
+        ({"segments": 9, "samples": 60, "fill": 0.1, "compactness": 1000}, lambda m, n, x, c: shapley_by_draws(x, c)),
+    ],
+    "mask": [
+        (
+            {"steps": 4, "cells": 5, "blur": (5, 2.0)},
+            lambda m, n, x, c: ro.mask(m, x, shaping.gaussian_blur(x, 5, 2.0), TARGET, 4, (5, 5)),
+        )
+    ],
+    "extremal-perturbation": [
+        (EXTREMAL, lambda m, n, x, c: extremal(m, x, "preserve")),
+        ({**EXTREMAL, "game": "dual"}, lambda m, n, x, c: extremal(m, x, "dual")),
+    ],
     "l-cam-fm": [(EXPLAINERS["l-cam-fm"], lambda m, n, x, c: class_map("l-cam-fm", c))],
     "l-cam-img": [(EXPLAINERS["l-cam-img"], lambda m, n, x, c: class_map("l-cam-img", c))],
     "real-time-masking": [(EXPLAINERS["real-time-masking"], lambda m, n, x, c: drawn_mask(m, x, c))],
 }
-PIXELS = ("gradient", "squared", "guided", "deconvnet", "smoothgrad", "lrp")  # replicas of plain conv nets only
+
+
+def refined(model: nn.Sequential, x: Tensor, method: Callable[[r.Case], Any]) -> Any:
+    maps = [r.resize(r.mm(r.relu(method(case(model, x, layer)))), SIZE) for layer in (1, 4)]
+    return maps[0] * maps[1]
+
+
+def cut(x: Tensor, segments: int, rows: Callable[[int], Tensor] | None = None) -> tuple[Any, ...]:
+    """The labels of an image's superpixels, and rows that say which of them take part."""
+    parts = superpixels(x, segments, 1000)
+    assert 3 < parts.counts[0] < 12
+    return (parts.labels[0].numpy(), *([] if rows is None else [rows(parts.counts[0]).numpy()]))
+
+
+def shapley_by_draws(x: Tensor, c: r.Case) -> Any:
+    labels, rows = cut(x, 9, lambda count: surrogates.coalitions(count, 60, SEED)[0])
+    return ro.drawn_shapley(c, labels, rows, fill=0.1)
+
+
+def extremal(model: nn.Sequential, x: Tensor, game: str) -> Any:
+    return ro.extremal(model, x, pyramid(x), TARGET, 0.3, 3, game)
+
+
+def pyramid(x: Tensor) -> Tensor:
+    """Eight levels of blur, from a deviation of 2 pixels to none."""
+    sigmas = [2 * (1 - level / 7) for level in range(8)]
+    return torch.cat([shaping.gaussian_blur(x, 2 * math.ceil(3 * s) + 1, s) if s else x for s in sigmas])
+
+
+def convs(model: nn.Sequential) -> int:
+    return sum(isinstance(module, nn.Conv2d) for module in model)
+
+
+def by_depth(model: nn.Sequential) -> list[Any]:
+    """Flat, gamma, epsilon of three convolutions; flat and epsilon of two."""
+    return [ra.flat, ra.gamma, ra.plain] if convs(model) == 3 else [ra.flat, ra.plain]
 
 
 def orders(c: r.Case, count: int) -> Any:
@@ -221,9 +318,23 @@ def masks_of(network: dv.Network, x: Tensor, count: int) -> Any:
 
 
 def test_every_method_has_a_replica() -> None:
-    assert set(REPLICAS) == set(METHODS)
+    assert {*REPLICAS, *TRANSFORMERS} == set(METHODS)
     for method in METHODS.values():
         assert len(method.source) > 40, method.name
+
+
+def require_passes(explainer: Any) -> None:
+    """What ran is what the list of methods says; K channels, P positions, and as many windows as fit."""
+    listed, used = explainer.method.passes, dict(explainer.passes)
+    defaults = {key: value for key, value in explainer.method.options.items() if isinstance(value, int)}
+    numbers = {**defaults, **explainer.options, "K": 13, "P": 15, "layers": 2, "windows": 20}
+    if explainer.method.name in ("sess", "abs-cam") or explainer.options.get("weights") or "dual" in numbers.values():
+        return  # the passes of another method, or an option's, come on top
+    for term in listed.removeprefix("up to ").split(", "):
+        kind = next(kind for kind in ("tail backward", "tail", "backward", "forward") if term.endswith(kind))
+        most, ran = eval(term.removesuffix(kind), {}, numbers), used.pop(kind)
+        assert ran == most or (listed.startswith("up to") and ran <= most), (listed, kind, ran)
+    assert not used
 
 
 @pytest.mark.parametrize(
@@ -232,11 +343,13 @@ def test_every_method_has_a_replica() -> None:
 def test_against_the_replica(net: Net, x: Tensor, name: str, which: int) -> None:
     model, network = net
     is_pooled = isinstance(model[5], nn.AdaptiveAvgPool2d)
-    if (name == "cam" and not is_pooled) or (name.startswith(PIXELS) and is_pooled):
-        pytest.skip("the method, or its replica, is for the other architecture")
+    if name == "cam" and not is_pooled:
+        pytest.skip("the method is for the other architecture")
     options, replica = REPLICAS[name][which]
     layer = layers_for(name)
-    found = cam(name, network, layer, seed=SEED, batch_size=7, **options)(x, TARGET, raw=True)[0].numpy()
+    explainer = cam(name, network, layer, seed=SEED, batch_size=7, **options)
+    found = explainer(x, TARGET, raw=True)[0].numpy()
+    require_passes(explainer)
     expected = replica(model, network, x, case(model, x))
     assert found.shape == expected.shape and np.abs(expected).max() > 0
     assert np.abs(found - expected).max() <= 1e-9 * np.abs(expected).max()
@@ -276,7 +389,7 @@ def test_layercam_fusion(net: Net, x: Tensor) -> None:
     assert np.allclose(found, r.mm(fused))
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(REPLICAS))
 def test_a_batch_is_its_images(net: Net, name: str) -> None:
     """Seven images with mixed targets equal seven calls, whatever the masks at once; nothing is left on parameters."""
     model, network = net
@@ -286,6 +399,9 @@ def test_a_batch_is_its_images(net: Net, name: str) -> None:
     targets = [0, 1, 2, 3, 4, 0, 1]
     small: dict[str, Any] = {"rise": {"masks": 9}, "sess": {"scales": 2, "step": 5}, "smoothgrad": {"samples": 2}}
     small |= {"ss-cam": {"samples": 2}, "shap-cam": {"permutations": 1}, "occlusion": {"square": 4, "stride": 4}}
+    small |= {"integrated-gradients": {"steps": 3}, "lime": {"segments": 4, "samples": 8}}
+    small |= {"mask": {"steps": 2, "cells": 4}, "extremal-perturbation": {"steps": 2}}
+    small |= {"kernel-shap": {"segments": 4, "samples": 8}}
     small |= EXPLAINERS
     layer = layers_for(name)
     with warnings.catch_warnings():

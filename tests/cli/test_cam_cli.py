@@ -99,7 +99,9 @@ def test_the_maps_find_the_object(folder: pathlib.Path) -> None:
 
 def test_the_list_of_methods() -> None:
     text = run("cam", "--list")
-    assert all(name in text for name in METHODS) and "masks=4000" in text
+    assert (
+        all(name in text for name in METHODS) and "masks=4000" in text and "passes an image: 1 + masks forward" in text
+    )
 
 
 @pytest.mark.slow

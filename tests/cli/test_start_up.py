@@ -68,6 +68,7 @@ def test_what_is_declared_is_what_is_registered() -> None:
     for name, method in METHODS.items():
         assert declared[name].docstring == method.source
         assert repr(dict(declared[name].defaults)) == repr(dict(method.options))
+        assert declared[name].keywords["passes"] == method.passes != ""
     checks = check_declarations()
     assert set(checks) == set(CHECKS) and len(MODULES) == len(FILES)
     for name, entry in CHECKS.items():

@@ -182,7 +182,7 @@ def sess(
 
 def _trace(net: nn.Sequential, x: Array) -> list[tuple[str, Array, Array, Array]]:
     """(class name, flat input a, dense matrix, bias) per layer of an nn.Sequential, Flatten left out.
-    The matrix of Conv2d or Linear has as columns its outputs on the unit images; of MaxPool2d it picks the winners.
+    The matrix of Conv2d, Linear or an average has as columns its outputs on the unit images; MaxPool2d's picks winners.
     """
     steps, value = [], torch.tensor(x, dtype=torch.float64)
     for module in copy.deepcopy(net).double().eval().requires_grad_(False):
@@ -194,7 +194,7 @@ def _trace(net: nn.Sequential, x: Array) -> list[tuple[str, Array, Array, Array]
             winners = (module(a[None])[1][0] + torch.arange(0, n, n // len(a))[:, None, None]).flatten()
             matrix = torch.eye(n).double()[winners]
         elif not isinstance(module, nn.ReLU | nn.Flatten):
-            assert isinstance(module, nn.Conv2d | nn.Linear), module
+            assert isinstance(module, nn.Conv2d | nn.Linear | nn.AdaptiveAvgPool2d), module
             bias = module(torch.zeros_like(a)[None]).flatten()
             matrix = (module(torch.eye(n).double().reshape(n, *a.shape)).reshape(n, -1) - bias).T
         if not isinstance(module, nn.Flatten):

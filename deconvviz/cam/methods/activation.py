@@ -14,7 +14,7 @@ from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import data_inputs, shape_of
 
 
-@method("cam")
+@method("cam", passes="1 forward")
 def class_activation(v: View) -> Tensor:
     """sum_k W[c, k] A_k, signed, of a layer that is averaged over its positions and read by one linear layer.
 

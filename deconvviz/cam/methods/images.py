@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deconvviz.cam.engine import Make, View
+from deconvviz.cam.backend import Make
+from deconvviz.cam.engine import View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant
 from deconvviz.cam.occluder import Occluder, filling
-from deconvviz.cam.registry import method
+from deconvviz.cam.registry import METHODS, method
 from deconvviz.cam.shaping import min_max
+from deconvviz.errors import require_choice
 from deconvviz.lengths import SQUARE, STRIDE
 
 
-@method("rise", needs="image")
+@method("rise", needs="image", passes="1 + masks forward")
 def rise(v: View, masks: int = 4000, cells: int = 7, share: float = 0.5) -> Tensor:
     """(1 / (N p1)) sum_i p(x * M_i) M_i over random masks. Petsiuk et al. 2018, arXiv 1806.07421, equation 6.
 
@@ -45,7 +47,7 @@ def random_masks(v: View, count: int, cells: int, share: float) -> Make:
     return make
 
 
-@method("occlusion", needs="image", lengths={"square": SQUARE, "stride": STRIDE})
+@method("occlusion", needs="image", lengths={"square": SQUARE, "stride": STRIDE}, passes="1 + windows forward")
 def occlusion(v: View, square: int, stride: int, fill: float | str | Tensor = 0.0, border: str = "flush") -> Tensor:
     """The fall of p under a square at each place, mean over the windows that cover a pixel.
 
@@ -60,7 +62,7 @@ def occlusion(v: View, square: int, stride: int, fill: float | str | Tensor = 0.
     return occluder.averaged(significant((v.p[:, None] - scores).to(v.x.dtype), scores))
 
 
-@method("sise", needs="layers")
+@method("sise", needs="layers", passes="up to layers * (1 + K) forward, layers tail, layers tail backward")
 def sise(views: Sequence[View], mu: float = 0.0) -> Tensor:
     """Layers' masks, chosen by their gradients and scored on the image, fused from the first layer to the last.
 
@@ -77,7 +79,7 @@ def sise(views: Sequence[View], mu: float = 0.0) -> Tensor:
     return fused
 
 
-@method("ada-sise", needs="layers")
+@method("ada-sise", needs="layers", passes="up to layers * (1 + K) forward, layers tail, layers tail backward")
 def ada_sise(views: Sequence[View]) -> Tensor:
     """SISE with the share of maps found by Otsu's threshold on each layer's gradients, and hard masks in the fusion.
 
@@ -91,6 +93,20 @@ def ada_sise(views: Sequence[View]) -> Tensor:
     fused = maps[0]
     for layer in maps[1:]:
         fused = (fused + layer) * (layer > otsu(layer)[:, None, None])
+    return fused
+
+
+@method("refine-cam", needs="layers", passes="layers forward, layers tail, layers tail backward")
+def refine_cam(views: Sequence[View], base: str = "grad-cam++") -> Tensor:
+    """The product over layers of up(mm(ReLU(map))), of maps of another method of one layer.
+
+    Gildenblat 2026, arXiv 2605.14641, as pytorch-grad-cam and torch-cam have it: deep layers say where, shallow ones
+    draw the outline. base: the method. A layer without a map makes the whole one empty.
+    """
+    require_choice("base", base, [each.name for each in METHODS.values() if each.needs == "layer"])
+    fused = torch.ones_like(views[0].x[:, 0])
+    for v in views:
+        fused = fused * v.up(min_max(METHODS[base].formula(v).relu()))
     return fused
 
 

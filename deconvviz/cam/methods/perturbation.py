@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.arrays import widened
-from deconvviz.cam.engine import Make, View
+from deconvviz.cam.backend import Make
+from deconvviz.cam.engine import View
 from deconvviz.cam.methods.shared import channel_masks, mean, significant, weighted
 from deconvviz.cam.registry import method
 from deconvviz.cam.shaping import gaussian_blur, min_max
@@ -17,7 +18,7 @@ from deconvviz.errors import require_choice
 from deconvviz.lengths import STRONG_BLUR
 
 
-@method("ablation-cam")
+@method("ablation-cam", passes="1 forward, K tail")
 def ablation_cam(v: View) -> Tensor:
     """ReLU(sum_k w_k A_k), w_k = (y - y without map k) / |y|. Desai and Ramaswamy 2020 (WACV), equations 3 and 4.
 
@@ -33,7 +34,7 @@ def ablation_cam(v: View) -> Tensor:
     return weighted(drop / v.y.abs().clamp(min=1e-12)[:, None], v.A).relu()
 
 
-@method("score-cam")
+@method("score-cam", passes="up to 1 + K forward")
 def score_cam(v: View, weights: str = "probability") -> Tensor:
     """ReLU(sum_k w_k up(A_k)), w_k = p(x * mm(up(A_k))). Wang et al. 2020, arXiv 1910.01279, algorithm 1.
 
@@ -50,7 +51,7 @@ def score_cam(v: View, weights: str = "probability") -> Tensor:
     return v.up(weighted(shares, v.A)).relu()
 
 
-@method("ss-cam")
+@method("ss-cam", passes="up to 1 + K * samples forward")
 def ss_cam(v: View, samples: int = 10, sigma: float = 2.0) -> Tensor:
     """Score-CAM with smoothed scores: mean of p over `samples` masks with Gaussian noise. Wang et al. 2020,
     arXiv 2006.14255, the variant that adds noise to the mask; the paper takes 35 samples."""
@@ -62,7 +63,7 @@ def ss_cam(v: View, samples: int = 10, sigma: float = 2.0) -> Tensor:
     return _averaged(v, noisy, varied, samples)
 
 
-@method("is-cam")
+@method("is-cam", passes="up to 1 + K * samples forward")
 def is_cam(v: View, samples: int = 10) -> Tensor:
     """Score-CAM with integrated scores: mean of p over masks scaled by i / n, i = 1 .. n. Naidu et al. 2020,
     arXiv 2010.03023. (torch-cam scales by a running sum of i / n, which exceeds 1.)"""
@@ -82,7 +83,7 @@ def _averaged(v: View, make: Make, varied: Tensor, samples: int) -> Tensor:
     return v.up(weighted(scores, v.A)).relu()
 
 
-@method("group-cam", lengths={"blur": STRONG_BLUR})
+@method("group-cam", lengths={"blur": STRONG_BLUR}, passes="up to 2 + groups forward, 1 tail, 1 tail backward")
 def group_cam(v: View, *, groups: int = 32, percentile: float = 70.0, blur: tuple[int, float]) -> Tensor:
     """Masks of groups of channels, scored by what they restore of a blurred image. Zhang et al. 2021, arXiv 2103.13859.
 
@@ -104,7 +105,7 @@ def group_cam(v: View, *, groups: int = 32, percentile: float = 70.0, blur: tupl
     return v.combined((gain - nothing).relu(), masks).relu()
 
 
-@method("sidu")
+@method("sidu", passes="1 + K forward")
 def sidu(v: View, threshold: float = 0.1, sigma: float = 0.25) -> Tensor:
     """sum_k SD_k U_k M_k / (K / 2): how like the image a mask's prediction is, times how unlike the other masks'.
 
@@ -125,7 +126,7 @@ def sidu(v: View, threshold: float = 0.1, sigma: float = 0.25) -> Tensor:
     return v.combined((alike * unique / (0.5 * count)).to(v.x.dtype), masks)
 
 
-@method("fd-cam")
+@method("fd-cam", passes="1 forward, 1 + 2 * K tail, 1 tail backward")
 def fd_cam(v: View, share: float = 0.95) -> Tensor:
     """Channels grouped by cosine similarity, switched on and off together. Li et al. 2022, arXiv 2206.08792.
 
@@ -156,7 +157,7 @@ def _min_max_row(values: Tensor) -> Tensor:
     return min_max(values[:, None])[:, 0]
 
 
-@method("shap-cam")
+@method("shap-cam", passes="1 forward, permutations * (P + 1) tail")
 def shap_cam(v: View, permutations: int = 16) -> Tensor:
     """Shapley values of the layer's positions, by Monte Carlo: the mean gain in p when one joins those before it.
 
@@ -188,7 +189,7 @@ def shapley(v: View, orders: Tensor) -> Tensor:
     return gains.mean(1).reshape(-1, rows, columns)
 
 
-@method("recipro-cam")
+@method("recipro-cam", passes="1 forward, P tail")
 def recipro_cam(v: View, gaussian: bool = True) -> Tensor:
     """p of the layer with one position kept: L[i, j] = p(A at (i, j), zero elsewhere). Byun and Lee 2022,
     arXiv 2209.14074. gaussian: the position's vector spread over its 3x3 neighbours by a Gaussian, as the paper."""

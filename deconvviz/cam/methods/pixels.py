@@ -12,25 +12,25 @@ from deconvviz.deconv.relevance import LRP
 from deconvviz.deconv.rules import Policy
 
 
-@method("gradient", needs="image")
+@method("gradient", needs="image", passes="2 forward, 1 backward")
 def gradient(v: View) -> Tensor:
     """max over colours of |dy/dx|. Simonyan et al. 2013, arXiv 1312.6034, section 3."""
     return v.back(Policy("gradient")).abs().amax(1)
 
 
-@method("squared-gradient", needs="image")
+@method("squared-gradient", needs="image", passes="2 forward, 1 backward")
 def squared_gradient(v: View) -> Tensor:
     """Sum over colours of (dy/dx)^2, the gradient of Simonyan et al. 2013 squared, as in Hooker et al. 2019."""
     return v.back(Policy("gradient")).square().sum(1)
 
 
-@method("gradient-x-input", needs="image")
+@method("gradient-x-input", needs="image", passes="2 forward, 1 backward")
 def gradient_x_input(v: View) -> Tensor:
     """Sum over colours of x dy/dx, signed. Shrikumar et al. 2016, arXiv 1605.01713."""
     return (v.back(Policy("gradient")) * v.x).sum(1)
 
 
-@method("guided", needs="image")
+@method("guided", needs="image", passes="2 forward, 1 backward")
 def guided(v: View) -> Tensor:
     """max over colours of |guided backpropagation|. Springenberg et al. 2014, arXiv 1412.6806.
 
@@ -39,7 +39,7 @@ def guided(v: View) -> Tensor:
     return v.back(Policy("guided")).abs().amax(1)
 
 
-@method("deconvnet", needs="image")
+@method("deconvnet", needs="image", passes="2 forward, 1 backward")
 def deconvnet(v: View) -> Tensor:
     """max over colours of |deconvnet projection of the class|. Zeiler and Fergus 2013, section 2.1.
 
@@ -48,7 +48,7 @@ def deconvnet(v: View) -> Tensor:
     return v.back(Policy("deconvnet")).abs().amax(1)
 
 
-@method("smoothgrad", needs="image")
+@method("smoothgrad", needs="image", passes="1 + samples forward, samples backward")
 def smoothgrad(v: View, samples: int = 25, noise: float = 0.15) -> Tensor:
     """max over colours of |mean of dy/dx over noisy images|. Smilkov et al. 2017, arXiv 1706.03825.
 
@@ -62,13 +62,13 @@ def smoothgrad(v: View, samples: int = 25, noise: float = 0.15) -> Tensor:
     return (total / samples).abs().amax(1)
 
 
-@method("guided-grad-cam")
+@method("guided-grad-cam", passes="2 forward, 1 backward, 1 tail, 1 tail backward")
 def guided_grad_cam(v: View) -> Tensor:
     """max over colours of |guided backpropagation| times Grad-CAM, resized. Selvaraju et al. 2017, section 3.2."""
     return v.back(Policy("guided")).abs().amax(1) * v.up(grad_cam(v))
 
 
-@method("lrp-epsilon", needs="image")
+@method("lrp-epsilon", needs="image", passes="2 forward, 1 backward")
 def lrp_epsilon(v: View, epsilon: float = 1e-6) -> Tensor:
     """Layer-wise relevance propagation, R_j = sum_k a_j w_jk R_k / (z_k + eps sign z_k); sum over colours, signed.
 
@@ -77,7 +77,7 @@ def lrp_epsilon(v: View, epsilon: float = 1e-6) -> Tensor:
     return v.back(LRP("epsilon", epsilon), relevance=True).sum(1)
 
 
-@method("lrp-zplus", needs="image")
+@method("lrp-zplus", needs="image", passes="2 forward, 1 backward")
 def lrp_z_plus(v: View, epsilon: float = 1e-6) -> Tensor:
     """LRP with the z+ rule at convolutions, a_j w_jk^+ only, and epsilon at linear layers; sum over colours.
 

@@ -36,7 +36,7 @@ class Window(NamedTuple):
     left: int
 
 
-@method("sess", needs="inner", lengths={"step": Length(64)})
+@method("sess", needs="inner", lengths={"step": Length(64)}, passes="1 + windows forward, windows inner")
 def sess(v: View, inner: Inner, *, scales: int = 12, step: int, drop: float = 0.0) -> Tensor:
     """Maps of windows at several scales, weighed by p of each window; the mean where they are above zero, blurred.
 

@@ -38,6 +38,7 @@ from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.explain import Explainer
+    from deconvviz.cli.inputs import OpenedModel
     from deconvviz.data.datasets import Images
     from deconvviz.data.feed import Feed
     from deconvviz.data.preprocess import Preprocess
@@ -212,7 +213,7 @@ def evaluate(
     _draw(evaluation, table, title, images, opened.preprocess, measured, known_names, page)
     click.echo(f"wrote {table} and {file}\n{evaluation!r}")
     if outputs is not None:
-        explainer = _explainer(methods[0], options_by_method[methods[0]], opened.network, how, run)
+        explainer = _explainer(methods[0], options_by_method[methods[0]], opened, how, run)
         feed = feed_of(labelled_images, opened, len(evaluation.names), run)
         _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, run.progress, page.beside())
     if check.sanity:
@@ -280,19 +281,20 @@ def _draw(
 
 
 def _explainer(
-    method: str, own_options: Mapping[str, Any], network: Network, how: MethodOptions, run: RunOptions
+    method: str, own_options: Mapping[str, Any], opened: OpenedModel, how: MethodOptions, run: RunOptions
 ) -> Explainer:
     """Return the explainer of one method, as `evaluate` makes it."""
     from deconvviz.cam.explain import cam
     from deconvviz.cam.registry import METHODS
 
     settings: dict[str, Any] = {
-        "batch_size": run.images_at_once(network.device),
+        "batch_size": run.images_at_once(opened.network.device),
         "precision": run.precision,
         "seed": run.seed,
+        "preprocess": opened.preprocess,
         **own_options,
     }
-    return cam(method, network, METHODS[method].layers_for(how.layers), **settings)
+    return cam(method, opened.network, METHODS[method].layers_for(how.layers), **settings)
 
 
 def _report_mistakes(

@@ -126,6 +126,7 @@ def evaluate(
             batch_size=settings.images_at_once(network.device, MASKED_IMAGES),
             precision=settings.precision,
             seed=settings.seed,
+            preprocess=preprocess,
             **method_options,
         )
         for name, method_options in options_by_method.items()
