@@ -1,6 +1,7 @@
 """The public names, once: `deconvviz/__init__.py` reads this file and imports each of them on first use."""
 
 from .cam.explain import cam as cam
+from .cam.pairs.explain import pair as pair
 from .data.datasets import open_images as open_images
 from .data.images import ImageStore as ImageStore
 from .data.memory import InMemoryImages as InMemoryImages

@@ -24,14 +24,21 @@ def last_maps(network: Network) -> str:
         LayerNotFound: no layer before the last one has rows and columns.
     """
     weighted = [node for node in network.graph.nodes if _weighted(node)]
+    name = maps_behind(network, data_inputs(weighted[-1])[0] if weighted else network.image)
+    if name is None:
+        raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
+    return name
+
+
+def maps_behind(network: Network, node: fx.Node) -> str | None:
+    """Return the name of the nearest layer with rows and columns from a node backwards, as `last_maps`; else None."""
     names = {layer.node: name for name, layer in network.layers.items() if layer.kind != "Sequential"}
-    node = data_inputs(weighted[-1])[0] if weighted else network.image
     while node is not network.image:
         shape = shape_of(node)
         if len(shape) == 4 and shape[2] * shape[3] > 1 and not _derived(node) and node in names:
             return names[node]
         node = data_inputs(node)[0]
-    raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
+    return None
 
 
 def last_of_each_size(network: Network, most: int = 4) -> tuple[str, ...]:
