@@ -215,7 +215,8 @@ def pair(
 
     >>> import deconvviz as dv
     >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    >>> body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> model = nn.Sequential(*body, nn.Linear(4, 5)).eval()
     >>> explainer = dv.pair("interaction-cam", dv.capture(model, (3, 8, 8)))
     >>> map_a, map_b = explainer(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
     >>> map_a.shape, explainer.layer

@@ -51,7 +51,7 @@ def conditional_occlusion(v: EmbeddingView, square: int, stride: int, fill: floa
     lengths={"square": PAIR_SQUARE, "stride": PAIR_STRIDE},
 )
 def context_agnostic(v: EmbeddingView, square: int, stride: int, fill: float = 0.0) -> Tensor:
-    """cos(f(w|x) - f(x\\w), z_other): what a window has that the rest of its image has not; mean over windows of a pixel.
+    """cos(f(w|x) - f(x\\w), z_other): what a window has that the rest has not; mean over windows of a pixel.
 
     Sammani et al. 2022. Options and the mean over windows are those of conditional-occlusion.
     """
@@ -76,7 +76,7 @@ def pairwise_occlusion(
     temperature: float | None = None,
     relative: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Boxes erased in both images at random: softmax over draws of the fall of s, added where the embedding shrank more.
+    """Boxes erased in both images at random: softmax over draws of the fall of s, added where the embedding shrank.
 
     Sammani et al. 2022. area: of a box, in shares of the image; ratio: its height over its width. Of each draw the
     weight goes to the box of the image whose embedding became the shorter.
@@ -159,6 +159,6 @@ def _boxes(
 
 
 def _embeddings_without(v: EmbeddingView, erased: Tensor, fill: float) -> Tensor:
-    """Return the embeddings of the images with each of some places filled, [N, draws, D]; erased: bool [draws, H, W]."""
+    """Return the embeddings of images with places filled, [N, draws, D]; erased: bool [draws, H, W]."""
     keep = (~erased).to(v.base.dtype)
     return v.masked(len(erased), lambda _, draws: keep[draws], lambda z, _: z.to(widened(z.dtype)), fill)

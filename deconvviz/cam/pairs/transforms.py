@@ -52,7 +52,7 @@ def averaged_transforms(
 def pixel_invariance(
     v: EmbeddingView, draws: int = 1000, pixels: int = 64, floor: float = 0.5, blur: bool = True
 ) -> Tensor:
-    """The weights of a linear model that predicts s from pixels, over changes of colour and erased boxes; max over colours.
+    """Weights of a linear model that predicts s from pixels, over changes of colour and erased boxes; max over colours.
 
     Sammani et al. 2022, for one image: s = cos(f(x), f(t(x))). Here the other image's embedding takes the place of
     f(x). pixels: side of the small images that the model reads; floor: weights below, after scaling to 0..1, are zero;
