@@ -91,6 +91,31 @@ def first_and_last(network: Network) -> tuple[str, ...]:
     return tuple(dict.fromkeys((names[final_value(weighted[0])], *([names[read]] if read in names else []))))
 
 
+def classifier_input(network: Network) -> str | None:
+    """Return the name of the layer that the classifier reads, the last convolution or linear layer; None for images.
+
+    What only repeats a value, or lays one that has a single place out as a vector, is passed over; maps that are laid
+    out as a vector are not.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(16, 2)).eval()
+    >>> classifier_input(dv.capture(model, (3, 4, 4)))
+    '2'
+    """
+    weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
+    node = data_inputs(weighted[-1])[0] if weighted else network.image
+    while node is not network.image and (op_of(node).identity or _lays_out_one_place(node) or node not in names):
+        node = data_inputs(node)[0]
+    return names.get(node) if node is not network.image else None
+
+
+def _lays_out_one_place(node: fx.Node) -> bool:
+    """Whether the op reshapes a value of one place or of none: it holds one vector before and after."""
+    before = shape_of(data_inputs(node)[0])
+    return op_of(node).reshapes and (len(before) < 3 or (len(before) == 4 and before[2] * before[3] == 1))
+
+
 def default_layers(network: Network, most: int = 8, pooled: bool = True) -> tuple[str, ...]:
     """Return layers to look at where the user named none, in the order of depth; of a ZFNet its layers 1 to 7.
 

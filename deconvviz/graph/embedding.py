@@ -6,8 +6,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from deconvviz.errors import CamError, CaptureError
-from deconvviz.graph.choose import first_and_last
+from deconvviz.errors import CaptureError
+from deconvviz.graph.choose import classifier_input
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
 from deconvviz.graph.reach import shape_of
@@ -29,15 +29,10 @@ def default_embedding(network: Network) -> str:
     >>> default_embedding(dv.capture(model, (3, 8, 8)))
     '2'
     """
-    try:
-        layers = first_and_last(network)
-    except CamError as error:
-        raise CaptureError(str(error)) from error
-    if len(layers) < 2:
-        raise CaptureError(
-            f"{network.name} has no layer before its classifier; name the layer of the embedding with -l"
-        )
-    return layers[-1]
+    layer = classifier_input(network)
+    if layer is None:
+        raise CaptureError(f"{network.name} has no layer before its classifier; name the layer of the embedding")
+    return layer
 
 
 def embedding_network(network: Network, layer: str) -> Network:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as colours
 
 from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.lengths import Length
-from deconvviz.types import Ints
+from deconvviz.types import Floats
 
 JITTER, HUE = 0.8, 0.2  # of brightness, contrast and saturation, and of the hue: SimCLR's colour jitter at strength 1
 JITTERED, GREY, BLURRED, ERASED = 0.8, 0.2, 0.5, 0.5  # how often each change is made
@@ -103,7 +103,7 @@ class Colours:
     def changed(self, draw: int, images: slice = slice(None)) -> Tensor:
         """Return some of the images after the change of a number, [n, C, H, W], as the network takes them."""
         generator = generator_of(self.seed, 1, draw)
-        uniform: Ints = torch.rand(9, generator=generator, dtype=torch.float64).numpy()
+        uniform: Floats = torch.rand(9, generator=generator, dtype=torch.float64).numpy()
         pictures = self.pictures[images]
         if uniform[0] < JITTERED:
             pictures = _jittered(pictures, uniform[1:5], torch.randperm(4, generator=generator).tolist())
@@ -123,7 +123,7 @@ class Colours:
         return random_box(self.size, ERASED_AREA, ERASED_RATIO, generator)
 
 
-def _jittered(pictures: Tensor, uniform: Sequence[float], order: Sequence[int]) -> Tensor:
+def _jittered(pictures: Tensor, uniform: Floats, order: Sequence[int]) -> Tensor:
     """Return pictures in 0..1 with brightness, contrast, saturation and hue changed, in an order."""
     factors = [1 - JITTER + 2 * JITTER * float(each) for each in uniform[:3]]
     hue = HUE * (2 * float(uniform[3]) - 1)

@@ -33,7 +33,7 @@ def averaged_transforms(
     require_choice("rule", rule, PIXEL_RULES)
     if transforms < 1 or not 0 < step < 1:
         raise DataError(f"transforms {transforms} and step {step:g} given; expected 1 or more, and above 0 and below 1")
-    colours, policy = Colours(v.x, v.bounds, v.seed), Policy("guided" if rule == "guided" else "gradient")
+    colours, policy = Colours(v.x, v.bounds, v.seed), Policy(rule, lrn="gradient")
     spread = noise * (v.x.amax((1, 2, 3), keepdim=True) - v.x.amin((1, 2, 3), keepdim=True))
     shares = [1 - step * number for number in range(1, round(1 / step)) if 1 - step * number > 1e-9]
     total = torch.zeros_like(v.x)
