@@ -129,7 +129,7 @@ def invariance(model: nn.Module, x: Pair) -> Any:
 
 def cams(model: nn.Module, x: Pair, reduce: str = "mean", interact: bool = False) -> Any:
     arrays = numbers(x[0]), numbers(x[1])
-    return rp.interaction_cam(model[:5], model[5:], arrays, reduce, interact)  # type: ignore[index]
+    return rp.interaction_cam(model[:5], model[5:], arrays, reduce, interact)
 
 
 # name -> options, and the replica of both raw maps for (the layers up to the embedding, the images)
@@ -406,7 +406,7 @@ def test_the_maps_point_at_the_object_that_is_common(name: str) -> None:
         body[0].bias[1:] = 0.05
     a, b = (0.3 * torch.randn(1, 3, 20, 20, dtype=torch.float64, generator=generator) for _ in range(2))
     a[..., 1:6, 2:7], b[..., 12:17, 11:16] = patch, patch
-    quick = {"square": 5, "stride": 1, "draws": 150}
+    quick: dict[str, Any] = {"square": 5, "stride": 1, "draws": 150}
     options = {key: value for key, value in quick.items() if key in PAIR_METHODS[name].options}
     maps = dv.pair(name, dv.capture(model, (3, 20, 20)), **options)(a, b)
     for map_, (top, left) in zip(maps, ((1, 2), (12, 11)), strict=True):

@@ -137,10 +137,10 @@ def averaged_transforms(module: nn.Module, x: Array, other: Array, changed: Sequ
     if guided:
         for each in double.modules():
             if isinstance(each, nn.ReLU):
-                each.register_full_backward_hook(lambda _, inner, __: (inner[0].clamp(min=0),))
+                each.register_full_backward_hook(lambda _, inner, __: (inner[0].clamp(min=0),))  # type: ignore[index]
 
     def f(value: torch.Tensor) -> torch.Tensor:
-        z = double(value)[0]
+        z: torch.Tensor = double(value)[0]
         return z if z.dim() == 1 else z.mean((1, 2))
 
     z = f(torch.tensor(other)[None]).detach()
@@ -152,7 +152,7 @@ def averaged_transforms(module: nn.Module, x: Array, other: Array, changed: Sequ
             own = f(leaf)  # once: the guided rule is not linear in the signal
             s = (own * z).sum() / own.norm() / z.norm()
             gradients.append(torch.autograd.grad(s, leaf)[0][0].numpy())
-    return np.abs(x * np.mean(gradients, 0)).max(0)
+    return np.asarray(np.abs(x * np.mean(gradients, 0)).max(0))
 
 
 def pixel_invariance(
