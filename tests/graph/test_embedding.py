@@ -57,7 +57,7 @@ def test_the_network_that_ends_there_returns_vectors() -> None:
     model = convolutional()
     network = dv.capture(model, (3, 8, 8))
     ended = embedding_network(network, "0")
-    assert torch.equal(ended(x), model[0](x).mean((2, 3)))  # type: ignore[index]
+    assert torch.equal(ended(x), model[0](x).mean((2, 3)))
     assert pooled_places(network, "0") == 36 and pooled_places(network, "4") == 1
     assert not any(name.startswith("2.") for name in ended.tensors) and "2" not in ended.layers
     assert torch.allclose(ended.forward_only()(x), ended(x), atol=1e-6)
@@ -76,5 +76,5 @@ def test_what_is_no_embedding_is_refused() -> None:
     x = torch.rand(2, 3, 16, 16)
     assert embedding_network(network, default_embedding(network))(x).shape == (2, 5)
     single = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(), nn.Linear(36, 2))
-    with pytest.raises(CaptureError, match="1 number for an image; .* needs 2 or more: take '1'"):
+    with pytest.raises(CaptureError, match=r"1 number for an image; .* needs 2 or more: take '1'"):
         embedding_network(dv.capture(single, (3, 8, 8)), "0")

@@ -47,7 +47,8 @@ def cosine(a: Any, b: Any) -> float:
 
 def areas(embed: nn.Module, starts: list[Any], ends: list[Any], whole: list[Any], maps: list[Any], steps: int) -> Any:
     """The two areas of one pair: pixels of `ends` replace those of `starts` one by one."""
-    changed, curves = [start.copy() for start in starts], ([], [])
+    changed = [start.copy() for start in starts]
+    curves: tuple[list[float], list[float]] = ([], [])
     orders = [np.argsort(-each.ravel(), kind="stable") for each in maps]
     done = 0
     for step in range(steps + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,13 @@ def test_studies_and_maps_show_themselves(network: dv.Network) -> None:
     assert len(dv.draw_pair([maps, maps]).axes) == 2 * 2 * 2 + 1  # methods of one name share a column
     with pytest.raises(DataError):
         dv.draw_pair([])
-    for options in ({"methods": []}, {"fill": "black", "metrics": True}, {"fill": "grey"}, {"names": [("a", "b")]}):
+    wrong: list[dict[str, Any]] = [
+        {"methods": []},
+        {"fill": "black", "metrics": True},
+        {"fill": "grey"},
+        {"names": [("a", "b")]},
+    ]
+    for options in wrong:
         with pytest.raises(DataError):
             dv.explain_pairs(network, a, b, **{"methods": ["interaction-cam"], "progress": False, **options})
 
@@ -135,13 +142,14 @@ def test_the_energy_lies_on_the_object_that_two_scenes_have_in_common(network: d
     x = [torch.stack([preprocess(pair[image].image) for pair in drawn]) for image in (0, 1)]
     masks = np.array([[preprocess.mask(scene.mask) for scene in pair] for pair in drawn])
     share = masks.mean()
-    for name, options in (
+    quick: tuple[tuple[str, dict[str, Any]], ...] = (
         ("interaction-cam", {}),
         ("averaged-transforms", {}),
         ("pairwise-occlusion", {"draws": 60}),
         ("conditional-occlusion", {"stride": 10}),
         ("context-agnostic", {"stride": 10}),
-    ):
+    )
+    for name, options in quick:
         maps = torch.stack([*dv.pair(name, network, preprocess=preprocess, **options)(*x)], 1).numpy()
         energy = (maps * masks).sum((2, 3)) / maps.sum((2, 3))
         assert energy.mean() > 1.4 * share, (name, energy.mean(), share)
