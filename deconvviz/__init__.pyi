@@ -1,6 +1,7 @@
 """The public names, once: `deconvviz/__init__.py` reads this file and imports each of them on first use."""
 
 from .cam.explain import cam as cam
+from .cam.pairs.explain import pair as pair
 from .data.datasets import open_images as open_images
 from .data.images import ImageStore as ImageStore
 from .data.memory import InMemoryImages as InMemoryImages
@@ -21,6 +22,7 @@ from .drawing.decisions import draw_finding as draw_finding
 from .drawing.decisions import draw_lesions as draw_lesions
 from .drawing.decisions import draw_mistakes as draw_mistakes
 from .drawing.decisions import draw_occlusion as draw_occlusion
+from .drawing.decisions import draw_pair as draw_pair
 from .drawing.decisions import draw_relevance as draw_relevance
 from .drawing.decisions import draw_sanity as draw_sanity
 from .drawing.decisions import draw_variants as draw_variants
@@ -82,6 +84,8 @@ from .studies.mining.ranges import layer_range as layer_range
 from .studies.mining.result import Mined as Mined
 from .studies.mining.result import load_mined as load_mined
 from .studies.occlusion.measure import occlude as occlude
+from .studies.pairs.measure import explain_pairs as explain_pairs
+from .studies.pairs.result import PairStudy as PairStudy
 from .studies.probing.measure import probe as probe
 from .studies.probing.settings import ProbeSettings as ProbeSettings
 from .studies.probing.transfer import transfer as transfer

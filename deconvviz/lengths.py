@@ -67,6 +67,7 @@ class BlurWindow:
 
 
 SQUARE, STRIDE = Length(32), Length(16)  # of the occluder, where none is given: our choice, the paper states neither
+PAIR_SQUARE, PAIR_STRIDE = Length(64), Length(8)  # of the occluder of pairs: those of Sammani et al. 2022
 STRONG_BLUR = BlurWindow(51, 50.0)  # leaves no object: Group-CAM's, whose release has these numbers for 224 px
 
 

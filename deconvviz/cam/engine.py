@@ -54,7 +54,7 @@ class View:
         forward: Backend,
         x: Tensor,
         layer: str | None,
-        target: Target,
+        target: Target | Scorer,
         options: ExplainOptions,
         watched: Sequence[str] = (),
     ) -> None:
@@ -66,7 +66,7 @@ class View:
                 for changed values.
             x: images [N, C, H, W].
             layer: the layer that is explained, or None.
-            target: what is explained, see `targets`.
+            target: what is explained, see `targets`, or what reads its score.
             options: batch size, precision, seed and tokens.
             watched: without a layer, those whose maps are kept.
         """

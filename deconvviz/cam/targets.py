@@ -84,12 +84,12 @@ def _of_classes(values: Tensor, classes: Tensor) -> Tensor:
     return values.gather(1, classes[:, None])[:, 0]
 
 
-def scorer_of(target: Target, output: Any, count: int, readout: Readout | None = None) -> Scorer:
+def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout | None = None) -> Scorer:
     """Return a scorer for a target.
 
     Args:
         target: the index of a class, one index for each image, None (the top class of each image), or a function of the
-            output that returns one number for each image [N].
+            output that returns one number for each image [N]. A scorer is returned as it is.
         output: what the model returns for the images.
         count: number of images.
         readout: how the output becomes scores; by default it is told from the output's own values.
@@ -103,6 +103,8 @@ def scorer_of(target: Target, output: Any, count: int, readout: Readout | None =
     >>> scorer.classes.tolist()
     [1, 0]
     """
+    if isinstance(target, Scorer):
+        return target
     if isinstance(target, list | tuple) and target and all(callable(each) for each in target):
         target = _each_its_own(target, count)
     if callable(target) and not isinstance(target, Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +106,7 @@ def own_methods(
     return tuple(own_names(names_of(given) if isinstance(given, str) else given))
 
 
-def method_option(example: str) -> Any:
+def method_option(example: str) -> Callable[[Command], Command]:
     """Return --option KEY=VALUE, which may be given several times, as `pairs`; `example` is one such pair."""
     text = f"An option of the methods that have it, such as {example}. May be given several times."
     return click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help=text)

@@ -92,6 +92,7 @@ COMMANDS = {
         resumes=True,
     ),
     "cam": LazyCommand("cli.cam", "Show where in an image a network found its class."),
+    "pair": LazyCommand("studies.pairs.command", "Show why a network takes two images for alike."),
     "train-cam": LazyCommand(
         "studies.explainers.command",
         "Train an explainer for a network, which then explains an image in one forward pass.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
 from deconvviz.studies.ablation import figure as ablation
@@ -13,6 +15,7 @@ from deconvviz.studies.evaluation import figure as evaluating
 from deconvviz.studies.evaluation import sanity_figure
 from deconvviz.studies.lesions import figure as lesioning
 from deconvviz.studies.occlusion import figure as occluding
+from deconvviz.studies.pairs import figure as pairing
 from deconvviz.studies.relevance import figure as relevant
 from deconvviz.studies.relevance.deciding import DecidingChannels, deciding_channels
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from typing_extensions import Unpack
 
+    from deconvviz.cam.pairs.maps import PairMaps
     from deconvviz.data.datasets import Images
     from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.ablation.result import VariantTable
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.evaluation.sanity_result import SanityCheck
     from deconvviz.studies.lesions.result import Lesions
     from deconvviz.studies.occlusion.result import Occlusion
+    from deconvviz.studies.pairs.result import PairStudy
     from deconvviz.studies.relevance.result import Relevance
 
 
@@ -61,6 +66,55 @@ def draw_occlusion(
     """
     rows = list(occlusion) if isinstance(occlusion, Sequence) else [occlusion]
     return occluding.draw_occlusions(rows, [[]] * len(rows), names, title, caption, page=Page(**page))
+
+
+def draw_pair(
+    pairs: PairMaps | Sequence[PairMaps] | PairStudy,
+    names: Sequence[tuple[str, str]] = (),
+    title: str = "",
+    caption: str = "",
+    **page: Unpack[ColumnsKeywords],
+) -> Figure:
+    """Draw pairs of images: the first above the second, with the map of each method over them.
+
+    Args:
+        pairs: what `dv.pair(...)(a, b)` returns, or several of those, of the same images; or what `dv.explain_pairs`
+            returns.
+        names: of both images of each pair; by default those of a study, or "a" and "b".
+        title: text above.
+        caption: text below.
+        page: `width` in inches, `dpi` and `columns` of `Page`, which say how the figure is laid out.
+
+    Raises:
+        DataError: there is nothing to draw, or the maps are of different pairs.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+    >>> a, b = torch.rand(2, 1, 3, 8, 8)
+    >>> maps = dv.pair("averaged-transforms", dv.capture(model, (3, 8, 8)))(a, b)
+    >>> len(dv.draw_pair(maps).axes)  # two images, two maps and a colour bar
+    5
+    """
+    from deconvviz.cam.pairs.maps import PairMaps
+    from deconvviz.studies.pairs.result import PairStudy
+
+    layout = Page(**page)
+    if isinstance(pairs, PairStudy):
+        maps, similarity = pairs.maps, pairs.similarity
+        return pairing.draw_pairs(pairs.pictures, maps, names or pairs.names, similarity, title, caption, layout)
+    several = [pairs] if isinstance(pairs, PairMaps) else list(pairs)
+    if not several or len({len(each) for each in several}) > 1:
+        raise DataError(f"maps of {len(several)} methods given; expected one or more, all of the same pairs")
+    first = several[0]
+    pictures = np.stack([first.pictures_a, first.pictures_b], 1)
+    count = len(pictures)
+    by_method = {
+        each.method: np.stack([each.a[:count].float().cpu().numpy(), each.b[:count].float().cpu().numpy()], 1)
+        for each in several
+    }
+    similarity = first.similarity[:count].double().cpu().numpy()
+    return pairing.draw_pairs(pictures, by_method, names or [("a", "b")] * count, similarity, title, caption, layout)
 
 
 def draw_relevance(

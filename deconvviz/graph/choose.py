@@ -24,14 +24,21 @@ def last_maps(network: Network) -> str:
         LayerNotFound: no layer before the last one has rows and columns.
     """
     weighted = [node for node in network.graph.nodes if _weighted(node)]
+    name = maps_behind(network, data_inputs(weighted[-1])[0] if weighted else network.image)
+    if name is None:
+        raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
+    return name
+
+
+def maps_behind(network: Network, node: fx.Node) -> str | None:
+    """Return the name of the nearest layer with rows and columns from a node backwards, as `last_maps`; else None."""
     names = {layer.node: name for name, layer in network.layers.items() if layer.kind != "Sequential"}
-    node = data_inputs(weighted[-1])[0] if weighted else network.image
     while node is not network.image:
         shape = shape_of(node)
         if len(shape) == 4 and shape[2] * shape[3] > 1 and not _derived(node) and node in names:
             return names[node]
         node = data_inputs(node)[0]
-    raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
+    return None
 
 
 def last_of_each_size(network: Network, most: int = 4) -> tuple[str, ...]:
@@ -82,6 +89,31 @@ def first_and_last(network: Network) -> tuple[str, ...]:
     while read is not network.image and (_same_values(read) or read not in names):
         read = data_inputs(read)[0]
     return tuple(dict.fromkeys((names[final_value(weighted[0])], *([names[read]] if read in names else []))))
+
+
+def classifier_input(network: Network) -> str | None:
+    """Return the name of the layer that the classifier reads, the last convolution or linear layer; None for images.
+
+    What only repeats a value, or lays one that has a single place out as a vector, is passed over; maps that are laid
+    out as a vector are not.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(16, 2)).eval()
+    >>> classifier_input(dv.capture(model, (3, 4, 4)))
+    '2'
+    """
+    weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
+    node = data_inputs(weighted[-1])[0] if weighted else network.image
+    while node is not network.image and (op_of(node).identity or _lays_out_one_place(node) or node not in names):
+        node = data_inputs(node)[0]
+    return names.get(node) if node is not network.image else None
+
+
+def _lays_out_one_place(node: fx.Node) -> bool:
+    """Whether the op reshapes a value of one place or of none: it holds one vector before and after."""
+    before = shape_of(data_inputs(node)[0])
+    return op_of(node).reshapes and (len(before) < 3 or (len(before) == 4 and before[2] * before[3] == 1))
 
 
 def default_layers(network: Network, most: int = 8, pooled: bool = True) -> tuple[str, ...]:

@@ -60,6 +60,33 @@ ANALYSES: Mapping[str, TableSchema] = {
             "p number | probability | Welch's two-sided t-test between both, times the number of rows (Bonferroni).",
         ),
     ),
+    "pairs": TableSchema(
+        what="A row for each pair of images and method. s is the cosine of the two embeddings.",
+        written_by="`deconvviz pair --csv FILE`, `PairStudy.save_csv` and `PairStudy.to_frame`",
+        columns=_columns(
+            "image_a text |  | Name of the first image.",
+            "image_b text |  | Name of the second image.",
+            "similarity number | cosine | s of the whole images.",
+            "method text |  | Name of the method.",
+            "simultaneous_insertion number? | cosine | SI: area under the curve of s while the strongest pixels are "
+            "inserted into both blurred images; higher is better.",
+            "simultaneous_deletion number? | cosine | SD: the same while they are deleted; lower is better.",
+            "conditional_insertion number? | cosine | CI: as SI with one image changed and the other whole, mean over "
+            "both.",
+            "conditional_deletion number? | cosine | CD: as SD with one image changed, mean over both.",
+            "simultaneous_drop number? | share, 0..1 | SAD: how far s falls when both images are masked by their maps, "
+            "as a share of s; empty where s is not above 0.",
+            "simultaneous_increase number? | share, 0..1 | SIC: whether s rises then: 0 or 1.",
+            "conditional_drop number? | share, 0..1 | CAD: as SAD with one image masked, mean over both.",
+            "conditional_increase number? | share, 0..1 | CIC: as SIC with one image masked, mean over both: 0, 0.5 or "
+            "1.",
+            "max_sensitivity number? | share | MS: the largest change of a map over its size, when the images change "
+            "by noise; mean over both; lower is better.",
+            "forward_passes number | passes | Of one image.",
+            "backward_passes number | passes | Of one image.",
+            "seconds number | s | Time for the maps of one pair.",
+        ),
+    ),
     "visualisation": TableSchema(
         what="A row for each picture, in the order in which the channels were given.",
         written_by="`deconvviz visualise`, `Visualisation.save_csv` and `Visualisation.to_frame`",

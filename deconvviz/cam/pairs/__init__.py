@@ -1,0 +1,1 @@
+"""Explanations of a pair of images: why a network takes the two for alike."""

@@ -1,0 +1,90 @@
+"""The score of a pair, the cosine of two embeddings, and what a method is given of each of the two images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deconvviz.arrays import widened
+from deconvviz.cam.captured import Captured
+from deconvviz.cam.engine import View
+from deconvviz.cam.options import ExplainOptions
+from deconvviz.cam.targets import Scorer
+from deconvviz.graph.scores import Readout
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of embeddings [..., D], in float32 or wider, [...]; 0 where one of them is zero.
+
+    >>> cosine(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]])).tolist()
+    [0.6000000238418579, 0.0]
+    """
+    exact = widened(torch.promote_types(a.dtype, b.dtype))
+    return functional.cosine_similarity(a.to(exact), b.to(exact), dim=-1)
+
+
+Bounds = tuple[Tensor, Tensor]
+"""The values of black and of white, [C] each, as the network takes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Scorer):
+    """Reads off embeddings how alike they are to those of the other images.
+
+    Attributes:
+        references: floating [N, D], the embeddings of the other images.
+    """
+
+    classes: Tensor | None = None
+    references: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+
+    def logit(self, output: Any, images: Tensor) -> Tensor:
+        """Return [M], the cosine of each embedding [M, D] with that of its pair; images: int64 [M]."""
+        return cosine(output, self.references[images])
+
+    def probability(self, output: Any, images: Tensor) -> Tensor:
+        """Return the same: a cosine is no probability, and nothing is made of it."""
+        return self.logit(output, images)
+
+
+class CapturedEmbedding(Captured):
+    """A network that returns embeddings, for the engine: there are no classes to be read off."""
+
+    def readout(self, output: Any) -> Readout | None:
+        """Return None."""
+        return None
+
+
+class EmbeddingView(View):
+    """A batch of images whose score is how alike each is to another image: the cosine of their embeddings.
+
+    Attributes:
+        bounds: the values of black and of white; None where they are unknown.
+    """
+
+    def __init__(
+        self,
+        backend: Captured,
+        forward: Captured,
+        x: Tensor,
+        layer: str | None,
+        how: ExplainOptions,
+        bounds: Bounds | None,
+    ) -> None:
+        """Look at images; `facing` says which images they are compared with. Arguments are those of `View`."""
+        super().__init__(backend, forward, x, layer, Similarity(), how)
+        self.bounds = bounds
+
+    def facing(self, other: EmbeddingView) -> None:
+        """Compare each image with that of another view, whose embedding is a constant from now on."""
+        self.scorer = Similarity(references=other.output)
+
+    @property
+    def references(self) -> Tensor:
+        """The embeddings of the other images, [N, D]."""
+        assert isinstance(self.scorer, Similarity)
+        return self.scorer.references
