@@ -1,5 +1,9 @@
 """The public names, once: `deconvviz/__init__.py` reads this file and imports each of them on first use."""
 
+from .cam.boxes import BoxTarget as BoxTarget
+from .cam.decisions import OutputTarget as OutputTarget
+from .cam.decisions import SegmentTarget as SegmentTarget
+from .cam.decisions import SimilarityTarget as SimilarityTarget
 from .cam.explain import cam as cam
 from .data.datasets import open_images as open_images
 from .data.images import ImageStore as ImageStore
@@ -44,6 +48,7 @@ from .drawing.optimised import draw_visualisation as draw_visualisation
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.directions import with_directions as with_directions
+from .graph.ending import ending_at as ending_at
 from .graph.layers import Layer as Layer
 from .graph.layers import ReceptiveField as ReceptiveField
 from .graph.network import Network as Network

@@ -59,11 +59,17 @@ class ModelOptions(ImageOptions):
         weights: "DEFAULT", "none" or the path of a state dict.
         device: "auto", "cpu", "cuda", ...
         outputs: how the output becomes probabilities, one of `choices.OUTPUTS`.
+        part: name of the module of the model that is taken; None takes the whole model.
     """
 
     weights: str
     device: str
     outputs: str
+    part: str | None
+
+    def spec_of(self, model: str) -> str:
+        """Return the name of a model with the part of it that is asked for, as `load_model` takes it."""
+        return f"{model}#{self.part}" if self.part else model
 
 
 def _sizes_and_means() -> list[Callable[[Command], Command]]:
@@ -112,6 +118,12 @@ def model_options(command: Command) -> Command:
             type=click.Choice(OUTPUTS),
             help="What the network returns: scores of classes that exclude each other (softmax), of labels that may "
             "hold together (sigmoid), or probabilities; auto tells it by the network's end.",
+        ),
+        click.option(
+            "--part",
+            metavar="MODULE",
+            help="Name of a module of the model to take in the place of all of it, such as the backbone of a detector. "
+            "It has to take images by itself. MODEL#MODULE means the same.",
         ),
         range_option,
         image_channels_option,
