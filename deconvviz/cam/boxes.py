@@ -56,8 +56,8 @@ class BoxTarget(Decision):
         box: left, top, right and bottom, in pixels of the network's input.
         layout: "detections", a list of dicts with boxes, labels and scores, one an image (torchvision); "v5",
             [N, A, 5 + C] with x, y, width, height, objectness and classes (YOLOv3, v5, v7 and YOLOX); "v8",
-            [N, 4 + C, A] without an objectness (YOLOv8, v9, v11); "v10", [N, K, 6] with left, top, right, bottom, score and class; or "auto",
-            which tells them apart by their shapes. All are decoded, after the sigmoid.
+            [N, 4 + C, A] without an objectness (YOLOv8, v9, v11); "v10", [N, K, 6] with left, top, right, bottom,
+            score and class; or "auto", which tells them apart by their shapes. All are decoded, after the sigmoid.
         overlap: the least intersection over union with the wanted box.
         names: of the classes, for messages.
         told: from a box of the network's input to the one that messages tell, where the user knows another image.

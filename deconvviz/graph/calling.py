@@ -19,7 +19,8 @@ def called(model: nn.Module, x: Tensor, call: Call | None = None) -> Any:
         model: a module.
         x: images [N, C, H, W].
         call: from images to what the model is given: a tuple is given as several arguments, a dict as keyword
-            arguments, and anything else as the one argument; None gives the images.
+            arguments, and anything else as the one argument; None gives the images. For a model that is captured, it
+            takes the number of images from `x.shape[0]`: `len(x)` would write down how many they were.
 
     >>> import torch
     >>> class Scaled(nn.Module):

@@ -56,7 +56,7 @@ def embedding_layer(network: Network) -> str | None:
     >>> features = [nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     >>> models = [nn.Sequential(*features), nn.Sequential(*features, nn.Linear(8, 2))]
     >>> [embedding_layer(capture(model, (3, 8, 8))) for model in models]
-    [None, '2']
+    [None, '1']
     """
     last, name = read_by_the_last(network)
     if last is None:

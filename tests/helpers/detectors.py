@@ -82,7 +82,7 @@ class PlantedYolo(Reading):
     def decoded(self, raw: Tensor, grid: Tensor, stride: int) -> Tensor:
         """[N, cells, width] -> [N, cells, 4 + (1) + classes]: as the family's released code decodes its head."""
         if self.family == "v8":
-            bins = raw[..., :64].unflatten(2, (4, 16)).softmax(3) @ torch.arange(16.0)
+            bins = raw[..., :64].reshape(*raw.shape[:2], 4, 16).softmax(3) @ torch.arange(16.0)
             low, high = grid + 0.5 - bins[..., :2], grid + 0.5 + bins[..., 2:]
             return torch.cat([(low + high) / 2 * stride, (high - low) * stride, raw[..., 64:].sigmoid()], 2)
         if self.family == "v5":
@@ -149,15 +149,15 @@ def planted(name: str) -> nn.Module:
     sizes: dict[str, Any] = {"min_size": SIDE, "max_size": SIDE, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     anchor = 4 * 8 + 4  # around x 32, y 32: BOX
     if name == "retinanet":
-        return detection.RetinaNet(
-            Backbone(), CLASSES, anchor_generator=anchors, head=PlantedHead(CLASSES, anchor, -6.0), **sizes
-        ).eval()
+        quiet = PlantedHead(CLASSES, anchor, -6.0)
+        model: nn.Module = detection.RetinaNet(Backbone(), CLASSES, anchor_generator=anchors, head=quiet, **sizes)
+        return model.eval()
     if name == "ssd":
         sizes = {"image_mean": sizes["image_mean"], "image_std": sizes["image_std"]}
-        return detection.ssd.SSD(
-            Backbone(), anchors, (SIDE, SIDE), CLASSES, head=PlantedHead(CLASSES, anchor, 0.0), **sizes
-        ).eval()
-    return detection.FasterRCNN(
+        even = PlantedHead(CLASSES, anchor, 0.0)
+        model = detection.ssd.SSD(Backbone(), anchors, (SIDE, SIDE), CLASSES, head=even, **sizes)
+        return model.eval()
+    model = detection.FasterRCNN(
         Backbone(),
         rpn_anchor_generator=anchors,
         rpn_head=QuietProposals(),
@@ -165,7 +165,8 @@ def planted(name: str) -> nn.Module:
         box_head=nn.Identity(),
         box_predictor=CornerHead(),
         **sizes,
-    ).eval()
+    )
+    return model.eval()
 
 
 def image() -> Tensor:
