@@ -32,6 +32,7 @@ from .drawing.engine import draw_history as draw_history
 from .drawing.engine import draw_images as draw_images
 from .drawing.engine import draw_maps as draw_maps
 from .drawing.engine import draw_projection as draw_projection
+from .drawing.engine import overlays as overlays
 from .drawing.features import draw_correspondence as draw_correspondence
 from .drawing.features import draw_dissection as draw_dissection
 from .drawing.features import draw_evolution as draw_evolution

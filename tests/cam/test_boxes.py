@@ -59,6 +59,7 @@ def test_the_gradient_is_that_of_the_planted_box(head: tuple[str, nn.Module, Any
     assert explainer(x, TARGET).targets == ("box of class 1",)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["occlusion", "d-rise"])
 def test_masks_find_the_block(head: tuple[str, nn.Module, Any, str], method: str) -> None:
     name, _, network, _ = head
@@ -71,6 +72,7 @@ def test_masks_find_the_block(head: tuple[str, nn.Module, Any, str], method: str
         assert float(inside.mean()) > 1.5 * float(found.mean()) and float(inside.max()) > 0.95
 
 
+@pytest.mark.slow
 def test_one_box_for_each_image() -> None:
     """Two images with two boxes are explained as each alone; also with the anchors of a second label."""
     network = dv.capture(d.planted("v5"), (3, 64, 64))
@@ -85,6 +87,7 @@ def test_one_box_for_each_image() -> None:
         dv.cam("hirescam", network, "stem")(x, [TARGET])
 
 
+@pytest.mark.slow
 def test_d_rise_by_its_definition() -> None:
     """Weights are max over boxes of overlap x cosine x objectness, in numpy from YOLOX's boxes of each masked image."""
     from deconvviz.cam.methods.images import random_masks

@@ -64,6 +64,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_box_is_found_again_behind_the_bars(work: pathlib.Path) -> None:
     """The user's coordinates are those of the file; maps and picture show the image without the bars."""
     box = f"box:dog:{','.join(map(str, WIDE))}"
@@ -124,9 +125,8 @@ def test_similarity_ends_at_the_embedding(work: pathlib.Path) -> None:
     """The cosine of an image with itself is 1, and the layer that it is of is told."""
     model, photo = f"{work / 'net.py'}:three", work / "photos" / "a" / "0.png"
     other = work / "photos" / "a" / "1.png"
-    words = run(
-        "hirescam", model, photo, "-t", f"similarity:{photo}", "-t", f"similarity:{other}", "-o", work / "s.svg"
-    )
+    targets = ("-t", f"similarity:{photo}", "-t", f"similarity:{other}")
+    words = run("hirescam", model, photo, *targets, "-o", work / "s.svg")
     assert "the last layer before the classifier" in words
     assert "cosine 1.00" in (work / "s.svg").read_text()
     run("hirescam", model, photo, "-l", "c", "-t", f"similarity:{other}@output", "-o", work / "out.npz")
@@ -157,7 +157,7 @@ BAD: list[tuple[str, list[str], str]] = [
     (DETECTOR, ["-t", "segment:dog"], "expected one map of scores for each class"),
     (DETECTOR, ["-t", "output:0"], "expected one row of numbers"),
     (DETECTOR, [], "the model's output is"),
-    ("net.py:three", ["-t", "box:bee:1,1,9,9"], "expected detections as of torchvision"),
+    ("net.py:three", ["-t", "box:bee:30,10,50,30"], "expected detections as of torchvision"),
     ("net.py:three", ["-t", "output:3"], "output 3 given; the model has outputs 0 to 2"),
     ("net.py:three", ["-t", "output:x"], "expected the number of an output"),
     ("net.py:three", ["-t", "similarity:none.png"], "no image none.png"),
@@ -171,7 +171,13 @@ BAD: list[tuple[str, list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "options", "complaint"), BAD, ids=lambda value: str(value)[-30:])
+ONE_OF_EACH = [
+    pytest.param(*case, marks=[pytest.mark.slow] if case[0] == DETECTOR and place else [])
+    for place, case in enumerate(BAD)
+]
+
+
+@pytest.mark.parametrize(("model", "options", "complaint"), ONE_OF_EACH, ids=lambda value: str(value)[-30:])
 def test_bad_input(
     work: pathlib.Path, monkeypatch: pytest.MonkeyPatch, model: str, options: list[str], complaint: str
 ) -> None:
@@ -182,6 +188,7 @@ def test_bad_input(
     assert "\n" not in str(error.value) and not (work / "bad.png").exists()
 
 
+@pytest.mark.slow
 def test_a_part_is_captured_where_the_whole_cannot_be(work: pathlib.Path) -> None:
     """What cannot be captured says which part can be, and MODEL#PART and --part mean the same."""
     (work / "whole.py").write_text(
@@ -189,9 +196,7 @@ def test_a_part_is_captured_where_the_whole_cannot_be(work: pathlib.Path) -> Non
     )
     model = f"{work / 'whole.py'}:make"
     command = ["layers", model, "--weights", "DEFAULT"]
-    with pytest.raises(
-        DeconvvizError, match=r"its part 'backbone' takes images by itself: capture that, --part backbone"
-    ):
+    with pytest.raises(DeconvvizError, match=r"'backbone' takes images by itself: capture that, --part backbone"):
         CliRunner().invoke(cli, command, catch_exceptions=False)
     tables = [
         CliRunner().invoke(cli, words, catch_exceptions=False).output
