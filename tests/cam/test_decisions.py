@@ -41,7 +41,7 @@ def test_a_segment_is_a_sum_worked_out_by_hand() -> None:
         assert pixels
         total.append(sum(image[2, y, x] for y, x in pixels))
         share.append(float(sum(image[:, y, x].softmax(0)[2] for y, x in pixels)) / len(pixels))
-    (gradient,) = torch.autograd.grad(torch.stack(total).sum(), value)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(torch.stack(total).sum(), value)
     expected = (gradient * value).sum(1).detach()
     for network, layer in ((NETWORK, "relu"), (SEGMENTER, "a")):
         explainer = dv.cam("hirescam", network, layer)
@@ -50,7 +50,7 @@ def test_a_segment_is_a_sum_worked_out_by_hand() -> None:
         if network is NETWORK:
             assert torch.allclose(found, expected, atol=1e-10)
     bound = dv.SegmentTarget(2).bind(SEGMENTER(X), 2)
-    assert torch.allclose(bound.score(SEGMENTER(X), torch.arange(2)), torch.stack(total))  # type: ignore[arg-type]
+    assert torch.allclose(bound.score(SEGMENTER(X), torch.arange(2)), torch.stack(total))
     changed = SEGMENTER(X * 0.5)  # read at the pixels of the unchanged image
     pixels = SEGMENTER(X)["out"].argmax(1) == 2
     assert torch.allclose(
@@ -58,7 +58,7 @@ def test_a_segment_is_a_sum_worked_out_by_hand() -> None:
     )
     assert torch.allclose(
         bound.score(SEGMENTER(X[[1, 0]]), torch.tensor([1, 0])),
-        torch.stack(total)[[1, 0]],  # type: ignore[arg-type]
+        torch.stack(total)[[1, 0]],
     )
 
 

@@ -79,7 +79,7 @@ def test_a_box_is_found_again_behind_the_bars(work: pathlib.Path) -> None:
     words = run("d-rise", DETECTOR, work / "wide.png", "-t", box, "--option", "masks=9", "-o", work / "box.png")
     assert "wrote" in words
     with Image.open(work / "box.png") as sheet:
-        assert "p is the probability of the box" in sheet.text["Description"]  # type: ignore[attr-defined]
+        assert "p is the probability of the box" in sheet.text["Description"]
 
 
 @pytest.mark.parametrize("fit", ["cover", "contain", "stretch"])

@@ -37,7 +37,8 @@ class Reading(nn.Module):
         self.register_buffer("mask", mask)
 
     def evidence(self, x: Tensor) -> Tensor:
-        return GAIN * ((self.stem(x).relu().sum(1) * self.mask).sum((1, 2)) - 0.5)
+        mean: Tensor = (self.stem(x).relu().sum(1) * self.mask).sum((1, 2))
+        return GAIN * (mean - 0.5)
 
 
 class PlantedYolo(Reading):
