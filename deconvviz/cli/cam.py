@@ -231,7 +231,7 @@ class _Sheet:
         from deconvviz.figures.overlay import SIGNED, VIRIDIS, Shades, draw_maps
         from deconvviz.figures.sheet import image_label, shortened
 
-        labels = [f"{image_label(row.name, 26)}\n{shortened(row.words, 22)}, {row.measure}" for row in rows]
+        labels = [f"{image_label(row.name, 26)}\n{shortened(row.words, 27)}, {row.measure}" for row in rows]
         return draw_maps(
             [row.picture for row in rows],
             [row.maps for row in rows],

@@ -15,7 +15,7 @@ from deconvviz.errors import DataError, TargetError
 if TYPE_CHECKING:
     from deconvviz.cam.targets import Target
     from deconvviz.cli.explained import Subject
-    from deconvviz.data.framing import Placement
+    from deconvviz.data.placement import Placement
 
     Corners = tuple[float, float, float, float]
 

@@ -259,11 +259,12 @@ def explain_image(
     A map that is the same everywhere is told of by the name of its image's file.
     """
     from deconvviz.cam.explain import constant_maps_allowed
+    from deconvviz.data.placement import placement_of
     from deconvviz.types import Box
 
     preprocess = subject.preprocess
     size, picture = (photo.shape[0], photo.shape[1]), preprocess.picture(photo)
-    seen, placement = (picture.shape[0], picture.shape[1]), preprocess.placement(*size)
+    seen, placement = (picture.shape[0], picture.shape[1]), placement_of(preprocess, *size)
     target = question.of_image(path, size, placement, seen)
     x = subject.input_of(picture)
     with constant_maps_allowed():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from deconvviz.types import Box, Picture
+from deconvviz.types import Picture
 
 _INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -55,71 +55,6 @@ def middle(room: int, length: int) -> slice:
     """Return the middle `length` of `room` pixels."""
     start = round((room - length) / 2)
     return slice(start, start + length)
-
-
-def offset(length: int, room: int) -> int:
-    """Return where an image of a length begins in a picture of another one, as `centre_of` cuts it or fills it up.
-
-    >>> offset(32, 64), offset(256, 224)
-    (16, -16)
-    """
-    return (room - length) // 2 if length < room else -middle(length, room).start
-
-
-class Placement(NamedTuple):
-    """Where an image lies in the picture that a network receives, and so how places of one become those of the other.
-
-    Attributes:
-        down: pixels of the picture for each of the image, from top to bottom.
-        across: the same from left to right.
-        top: the picture's row at which the image begins; below zero where it was cut off.
-        left: the picture's column at which the image begins.
-        height: of the image in the picture, in the picture's pixels.
-        width: of the image in the picture.
-    """
-
-    down: float
-    across: float
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def into(self, box: Sequence[float]) -> tuple[float, float, float, float]:
-        """Return the place in the picture of a box (left, top, right, bottom) of the image, in pixels.
-
-        >>> Placement(0.5, 0.5, 16, 0, 32, 64).into((10, 20, 30, 40))
-        (5.0, 26.0, 15.0, 36.0)
-        """
-        left, top, right, bottom = box
-        return (
-            left * self.across + self.left,
-            top * self.down + self.top,
-            right * self.across + self.left,
-            bottom * self.down + self.top,
-        )
-
-    def out_of(self, box: Sequence[float]) -> tuple[float, float, float, float]:
-        """Return the place in the image of a box (left, top, right, bottom) of the picture: the inverse of `into`.
-
-        >>> Placement(0.5, 0.5, 16, 0, 32, 64).out_of((5, 26, 15, 36))
-        (10.0, 20.0, 30.0, 40.0)
-        """
-        left, top, right, bottom = box
-        return (
-            (left - self.left) / self.across,
-            (top - self.top) / self.down,
-            (right - self.left) / self.across,
-            (bottom - self.top) / self.down,
-        )
-
-    def seen(self, height: int, width: int) -> Box:
-        """Return the part of a picture of that height and width that shows the image: all of it but the bars.
-
-        >>> Placement(0.5, 0.5, 16, 0, 32, 64).seen(64, 64)
-        Box(top=16, left=0, bottom=48, right=64)
-        """
-        return Box(self.top, self.left, self.top + self.height, self.left + self.width).clipped(height, width)
 
 
 def is_size(size: Any) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deconvviz.arrays import PEAKS, displayed, shown_channels, widened
 from deconvviz.choices import FITS, INTERPOLATIONS_OF_IMAGES, Fit
-from deconvviz.data.framing import Placement, centre_of, channel_count, is_size, middle, offset, resized_to
+from deconvviz.data.framing import centre_of, channel_count, is_size, middle, resized_to
 from deconvviz.data.transfer import row_of
 from deconvviz.errors import DataError, require_choice
 from deconvviz.types import Array, Mask, Picture, Pixels
@@ -203,17 +203,6 @@ class Preprocess:
         ratios = height / pair[0], width / pair[1]
         ratio = max(ratios) if self.fit == "contain" else min(ratios)  # rounded as timm does
         return round(height / ratio), round(width / ratio)
-
-    def placement(self, height: int, width: int) -> Placement:
-        """Return where an image of a height and width in pixels lies in the picture that is made of it.
-
-        >>> Preprocess(resize=64, crop=64, fit="contain").placement(40, 80)  # 64 x 32 px between bars of 16 px
-        Placement(down=0.8, across=0.8, top=16, left=0, height=32, width=64)
-        """
-        size = self.resized(height, width)
-        crop = self._crop or size
-        top, left = (offset(length, room) for length, room in zip(size, crop, strict=True))
-        return Placement(size[0] / height, size[1] / width, top, left, *size)
 
     def words(self) -> str:
         """Return in a line how images are prepared.

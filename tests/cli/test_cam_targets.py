@@ -14,6 +14,7 @@ from PIL import Image
 
 import deconvviz as dv
 from deconvviz.cli.main import cli
+from deconvviz.data.placement import placement_of
 from deconvviz.errors import DeconvvizError
 
 DETECTOR = f"{pathlib.Path(d.__file__)}:make"
@@ -74,7 +75,7 @@ def test_a_box_is_found_again_behind_the_bars(work: pathlib.Path) -> None:
     assert map_.shape == (32, 64)
     inside = map_[d.BLOCK[0].start - 16 : d.BLOCK[0].stop - 16, d.BLOCK[1]]
     assert inside.sum() > 0.9 * map_.sum() > 0
-    placement = dv.Preprocess(resize=64, crop=64, fit="contain").placement(40, 80)
+    placement = placement_of(dv.Preprocess(resize=64, crop=64, fit="contain"), 40, 80)
     assert placement.into(WIDE) == pytest.approx(d.BOX) and placement.out_of(d.BOX) == pytest.approx(WIDE)
     words = run("d-rise", DETECTOR, work / "wide.png", "-t", box, "--option", "masks=9", "-o", work / "box.png")
     assert "wrote" in words
@@ -94,7 +95,7 @@ def test_places_in_the_picture_are_those_of_the_pixels(fit: Any, size: tuple[int
     preprocess = dv.Preprocess(resize=resize, crop=64, fit=fit, mean=(0.0,) * 3, std=(1.0,) * 3)
     picture = preprocess.picture(image)
     rows, columns = (np.flatnonzero(picture[..., 0].max(axis) > 127) for axis in (1, 0))
-    placement = preprocess.placement(height, width)
+    placement = placement_of(preprocess, height, width)
     left, top, right, bottom = placement.into(box)
     told = (max(left, 0), max(top, 0), min(right, 64), min(bottom, 64))
     assert np.allclose(told, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), atol=1)
