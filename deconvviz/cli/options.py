@@ -99,8 +99,13 @@ def image_options(command: Command) -> Command:
     return option_group("prepared", ImageOptions, *options)(command)
 
 
-def model_options(command: Command) -> Command:
-    """Add --weights, --resize, --input, --mean, --std, --device and others; they reach the command as `options`."""
+def model_options(command: Command, part: str = "--part") -> Command:
+    """Add --weights, --resize, --input, --mean, --std, --device and others; they reach the command as `options`.
+
+    Args:
+        command: the function of the command.
+        part: name of the option for a part of the model, in a command that has another --part.
+    """
     add_options = option_group(
         "options",
         ModelOptions,
@@ -120,7 +125,8 @@ def model_options(command: Command) -> Command:
             "hold together (sigmoid), or probabilities; auto tells it by the network's end.",
         ),
         click.option(
-            "--part",
+            part,
+            "part",
             metavar="MODULE",
             help="Name of a module of the model to take in the place of all of it, such as the backbone of a detector. "
             "It has to take images by itself. MODEL#MODULE means the same.",
