@@ -108,11 +108,12 @@ def test_d_rise_by_its_definition() -> None:
         best = 0.0
         for cx, cy, w, h, objectness, *classes in rows:
             left, top, right, bottom = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-            shared = max(min(right, 40) - max(left, 24), 0) * max(min(bottom, 40) - max(top, 24), 0)
-            overlap = shared / (w * h + 256 - shared)
+            shared = max(min(right, 40) - max(left, 22), 0) * max(min(bottom, 44) - max(top, 24), 0)
+            overlap = shared / (w * h + 18 * 20 - shared)
             best = max(best, overlap * classes[1] / np.linalg.norm(classes) * objectness)
         total += best * mask.double().numpy()
-    found = dv.cam("d-rise", network, masks=12, cells=4, seed=3)(x, TARGET, raw=True)[0].double().numpy()
+    near = dv.BoxTarget(d.LABEL, (22.0, 24.0, 40.0, 44.0))
+    found = dv.cam("d-rise", network, masks=12, cells=4, seed=3)(x, near, raw=True)[0].double().numpy()
     assert np.allclose(found, total / 6, rtol=1e-4)
 
 
@@ -132,7 +133,9 @@ def test_a_masked_image_without_the_box_has_probability_zero() -> None:
     whole = [{"boxes": torch.tensor([d.BOX]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}]
     empty = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "scores": torch.zeros(0)}]
     bound = TARGET.bind(whole, 1)
-    assert bound.share([*whole, *empty], torch.tensor([0, 0])).tolist() == [pytest.approx(0.9), 0]
+    far = [{"boxes": torch.tensor([[0.0, 0, 8, 8]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.95])}]
+    shares = bound.share([*whole, *empty, *far], torch.tensor([0, 0, 0]))
+    assert shares.tolist() == [pytest.approx(0.9), 0, 0]
     assert bound.share(empty, torch.tensor([0])).tolist() == [0]
     assert bound.agreement(empty, torch.tensor([0])).tolist() == [0]
 

@@ -199,6 +199,13 @@ def test_a_part_is_captured_where_the_whole_cannot_be(work: pathlib.Path) -> Non
     command = ["layers", model, "--weights", "DEFAULT"]
     with pytest.raises(DeconvvizError, match=r"'backbone' takes images by itself: capture that, --part backbone"):
         CliRunner().invoke(cli, command, catch_exceptions=False)
+    (work / "any_size.py").write_text(
+        "from detectors import planted\nfrom torch import nn\nSIZE = {'resize': None, 'crop': None}\n"
+        "def make(): return planted('retinanet'), SIZE\ndef plain(): return nn.Sequential(nn.Conv2d(3, 4, 3)), SIZE\n"
+    )
+    for factory, said in (("make", "capture that, --part backbone"), ("plain", "give the side of its input")):
+        with pytest.raises(DeconvvizError, match=said):
+            CliRunner().invoke(cli, ["layers", f"{work / 'any_size.py'}:{factory}"], catch_exceptions=False)
     tables = [
         CliRunner().invoke(cli, words, catch_exceptions=False).output
         for words in ([*command, "--part", "backbone"], ["layers", f"{model}#backbone"])
