@@ -1,5 +1,9 @@
 """The public names, once: `deconvviz/__init__.py` reads this file and imports each of them on first use."""
 
+from .cam.boxes import BoxTarget as BoxTarget
+from .cam.decisions import OutputTarget as OutputTarget
+from .cam.decisions import SegmentTarget as SegmentTarget
+from .cam.decisions import SimilarityTarget as SimilarityTarget
 from .cam.explain import cam as cam
 from .cam.pairs.explain import pair as pair
 from .data.datasets import open_images as open_images
@@ -30,6 +34,7 @@ from .drawing.engine import draw_history as draw_history
 from .drawing.engine import draw_images as draw_images
 from .drawing.engine import draw_maps as draw_maps
 from .drawing.engine import draw_projection as draw_projection
+from .drawing.engine import overlays as overlays
 from .drawing.features import draw_correspondence as draw_correspondence
 from .drawing.features import draw_dissection as draw_dissection
 from .drawing.features import draw_evolution as draw_evolution
@@ -46,6 +51,7 @@ from .drawing.optimised import draw_visualisation as draw_visualisation
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.directions import with_directions as with_directions
+from .graph.ending import ending_at as ending_at
 from .graph.layers import Layer as Layer
 from .graph.layers import ReceptiveField as ReceptiveField
 from .graph.network import Network as Network

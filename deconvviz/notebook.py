@@ -8,7 +8,8 @@ import importlib
 import io
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from deconvviz.errors import DeconvvizError
+from deconvviz.errors import DataError, DeconvvizError
+from deconvviz.progress import in_notebook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ class Shown:
 
     The picture is that of a public drawing function: a class names it where it inherits, as in
     `class Evolution(Shown, drawn_by="draw_evolution")`, whose picture is `dv.draw_evolution(evolution)`. It is imported
-    and called when a notebook asks. Where that fails, a line below the text says why.
+    and called when a notebook asks, or by `show()`. Where that fails, a line below the text says why.
     """
 
     _drawn_by: ClassVar[str]
@@ -35,6 +36,25 @@ class Shown:
         super().__init_subclass__(**keywords)
         if drawn_by:
             cls._drawn_by = drawn_by
+
+    def show(self) -> None:
+        """Show the picture of the result: below the cell of a notebook, else in the program that shows pictures here.
+
+        Raises:
+            DataError: there is no notebook, and no program that shows pictures; the message says how to save it.
+        """
+        if in_notebook():
+            from IPython.display import display
+
+            display(self)  # type: ignore[no-untyped-call, unused-ignore]
+            return
+        from PIL import Image, ImageShow
+
+        draw = getattr(importlib.import_module("deconvviz"), self._drawn_by)
+        if not ImageShow.show(Image.open(io.BytesIO(png_of(draw(self))))):
+            raise DataError(
+                f"no program shows pictures here; save it: deconvviz.{self._drawn_by}(result).savefig('result.png')"
+            )
 
     def text_as_html(self) -> str:
         """Return the text below the picture, as HTML."""

@@ -46,7 +46,7 @@ def network_called(spec: str, own_name: str) -> str:
     >>> network_called("torchvision:squeezenet1_0", "SqueezeNet"), network_called("demo", "ZFNet")
     ('squeezenet1_0', 'ZFNet')
     """
-    return spec.partition(":")[2] if spec.startswith(("torchvision:", "timm:")) else own_name
+    return spec.partition(":")[2].replace("#", " ") if spec.startswith(("torchvision:", "timm:")) else own_name
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ import sys
 import pytest
 from PIL import Image
 
+import deconvviz as dv
+
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -51,3 +53,31 @@ def test_own_model(tiles: pathlib.Path) -> None:
     run("-m", "deconvviz", "mine", model, tiles / "tiles.h5", "--weights", "none", "-l", "1", "-o", mined, "--quiet")
     run("-m", "deconvviz", "grid", mined, "-l", "1", "-o", tiles / "own.png", "--quiet")
     assert Image.open(tiles / "own.png").size[0] > 500
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    for n in range(2):
+        Image.fromarray(dv.Scenes(2, seed=3)[n][0]).resize((96, 96)).save(folder / f"{n}.png")
+    return [folder / f"{n}.png" for n in range(2)]
+
+
+@pytest.mark.slow
+def test_explain_detector(photos: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    assert run(EXAMPLES / "explain_detector.py", photos[0], tmp_path / "box.png", "none").startswith("label ")
+    assert Image.open(tmp_path / "box.png").size[0] > 300
+
+
+@pytest.mark.slow
+def test_explain_segment(photos: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    assert "pixels of class" in run(EXAMPLES / "explain_segment.py", *photos, tmp_path / "m", "none")
+    assert Image.open(tmp_path / "m-segment.png").size == Image.open(tmp_path / "m-alike.png").size
+
+
+@pytest.mark.slow
+def test_two_inputs(photos: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    file, out = EXAMPLES / "two_inputs.py", tmp_path / "dose.png"
+    call = ("--call", f"{file}:with_age", "-t", "output:0", "--weights", "none")
+    run("-m", "deconvviz", "cam", "hirescam", f"{file}:make", photos[0], *call, "-o", out)
+    assert Image.open(out).size[0] > 300

@@ -22,7 +22,7 @@ from torch import nn
 import deconvviz as dv
 from deconvviz import notebook
 from deconvviz.cam.maps import Maps
-from deconvviz.errors import MismatchError
+from deconvviz.errors import DeconvvizError, MismatchError
 from deconvviz.results.snapshots import write_epoch
 from deconvviz.studies.mining.mine import mine
 
@@ -46,6 +46,39 @@ def network() -> dv.Network:
 
 
 PREPROCESS = dv.Preprocess(resize=32, crop=32)
+
+
+def test_show_draws_the_result_where_it_is(network: dv.Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a notebook the result is displayed; elsewhere its picture goes to a program, or how to save it is said."""
+    import IPython.display
+    from PIL import ImageShow
+
+    seen: list[Any] = []
+    maps: Any = dv.cam("grad-cam", network, "4")(torch.rand(2, 3, 32, 32))
+    monkeypatch.setattr(ImageShow, "show", lambda image: seen.append(image.size) or True)
+    maps.show()
+    assert len(seen) == 1 and seen[0][0] > 200
+    monkeypatch.setattr(ImageShow, "show", lambda image: False)
+    with pytest.raises(DeconvvizError, match=r"save it: deconvviz.draw_maps\(result\).savefig"):
+        maps.show()
+    monkeypatch.setattr(notebook, "in_notebook", lambda: True)
+    monkeypatch.setattr(IPython.display, "display", seen.append)
+    maps.show()
+    assert seen[-1] is maps
+
+
+def test_overlays_are_arrays(network: dv.Network) -> None:
+    """Where a map is lowest its picture is seen, where it is highest the colour of the map."""
+    maps: Any = dv.cam("grad-cam", network, "4")(torch.rand(2, 3, 32, 32))
+    over, plain = dv.overlays(maps), maps.pictures
+    assert over.shape == (2, 32, 32, 3) and over.dtype == np.uint8
+    change = np.abs(over.astype(int) - plain).mean(-1)
+    low, high = (maps < 0.05).numpy(), (maps > 0.9).numpy()
+    assert change[low].mean() < 0.5 * change[high].mean()
+    layers: Any = dv.cam("grad-cam", network, ["1", "4"], fuse="none")(torch.rand(1, 3, 32, 32))
+    assert dv.overlays(layers).shape == (1, 2, 32, 32, 3)
+    with pytest.raises(DeconvvizError, match=r"expected at most one for each, uint8 \[32, 32, 3\]"):
+        dv.overlays(maps, [np.zeros((8, 8, 3), np.uint8)])
 
 
 def picture_of(result: Any) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,11 +37,12 @@ from deconvviz.cam.methods import (  # noqa: F401, they register
 )
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.shaping import min_max, shaped
-from deconvviz.cam.targets import Target
+from deconvviz.cam.targets import Scorer, Target
 from deconvviz.choices import Precision
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError
 from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.calling import Call
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import class_label
@@ -72,7 +73,9 @@ class Explainer:
         extras: after a call, what the method has to tell besides its map, such as a standard error.
         output: after a call, what the network returned for the images, as it was computed for the maps.
         logits: after a call, the scores of the classes [N, classes]; None where the network returns none.
-        classes: after a call, the class explained of each image, int64 [N]; None where the target is a function.
+        classes: after a call, the class explained of each image, int64 [N]; None where the target is no class.
+        scores: after a call, what masked images are measured by, of the images as they are [N]: the probability of the
+            target, its cosine, or its number.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Explainer:
         layers: Sequence[str],
         how: ExplainOptions,
         options: dict[str, Any],
-        call: Callable[[Tensor], Any] | None = None,
+        call: Call | None = None,
     ) -> None:
         """Make an explainer; the arguments are those of `cam`."""
         self.method, self.layers, self.how = method_named(name), tuple(layers), how
@@ -97,6 +100,7 @@ class Explainer:
         self.output: Any = None
         self.logits: Tensor | None = None
         self.classes: Tensor | None = None
+        self.scores: Tensor | None = None
         if self.method.needs in ("layer", "layers") and not self.layers:
             raise CamError(f"{self.method.name} explains a layer; name one, such as the last one with rows and columns")
         if inner is not None:
@@ -130,7 +134,7 @@ class Explainer:
             target: a class by number or name, one for each image, None for each image's own top class, or a function
                 of the network's output that returns one number for each image [N]; also one function for each image,
                 of that image's output. Of a network with a single output, class 0 is that it is the case, 1 that it is
-                not.
+                not. Or a `SegmentTarget`, `BoxTarget`, `SimilarityTarget` or `OutputTarget`, or one for each image.
             raw: return the map as the equation gives it, perhaps signed and at the layer's size [N, h, w].
 
         Returns:
@@ -152,15 +156,16 @@ class Explainer:
                 View(self.backend, self.forward, x, layer, chosen, self.how, watched) for layer in layers or (None,)
             ]
             maps = self._maps(views)
-            self.output, self.classes = views[0].output, views[0].scorer.classes
-            self.logits = None if self.classes is None else views[0].scorer.readout.scores(self.output)
+            self.output, scorer = views[0].output, views[0].scorer
+            self.classes, self.scores = scorer.classes, views[0].p
+            self.logits = None if self.classes is None else scorer.readout.scores(self.output)
             for view in views:
                 self.extras |= view.extras
                 self.passes.update(view.passes)
             if raw:
                 return maps[0] if len(maps) == 1 else torch.stack([views[0].up(each) for each in maps]).mean(0)
             finished = self._finished(maps, views[0].size)
-        return Maps.of(finished, x, self.method.name, self.layers, partial(_in_words, self.classes, self.how.classes))
+        return Maps.of(finished, x, self.method.name, self.layers, partial(_in_words, scorer, self.how.classes))
 
     def _maps(self, views: list[View]) -> list[Tensor]:
         """Return the maps of the method's equation: one, or one for each layer."""
@@ -215,9 +220,9 @@ class Explainer:
         return f"Explainer({self.method.name}{where}{options}, convention {self.how.convention!r})"
 
 
-def _in_words(classes: Tensor | None, names: Sequence[str]) -> list[str]:
+def _in_words(scorer: Scorer, names: Sequence[str]) -> list[str]:
     """Return what was explained of each image, in words; nothing where the target is a function."""
-    return [class_label(number, names) for number in ([] if classes is None else classes.tolist())]
+    return scorer.words if scorer.classes is None else [class_label(n, names) for n in scorer.classes.tolist()]
 
 
 def _varies(maps: Tensor) -> Tensor:
@@ -238,7 +243,7 @@ def cam(
     tokens: tuple[int, int] | None = None,
     fuse: str | None = None,
     seed: int = 0,
-    call: Callable[[Tensor], Any] | None = None,
+    call: Call | None = None,
     preprocess: Preprocess | None = None,
     classes: Sequence[str] = (),
     **options: Any,
@@ -261,7 +266,8 @@ def cam(
         seed: of methods that draw masks, noise or orders.
         preprocess: how pictures become inputs, where the explainer is given PIL images or uint8 arrays; see `as_input`.
         classes: names of the network's outputs, where targets are given by name.
-        call: for a module: how it takes images [N, C, H, W], such as `list` for torchvision's detectors.
+        call: for a module: how it takes images [N, C, H, W], such as `list` for torchvision's detectors, or a function
+            that returns a tuple of arguments or a dict of keyword arguments; `capture` takes the same.
         options: the method's own.
 
     Returns:

@@ -14,6 +14,7 @@ from deconvviz.cam.backend import Form, Seed
 from deconvviz.cam.tokens import Layout, layout_of
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.errors import CamError, CaptureError, LayerNotFound, nearest
+from deconvviz.graph.calling import Call, called
 from deconvviz.graph.evaluating import evaluating, without_inference_tensors
 from deconvviz.graph.scores import Readout, readout_of
 from deconvviz.words import counted
@@ -24,11 +25,11 @@ class HookedModel:
 
     Args:
         model: the module; it computes in eval mode and is given back in the mode it was in.
-        call: how it takes images [N, C, H, W]; `list` for torchvision's detectors.
+        call: how it takes images [N, C, H, W], see `called`; `list` for torchvision's detectors.
     """
 
-    def __init__(self, model: nn.Module, call: Callable[[Tensor], Any] | None = None) -> None:
-        self.model, self.call = without_inference_tensors(model), call or (lambda x: x)
+    def __init__(self, model: nn.Module, call: Call | None = None) -> None:
+        self.model, self.call = without_inference_tensors(model), call
         self.name = type(model).__name__
         self.modules = {name: module for name, module in self.model.named_modules() if name}
 
@@ -37,7 +38,7 @@ class HookedModel:
         alone = len(x) == 1 and x.requires_grad  # as in `split`
         images = torch.cat([x, x.detach()]) if alone else x
         with evaluating(self.model):
-            output = self.model(self.call(images))
+            output = called(self.model, images, self.call)
         return _first(output) if alone else output
 
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
@@ -67,6 +68,35 @@ class HookedModel:
             return _first(output) if alone else output
 
         return values[0].detach().clone(), tail
+
+    def last_of_each_size(self, x: Tensor, most: int = 4) -> dict[str, tuple[int, int]]:
+        """Return the modules that return maps once: of each size (rows, columns) the last, for the `most` last sizes.
+
+        Args:
+            x: images [N, C, H, W].
+            most: number of layers to return.
+        """
+        sizes: dict[str, list[tuple[int, int]]] = {}
+
+        def hook_of(name: str) -> Callable[..., None]:
+            def note(module: nn.Module, inputs: Any, output: Any) -> None:
+                maps = isinstance(output, Tensor) and output.dim() == 4 and len(output) == len(x)
+                size = (int(output.shape[2]), int(output.shape[3])) if maps else (0, 0)
+                sizes.setdefault(name, []).append(size)
+
+            return note
+
+        handles = [module.register_forward_hook(hook_of(name)) for name, module in self.modules.items()]
+        try:
+            with torch.no_grad():
+                self(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        once = {name: calls[0] for name, calls in sizes.items() if len(calls) == 1 and min(calls[0]) > 1}
+        last = {size: name for name, size in once.items()}  # dicts keep the order of the first, so the last are sorted
+        order = sorted(last.values(), key=list(once).index)
+        return {name: once[name] for name in order[-most:]}
 
     def prepared(self, x: Tensor) -> Tensor:
         """Return the images as they are: the model computes in its own precision."""

@@ -1,52 +1,58 @@
-"""What is explained: a class, the top class of each image, or any number that can be read off the output."""
+"""What is explained: a class, the top class of each image, a decision, or any number that is read off the output."""
 
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from deconvviz.cam.decisions import Bound, Decision, rows_of
 from deconvviz.errors import CaptureError, TargetError
 from deconvviz.graph.scores import Readout, leaves_of, readout_of
 from deconvviz.words import counted
 
 Function = Callable[[Any], Tensor]
-Target = int | Sequence[int] | Tensor | Function | Sequence[Function] | None
+Target = int | Sequence[int] | Tensor | Function | Sequence[Function] | Decision | Sequence[Decision] | None
 
 
 @dataclass(frozen=True)
-class Scorer:
+class Scorer(ABC):
     """Reads the score of the target off the model's output.
 
     Attributes:
-        classes: int64 [N], the class explained of each image; None where the target is a function.
-        function: the function, or None.
-        readout: how the output becomes scores and probabilities.
+        readout: how the output becomes scores and probabilities of classes.
     """
 
-    classes: Tensor | None
-    function: Callable[[Any], Tensor] | None = None
-    readout: Readout = field(default_factory=Readout)
+    readout: Readout = field(default_factory=Readout, kw_only=True)
 
+    @property
+    def classes(self) -> Tensor | None:
+        """int64 [N], the class explained of each image; None where the target is no class."""
+        return None
+
+    @property
+    def words(self) -> list[str]:
+        """What is explained of each image, in words; empty where that is a class or a function."""
+        return []
+
+    @abstractmethod
     def logit(self, output: Any, images: Tensor) -> Tensor:
         """Return [M], the score of each row of the output; images: int64 [M], which image each row belongs to."""
-        if self.function is not None:
-            return _one_each(self.function(output), len(images))
-        assert self.classes is not None
-        return _of_classes(self.readout.scores(output), self.classes[images])
 
     def probability(self, output: Any, images: Tensor) -> Tensor:
-        """Return [M], the probability of the class; the value of a function stays as it is."""
-        if self.function is not None:
-            return self.logit(output, images)
-        assert self.classes is not None
-        return _of_classes(self.readout.probabilities_of(output), self.classes[images])
+        """Return [M], what masked images are measured by: the probability of the target where it has one."""
+        return self.logit(output, images)
+
+    def agreement(self, output: Any, images: Tensor) -> Tensor:
+        """Return [M], how well the best of a detector's boxes agrees with the target; else the probability."""
+        return self.probability(output, images)
 
     def seed(self, images: Tensor, relevance: bool = False) -> Callable[[Any], list[Tensor | None]]:
         """Return what makes the signal that starts at each tensor of an output: the score's gradient.
@@ -69,9 +75,102 @@ class Scorer:
 
         return signals
 
+    @abstractmethod
     def target(self, image: int, count: int) -> Target:
         """Return the target of one image, for `count` other images."""
-        return self.function if self.classes is None else [int(self.classes[image])] * count
+
+
+@dataclass(frozen=True)
+class ClassScorer(Scorer):
+    """Reads the scores of classes.
+
+    Attributes:
+        numbers: int64 [N], the class explained of each image.
+    """
+
+    numbers: Tensor
+
+    @property
+    def classes(self) -> Tensor | None:
+        return self.numbers
+
+    def logit(self, output: Any, images: Tensor) -> Tensor:
+        return _of_classes(self.readout.scores(output), self.numbers[images])
+
+    def probability(self, output: Any, images: Tensor) -> Tensor:
+        return _of_classes(self.readout.probabilities_of(output), self.numbers[images])
+
+    def target(self, image: int, count: int) -> Target:
+        return [int(self.numbers[image])] * count
+
+
+@dataclass(frozen=True)
+class FunctionScorer(Scorer):
+    """Reads what a function returns, which stands for a probability too.
+
+    Attributes:
+        function: of the model's output, to one number for each image.
+    """
+
+    function: Callable[[Any], Tensor]
+
+    def logit(self, output: Any, images: Tensor) -> Tensor:
+        return _one_each(self.function(output), len(images))
+
+    def target(self, image: int, count: int) -> Target:
+        return self.function
+
+
+@dataclass(frozen=True)
+class DecisionScorer(Scorer):
+    """Reads decisions, one for all images or one for each.
+
+    Attributes:
+        decisions: what is explained, once, or for each image.
+        bound: each of them, with what it read off the output of the unchanged images.
+    """
+
+    decisions: Sequence[Decision]
+    bound: Sequence[Bound]
+
+    @property
+    def words(self) -> list[str]:
+        return [decision.words for decision in self.decisions]
+
+    def logit(self, output: Any, images: Tensor) -> Tensor:
+        return self._read(lambda bound, rows, own: bound.score(rows, own), output, images)
+
+    def probability(self, output: Any, images: Tensor) -> Tensor:
+        return self._read(lambda bound, rows, own: bound.share(rows, own), output, images)
+
+    def agreement(self, output: Any, images: Tensor) -> Tensor:
+        return self._read(lambda bound, rows, own: bound.agreement(rows, own), output, images)
+
+    def target(self, image: int, count: int) -> Target:
+        return self.decisions[image if len(self.decisions) > 1 else 0]
+
+    def _read(self, read: Callable[[Bound, Any, Tensor], Tensor], output: Any, images: Tensor) -> Tensor:
+        if len(self.bound) == 1:
+            return _one_each(read(self.bound[0], output, images), len(images))
+        owners = images.tolist()
+        values: list[Tensor] = [images.new_zeros(())] * len(owners)
+        for image in dict.fromkeys(owners):
+            rows = [row for row, owner in enumerate(owners) if owner == image]
+            own = read(self.bound[image], rows_of(output, rows), images.new_zeros(len(rows)))
+            for row, value in zip(rows, own, strict=True):
+                values[row] = value
+        return torch.stack(values)
+
+
+def _decided(target: Decision | Sequence[Decision], output: Any, count: int) -> DecisionScorer:
+    """Return the scorer of one decision, or of one for each image."""
+    if isinstance(target, Decision):
+        return DecisionScorer([target], [target.bind(output, count)])
+    if len(target) != count:
+        raise TargetError(
+            f"{counted(len(target), 'target')} given for {counted(count, 'image')}; give one, or one for each image"
+        )
+    return DecisionScorer(target, [each.bind(rows_of(output, [n]), 1) for n, each in enumerate(target)])
 
 
 def _free(leaf: Any) -> Any:
@@ -88,8 +187,9 @@ def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout
     """Return a scorer for a target.
 
     Args:
-        target: the index of a class, one index for each image, None (the top class of each image), or a function of the
-            output that returns one number for each image [N]. A scorer is returned as it is.
+        target: the index of a class, one index for each image, None (the top class of each image), a function of the
+            output that returns one number for each image [N], or a decision, or one for each image.
+            A scorer is returned as it is.
         output: what the model returns for the images.
         count: number of images.
         readout: how the output becomes scores; by default it is told from the output's own values.
@@ -105,11 +205,13 @@ def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout
     """
     if isinstance(target, Scorer):
         return target
+    if isinstance(target, Decision) or (isinstance(target, list | tuple) and _all_decisions(target)):
+        return _decided(target, output, count)
     if isinstance(target, list | tuple) and target and all(callable(each) for each in target):
         target = _each_its_own(target, count)
     if callable(target) and not isinstance(target, Tensor):
         _one_each(target(output), count)
-        return Scorer(None, target)
+        return FunctionScorer(target)
     try:
         readout = readout or readout_of(output)
         scores = readout.scores(output)
@@ -118,11 +220,11 @@ def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout
     except CaptureError as error:
         shape = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise TargetError(
-            f"the model's output is {shape}, not [N, classes]; give a function of the output as target, "
-            "such as lambda out: out['out'][:, 8].mean((1, 2))"
+            f"the model's output is {shape}, not [N, classes]; give a function of the output as target, such as lambda "
+            "out: out['out'][:, 8].mean((1, 2)), or what of it is explained: segment, box, similarity or output"
         ) from error
     if target is None:
-        return Scorer(scores.argmax(1), readout=readout)
+        return ClassScorer(scores.argmax(1), readout=readout)
     if isinstance(target, np.ndarray):
         target = target.tolist()
     given: Any = target
@@ -135,7 +237,11 @@ def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout
     wrong = [c for c in classes if not 0 <= c < scores.shape[1]]
     if wrong:
         raise TargetError(f"target {wrong[0]} given; the model has classes 0 to {scores.shape[1] - 1}")
-    return Scorer(torch.tensor(classes, device=scores.device), readout=readout)
+    return ClassScorer(torch.tensor(classes, device=scores.device), readout=readout)
+
+
+def _all_decisions(targets: Sequence[Any]) -> TypeGuard[Sequence[Decision]]:
+    return bool(targets) and all(isinstance(each, Decision) for each in targets)
 
 
 def _each_its_own(functions: Sequence[Callable[[Any], Tensor]], count: int) -> Callable[[Any], Tensor]:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from deconvviz.choices import CONVENTIONS
+from deconvviz.cli.decisions import MEASURES, embedding_asked, question_of, target_option
+from deconvviz.cli.explained import explain_image, make_explainers, open_subject, place_of
 from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, MethodOptions, method_options, note_of, own_methods
-from deconvviz.cli.inputs import class_number, folder_and_name, open_model, output_names, read_image
+from deconvviz.cli.inputs import read_image
 from deconvviz.cli.options import ModelOptions, classes_option, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, save_figure
-from deconvviz.progress import write_line
+from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+    from matplotlib.figure import Figure
 
     from deconvviz.cam.explain import Explainer
-    from deconvviz.cli.inputs import OpenedModel
-    from deconvviz.data.preprocess import Preprocess
+    from deconvviz.cli.decisions import Question
+    from deconvviz.cli.explained import ExplainedImage, Subject
     from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
-    from deconvviz.types import Picture
+
+MOST_ROWS = 100  # of a figure
+EACH = ("png", "pdf", "svg", "npz")
 
 
 def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -> None:
@@ -53,8 +57,24 @@ PASSES_NOTE = (
 @click.argument("methods", callback=own_methods)
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, help="The figure: .png, .pdf or .svg; or .npz for the maps themselves.")
-@click.option("-t", "--target", help="Number or name of the class to explain.  [default: each image's own top class]")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    help="The figure: .png, .pdf or .svg; or .npz for the maps themselves; with --each a folder.",
+)
+@target_option
+@click.option(
+    "--each",
+    type=click.Choice(EACH),
+    help="Write a file of this kind for each image, into the folder that -o names.",
+)
+@click.option(
+    "--call",
+    metavar="FILE.py:FUNCTION",
+    help="A function that makes of images [N, C, H, W] what the model is given: a tuple of arguments, a dict of "
+    "keyword arguments, or one object; list for a model that takes a list of images.",
+)
 @click.option(
     "--convention",
     default="paper",
@@ -86,7 +106,10 @@ def cam(
     model: str,
     images: tuple[str, ...],
     out: str,
-    target: str | None,
+    targets: tuple[str, ...],
+    layout: str,
+    each: str | None,
+    call: str | None,
     convention: str,
     signed: bool,
     colours: str | None,
@@ -96,48 +119,87 @@ def cam(
     names: str | None,
     options: ModelOptions,
 ) -> None:
-    """Show where in an image a network found its class.
+    """Show where in an image a network found its class, a box, a segment, or what makes it like another image.
 
     METHODS is one method, or several with commas between them; `deconvviz cam --list` lists them with their options.
+    IMAGES are photos, or folders of them.
 
     \b
     Examples:
       deconvviz cam grad-cam torchvision:squeezenet1_0 cat.jpg -l features.12 -o cam.png
       deconvviz cam grad-cam,score-cam,rise torchvision:resnet18 *.jpg -l layer4 --option masks=1000 -o sheet.png
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
+      deconvviz cam grad-cam torchvision:resnet18 photos/ --each png -o maps/
+      deconvviz cam grad-cam torchvision:deeplabv3_resnet50 cat.jpg -t segment:cat -l backbone.layer4 -o cat.png
+      deconvviz cam d-rise torchvision:retinanet_resnet50_fpn cat.jpg -t box:cat:40,60,200,220 -o box.png
     """
-    from deconvviz.figures.overlay import SIGNED, VIRIDIS, Shades, draw_maps
-    from deconvviz.figures.sheet import image_label, shortened
-    from deconvviz.models.labels import class_label
+    paths = _images(images)
+    _check_out(out, each, len(paths) * max(len(targets), 1))
+    subject = open_subject(model, options, how.layers, call)
+    subject = subject.ending_at(embedding_asked(targets, subject))
+    class_names = subject.names(names) if subject.whole is None else ()
+    questions = [question_of(text, subject, class_names, layout) for text in targets or (None,)]
+    example = subject.preprocess.picture(read_image(paths[0]))
+    explainers = make_explainers(methods, subject, how, run, convention, example)
+    sheet = _Sheet(subject, explainers, questions, methods, convention, signed, colours, page)
+    rows: list[ExplainedImage] = []
+    with run.bar("image", len(paths), "explaining") as bar:
+        for path in paths:
+            photo = read_image(path)
+            of_image = [explain_image(photo, path, question, subject, explainers, signed) for question in questions]
+            if each is None:
+                rows += of_image
+            else:
+                sheet.write(of_image, str(pathlib.Path(out, _file_name(path, images, each))))
+            bar.update()
+    if each is None:
+        sheet.write(rows, out)
 
-    if out.endswith(".npz"):
+
+def _images(given: Sequence[str]) -> list[str]:
+    """Return the paths of images, with those of a folder in its place; raises DataError for a folder without images."""
+    from deconvviz.data.sources import folder_source
+
+    paths: list[str] = []
+    for path in given:
+        if pathlib.Path(path).is_dir():
+            of_folder = [str(entry.content) for entry in folder_source(pathlib.Path(path)).entries]
+            if not of_folder:
+                raise DataError(f"{path} holds no images; give photos, or a folder of them")
+            paths += of_folder
+        else:
+            paths.append(path)
+    return paths
+
+
+def _check_out(out: str, each: str | None, rows: int) -> None:
+    """Check where results go before any work; raises DataError."""
+    if each is not None:
+        if pathlib.Path(out).is_file() or pathlib.Path(out).suffix in {f".{kind}" for kind in EACH}:
+            raise DataError(f"-o {out} given with --each; expected a folder for the files of the images")
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    elif out.endswith(".npz"):
         check_place(out)
     else:
         check_figure(out)
-    photos = [read_image(path) for path in images]
-    opened = open_model(model, options, how.layers)
-    network, preprocess, loaded = opened
-    explainers = _explainers(methods, opened, how, run, convention)
-    class_names = output_names(loaded, names, network)
-    pictures = [preprocess.picture(photo) for photo in photos]
-    explained = _explained(opened, explainers, pictures, images, class_number(target, class_names), signed, run)
-    maps = [image.maps for image in explained]
-    if out.endswith(".npz"):
-        _save_arrays(out, methods, maps, signed)
-        return
-    labels = []
-    for path, image in zip(images, explained, strict=True):
-        label = class_names[image.label] if len(class_names) == network.outputs else class_label(image.label)
-        labels.append(f"{image_label(folder_and_name(path), 26)}\n{shortened(label, 22)}, p {image.probability:.2f}")
-    passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in explainers)
-    kind = SIGNED_MAPS if signed else FINISHED[convention]
-    lengths = _lengths(explainers, preprocess) + preprocess.shown_words()
-    caption = f"p is the probability of the class. {kind}{lengths}\n{note_of(methods)} {DISPLAY_NOTE}"
-    shades = Shades(colours or (SIGNED if signed else VIRIDIS.colours), signed)
-    title = f"{network.name}{_place(explainers)}"
-    displays = [preprocess.display(picture) for picture in pictures]
-    figure = draw_maps(displays, maps, labels, methods, title, caption, shades, page)
-    save_figure(figure, out, caption, f"Passes over the last image (tail: from the layer to the output): {passes}.")
+        if rows > MOST_ROWS:
+            raise DataError(
+                f"{rows} rows are too many for a figure of at most {MOST_ROWS}; write a file for each image with "
+                "--each png, or the maps alone: -o maps.npz"
+            )
+
+
+def _file_name(path: str, given: Sequence[str], kind: str) -> str:
+    """Return the name of the file of an image: its own, with the folders below the one that was given.
+
+    >>> _file_name("photos/tabby/0900.jpg", ["photos"], "png"), _file_name("photos/cat.jpg", ["photos/cat.jpg"], "npz")
+    ('tabby_0900.png', 'cat.npz')
+    """
+    for folder in given:
+        if path != folder and pathlib.PurePath(path).is_relative_to(folder):
+            path = str(pathlib.PurePath(path).relative_to(folder))
+            return "_".join(pathlib.PurePath(path).with_suffix(f".{kind}").parts)
+    return pathlib.PurePath(path).with_suffix(f".{kind}").name
 
 
 FINISHED = {
@@ -147,107 +209,65 @@ FINISHED = {
 }
 SIGNED_MAPS = (
     "Maps are as their equation gives them, each divided by its largest absolute value: pale is zero, red speaks for "
-    "the class and blue against it."
+    "the target and blue against it."
 )
 
 
-class ExplainedImage(NamedTuple):
-    """One image's maps, and the class that they explain.
+@dataclass(frozen=True)
+class _Sheet:
+    """What the files of a command have in common; the fields are the command's options."""
 
-    Attributes:
-        maps: a map for each method, float32 [H, W] in 0..1; signed ones are in -1..1.
-        label: the output that is explained.
-        probability: its probability.
-    """
+    subject: Subject
+    explainers: Sequence[Explainer]
+    questions: Sequence[Question]
+    methods: Sequence[str]
+    convention: str
+    signed: bool
+    colours: str | None
+    page: Page
 
-    maps: list[NDArray[np.float32]]
-    label: int
-    probability: float
+    def write(self, rows: Sequence[ExplainedImage], out: str) -> None:
+        """Write a figure of rows, or their maps as arrays."""
+        if out.endswith(".npz"):
+            _save_arrays(out, self.methods, rows, len(self.questions), self.signed)
+            return
+        passes = "; ".join(f"{explainer.method.name}: {_counted(explainer.passes)}" for explainer in self.explainers)
+        details = f"Passes over the last image (tail: from the layer to the output): {passes}."
+        save_figure(self._figure(rows), out, self._caption(rows), details)
 
+    def _figure(self, rows: Sequence[ExplainedImage]) -> Figure:
+        from deconvviz.figures.overlay import SIGNED, VIRIDIS, Shades, draw_maps
+        from deconvviz.figures.sheet import image_label, shortened
 
-def _explainers(
-    methods: Sequence[str], opened: OpenedModel, how: MethodOptions, run: RunOptions, convention: str
-) -> list[Explainer]:
-    from deconvviz.cam.explain import cam
-    from deconvviz.cam.registry import METHODS
-
-    network, preprocess, _ = opened
-    options_by_method = how.by_method(methods)
-    explainers = [
-        cam(
-            method,
-            network,
-            METHODS[method].layers_for(how.layers),
-            convention=convention,
-            batch_size=run.images_at_once(network.device),
-            precision=run.precision,
-            seed=run.seed,
-            preprocess=preprocess,
-            **options_by_method[method],
+        labels = [f"{image_label(row.name, 26)}\n{shortened(row.words, 27)}, {row.measure}" for row in rows]
+        return draw_maps(
+            [row.picture for row in rows],
+            [row.maps for row in rows],
+            labels,
+            self.methods,
+            f"{self.subject.name}{place_of(self.explainers)}",
+            self._caption(rows),
+            Shades(self.colours or (SIGNED if self.signed else VIRIDIS.colours), self.signed),
+            self.page,
+            [row.box for row in rows],
         )
-        for method in methods
-    ]
-    if not how.layers and (place := _place(explainers)):
-        click.echo(f"note: no layer is named; the maps are those{place}, the last with rows and columns: -l", err=True)
-    return explainers
 
-
-def _place(explainers: Sequence[Explainer]) -> str:
-    """Return where maps are made, for a title: " at " and the layers, or nothing where no method explains a layer."""
-    layers = [layer for each in explainers if each.method.needs != "image" for layer in each.layers]
-    return f" at {', '.join(dict.fromkeys(layers))}" if layers else ""
-
-
-def _explained(
-    opened: OpenedModel,
-    explainers: Sequence[Explainer],
-    pictures: Sequence[Picture],
-    names: Sequence[str],
-    target: int | None,
-    signed: bool,
-    run: RunOptions,
-) -> list[ExplainedImage]:
-    """Explain pictures one by one; the label and its probability are read off the first method's own pass.
-
-    A map that is the same everywhere is told of by the name of its image's file.
-    """
-    from deconvviz.cam.explain import constant_maps_allowed
-
-    network, preprocess, _ = opened
-    explained = []
-    with run.bar("image", len(pictures), "explaining") as bar:
-        for picture, name in zip(pictures, names, strict=True):
-            x = preprocess.tensor(picture[None], network.device, network.dtype)
-            with constant_maps_allowed():
-                maps = [_map(explainer, x, target, signed) for explainer in explainers]
-            for explainer, map_ in zip(explainers, maps, strict=True):
-                if map_.min() == map_.max():
-                    write_line(f"warning: {explainer.method.name} gave a constant map for {name}; it shows nothing")
-            probabilities = network.readout.probabilities_of(explainers[0].output)[0]
-            label = int(probabilities.argmax()) if target is None else target
-            explained.append(ExplainedImage(maps, label, float(probabilities[label])))
-            bar.update()
-    return explained
-
-
-def _map(explainer: Explainer, x: Tensor, target: int | None, signed: bool) -> NDArray[np.float32]:
-    """Return the map of one image, float32 [H, W]."""
-    from deconvviz.cam.shaping import signed_shares
-
-    maps = signed_shares(explainer(x, target, raw=True), (x.shape[2], x.shape[3])) if signed else explainer(x, target)
-    array: NDArray[np.float32] = maps[0].float().cpu().numpy()
-    return array
+    def _caption(self, rows: Sequence[ExplainedImage]) -> str:
+        measures = " ".join(dict.fromkeys(MEASURES[question.kind][1] for question in self.questions))
+        kind = SIGNED_MAPS if self.signed else FINISHED[self.convention]
+        lengths = _lengths(self.explainers, rows[0].size) + self.subject.preprocess.shown_words()
+        return f"{measures} {kind}{lengths}\n{note_of(self.methods)} {DISPLAY_NOTE}"
 
 
 def _counted(passes: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in passes.items())
 
 
-def _lengths(explainers: Sequence[Explainer], preprocess: Preprocess) -> str:
+def _lengths(explainers: Sequence[Explainer], size: tuple[int, int]) -> str:
     """Return a sentence with the methods' options that are lengths, or nothing where they have none."""
     texts = []
     for explainer in explainers:
-        lengths = explainer.lengths(preprocess.shape[1:])
+        lengths = explainer.lengths(size)
         if lengths:
             options = ", ".join(f"{name} {_rounded(value)}" for name, value in lengths.items())
             texts.append(f"{explainer.method.name}: {options}")
@@ -259,13 +279,23 @@ def _rounded(value: float | Sequence[float]) -> str:
     return " and ".join(f"{each:.3g}" for each in ([value] if isinstance(value, int | float) else value))
 
 
-def _save_arrays(out: str, methods: Sequence[str], maps: Sequence[Sequence[NDArray[np.float32]]], signed: bool) -> None:
-    """Write the maps: an array [images, H, W] for each method."""
+def _save_arrays(
+    out: str, methods: Sequence[str], rows: Sequence[ExplainedImage], questions: int, signed: bool
+) -> None:
+    """Write the maps: an array for each method, [images, H, W], or [images, targets, H, W] of several targets."""
     import numpy as np
 
     from deconvviz.results.files import atomic
 
-    arrays = {method: np.stack([of_image[number] for of_image in maps]) for number, method in enumerate(methods)}
+    sizes = {row.maps[0].shape for row in rows}
+    if len(sizes) > 1:
+        raise DataError(
+            f"the maps have {len(sizes)} sizes, which one array cannot hold; write a file for each image: --each npz"
+        )
+    arrays = {method: np.stack([row.maps[number] for row in rows]) for number, method in enumerate(methods)}
+    if questions > 1:
+        arrays = {method: maps.reshape(-1, questions, *maps.shape[1:]) for method, maps in arrays.items()}
+    shape = "[images, targets, H, W]" if questions > 1 else f"[{len(rows)}, H, W]"
     with atomic(out) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    click.echo(f"wrote {out}: {', '.join(methods)}, each [{len(maps)}, H, W] in {'-1' if signed else '0'}..1")
+    click.echo(f"wrote {out}: {', '.join(methods)}, each {shape} in {'-1' if signed else '0'}..1")

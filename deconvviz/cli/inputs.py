@@ -88,7 +88,7 @@ def remote_model(model: str, options: ModelOptions, preprocess: Preprocess) -> R
     """Return what the nodes of a cluster have to know to open the same model."""
     from deconvviz.run.shipping import RemoteModel
 
-    return RemoteModel.of(model, options.weights, options.outputs, preprocess, options.device)
+    return RemoteModel.of(options.spec_of(model), options.weights, options.outputs, preprocess, options.device)
 
 
 def load(model: str, options: ModelOptions, uses_weights: bool = True) -> tuple[LoadedModel, Preprocess]:
@@ -98,7 +98,7 @@ def load(model: str, options: ModelOptions, uses_weights: bool = True) -> tuple[
     """
     from deconvviz.models.load import load_model
 
-    loaded = load_model(model, options.weights)
+    loaded = load_model(options.spec_of(model), options.weights)
     if uses_weights and ".py:" in model and options.weights == "DEFAULT":
         file, _, factory = model.rpartition(":")
         click.echo(
@@ -123,7 +123,8 @@ def preprocess_of(settings: Mapping[str, Any], options: ImageOptions, trained: b
     from deconvviz.data.preprocess import Preprocess
 
     resize = options.resize
-    if resize is None and options.side and not {"resize", "crop"} & {*settings}:
+    any_size = {"resize", "crop"} <= {*settings} and settings["resize"] is None and settings["crop"] is None
+    if resize is None and options.side and (any_size or not {"resize", "crop"} & {*settings}):
         resize = options.side  # nothing is known of how it was trained: all of an image, not the middle of it
     preprocess = with_input(Preprocess.from_dict(settings), options.side, resize)
     mean, std = (text and numbers(text) for text in (options.mean, options.std))

@@ -59,11 +59,17 @@ class ModelOptions(ImageOptions):
         weights: "DEFAULT", "none" or the path of a state dict.
         device: "auto", "cpu", "cuda", ...
         outputs: how the output becomes probabilities, one of `choices.OUTPUTS`.
+        part: name of the module of the model that is taken; None takes the whole model.
     """
 
     weights: str
     device: str
     outputs: str
+    part: str | None
+
+    def spec_of(self, model: str) -> str:
+        """Return the name of a model with the part of it that is asked for, as `load_model` takes it."""
+        return f"{model}#{self.part}" if self.part else model
 
 
 def _sizes_and_means() -> list[Callable[[Command], Command]]:
@@ -93,8 +99,13 @@ def image_options(command: Command) -> Command:
     return option_group("prepared", ImageOptions, *options)(command)
 
 
-def model_options(command: Command) -> Command:
-    """Add --weights, --resize, --input, --mean, --std, --device and others; they reach the command as `options`."""
+def model_options(command: Command, part: str = "--part") -> Command:
+    """Add --weights, --resize, --input, --mean, --std, --device and others; they reach the command as `options`.
+
+    Args:
+        command: the function of the command.
+        part: name of the option for a part of the model, in a command that has another --part.
+    """
     add_options = option_group(
         "options",
         ModelOptions,
@@ -112,6 +123,13 @@ def model_options(command: Command) -> Command:
             type=click.Choice(OUTPUTS),
             help="What the network returns: scores of classes that exclude each other (softmax), of labels that may "
             "hold together (sigmoid), or probabilities; auto tells it by the network's end.",
+        ),
+        click.option(
+            part,
+            "part",
+            metavar="MODULE",
+            help="Name of a module of the model to take in the place of all of it, such as the backbone of a detector. "
+            "It has to take images by itself. MODEL#MODULE means the same.",
         ),
         range_option,
         image_channels_option,

@@ -70,6 +70,46 @@ def draw_maps(
     return overlay.draw_maps(drawn, of_images, rows, columns or [maps.method], title, caption, page=Page(**page))
 
 
+def overlays(maps: Maps, pictures: Sequence[Pixels] | None = None, colours: str = "viridis") -> Pixels:
+    """Return maps over their images as arrays: what the panels of a figure show.
+
+    Args:
+        maps: what `dv.cam(...)(images)` returns.
+        pictures: uint8 [H, W, 3], of as many of the images as are wanted, from the first on; by default those that the
+            maps keep, of the first 6 images.
+        colours: name of a matplotlib colour map.
+
+    Returns:
+        uint8 [n, H, W, 3], or [n, layers, H, W, 3] of maps of several layers.
+
+    Raises:
+        DataError: there are more pictures than maps, or one of another size.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> network = dv.capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()), (3, 8, 8))
+    >>> over = dv.overlays(dv.cam("eigen-cam", network, "0")(torch.rand(2, 3, 8, 8)))
+    >>> over.shape, over.dtype
+    ((2, 8, 8, 3), dtype('uint8'))
+    """
+    below = list(maps.pictures if pictures is None else pictures)
+    arrays = maps.detach().float().cpu().numpy()
+    height, width = arrays.shape[-2:]
+    if len(below) > len(arrays) or any(picture.shape != (height, width, 3) for picture in below):
+        shapes = ", ".join(str(list(shape)) for shape in sorted({picture.shape for picture in below}))
+        raise DataError(
+            f"{len(below)} pictures of {shapes} given for {len(arrays)} maps; expected at most one for each, uint8 "
+            f"[{height}, {width}, 3]"
+        )
+    shades = overlay.Shades(colours)
+    painted = [
+        [overlay.overlay(picture, overlay.displayed(map_), shades) for map_ in of_image]
+        for picture, of_image in zip(below, arrays.reshape(len(arrays), -1, height, width), strict=False)
+    ]
+    over: Pixels = np.rint(255 * np.asarray(painted)).astype(np.uint8).reshape(len(below), *arrays.shape[1:], 3)
+    return over
+
+
 def draw_projection(
     projected: Projection,
     picture: Pixels | None = None,

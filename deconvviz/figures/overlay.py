@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
@@ -126,7 +128,7 @@ def draw_map(
     left: float,
     bottom: float,
     side: float,
-) -> None:
+) -> Axes:
     """Draw a map over its picture; of one that is constant the picture is pale and says so.
 
     Args:
@@ -139,10 +141,20 @@ def draw_map(
         side: of the picture.
     """
     if not is_constant(map_):
-        sheet.picture(overlay(picture, displayed(map_, shades.signed), shades), left, bottom, side)
-        return
-    sheet.picture(0.6 + 0.4 * picture / 255.0, left, bottom, side)
+        return sheet.picture(overlay(picture, displayed(map_, shades.signed), shades), left, bottom, side)
+    panel = sheet.picture(0.6 + 0.4 * picture / 255.0, left, bottom, side)
     sheet.text(left + side / 2, bottom + side / 2, CONSTANT, ha="center", va="center", fontsize=SMALL)
+    return panel
+
+
+def _draw_box(panel: Axes, box: Sequence[float] | None) -> None:
+    """Draw a rectangle (left, top, right, bottom), in pixels of the picture, that is seen on any colour."""
+    if box is None:
+        return
+    left, top, right, bottom = box
+    for colour, width in (("black", 2.2), ("white", 1.1)):
+        frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=colour, lw=width)
+        panel.add_patch(frame)
 
 
 def draw_maps(
@@ -154,6 +166,7 @@ def draw_maps(
     caption: str,
     shades: Shades = VIRIDIS,
     page: Page = OWN,
+    boxes: Sequence[Sequence[float] | None] = (),
 ) -> Figure:
     """Draw a sheet with a row for each image: the image, and then its map by each method.
 
@@ -168,6 +181,8 @@ def draw_maps(
         caption: of the sheet.
         shades: the colours of the maps.
         page: what is asked for of the page; its columns are the methods in a row.
+        boxes: N rectangles that are drawn into pictures and maps: left, top, right and bottom in pixels of the picture,
+            or None; empty where there are none.
     """
     across = page.across(len(columns), len(columns), COMFORTABLE + GAP, LEFT + COMFORTABLE + GAP + RIGHT)
     tile = page.fitted(TILE, LEFT + (1 + across) * GAP + RIGHT, 1 + across, LEAST)
@@ -185,9 +200,11 @@ def draw_maps(
         for row, (picture, maps_of_picture, text) in enumerate(zip(pictures, maps, rows, strict=True)):
             y = top - (row + 1) * step + GAP
             sheet.text(LEFT / 2, y + tile / 2, text, rotation=90, ha="center", va="center", fontsize=size)
-            sheet.picture(picture / 255.0, LEFT, y, tile)
+            panels = [sheet.picture(picture / 255.0, LEFT, y, tile)]
             for column, index in enumerate(band, 1):
-                draw_map(sheet, picture, maps_of_picture[index], shades, LEFT + column * step, y, tile)
+                panels.append(draw_map(sheet, picture, maps_of_picture[index], shades, LEFT + column * step, y, tile))
+            for panel in panels:
+                _draw_box(panel, boxes[row] if boxes else None)
     label = "share of the map's largest\nabsolute value" if shades.signed else "share of the map's range"
     left = LEFT + (1 + len(bands[0])) * step
     sheet.colour_bar(

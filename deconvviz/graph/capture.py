@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
+from deconvviz.graph.calling import Call, called, parts_in_words
 from deconvviz.graph.evaluating import evaluating, outside_inference_mode, without_inference_tensors
 from deconvviz.graph.exporting import Exported, export, first_line, same, unwrapped
 from deconvviz.graph.functions import MARK
@@ -31,7 +32,7 @@ from deconvviz.graph.table import norm_of_batch, subsampled
 aten = torch.ops.aten
 
 
-def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
+def capture(model: nn.Module, input_shape: Sequence[int], call: Call | None = None) -> Network:
     """Turn a module into a `Network`: the graph of what it computes in eval mode, for any batch size.
 
     The network shares the model's weights; the model itself (mode, gradients, hooks, buffers) stays as it was.
@@ -39,6 +40,8 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     Args:
         model: a module that takes one float tensor [N, *input_shape].
         input_shape: the shape of one image, (channels, height, width).
+        call: how a model with further inputs takes images: a function from images to its one argument, to a tuple of
+            arguments or to a dict of keyword arguments; see `called`.
 
     Returns:
         The network, on the model's device and of its dtype.
@@ -58,10 +61,13 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Network:
     first = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(first)
     with evaluating(inner), outside_inference_mode(), torch.no_grad():
-        _complaint(inner, example[:1])
-        output = inner(example)
-        random = not same(inner(example), output)
-        exported = export(inner, example, output)
+        _complaint(inner, example[:1], call)
+        output = called(inner, example, call)
+        random = not same(called(inner, example, call), output)
+        try:
+            exported = export(inner, example, output, call)
+        except CaptureError as error:
+            raise CaptureError(f"{error}{parts_in_words(inner, example)}") from error
         state = {spec.arg.name for spec in exported.program.graph_signature.input_specs if spec.target}
         if _aliased_writes(exported.program.graph, state):
             exported = replace(exported, program=exported.program.run_decompositions({}))
@@ -87,14 +93,20 @@ def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     return shape
 
 
-def _complaint(model: nn.Module, image: Tensor) -> None:
+def _complaint(model: nn.Module, image: Tensor, call: Call | None) -> None:
     """Raise CaptureError where a model fails on one image: its own complaint is clearer than the exporter's."""
     try:
-        model(image)
+        called(model, image, call)
     except Exception as error:
+        lacks = isinstance(error, TypeError) and "missing" in str(error) and "argument" in str(error)
+        advice = (
+            "give its further inputs with call=, or --call FILE.py:FUNCTION"
+            if lacks
+            else "give the input shape that the model was built for"
+        )
         raise CaptureError(
             f"{type(model).__name__} does not accept an image of shape {tuple(image.shape[1:])}: {first_line(error)}; "
-            "give the input shape that the model was built for"
+            f"{advice}"
         ) from error
 
 

@@ -82,13 +82,22 @@ def first_and_last(network: Network) -> tuple[str, ...]:
     Raises:
         CamError: the network has no convolution and no linear layer.
     """
+    first = next((node for node in network.graph.nodes if _weighted(node)), None)
+    if first is None:
+        raise CamError(f"{network.name} has no convolution or linear layer to choose; name the layers")
+    _, read = read_by_the_last(network)
+    return tuple(dict.fromkeys((network.names[final_value(first)], *([] if read is None else [read]))))
+
+
+def read_by_the_last(network: Network) -> tuple[fx.Node | None, str | None]:
+    """Return the last op with weights, and the name of the layer that it reads; None where there is none."""
     weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
     if not weighted:
-        raise CamError(f"{network.name} has no convolution or linear layer to choose; name the layers")
+        return None, None
     read = data_inputs(weighted[-1])[0]
     while read is not network.image and (_same_values(read) or read not in names):
         read = data_inputs(read)[0]
-    return tuple(dict.fromkeys((names[final_value(weighted[0])], *([names[read]] if read in names else []))))
+    return weighted[-1], names.get(read)
 
 
 def classifier_input(network: Network) -> str | None:

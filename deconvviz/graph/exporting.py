@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
+from deconvviz.graph.calling import Call, called
 from deconvviz.graph.functions import FunctionCall, marked_functions
 
 INNER = "inner_of_deconvviz"  # the name of a module within `_OneImage`
@@ -54,13 +55,14 @@ class Exported:
 class _OneImage(nn.Module):
     """A module that takes any arguments, as one that takes an image: its signature is what is exported."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, call: Call | None) -> None:
         super().__init__()
         self.add_module(INNER, model)
+        self.call = call
 
     def forward(self, image: Tensor) -> Any:
         """Return what the module returns for the image."""
-        return self.get_submodule(INNER)(image)
+        return called(self.get_submodule(INNER), image, self.call)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -79,22 +81,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def export(model: nn.Module, example: Tensor, output: Any) -> Exported:
+def export(model: nn.Module, example: Tensor, output: Any, call: Call | None = None) -> Exported:
     """Export a module for any batch size.
 
     Args:
         model: in eval mode, and not in a wrapper; see `unwrapped`.
         example: images [2, ...].
         output: what the module returns for them.
+        call: how it takes them, see `called`.
 
     Raises:
         CaptureError: the module does what torch.export cannot follow.
     """
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    variadic = not kinds or kinds[0] is inspect.Parameter.VAR_POSITIONAL
-    module = _OneImage(model) if variadic else model
+    wrapped = not kinds or kinds[0] is inspect.Parameter.VAR_POSITIONAL or call is not None
+    module = _OneImage(model, call) if wrapped else model
     weights = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
-    with _without_idle_hooks(model, example, output), _silent():
+    with _without_idle_hooks(model, example, output, call), _silent():
         try:
             program, calls = _program_on_any_device(module, example)
         except Exception as error:
@@ -105,7 +108,7 @@ def export(model: nn.Module, example: Tensor, output: Any) -> Exported:
             ) from error
     _inline(program.graph_module, {example.device.type, NEUTRAL.type})
     program.graph_module.recompile()
-    return Exported(program, calls, f"{INNER}." if variadic else "", weights, example.device)
+    return Exported(program, calls, f"{INNER}." if wrapped else "", weights, example.device)
 
 
 def first_line(error: Exception) -> str:
@@ -189,7 +192,7 @@ def _silent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_idle_hooks(model: nn.Module, example: Tensor, output: Any) -> Iterator[None]:
+def _without_idle_hooks(model: nn.Module, example: Tensor, output: Any, call: Call | None) -> Iterator[None]:
     """Take forward hooks off that do not change the output: they keep values, or print, which no exporter can follow.
 
     Hooks that change it stay, because they are part of what the model computes.
@@ -202,7 +205,7 @@ def _without_idle_hooks(model: nn.Module, example: Tensor, output: Any) -> Itera
         module._forward_hooks.clear()
     try:
         try:
-            without = model(example)
+            without = called(model, example, call)
         except Exception:
             idle = False
         else:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deconvviz.errors import ModelError
+from deconvviz.models.parts import part_of, settings_of_part, split_part
 from deconvviz.models.randomness import make_random
 from deconvviz.models.sources import FORMS, SOURCES, Built, Loader, Wanted, from_file
 from deconvviz.models.weights import Weights, load_weights, read_weights
@@ -47,7 +48,8 @@ def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
         spec: `torchvision:NAME`, `timm:NAME`, `hf:FOLDER` (as `save_pretrained` of transformers writes it), `zfnet`,
             `demo` (a small ZFNet that comes with the package, trained on generated scenes), or
             `path/to/file.py:FACTORY`, a function that returns the module, or the module with the arguments of
-            `Preprocess` and perhaps the names of its outputs.
+            `Preprocess` and perhaps the names of its outputs. MODEL#PART is one of the model's modules, such as
+            `torchvision:fasterrcnn_resnet50_fpn#backbone`, with the weights that it has in the model.
         weights: "DEFAULT" for the model's own trained weights (they are downloaded where they are not there yet),
             "none" for random weights of a fixed seed, or the path of a file with a state dict, which is loaded with
             weights_only=True. From a file that `deconvviz train` wrote come also the size of a zfnet, how its images
@@ -62,6 +64,11 @@ def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
     >>> type(loaded.model).__name__, loaded.settings["crop"], loaded.classes[:2]
     ('ZFNet', 64, ('cat', 'owl'))
     """
+    whole, part = split_part(spec)
+    if part:
+        loaded = load_model(whole, weights)
+        settings = settings_of_part(loaded.model, loaded.settings)
+        return LoadedModel(part_of(loaded.model, part), settings, spec, weights)
     trained = weights == "DEFAULT"
     if spec == "zfnet" and trained:
         raise ModelError(

@@ -94,6 +94,11 @@ def _implied_by_weights(name: str, wanted: Wanted) -> dict[str, Any]:
 
 def _torchvision_settings(preset: Any) -> dict[str, Any]:
     """Read the settings that the weights were evaluated with; a model without them gets ImageNet's usual ones."""
+    if type(preset).__name__ == "ObjectDetection":  # detectors resize and normalise images themselves
+        return {"resize": None, "crop": None, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    if type(preset).__name__ == "SemanticSegmentation":  # of any size; the images of training were cut from such ones
+        side = int(preset.resize_size[0])
+        return {"resize": side, "crop": side, "mean": tuple(preset.mean), "std": tuple(preset.std)}
     if not hasattr(preset, "crop_size"):
         return {}
     return {
@@ -261,20 +266,8 @@ def from_file(spec: str, wanted: Wanted) -> Built:
     path = pathlib.Path(file)
     if not path.is_file():
         raise ModelError(f"no file {path}; expected {FORMS}")
-    with _import_paths(path):
-        try:
-            module = _imported(path)
-            factory = getattr(module, name, None)
-            if not callable(factory):
-                raise ModelError(f"{path} has no function {name!r}; {nearest(name, _defined_in(module))}")
-            returned = factory()
-        except ModelError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise ModelError(
-                f"{spec} raised {type(error).__name__}: {' '.join(str(error).split())[:300]}; run it with --debug to "
-                "see where"
-            ) from error
+    with _import_paths(path), _as_model_error(spec):
+        returned = _function_of(path, name)()
     model, settings, classes = (*returned, {}, ())[:3] if isinstance(returned, tuple) else (returned, {}, ())
     settings = settings.as_dict() if hasattr(settings, "as_dict") else settings or {}
     if not isinstance(model, nn.Module):
@@ -282,6 +275,54 @@ def from_file(spec: str, wanted: Wanted) -> Built:
     if not isinstance(settings, Mapping):
         raise ModelError(f"{spec} returned settings of type {type(settings).__name__}; expected a dict or a Preprocess")
     return Built(model, dict(settings), tuple(map(str, classes)))
+
+
+def call_from(spec: str | None) -> Callable[[Tensor], Any] | None:
+    """Return the function that gives a model its inputs.
+
+    Args:
+        spec: path/to/file.py:FUNCTION; "list" for a model that takes a list of images; None for one that takes images.
+
+    Raises:
+        ModelError: the file or the function does not exist, or the file raises an error.
+
+    >>> call_from("list"), call_from(None)
+    (<class 'list'>, None)
+    """
+    if spec is None or spec == "list":
+        return None if spec is None else list
+    file, colon, name = spec.rpartition(":")
+    path = pathlib.Path(file)
+    if not colon or path.suffix != ".py":
+        raise ModelError(f"--call {spec!r} given; expected list or path/to/file.py:FUNCTION")
+    if not path.is_file():
+        raise ModelError(f"no file {path}; give path/to/file.py:FUNCTION")
+    with _import_paths(path), _as_model_error(spec):
+        function: Callable[[Tensor], Any] = _function_of(path, name)
+        return function
+
+
+def _function_of(path: pathlib.Path, name: str) -> Any:
+    """Import a file and return a function or class of it; raises ModelError where it has none of this name."""
+    module = _imported(path)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ModelError(f"{path} has no function {name!r}; {nearest(name, _defined_in(module))}")
+    return function
+
+
+@contextmanager
+def _as_model_error(spec: str) -> Iterator[None]:
+    """Turn whatever the user's code raises within a `with` block into a ModelError of one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"{spec} raised {type(error).__name__}: {' '.join(str(error).split())[:300]}; run it with --debug to see "
+            "where"
+        ) from error
 
 
 def _defined_in(module: Any) -> list[str]:

@@ -4,25 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deconvviz.errors import CaptureError
+from deconvviz.errors import CaptureError, DataError
 
 if TYPE_CHECKING:
     import torch
 
     from deconvviz.data.preprocess import Preprocess
+    from deconvviz.graph.calling import Call
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
 
 
-def captured(loaded: LoadedModel, preprocess: Preprocess, device: str, outputs: str = "auto") -> Network:
-    """Capture a loaded model; `device` is a name, as for `device_of`, and `outputs` as for `Network.with_outputs`."""
+ANY_SIDE = 128  # pixels of images that try whether a network can be captured
+
+
+def captured(
+    loaded: LoadedModel, preprocess: Preprocess, device: str, outputs: str = "auto", call: Call | None = None
+) -> Network:
+    """Capture a loaded model.
+
+    Args:
+        loaded: the model.
+        preprocess: how its images are prepared.
+        device: a name, as for `device_of`.
+        outputs: as for `Network.with_outputs`.
+        call: how the model takes images, as for `capture`.
+
+    Raises:
+        CaptureError: the model cannot be captured, or the device cannot be used.
+        DataError: the preprocessing leaves images as large as they are.
+    """
     from deconvviz.graph.capture import capture
 
     target = device_of(device)
-    network = capture(loaded.model, preprocess.shape)
+    network = capture(loaded.model, _shape(loaded, preprocess), call)
     if outputs != "auto":
         network = network.with_outputs(outputs)
     return network if target.type == "cpu" else network.to(target)
+
+
+def _shape(loaded: LoadedModel, preprocess: Preprocess) -> tuple[int, int, int]:
+    """Return the shape of the input; of a model that takes images of any size, raise why it cannot be captured."""
+    from deconvviz.graph.capture import capture
+
+    if preprocess.crop is None:
+        capture(loaded.model, (len(preprocess.mean), ANY_SIDE, ANY_SIDE))  # raises where it cannot be, at any size
+        raise DataError(f"{loaded.spec} takes images of any size; give the side of its input, such as --input 320")
+    return preprocess.shape
 
 
 def device_of(name: str) -> torch.device:

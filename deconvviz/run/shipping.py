@@ -18,12 +18,13 @@ from deconvviz.data.gpu_decoding import PREFIX
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.models.load import LoadedModel, load_model
+from deconvviz.models.parts import split_part
 from deconvviz.run.opening import captured
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
 
-IN_A_FILE = re.compile(r"(?P<path>.+\.py):(?P<factory>\w+)")
+IN_A_FILE = re.compile(r"(?P<path>.+\.py):(?P<factory>\w+(#[\w.]+)?)")
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class RemoteModel:
             code = os.path.abspath(in_a_file["path"])  # noqa: PTH100, links are kept: a node may have others
             spec, file = f"{code}:{in_a_file['factory']}", Place.of(_root_of(pathlib.Path(code)), "*.py")
         elif spec.startswith("hf:"):
-            file = Place.of(spec.removeprefix("hf:"))
+            file = Place.of(split_part(spec)[0].removeprefix("hf:"))
         weights_file = None if weights in ("DEFAULT", "none") else Place.of(weights)
         return cls(spec, weights, outputs, preprocess, device, file, weights_file)
 
@@ -207,7 +208,8 @@ class RemoteModel:
             if in_a_file:
                 spec = f"{here / pathlib.Path(in_a_file['path']).relative_to(self.file.path)}:{in_a_file['factory']}"
             else:
-                spec = f"hf:{here}"
+                _, part = split_part(spec)
+                spec = f"hf:{here}#{part}" if part else f"hf:{here}"
         return spec, self.weights if self.weights_file is None else self.weights_file.here()
 
 

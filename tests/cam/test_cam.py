@@ -193,6 +193,7 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
     "sise": [({}, lambda m, n, x, c: rm.sise(c, layers_of(m, x)))],
     "ada-sise": [({}, lambda m, n, x, c: rm.ada_sise(c, layers_of(m, x)))],
     "rise": [({"masks": 20, "cells": 4}, lambda m, n, x, c: rm.rise(c, masks_of(n, x, 20), 0.5))],
+    "d-rise": [({"masks": 20, "cells": 4}, lambda m, n, x, c: rm.rise(c, masks_of(n, x, 20), 0.5))],  # of a class
     "occlusion": [({"square": 4, "stride": 3, "fill": 0.3}, lambda m, n, x, c: rm.occlusion(c, 4, 3, 0.3))],
     "sess": [({"scales": 3, "step": 6, "method": "grad-cam"}, sess_by_replica)],
     "gradient": [({}, lambda m, n, x, c: colours(rm.backward(m, c.x, TARGET)))],
@@ -397,7 +398,12 @@ def test_a_batch_is_its_images(net: Net, name: str) -> None:
         pytest.skip("no global pooling")
     x = torch.randn(7, 3, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     targets = [0, 1, 2, 3, 4, 0, 1]
-    small: dict[str, Any] = {"rise": {"masks": 9}, "sess": {"scales": 2, "step": 5}, "smoothgrad": {"samples": 2}}
+    small: dict[str, Any] = {
+        "rise": {"masks": 9},
+        "d-rise": {"masks": 9},
+        "sess": {"scales": 2, "step": 5},
+        "smoothgrad": {"samples": 2},
+    }
     small |= {"ss-cam": {"samples": 2}, "shap-cam": {"permutations": 1}, "occlusion": {"square": 4, "stride": 4}}
     small |= {"integrated-gradients": {"steps": 3}, "lime": {"segments": 4, "samples": 8}}
     small |= {"mask": {"steps": 2, "cells": 4}, "extremal-perturbation": {"steps": 2}}

@@ -417,6 +417,6 @@ def test_the_maps_point_at_the_object_that_is_common(name: str) -> None:
 def test_views_are_of_embeddings(net: Net, x: Pair) -> None:
     model, network, end = net
     embedded = CapturedEmbedding(embedding_network(network, str(end - 1)))
-    view = EmbeddingView(embedded, embedded, x[0], None, dv.pair("interaction-cam", network).how, None)
-    view.facing(EmbeddingView(embedded, embedded, x[1], None, dv.pair("interaction-cam", network).how, None))
+    view = EmbeddingView(embedded, embedded, x[0], None, dv.pair("interaction-cam", network).how)
+    view.facing(EmbeddingView(embedded, embedded, x[1], None, dv.pair("interaction-cam", network).how))
     assert torch.allclose(view.references, model[:end](x[1]).detach()) and embedded.readout(view.output) is None

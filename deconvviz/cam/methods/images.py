@@ -29,6 +29,18 @@ def rise(v: View, masks: int = 4000, cells: int = 7, share: float = 0.5) -> Tens
     return v.combined(v.masked(masks, make), make) / (masks * share)
 
 
+@method("d-rise", needs="image")
+def d_rise(v: View, masks: int = 5000, cells: int = 16, share: float = 0.5) -> Tensor:
+    """(1 / (N p1)) sum_i max_j s(d, d_ij) M_i over random masks, with the boxes d_ij of the masked image.
+
+    Petsiuk et al. 2021 (CVPR), arXiv 2006.03204, equations 3 to 5: s is overlap x cosine of the class probabilities x
+    objectness. Explains a box; for any other target s is its probability, which is RISE. The division by N p1 is
+    RISE's, and changes the scale only. masks, cells: 5000 and 16 in the paper.
+    """
+    make = random_masks(v, masks, cells, share)
+    return v.combined(v.masked(masks, make, v.scorer.agreement), make) / (masks * share)
+
+
 def random_masks(v: View, count: int, cells: int, share: float) -> Make:
     """Return what makes smooth random masks: grids of cells that are on by chance, enlarged, cut at a random place."""
     height, width = v.size

@@ -142,7 +142,7 @@ class PairExplainer:
 
     def _part(self, a: Tensor, b: Tensor) -> _Part:
         """Explain some pairs."""
-        views = [EmbeddingView(self._backend, self._forward, x, self.layer, self.how, self._bounds()) for x in (a, b)]
+        views = [EmbeddingView(self._backend, self._forward, x, self.layer, self.how) for x in (a, b)]
         views[0].facing(views[1])
         views[1].facing(views[0])
         options = self.method.options_for(views[0].size, self.options)
@@ -153,9 +153,6 @@ class PairExplainer:
         passes = views[0].passes + views[1].passes
         extras = {key: torch.stack([view.extras[key] for view in views], 1) for key in views[0].extras}
         return _Part((first, second), cosine(views[0].output, views[1].output), passes, extras)
-
-    def _bounds(self) -> tuple[Tensor, Tensor] | None:
-        return None if self.how.preprocess is None else self.how.preprocess.bounds()
 
     def _finished(self, maps: Tensor, image: str, size: Sequence[int]) -> Tensor:
         """Resize and scale maps [N, h, w] to [N, H, W] in 0..1; a constant one becomes zeros."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from deconvviz.arrays import widened
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import View
 from deconvviz.cam.options import ExplainOptions
-from deconvviz.cam.targets import Scorer
+from deconvviz.cam.targets import Scorer, Target
 from deconvviz.graph.scores import Readout
 
 
@@ -39,16 +39,15 @@ class Similarity(Scorer):
         references: floating [N, D], the embeddings of the other images.
     """
 
-    classes: Tensor | None = None
-    references: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    references: Tensor
 
     def logit(self, output: Any, images: Tensor) -> Tensor:
         """Return [M], the cosine of each embedding [M, D] with that of its pair; images: int64 [M]."""
         return cosine(output, self.references[images])
 
-    def probability(self, output: Any, images: Tensor) -> Tensor:
-        """Return the same: a cosine is no probability, and nothing is made of it."""
-        return self.logit(output, images)
+    def target(self, image: int, count: int) -> Target:
+        """Return what reads off how alike `count` embeddings are to that of one image's pair."""
+        return lambda output: cosine(output, self.references[image].expand(count, -1))
 
 
 class CapturedEmbedding(Captured):
@@ -60,11 +59,7 @@ class CapturedEmbedding(Captured):
 
 
 class EmbeddingView(View):
-    """A batch of images whose score is how alike each is to another image: the cosine of their embeddings.
-
-    Attributes:
-        bounds: the values of black and of white; None where they are unknown.
-    """
+    """A batch of images whose score is how alike each is to another image: the cosine of their embeddings."""
 
     def __init__(
         self,
@@ -73,15 +68,18 @@ class EmbeddingView(View):
         x: Tensor,
         layer: str | None,
         how: ExplainOptions,
-        bounds: Bounds | None,
     ) -> None:
         """Look at images; `facing` says which images they are compared with. Arguments are those of `View`."""
-        super().__init__(backend, forward, x, layer, Similarity(), how)
-        self.bounds = bounds
+        super().__init__(backend, forward, x, layer, Similarity(references=torch.zeros(0, 0)), how)
 
     def facing(self, other: EmbeddingView) -> None:
         """Compare each image with that of another view, whose embedding is a constant from now on."""
         self.scorer = Similarity(references=other.output)
+
+    @property
+    def black_and_white(self) -> Bounds | None:
+        """The values of black and of white; None where they are unknown."""
+        return None if self.preprocess is None else self.preprocess.bounds()
 
     @property
     def references(self) -> Tensor:

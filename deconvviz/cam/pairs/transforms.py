@@ -33,7 +33,7 @@ def averaged_transforms(
     require_choice("rule", rule, PIXEL_RULES)
     if transforms < 1 or not 0 < step < 1:
         raise DataError(f"transforms {transforms} and step {step:g} given; expected 1 or more, and above 0 and below 1")
-    colours, policy = Colours(v.x, v.bounds, v.seed), Policy(rule, lrn="gradient")
+    colours, policy = Colours(v.x, v.black_and_white, v.seed), Policy(rule, lrn="gradient")
     spread = noise * (v.x.amax((1, 2, 3), keepdim=True) - v.x.amin((1, 2, 3), keepdim=True))
     shares = [1 - step * number for number in range(1, round(1 / step)) if 1 - step * number > 1e-9]
     total = torch.zeros_like(v.x)
@@ -66,7 +66,7 @@ def pixel_invariance(
             f"draws {draws}, pixels {pixels} and floor {floor:g} given; expected 10 or more, 2 or more, and a share "
             "from 0 to below 1"
         )
-    colours, explained = Colours(v.x, v.bounds, v.seed), []
+    colours, explained = Colours(v.x, v.black_and_white, v.seed), []
     maps = torch.empty(len(v.x), min(pixels, v.size[0]), min(pixels, v.size[1]), dtype=v.x.dtype, device=v.x.device)
     for image in range(len(v.x)):
         small, scores = _drawn(v, colours, image, draws, maps.shape[1:])

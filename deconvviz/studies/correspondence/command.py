@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ study_options = option_group(
 @run_options(
     batch_size="Masked images in one pass.", default_batch=32, seed="Seed of sets, random masks and permutations."
 )
-@model_options
+@functools.partial(model_options, part="--model-part")
 def correspond(
     model: str,
     images: str,
