@@ -69,6 +69,10 @@ from .studies.evaluation.measure import evaluate as evaluate
 from .studies.evaluation.result import Evaluation as Evaluation
 from .studies.evolution.evolve import evolve as evolve
 from .studies.evolution.result import Evolution as Evolution
+from .studies.examples.measure import examples as examples
+from .studies.examples.measure import suspects as suspects
+from .studies.examples.result import Examples as Examples
+from .studies.examples.result import Suspects as Suspects
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.lesions.measure import lesion as lesion
