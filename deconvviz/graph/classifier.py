@@ -124,7 +124,8 @@ def linear_end(network: Network, layer: str) -> LinearEnd:
 
     def scores(rows: Tensor) -> Tensor:
         value = as_value(node, rows.reshape(-1, *units))
-        return network.run({node: value}, [logits], len(rows))[logits].flatten(1)
+        values_by_node: dict[fx.Node, Tensor] = network.run({node: value}, [logits], len(rows))
+        return values_by_node[logits].flatten(1)
 
     if not _additive(scores, values, network):
         raise CaptureError(f"the scores of {network.name} are not linear in {layer!r}")

@@ -44,7 +44,7 @@ class TrainingFeatures:
         self, table: FeatureTable, layer: str, outputs: Ints, device: torch.device | str = "cpu", scale: float = 1.0
     ) -> None:
         self.table, self.layer, self.device, self.scale = table, layer, torch.device(device), scale
-        self.outputs = torch.from_numpy(outputs).to(self.device)
+        self.outputs = torch.from_numpy(outputs.copy()).to(self.device)
         self._in_memory = len(outputs) * table.layers[layer] * 4 <= KEPT
 
     def __len__(self) -> int:
@@ -143,26 +143,38 @@ class LastLayer:
         parts = [(self.residuals(a, y) * (a @ vector.T)).sum(1) for _, a, y in training.blocks()]
         return torch.cat(parts)
 
-    def squares(self, training: TrainingFeatures) -> Tensor:
-        """Return the squared length of each training image's gradient, float64 [N]."""
-        parts = [self.residuals(a, y).square().sum(1) * a.square().sum(1) for _, a, y in training.blocks()]
+    def squares(self, training: TrainingFeatures, lengths: bool = True) -> Tensor:
+        """Return the squared length of each training image's gradient, float64 [N].
+
+        Args:
+            training: the training images.
+            lengths: see `tracin`.
+        """
+        parts = []
+        for _, a, y in training.blocks():
+            of_residuals = self.residuals(a, y).square().sum(1)
+            parts.append(of_residuals * a.square().sum(1) if lengths else of_residuals)
         return torch.cat(parts)
 
-    def tracin(self, training: TrainingFeatures, a: Tensor, y: Tensor, cosine: bool = False) -> Tensor:
+    def tracin(self, training: TrainingFeatures, a: Tensor, y: Tensor, lengths: bool = True) -> Tensor:
         """Return the product of each training image's gradient with that of one image, float64 [N].
 
         Args:
             training: the training images.
             a: row of the image, [1, D + 1].
             y: its output, [1].
-            cosine: divide by the length of both gradients, so that images with large ones do not come first always.
+            lengths: whether rows keep their lengths, as the paper has it. Without them a . a' is a cosine: images with
+                long embeddings then do not come first always.
 
         Source: Pruthi et al. 2020, TracIn (arXiv 2002.08484), one term of TracInCP, for the last layer, where
         ((p - y) . (p' - y')) (a . a') is exact.
         """
-        gradient = self.gradient(a, y)
-        products = self.products(training, gradient)
-        return products / (self.squares(training).sqrt() * gradient.norm()).clamp(min=1e-300) if cosine else products
+        residual, row = self.residuals(a, y), a if lengths else functional.normalize(a)
+        parts = []
+        for _, rows, outputs in training.blocks():
+            agreement = (rows if lengths else functional.normalize(rows)) @ row[0]
+            parts.append((self.residuals(rows, outputs) @ residual[0]) * agreement)
+        return torch.cat(parts)
 
 
 class Curvature:
@@ -217,7 +229,9 @@ class Curvature:
                 for other in range(classes):
                     hessian[c, :, other] += (a * weights[:, other, None]).T @ a / len(self.training)
         flat = hessian.reshape(classes * width, classes * width)
-        return torch.linalg.cholesky(flat + self.damping * torch.eye(len(flat), dtype=flat.dtype, device=flat.device))
+        flat.diagonal().add_(self.damping)
+        factor: Tensor = torch.linalg.cholesky(flat)
+        return factor
 
     def solve(self, vector: Tensor, step: Callable[[], object] = lambda: None) -> Tensor:
         """Return H^-1 times a vector, both [C, D + 1]; `step` is called at each step of conjugate gradients.

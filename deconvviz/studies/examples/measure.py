@@ -80,7 +80,7 @@ def examples(
         model: with snapshots, a module of the kind that was trained; it stays as it is.
         name: of the image, for the figure.
         sources: where the model and the images came from, for the file of features.
-        options: `count`, `layer`, `features`, `limit`, `damping` and `cosine` of `ExampleOptions`, and `batch_size`,
+        options: `count`, `layer`, `features`, `limit`, `damping` and `lengths` of `ExampleOptions`, and `batch_size`,
             `precision`, `workers` and `progress` of `RunOptions`.
 
     Raises:
@@ -172,12 +172,14 @@ def suspects(
         if snapshots is not None:
             method, values = "tracin", torch.zeros(len(training_set.indices), dtype=torch.float64)
             for point in checkpoints(training_set, network, model, snapshots):
-                values += point.rate * point.taught.last.squares(point.taught.training).cpu()
+                values += point.rate * point.taught.last.squares(point.taught.training, how.lengths).cpu()
             notes += _without_rates(snapshots)
         else:
             curvature = Curvature(taught.last, taught.training, taught.penalty or how.damping, SHARE)
             method = "influence" if curvature.exact else "gradient"
-            values = curvature.self_influence() if curvature.exact else taught.last.squares(taught.training)
+            values = (
+                curvature.self_influence() if curvature.exact else taught.last.squares(taught.training, how.lengths)
+            )
         p = torch.cat([taught.last.probabilities(a) for _, a, _ in taught.training.blocks()])
         probability = as_floats(p.gather(1, taught.training.outputs[:, None])[:, 0])
         predicted: Ints = p.argmax(1).cpu().numpy()
@@ -231,13 +233,13 @@ class _Decision:
 
     def add_tracin(self, snapshots: Snapshots, model: nn.Module | None) -> None:
         """Add the images that lowered the loss of the decision most during the training, and those that raised it."""
-        cosine = self.training_set.options.cosine
+        lengths = self.training_set.options.lengths
         values = np.zeros(len(self.training_set.indices))
         for point in checkpoints(self.training_set, self.network, model, snapshots):
             row, rate = point.taught.row(self.x), point.rate
-            values += rate * as_floats(point.taught.last.tracin(point.taught.training, row, self.y, cosine))
+            values += rate * as_floats(point.taught.last.tracin(point.taught.training, row, self.y, lengths))
         self.notes += _without_rates(snapshots)
-        unit = "TracIn, of cosines" if cosine else "TracIn"
+        unit = "TracIn" if lengths else "TracIn, embeddings of length 1"
         self._add("tracin for", "taught it (TracIn)", unit, values, above=0)
         self._add("tracin against", "spoke against it (TracIn)", unit, -values, above=0, sign=-1)
 

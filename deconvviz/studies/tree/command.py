@@ -1,0 +1,144 @@
+"""deconvviz tree"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from deconvviz.cli.following import IMAGE, PICTURE, following
+from deconvviz.cli.inputs import class_number, open_model, output_names, read_image
+from deconvviz.cli.options import (
+    DECODING,
+    ModelOptions,
+    classes_option,
+    figure_options,
+    limit_option,
+    model_options,
+    run_options,
+)
+from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
+from deconvviz.errors import DataError
+
+if TYPE_CHECKING:
+    from deconvviz.figures.page import Page
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.tree.result import ClassTree, TreePath
+
+
+@click.command()
+@click.argument("model")
+@click.argument("data", required=False)
+@click.option("-o", "--out", required=True, help="The figure, .png, .pdf or .svg; the table OUT.csv comes beside it.")
+@click.option("--image", metavar="FILE", help="A picture: its path is drawn too, to OUT.path.png or the like.")
+@click.option(
+    "-t",
+    "--target",
+    metavar="CLASS",
+    help="The class to which the path leads.  [default: where the more probable branches lead]",
+)
+@click.option("-m", "--method", default="grad-cam", help="Of the maps at the nodes; `deconvviz cam --list` lists them.")
+@click.option("-l", "--layer", help="Of the maps.  [default: the last one with rows and columns]")
+@limit_option
+@classes_option
+@figure_options(columns="Panels of the path in a row.  [default: 5]")
+@run_options(batch_size="Images in a pass.", precision="Precision of the network.", workers=DECODING)
+@model_options
+def tree(
+    model: str,
+    data: str | None,
+    out: str,
+    image: str | None,
+    target: str | None,
+    method: str,
+    layer: str | None,
+    limit: int | None,
+    names: str | None,
+    page: Page,
+    run: RunOptions,
+    options: ModelOptions,
+) -> None:
+    """Draw a tree over a network's classes, and a decision as a path through it.
+
+    Classes whose weights in the last layer are similar stand together. With --image, a map at each node of the path
+    shows what speaks for the branch that is taken. With DATA, the accuracy of deciding along the tree is printed beside
+    the network's own: softly, by the product of the probabilities along each path, and hard, by always taking the more
+    probable branch. The network is used as it is; it was not trained to follow a tree.
+
+    DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures.
+
+    \b
+    Examples:
+      deconvviz tree torchvision:squeezenet1_0 -o tree.png --image cat.jpg
+      deconvviz tree demo scenes:200:1 -o tree.png
+    """
+    check_figure(out)
+    check_table(beside(out, ".csv"))
+    if image is None and target is not None:
+        raise DataError(f"--target {target} given without --image; a path is that of an image")
+    from deconvviz.data.datasets import open_images
+    from deconvviz.studies.tree.figure import draw_tree, draw_tree_path
+    from deconvviz.studies.tree.measure import tree as make_tree
+    from deconvviz.studies.tree.measure import tree_path
+
+    pixels = None if image is None else read_image(image)
+    images = None if data is None else open_images(data)
+    opened = open_model(model, options)
+    network, preprocess, loaded = opened
+    outputs = output_names(loaded, names, network, images)
+    leaf = class_number(target, outputs)
+    class_tree = make_tree(network, images, preprocess=preprocess, names=outputs, limit=limit, **run.keywords())
+    path = None
+    if pixels is not None:  # before anything is written: the method or the layer may not exist
+        path = tree_path(
+            network,
+            pixels,
+            class_tree,
+            preprocess=preprocess,
+            target=leaf,
+            method=method,
+            layer=layer,
+            name=pathlib.Path(str(image)).name,
+        )
+    caption = caption_of(class_tree)
+    save_figure(draw_tree(class_tree, f"The classes of {opened.name} as a tree", caption, page), out, caption)
+    table = beside(out, ".csv")
+    class_tree.save_csv(table)
+    click.echo(f"wrote {table}")
+    click.echo(repr(class_tree))
+    if path is None:
+        again = ("tree", model, "--image", IMAGE, "-o", out)
+        click.echo(f"next: {following(*again, carry=(*PICTURE, 'names'))}")
+        return
+    words = path_caption(path) + preprocess.shown_words()
+    figure = draw_tree_path(path, f"A decision of {opened.name}, branch by branch", words, page.beside())
+    save_figure(figure, beside(out, f".path{pathlib.Path(out).suffix}"), words)
+    click.echo(repr(path))
+
+
+def caption_of(class_tree: ClassTree) -> str:
+    """Return what the figure of a tree shows: how it was made, and what following it costs."""
+    from deconvviz.studies.tree.figure import CUT, TIPS
+
+    cut = (
+        f" Of {class_tree.count} classes the {CUT} topmost groups are drawn: the number of classes of each, and those "
+        "whose weights agree most with the group's mean."
+    ) * (class_tree.count > TIPS)
+    measured = "" if class_tree.accuracy is None else f"\n{class_tree.accuracy.words().capitalize()}."
+    return (
+        "The rows of the last layer's weights, each of length 1, joined pair by pair by Ward's method: what joins far "
+        f"on the right is similar.{cut}{measured}"
+    )
+
+
+def path_caption(path: TreePath) -> str:
+    """Return what the figure of a path shows: the choice of each node, and what the maps explain."""
+    ends = "That is the network's own class." if path.leaf == path.decided else "The network itself says otherwise."
+    return (
+        "At each node, the mean score of the classes below one branch is compared with that of the other; the "
+        "probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
+        "a branch, names those whose weights agree most with its mean. Maps show what speaks for the branch that is "
+        f"taken: {path.method} of the difference of both mean scores. The path ends at "
+        f"{path.tree.class_name(path.leaf)}. {ends}"
+    )
