@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TILE, LEAST, GAP = 0.8, 0.45, 0.08  # inches: side of a picture, the smallest side, and between two of them
 HEAD, FOOT = 0.22, 0.3  # inches of a row above its pictures, for its title, and below, for class and value
 IMAGE = 1.5  # inches of the image that is explained
-LETTER = 0.055  # inches of a letter below a picture
+LETTER = 0.047  # inches of a letter below a picture
 PIXELS = 288  # pixels that a picture has at least, so that those of a small image are drawn as squares
 DIFFERS = "#d55e00"  # vermilion: another class than the one that is explained, or than the label
 

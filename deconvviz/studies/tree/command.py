@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deconvviz.choices import NODE_SCORES
 from deconvviz.cli.following import IMAGE, PICTURE, following
 from deconvviz.cli.inputs import class_number, open_model, output_names, read_image
 from deconvviz.cli.options import (
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     metavar="CLASS",
     help="The class to which the path leads.  [default: where the more probable branches lead]",
 )
+@click.option(
+    "--nodes",
+    default=NODE_SCORES[0],
+    type=click.Choice(NODE_SCORES),
+    help="How a node decides: by the mean score of each branch's classes, as NBDT does, or by the sum of their "
+    "probabilities, which is the network's own decision step by step.",
+)
 @click.option("-m", "--method", default="grad-cam", help="Of the maps at the nodes; `deconvviz cam --list` lists them.")
 @click.option("-l", "--layer", help="Of the maps.  [default: the last one with rows and columns]")
 @limit_option
@@ -51,6 +59,7 @@ def tree(
     out: str,
     image: str | None,
     target: str | None,
+    nodes: str,
     method: str,
     layer: str | None,
     limit: int | None,
@@ -88,7 +97,8 @@ def tree(
     network, preprocess, loaded = opened
     outputs = output_names(loaded, names, network, images)
     leaf = class_number(target, outputs)
-    class_tree = make_tree(network, images, preprocess=preprocess, names=outputs, limit=limit, **run.keywords())
+    about = {"preprocess": preprocess, "names": outputs, "nodes": nodes, "limit": limit}
+    class_tree = make_tree(network, images, **about, **run.keywords())
     path = None
     if pixels is not None:  # before anything is written: the method or the layer may not exist
         path = tree_path(
@@ -117,6 +127,10 @@ def tree(
     click.echo(repr(path))
 
 
+SCORED = {"mean": "mean score", "sum": "summed probability"}
+"""What the score of a node is -> how captions call it."""
+
+
 def caption_of(class_tree: ClassTree) -> str:
     """Return what the figure of a tree shows: how it was made, and what following it costs."""
     from deconvviz.studies.tree.figure import CUT, TIPS
@@ -128,7 +142,8 @@ def caption_of(class_tree: ClassTree) -> str:
     measured = "" if class_tree.accuracy is None else f"\n{class_tree.accuracy.words().capitalize()}."
     return (
         "The rows of the last layer's weights, each of length 1, joined pair by pair by Ward's method: what joins far "
-        f"on the right is similar.{cut}{measured}"
+        f"on the right is similar. A node decides by the {SCORED[class_tree.nodes]} of each branch's classes.{cut}"
+        f"{measured}"
     )
 
 
@@ -136,9 +151,9 @@ def path_caption(path: TreePath) -> str:
     """Return what the figure of a path shows: the choice of each node, and what the maps explain."""
     ends = "That is the network's own class." if path.leaf == path.decided else "The network itself says otherwise."
     return (
-        "At each node, the mean score of the classes below one branch is compared with that of the other; the "
-        "probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
+        f"At each node, the {SCORED[path.tree.nodes]} of the classes of one branch is compared with that of the other; "
+        "the probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
         "a branch, names those whose weights agree most with its mean. Maps show what speaks for the branch that is "
-        f"taken: {path.method} of the difference of both mean scores. The path ends at "
+        f"taken: {path.method} of the difference of both branches. The path ends at "
         f"{path.tree.class_name(path.leaf)}. {ends}"
     )

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 TIPS, CUT = 60, 40  # classes that are all drawn; of more, the groups that are
 ROW, NATURAL, LEAST = 0.17, 3.4, 1.0  # inches: of a leaf; width of the tree, and its smallest
-LETTER, LONGEST = 0.056, 52  # inches of a letter of a leaf's name; letters that are shown
+LETTER, SMALLER, LONGEST = (
+    0.056,
+    0.046,
+    52,
+)  # inches of a letter of a leaf's name, and on a path; most letters
 BELOW, BAR = 0.5, 0.95  # inches: for the axis below, and for the colour bar
 WRONG = "#d55e00"  # vermilion: the branch that is not taken
 PANEL, NARROW, GAP, LINES = 1.9, 1.1, 0.15, 0.5  # inches: of a path's map, of the smallest, between two, and of texts
@@ -125,7 +129,7 @@ def draw_tree_path(path: TreePath, title: str, caption: str, page: Page = OWN) -
 
 
 def _draw_start(sheet: Sheet, path: TreePath, left: float, bottom: float, side: float) -> None:
-    letters, tree = int(side / LETTER), path.tree
+    letters, tree = int(side / SMALLER), path.tree
     sheet.picture(path.picture / 255.0, left, bottom, side)
     lines = [
         (shortened(path.name, letters, keep_end=True), "0.2"),
@@ -138,7 +142,7 @@ def _draw_start(sheet: Sheet, path: TreePath, left: float, bottom: float, side: 
 def _draw_step(
     sheet: Sheet, path: TreePath, step: TreeStep, number: int, left: float, bottom: float, side: float
 ) -> None:
-    letters, tree = int(side / LETTER), path.tree
+    letters, tree = int(side / SMALLER), path.tree
     draw_map(sheet, path.picture, step.map, VIRIDIS, left, bottom, side)
     classes = len(tree.members[step.node])
     heading = f"{number}. of {classes} classes, {100 * step.probability:.0f} %"

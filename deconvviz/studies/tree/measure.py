@@ -37,13 +37,14 @@ def tree(
     preprocess: Preprocess | None = None,
     outputs: Ints | None = None,
     names: tuple[str, ...] = (),
+    nodes: str = "mean",
     limit: int | None = None,
     **options: Unpack[RunKeywords],
 ) -> ClassTree:
     """Make a tree over the classes of a network, and measure what following it costs.
 
     The rows of the last convolution or linear layer, each scaled to length 1, are joined pair by pair by Ward's method.
-    A node decides by softmax over the means of the scores of its children's leaves.
+    A node decides by softmax over the scores of its children, by default the means of their leaves' scores.
 
     Args:
         network: a captured classifier.
@@ -51,6 +52,9 @@ def tree(
         preprocess: how an image becomes the network's input; needed with images.
         outputs: int64 [classes], the output of each class of the images; None finds it by name or order.
         names: of the network's outputs.
+        nodes: "mean", as NBDT has it, which loses much where classes are many and the network was not trained for it;
+            or "sum", by which a branch has the share of the network's own probability that its classes have together:
+            the soft tree is then the network itself (our choice).
         limit: number of images, spread over the classes; None for all.
         options: `batch_size`, `precision`, `workers` and `progress` of `RunOptions`.
 
@@ -83,6 +87,7 @@ def tree(
         merges=joined[:, :2].astype(np.int64),
         heights=np.ascontiguousarray(joined[:, 2]),
         names=names,
+        nodes=nodes,
     )
     if images is None:
         return class_tree
@@ -127,7 +132,7 @@ def _measured(
 
 
 def scores_of(readout: Readout, output: Any) -> Tensor:
-    """Return what is averaged over leaves, float64 [N, C]: scores, or the logarithm of probabilities."""
+    """Return the scores of classes, float64 [N, C], or the logarithms of their probabilities."""
     scores = readout.scores(output)
     return (scores if readout.kind == "softmax" else readout.log_probabilities(scores)).double()
 
@@ -175,15 +180,17 @@ class _Counts:
 
 @dataclass(frozen=True)
 class Branch:
-    """The target of a node: the mean score of the leaves below one child less that below the other.
+    """The target of a node: the score of one child less that of the other.
 
     Attributes:
         readout: how the output becomes scores.
+        nodes: what a node's score is, as in `ClassTree`.
         taken: the leaves of the first child.
         other: those of the second.
     """
 
     readout: Readout
+    nodes: str
     taken: tuple[int, ...]
     other: tuple[int, ...]
 
@@ -191,7 +198,8 @@ class Branch:
         """Return the difference for each image, [N]."""
         scores = self.readout.scores(output)
         scores = scores if self.readout.kind == "softmax" else self.readout.log_probabilities(scores)
-        return scores[:, list(self.taken)].mean(1) - scores[:, list(self.other)].mean(1)
+        taken, other = scores[:, list(self.taken)], scores[:, list(self.other)]
+        return taken.logsumexp(1) - other.logsumexp(1) if self.nodes == "sum" else taken.mean(1) - other.mean(1)
 
 
 def tree_path(
@@ -214,7 +222,7 @@ def tree_path(
         class_tree: from `tree`.
         preprocess: how an image becomes the network's input.
         target: the leaf whose path is shown; None takes the hard path, always the more probable branch.
-        method: of `cam`; it explains the difference of the two branches' mean scores.
+        method: of `cam`; it explains the difference of the two branches' scores.
         layer: at which it explains; None takes the last layer with rows and columns.
         name: of the image, for the figure.
         precision: of the passes.
@@ -223,7 +231,7 @@ def tree_path(
         DataError: the target does not exist, or the tree is of another number of classes.
         DeconvvizError: as `cam` raises it.
 
-    Source: the path is NBDT's hard inference; a map at each node with the difference of the children's mean scores as
+    Source: the path is NBDT's hard inference; a map at each node with the difference of the children's scores as
     its target is ours.
 
     >>> import deconvviz as dv
@@ -250,7 +258,7 @@ def tree_path(
     for node, taken, other in class_tree.path(leaf):
         leaves = (tuple(class_tree.members[child].tolist()) for child in (taken, other))
         with constant_maps_allowed():
-            map_ = explain(x, Branch(readout, *leaves))[0].double().cpu().numpy()
+            map_ = explain(x, Branch(readout, class_tree.nodes, *leaves))[0].double().cpu().numpy()
         steps.append(TreeStep(node=node, taken=taken, other=other, probability=float(branches[taken]), map=map_))
     decided = int(probabilities.argmax())
     return TreePath(

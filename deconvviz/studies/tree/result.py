@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deconvviz.choices import NODE_SCORES
+from deconvviz.errors import require_choice
 from deconvviz.metrics.intervals import paired_interval
 from deconvviz.models.labels import class_label
 from deconvviz.notebook import Shown
@@ -74,6 +76,7 @@ class ClassTree(Shown, drawn_by="draw_tree"):
         merges: int64 [C - 1, 2], the two nodes that were joined.
         heights: float64 [C - 1], at which they were joined, rising: Ward's distance.
         names: of the outputs; empty where they are unknown.
+        nodes: what the score of a node is, one of `choices.NODE_SCORES`.
         accuracy: of the tree, where images were given.
 
     >>> tree = ClassTree(
@@ -89,7 +92,11 @@ class ClassTree(Shown, drawn_by="draw_tree"):
     merges: Ints
     heights: Floats
     names: tuple[str, ...] = ()
+    nodes: str = "mean"
     accuracy: TreeAccuracy | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("nodes", self.nodes, NODE_SCORES)
 
     @property
     def count(self) -> int:
@@ -126,16 +133,20 @@ class ClassTree(Shown, drawn_by="draw_tree"):
         return tuple(reversed(steps))
 
     def node_scores(self, scores: Floats) -> Floats:
-        """Return the score of each node, the mean of its leaves' scores: float64 [N, 2 C - 1] of scores [N, C].
+        """Return the score of each node, float64 [N, 2 C - 1], of scores of classes [N, C].
 
-        Where scores are weights times an embedding, this is the product of the embedding with the mean of the leaves'
-        weights, which are a node's weights in NBDT.
+        It is the mean of its leaves' scores. Where scores are weights times an embedding, this is the product of the
+        embedding with the mean of the leaves' weights, which are a node's weights in NBDT. With `nodes` "sum" it is the
+        logarithm of the sum of the exponentials of its leaves' scores: a branch then has the share of the network's own
+        probability that its classes have together.
         """
-        sums = np.zeros((len(scores), 2 * self.count - 1))
-        sums[:, : self.count] = scores
+        of_nodes = np.zeros((len(scores), 2 * self.count - 1))
+        of_nodes[:, : self.count] = scores
+        add = np.logaddexp if self.nodes == "sum" else np.add
         for row, (left, right) in enumerate(self.merges.tolist()):
-            sums[:, self.count + row] = sums[:, left] + sums[:, right]
-        return np.asarray(sums / [len(leaves) for leaves in self.members])
+            of_nodes[:, self.count + row] = add(of_nodes[:, left], of_nodes[:, right])
+        leaves = 1 if self.nodes == "sum" else np.array([len(members) for members in self.members])
+        return np.asarray(of_nodes / leaves)
 
     def branches(self, scores: Floats) -> Floats:
         """Return the probability of each node given the one above it, float64 [N, 2 C - 1]; 1 for the root.

@@ -112,6 +112,32 @@ def test_a_tree_of_two_classes_is_softmax() -> None:
     assert np.allclose(tree.soft(scores), expected) and (tree.hard(scores) == scores.argmax(1)).all()
 
 
+def test_with_summed_probabilities_the_soft_tree_is_the_network() -> None:
+    network, _, model = tree_of(6, seed=9)
+    tree = dv.tree(network, nodes="sum")
+    scores = np.random.default_rng(5).normal(0, 4, (8, 6))
+    own = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert np.allclose(tree.soft(scores), own)
+    branches = tree.branches(scores)
+    for node in range(11):
+        above = next((inner for inner in range(6, 11) if node in tree.children(inner)), None)
+        if above is not None:
+            share = own[:, leaves(tree, node)].sum(1) / own[:, leaves(tree, above)].sum(1)
+            assert np.allclose(branches[:, node], share)
+    path = dv.tree_path(network, noise(10, 10, seed=7), tree, preprocess=PLAIN, target=2)
+    maps = model[:2](PLAIN(noise(10, 10, seed=7))[None])[0].detach().double()
+    weights, bias = (each.detach().double() for each in (model[4].weight, model[4].bias))  # type: ignore[union-attr]
+    for step in path.steps:
+        means = maps.mean((1, 2)).requires_grad_()
+        scored = weights @ means + bias  # type: ignore[operator]
+        difference = scored[leaves(tree, step.taken)].logsumexp(0) - scored[leaves(tree, step.other)].logsumexp(0)
+        (alpha,) = torch.autograd.grad(difference, means)
+        expected = torch.tensordot(alpha, maps, 1).clamp(min=0).numpy()
+        if expected.max() > expected.min():
+            expected = (expected - expected.min()) / (expected.max() - expected.min())
+            assert np.allclose(step.map, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("ends", ["scores", "probabilities"])
 def test_accuracy_and_decisions_are_counted_image_by_image(ends: str) -> None:
     model: nn.Module = model_of(5, seed=3)
@@ -183,6 +209,8 @@ def test_of_a_thousand_classes_the_top_is_drawn_with_names_as_they_are() -> None
 
 def test_networks_and_images_that_do_not_fit_are_refused() -> None:
     single = dv.capture(model_of(1), PLAIN.shape)
+    with pytest.raises(DataError, match="nodes 'median'"):
+        dv.tree(tree_of(4)[0], nodes="median")
     with pytest.raises(CaptureError, match="labels that may hold together"):
         dv.tree(single)
     network, tree, _ = tree_of(4)
