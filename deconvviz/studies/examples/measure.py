@@ -240,8 +240,8 @@ class _Decision:
             values += rate * as_floats(point.taught.last.tracin(point.taught.training, row, self.y, lengths))
         self.notes += _without_rates(snapshots)
         unit = "TracIn" if lengths else "TracIn, embeddings of length 1"
-        self._add("tracin for", "taught it (TracIn)", unit, values, above=0)
-        self._add("tracin against", "spoke against it (TracIn)", unit, -values, above=0, sign=-1)
+        self._add("tracin for", "taught it", unit, values, above=0)
+        self._add("tracin against", "spoke against it", unit, -values, above=0, sign=-1)
 
     def add_influence(self) -> None:
         """Add the images without which the loss of the decision would rise most, and those without which it falls."""

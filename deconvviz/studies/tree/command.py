@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -97,7 +97,7 @@ def tree(
     network, preprocess, loaded = opened
     outputs = output_names(loaded, names, network, images)
     leaf = class_number(target, outputs)
-    about = {"preprocess": preprocess, "names": outputs, "nodes": nodes, "limit": limit}
+    about: dict[str, Any] = {"preprocess": preprocess, "names": outputs, "nodes": nodes, "limit": limit}
     class_tree = make_tree(network, images, **about, **run.keywords())
     path = None
     if pixels is not None:  # before anything is written: the method or the layer may not exist
@@ -117,6 +117,12 @@ def tree(
     class_tree.save_csv(table)
     click.echo(f"wrote {table}")
     click.echo(repr(class_tree))
+    if class_tree.nodes == "mean" and (_loses(class_tree) or (path is not None and path.leaf != path.decided)):
+        click.echo(
+            "note: deciding by mean scores loses much where the network was not trained for it and classes are many; "
+            "--nodes sum follows the network's own probabilities",
+            err=True,
+        )
     if path is None:
         again = ("tree", model, "--image", IMAGE, "-o", out)
         click.echo(f"next: {following(*again, carry=(*PICTURE, 'names'))}")
@@ -129,6 +135,12 @@ def tree(
 
 SCORED = {"mean": "mean score", "sum": "summed probability"}
 """What the score of a node is -> how captions call it."""
+
+
+def _loses(class_tree: ClassTree) -> bool:
+    """Whether the hard tree is measurably worse than the network."""
+    accuracy = class_tree.accuracy
+    return accuracy is not None and accuracy.interval("hard")[0] > 0
 
 
 def caption_of(class_tree: ClassTree) -> str:
@@ -151,8 +163,8 @@ def path_caption(path: TreePath) -> str:
     """Return what the figure of a path shows: the choice of each node, and what the maps explain."""
     ends = "That is the network's own class." if path.leaf == path.decided else "The network itself says otherwise."
     return (
-        f"At each node, the {SCORED[path.tree.nodes]} of the classes of one branch is compared with that of the other; "
-        "the probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
+        f"At each node, the {SCORED[path.tree.nodes]} of one branch's classes is compared with that of the other's. The "
+        "probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
         "a branch, names those whose weights agree most with its mean. Maps show what speaks for the branch that is "
         f"taken: {path.method} of the difference of both branches. The path ends at "
         f"{path.tree.class_name(path.leaf)}. {ends}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from in_memory import noise
 from numpy.typing import NDArray
-from scipy import optimize, special, stats  # type: ignore[import-untyped]
+from scipy import optimize, special, stats
 from torch import nn
 from torch.nn import functional
 
@@ -46,7 +47,7 @@ def network_named(kind: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     if kind == "residual":
         model: nn.Module = Skipping()
-        model.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+        model.norm.running_var.uniform_(0.5, 2)
     else:
         model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     return model.eval()
@@ -79,7 +80,12 @@ def test_tracin_is_the_sum_of_products_of_gradients(kind: str, tmp_path: pathlib
     images, snapshots = labelled(), recorded(kind, tmp_path / "s.h5")
     network = dv.capture(network_named(kind), PLAIN.shape)
     picture = noise(12, 12, seed=9)
-    about = {"preprocess": PLAIN, "snapshots": snapshots, "model": network_named(kind), "progress": False}
+    about: dict[str, Any] = {
+        "preprocess": PLAIN,
+        "snapshots": snapshots,
+        "model": network_named(kind),
+        "progress": False,
+    }
     found = dv.examples(network, picture, images, target=1, count=12, lengths=True, **about)
     expected, own = np.zeros(12), np.zeros(12)
     for epoch, rate in ((1, 0.1), (2, 0.03)):  # not the untrained network
@@ -262,12 +268,12 @@ def test_planted_wrong_labels_come_first(tmp_path: pathlib.Path) -> None:
     x, y = torch.stack([PLAIN(picture) for picture in pictures]), torch.from_numpy(labels)
     for epoch in range(1, 31):
         optimiser.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if epoch in (5, 30):
             recorder(epoch, model, lr=0.05)
     network = dv.capture(model.eval(), PLAIN.shape)
-    about = {"snapshots": dv.Snapshots(tmp_path / "s.h5"), "model": model, "progress": False}
+    about: dict[str, Any] = {"snapshots": dv.Snapshots(tmp_path / "s.h5"), "model": model, "progress": False}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = dv.suspects(network, images, preprocess=PLAIN, **about)
     assert set(found.images[:6].tolist()) == set(wrong.tolist())
@@ -280,7 +286,7 @@ def test_planted_wrong_labels_come_first(tmp_path: pathlib.Path) -> None:
 
 def test_kept_features_are_read_again_and_refuse_another_network(tmp_path: pathlib.Path) -> None:
     images, network = labelled(), dv.capture(network_named("plain"), PLAIN.shape)
-    about = {"preprocess": PLAIN, "progress": False, "features": tmp_path / "f.h5", "target": 0}
+    about: dict[str, Any] = {"preprocess": PLAIN, "progress": False, "features": tmp_path / "f.h5", "target": 0}
     first = dv.examples(network, images[2][0], images, **about)
     stamp = (tmp_path / "f.h5").stat().st_mtime_ns
     again = dv.examples(network, images[2][0], images, **about)
@@ -331,7 +337,7 @@ def test_snapshots_and_options_that_do_not_fit_are_refused(tmp_path: pathlib.Pat
         dv.suspects(network, images, preprocess=PLAIN, snapshots=snapshots, progress=False)
     for options in ({"count": 0}, {"damping": 0.0}, {"limit": 1}):
         with pytest.raises(DataError, match="given"):
-            dv.suspects(network, images, preprocess=PLAIN, progress=False, **options)  # type: ignore[arg-type]
+            dv.suspects(network, images, preprocess=PLAIN, progress=False, **options)
     with pytest.raises(DataError, match="classes 0 to 2"):
         dv.examples(network, noise(12, 12), images, preprocess=PLAIN, progress=False, target=3)
     result = CliRunner().invoke(cli, ["examples", "demo", "scenes:9", "-o", str(tmp_path / "e.png")])

@@ -55,7 +55,7 @@ def by_hand(rows: Floats) -> list[tuple[set[int], set[int], float]]:
 
 def test_the_tree_is_wards_over_rows_of_length_1() -> None:
     _, tree, model = tree_of(6)
-    weights = model[4].weight.detach().double().numpy()  # type: ignore[union-attr, operator]
+    weights = model[4].weight.detach().double().numpy()
     rows = weights / np.linalg.norm(weights, axis=1, keepdims=True)
     for row, (a, b, height) in enumerate(by_hand(rows)):
         joined = [set(tree.members[child].tolist()) for child in tree.merges[row]]
@@ -100,7 +100,7 @@ def test_soft_and_hard_decisions_follow_the_definition() -> None:
 def test_a_node_has_the_mean_weights_of_its_leaves() -> None:
     _, tree, model = tree_of(5)
     embedding = np.random.default_rng(3).normal(size=(4, 8))
-    weights = model[4].weight.detach().double().numpy()  # type: ignore[union-attr, operator]
+    weights = model[4].weight.detach().double().numpy()
     of_nodes = np.stack([weights[leaves(tree, node)].mean(0) for node in range(9)])
     assert np.allclose(tree.node_scores(embedding @ weights.T), embedding @ of_nodes.T)
 
@@ -126,10 +126,10 @@ def test_with_summed_probabilities_the_soft_tree_is_the_network() -> None:
             assert np.allclose(branches[:, node], share)
     path = dv.tree_path(network, noise(10, 10, seed=7), tree, preprocess=PLAIN, target=2)
     maps = model[:2](PLAIN(noise(10, 10, seed=7))[None])[0].detach().double()
-    weights, bias = (each.detach().double() for each in (model[4].weight, model[4].bias))  # type: ignore[union-attr]
+    weights, bias = (each.detach().double() for each in (model[4].weight, model[4].bias))
     for step in path.steps:
         means = maps.mean((1, 2)).requires_grad_()
-        scored = weights @ means + bias  # type: ignore[operator]
+        scored = weights @ means + bias
         difference = scored[leaves(tree, step.taken)].logsumexp(0) - scored[leaves(tree, step.other)].logsumexp(0)
         (alpha,) = torch.autograd.grad(difference, means)
         expected = torch.tensordot(alpha, maps, 1).clamp(min=0).numpy()
@@ -175,7 +175,7 @@ def test_the_map_of_a_node_is_grad_cam_of_the_difference() -> None:
     assert [step.taken for step in path.steps][-1] == 3 and path.steps[0].node == tree.root
     x = PLAIN(picture)[None]
     maps = model[:2](x)[0].detach().double().numpy()
-    weights = model[4].weight.detach().double().numpy()  # type: ignore[union-attr, operator]
+    weights = model[4].weight.detach().double().numpy()
     product = 1.0
     for step in path.steps:
         alpha = weights[leaves(tree, step.taken)].mean(0) - weights[leaves(tree, step.other)].mean(0)
@@ -190,7 +190,7 @@ def test_the_map_of_a_node_is_grad_cam_of_the_difference() -> None:
 
 def test_of_a_thousand_classes_the_top_is_drawn_with_names_as_they_are() -> None:
     rng = np.random.default_rng(8)
-    from scipy.cluster import hierarchy  # type: ignore[import-untyped]
+    from scipy.cluster import hierarchy
 
     weights = rng.normal(size=(1000, 6))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
