@@ -260,7 +260,7 @@ ANALYSES: Mapping[str, FileSchema] = {
     "resembling images": FileSchema(
         version=1,
         what="The training images that the images of an atlas's decisions resemble.",
-        written_by="`deconvviz atlas --examples`",
+        written_by="`deconvviz atlas`, with `--examples`",
         read_by="`deconvviz atlas`",
         settings={
             **CONFIG,

@@ -163,8 +163,8 @@ def path_caption(path: TreePath) -> str:
     """Return what the figure of a path shows: the choice of each node, and what the maps explain."""
     ends = "That is the network's own class." if path.leaf == path.decided else "The network itself says otherwise."
     return (
-        f"At each node, the {SCORED[path.tree.nodes]} of one branch's classes is compared with that of the other's. The "
-        "probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
+        f"At each node, the {SCORED[path.tree.nodes]} of one branch's classes is compared with that of the other's. "
+        "The probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes of "
         "a branch, names those whose weights agree most with its mean. Maps show what speaks for the branch that is "
         f"taken: {path.method} of the difference of both branches. The path ends at "
         f"{path.tree.class_name(path.leaf)}. {ends}"
