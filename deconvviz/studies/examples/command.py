@@ -226,7 +226,8 @@ def caption_of(result: Examples | Suspects) -> str:
     ) * ("tracin for" in kinds)
     typical = (
         " Prototypes are images whose distribution is closest to that of their class (MMD-critic); criticisms are "
-        "those that prototypes do not represent: below zero the witness says that they are rarer."
+        "those at which the class differs most from its prototypes: above zero it has more images of that kind "
+        "than they tell, below zero fewer."
     ) * ("prototypes" in kinds)
     return (
         f"The nearest of {result.total} training images by the cosine of {result.layer}.{tracin} The loss of the "

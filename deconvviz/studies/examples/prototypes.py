@@ -1,4 +1,4 @@
-"""Prototypes and criticisms of a class: images that are typical of it, and those that the typical ones do not cover."""
+"""Prototypes and criticisms of a class: images that are typical of it, and those where it differs from them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def witness(kernel: Floats, chosen: Ints) -> Floats:
 
 
 def criticisms(kernel: Floats, chosen: Ints, count: int) -> Ints:
-    """Return `count` images that prototypes represent worst and that differ from each other, int64.
+    """Return `count` images at which the class differs most from its prototypes, and that differ, int64.
 
     Each one is that which makes sum |witness| + log det K of the criticisms largest.
 
@@ -74,9 +74,9 @@ def criticisms(kernel: Floats, chosen: Ints, count: int) -> Ints:
     Source: Kim, Khanna and Koyejo 2016, equations 5 and 6 and algorithm 2, with the regulariser log det (from memory of
     the paper).
 
-    >>> kernel = kernel_of(np.array([[0.0], [0.1], [0.2], [0.3], [5.0]]))
-    >>> criticisms(kernel, prototypes(kernel, 1), 1)
-    array([4])
+    >>> kernel = kernel_of(np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [20.0]]))
+    >>> criticisms(kernel, prototypes(kernel, 3), 1)
+    array([6])
     """
     strength = np.abs(witness(kernel, chosen))
     left = kernel.diagonal().astype(np.float64)  # of each image, what the criticisms so far leave of its kernel
