@@ -23,7 +23,7 @@ from deconvviz.types import Floats, Ints
 EXACT = 3000  # parameters of a last layer whose Hessian is factorised; of more, conjugate gradients solve with it
 BLOCK = 4096  # images at once
 KEPT = 2 << 30  # bytes of features that stay in memory
-TIGHT, MOST = 1e-8, 1000  # of conjugate gradients: relative residual at which they end, and steps
+TIGHT, MOST = 1e-6, 10_000  # of conjugate gradients: relative residual at which they end, and steps
 FITTED, STEPS = 1e-7, 500  # of a fit: largest entry of the gradient at which it ends, and steps
 
 Block = tuple[slice, Tensor, Tensor]

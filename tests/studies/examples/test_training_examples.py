@@ -190,7 +190,7 @@ def test_conjugate_gradients_solve_as_the_factorised_hessian_and_autograd(monkey
     monkeypatch.setattr("deconvviz.studies.examples.last_layer.EXACT", 0)
     monkeypatch.setattr("deconvviz.studies.examples.last_layer.BLOCK", 7)
     iterative = Curvature(layer, training, damping, 0.1)
-    assert not iterative.exact and torch.allclose(iterative.solve(vector), expected, rtol=1e-6) and iterative.steps > 1
+    assert not iterative.exact and torch.allclose(iterative.solve(vector), expected, rtol=1e-5) and iterative.steps > 1
     default = Curvature(layer, training, None, 0.1).damping
     assert default == pytest.approx(0.1 * float((hessian.diagonal() - damping).mean()))
 
