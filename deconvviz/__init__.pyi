@@ -20,6 +20,10 @@ from .deconv.project import project as project
 from .deconv.project import project_units as project_units
 from .deconv.projection import Projection as Projection
 from .deconv.projection import parse_unit as parse_unit
+from .drawing.classes import draw_examples as draw_examples
+from .drawing.classes import draw_suspects as draw_suspects
+from .drawing.classes import draw_tree as draw_tree
+from .drawing.classes import draw_tree_path as draw_tree_path
 from .drawing.decisions import draw_diagnosis as draw_diagnosis
 from .drawing.decisions import draw_evaluation as draw_evaluation
 from .drawing.decisions import draw_finding as draw_finding
@@ -77,6 +81,10 @@ from .studies.evaluation.measure import evaluate as evaluate
 from .studies.evaluation.result import Evaluation as Evaluation
 from .studies.evolution.evolve import evolve as evolve
 from .studies.evolution.result import Evolution as Evolution
+from .studies.examples.measure import examples as examples
+from .studies.examples.measure import suspects as suspects
+from .studies.examples.result import Examples as Examples
+from .studies.examples.result import Suspects as Suspects
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.lesions.measure import lesion as lesion
@@ -106,6 +114,10 @@ from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained
 from .studies.training.train import train as train
+from .studies.tree.measure import tree as tree
+from .studies.tree.measure import tree_path as tree_path
+from .studies.tree.result import ClassTree as ClassTree
+from .studies.tree.result import TreePath as TreePath
 from .studies.visualisation.invert import invert as invert
 from .studies.visualisation.invert import side_by_side as side_by_side
 from .studies.visualisation.result import Inversion as Inversion

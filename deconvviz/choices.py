@@ -102,3 +102,5 @@ RELEVANCE_TABLES = ("relevance", "activation")  # by which a channel's images ar
 # --- diagnosis ---
 Severity = Literal["note", "warning", "serious"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)  # the mildest first
+# --- trees over classes ---
+NODE_SCORES = ("mean", "sum")  # the score of a node: the mean of its classes', or that of their summed probability

@@ -133,6 +133,15 @@ COMMANDS = {
         "Measure how well a linear classifier tells the classes apart by the features of each layer.",
         resumes=True,
     ),
+    "examples": LazyCommand(
+        "studies.examples.command",
+        "Explain a decision by training images, or find those with wrong labels.",
+        resumes=True,
+    ),
+    "tree": LazyCommand(
+        "studies.tree.command",
+        "Draw a tree over a network's classes, and a decision as a path through it.",
+    ),
     "diagnose": LazyCommand("studies.diagnosis.command", "Find out what is wrong with a network."),
     "atlas": LazyCommand(
         "studies.atlas.command",

@@ -40,12 +40,11 @@ from deconvviz.deconv.projection import Projection
 from deconvviz.deconv.rules import WAYS, BackwardRule, Descent, PixelBounds, Policy
 from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import CaptureError, ProjectionError, require_choice
+from deconvviz.graph.classifier import logits_of
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.layers import as_value
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
-from deconvviz.graph.reach import data_inputs
-from deconvviz.graph.scores import ENDS
 from deconvviz.types import Box
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ class Decisions:
         folded = rule != GRADIENT and WAYS[rule].folded
         self.network = (network.without_norms(names) if folded else network).in_precision(precision)
         self.layers, self.rule, self.shapes = tuple(names), rule, shapes
-        self._start = _logits(self.network)
+        self._start = logits_of(self.network)
         name = self.network.name_of(self._start)
         if name is None:
             raise CaptureError(f"the scores of {network.name} are not a layer's value: no relevance starts there")
@@ -349,19 +348,6 @@ def project_decision(
     """
     projection = Decisions(network, [layer], rule, bounds=bounds).project(x, layer, [channel], target)[0]
     return replace(projection, picture=pictures_of(network.checked(x))[0])
-
-
-def _logits(network: Network) -> fx.Node:
-    """Return the node of the scores in front of a final softmax or sigmoid, behind ops that only move values."""
-    node = network.score_node
-    while node.op == "call_function":
-        sources, op = data_inputs(node), op_of(node)
-        if op_name(node) in ENDS:
-            return sources[0]
-        if len(sources) != 1 or not (op.identity or op.reshapes):
-            break
-        node = sources[0]
-    return network.score_node
 
 
 def _adds_constants(node: fx.Node) -> bool:

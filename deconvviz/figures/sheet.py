@@ -74,8 +74,11 @@ class Sheet:
             self.text(width / 2, 0.1, "\n".join(lines), ha="center", va="bottom", fontsize=CAPTION, color="0.25")
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write text at a place; `style` is what matplotlib's `Text` takes (ha, va, fontsize, rotation, ...)."""
-        self.figure.text(x / self.width, y / self.height, text, **style)
+        """Write text at a place; `style` is what matplotlib's `Text` takes (ha, va, fontsize, rotation, ...).
+
+        Names of classes and files stand as they are: a "$" in them begins no formula.
+        """
+        self.figure.text(x / self.width, y / self.height, text, parse_math=False, **style)
 
     def axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
         """Return new axes that cover a rectangle."""

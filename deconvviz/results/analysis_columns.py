@@ -110,4 +110,46 @@ ANALYSES: Mapping[str, TableSchema] = {
             "pixel_error number | share of the range | Root mean squared difference of the pixels.",
         ),
     ),
+    "examples": TableSchema(
+        what="A line for each training image of each row of the figure, the first first.",
+        written_by="`deconvviz examples`, `Examples.save_csv` and `Examples.to_frame`",
+        columns=_columns(
+            "row text |  | How the images were chosen: nearest, nearest of class, nearest of other class, tracin for, "
+            "tracin against, influence for, influence against, prototypes or criticisms.",
+            "rank integer |  | Place in the row, from 1.",
+            "image text |  | Name of the training image.",
+            "index integer |  | Its number in the training images, from 0.",
+            "class text |  | Its class.",
+            "value number | of the row | Cosine, TracIn, change of the loss in nats, mean kernel or witness.",
+        ),
+    ),
+    "suspects": TableSchema(
+        what="A line for each training image, the most suspicious first.",
+        written_by="`deconvviz examples --self`, `Suspects.save_csv` and `Suspects.to_frame`",
+        columns=_columns(
+            "rank integer |  | Place, from 1.",
+            "image text |  | Name of the training image.",
+            "index integer |  | Its number in the training images, from 0.",
+            "class text |  | Its class, which may be wrong.",
+            "predicted text |  | The class that the network predicts.",
+            "probability number | 0..1 | Of its class.",
+            "self_influence number | of the method | Its influence on itself.",
+        ),
+    ),
+    "tree": TableSchema(
+        what="A line for each node of the tree over a network's classes: leaves first, in the order of the outputs, "
+        "then inner nodes as they were joined; the root is the last.",
+        written_by="`deconvviz tree`, `ClassTree.save_csv` and `ClassTree.to_frame`",
+        columns=_columns(
+            "node integer |  | Number of the node; of a leaf, of its output.",
+            "name text? |  | Of a leaf; empty for an inner node.",
+            "left integer? |  | The first node that was joined; empty for a leaf.",
+            "right integer? |  | The second one.",
+            "height number | distance of weights | At which they were joined; 0 for a leaf.",
+            "leaves integer | classes | Below the node.",
+            "decisions integer? | images | Whose path comes through the node; empty where no images were given.",
+            "correct number? | 0..1 | Share of them that take the branch of their own class, of those whose class is "
+            "below the node; empty for a leaf, and where no images came.",
+        ),
+    ),
 }

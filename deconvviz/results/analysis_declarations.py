@@ -288,4 +288,21 @@ ANALYSES: Mapping[str, FileSchema] = {
             "*/shape i 5 | 0, ? | int64: as in a gallery.",
         ),
     ),
+    "resembling images": FileSchema(
+        version=1,
+        what="The training images that the images of an atlas's decisions resemble.",
+        written_by="`deconvviz atlas`, with `--examples`",
+        read_by="`deconvviz atlas`",
+        settings={
+            **CONFIG,
+            "config.layer": "the embedding, the mean of whose channels is compared.",
+            "state": "JSON: `names` and `classes` of the nearest images, a list for each image.",
+        },
+        arrays=_arrays(
+            "images i images | 0 | int64: the images of the store that are explained.",
+            "nearest i images k | 0 | int64: the nearest training images, the nearest first.",
+            "cosine f images k | finite | float32: cosine of the embeddings.",
+            "pictures u8 images k height width 3 |  | uint8: the training images as the network sees them.",
+        ),
+    ),
 }

@@ -82,11 +82,13 @@ class DecisionArguments:
         decisions: number of images; None for the default.
         methods: names of methods; None for the default.
         cam_layer: the layer at which they explain; None for the default.
+        examples: path of training images; None to show none that an image resembles.
     """
 
     decisions: int | None
     methods: tuple[str, ...] | None
     cam_layer: str | None
+    examples: str | None
 
 
 filter_options = option_group(
@@ -150,6 +152,11 @@ decision_options = option_group(
         help="Methods that explain decisions, separated by commas; `deconvviz cam --list` lists them.",
     ),
     click.option("--cam-layer", help="The layer at which they explain.  [default: the last with rows and columns]"),
+    click.option(
+        "--examples",
+        metavar="DATA",
+        help="Training images, a store or a folder: the pages of decisions show those that each image resembles.",
+    ),
 )
 
 
@@ -194,7 +201,7 @@ def atlas(
         raise DataError(
             "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
         )
-    from deconvviz.data.datasets import open_store
+    from deconvviz.data.datasets import open_images, open_store
     from deconvviz.results.names import read_names, require_names_of
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
@@ -210,6 +217,8 @@ def atlas(
         atlas_options = _options(opened.network, mined, filter_arguments, decision_arguments)
         require_names_of(filter_names, atlas_options.layers, concepts or "")
         inputs = _inputs(opened, store, mined, relevance, snapshots, names, labelled=bool(atlas_options.decisions))
+        if decision_arguments.examples is not None:
+            inputs = dataclasses.replace(inputs, examples=open_images(decision_arguments.examples))
         elsewhere = None
         if cluster is not None:
             remote = remote_model(model, options, opened.preprocess)
@@ -295,6 +304,7 @@ def _build_site(
         note=PROJECTION_NOTE + shown,
         without_switches=NO_SWITCHES_NOTE,
         filter_names=filter_names,
+        resembling=result.resembling,
         progress=progress,
     )
     click.echo(repr(site))

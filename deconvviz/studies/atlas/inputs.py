@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from deconvviz.data.datasets import Store
+from deconvviz.data.datasets import Images, Store
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, MismatchError
@@ -35,6 +35,7 @@ class AtlasInputs:
         mined: what mining found in these images; None if the atlas shall mine them.
         relevance: what `relevance` found in these images; None for no decisions on the filters' pages.
         snapshots: of a training of this kind of network, through which filters are followed; None for none.
+        examples: training images, of which the pages of decisions show those that an image resembles; None for none.
         outputs: int64, the output that stands for each class of the images; None where that is unknown.
         output_names: of the network's outputs; empty where they are unknown.
         names_assumed: whether neither the network nor the user gave these names. They are shown then, but an atlas that
@@ -49,6 +50,7 @@ class AtlasInputs:
     mined: Mined | None = None
     relevance: Relevance | None = None
     snapshots: Snapshots | None = None
+    examples: Images | None = None
     outputs: Ints | None = None
     output_names: Sequence[str] = ()
     names_assumed: bool = False
@@ -75,6 +77,7 @@ class AtlasInputs:
             "snapshots": self.training_digest,
             "outputs": digest_of(outputs),
             **self.relevance_config,  # which atlases of earlier versions do not mention
+            **({} if self.examples is None else {"examples": self.examples.fingerprint}),
         }
 
     @property

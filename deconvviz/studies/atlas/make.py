@@ -18,7 +18,7 @@ from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
 from deconvviz.results.features import Features
 from deconvviz.results.folders import claim
-from deconvviz.results.results import read_config, require_same
+from deconvviz.results.results import Result, read_config, require_same
 from deconvviz.results.tiles import gallery_config
 from deconvviz.run.features import stream_features
 from deconvviz.run.options import RunOptions
@@ -26,7 +26,8 @@ from deconvviz.studies.atlas.aspects import FilterAspects, occluder_for
 from deconvviz.studies.atlas.decisions import DecisionExplainer, explain_decisions
 from deconvviz.studies.atlas.galleries import GalleryMaker, GalleryOptions
 from deconvviz.studies.atlas.inputs import AtlasInputs
-from deconvviz.studies.atlas.result import AtlasOptions, AtlasResult
+from deconvviz.studies.atlas.resembling import resembling_images
+from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, AtlasOptions, AtlasResult
 from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.result import Mined
 from deconvviz.types import Ints, Pathlike
@@ -88,9 +89,11 @@ def make_atlas(
         new_filters += count if layer in new else 0
         filters += count
     decisions = maker.explain_decisions()
+    resembling = maker.find_resembling()
     return AtlasResult(
         galleries=tuple(galleries.values()),
         decisions=decisions,
+        resembling=resembling,
         filters=filters,
         new_filters=new_filters,
         seconds=time.monotonic() - begin,
@@ -153,6 +156,8 @@ class AtlasMaker:
             self.inputs.require_relevance(self.inputs.relevance, self.options.layers, self.options.k)
         if self.options.decisions:
             _ = self.explainer
+        elif self.inputs.examples is not None:
+            raise DataError("training images given and no decision is explained; ask for some decisions")
 
     @cached_property
     def explainer(self) -> DecisionExplainer:
@@ -240,4 +245,14 @@ class AtlasMaker:
             return None
         path = self.data / "decisions.h5"
         explain_decisions(self.explainer, self.options.decisions, path)
+        return path
+
+    def find_resembling(self) -> pathlib.Path | None:
+        """Find the training images that the explained images resemble; return the path of their file."""
+        if self.inputs.examples is None or not self.options.decisions:
+            return None
+        path = self.data / "resembling.h5"
+        decisions = Result.load(self.data / "decisions.h5", DECISIONS_KIND, DECISIONS_SCHEMA)
+        explained = decisions.arrays["images"]
+        resembling_images(self.inputs, explained, self.inputs.examples, path, **self.run.keywords())
         return path

@@ -14,6 +14,7 @@ from deconvviz.words import counted
 
 METHODS = ("grad-cam", "layercam", "recipro-cam", "guided")  # explain decisions where no others are named
 DECISIONS_KIND, DECISIONS_SCHEMA = "decisions", 1  # of the file with the decisions that are explained
+RESEMBLING_KIND, RESEMBLING_SCHEMA = "resembling images", 1  # of the training images that they resemble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ class AtlasResult:
     Attributes:
         galleries: one file for each layer, in the order of depth.
         decisions: the file with the decisions; None where none were asked for.
+        resembling: the file with the training images that the explained images resemble; None where none were given.
         filters: number of filters that are shown.
         new_filters: how many of them this call computed.
         seconds: time that this call took.
@@ -102,6 +104,7 @@ class AtlasResult:
 
     galleries: tuple[pathlib.Path, ...]
     decisions: pathlib.Path | None
+    resembling: pathlib.Path | None = None
     filters: int
     new_filters: int
     seconds: float

@@ -14,7 +14,7 @@ from PIL import Image
 from deconvviz.cam.catalogue import learned_declarations, method_declarations
 from deconvviz.results.names import Names
 from deconvviz.studies.atlas.site.folders import read_stamp, remove_others, write_stamp
-from deconvviz.studies.atlas.site.inputs import DecisionsFile, file_digest
+from deconvviz.studies.atlas.site.inputs import DecisionsFile, ResemblingFile, file_digest
 from deconvviz.types import Pixels
 from deconvviz.version import __version__
 from deconvviz.web.colours import coloured
@@ -27,13 +27,19 @@ TILE = 112  # pixels of a map's side: enlarged here with care, so that the brows
 SMALLEST = 16  # pixels of a map's side, however many maps a sheet has
 
 
-def write_decisions(folder: pathlib.Path, decisions: DecisionsFile, names: Names = MappingProxyType({})) -> bool:
+def write_decisions(
+    folder: pathlib.Path,
+    decisions: DecisionsFile,
+    names: Names = MappingProxyType({}),
+    resembling: ResemblingFile | None = None,
+) -> bool:
     """Write the folder of the decisions, unless it was made of the same file.
 
     Args:
         folder: where they are written.
         decisions: the file.
         names: layer -> channel -> what it detects; for the sentences.
+        resembling: the training images that the images resemble; None where none were given.
 
     Returns:
         Whether it was made now.
@@ -45,6 +51,8 @@ def write_decisions(folder: pathlib.Path, decisions: DecisionsFile, names: Names
     names_of_layer = names.get(decisions.reasons_layer, {})
     if names_of_layer:
         stamp["names"] = {str(channel): name for channel, name in names_of_layer.items()}
+    if resembling is not None:
+        stamp["resembling"] = file_digest(resembling.path)
     if read_stamp(folder) == stamp:
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +61,14 @@ def write_decisions(folder: pathlib.Path, decisions: DecisionsFile, names: Names
         name = f"{int(image):07d}"
         maps = decisions.maps(row)
         save_picture(folder / f"{name}.webp", _sheet(maps))
-        write_script(
-            folder / f"{name}.js", f"decision/{int(image)}", _numbers(decisions, row, maps.shape, names_of_layer)
-        )
+        numbers = _numbers(decisions, row, maps.shape, names_of_layer)
         written |= {f"{name}.webp", f"{name}.js"}
+        if resembling is not None and int(image) in resembling.rows:
+            numbers["resembles"] = _resembled(resembling, resembling.rows[int(image)])
+            for place, picture in enumerate(resembling.pictures[resembling.rows[int(image)]]):
+                save_picture(folder / f"{name}-like-{place}.webp", picture)
+                written.add(f"{name}-like-{place}.webp")
+        write_script(folder / f"{name}.js", f"decision/{int(image)}", numbers)
     remove_others(folder, written)
     write_stamp(folder, stamp)
     return True
@@ -112,6 +124,12 @@ def _numbers(decisions: DecisionsFile, row: int, shape: tuple[int, ...], names: 
     if decisions.because:
         numbers["because"] = _reasons(decisions, row, names)
     return numbers
+
+
+def _resembled(resembling: ResemblingFile, row: int) -> dict[str, Any]:
+    """Return the embedding, and of each training image its name, its class and the cosine."""
+    images = zip(resembling.names[row], resembling.classes[row], exact(resembling.cosine[row]), strict=True)
+    return {"layer": resembling.layer, "images": [list(each) for each in images]}
 
 
 def _reasons(decisions: DecisionsFile, row: int, names: Mapping[int, str]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
-from deconvviz.results.results import reading
+from deconvviz.results.results import Result, reading
 from deconvviz.results.tiles import load_gallery
-from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA
+from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, RESEMBLING_KIND, RESEMBLING_SCHEMA
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
 from deconvviz.web.scripts import folder_name
 
@@ -191,6 +191,32 @@ class Verdict(NamedTuple):
     second: str
     log_odds: float
     second_probability: float
+
+
+class ResemblingFile:
+    """A file of training images that the explained images resemble.
+
+    Attributes:
+        path: of the file.
+        layer: name of the embedding.
+        rows: index of an image -> its row in the arrays.
+        cosine: float32 [D, k].
+        pictures: uint8 [D, k, h, w, 3].
+        names: of the training images, D lists of k.
+        classes: of them, "" where it is unknown.
+
+    Raises:
+        DataError: the file is missing or of another kind.
+    """
+
+    def __init__(self, path: Pathlike) -> None:
+        self.path = pathlib.Path(path)
+        result = Result.load(path, RESEMBLING_KIND, RESEMBLING_SCHEMA)
+        self.layer = str(result.config["layer"])
+        self.rows = {int(image): row for row, image in enumerate(result.arrays["images"])}
+        self.cosine, self.pictures = result.arrays["cosine"], result.arrays["pictures"]
+        self.names: list[list[str]] = result.state["names"]
+        self.classes: list[list[str]] = result.state["classes"]
 
 
 class DecisionsFile:

@@ -21,7 +21,7 @@ from deconvviz.results.names import Names
 from deconvviz.studies.atlas.site.decisions import write_decisions
 from deconvviz.studies.atlas.site.folders import make_folder, remove_parts
 from deconvviz.studies.atlas.site.images import write_lists, write_pictures
-from deconvviz.studies.atlas.site.inputs import DecisionsFile, GalleryFile, SiteImages
+from deconvviz.studies.atlas.site.inputs import DecisionsFile, GalleryFile, ResemblingFile, SiteImages
 from deconvviz.studies.atlas.site.layers import strip_rows, write_layer
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
@@ -78,6 +78,7 @@ def build_site(
     note: str,
     without_switches: str = "",
     filter_names: Names = MappingProxyType({}),
+    resembling: Pathlike | None = None,
     progress: bool = True,
 ) -> Site:
     """Write the pages of an atlas; what was made of the same files before is left as it is.
@@ -93,6 +94,7 @@ def build_site(
         without_switches: the text beside projections of a deconvnet that has no switches.
         filter_names: layer -> channel -> what the filter detects; the search finds filters by it, and the sentences
             about decisions name it.
+        resembling: a file of training images that the explained images resemble, or None.
         progress: whether bars are shown.
 
     Returns:
@@ -116,7 +118,8 @@ def build_site(
     for gallery in progress_bar(gallery_files, desc="layers", disable=not progress, leave=False):
         write_layer(folder / "layers" / gallery.folder, gallery, images)
     if decisions_file:
-        write_decisions(folder / "decisions", decisions_file, filter_names)
+        resembling_file = None if resembling is None else ResemblingFile(resembling)
+        write_decisions(folder / "decisions", decisions_file, filter_names, resembling_file)
     write_pictures(folder / "pictures", used, images, progress)
     listed = write_lists(folder / "images", used, images, gallery_files, decisions_file)
     values: dict[str, Any] = {

@@ -62,6 +62,7 @@ const atlas = (() => {
   const decisionData = (image) => load(`decision/${image}`, `decisions/${padded(image, 7)}.js`);
   const pictureFile = (image) => `pictures/${padded(Math.floor(image / 1000), 4)}/${padded(image, 7)}.webp`;
   const mapsFile = (image) => `decisions/${padded(image, 7)}.webp`;
+  const resembledFile = (image, n) => `decisions/${padded(image, 7)}-like-${n}.webp`;
 
   /** The address after #: what the page shows, then settings, separated by &. */
   function address() {
@@ -189,7 +190,7 @@ const atlas = (() => {
 
   return {
     put, included, padded, layerData, filterData, imageList, allImages, imageDetails, decisionData, pictureFile,
-    mapsFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, nameOf, classOf, classNode,
+    mapsFile, resembledFile, address, splitUnit, layerAddress, filterAddress, imageAddress, element, nameNode, nameOf, classOf, classNode,
     rounded, numberNode, percentNode, logOddsNode, surenessOf, oddsText, seenText, shapeName, counted, fact, byId, showError,
   };
 })();

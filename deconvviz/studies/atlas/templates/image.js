@@ -163,6 +163,20 @@
       element("table", { class: "drives" }, element("tbody", {}, ...rows)));
   }
 
+  /** Shows the training images whose embeddings are nearest to that of this image. */
+  function showResembled({ image, decision }) {
+    byId("resembles").hidden = !decision?.resembles;
+    if (!decision?.resembles) return;
+    const { layer, images } = decision.resembles;
+    byId("resembles-at").replaceChildren(...images.map(([name, className, cosine], n) =>
+      element("li", {}, element("figure", {},
+        element("img", { src: atlas.resembledFile(image, n), alt: `Training image ${name}`, loading: "lazy" }),
+        element("figcaption", {}, ...(className ? [nameNode(className), ", "] : []), atlas.numberNode(cosine))))));
+    byId("resembles-caption").replaceChildren(
+      "Of all training images these are nearest to this one, by the cosine of their embeddings: the mean of each channel of ",
+      nameNode(layer), ". The number is the cosine; of an image itself it is 1.");
+  }
+
   function showProvenance({ decision }) {
     byId("made-section").hidden = !decision;
     if (!decision) return;
@@ -192,7 +206,7 @@
     const decision = details.decided ? await atlas.decisionData(image) : null;
     if (atlas.address().subject !== subject) return; // the reader has left for another image meanwhile
     current = { image, details, decision, target: 0, neighbours };
-    for (const showPart of [showHead, showTargets, showFilters, showProvenance]) showPart(current);
+    for (const showPart of [showHead, showTargets, showResembled, showFilters, showProvenance]) showPart(current);
     atlas.showSteps(...neighbours);
     for (const id of ["maps", "occlusion"]) byId(id).hidden = !decision;
     if (decision) await explain(mostProbable(decision));
