@@ -82,22 +82,18 @@ def first_and_last(network: Network) -> tuple[str, ...]:
     Raises:
         CamError: the network has no convolution and no linear layer.
     """
-    first = next((node for node in network.graph.nodes if _weighted(node)), None)
-    if first is None:
-        raise CamError(f"{network.name} has no convolution or linear layer to choose; name the layers")
-    _, read = read_by_the_last(network)
-    return tuple(dict.fromkeys((network.names[final_value(first)], *([] if read is None else [read]))))
-
-
-def read_by_the_last(network: Network) -> tuple[fx.Node | None, str | None]:
-    """Return the last op with weights, and the name of the layer that it reads; None where there is none."""
     weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
     if not weighted:
-        return None, None
+        raise CamError(f"{network.name} has no convolution or linear layer to choose; name the layers")
     read = data_inputs(weighted[-1])[0]
     while read is not network.image and (_same_values(read) or read not in names):
         read = data_inputs(read)[0]
-    return weighted[-1], names.get(read)
+    return tuple(dict.fromkeys((names[final_value(weighted[0])], *([names[read]] if read in names else []))))
+
+
+def classifier(network: Network) -> fx.Node | None:
+    """Return the last op with weights; None where there is none."""
+    return next((node for node in reversed(network.graph.nodes) if _weighted(node)), None)
 
 
 def classifier_input(network: Network) -> str | None:
@@ -112,8 +108,8 @@ def classifier_input(network: Network) -> str | None:
     >>> classifier_input(dv.capture(model, (3, 4, 4)))
     '2'
     """
-    weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
-    node = data_inputs(weighted[-1])[0] if weighted else network.image
+    last, names = classifier(network), network.names
+    node = network.image if last is None else data_inputs(last)[0]
     while node is not network.image and (op_of(node).identity or _lays_out_one_place(node) or node not in names):
         node = data_inputs(node)[0]
     return names.get(node) if node is not network.image else None

@@ -7,7 +7,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
-from deconvviz.graph.choose import classifier_input
+from deconvviz.graph.ending import embedding_layer
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
 from deconvviz.graph.reach import shape_of
@@ -18,10 +18,10 @@ LEAST = 2  # numbers in an embedding: the cosine of two single numbers is 1 or -
 def default_embedding(network: Network) -> str:
     """Return the name of the layer that the classifier reads, whose value is the network's embedding of an image.
 
-    The classifier is the last convolution or linear layer.
+    The classifier is the last linear layer or convolution of 1 x 1 pixels.
 
     Raises:
-        CaptureError: the classifier reads the images themselves, or there is none.
+        CaptureError: the classifier reads the images themselves, or there is none: the network returns its embedding.
 
     >>> import deconvviz as dv
     >>> from torch import nn
@@ -29,7 +29,7 @@ def default_embedding(network: Network) -> str:
     >>> default_embedding(dv.capture(model, (3, 8, 8)))
     '2'
     """
-    layer = classifier_input(network)
+    layer = embedding_layer(network)
     if layer is None:
         raise CaptureError(f"{network.name} has no layer before its classifier; name the layer of the embedding")
     return layer

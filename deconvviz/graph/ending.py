@@ -6,7 +6,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from deconvviz.graph.choose import read_by_the_last
+from deconvviz.graph.choose import classifier, classifier_input
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 
@@ -58,11 +58,11 @@ def embedding_layer(network: Network) -> str | None:
     >>> [embedding_layer(capture(model, (3, 8, 8))) for model in models]
     [None, '1']
     """
-    last, name = read_by_the_last(network)
+    last = classifier(network)
     if last is None:
         return None
     if op_name(last) in ("conv2d", "convolution", "_convolution"):
         weight = next((n for n in last.all_input_nodes if n.op == "get_attr"), None)
         if weight is None or tuple(network.tensors[str(weight.target)].shape[2:]) != (1, 1):
             return None
-    return name
+    return classifier_input(network)
