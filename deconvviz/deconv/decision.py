@@ -233,7 +233,9 @@ class Decisions:
     def _policy_of(self, rule: str, bounds: PixelBounds | None) -> BackwardRule:
         if rule == GRADIENT:
             return Policy("gradient", lrn="gradient")
-        return WAYS[rule].policy(Descent(overlap="sum", lrn="identity", bounds=bounds, steps=self._plan.steps))
+        steps = self._plan.steps
+        way = Descent(overlap="sum", lrn="identity", bounds=bounds, steps=steps, proportional=True)
+        return WAYS[rule].policy(way)
 
     def _shared(self, x: Tensor, classes: Tensor | None) -> tuple[Sweep, SharedScores]:
         network = self.network

@@ -58,5 +58,8 @@ def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: s
         winner = torch.full((*places.shape[:2], height * width), -1, dtype=order.dtype, device=order.device)
         winner = winner.scatter_reduce(2, places, order, "amax")
         values = values * (winner.gather(2, places) == order)
-    flat = values.new_zeros(*values.shape[:2], height * width).scatter_add_(2, places, values)
-    return flat.reshape(*values.shape[:2], height, width)
+    # In the order in which the signal lies in memory: what comes next would have to bring it there.
+    layout = torch.channels_last if signal.dim() == 4 and signal.stride(1) == 1 else torch.contiguous_format
+    maps = torch.empty((*values.shape[:2], height, width), dtype=values.dtype, device=values.device, memory_format=layout)
+    maps.zero_().flatten(2).scatter_add_(2, places, values)
+    return maps
