@@ -151,7 +151,9 @@ class LRP:
         value, weight, bias = call.args[:3]
         favoured = torch.add(weight, weight.clamp(min=0), alpha=self.gamma)
         constants = None if bias is None else torch.add(bias, bias.clamp(min=0), alpha=self.gamma)
-        size: Tensor = Call(call.target, (value, favoured, constants, *call.args[3:]), call.kwargs, [value], call.node).run()
+        size: Tensor = Call(
+            call.target, (value, favoured, constants, *call.args[3:]), call.kwargs, [value], call.node
+        ).run()
         size.add_(self.epsilon).clamp_(min=self.epsilon)  # what is smaller belongs to outputs without relevance
         return _returned([_with(call, value, favoured)], torch.div(signal, size, out=size))
 

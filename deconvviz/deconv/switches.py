@@ -60,6 +60,8 @@ def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: s
         values = values * (winner.gather(2, places) == order)
     # In the order in which the signal lies in memory: what comes next would have to bring it there.
     layout = torch.channels_last if signal.dim() == 4 and signal.stride(1) == 1 else torch.contiguous_format
-    maps = torch.empty((*values.shape[:2], height, width), dtype=values.dtype, device=values.device, memory_format=layout)
+    maps = torch.empty(
+        (*values.shape[:2], height, width), dtype=values.dtype, device=values.device, memory_format=layout
+    )
     maps.zero_().flatten(2).scatter_add_(2, places, values)
     return maps

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, fx
 
 from deconvviz.deconv import switches
+from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan
 from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import WindowPlan, descendants, then
 from deconvviz.deconv.rules import BackwardRule
+from deconvviz.deconv.totals import kept_by, total_of
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.network import Network
@@ -43,6 +45,7 @@ class Sweep:
         images: [M, C, H, W], the distinct images.
         places: where the N units are.
         whole: whether the forward pass runs on whole images.
+        memory: where memory is used again; only of a plan without windows, for units that share no image.
         values: node -> its value, as windows [N, ...] or whole [M, ...].
         calls: node -> the call that computed its value, with the switches of max pooling.
         linearised: names of ops for which the vector-Jacobian product stands on the way back.
@@ -53,6 +56,7 @@ class Sweep:
     images: Tensor
     places: Places
     whole: bool = False
+    memory: MemoryPlan = EVERYTHING_STAYS
     values: dict[fx.Node, Tensor] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
     linearised: set[str] = field(default_factory=set)
@@ -84,8 +88,12 @@ class Sweep:
                     self.values[node] = self._run_window(node)
                 else:
                     call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
-                    self.values[node] = call.out = _execute(call)
-                    self.calls[node] = call
+                    call.out = torch.relu_(call.inputs[0]) if node in self.memory.overwriting else _execute(call)
+                    self.values[node] = call.out
+                    if self.memory.kept is None or node in self.memory.passed:
+                        self.calls[node] = call
+                    for spent in self.memory.release.get(node, ()):
+                        del self.values[spent]
                     if self.places.shared and not self._holds_images(node):
                         self._give_each_unit_its_image()
                         return self.forward(windows)
@@ -267,7 +275,7 @@ class Sweep:
             node -> the signal that arrives at it; a node that no signal reaches is absent.
         """
         signals, passed = dict(seeds), descendants(nodes, self.plan.steps)
-        totals = None if taken is None else {node: _total(seed) for node, seed in seeds.items()}
+        totals = None if taken is None else {node: total_of(seed) for node, seed in seeds.items()}
         arrived: dict[fx.Node, Tensor] = {}
         with arithmetic(self.network.precision):
             for node in reversed(self.plan.steps):
@@ -276,8 +284,10 @@ class Sweep:
                 if node in passed and node in signals:
                     signal = signals.pop(node)
                     parts = self._step_back(node, signal, policy, signals)
+                    if self.memory.kept is not None:
+                        self._forget(node)
                     if taken is not None and totals is not None:
-                        taken[node] = _kept(node, signal, parts, totals)
+                        taken[node] = kept_by(node, signal, parts, totals)
         return arrived
 
     def _step_back(
@@ -302,6 +312,12 @@ class Sweep:
                 placed = self._placed(part, source, then(window, reach) if window and reach else None)
                 signals[source] = signals[source] + placed if source in signals else placed
         return parts
+
+    def _forget(self, node: fx.Node) -> None:
+        """Give the memory of an op's call and value back, as the signal has passed it and comes no second time."""
+        del self.calls[node]
+        if self.memory.kept is not None and node not in self.memory.kept:
+            del self.values[node]
 
     def _window_of_call(self, node: fx.Node, policy: BackwardRule) -> Call:
         """Return the call of a node on windows; after a forward pass over whole images, they are cut out here."""
@@ -384,31 +400,6 @@ class Sweep:
 def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
     geometry: Geometry = node.meta["geometry"]
     return list(zip(data_inputs(node), geometry.reach, strict=True))
-
-
-def _kept(
-    node: fx.Node, signal: Tensor, parts: Sequence[Tensor | None], totals: dict[fx.Node, Tensor]
-) -> Tensor:
-    """Return what an op kept of each image's signal, float64 [N], and add what its inputs got to their totals."""
-    kept = total = totals.pop(node)
-    for source, part in zip(data_inputs(node), parts, strict=True):
-        if part is not None:
-            of_part = total if part is signal else _total(part)
-            kept, totals[source] = kept - of_part, totals[source] + of_part if source in totals else of_part
-    return kept
-
-
-def _total(signal: Tensor) -> Tensor:
-    """Return the sum of each image's signal, float64 [N].
-
-    Channels that lie side by side in memory are added up in the signal's own precision first: a copy of all values in
-    float64, or in another order, takes longer than the ops of the network.
-    """
-    if signal.dim() == 4 and signal.stride(1) == 1:
-        signal = signal.sum(1)
-    elif signal.dim() > 2:
-        signal = signal.sum(-1)
-    return signal.flatten(1).sum(1, dtype=torch.float64)
 
 
 def _execute(call: Call) -> Tensor:
