@@ -272,8 +272,10 @@ class Preprocess:
         # Normalising in half precision would round three times. A copy: floats would otherwise be changed in place.
         values = pictures.to(widened(dtype), copy=True)
         values = values if peak is None else values.div_(peak)
-        mean, std = (row_of(row, values.dtype, values.device) for row in (self.mean, self.std))
-        return values.sub_(mean).div_(std).to(dtype).permute(0, 3, 1, 2)
+        # By whole rows of a picture: over three values at a time, subtracting takes several times as long.
+        mean, std = (row_of(row * values.shape[2], values.dtype, values.device) for row in (self.mean, self.std))
+        values.flatten(2).sub_(mean).div_(std)  # in place: a view of the values
+        return values.to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
         """Return a grey level as an input of the network, float32 [C].
