@@ -114,11 +114,13 @@ def relevance(bench: Any, race: Race, model: nn.Module, network: dv.Network) -> 
     A bare pass is the model's own forward pass, to its scores: what a user would run. The rows against the fast network
     compare with the passes that the package itself runs.
     """
-    pictures = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
-    images, x = dv.InMemoryImages(list(pictures)), PLAIN.tensor(pictures, network.device)
+    side = network.input_shape[1]
+    plain = dv.Preprocess(resize=None, crop=side)
+    pictures = np.random.default_rng(0).integers(0, 256, (64, side, side, 3), np.uint8)
+    images, x = dv.InMemoryImages(list(pictures)), plain.tensor(pictures, network.device)
 
     def ours(layer: str, rule: str) -> None:
-        dv.relevance(network, images, [layer], rule=rule, preprocess=PLAIN, progress=False)
+        dv.relevance(network, images, [layer], rule=rule, preprocess=plain, progress=False)
 
     fast = network.fast()
     for layer in ("features.12", "features.7", "features.3"):
@@ -145,10 +147,11 @@ def dissection(bench: Any, race: Race, model: nn.Module, network: dv.Network, ph
     """
     preprocess = dv.Preprocess(resize=256, crop=network.input_shape[1])
     pictures = np.stack([preprocess.picture(photos[number][0]) for number in range(32 if bench.quick else 200)])
-    images, x = dv.InMemoryImages(list(pictures)), PLAIN.tensor(pictures, network.device)
+    plain = dv.Preprocess(resize=None, crop=network.input_shape[1])
+    images, x = dv.InMemoryImages(list(pictures)), plain.tensor(pictures, network.device)
 
     def ours(layer: str) -> None:
-        dv.dissect(network, images, [layer], preprocess=PLAIN, progress=False)
+        dv.dissect(network, images, [layer], preprocess=plain, progress=False)
 
     for layer in ("features.12", "features.7", "features.3"):
         fast = network.fast(keep=[layer])

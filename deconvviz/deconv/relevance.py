@@ -294,7 +294,7 @@ def _fades(reader: fx.Node, fading: Mapping[fx.Node, bool]) -> bool:
     op, name = op_of(reader), op_name(reader)
     if op.kind == "max_pool" or moves_values(reader) or name == "cat" or _cut_at_zero(reader):
         return fading[reader]  # the input and the output that it has its relevance from are zero together
-    return name in ("conv2d", "linear", "addmm") or op.averages
+    return name in ("conv2d", "linear", "addmm", "add", "add_") or op.averages
 
 
 def upper_half(steps: Sequence[fx.Node]) -> frozenset[fx.Node]:
