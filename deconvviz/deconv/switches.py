@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deconvviz.choices import OVERLAPS
 from deconvviz.errors import ProjectionError, require_choice
+from deconvviz.graph.ops import Call, op_of
 
 
 def pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> tuple[Tensor, Tensor]:
@@ -32,6 +33,15 @@ def pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_
         x, kernel, stride or None, padding, dilation, ceil_mode=ceil_mode, return_indices=True
     )
     return maxima, switches
+
+
+def execute(call: Call) -> Tensor:
+    """Run a call; max pooling records its switches."""
+    if op_of(call.node).kind == "max_pool":
+        out, call.extra["switches"] = pool(*call.args)
+        return out
+    result: Tensor = call.run()
+    return result
 
 
 def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: str = "sum") -> Tensor:

@@ -88,7 +88,9 @@ class Sweep:
                     self.values[node] = self._run_window(node)
                 else:
                     call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
-                    call.out = torch.relu_(call.inputs[0]) if node in self.memory.overwriting else _execute(call)
+                    call.out = (
+                        torch.relu_(call.inputs[0]) if node in self.memory.overwriting else switches.execute(call)
+                    )
                     self.values[node] = call.out
                     if self.memory.kept is None or node in self.memory.passed:
                         self.calls[node] = call
@@ -143,7 +145,7 @@ class Sweep:
     def _run_window(self, node: fx.Node) -> Tensor:
         op, window = op_of(node), self.plan.windows[node]
         call = self._window_call(node)
-        out = _execute(call)
+        out = switches.execute(call)
         if op.counts:
             call.extra["counts"] = self._counts(node)
             out = out / call.extra["counts"]
@@ -284,8 +286,10 @@ class Sweep:
                 if node in passed and node in signals:
                     signal = signals.pop(node)
                     parts = self._step_back(node, signal, policy, signals)
-                    if self.memory.kept is not None:
-                        self._forget(node)
+                    if self.memory.kept is not None:  # the signal comes no second time
+                        del self.calls[node]
+                        if node not in self.memory.kept:
+                            del self.values[node]
                     if taken is not None and totals is not None:
                         taken[node] = kept_by(node, signal, parts, totals)
         return arrived
@@ -312,12 +316,6 @@ class Sweep:
                 placed = self._placed(part, source, then(window, reach) if window and reach else None)
                 signals[source] = signals[source] + placed if source in signals else placed
         return parts
-
-    def _forget(self, node: fx.Node) -> None:
-        """Give the memory of an op's call and value back, as the signal has passed it and comes no second time."""
-        del self.calls[node]
-        if self.memory.kept is not None and node not in self.memory.kept:
-            del self.values[node]
 
     def _window_of_call(self, node: fx.Node, policy: BackwardRule) -> Call:
         """Return the call of a node on windows; after a forward pass over whole images, they are cut out here."""
@@ -400,12 +398,3 @@ class Sweep:
 def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
     geometry: Geometry = node.meta["geometry"]
     return list(zip(data_inputs(node), geometry.reach, strict=True))
-
-
-def _execute(call: Call) -> Tensor:
-    """Run a call; max pooling records its switches."""
-    if op_of(call.node).kind == "max_pool":
-        out, call.extra["switches"] = switches.pool(*call.args)
-        return out
-    result: Tensor = call.run()
-    return result

@@ -20,11 +20,11 @@ PREPROCESS = dv.Preprocess(resize=16, crop=16)
 
 
 def network(scale: float = 1.0) -> dv.Network:
-    """A layer whose last filter is so many times as large as the others."""
+    """A layer whose last filter is so many times as large as it was."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU()).eval()
-    model[0].weight.data[3] *= scale  # type: ignore[operator, index]
-    return dv.capture(model, PREPROCESS.shape)
+    convolution = nn.Conv2d(3, 4, 5, stride=2)
+    convolution.weight.data[3] *= scale
+    return dv.capture(nn.Sequential(convolution, nn.ReLU()).eval(), PREPROCESS.shape)
 
 
 @pytest.mark.parametrize("rule", RULES)
