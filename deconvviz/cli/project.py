@@ -17,6 +17,7 @@ from deconvviz.cli.options import (
     classes_option,
     figure_options,
     model_options,
+    projection_note,
     projection_options,
 )
 from deconvviz.cli.outputs import check_figure, save_figure
@@ -217,9 +218,11 @@ def _decision_caption(projected: DecisionProjection, image: str, outputs: Sequen
 def _caption(projection: Projection, image: str, why: str) -> str:
     """Return the text below the figure: what is shown, and what it is no evidence for."""
     linearised = f" Linearised on the way: {', '.join(projection.linearised)}." if projection.linearised else ""
+    note = projection_note([projection.rule])
     return (
         f"The projection of one unit to the pixels of {image}. {why}{linearised} "
         "The rectangle is the unit's theoretical receptive field, cut to the image. "
-        "The magnitude of the projection at a pixel is the root of the sum of squares over the channels.\n"
-        f"{PROJECTION_NOTE}"
+        "The magnitude of the projection at a pixel is the root of the sum of squares over the channels."
+        + f"\n{note}"
+        * bool(note)
     )

@@ -269,11 +269,11 @@ class Preprocess:
         if len(self.mean) < pictures.shape[3]:
             luma = row_of(_LUMA, torch.int64, pictures.device)  # which holds 65535 * 65536
             pictures = ((pictures.to(torch.int64) * luma).sum(3, keepdim=True) + 0x8000) >> 16
-        # Normalising in half precision would round three times. A copy: floats would otherwise be changed in place.
-        values = pictures.to(widened(dtype), copy=True)
-        values = values if peak is None else values.div_(peak)
-        mean, std = (row_of(row, values.dtype, values.device) for row in (self.mean, self.std))
-        return values.sub_(mean).div_(std).to(dtype).permute(0, 3, 1, 2)
+        # Half precision would round three times. A copy: floats would otherwise be changed in place.
+        values = pictures.to(widened(dtype), copy=True).div_(1 if peak is None else peak)
+        mean, std = (row_of(row * values.shape[2], values.dtype, values.device) for row in (self.mean, self.std))
+        values.flatten(2).sub_(mean).div_(std)  # whole rows, which is faster than three values at a time
+        return values.to(dtype).permute(0, 3, 1, 2)
 
     def level(self, share: float) -> torch.Tensor:
         """Return a grey level as an input of the network, float32 [C].

@@ -34,9 +34,11 @@ from torch import Tensor, fx
 
 from deconvviz.arrays import pictures_of
 from deconvviz.choices import RELEVANCE_RULES
+from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan, memory_plan
 from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import descendants, make_plan
 from deconvviz.deconv.projection import Projection
+from deconvviz.deconv.relevance import LRP
 from deconvviz.deconv.rules import WAYS, BackwardRule, Descent, PixelBounds, Policy
 from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import CaptureError, ProjectionError, require_choice
@@ -158,6 +160,8 @@ class Decisions:
             if self._start not in self._after[layer]:
                 raise CaptureError(f"the scores of {network.name} do not follow from layer {layer!r}; take one before")
         self._policy = self._policy_of(rule, bounds)
+        cut = self._policy.rectified if isinstance(self._policy, LRP) else None
+        self._memory = memory_plan(self._plan.steps, self._nodes.values(), cut)
 
     @outside_inference_mode()
     @torch.no_grad()
@@ -171,7 +175,7 @@ class Decisions:
         Raises:
             CaptureError: x does not fit the network, or a class does not exist.
         """
-        return self._shared(x, classes)[1]
+        return self._shared(x, classes, self._memory)[1]
 
     @outside_inference_mode()
     @torch.no_grad()
@@ -232,13 +236,17 @@ class Decisions:
     def _policy_of(self, rule: str, bounds: PixelBounds | None) -> BackwardRule:
         if rule == GRADIENT:
             return Policy("gradient", lrn="gradient")
-        return WAYS[rule].policy(Descent(overlap="sum", lrn="identity", bounds=bounds, steps=self._plan.steps))
+        steps = self._plan.steps
+        way = Descent(overlap="sum", lrn="identity", bounds=bounds, steps=steps, proportional=True)
+        return WAYS[rule].policy(way)
 
-    def _shared(self, x: Tensor, classes: Tensor | None) -> tuple[Sweep, SharedScores]:
+    def _shared(
+        self, x: Tensor, classes: Tensor | None, memory: MemoryPlan = EVERYTHING_STAYS
+    ) -> tuple[Sweep, SharedScores]:
         network = self.network
         images = differentiable(network.checked(x)).to(memory_format=network.memory_format)
         places = Places.of(range(len(x)), [(0, 0)] * len(x), images.device)
-        sweep = Sweep(network, self._plan, images, places)
+        sweep = Sweep(network, self._plan, images, places, memory=memory)
         logits = sweep.forward()
         scores = logits.flatten(1)
         single = scores.shape[1] == 1  # one score stands for two classes, "yes" and "no", see `Readout`

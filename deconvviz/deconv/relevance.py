@@ -31,7 +31,7 @@ The other ops, each by a stated rule:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +63,8 @@ class LRP:
         upper: convolutions that take epsilon whatever `convolution` says. With those of the upper half of the way it is
             the composite by depth of Montavon et al. 2019: gamma below, epsilon above.
         normalisation: rule at a BatchNorm that stands alone: "epsilon", or "pass", which hands the relevance through.
+        rectified: convolutions of whose outputs only those above zero can have relevance, see `only_rectified`. Their
+            rules are computed by fewer convolutions.
     """
 
     convolution: Convolution = "epsilon"
@@ -73,6 +75,7 @@ class LRP:
     pixels: Pixels = "as the others"
     upper: frozenset[fx.Node] = frozenset()
     normalisation: Literal["epsilon", "pass"] = "epsilon"
+    rectified: frozenset[fx.Node] = frozenset()
 
     def reads_values(self, node: fx.Node) -> bool:
         """Return True: every share depends on the values."""
@@ -100,7 +103,7 @@ class LRP:
 
     def _shared(self, call: Call, signal: Tensor) -> list[Tensor | None]:
         """Return the relevance by the epsilon rule; the bias is a contribution too, and its share is lost."""
-        op, share = op_of(call.node), signal / self._away_from_zero(call.value())
+        op, share = op_of(call.node), self._share(call, signal)
         if op_name(call.node) == "layer_norm":
             return [call.inputs[0] * _layer_norm_transpose(call, share)]
         parts = op.transpose(call, share) if op.transpose else vector_jacobian(call, share)
@@ -119,9 +122,8 @@ class LRP:
         if rule == "alpha-beta":
             positive, negative = self._of_sign(call, signal), self._of_sign(call, signal, -1)
             return self.alpha * positive - (self.alpha - 1) * negative
-        relevance = self._shared(call, signal)[0]
-        assert relevance is not None
-        return relevance
+        value, weight = call.args[:2]
+        return _returned([_with(call, value, weight)], self._share(call, signal))
 
     def _of_sign(self, call: Call, signal: Tensor, sign: int = 1) -> Tensor:
         """Return the relevance where products a w of one sign count alone, as the z+ rule has it for positive ones."""
@@ -155,6 +157,8 @@ class LRP:
         w, and one of |a| with |w|. An output of zero hands nothing on.
         """
         value, weight, bias = call.args[:3]
+        if call.node in self.rectified and never_negative(call.node):
+            return self._gamma_above_zero(call, signal)
         signed, unsigned = _with(call, value, weight), _with(call, value.abs(), weight.abs())
         out, half, size = call.value(), self.gamma / 2, unsigned.run()
         if bias is not None:
@@ -163,6 +167,20 @@ class LRP:
         share = signal * sign / (out.abs().mul_(1 + half).add_(size, alpha=half).add_(self.epsilon))
         from_signed, from_unsigned = _returned([signed], share), _returned([unsigned], share * sign)
         return from_signed.mul_(1 + half).add_(from_unsigned, alpha=half)
+
+    def _gamma_above_zero(self, call: Call, signal: Tensor) -> Tensor:
+        """Return the relevance by the gamma rule where no input is below zero, and only outputs above it have any.
+
+        Then s = 1 and a = |a|, so that both convolutions are one, with the weights w + gamma w^+.
+        """
+        value, weight, bias = call.args[:3]
+        favoured = torch.add(weight, weight.clamp(min=0), alpha=self.gamma)
+        constants = None if bias is None else torch.add(bias, bias.clamp(min=0), alpha=self.gamma)
+        size: Tensor = Call(
+            call.target, (value, favoured, constants, *call.args[3:]), call.kwargs, [value], call.node
+        ).run()
+        size.add_(self.epsilon).clamp_(min=self.epsilon)  # what is smaller belongs to outputs without relevance
+        return _returned([_with(call, value, favoured)], torch.div(signal, size, out=size))
 
     def _bounded(self, call: Call, signal: Tensor) -> Tensor:
         """Return the relevance by the rule z^B, for a convolution that reads pixels; padding is no pixel."""
@@ -197,8 +215,15 @@ class LRP:
             each = [part for part in self._shared(call, signal)[:2] if part is not None]
         return [part * weight for part, weight in zip(each, weights, strict=True)]
 
+    def _share(self, call: Call, signal: Tensor) -> Tensor:
+        """Return the relevance over the output, by the epsilon rule."""
+        if call.node in self.rectified:
+            return signal / call.value().clamp(min=0).add_(self.epsilon)
+        return signal / self._away_from_zero(call.value())
+
     def _away_from_zero(self, z: Tensor) -> Tensor:
-        return z + torch.copysign(z.new_tensor(self.epsilon), z + 0.0)  # + 0 makes a positive zero of a negative one
+        positive = z + 0.0  # makes a positive zero of a negative one
+        return positive.add_(torch.copysign(z.new_tensor(self.epsilon), positive))
 
 
 GATES = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
@@ -250,15 +275,51 @@ def moves_values(node: fx.Node) -> bool:
 
 
 def never_negative(node: fx.Node) -> bool:
-    """Return whether an op reads a value that is never below zero, as its name alone tells."""
+    """Return whether an op reads a value that is never below zero, as the names of the ops before it alone tell."""
     source = data_inputs(node)[0]
-    while source.op == "call_function" and (op_of(source).kind == "max_pool" or op_of(source).averages):
-        source = data_inputs(source)[0]
     if source.op != "call_function":
         return False
-    if op_name(source) == "hardtanh":
-        return float(source.args[1]) >= 0  # type: ignore[arg-type]
-    return op_name(source) in ("relu", "relu6", "sigmoid", "hardsigmoid")
+    if op_of(source).kind == "max_pool" or op_of(source).averages or op_of(source).identity:
+        return never_negative(source)
+    if op_name(source) == "cat":
+        return all(_cut_at_zero(part) for part in data_inputs(source))
+    return _cut_at_zero(source) or op_name(source) in ("sigmoid", "hardsigmoid")
+
+
+def _cut_at_zero(node: fx.Node) -> bool:
+    """Return whether an op is a rectifier that gives 0 where its input is 0 or less."""
+    if op_name(node) == "hardtanh":
+        return float(node.args[1]) == 0  # type: ignore[arg-type]
+    return op_name(node) in ("relu", "relu6")
+
+
+def only_rectified(steps: Sequence[fx.Node]) -> frozenset[fx.Node]:
+    """Return the convolutions among steps that nothing but a rectifier reads, behind which a zero has no relevance.
+
+    A value of zero has none where every op that reads it shares relevance out in proportion to its inputs, or moves it
+    to where the value is zero as well; and where what starts at the last step is in proportion to the value there.
+
+    Args:
+        steps: the nodes from the image to the one where relevance starts.
+    """
+    fading: dict[fx.Node, bool] = {}  # whether a zero of a node's value has no relevance
+    for node in reversed(steps):
+        fading[node] = all(_fades(reader, fading) for reader in node.users if reader in fading)
+    return frozenset(
+        node
+        for node in steps[:-1]
+        if node.op == "call_function"
+        and op_name(node) == "conv2d"
+        and all(_cut_at_zero(reader) and fading[reader] for reader in node.users if reader in fading)
+    )
+
+
+def _fades(reader: fx.Node, fading: Mapping[fx.Node, bool]) -> bool:
+    """Return whether an op gives no relevance to an input of zero, as far as its name tells."""
+    op, name = op_of(reader), op_name(reader)
+    if op.kind == "max_pool" or moves_values(reader) or name == "cat" or _cut_at_zero(reader):
+        return fading[reader]  # the input and the output that it has its relevance from are zero together
+    return name in ("conv2d", "linear", "addmm", "add", "add_") or op.averages
 
 
 def upper_half(steps: Sequence[fx.Node]) -> frozenset[fx.Node]:

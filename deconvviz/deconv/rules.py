@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, fx
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
-from deconvviz.deconv.relevance import LRP, Convolution, upper_half
+from deconvviz.deconv.relevance import LRP, Convolution, only_rectified, upper_half
 from deconvviz.deconv.switches import unpool
 from deconvviz.errors import ProjectionError, require_choice
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of, vector_jacobian
@@ -134,12 +134,14 @@ class Descent:
         lrn: see `Policy`.
         bounds: see `LRP.bounds`.
         steps: the nodes from the image to the unit's layer.
+        proportional: whether the signal that starts is in proportion to the value where it starts.
     """
 
     overlap: str
     lrn: str
     bounds: PixelBounds | None
     steps: tuple[fx.Node, ...]
+    proportional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,17 +168,26 @@ def _rectified_by(rule: str) -> Callable[[Descent], BackwardRule]:
 
 
 def _relevance(rule: Convolution) -> Callable[[Descent], BackwardRule]:
-    return lambda way: LRP(rule, bounds=way.bounds, normalisation="pass")
+    return lambda way: LRP(rule, bounds=way.bounds, normalisation="pass", rectified=_rectified(way))
 
 
 def _composite(way: Descent) -> BackwardRule:
-    return LRP("gamma", bounds=way.bounds, normalisation="pass", upper=upper_half(way.steps))
+    upper, rectified = upper_half(way.steps), _rectified(way)
+    return LRP("gamma", bounds=way.bounds, normalisation="pass", upper=upper, rectified=rectified)
+
+
+def _epsilon(way: Descent) -> BackwardRule:
+    return LRP("epsilon", normalisation="pass", rectified=_rectified(way))
+
+
+def _rectified(way: Descent) -> frozenset[fx.Node]:
+    return only_rectified(way.steps) if way.proportional else frozenset()
 
 
 for _name in RULES:
     WAYS.add(_name, Way(policy=_rectified_by(_name)))
 WAYS.add("gradient-x-input", Way(policy=_rectified_by("gradient"), times_input=True))
-WAYS.add("lrp-epsilon", Way(policy=lambda way: LRP("epsilon", normalisation="pass"), folded=True))
+WAYS.add("lrp-epsilon", Way(policy=_epsilon, folded=True))
 WAYS.add("lrp-gamma", Way(policy=_relevance("gamma"), folded=True))
 WAYS.add("lrp-zplus", Way(policy=_relevance("z+"), folded=True))
 WAYS.add("lrp-composite", Way(policy=_composite, folded=True))

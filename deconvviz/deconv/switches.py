@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deconvviz.choices import OVERLAPS
 from deconvviz.errors import ProjectionError, require_choice
+from deconvviz.graph.ops import Call, op_of
 
 
 def pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> tuple[Tensor, Tensor]:
@@ -32,6 +33,15 @@ def pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_
         x, kernel, stride or None, padding, dilation, ceil_mode=ceil_mode, return_indices=True
     )
     return maxima, switches
+
+
+def execute(call: Call) -> Tensor:
+    """Run a call; max pooling records its switches."""
+    if op_of(call.node).kind == "max_pool":
+        out, call.extra["switches"] = pool(*call.args)
+        return out
+    result: Tensor = call.run()
+    return result
 
 
 def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: str = "sum") -> Tensor:
@@ -58,5 +68,10 @@ def unpool(signal: Tensor, switches: Tensor, height: int, width: int, overlap: s
         winner = torch.full((*places.shape[:2], height * width), -1, dtype=order.dtype, device=order.device)
         winner = winner.scatter_reduce(2, places, order, "amax")
         values = values * (winner.gather(2, places) == order)
-    flat = values.new_zeros(*values.shape[:2], height * width).scatter_add_(2, places, values)
-    return flat.reshape(*values.shape[:2], height, width)
+    # In the order in which the signal lies in memory: what comes next would have to bring it there.
+    layout = torch.channels_last if signal.dim() == 4 and signal.stride(1) == 1 else torch.contiguous_format
+    maps = torch.empty(
+        (*values.shape[:2], height, width), dtype=values.dtype, device=values.device, memory_format=layout
+    )
+    maps.zero_().flatten(2).scatter_add_(2, places, values)
+    return maps

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, fx
 
 from deconvviz.deconv import switches
+from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan
 from deconvviz.deconv.places import Places
 from deconvviz.deconv.plan import WindowPlan, descendants, then
 from deconvviz.deconv.rules import BackwardRule
+from deconvviz.deconv.totals import kept_by, total_of
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.network import Network
@@ -43,6 +45,7 @@ class Sweep:
         images: [M, C, H, W], the distinct images.
         places: where the N units are.
         whole: whether the forward pass runs on whole images.
+        memory: where memory is used again; only of a plan without windows, for units that share no image.
         values: node -> its value, as windows [N, ...] or whole [M, ...].
         calls: node -> the call that computed its value, with the switches of max pooling.
         linearised: names of ops for which the vector-Jacobian product stands on the way back.
@@ -53,6 +56,7 @@ class Sweep:
     images: Tensor
     places: Places
     whole: bool = False
+    memory: MemoryPlan = EVERYTHING_STAYS
     values: dict[fx.Node, Tensor] = field(default_factory=dict)
     calls: dict[fx.Node, Call] = field(default_factory=dict)
     linearised: set[str] = field(default_factory=set)
@@ -84,8 +88,14 @@ class Sweep:
                     self.values[node] = self._run_window(node)
                 else:
                     call = self._call(node, [self.values[n] for n in data_inputs(node)], len(self.images))
-                    self.values[node] = call.out = _execute(call)
-                    self.calls[node] = call
+                    call.out = (
+                        torch.relu_(call.inputs[0]) if node in self.memory.overwriting else switches.execute(call)
+                    )
+                    self.values[node] = call.out
+                    if self.memory.kept is None or node in self.memory.passed:
+                        self.calls[node] = call
+                    for spent in self.memory.release.get(node, ()):
+                        del self.values[spent]
                     if self.places.shared and not self._holds_images(node):
                         self._give_each_unit_its_image()
                         return self.forward(windows)
@@ -135,7 +145,7 @@ class Sweep:
     def _run_window(self, node: fx.Node) -> Tensor:
         op, window = op_of(node), self.plan.windows[node]
         call = self._window_call(node)
-        out = _execute(call)
+        out = switches.execute(call)
         if op.counts:
             call.extra["counts"] = self._counts(node)
             out = out / call.extra["counts"]
@@ -267,13 +277,21 @@ class Sweep:
             node -> the signal that arrives at it; a node that no signal reaches is absent.
         """
         signals, passed = dict(seeds), descendants(nodes, self.plan.steps)
+        totals = None if taken is None else {node: total_of(seed) for node, seed in seeds.items()}
         arrived: dict[fx.Node, Tensor] = {}
         with arithmetic(self.network.precision):
             for node in reversed(self.plan.steps):
                 if node in nodes and node in signals:
                     arrived[node] = signals[node]
                 if node in passed and node in signals:
-                    self._step_back(node, signals.pop(node), policy, signals, taken)
+                    signal = signals.pop(node)
+                    parts = self._step_back(node, signal, policy, signals)
+                    if self.memory.kept is not None:  # the signal comes no second time
+                        del self.calls[node]
+                        if node not in self.memory.kept:
+                            del self.values[node]
+                    if taken is not None and totals is not None:
+                        taken[node] = kept_by(node, signal, parts, totals)
         return arrived
 
     def _step_back(
@@ -282,9 +300,8 @@ class Sweep:
         signal: Tensor,
         policy: BackwardRule,
         signals: dict[fx.Node, Tensor],
-        taken: dict[fx.Node, Tensor] | None = None,
-    ) -> None:
-        """Send the signal of one op back to its inputs, and add it to what is there."""
+    ) -> Sequence[Tensor | None]:
+        """Send the signal of one op back to its inputs, add it to what is there, and return it, input by input."""
         window = self.plan.windows.get(node)
         call = self._window_of_call(node, policy) if window else self._expanded(node, policy)
         if window:
@@ -294,12 +311,11 @@ class Sweep:
         if not is_linear(node):
             self.linearised.add(op_name(node))
         parts = self._transposed(call, signal, policy)
-        if taken is not None:
-            taken[node] = _total(signal) - sum(_total(part) for part in parts if part is not None)
         for (source, reach), part in zip(_edges(node), parts, strict=True):
             if part is not None:
                 placed = self._placed(part, source, then(window, reach) if window and reach else None)
                 signals[source] = signals[source] + placed if source in signals else placed
+        return parts
 
     def _window_of_call(self, node: fx.Node, policy: BackwardRule) -> Call:
         """Return the call of a node on windows; after a forward pass over whole images, they are cut out here."""
@@ -382,17 +398,3 @@ class Sweep:
 def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
     geometry: Geometry = node.meta["geometry"]
     return list(zip(data_inputs(node), geometry.reach, strict=True))
-
-
-def _total(signal: Tensor) -> Tensor:
-    """Return the sum of each image's signal, float64 [N]."""
-    return signal.flatten(1).sum(1, dtype=torch.float64)
-
-
-def _execute(call: Call) -> Tensor:
-    """Run a call; max pooling records its switches."""
-    if op_of(call.node).kind == "max_pool":
-        out, call.extra["switches"] = switches.pool(*call.args)
-        return out
-    result: Tensor = call.run()
-    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -94,6 +94,24 @@ def filter_pictures(filters: NDArray[np.floating[Any]], largest: float | None = 
         else:
             pictures.append((stretched(weights, 100), ""))
     return pictures
+
+
+def vanished_words(notes: Iterable[str]) -> str:
+    """Return what the notes of `filter_pictures` mean, as a sentence for a caption; "" where no filter has one.
+
+    >>> vanished_words(["", ""])
+    ''
+    >>> vanished_words(["", "1/300"])[-53:]
+    '1/N below it says how many times smaller its own are.'
+    """
+    drawn = {note for note in notes if note}
+    if not drawn:
+        return ""
+    zero = "; all zero: it has no other weights" * ("all zero" in drawn)
+    return (
+        f"A filter whose weights are all below a hundredth of the layer's largest has the contrast of that one; "
+        f"1/N below it says how many times smaller its own are{zero}."
+    )
 
 
 def faded(picture: Floats, inside: Box) -> Floats:

@@ -44,6 +44,8 @@ def accelerated(network: Network, precision: str, keep: Sequence[str]) -> Networ
 def with_folded_norms(network: Network, keep: Sequence[str]) -> Network:
     """Return an equal network, with every BatchNorm that alone reads a convolution folded into it.
 
+    Where there is none, it is the network itself.
+
     Args:
         network: a captured network.
         keep: names of layers whose values are read; their convolutions are not folded.
@@ -52,6 +54,8 @@ def with_folded_norms(network: Network, keep: Sequence[str]) -> Network:
         LayerNotFound: a name in `keep` does not exist.
     """
     nodes_to_keep = {network.layer(name).node.name for name in keep}
+    if not any(_foldable(node, nodes_to_keep) for node in network.graph.nodes):
+        return network
     out = network.replaced(network.graph, dict(network.tensors))
     folded = [node for node in list(out.graph.nodes) if _foldable(node, nodes_to_keep)]
     names = {layer.node: name for name, layer in out.layers.items() if not layer.functional}

@@ -25,7 +25,7 @@ from deconvviz.graph.network import Network
 from deconvviz.halving import AtOnce
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.dissection.counts import Counts, on_device
-from deconvviz.studies.dissection.examples import with_examples
+from deconvviz.studies.dissection.examples import FiringNotes, with_examples
 from deconvviz.studies.dissection.looking import ConceptPlanes
 from deconvviz.studies.dissection.options import DissectionOptions
 from deconvviz.studies.dissection.quantiles import BINS, count, quantiles
@@ -33,7 +33,7 @@ from deconvviz.studies.dissection.result import COUNTS, QUANTILES, DissectedLaye
 from deconvviz.studies.mining.reduction import LayerTable
 from deconvviz.studies.mining.result import MinedLayer
 from deconvviz.studies.mining.topk import Activity, TopK
-from deconvviz.types import Pathlike
+from deconvviz.types import Ints, Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -322,31 +322,45 @@ class DissectionRun:
         planes = ConceptPlanes(self.feed, self.truth, dissection.concepts, self.device)
         shapes = {name: self.network.layer(name).units[1:] for name in self.layers}
         counts = Counts.of(dissection, planes, shapes, self.device)
+        notes = FiringNotes(dissection)
         done, images = dissection.done, dissection.images
         known = planes.masks(np.arange(done, dissection.total))
         with contextlib.closing(known):
             for batch, commits in self._batches(dissection):
                 masks, pictures = list(islice(known, len(batch.places))), batch.pictures
+                numbers = self.feed.indices[batch.places]
                 if self.truth is not None and not all(masks):
                     there = [place for place, parts in enumerate(masks) if parts]
                     pictures = pictures[torch.tensor(there, dtype=torch.int64, device=self.device)]
-                    masks = [masks[place] for place in there]
+                    masks, numbers = [masks[place] for place in there], numbers[there]
                 done, images = done + len(batch.places), images + len(pictures)
                 if len(pictures):
-                    self._count(counts, planes, pictures, planes.of_masks(masks).to(self.device, non_blocking=True))
+                    of_masks = planes.of_masks(masks).to(self.device, non_blocking=True)
+                    concepts = torch.cat([planes.of_pixels(pictures), of_masks], 1)
+                    self._count(counts, planes, pictures, concepts, numbers, notes)
                 if commits:
                     dissection = counts.on_host(dissection, planes, done=done, images=images)
                     self._commit(dissection)
         if not dissection.images:
             raise DataError("the truth knows no image of those that are looked at; give more images, or another truth")
         if self.settings.shard is None:
-            dissection = with_examples(dissection.with_concepts(sorted(dissection.concepts)), self.forward, self.feed)
+            dissection = dissection.with_concepts(sorted(dissection.concepts))
+            dissection = with_examples(dissection, self.forward, self.feed, notes)
             self._commit(dissection)
         return dissection
 
-    def _count(self, counts: Counts, planes: ConceptPlanes, pictures: Tensor, of_masks: Tensor) -> None:
-        concepts = torch.cat([planes.of_pixels(pictures), of_masks], 1)
+    def _count(
+        self,
+        counts: Counts,
+        planes: ConceptPlanes,
+        pictures: Tensor,
+        concepts: Tensor,
+        numbers: Ints,
+        notes: FiringNotes,
+    ) -> None:
+        """Add pictures, whose numbers in the store are given, with their concepts."""
         counts.add_concepts(concepts, len(planes.concepts))
         for part, maps in self._activations(pictures):
             for name, of_layer in maps.items():
                 counts.add_maps(name, of_layer, concepts[part])
+                notes.add(name, of_layer, numbers[part], counts.thresholds[name], *counts.axes[name])

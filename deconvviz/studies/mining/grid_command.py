@@ -227,6 +227,8 @@ def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int
 
 def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
     """Return the text below the figure: what is shown, of which images and which network."""
+    from deconvviz.arrays import displayed
+    from deconvviz.figures.tiles import filter_pictures, vanished_words
     from deconvviz.studies.mining.directions import words_of
 
     about = words_of(mined, panels.layer)
@@ -250,11 +252,15 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         if panels.rectified
         else ""
     )
+    vanished = ""
+    if panels.weights is not None:
+        notes = [note for _, note in filter_pictures(displayed(panels.weights, panels.shown), panels.largest_weight)]
+        vanished = f" {vanished_words(notes)}" * any(notes)
     wanted = "" if panels.panels[0].wanted is None else f", and {_wanted_words(panels.panels[0].wanted)}"
     return (
         f"For each {noun} (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first{wanted}.{about}{strip} Below are the classes of the images. {rule}{averages}\n"
+        f"first{wanted}.{about}{vanished}{strip} Below are the classes of the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the {noun} "
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {store.name}{unfinished}."

@@ -15,6 +15,7 @@ from torch.nn import functional
 import deconvviz as dv
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import DataError, DeconvvizError, LayerNotFound, MismatchError
+from deconvviz.studies.dissection.examples import FiringNotes
 from deconvviz.studies.dissection.looking import with_families
 from deconvviz.studies.dissection.measure import DissectionRun
 from deconvviz.studies.dissection.naming import Concept, NamingRule, enrichment, overlaps
@@ -147,6 +148,21 @@ def test_shards_merge_to_the_same_dissection(tmp_path: pathlib.Path) -> None:
         dissected(images, shard=(0, 3), quantiles=merged)
     with pytest.raises(MismatchError, match="unfinished"):
         merge_dissections([first[0], *second[1:]])
+
+
+def test_examples_are_noted_or_computed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the second pass notes of the strongest images is what one more pass over them finds."""
+    images = pictures(2)
+    noted = dissected(images, ["seen", "pool"])
+    with monkeypatch.context() as patch:
+        patch.setattr("deconvviz.studies.dissection.examples._above", None)  # nothing runs once more
+        assert dissected(images, ["seen", "pool"]).layers.keys() == noted.layers.keys()
+    monkeypatch.setattr(FiringNotes, "add", lambda *_: None)
+    computed = dissected(images, ["seen", "pool"])
+    for name, layer in noted.layers.items():
+        ours, theirs = layer.examples, computed.layers[name].examples
+        assert ours is not None and theirs is not None and ours.above.any()
+        assert np.array_equal(ours.above, theirs.above) and np.array_equal(ours.pictures, theirs.pictures)
 
 
 def test_an_interrupted_job_resumes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
