@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cli.options import PROJECTION_NOTE, run_options
+from deconvviz.cli.notes import PROJECTION_NOTE
+from deconvviz.cli.options import (
+    run_options,
+)
 from deconvviz.cli.outputs import command_line, running, save_figure
 from deconvviz.errors import DataError
 from deconvviz.run.opening import captured

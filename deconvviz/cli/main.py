@@ -91,7 +91,10 @@ COMMANDS = {
         "Draw how filters came to be: each one's strongest projection at every snapshot of a training.",
         resumes=True,
     ),
-    "cam": LazyCommand("cli.cam", "Show where in an image a network found its class."),
+    "cam": LazyCommand(
+        "cli.cam",
+        "Show where in an image a network found its class, a box, a segment, or what makes it like another image.",
+    ),
     "pair": LazyCommand("studies.pairs.command", "Show why a network takes two images for alike."),
     "train-cam": LazyCommand(
         "studies.explainers.command",

@@ -9,15 +9,13 @@ import click
 
 from deconvviz.choices import LRN_POLICIES, OVERLAPS
 from deconvviz.cli.inputs import class_number, open_model, output_names, position_of, read_image
+from deconvviz.cli.notes import NO_SWITCHES_NOTE, PROJECTION_NOTE, projection_note
 from deconvviz.cli.options import (
-    NO_SWITCHES_NOTE,
-    PROJECTION_NOTE,
     ModelOptions,
     ProjectionOptions,
     classes_option,
     figure_options,
     model_options,
-    projection_note,
     projection_options,
 )
 from deconvviz.cli.outputs import check_figure, save_figure

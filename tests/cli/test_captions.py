@@ -10,7 +10,7 @@ from torch import nn
 
 import deconvviz as dv
 from deconvviz.choices import RULES
-from deconvviz.cli.options import PROJECTION_NOTE
+from deconvviz.cli.notes import PROJECTION_NOTE
 from deconvviz.cli.project import _caption
 from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.grid_command import _caption as grid_caption

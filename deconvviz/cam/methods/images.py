@@ -29,7 +29,7 @@ def rise(v: View, masks: int = 4000, cells: int = 7, share: float = 0.5) -> Tens
     return v.combined(v.masked(masks, make), make) / (masks * share)
 
 
-@method("d-rise", needs="image")
+@method("d-rise", needs="image", passes="1 + masks forward")
 def d_rise(v: View, masks: int = 5000, cells: int = 16, share: float = 0.5) -> Tensor:
     """(1 / (N p1)) sum_i max_j s(d, d_ij) M_i over random masks, with the boxes d_ij of the masked image.
 

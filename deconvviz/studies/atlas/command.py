@@ -12,9 +12,8 @@ import click
 from deconvviz.cli.cluster import ray_options
 from deconvviz.cli.explaining import own_methods
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names, remote_model
+from deconvviz.cli.notes import NO_SWITCHES_NOTE, PROJECTION_NOTE
 from deconvviz.cli.options import (
-    NO_SWITCHES_NOTE,
-    PROJECTION_NOTE,
     ModelOptions,
     classes_option,
     model_options,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.cli.inputs import channels_of, integers, preprocess_of
+from deconvviz.cli.notes import PROJECTION_NOTE
 from deconvviz.cli.options import (
-    PROJECTION_NOTE,
     ImageOptions,
     device_option,
     figure_options,

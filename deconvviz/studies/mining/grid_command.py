@@ -10,9 +10,8 @@ import click
 
 from deconvviz.choices import CHANNEL_CHOICES
 from deconvviz.cli.inputs import channels_of, integers
+from deconvviz.cli.notes import NO_SWITCHES_NOTE, PROJECTION_NOTE
 from deconvviz.cli.options import (
-    NO_SWITCHES_NOTE,
-    PROJECTION_NOTE,
     ProjectionOptions,
     device_option,
     figure_options,

@@ -19,9 +19,8 @@ from deconvviz.cli.inputs import (
     output_names,
     read_image,
 )
+from deconvviz.cli.notes import NO_SWITCHES_NOTE, PROJECTION_NOTE
 from deconvviz.cli.options import (
-    NO_SWITCHES_NOTE,
-    PROJECTION_NOTE,
     ModelOptions,
     classes_option,
     figure_options,

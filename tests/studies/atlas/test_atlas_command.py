@@ -195,7 +195,7 @@ def test_a_mined_file_is_taken(scenes: pathlib.Path, tmp_path: pathlib.Path, sit
     taken = load_gallery(site.arguments[1][1])
     assert not (tmp_path / "taken" / "data" / "mined.h5").exists() and (tmp_path / "m.h5").read_bytes() == before
     for name, array in own.arrays.items():
-        assert np.array_equal(np.asarray(taken.arrays[name]), np.asarray(array)), name
+        np.testing.assert_array_equal(np.asarray(taken.arrays[name]), np.asarray(array), name)
     run("demo", scenes, *shared, "--mined", tmp_path / "few.h5", "-o", tmp_path / "few")
     few = load_gallery(site.arguments[1][0])
     assert few.config["count"] == 7 and set(few.arrays["images"].ravel()) <= part

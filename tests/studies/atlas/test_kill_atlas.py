@@ -31,7 +31,7 @@ from deconvviz.studies.mining.result import load_mined  # noqa: F401
 KILLS = 10
 JOB = "atlas demo ../scenes.h5 -l conv1 -l relu5 --filters 0-5 --top 4 --decisions 4 -m gradient,grad-cam --occlusion"
 ARGUMENTS = [*JOB.split(), "--device", "cpu", "--quiet", "--batch-size", "4", "-o", "atlas"]
-FILES = ["00-conv1.h5", "01-relu5.h5", "atlas.h5", "decisions.h5", "maxima.h5", "mined.h5", "occlusion.h5"]
+FILES = ["00-conv1.h5", "01-relu5.h5", "atlas.h5", "decisions.h5", "maxima.h5", "mined.h5", "occlusion.h5", "ranges.h5"]
 
 
 # --- the program: one that has imported everything, and its forks
