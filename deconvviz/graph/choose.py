@@ -6,6 +6,7 @@ from torch import fx
 
 from deconvviz.arrays import evenly
 from deconvviz.errors import CamError, DataError, LayerNotFound
+from deconvviz.graph.classifier import is_weighted
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import data_inputs, shape_of
@@ -23,7 +24,7 @@ def last_maps(network: Network) -> str:
     Raises:
         LayerNotFound: no layer before the last one has rows and columns.
     """
-    weighted = [node for node in network.graph.nodes if _weighted(node)]
+    weighted = [node for node in network.graph.nodes if is_weighted(node)]
     name = maps_behind(network, data_inputs(weighted[-1])[0] if weighted else network.image)
     if name is None:
         raise LayerNotFound(f"{network.name} has no layer with rows and columns before its last; name one with -l")
@@ -70,7 +71,7 @@ def by_depth(network: Network) -> tuple[str, ...]:
     ('1', '3')
     """
     names = network.names
-    ends = [final_value(node) for node in network.graph.nodes if _weighted(node)]
+    ends = [final_value(node) for node in network.graph.nodes if is_weighted(node)]
     return tuple(dict.fromkeys(names[end] for end in ends if end in names))
 
 
@@ -82,43 +83,13 @@ def first_and_last(network: Network) -> tuple[str, ...]:
     Raises:
         CamError: the network has no convolution and no linear layer.
     """
-    weighted, names = [node for node in network.graph.nodes if _weighted(node)], network.names
+    weighted, names = [node for node in network.graph.nodes if is_weighted(node)], network.names
     if not weighted:
         raise CamError(f"{network.name} has no convolution or linear layer to choose; name the layers")
     read = data_inputs(weighted[-1])[0]
     while read is not network.image and (_same_values(read) or read not in names):
         read = data_inputs(read)[0]
     return tuple(dict.fromkeys((names[final_value(weighted[0])], *([names[read]] if read in names else []))))
-
-
-def classifier(network: Network) -> fx.Node | None:
-    """Return the last op with weights; None where there is none."""
-    return next((node for node in reversed(network.graph.nodes) if _weighted(node)), None)
-
-
-def classifier_input(network: Network) -> str | None:
-    """Return the name of the layer that the classifier reads, the last convolution or linear layer; None for images.
-
-    What only repeats a value, or lays one that has a single place out as a vector, is passed over; maps that are laid
-    out as a vector are not.
-
-    >>> import deconvviz as dv
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(16, 2)).eval()
-    >>> classifier_input(dv.capture(model, (3, 4, 4)))
-    '2'
-    """
-    last, names = classifier(network), network.names
-    node = network.image if last is None else data_inputs(last)[0]
-    while node is not network.image and (op_of(node).identity or _lays_out_one_place(node) or node not in names):
-        node = data_inputs(node)[0]
-    return names.get(node) if node is not network.image else None
-
-
-def _lays_out_one_place(node: fx.Node) -> bool:
-    """Whether the op reshapes a value of one place or of none: it holds one vector before and after."""
-    before = shape_of(data_inputs(node)[0])
-    return op_of(node).reshapes and (len(before) < 3 or (len(before) == 4 and before[2] * before[3] == 1))
 
 
 def default_layers(network: Network, most: int = 8, pooled: bool = True) -> tuple[str, ...]:
@@ -169,10 +140,6 @@ def _stages(network: Network, pooled: bool) -> dict[int, list[str]]:
         needed = max([needed, *(places.get(user, needed) for user in node.users)])
     stages.pop(weighted, None)
     return stages
-
-
-def _weighted(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.meta["data"] and op_of(node).weighted
 
 
 def _same_values(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""The end of a classifier: the layer that its last convolution or linear layer reads, and the linear map from there."""
+"""The end of a network: its classifier, the layer that this reads, and the linear map from there to the scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deconvviz.errors import CaptureError, LayerNotFound
 from deconvviz.graph.layers import as_value
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
-from deconvviz.graph.reach import data_inputs
+from deconvviz.graph.reach import data_inputs, shape_of
 from deconvviz.graph.scores import ENDS
 from deconvviz.graph.steps import make_plan
 
@@ -76,24 +76,63 @@ def last_weights(network: Network) -> Tensor:
     return weight.detach().double().flatten(1).cpu()
 
 
-def embedding_layer(network: Network) -> str:
-    """Return the name of the layer that the last convolution or linear layer reads: the last one before the classifier.
+def is_weighted(node: fx.Node) -> bool:
+    """Return whether a node is a convolution or linear map of the images' values."""
+    return node.op == "call_function" and node.meta["data"] and op_of(node).weighted
+
+
+def classifier(network: Network) -> fx.Node | None:
+    """Return the last op with weights, whatever follows from it; None where there is none."""
+    return next((node for node in reversed(network.graph.nodes) if is_weighted(node)), None)
+
+
+def classifier_input(network: Network) -> str | None:
+    """Return the name of the layer that the classifier reads, the last convolution or linear layer; None for images.
+
+    What only repeats a value, or lays one that has a single place out as a vector, is passed over; maps that are laid
+    out as a vector are not.
+
+    >>> import deconvviz as dv
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(16, 2)).eval()
+    >>> classifier_input(dv.capture(model, (3, 4, 4)))
+    '2'
+    """
+    last = classifier(network)
+    return None if last is None else _named_input(network, last, _lays_out_one_place)
+
+
+def values_for_scores(network: Network) -> str:
+    """Return the name of the layer whose values become scores by the last convolution or linear layer.
+
+    Maps that are laid out as a vector are named, and not the vector.
 
     Raises:
         CaptureError: the network returns no scores, or has no convolution and no linear layer.
         LayerNotFound: the classifier reads the image itself.
 
     >>> import deconvviz as dv
-    >>> embedding_layer(dv.capture(dv.zfnet(classes=4, input_size=32, width=0.1), (3, 32, 32)))
+    >>> values_for_scores(dv.capture(dv.zfnet(classes=4, input_size=32, width=0.1), (3, 32, 32)))
     'relu7'
     """
-    names = network.names
-    node = data_inputs(_last_weighted(network))[0]
-    while node is not network.image and (op_of(node).identity or op_of(node).reshapes or node not in names):
-        node = data_inputs(node)[0]
-    if node is network.image:
+    name = _named_input(network, _last_weighted(network), lambda node: op_of(node).reshapes)
+    if name is None:
         raise LayerNotFound(f"the classifier of {network.name} reads the image itself; no layer comes before it")
-    return names[node]
+    return name
+
+
+def _named_input(network: Network, node: fx.Node, reshaped: Callable[[fx.Node], bool]) -> str | None:
+    """Return the name of the layer that an op reads, past what only repeats or is `reshaped`; None for images."""
+    source, names = data_inputs(node)[0], network.names
+    while source is not network.image and (op_of(source).identity or reshaped(source) or source not in names):
+        source = data_inputs(source)[0]
+    return None if source is network.image else names[source]
+
+
+def _lays_out_one_place(node: fx.Node) -> bool:
+    """Whether the op reshapes a value of one place or of none: it holds one vector before and after."""
+    before = shape_of(data_inputs(node)[0])
+    return op_of(node).reshapes and (len(before) < 3 or (len(before) == 4 and before[2] * before[3] == 1))
 
 
 def linear_end(network: Network, layer: str) -> LinearEnd:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
-from deconvviz.graph.ending import embedding_layer
+from deconvviz.graph.ending import embedding_layer, ended
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
 from deconvviz.graph.reach import shape_of
@@ -63,7 +62,7 @@ def embedding_network(network: Network, layer: str) -> Network:
         raise CaptureError(
             f"layer {layer!r} returns {what} for an image; an embedding is one vector: take {_advised(network)}"
         )
-    out = network.replaced(network.graph, dict(network.tensors))
+    out = network.replaced(network.graph, network.tensors)
     node = out.layer(layer).node
     axis = channel_axis(node)
     count = shape_of(node)[axis]
@@ -72,13 +71,7 @@ def embedding_network(network: Network, layer: str) -> Network:
             f"layer {layer!r} returns {count} number for an image; the cosine of an embedding needs {LEAST} or more: "
             f"take {_advised(network)}"
         )
-    end = node if len(shape) == 1 else _averaged(out.graph, node, axis)
-    out.graph.erase_node(out.output)
-    out.graph.output([end])
-    out.graph.eliminate_dead_code(is_impure_node=lambda each: each.op == "output" or each.is_impure())
-    used = {str(n.target) for n in out.graph.nodes if n.op == "get_attr"}
-    out.out_spec, out.outputs_are = pytree.tree_structure(0), "auto"
-    return out.replaced(out.graph, {name: tensor for name, tensor in out.tensors.items() if name in used})
+    return ended(out, node if len(shape) == 1 else _averaged(out.graph, node, axis))
 
 
 def pooled_places(network: Network, layer: str) -> int:

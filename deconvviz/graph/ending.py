@@ -6,9 +6,10 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from deconvviz.graph.choose import classifier, classifier_input
+from deconvviz.graph.classifier import classifier, classifier_input
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
+from deconvviz.graph.reach import shape_of
 
 
 def ending_at(network: Network, layer: str) -> Network:
@@ -27,19 +28,23 @@ def ending_at(network: Network, layer: str) -> Network:
     >>> ending_at(network, "0")(torch.zeros(2, 3, 8, 8)).shape
     torch.Size([2, 8, 6, 6])
     """
-    graph, twins = fx.Graph(), dict[fx.Node, fx.Node]()
-    graph.graph_copy(network.graph, twins)
-    for node, twin in twins.items():
-        twin.meta = dict(node.meta)
-    graph.output([twins[network.layer(layer).node]])
+    copy = network.replaced(network.graph, network.tensors)
+    return ended(copy, copy.layer(layer).node)
+
+
+def ended(network: Network, node: fx.Node) -> Network:
+    """Return a network that returns the value of a node [N, ...], without what that does not need.
+
+    The network that is given is used up: its graph is changed.
+    """
+    graph = network.graph
+    graph.erase_node(network.output)
+    graph.output([node])
     graph.eliminate_dead_code()
-    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    tensors = {name: tensor for name, tensor in network.tensors.items() if name in used}
-    single = pytree.tree_structure(torch.empty(0))
-    out = Network(graph, tensors, network.input_shape, network.parameters, single, network.name)
-    out.memory_format, out.precision, out.folded = network.memory_format, network.precision, dict(network.folded)
-    out.module_names = network.module_names
-    out.example = torch.zeros(2, *network.layer(layer).shape, device=network.device, dtype=network.dtype)
+    used = {str(each.target) for each in graph.nodes if each.op == "get_attr"}
+    out = network.replaced(graph, {name: tensor for name, tensor in network.tensors.items() if name in used})
+    out.out_spec, out.outputs_are = pytree.tree_structure(torch.empty(0)), "auto"
+    out.example = torch.zeros(2, *shape_of(node)[1:], device=network.device, dtype=network.dtype)
     return out
 
 

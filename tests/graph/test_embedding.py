@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.errors import CaptureError
-from deconvviz.graph.choose import classifier_input, maps_behind
+from deconvviz.graph.choose import maps_behind
+from deconvviz.graph.classifier import classifier_input
 from deconvviz.graph.embedding import default_embedding, embedding_network, pooled_places
 
 

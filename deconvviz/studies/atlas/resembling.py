@@ -14,7 +14,7 @@ from torch.nn import functional
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.pictures import resized
-from deconvviz.graph.classifier import embedding_layer
+from deconvviz.graph.classifier import values_for_scores
 from deconvviz.models.labels import shown_classes
 from deconvviz.results.features import Features
 from deconvviz.results.results import Result, require_same
@@ -71,7 +71,7 @@ def resembling_images(
         DeconvvizError: as `stream_features` raises it.
     """
     options, network = RunOptions(**run), inputs.network
-    layer = embedding_layer(network)
+    layer = values_for_scores(network)
     config = {**inputs.identity, "layer": layer, "images": explained.tolist(), "examples": examples.fingerprint}
     if pathlib.Path(out).exists():
         result = Result.load(out, RESEMBLING_KIND, RESEMBLING_SCHEMA)

@@ -20,7 +20,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.graph.capture import capture
-from deconvviz.graph.classifier import LinearEnd, embedding_layer, linear_end
+from deconvviz.graph.classifier import LinearEnd, linear_end, values_for_scores
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import outputs_of
 from deconvviz.results.snapshots import Snapshots
@@ -100,7 +100,7 @@ class TrainingSet:
         Raises:
             DeconvvizError: as `stream_features` raises it.
         """
-        layer = self.options.layer or embedding_layer(network)
+        layer = self.options.layer or values_for_scores(network)
         network.layer(layer)
         end, why = _own_end(network, layer)
         pool = POOLED if end is None else OWN
