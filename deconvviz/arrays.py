@@ -13,6 +13,7 @@ from deconvviz.types import Array, Ints, Picture, Pixels
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 GREY = 0.5  # of the range 0..1 of a picture: what stands for zero where a signed array is shown
 FULL_CONTRAST = 99.0  # percentile of the sizes of pixels that is shown with full contrast
@@ -94,6 +95,20 @@ def widened(dtype: torch.dtype) -> torch.dtype:
     import torch
 
     return torch.promote_types(dtype, torch.float32)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of vectors [..., D], in float32 or wider, [...]; 0 where one of them is zero.
+
+    >>> import torch
+    >>> cosine(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]])).tolist()
+    [0.6000000238418579, 0.0]
+    """
+    import torch
+    from torch.nn import functional
+
+    exact = widened(torch.promote_types(a.dtype, b.dtype))
+    return functional.cosine_similarity(a.to(exact), b.to(exact), dim=-1)
 
 
 def reset_of(module: Any) -> Callable[[], None] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from deconvviz.arrays import widened
+from deconvviz.arrays import cosine, widened
 from deconvviz.errors import TargetError
 from deconvviz.graph.scores import leaves_of
 from deconvviz.models.labels import class_label
@@ -54,6 +54,10 @@ class Decision(ABC):
         Raises:
             TargetError: the model returns nothing of this kind, or not this class or box.
         """
+
+    def of_image(self, image: int) -> Decision:
+        """Return the decision about one of several images, where it holds something of each; else itself."""
+        return self
 
 
 def rows_of(output: Any, rows: Sequence[int]) -> Any:
@@ -127,6 +131,10 @@ class SegmentTarget(Decision):
             if not bool(pixels[image].any()):
                 raise TargetError(self._absence(tops[image]))
         return _Segment(self, pixels)
+
+    def of_image(self, image: int) -> Decision:
+        several = self.mask is not None and self.mask.dim() == 3 and len(self.mask) > 1
+        return replace(self, mask=self.mask[image]) if several and self.mask is not None else self
 
     def _maps(self, output: Any) -> Tensor:
         """Return the maps of scores, [N, classes, h, w]."""
@@ -216,6 +224,9 @@ class SimilarityTarget(Decision):
             )
         return _Similarity(others.to(own))
 
+    def of_image(self, image: int) -> Decision:
+        return replace(self, embedding=self.embedding[[image]]) if len(self.embedding) > 1 else self
+
 
 @dataclass(frozen=True, eq=False)
 class _Similarity(Bound):
@@ -225,7 +236,7 @@ class _Similarity(Bound):
 
     def score(self, output: Any, images: Tensor) -> Tensor:
         others = self.others if len(self.others) == 1 else self.others[images]
-        return functional.cosine_similarity(embedding_of(output), others, dim=1)
+        return cosine(embedding_of(output), others)
 
 
 def embedding_of(output: Any) -> Tensor:

@@ -147,7 +147,7 @@ class DecisionScorer(Scorer):
         return self._read(lambda bound, rows, own: bound.agreement(rows, own), output, images)
 
     def target(self, image: int, count: int) -> Target:
-        return self.decisions[image if len(self.decisions) > 1 else 0]
+        return self.decisions[image] if len(self.decisions) > 1 else self.decisions[0].of_image(image)
 
     def _read(self, read: Callable[[Bound, Any, Tensor], Tensor], output: Any, images: Tensor) -> Tensor:
         if len(self.bound) == 1:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from deconvviz.arrays import cosine
 from deconvviz.errors import DataError
 from deconvviz.halving import AtOnce
 from deconvviz.metrics.curves import Blur, gaussian_blur
@@ -164,8 +164,8 @@ def pair_change(
     masks = [each.to(images[0])[:, None] for each in maps]
     whole = [_whole(embed, x, batch_size) for x in images]
     masked = [_whole(embed, x * mask + blank * (1 - mask), batch_size) for x, mask in zip(images, masks, strict=True)]
-    before, both = _cosine(*whole), _cosine(*masked)
-    ones = [_cosine(masked[0], whole[1]), _cosine(whole[0], masked[1])]
+    before, both = cosine(*whole), cosine(*masked)
+    ones = [cosine(masked[0], whole[1]), cosine(whole[0], masked[1])]
 
     def drop(after: Tensor) -> Tensor:
         return torch.where(before > 0, (before - after).clamp(min=0) / before, torch.nan)
@@ -256,8 +256,8 @@ def _curves(
         z = _embedded(embed, len(start) * len(counts), changed, batch_size)
         along.append(z.reshape(len(start), len(counts), -1))
     whole = [_whole(embed, x, batch_size)[:, None] for x in images]
-    conditional = (_cosine(along[0], whole[1]) + _cosine(whole[0], along[1])) / 2
-    return PairCurves(counts.double() / pixels, _cosine(along[0], along[1]), conditional)
+    conditional = (cosine(along[0], whole[1]) + cosine(whole[0], along[1])) / 2
+    return PairCurves(counts.double() / pixels, cosine(along[0], along[1]), conditional)
 
 
 def _whole(embed: Embed, x: Tensor, batch_size: int) -> Tensor:
@@ -276,10 +276,6 @@ def _embedded(embed: Embed, count: int, make: Callable[[Tensor], Tensor], batch_
         return z.to("cpu", torch.float64)
 
     return torch.cat([*AtOnce(batch_size, "images").parts(count, part)])
-
-
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return functional.cosine_similarity(a, b, dim=-1)
 
 
 def _check(images: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], unit: bool) -> None:

@@ -117,6 +117,24 @@ def test_an_image_is_like_itself() -> None:
     assert float(both.abs().max()) < 1e-12  # at its maximum the cosine has no gradient
 
 
+@pytest.mark.parametrize("target", ["similarity", "segment"])
+def test_windows_of_an_image_are_explained_by_its_own_part_of_the_target(target: str) -> None:
+    """A target that holds something of each image: SESS runs its method on windows of one image at a time."""
+    layers = [nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 1)]
+    torch.manual_seed(2)
+    network = dv.capture(nn.Sequential(*layers).double().eval(), (3, 12, 12))
+    masks = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(1)) > 0.5
+    embedding = torch.rand(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def of(images: slice) -> dv.SimilarityTarget | dv.SegmentTarget:
+        return dv.SimilarityTarget(embedding[images]) if target == "similarity" else dv.SegmentTarget(1, masks[images])
+
+    explainer = dv.cam("sess", network, "1", scales=2, batch_size=2)
+    both = explainer(X, of(slice(None)), raw=True)
+    alone = torch.cat([explainer(X[n : n + 1], of(slice(n, n + 1)), raw=True) for n in range(2)])
+    assert torch.allclose(both, alone, atol=1e-12) and both.abs().max() > 0
+
+
 def test_an_embedding_is_what_the_classifier_reads() -> None:
     features = [nn.Conv2d(3, 5, 3), nn.ReLU()]
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]

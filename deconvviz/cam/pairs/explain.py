@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deconvviz.arrays import widened
+from deconvviz.arrays import cosine, widened
 from deconvviz.cam.arguments import as_input
 from deconvviz.cam.explain import ConstantMapWarning
 from deconvviz.cam.options import ExplainOptions
@@ -18,7 +18,7 @@ from deconvviz.cam.pairs import methods, transforms  # noqa: F401, they register
 from deconvviz.cam.pairs.catalogue import own_pair_name
 from deconvviz.cam.pairs.maps import PairMaps
 from deconvviz.cam.pairs.registry import PAIR_METHODS
-from deconvviz.cam.pairs.similarity import CapturedEmbedding, EmbeddingView, cosine
+from deconvviz.cam.pairs.similarity import CapturedEmbedding, EmbeddingView
 from deconvviz.cam.shaping import shaped
 from deconvviz.choices import Precision
 from deconvviz.data.preprocess import Preprocess

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deconvviz.arrays import widened
+from deconvviz.arrays import cosine, widened
 from deconvviz.cam.methods.shared import mean, significant
 from deconvviz.cam.occluder import Occluder
 from deconvviz.cam.pairs.draws import covers, generator_of, random_box
 from deconvviz.cam.pairs.registry import pair_method
-from deconvviz.cam.pairs.similarity import EmbeddingView, cosine
+from deconvviz.cam.pairs.similarity import EmbeddingView
 from deconvviz.errors import DataError, require_choice
 from deconvviz.lengths import PAIR_SQUARE, PAIR_STRIDE
 

@@ -7,25 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from deconvviz.arrays import widened
+from deconvviz.arrays import cosine
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.engine import View
 from deconvviz.cam.options import ExplainOptions
 from deconvviz.cam.targets import Scorer, Target
 from deconvviz.graph.scores import Readout
-
-
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine of embeddings [..., D], in float32 or wider, [...]; 0 where one of them is zero.
-
-    >>> cosine(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]])).tolist()
-    [0.6000000238418579, 0.0]
-    """
-    exact = widened(torch.promote_types(a.dtype, b.dtype))
-    return functional.cosine_similarity(a.to(exact), b.to(exact), dim=-1)
-
 
 Bounds = tuple[Tensor, Tensor]
 """The values of black and of white, [C] each, as the network takes them."""
