@@ -99,7 +99,7 @@ class ImageStore(Shown, drawn_by="draw_images"):
         """
         index = self._checked(index)
         file, place = self._place(index)
-        with self._named(index):
+        with self.named(index):
             picture = file.picture(place)
         return picture, int(self.labels[index])
 
@@ -123,7 +123,7 @@ class ImageStore(Shown, drawn_by="draw_images"):
         """
         index = self._checked(index)
         file, place = self._place(index)
-        with self._named(index):
+        with self.named(index):
             if self.kind == "encoded":
                 return file.content(place)
             pixels = file.pixels(place)
@@ -185,7 +185,7 @@ class ImageStore(Shown, drawn_by="draw_images"):
         return position % len(self)
 
     @contextlib.contextmanager
-    def _named(self, index: int) -> Iterator[None]:
+    def named(self, index: int) -> Iterator[None]:
         """Name image `index` and its file in what is raised within a `with` block because it cannot be read."""
         try:
             yield
