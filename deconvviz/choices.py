@@ -36,6 +36,7 @@ CROPS = ("need", "each", "energy", "receptive-field")  # of the patches, beside 
 FIDELITY_FILLS = ("mean", "blur")  # of pixels that are taken away
 OVERLAPS = ("sum", "last")  # where pooling windows overlap
 LRN_POLICIES = ("identity", "gradient")  # contrast normalisation on the way back
+BOX_LAYOUTS = ("auto", "detections", "v5", "v8", "v10")  # how a detector returns its boxes
 SEEDS = ("one", "activation")  # the signal that starts at the unit
 
 # --- explanations and their metrics ---

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deconvviz.arrays import widened
 from deconvviz.cam.decisions import Bound, Decision, in_words, is_detections
+from deconvviz.choices import BOX_LAYOUTS
 from deconvviz.errors import TargetError, require_choice
 from deconvviz.graph.scores import leaves_of
 from deconvviz.models.labels import class_label
@@ -76,7 +77,7 @@ class BoxTarget(Decision):
     told: Callable[[Sequence[float]], Sequence[float]] = tuple
 
     def __post_init__(self) -> None:
-        require_choice("layout", self.layout, ("auto", *READERS), TargetError)
+        require_choice("layout", self.layout, BOX_LAYOUTS, TargetError)
         if len(self.box) != 4 or not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
             raise TargetError(f"box {tuple(self.box)} given; expected left, top, right and bottom in pixels")
 

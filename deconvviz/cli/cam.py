@@ -13,7 +13,7 @@ from deconvviz.choices import CONVENTIONS
 from deconvviz.cli.decisions import MEASURES, embedding_asked, question_of, target_option
 from deconvviz.cli.explained import explain_image, make_explainers, open_subject, place_of
 from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, MethodOptions, method_options, note_of, own_methods
-from deconvviz.cli.inputs import read_image
+from deconvviz.cli.inputs import image_file, read_image
 from deconvviz.cli.options import ModelOptions, classes_option, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, save_figure
 from deconvviz.errors import DataError
@@ -135,6 +135,12 @@ def cam(
     """
     paths = _images(images)
     _check_out(out, each, len(paths) * max(len(targets), 1))
+    outs = [out] if each is None else _files_of_images(paths, images, out, each)
+    # What a figure shows is read before any work; of many files each is read when its turn comes.
+    files = [str(image_file(path)) for path in paths]
+    photos = map(read_image, files) if each else [read_image(file) for file in files]
+    if each:
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     subject = open_subject(model, options, how.layers, call)
     subject = subject.ending_at(embedding_asked(targets, subject))
     class_names = subject.names(names) if subject.whole is None else ()
@@ -144,13 +150,12 @@ def cam(
     sheet = _Sheet(subject, explainers, questions, methods, convention, signed, colours, page)
     rows: list[ExplainedImage] = []
     with run.bar("image", len(paths), "explaining") as bar:
-        for path in paths:
-            photo = read_image(path)
+        for number, (path, photo) in enumerate(zip(paths, photos, strict=True)):
             of_image = [explain_image(photo, path, question, subject, explainers, signed) for question in questions]
             if each is None:
                 rows += of_image
             else:
-                sheet.write(of_image, str(pathlib.Path(out, _file_name(path, images, each))))
+                sheet.write(of_image, outs[number])
             bar.update()
     if each is None:
         sheet.write(rows, out)
@@ -177,7 +182,6 @@ def _check_out(out: str, each: str | None, rows: int) -> None:
     if each is not None:
         if pathlib.Path(out).is_file() or pathlib.Path(out).suffix in {f".{kind}" for kind in EACH}:
             raise DataError(f"-o {out} given with --each; expected a folder for the files of the images")
-        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     elif out.endswith(".npz"):
         check_place(out)
     else:
@@ -187,6 +191,20 @@ def _check_out(out: str, each: str | None, rows: int) -> None:
                 f"{rows} rows are too many for a figure of at most {MOST_ROWS}; write a file for each image with "
                 "--each png, or the maps alone: -o maps.npz"
             )
+
+
+def _files_of_images(paths: Sequence[str], given: Sequence[str], out: str, kind: str) -> list[str]:
+    """Return the path of the file of each image; raises DataError where two images would have the same one."""
+    path_by_file: dict[str, str] = {}
+    for path in paths:
+        file = str(pathlib.Path(out, _file_name(path, given, kind)))
+        if file in path_by_file:
+            raise DataError(
+                f"{path_by_file[file]} and {path} would both be written to {file}; explain them in two calls, or give "
+                "a folder that holds both"
+            )
+        path_by_file[file] = path
+    return list(path_by_file)
 
 
 def _file_name(path: str, given: Sequence[str], kind: str) -> str:

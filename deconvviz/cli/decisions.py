@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.choices import BOX_LAYOUTS
 from deconvviz.cli.inputs import class_number, numbers, read_image
 from deconvviz.errors import DataError, TargetError
 
@@ -196,8 +197,5 @@ def target_option(command: Any) -> Any:
         "How a detector returns its boxes: a list of dicts (detections), or a YOLO head as of v5, v7 and YOLOX "
         "(v5), of v8, v9 and v11 (v8), of v10 (v10); auto tells them by their shapes."
     )
-    command = click.option("--boxes", "layout", default="auto", type=click.Choice(LAYOUTS), help=boxes)(command)
+    command = click.option("--boxes", "layout", default="auto", type=click.Choice(BOX_LAYOUTS), help=boxes)(command)
     return click.option("-t", "--target", "targets", multiple=True, metavar="TARGET", help=text)(command)
-
-
-LAYOUTS = ("auto", "detections", "v5", "v8", "v10")

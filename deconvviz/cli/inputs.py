@@ -169,6 +169,16 @@ def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> 
     return dataclasses.replace(preprocess, resize=resize or preprocess.resize, crop=side)
 
 
+def image_file(path: str) -> pathlib.Path:
+    """Return the path of an image's file; raises DataError where there is none."""
+    file = pathlib.Path(path)
+    if file.is_dir():
+        raise DataError(f"{path} is a folder; give the path of a photo in it")
+    if not file.is_file():
+        raise DataError(f"no image {path}; give the path of a photo")
+    return file
+
+
 def read_image(path: str) -> Picture:
     """Read a picture, uint8 or uint16 [H, W, 3], or an array [H, W, C], as `deconvviz pack --raw` takes it.
 
@@ -178,11 +188,7 @@ def read_image(path: str) -> Picture:
     from deconvviz.data.array_files import is_array_file, read_array
     from deconvviz.data.decode import decode
 
-    file = pathlib.Path(path)
-    if file.is_dir():
-        raise DataError(f"{path} is a folder; give the path of a photo in it")
-    if not file.is_file():
-        raise DataError(f"no image {path}; give the path of a photo")
+    file = image_file(path)
     try:
         return read_array(file) if is_array_file(file) else decode(file.read_bytes())
     except DataError as error:

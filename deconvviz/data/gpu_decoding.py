@@ -91,7 +91,9 @@ class DecodedOnDevice(Shown, drawn_by="draw_images"):
         """
         contents = [self.store.encoded(int(index)) for index in indices]
         orientations = [_orientation_of_jpeg(content) for content in contents]
-        jpegs = [content for content, orientation in zip(contents, orientations, strict=True) if orientation is not None]
+        jpegs = [
+            content for content, orientation in zip(contents, orientations, strict=True) if orientation is not None
+        ]
         on_device, pictures = iter(self._on_device(jpegs)), list[Picture]()
         for index, content, orientation in zip(indices, contents, orientations, strict=True):
             pixels = None if orientation is None else next(on_device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from typing import Any
 
 import detectors as d
@@ -120,6 +121,18 @@ def test_a_folder_and_a_file_for_each_image(work: pathlib.Path) -> None:
     run("hirescam", model, work / "photos", "-l", "c", "-o", work / "all.npz")
     with np.load(work / "each" / "a_1.npz") as each, np.load(work / "all.npz") as both:
         assert np.array_equal(each["hirescam"][0], both["hirescam"][1])
+
+
+def test_a_file_of_an_image_is_never_that_of_another(work: pathlib.Path) -> None:
+    model, first = f"{work / 'net.py'}:three", work / "photos" / "a" / "0.png"
+    (work / "others").mkdir()
+    shutil.copy(work / "photos" / "a" / "1.png", work / "others" / "0.png")
+    options = ("-l", "c", "--each", "npz", "-o", work / "lost")
+    with pytest.raises(DeconvvizError, match="would both be written to"):
+        run("hirescam", model, first, work / "others" / "0.png", *options)
+    with pytest.raises(DeconvvizError, match=r"no image .*none\.png"):
+        run("hirescam", model, first, work / "none.png", *options)
+    assert not (work / "lost").exists()
 
 
 def test_similarity_ends_at_the_embedding(work: pathlib.Path) -> None:
