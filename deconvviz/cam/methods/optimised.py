@@ -19,6 +19,7 @@ from deconvviz.lengths import BlurWindow, Length
 
 LEVELS = 8  # of blur in the pyramid, from all of it to none
 COLDNESS = 20.0  # of the smooth maximum
+Function = Callable[[Tensor], Tensor]
 GAMES = ("preserve", "delete", "dual")
 
 
@@ -54,7 +55,7 @@ def mask(
         return area * (1 - values).abs().mean((1, 2)).sum() + smooth * steep.sum()
 
     for _ in range(steps):
-        leaf.grad = _slope(v, leaf, changed, v.scorer.probability, penalty)
+        leaf.grad = _slope(v, leaf, lambda values: values, changed, v.scorer.probability, penalty)
         optimiser.step()
         leaf.clamp_(0, 1)
     return 1 - v.up(leaf)
@@ -93,8 +94,8 @@ def extremal_perturbation(
         images = _at_level(pyramid, masks)
         return images.flip(-1) if flipped else images
 
-    def penalty(values: Tensor) -> Tensor:
-        ordered = smoothed(values).flatten(1).sort(1).values
+    def penalty(masks: Tensor) -> Tensor:
+        ordered = masks.flatten(1).sort(1).values
         # All values are equal at first, and sorting would keep the last rows: each is to be the area then.
         goal = wanted.mean() if number == 0 else wanted
         return weight * (ordered - goal).square().mean(1).sum()
@@ -106,10 +107,10 @@ def extremal_perturbation(
         flipped = number % 2 == 1
         grads = [torch.zeros_like(leaf)]
         if game != "delete":
-            grads.append(_slope(v, leaf, lambda values: blurred(smoothed(values)), fallen, penalty))
+            grads.append(_slope(v, leaf, smoothed, blurred, fallen, penalty))
         if game != "preserve":
             bare = None if game == "dual" else penalty  # the area counts once
-            grads.append(_slope(v, leaf, lambda values: blurred(1 - smoothed(values)), v.scorer.logit, bare))
+            grads.append(_slope(v, leaf, smoothed, lambda masks: blurred(1 - masks), v.scorer.logit, bare))
         leaf.grad = torch.stack(grads).sum(0)
         optimiser.step()
         leaf.clamp_(0, 1)
@@ -117,15 +118,17 @@ def extremal_perturbation(
     return smoothed(leaf)
 
 
-def _slope(
-    v: View, leaf: Tensor, changed: Callable[[Tensor], Tensor], read: Read, penalty: Callable[[Tensor], Tensor] | None
-) -> Tensor:
-    """Return the gradient of a score of changed images, and of a penalty, with respect to what changes them."""
+def _slope(v: View, leaf: Tensor, shaped: Function, changed: Function, read: Read, penalty: Function | None) -> Tensor:
+    """Return the gradient of a score of changed images, and of a penalty, with respect to a mask's values.
+
+    shaped: makes masks of the values; changed: makes images of the masks; penalty: of the masks.
+    """
     with torch.enable_grad():
         values = leaf.detach().clone().requires_grad_()
-        images = changed(values)
+        masks = shaped(values)
+        images = changed(masks)
         _, slopes = v.slopes(images.detach(), v.everyone, read)
-        loss = (images * slopes).sum() + (0 if penalty is None else penalty(values))
+        loss = (images * slopes).sum() + (0 if penalty is None else penalty(masks))
         (gradient,) = torch.autograd.grad(loss, values)
     return gradient
 
