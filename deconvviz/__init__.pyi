@@ -20,6 +20,8 @@ from .deconv.project import project as project
 from .deconv.project import project_units as project_units
 from .deconv.projection import Projection as Projection
 from .deconv.projection import parse_unit as parse_unit
+from .drawing.attacks import draw_attack as draw_attack
+from .drawing.attacks import draw_robustness as draw_robustness
 from .drawing.classes import draw_examples as draw_examples
 from .drawing.classes import draw_suspects as draw_suspects
 from .drawing.classes import draw_tree as draw_tree
@@ -69,6 +71,9 @@ from .run.directions import learn_directions as learn_directions
 from .run.features import stream_features as stream_features
 from .run.options import RunOptions as RunOptions
 from .studies.ablation.ablate import ablate as ablate
+from .studies.attack.measure import attack as attack
+from .studies.attack.measure import attacked_images as attacked_images
+from .studies.attack.result import AttackStudy as AttackStudy
 from .studies.correspondence.measure import correspondence as correspondence
 from .studies.diagnosis.diagnose import diagnose as diagnose
 from .studies.diagnosis.result import Diagnosis as Diagnosis

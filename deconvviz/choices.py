@@ -105,3 +105,6 @@ Severity = Literal["note", "warning", "serious"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)  # the mildest first
 # --- trees over classes ---
 NODE_SCORES = ("mean", "sum")  # the score of a node: the mean of its classes', or that of their summed probability
+
+# --- attacks ---
+ATTACK_LOSSES = ("cross-entropy", "margin")  # what an attack raises

@@ -23,6 +23,7 @@ from deconvviz.cam.learned.files import fitting
 from deconvviz.cam.maps import Maps
 from deconvviz.cam.methods import (  # noqa: F401, they register
     activation,
+    attacks,
     attention,
     attribution,
     full_gradient,

@@ -106,6 +106,11 @@ COMMANDS = {
         "Measure how well the maps of explanation methods show what a network relies on.",
         resumes=True,
     ),
+    "attack": LazyCommand(
+        "studies.attack.command",
+        "Change images a little, so that a network takes them for something else.",
+        resumes=True,
+    ),
     "occlude": LazyCommand(
         "studies.occlusion.command", "Cover an image piece by piece and see what the network still finds."
     ),
@@ -186,6 +191,7 @@ Why a network decides as it does:
 \b
 What a network's features are sensitive to, and what they are good for:
   deconvviz occlude torchvision:squeezenet1_0 dog.jpg -o occlusion.png
+  deconvviz attack demo scenes:200:7 --method pgd --epsilons 0,1,2,4,8 -o pgd.h5
   deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
   deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv
   deconvviz lesion demo scenes:500:1 -l relu3 -o lesions.csv

@@ -284,7 +284,7 @@ class Preprocess:
         >>> Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).level(1.0)
         tensor([2., 2., 2.])
         """
-        black, white = (torch.tensor(values) for values in self._limits)
+        black, white = (torch.tensor(values) for values in self.black_and_white)
         return (black + share * (white - black) - torch.tensor(self.mean)) / torch.tensor(self.std)
 
     def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -354,8 +354,8 @@ class Preprocess:
         return max(self.mean) > 1 or min(self.mean) < 0 or max(self.std) > 1
 
     @property
-    def _limits(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The values of black and of white of each channel."""
+    def black_and_white(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The values of black and of white of each channel, before they are normalised."""
         count = len(self.mean)
         if self.limits is None and self._beyond:
             pairs = list(zip(self.mean, self.std, strict=True))
@@ -367,9 +367,9 @@ class Preprocess:
         """Return floating values [..., C] as a picture to look at."""
         channels = self.shown
         if values.shape[-1] == len(self.mean):
-            limits = (displayed(np.array(values_of, values.dtype), channels) for values_of in self._limits)
+            limits = (displayed(np.array(values_of, values.dtype), channels) for values_of in self.black_and_white)
         else:  # colours for a network that takes grey
-            channels, limits = (), (np.array(values_of[0], values.dtype) for values_of in self._limits)
+            channels, limits = (), (np.array(values_of[0], values.dtype) for values_of in self.black_and_white)
         black, white = limits
         levels = np.clip(np.rint(255 * (displayed(values, channels) - black) / (white - black)), 0, 255)
         pixels = levels.astype(np.uint8)

@@ -41,6 +41,28 @@ def paired_interval(lost: Ints, gained: Ints, count: int) -> Floats:
     return np.stack([np.maximum(centre - half, -1), np.minimum(centre + half, 1)], -1)
 
 
+def share_interval(hits: Ints, count: int) -> Floats:
+    """Return the 95 % confidence interval of shares, hits / count; NaN where the count is 0.
+
+    Args:
+        hits: int64 [...].
+        count: number of images.
+
+    Returns:
+        float64 [..., 2], the lower and the upper end.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22, pages 209-212.
+
+    >>> share_interval(np.array([0, 9]), 10).round(3)
+    array([[0.   , 0.278],
+           [0.596, 0.982]])
+    """
+    shares, size = np.asarray(hits) / (count or np.nan), count + NORMAL_95**2
+    centre = (np.asarray(hits) + NORMAL_95**2 / 2) / size
+    half = NORMAL_95 / size * np.sqrt(shares * (1 - shares) * count + NORMAL_95**2 / 4)
+    return np.stack([np.maximum(centre - half, 0), np.minimum(centre + half, 1)], -1)
+
+
 def area_under(curves: Floats, steps: Sequence[float]) -> Floats:
     """Return the area under curves by the trapezoid rule, divided by the length of the axis: a mean over the steps.
 

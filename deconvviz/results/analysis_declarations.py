@@ -305,4 +305,36 @@ ANALYSES: Mapping[str, FileSchema] = {
             "pictures u8 images k height width 3 |  | uint8: the training images as the network sees them.",
         ),
     ),
+    "attack": FileSchema(
+        version=1,
+        what="What a network makes of attacked images, with each of some epsilons, and the changes of their pixels.",
+        written_by="`deconvviz attack` and `dv.attack`",
+        read_by="`dv.AttackStudy.load`",
+        settings={
+            **CONFIG,
+            "config.epsilons": "how far a pixel might go, as shares of the way from black to white, rising.",
+            "state": "JSON: `done`, the images that are attacked, the first ones; `names` of all; `outputs`, the names "
+            "of the network's outputs, empty where they are unknown.",
+        },
+        arrays=_arrays(
+            "indices i images | 0 | int64: index into the store.",
+            "own i images | -1 | int64: the class that the network shall not find; -1 until the image is attacked.",
+            "before i images | -1 | int64: the class that it finds in the unchanged image; -1 until then.",
+            "probability_before f images | 0, finite | float64: of the own class in the unchanged image, in 0..1.",
+            "after i epsilons images | -1 | int64: the class that it finds in the attacked image; -1 until then.",
+            "probability_after f epsilons images | 0, finite | float64: of the own class in the attacked image.",
+            "target_probability f epsilons images | 0, finite | float64: of the target there, or of the class that is "
+            "found where there is no target.",
+            "pixels i epsilons images | 0 | int64: pixels that are changed.",
+            "length f epsilons images | 0, finite | float64: Euclidean length of the change, in shares of the way from "
+            "black to white.",
+            "largest f epsilons images | 0, finite | float64: the largest change of a pixel, likewise.",
+            "places i kept | 0 | int64: the images whose changes are kept, as places in `indices`, ascending.",
+            "noise f epsilons kept channels height width | finite | float16: the change of each pixel, likewise; the "
+            "attacked image is x + noise, cut to within epsilon and to 0..1.",
+            "shown i shown | 0 | int64: the images of the figure, as places in `places`.",
+            "pictures u8 shown height width 3 |  | uint8: these images as figures show them.",
+            "attacked u8 epsilons shown height width 3 |  | uint8: the same of the attacked ones.",
+        ),
+    ),
 }

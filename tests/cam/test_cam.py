@@ -266,6 +266,12 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
         (EXTREMAL, lambda m, n, x, c: extremal(m, x, "preserve")),
         ({**EXTREMAL, "game": "dual"}, lambda m, n, x, c: extremal(m, x, "dual")),
     ],
+    "sparse-attack": [
+        (
+            {"steps": 3, "mask_steps": 6, "levels": 40},
+            lambda m, n, x, c: ro.sparse_attack(m, x, TARGET, 40, 3, 6),
+        ),
+    ],
     "l-cam-fm": [(EXPLAINERS["l-cam-fm"], lambda m, n, x, c: class_map("l-cam-fm", c))],
     "l-cam-img": [(EXPLAINERS["l-cam-img"], lambda m, n, x, c: class_map("l-cam-img", c))],
     "real-time-masking": [(EXPLAINERS["real-time-masking"], lambda m, n, x, c: drawn_mask(m, x, c))],
@@ -407,6 +413,7 @@ def test_a_batch_is_its_images(net: Net, name: str) -> None:
     small |= {"ss-cam": {"samples": 2}, "shap-cam": {"permutations": 1}, "occlusion": {"square": 4, "stride": 4}}
     small |= {"integrated-gradients": {"steps": 3}, "lime": {"segments": 4, "samples": 8}}
     small |= {"mask": {"steps": 2, "cells": 4}, "extremal-perturbation": {"steps": 2}}
+    small |= {"sparse-attack": {"steps": 2, "mask_steps": 3, "levels": 20}}
     small |= {"kernel-shap": {"segments": 4, "samples": 8}}
     small |= EXPLAINERS
     layer = layers_for(name)

@@ -1,0 +1,395 @@
+"""Attack a network: change images a little, each within its ball, and see what the network makes of them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconvviz.arrays import evenly
+from deconvviz.cam.adversarial import ball_around
+from deconvviz.data.datasets import Images, labels_of, limited, place_of
+from deconvviz.data.feed import Feed
+from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.sampling import MEMORY, spread
+from deconvviz.data.transfer import Transfer
+from deconvviz.errors import DataError, TargetError
+from deconvviz.graph.digest import architecture
+from deconvviz.graph.memory import fitting
+from deconvviz.graph.network import Network
+from deconvviz.halving import AtOnce
+from deconvviz.models.labels import class_label
+from deconvviz.results.results import require_same, stamped
+from deconvviz.studies.attack.attacks import ATTACKS
+from deconvviz.studies.attack.options import AttackOptions
+from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
+from deconvviz.studies.attack.registry import Attack
+from deconvviz.studies.attack.result import OF_BOTH, OF_IMAGES, AttackStudy
+from deconvviz.studies.attack.victims import Victims
+from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.words import counted
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deconvviz.studies.attack.options import AttackKeywords
+
+DRAWN = 6  # images of the figure
+LARGEST = 2 * MEMORY  # bytes of changes that are kept, at most
+
+
+def attack(
+    network: Network,
+    images: Images,
+    method: str = "pgd",
+    out: Pathlike | None = None,
+    *,
+    preprocess: Preprocess,
+    names: Sequence[str] = (),
+    sources: Mapping[str, Any] | None = None,
+    **options: Unpack[AttackKeywords],
+) -> AttackStudy:
+    """Change images a little, so that a network takes them for something else, and measure how often that succeeds.
+
+    Pixels are shares of the way from black to white, 0 to 1; the normalisation is inside. No pixel leaves that range or
+    goes farther than epsilon, exactly. The changes are kept in float16, and what is measured of an attacked image is
+    measured with the change that is kept: `attacked_images` gives the same image again. With `out`, what is done is
+    written there every `commit_every` batches; calling again with the same arguments resumes.
+
+    Args:
+        network: a captured network that returns scores of classes, on the device that computes.
+        images: a packed store, a folder of classes, scenes or images in memory.
+        method: name of an attack; `deconvviz attack --list` lists them.
+        out: path of the HDF5 file; None keeps the result in memory only.
+        preprocess: how an image becomes the network's input.
+        names: of the network's outputs, for tables and figures; empty where they are unknown.
+        sources: where the model and the images came from, for the file.
+        options: the fields of `AttackOptions`: `epsilons`, `away_from`, `outputs`, `target`, `loss`, `method_options`,
+            `limit`, `keep` and `commit_every`; and `batch_size`, `workers`, `seed` and `progress` of `RunOptions`.
+
+    Raises:
+        DeconvvizError: an attack of this name does not exist.
+        DataError: an option out of its range or that the attack does not have, an image without a class where that is
+            needed, or more changes than there is memory for.
+        TargetError: the target is no output, or the class of every image.
+        CaptureError: the images do not fit the network, or it returns no scores of classes.
+        MismatchError: `out` was written with other settings.
+
+    Source: of each attack its docstring.
+
+    >>> import deconvviz as dv
+    >>> torch.manual_seed(0) and None
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3)).eval()
+    >>> network, preprocess = dv.capture(model, (3, 16, 16)), dv.Preprocess(resize=16, crop=16)
+    >>> about = {"preprocess": preprocess, "away_from": "top", "progress": False}
+    >>> study = dv.attack(network, dv.Scenes(4), "fgsm", epsilons=[0, 8 / 255], **about)
+    >>> study.accuracy[0], study.noise.shape, bool(np.abs(study.noise).max() <= 8 / 255)
+    (1.0, (2, 4, 3, 16, 16), True)
+    """
+    how = AttackOptions(**options)
+    entry = ATTACKS[method]
+    method_options = entry.checked(how.method_options)
+    network.check_input(preprocess.shape)
+    labels = labels_of(images)
+    feed = Feed(images, preprocess, spread(labels, how.limit or len(labels)), workers=how.workers)
+    own = _own_classes(feed, network, how)
+    config = {
+        "model": network.name,
+        "model_fingerprint": network.fingerprint,
+        "images_fingerprint": images.fingerprint,
+        "limit": how.limit,
+        **limited(len(images), how.limit),
+        "preprocess": preprocess.as_dict(),
+        "method": method,
+        "method_options": method_options,
+        "epsilons": list(how.epsilons_or(entry.epsilon)),
+        "away_from": how.away_from,
+        "outputs": None if how.outputs is None else np.asarray(how.outputs).tolist(),
+        "target": how.target,
+        "loss": how.loss,
+        "keep": how.keep,
+        "seed": how.seed,
+    }
+    about = {"architecture": architecture(network), **place_of(images), **(sources or {})}
+    study = _begun(_empty(feed, config, stamped(about), how, names), out)
+    if study.complete:
+        return study
+    return AttackRun(PixelNetwork(network, PixelScale(preprocess)), feed, entry, how, own).resume(study, out)
+
+
+def attacked_images(
+    study: AttackStudy, images: Images, epsilon: int = -1, places: Sequence[int] | None = None
+) -> NDArray[np.float32]:
+    """Return attacked images as they were measured, float32 [K, h, w, C] in 0..1, from black to white.
+
+    They are the same to the last bit where the network is float32.
+
+    Args:
+        study: what `attack` returned, or `AttackStudy.load`.
+        images: the images that were attacked.
+        epsilon: which of the study's epsilons, by its index.
+        places: which of the images whose changes are kept, from 0 to K - 1; None takes all.
+
+    Raises:
+        MismatchError: these are other images.
+    """
+    now = {"images_fingerprint": images.fingerprint}
+    require_same(study.path or "the study", {name: study.config[name] for name in now}, now, "give its own images")
+    kept = np.arange(len(study.places)) if places is None else np.asarray(places, np.int64)
+    preprocess = Preprocess.from_dict(study.config["preprocess"])
+    feed = Feed(images, preprocess, study.indices[study.places[kept]])
+    x = PixelScale(preprocess).shares(feed.pictures(range(len(feed))))
+    changed = with_noise(x, torch.from_numpy(study.noise[epsilon][kept]), study.epsilons[epsilon])
+    return np.ascontiguousarray(changed.permute(0, 2, 3, 1).numpy())
+
+
+def with_noise(x: Tensor, noise: Tensor, epsilon: float) -> Tensor:
+    """Return images [N, C, H, W] with a change that is kept in float16, within epsilon and in 0..1 exactly."""
+    return ball_around(x, epsilon).nearest(x + noise.to(x))
+
+
+class Attacked(NamedTuple):
+    """What was found of some images, on the device; the arrays of `AttackStudy` of the same names.
+
+    Attributes:
+        own: int64 [n].
+        before: int64 [n].
+        probability_before: [n].
+        after: int64 [E, n].
+        probability_after: [E, n].
+        target_probability: [E, n].
+        pixels: int64 [E, n].
+        length: [E, n].
+        largest: [E, n].
+        noise: float16 [E, n, C, h, w].
+    """
+
+    own: Tensor
+    before: Tensor
+    probability_before: Tensor
+    after: Tensor
+    probability_after: Tensor
+    target_probability: Tensor
+    pixels: Tensor
+    length: Tensor
+    largest: Tensor
+    noise: Tensor
+
+
+class AttackRun:
+    """One run of an attack: batch after batch, each epsilon. Nothing waits for the device between two commits.
+
+    Attributes:
+        network: takes pixels in 0..1.
+        feed: the images.
+        entry: the attack.
+        options: what is attacked, and how the job runs.
+        own: int64 [N] on the device, the class of each image; None takes the one that the network finds.
+        at_once: images in one pass; halved where they do not fit in memory.
+    """
+
+    def __init__(
+        self, network: PixelNetwork, feed: Feed, entry: Attack, options: AttackOptions, own: Tensor | None
+    ) -> None:
+        self.network, self.feed, self.entry, self.options, self.own = network, feed, entry, options, own
+        device = network.network.device
+        self.at_once = AtOnce(fitting(network.network, options.images_at_once(device)), "images")
+        self.transfer = Transfer(device)
+
+    def resume(self, study: AttackStudy, out: Pathlike | None) -> AttackStudy:
+        """Attack the images that are not done yet, and write the study every few batches; return it whole."""
+        done, pending, size, device = study.done, list[Attacked](), self.at_once.size, self.network.network.device
+        with self.options.bar("image", study.total, self.entry.name, done) as bar:
+            for number, batch in enumerate(self.feed.on_device(size, device, start=done), 1):
+                x = self.network.shares(batch.pictures)
+                kept = np.flatnonzero(np.isin(batch.places, study.places))
+                pending.append(self._without_others(self._attacked_in_parts(x, done, study), kept))
+                done += len(x)
+                if number % self.options.commit_every == 0 or done == study.total:
+                    study = self._with_images(study, pending, done)
+                    pending = []
+                    if out is not None:
+                        study.save(out)
+                bar.update(len(x))
+        return study
+
+    def _attacked_in_parts(self, x: Tensor, first: int, study: AttackStudy) -> Attacked:
+        """Attack the images of a batch, the places from `first` on; a batch that does not fit goes in halves."""
+
+        def part(start: int, stop: int) -> Attacked:
+            return self.attacked(x[start:stop], first + start, study)
+
+        return _joined([*self.at_once.parts(len(x), part)])
+
+    def attacked(self, x: Tensor, first: int, study: AttackStudy) -> Attacked:
+        """Attack images [n, C, H, W] in 0..1, the places from `first` on, with each epsilon."""
+        with torch.no_grad():
+            scores = self.network.scores(x)
+        before = scores.argmax(1)
+        own = before if self.own is None else self.own[first : first + len(x)]
+        targets = None if study.target is None else torch.full_like(own, study.target)
+        found = []
+        for epsilon in study.epsilons:
+            victims = Victims(
+                network=self.network,
+                x=x,
+                own=own,
+                targets=targets,
+                already=before != own if targets is None else before == targets,
+                epsilon=epsilon,
+                loss=self.options.loss,
+                draw=lambda: self.noise(study.indices[first : first + len(x)], x),
+            )
+            with torch.no_grad():
+                noise = (self.entry(victims, **study.config["method_options"]) - x).half()
+                found.append((*self._measured(x, noise, victims), noise))
+        probability = self.network.probabilities(scores).gather(1, own[:, None])[:, 0]
+        return Attacked(own, before, probability, *(torch.stack(values) for values in zip(*found, strict=True)))
+
+    def _measured(self, x: Tensor, noise: Tensor, victims: Victims) -> tuple[Tensor, ...]:
+        """Return what `Attacked` holds of each epsilon, but for the noise."""
+        changed = with_noise(x, noise, victims.epsilon)
+        probabilities = self.network.probabilities(scores := self.network.scores(changed))
+        after, change = scores.argmax(1), (changed - x).flatten(2)
+        wanted = after if victims.targets is None else victims.targets
+        of_own, of_wanted = (probabilities.gather(1, each[:, None])[:, 0] for each in (victims.own, wanted))
+        pixels = (noise != 0).flatten(2).any(1).sum(1)
+        return after, of_own, of_wanted, pixels, change.flatten(1).norm(dim=1), change.abs().amax((1, 2))
+
+    def noise(self, indices: Ints, x: Tensor) -> Tensor:
+        """Return noise, uniform in -1..1, [n, C, H, W]: that of (seed, image), in whatever batch the image comes."""
+        address = [np.random.default_rng([self.options.seed, 3, int(index)]) for index in indices]
+        drawn = np.stack([2 * rng.random(tuple(x.shape[1:]), np.float32) - 1 for rng in address])
+        (sent,) = self.transfer.send(torch.from_numpy(drawn))()
+        return sent.to(x.dtype)
+
+    def _without_others(self, attacked: Attacked, kept: Ints) -> Attacked:
+        """Return what was found, with the changes of the kept images alone."""
+        if len(kept) == len(attacked.own):
+            return attacked
+        (rows,) = self.transfer.send(torch.from_numpy(kept))()
+        return attacked._replace(noise=attacked.noise[:, rows])
+
+    def _with_images(self, study: AttackStudy, pending: Sequence[Attacked], done: int) -> AttackStudy:
+        """Return the study with the images up to `done`, and those of the figure as pictures."""
+        found, arrays = _joined(pending), {name: getattr(study, name).copy() for name in (*OF_IMAGES, *OF_BOTH)}
+        for name, array in arrays.items():
+            array[..., study.done : done] = getattr(found, name).cpu().numpy()
+        noise, pictures, attacked = study.noise, study.pictures.copy(), study.attacked.copy()
+        new = np.flatnonzero((study.places >= study.done) & (study.places < done))
+        if len(new):
+            noise[:, new] = found.noise.cpu().numpy()  # in place: it may be large, and nobody else has it
+        for row, kept in enumerate(study.shown.tolist()):
+            if kept in new:
+                pictures[row], attacked[:, row] = self._pictures(study, kept)
+        return replace(study, done=done, noise=noise, pictures=pictures, attacked=attacked, **arrays)
+
+    def _pictures(self, study: AttackStudy, kept: int) -> tuple[Pixels, Pixels]:
+        """Return an image as figures show it, and with the change of each epsilon."""
+        picture, preprocess = self.feed.picture(int(study.places[kept])), self.feed.preprocess
+        x = self.network.scale.shares(picture[None])
+        changed = [
+            with_noise(x, torch.from_numpy(noise[None]), epsilon)
+            for noise, epsilon in zip(study.noise[:, kept], study.epsilons, strict=True)
+        ]
+        values = self.network.scale.values(torch.cat(changed)).permute(0, 2, 3, 1)
+        return preprocess.display(picture), preprocess.display(values.numpy())
+
+
+def _joined(parts: Sequence[Attacked]) -> Attacked:
+    """Return what was found of several parts, one after the other."""
+    columns = zip(Attacked._fields, zip(*parts, strict=True), strict=True)
+    return Attacked(*(torch.cat(values, 1 if name in (*OF_BOTH, "noise") else 0) for name, values in columns))
+
+
+def _own_classes(feed: Feed, network: Network, how: AttackOptions) -> Tensor | None:
+    """Return the output of each image's label, int64 [N] on the device; None where the network's own choice counts."""
+    if how.target is not None and how.target >= network.outputs:
+        raise TargetError(f"target {how.target} given; {network.name} has classes 0 to {network.outputs - 1}")
+    if how.away_from == "top":
+        if how.target is not None:
+            _refuse_own(feed, network, how)
+        return None
+    if how.outputs is None or (feed.labels < 0).any():
+        raise DataError(
+            "an attack away from the label needs one for every image, and outputs that stand for them; attack the top "
+            "class instead"
+        )
+    outputs = np.asarray(how.outputs, np.int64)
+    if feed.labels.max() >= len(outputs) or outputs.min() < 0 or outputs.max() >= network.outputs:
+        raise DataError(
+            f"outputs {outputs.min()} to {outputs.max()} given for {counted(len(outputs), 'class')}; the images have "
+            f"{counted(int(feed.labels.max()) + 1, 'class')}, and {network.name} has outputs 0 to {network.outputs - 1}"
+        )
+    own = outputs[feed.labels]
+    if how.target is not None and np.equal(own, how.target).all():
+        raise TargetError(_is_own(how.target, ()))
+    return torch.from_numpy(own).to(network.device)
+
+
+def _refuse_own(feed: Feed, network: Network, how: AttackOptions) -> None:
+    """Raise TargetError where the network finds the target in every image; more than a batch are not asked."""
+    if len(feed) <= how.images_at_once(network.device):
+        with torch.no_grad():
+            x = feed.tensor(feed.pictures(range(len(feed))), network.device, network.dtype)
+            found = network.scores(x).argmax(1)
+        if found.tolist() == [how.target] * len(feed):
+            raise TargetError(_is_own(int(found[0]), ()))
+
+
+def _is_own(target: int, names: Sequence[str]) -> str:
+    return f"target {class_label(target, names)} given, which is the class of every image; give another one"
+
+
+def _empty(
+    feed: Feed, config: dict[str, Any], sources: dict[str, Any], how: AttackOptions, names: Sequence[str]
+) -> AttackStudy:
+    """Return a study of which no image is attacked yet."""
+    count, epsilons = len(feed), len(config["epsilons"])
+    places = evenly(count, count if how.keep is None else how.keep)
+    shown, (channels, height, width) = evenly(len(places), DRAWN), feed.preprocess.shape
+    size = 2 * epsilons * len(places) * channels * height * width
+    if size > LARGEST:
+        raise DataError(
+            f"the changes of {counted(len(places), 'image')} take {size / 1e9:.1f} GB; keep those of fewer images"
+        )
+    return AttackStudy(
+        config=config,
+        sources=sources,
+        names=tuple(feed.name(place) for place in range(count)),
+        outputs=tuple(names),
+        indices=feed.indices,
+        own=np.full(count, -1, np.int64),
+        before=np.full(count, -1, np.int64),
+        probability_before=np.zeros(count),
+        after=np.full((epsilons, count), -1, np.int64),
+        probability_after=np.zeros((epsilons, count)),
+        target_probability=np.zeros((epsilons, count)),
+        pixels=np.zeros((epsilons, count), np.int64),
+        length=np.zeros((epsilons, count)),
+        largest=np.zeros((epsilons, count)),
+        places=places,
+        noise=np.zeros((epsilons, len(places), channels, height, width), np.float16),
+        shown=shown,
+        pictures=np.zeros((len(shown), height, width, 3), np.uint8),
+        attacked=np.zeros((epsilons, len(shown), height, width, 3), np.uint8),
+    )
+
+
+def _begun(empty: AttackStudy, out: Pathlike | None) -> AttackStudy:
+    """Return what the file holds already, or the empty study, written before the work."""
+    if out is None:
+        return empty
+    if pathlib.Path(out).exists():
+        study = AttackStudy.load(out)
+        both = study.sources, empty.sources
+        require_same(out, study.config, empty.config, "remove it or choose another output", both)
+        return study
+    empty.save(out)
+    return replace(empty, path=pathlib.Path(out))

@@ -1,0 +1,98 @@
+"""The registry of attacks: each is a function from the images of a batch to the changed ones.
+
+To add an attack, write a function in a file of `attacks/` and register it:
+
+    @attack("fgsm", levels=8)
+    def fgsm(v: Victims) -> Tensor: ...
+
+Its docstring is shown to users: the equation, and where it comes from. Its further parameters are its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from deconvviz.declarations import Declaration, declarations
+from deconvviz.errors import DataError
+from deconvviz.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deconvviz.studies.attack.victims import Victims
+
+Formula = Callable[..., "Tensor"]
+FILES = ("gradient", "sparse")
+"""The files of `attacks/`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """A registered attack. Calling it with the images of a batch changes them.
+
+    Attributes:
+        name: by which it is asked for.
+        formula: `formula(victims, **options)` returns the changed images [N, C, H, W] in 0..1.
+        epsilon: how far a pixel may go where the user does not say it, as a share of the way from black to white.
+    """
+
+    name: str
+    formula: Formula
+    epsilon: float
+
+    @property
+    def source(self) -> str:
+        """The equation and the paper."""
+        return inspect.cleandoc(self.formula.__doc__ or "")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options and their defaults."""
+        parameters = [*inspect.signature(self.formula).parameters.values()][1:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options, those that are not given by their defaults; DataError for one that does not exist."""
+        unknown = sorted({*options} - {*self.options})
+        if unknown:
+            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
+            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        return {**self.options, **options}
+
+    def __call__(self, victims: Victims, **options: Any) -> Tensor:
+        """Return the changed images [N, C, H, W] in 0..1."""
+        return self.formula(victims, **options)
+
+
+ATTACKS: Registry[Attack] = Registry("attack")
+
+
+def attack(name: str, levels: float) -> Callable[[Formula], Formula]:
+    """Register a function as an attack.
+
+    Args:
+        name: by which it is asked for.
+        levels: how far a pixel may go by default, in 255ths of the way from black to white.
+    """
+
+    def register(formula: Formula) -> Formula:
+        ATTACKS.add(name, Attack(name=name, formula=formula, epsilon=levels / 255))
+        return formula
+
+    return register
+
+
+@cache
+def attack_declarations() -> dict[str, Declaration]:
+    """Return the attacks by name, as their sources declare them: nothing is imported for it.
+
+    >>> list(attack_declarations())
+    ['fgsm', 'pgd', 'sparse']
+    """
+    folder = pathlib.Path(__file__).parent / "attacks"
+    return declarations([folder / f"{name}.py" for name in FILES], "attack")

@@ -1,0 +1,100 @@
+"""What an attack computes with: images in 0..1, the network's scores for them, and the gradient of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deconvviz.cam.adversarial import Ball, ball_around, margin_of
+from deconvviz.studies.attack.pixels import PixelNetwork
+
+
+class Seen(NamedTuple):
+    """What the network makes of changed images.
+
+    Attributes:
+        loss: [N], which the attack raises.
+        gradient: [N, C, H, W], of the loss of each image with respect to its pixels.
+        fooled: bool [N], whether the attack has what it wants.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    fooled: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victims:
+    """The images of a batch that are attacked, and the network: what an attack's equation is written in.
+
+    An attack without targets wants any other class than `own`, one with targets these.
+
+    Attributes:
+        network: takes pixels in 0..1.
+        x: floating [N, C, H, W] in 0..1, the images as they are.
+        own: int64 [N], the class of each, which the network shall not find.
+        targets: int64 [N], the class that it shall find; None where any other one will do.
+        already: bool [N], whether it is fooled by the images as they are.
+        epsilon: how far a pixel may go, as a share of the way from black to white.
+        loss: "cross-entropy" or "margin".
+        draw: () -> noise [N, C, H, W], uniform in -1..1, the same for an image in whatever batch it comes.
+    """
+
+    network: PixelNetwork
+    x: Tensor
+    own: Tensor
+    targets: Tensor | None
+    already: Tensor
+    epsilon: float
+    loss: str
+    draw: Callable[[], Tensor]
+
+    @cached_property
+    def ball(self) -> Ball:
+        """The images that may be taken: within epsilon of x, and in 0..1."""
+        return ball_around(self.x, self.epsilon)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Uniform in -1..1, [N, C, H, W]."""
+        return self.draw()
+
+    def seen(self, x: Tensor, loss: str | None = None) -> Seen:
+        """Run images [N, C, H, W] in 0..1 forwards and backwards; `loss` replaces that of the attack."""
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            scores = self.network.scores(leaf)
+            value = self.losses(scores, loss or self.loss)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        return Seen(value.detach(), gradient, self.won(scores.detach()))
+
+    def losses(self, scores: Tensor, loss: str) -> Tensor:
+        """Return what the attack raises, [N], of scores [N, K].
+
+        "cross-entropy" is -log p of the own class, or log p of the target, in nats. "margin" is above zero where the
+        network is fooled: the largest other score less that of the own class, or the target's less the largest other.
+        """
+        wanted, sign = (self.own, -1) if self.targets is None else (self.targets, 1)
+        if loss == "margin":
+            return -sign * margin_of(scores, wanted)
+        return sign * self.network.network.readout.log_probabilities(scores).gather(1, wanted[:, None])[:, 0]
+
+    def won(self, scores: Tensor) -> Tensor:
+        """Return whether scores [N, K] are what the attack wants, bool [N]."""
+        top = scores.argmax(1)
+        return top != self.own if self.targets is None else top == self.targets
+
+    def fooled(self, x: Tensor) -> Tensor:
+        """Return whether the network is fooled by images [N, C, H, W] in 0..1, bool [N]."""
+        with torch.no_grad():
+            return self.won(self.network.scores(x))
+
+
+def chosen(which: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the images [N, C, H, W] of `first` where `which`, bool [N], holds, and those of `second` elsewhere."""
+    return torch.where(which[:, None, None, None], first, second)

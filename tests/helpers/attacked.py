@@ -1,0 +1,60 @@
+"""Small classifiers, images and the batches of them that attacks are given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import deconvviz as dv
+from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
+from deconvviz.studies.attack.victims import Victims
+
+SIDE = 12
+PLAIN = dv.Preprocess(resize=None, crop=SIDE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+
+def classifier(seed: int = 0) -> nn.Module:
+    """A lively network with BatchNorm, an in-place rectifier and pooling."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(150, 4)).eval()
+
+
+def linear(classes: int = 2, side: int = SIDE, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes)).eval()
+
+
+def images(count: int = 6, side: int = SIDE, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels in 0..1, black and white among them."""
+    x = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return (1.2 * x - 0.1).clamp(0, 1).to(dtype)
+
+
+def victims(
+    model: nn.Module,
+    x: Tensor,
+    epsilon: float,
+    own: Tensor | None = None,
+    target: int | None = None,
+    preprocess: dv.Preprocess = PLAIN,
+    loss: str = "cross-entropy",
+) -> Victims:
+    network = PixelNetwork(dv.capture(model, tuple(x.shape[1:])), PixelScale(preprocess))
+    before = network.scores(x).argmax(1)
+    own = before if own is None else own
+    targets = None if target is None else torch.full_like(own, target)
+
+    def noise() -> Tensor:
+        return 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype) - 1
+
+    return Victims(
+        network=network,
+        x=x,
+        own=own,
+        targets=targets,
+        already=before != own if targets is None else before == targets,
+        epsilon=epsilon,
+        loss=loss,
+        draw=noise,
+    )
