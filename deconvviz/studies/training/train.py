@@ -240,7 +240,7 @@ class NetworkTraining:
         """Train from where the file stands until the recipe's last epoch."""
         total = self.recipe.epochs * self.per_epoch
         states = self.restore()
-        with self.additions.taking_part(self._course(), states):
+        with self.additions.taking_part(self.course(), states):
             if states is None:  # so that a wrong place is found out before the work
                 self.commit()
             with self.options.run.bar("step", total, "training", self.position.step) as bar:
@@ -253,7 +253,8 @@ class NetworkTraining:
             history=self.history,
         )
 
-    def _course(self) -> Course:
+    def course(self) -> Course:
+        """Return what the additions are told of the training."""
         return Course(
             model=self.model,
             device=self.device,
