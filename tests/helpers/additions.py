@@ -16,6 +16,8 @@ from torch import nn
 
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.graph.capture import capture
+from deconvviz.studies.attack.measure import attack
 from deconvviz.studies.training.additions.base import Addition
 from deconvviz.studies.training.additions.registry import addition
 from deconvviz.studies.training.recipe import Recipe
@@ -65,6 +67,16 @@ class Trial:
     network: Callable[[], nn.Module] = small_network
 
 
+def key_points(folder: pathlib.Path) -> str:
+    """Write the key points of the images, by an attack on the network as it is before it is trained."""
+    out = folder / "points.h5"
+    about: dict[str, Any] = {"away_from": "top", "epsilons": [0.3], "progress": False}
+    network = capture(small_network().eval(), PLAIN.shape)
+    study = attack(network, squares(), "sparse", out, preprocess=PLAIN, method_options={"mask_steps": 10}, **about)
+    assert study.success[0] > 0.5
+    return str(out)
+
+
 TRIALS: dict[str, Trial] = {
     "hide-and-seek": Trial(options=lambda _: {"cells": 3}, off=lambda _: {"hidden": 0.0}),
     "colour-jitter": Trial(
@@ -72,6 +84,10 @@ TRIALS: dict[str, Trial] = {
     ),
     "random-erasing": Trial(off=lambda _: {"probability": 0.0}),
     "mixup": Trial(),
+    "adv-mask": Trial(
+        options=lambda folder: {"points": key_points(folder), "epochs": 2},
+        off=lambda folder: {"points": key_points(folder), "final": 0.0},
+    ),
 }
 
 

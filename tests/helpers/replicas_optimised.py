@@ -173,7 +173,7 @@ def sparse_attack(
         scores = net(leaf)[0]
         margin = max(scores[c] for c in range(len(scores)) if c != target) - scores[target]
         (gradient,) = torch.autograd.grad(margin, leaf)
-        return float(margin), gradient[0].numpy()
+        return float(margin.detach()), gradient[0].numpy()
 
     def cut(n: Array) -> Array:
         return np.asarray(np.minimum(np.maximum(image + np.clip(n, -radius, radius), black), white) - image)
