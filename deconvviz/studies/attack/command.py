@@ -260,12 +260,13 @@ def _write(study: AttackStudy, out: str, network: str, page: Page, shown: str) -
 def caption_of(study: AttackStudy) -> str:
     """Return what the figure of images shows."""
     wanted = {
-        "label": "away from its label's class",
-        "top": "away from the class that the network finds in it",
+        "label": "each away from its label's class",
+        "top": "each away from the class that the network finds in it",
     }[study.config["away_from"]]
-    epsilon = LEVELS * study.epsilons[-1]
+    epsilon, target = LEVELS * study.epsilons[-1], study.target
+    towards = "" if target is None else f" towards {study.class_name(target)}"
     return (
-        f"{counted(len(study.shown), 'image')} of {study.done}, attacked {wanted}; no pixel may change by more than "
+        f"{counted(len(study.shown), 'image')} of {study.done}, attacked{towards}, {wanted}; no pixel may change by more than "
         f"{epsilon:g}/255. Below each picture is the class that the network finds, and p, the probability of the class "
         "that it shall not find. The change is the mean over the colours, from blue, darker, to red, lighter; all rows "
         "have one scale."
