@@ -28,6 +28,7 @@ from deconvviz.cam.methods import (  # noqa: F401, they register
     full_gradient,
     gradient,
     images,
+    inhibition,
     optimised,
     perturbation,
     pixels,
