@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_laplace
+from scipy.ndimage import gaussian_laplace  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import replicas as r
 import replicas_attribution as ra
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,14 @@ from deconvviz.errors import CamError, DataError
 def test_the_kernel_is_the_laplacian_of_a_gaussian(sigma: float, centred: bool) -> None:
     kernel = laplacian_of_gaussian(sigma, centred)
     assert np.abs(kernel - ra.hat(sigma, centred)).max() < 1e-15
-    assert np.array_equal(kernel, kernel.T) or np.abs(kernel - kernel.T).max() < 1e-17
+    assert np.abs(kernel - kernel.T).max() < 1e-15
 
 
 def test_one_kernel_inhibits_and_the_released_one_blurs() -> None:
     hat, released = laplacian_of_gaussian(), laplacian_of_gaussian(11, centred=False)
-    assert hat[2, 2] == pytest.approx(-0.318, abs=1e-3) and hat[1, 2] > 0 and hat[0, 2] > 0
+    assert hat[2, 2] == pytest.approx(-0.318, abs=1e-3) and hat[1, 2] < 0 < hat[0, 2]
     assert (released < 0).all() and released.sum() == pytest.approx(-1.5e-5, rel=0.05)
-    assert np.ptp(released) < 6e-7  # nearly the same weight everywhere
+    assert released.min() == pytest.approx(-1.05e-6, rel=0.01) and released.max() == pytest.approx(-4.5e-7, rel=0.01)
 
 
 @pytest.mark.parametrize("sigma", [0, -1.0, float("nan"), float("inf"), True])
@@ -36,7 +37,7 @@ def test_a_sigma_that_is_none(sigma: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_planted_maps(dtype: torch.dtype) -> None:
-    """A constant map gives nothing, a peak stands out and silences its neighbours, half of white noise stands out."""
+    """A constant map gives nothing; a peak stands out and silences what is two places away; half of noise passes."""
     kernel = laplacian_of_gaussian()
     for value in (1e-20, 0.1, 3.7, 1e20):
         response, rounding = lateral_response(torch.full((1, 9, 9), value, dtype=dtype), kernel)
@@ -48,7 +49,7 @@ def test_planted_maps(dtype: torch.dtype) -> None:
     peak = 0.1 * noise.abs()
     peak[:, 8, 8] = 5
     stands_out = torch.greater(*lateral_response(peak, kernel))
-    assert stands_out[:, 8, 8].all() and not stands_out[:, [7, 9], 8].any() and not stands_out[:, 8, [7, 9]].any()
+    assert stands_out[:, 8, 8].all() and not stands_out[:, [6, 10], 8].any() and not stands_out[:, 8, [6, 10]].any()
 
 
 class Residual(nn.Module):
@@ -80,7 +81,7 @@ def test_each_rectifier_counts_by_its_own_gradient() -> None:
     expected = np.zeros((2, 10, 9))
     for gradient in gradients:
         for image, strength in enumerate(gradient.norm(dim=1).numpy()):
-            expected[image] += np.maximum(ra.resize(-ra.correlated(strength, ra.hat(1.0, True)), (10, 9)), 0)
+            expected[image] += np.maximum(r.resize(-ra.correlated(strength, ra.hat(1.0, True)), (10, 9)), 0)
     found = dv.cam("lateral-inhibition", dv.capture(model, (3, 10, 9)))(x, 1, raw=True)
     assert np.abs(found.numpy() - expected).max() < 1e-12 and expected.max() > 0
 

@@ -7,32 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from additions import PLAIN, squares
 from torch import Tensor, nn
 
 from deconvviz.data.feed import Feed
-from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.training.additions.base import Addition, Course, Step
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.train import train
 
-SIDE = 12
-PLAIN = Preprocess(resize=SIDE, crop=SIDE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-
 
 class Cut(Exception):
     """A training was interrupted."""
-
-
-def squares(count: int = 40, seed: int = 0) -> InMemoryImages:
-    """Images of noise with a bright or a dark square."""
-    rng = np.random.default_rng(seed)
-    labels = [n % 2 for n in range(count)]
-    pictures = rng.integers(90, 160, (count, 16, 16, 3), np.uint8)
-    for picture, label in zip(pictures, labels, strict=True):
-        y, x = rng.integers(2, 8, 2)
-        picture[y : y + 5, x : x + 5] = 250 if label else 5
-    return InMemoryImages(pictures, labels, ("dark", "bright"))
 
 
 def small_net(inplace: bool = False, seed: int = 1) -> nn.Sequential:
@@ -44,12 +30,10 @@ def small_net(inplace: bool = False, seed: int = 1) -> nn.Sequential:
     )  # fmt: skip
 
 
-def course_of(model: nn.Module, side: int = SIDE, channels: int = 3, images: Any = None) -> Course:
+def course_of(model: nn.Module, side: int = 12) -> Course:
     """A course over images of squares, of which every fourth is held out."""
-    images = squares() if images is None else images
-    mean, std = (0.5,) * channels, (0.25,) * channels
-    preprocess = Preprocess(resize=side, crop=side, mean=mean, std=std, channels=channels)
-    places = np.arange(len(images))
+    images, preprocess = squares(), Preprocess(resize=side, crop=side)
+    places = np.arange(len(images) - 1)
     return Course(
         model=model,
         device=torch.device("cpu"),

@@ -198,9 +198,7 @@ def rectifier_strengths(net: nn.Sequential, x: Array, target: int) -> list[Array
     return strengths
 
 
-def lateral_inhibition(
-    net: nn.Sequential, x: Array, target: int, sigma: float = 1.0, centred: bool = True
-) -> Array:
+def lateral_inhibition(net: nn.Sequential, x: Array, target: int, sigma: float = 1.0, centred: bool = True) -> Array:
     """sum over ReLUs of ReLU(up(-(LoG * G))) (2208.06918, released code)."""
     strengths, kernel = rectifier_strengths(net, x, target), hat(sigma, centred)
     return np.asarray(sum(np.maximum(resize(-correlated(g, kernel), x.shape[1:]), 0) for g in strengths))

@@ -20,10 +20,11 @@ from deconvviz.graph.reach import axes_of, lengths
 def lateral_inhibition(v: View, sigma: float = 1.0, centred: bool = True) -> Tensor:
     """sum over rectifiers of ReLU(up(-(LoG * G))), G the norm over channels of dy/d(the rectifier's input).
 
-    Jiang et al. 2022, arXiv 2208.06918, as in the released code but for the kernel: LoG is 5 x 5, borders are reflected.
-    sigma: of LoG, in positions of each map; 1 is a Mexican hat. centred: its mean is subtracted, so that a constant G
-    gives nothing. sigma=11 centred=false is the released kernel, which is a blur: nothing inhibits anything. Responses
-    up to a millionth of the largest possible are rounding. Rectifiers with maps below 3 x 3, or without, take no part.
+    Jiang et al. 2022, arXiv 2208.06918, as in the released code but for the kernel. LoG is 5 x 5, and the border is
+    reflected. sigma: of LoG, in positions of each map; 1 is a Mexican hat. centred: its mean is subtracted, so that a
+    constant G gives nothing. sigma=11 centred=false is the released kernel, a blur: nothing inhibits anything.
+    Responses up to a millionth of the largest possible are rounding. Rectifiers with maps below 3 x 3, or without, take
+    no part.
     """
     network, kernel = network_of(v), laplacian_of_gaussian(sigma, centred)
     policy = Policy("gradient", lrn="gradient")
@@ -53,4 +54,5 @@ def _strength(gradient: Tensor | None, node: fx.Node) -> Tensor:
     """Return the norm over channels of a gradient at each position, [N, h, w]."""
     axes = axes_of(node)
     assert gradient is not None and axes is not None
-    return torch.linalg.vector_norm(gradient.movedim(axes, (-2, -1)).flatten(1, -3), dim=1)
+    strength: Tensor = torch.linalg.vector_norm(gradient.movedim(axes, (-2, -1)).flatten(1, -3), dim=1)
+    return strength

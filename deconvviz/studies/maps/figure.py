@@ -283,9 +283,7 @@ def _matrix_size(layer: LayerKernels, width: float) -> tuple[float, float]:
     return max(longer * inputs / filters, 0.5), longer
 
 
-def _draw_matrix(
-    sheet: Sheet, layer: LayerKernels, values: Floats, label: str, most: float | None, top: float
-) -> None:
+def _draw_matrix(sheet: Sheet, layer: LayerKernels, values: Floats, label: str, most: float | None, top: float) -> None:
     width, height = _matrix_size(layer, sheet.width)
     axes = sheet.axes(LEFT + AXES[0], top - height, width, height)
     filters, inputs = layer.norms.shape

@@ -279,7 +279,8 @@ class NetworkTraining:
         torch.manual_seed(int(address.generate_state(1)[0]))  # dropout
         labels = torch.from_numpy(self.training.labels[batch.places]).to(self.device)
         indices = self.training.indices[batch.places]
-        step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed)
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed, rate=rate)
         crops = self._crops(self.additions.pictures(batch.pictures, step), np.random.default_rng(address))
         x = self.preprocess.tensor(self.additions.crops(crops, step), self.device)
         x, targets = self.additions.inputs(x, labels, step)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import replicas_attribution as ra
 import torch
-from courses import Cut, course_of, cut_after, same_weights, step_of, trained
+from courses import course_of, same_weights, step_of, trained
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from deconvviz.errors import TrainingError
 from deconvviz.studies.training.additions import gradient_mask
@@ -38,31 +37,32 @@ def mask_by_hand(gradient: Tensor, soft: bool = False) -> Tensor:
 def test_hooks_against_a_backward_pass_by_hand(options: dict[str, Any], inplace: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace), nn.Conv2d(4, 5, 3)).double()
-    first, second = model[0], model[2]
+    first = model[0]
+    weights, upper = next(model.parameters()), list(model.parameters())[2].detach()
     x, signal = torch.randn(3, 3, 11, 10, dtype=torch.float64), torch.randn(3, 5, 7, 6, dtype=torch.float64)
     plain = model(x.clone()).detach()
 
     addition = GradientMask(images=0, **options)
-    addition.begin(course_of(model.float()))
-    model.double()
+    addition.begin(course_of(model))
     addition.inputs(x, torch.zeros(3), step_of(torch.zeros(3)))
     leaf = x.clone().requires_grad_()
     out = model(leaf)
-    weight, image = torch.autograd.grad((out * signal).sum(), [first.weight, leaf])
+    weight, image = torch.autograd.grad((out * signal).sum(), [weights, leaf])
     figures = addition.end_epoch(0)
     addition.end()
 
     z = first(x).detach()
-    incoming = conv2d_input(z.shape, second.weight.detach(), signal) * (z > 0)
+    incoming = functional.conv_transpose2d(signal, upper) * (z > 0)
     kept = mask_by_hand(incoming, options.get("soft", False)) * incoming
     energy = float(kept.square().sum() / incoming.square().sum())
     if options.get("renormalise"):
         kept = kept * (incoming.flatten(1).norm(dim=1) / kept.flatten(1).norm(dim=1)).reshape(-1, 1, 1, 1)
+    patches = x.unfold(2, 3, 1).unfold(3, 3, 1)  # what each position of the first convolution reads
     assert torch.equal(out, plain)  # forwards nothing changes
     assert 0.1 < energy < 0.95 and figures["kept energy/1"] == pytest.approx(energy, abs=1e-12)
     for found, expected in (
-        (weight, conv2d_weight(x, first.weight.shape, kept)),
-        (image, conv2d_input(x.shape, first.weight.detach(), kept)),
+        (weight, torch.einsum("ncijuv,nkij->kcuv", patches, kept)),
+        (image, functional.conv_transpose2d(kept, weights.detach())),
     ):
         assert (found - expected).abs().max() < 1e-10 * expected.abs().max()
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -96,7 +96,7 @@ def test_planted_gradients() -> None:
 
     kernel = laplacian_of_gaussian()
     mask = lateral_mask(noise, kernel)
-    assert mask[:, 0, 7, 7].all() and not mask[:, 0, 6, 7].any()
+    assert mask[:, 0, 7, 7].all() and not mask[:, 0, [5, 9], 7].any()
     far = mask[:, 0, :4].mean()  # |noise| is not symmetric about its mean; the median of its response is near 0
     assert 0.4 < far < 0.55
     for constant in (torch.full((2, 4, 6, 6), 0.3), torch.zeros(2, 4, 6, 6)):
@@ -128,16 +128,6 @@ def test_before_its_first_epoch_it_changes_nothing(tmp_path: pathlib.Path) -> No
     assert ["gradient_mask_kept_energy/4" in record for record in history] == [False, False, True]
 
 
-@pytest.mark.parametrize("steps", [2, 4, 5])
-def test_interrupted_and_continued(tmp_path: pathlib.Path, steps: int) -> None:
-    options: dict[str, Any] = {"soft": True, "images": 4}
-    straight, history = trained(tmp_path / "a.pth", [GradientMask(**options)])
-    with pytest.raises(Cut):
-        trained(tmp_path / "b.pth", [cut_after(steps, GradientMask, **options)], commit_every=2)
-    continued, again = trained(tmp_path / "b.pth", [GradientMask(**options)])
-    assert same_weights(straight, continued) and history == again
-
-
 def test_the_quality_of_a_linear_networks_gradients() -> None:
     """Of logits W x the gradient of an image is (p - e_y) x^T: mean, variance and cosine follow."""
     torch.manual_seed(0)
@@ -147,7 +137,9 @@ def test_the_quality_of_a_linear_networks_gradients() -> None:
     def gradients(images: Tensor, classes: Tensor) -> np.ndarray[Any, Any]:
         p = model(images).softmax(1).detach()
         errors = (p - functional.one_hot(classes, 3)).numpy()
-        return np.stack([np.outer(e, image).ravel() for e, image in zip(errors, images.flatten(1).numpy(), strict=True)])
+        return np.stack(
+            [np.outer(e, image).ravel() for e, image in zip(errors, images.flatten(1).numpy(), strict=True)]
+        )
 
     others = x[:3].flip(0) + 0.3, labels[:3]
     own, unseen = gradients(x, labels), gradients(*others).mean(0)
@@ -184,7 +176,7 @@ def test_batchnorm_is_measured_as_it_is_used() -> None:
     ("options", "complaint"),
     [
         ({"sigma": 0}, "sigma"),
-        ({"from_epoch": 0}, "from_epoch"),
+        ({"from_epoch": 0}, "from epoch"),
         ({"images": 1}, "images"),
         ({"images": 2.5}, "images"),
     ],

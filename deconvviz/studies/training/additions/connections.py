@@ -65,8 +65,8 @@ class Connections(nn.Module):
         Args:
             rate: learning rate.
             price: lambda, what a connection costs.
-            proxy: what stands for H backwards: "identity", whose derivative is 1 everywhere, or "relu", whose derivative
-                is 0 where a connection is off: then it never comes back, as the paper proves it may not.
+            proxy: what stands for H backwards: "identity", whose derivative is 1 everywhere, or "relu", whose
+                derivative is 0 where a connection is off: it then never comes back.
         """
         if self.mask.grad is None:
             return

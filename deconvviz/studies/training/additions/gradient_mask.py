@@ -17,7 +17,7 @@ from deconvviz.cam.inhibition import LEAST, laplacian_of_gaussian, lateral_respo
 from deconvviz.errors import TrainingError, require
 from deconvviz.studies.training.additions.base import Addition, Course, Step
 from deconvviz.studies.training.additions.gradient_quality import gradient_quality
-from deconvviz.studies.training.additions.registry import addition
+from deconvviz.studies.training.additions.registry import registered
 from deconvviz.studies.training.additions.shapes import RECTIFIERS, output_shapes
 from deconvviz.types import Floats
 
@@ -51,7 +51,7 @@ def renormalised(kept: Tensor, gradient: Tensor) -> Tensor:
     return kept * factor.reshape(-1, *[1] * (kept.dim() - 1))
 
 
-@addition
+@registered
 @dataclass
 class GradientMask(Addition):
     """Lateral inhibition of the gradient: at each rectifier, what does not stand out from its neighbours is masked.
@@ -64,9 +64,9 @@ class GradientMask(Addition):
     gives g of each image its former norm back, so that the learning rate means the same (false); from_epoch, the first
     epoch with masks (1); images, on which the quality of the gradients is measured after each epoch (32; 0: not at all).
 
-    In the history, for each layer: "kept_energy", |M g|^2 / |g|^2 over the epoch; "signal_to_noise", the mean over the
-    layer's weights of (E g)^2 / Var g over images (pure noise has about 1 / images); "cosine", of the gradient of these
-    images and that of as many held-out ones.
+    In the history, for each layer: "kept_energy", |M g|^2 / |g|^2 over the epoch; "signal_to_noise", the mean over
+    those of the layer's weights whose gradient varies of (E g)^2 / Var g over images (pure noise has about 1 /
+    images); "cosine", of the gradient of these images and that of as many held-out ones.
 
     Source: Jiang et al. 2022, arXiv 2208.06918. Their abstract and the code of their map were available, not their rule
     of training and not their criterion of quality: the mask, its options and the three figures are ours. Their kernel
@@ -121,7 +121,7 @@ class GradientMask(Addition):
         if not (self._masking and x.requires_grad and _has_maps(x.shape)):
             return None
         own = x.clone() if getattr(module, "inplace", False) else x.view_as(x)  # others may read x too
-        own.register_hook(partial(self._masked, name))
+        own.register_hook(partial(self._masked, name))  # type: ignore[no-untyped-call]
         return own, *rest
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How good the gradients of a layer's weights are: how much of them is common to the images, and how far they generalise."""
+"""How good the gradients of a layer's weights are: what of them is common to the images, and holds for others."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _moments(samples: Iterator[list[Tensor]], weights: Sequence[Tensor]) -> tupl
     """Return the mean and the variance over samples of each tensor, the variance over N - 1."""
     means = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
     squares, count = [torch.zeros_like(mean) for mean in means], 0
-    for count, sample in enumerate(samples, 1):  # noqa: B007, it is read after the loop
+    for count, sample in enumerate(samples, 1):
         for mean, square, value in zip(means, squares, sample, strict=True):
             step = value - mean
             mean += step / count

@@ -13,13 +13,13 @@ from torch.utils.hooks import RemovableHandle
 from deconvviz.errors import TrainingError, nearest, require
 from deconvviz.studies.training.additions import templates
 from deconvviz.studies.training.additions.base import Addition, Course, Part
-from deconvviz.studies.training.additions.registry import addition
+from deconvviz.studies.training.additions.registry import registered
 from deconvviz.studies.training.additions.shapes import RECTIFIERS, output_shapes
 
 FORMS = ("information", "spread")
 
 
-@addition
+@registered
 @dataclass
 class InterpretableFilters(Addition):
     """A loss that asks each filter of a layer for maps with one peak, so that it stands for one part of one thing.
@@ -30,7 +30,7 @@ class InterpretableFilters(Addition):
     activity that is on other classes. A filter's class is the one in which its largest values were highest on average
     in the epoch before; in the first epoch there is none, and the distance counts on all images.
 
-    Options: layer, by default the last rectifier that gives maps (what is named is rectified); form (information);
+    Options: layer, whose values are rectified (last: the last rectifier that gives maps); form (information);
     weight of the loss (1); slope, how fast a template falls from its peak (2); mask, whether the maps are also
     multiplied by the template at their peak while training (false: the file's network has no such layer).
 
@@ -44,7 +44,7 @@ class InterpretableFilters(Addition):
     """
 
     name = "interpretable-filters"
-    layer: str = ""
+    layer: str = "last"
     form: str = "information"
     weight: float = 1.0
     slope: float = templates.SLOPE
@@ -66,15 +66,15 @@ class InterpretableFilters(Addition):
         shapes = output_shapes(course.model, course.preprocess, course.device)
         fitting = [name for name, (_, given) in shapes.items() if len(given[-1]) == 4 and min(given[-1][2:]) > 1]
         rectified = [name for name in fitting if isinstance(shapes[name][0], RECTIFIERS)]
-        layer = self.layer or (rectified or fitting or [""])[-1]
+        layer = self.layer if self.layer != "last" else (rectified or fitting or ["last"])[-1]
         if layer not in fitting:
             raise TrainingError(f"interpretable-filters: no layer {layer!r} that gives maps; {nearest(layer, fitting)}")
         module, given = shapes[layer]
         self._handle = module.register_forward_hook(self._after)
-        filters, like = given[-1][1], {"dtype": torch.float64, "device": course.device}
-        self._maxima = torch.zeros(len(course.classes), filters, **like)  # sums over the epoch's images of a class
-        self._counts = torch.zeros(len(course.classes), 1, **like)
-        self._spread = torch.zeros(2, **like)  # sum over parts of a batch, weighed by their images; and these
+        filters, like = given[-1][1], torch.zeros((), dtype=torch.float64, device=course.device)
+        self._maxima = like.new_zeros(len(course.classes), filters)  # sums over the epoch's images of a class
+        self._counts = like.new_zeros(len(course.classes), 1)
+        self._spread = like.new_zeros(2)  # sum over parts of a batch, weighed by their images; and these
         self._own: Tensor | None = None  # int64 [filters], the class of each
 
     def _after(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:

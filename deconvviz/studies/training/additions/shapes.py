@@ -49,7 +49,8 @@ def output_shapes(model: nn.Module, preprocess: Preprocess, device: torch.device
     ]
     try:
         with torch.inference_mode(), evaluating(model):
-            model(torch.zeros(1, *preprocess.shape, device=device))
+            dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+            model(torch.zeros(1, *preprocess.shape, device=device, dtype=dtype))
     finally:
         for handle in handles:
             handle.remove()

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from deconvviz.errors import TrainingError, require
 from deconvviz.studies.training.additions.base import Addition, Course, Step
 from deconvviz.studies.training.additions.connections import PROXIES, Connections, gated_layers, with_connections
-from deconvviz.studies.training.additions.registry import addition
+from deconvviz.studies.training.additions.registry import registered
 from deconvviz.studies.training.additions.shapes import output_shapes
 
 EXEMPT = ("none", "first", "last", "both")
 
 
-@addition
+@registered
 @dataclass
 class SparseConnections(Addition):
     """Each connection has a switch that is learned along with its weight, and each costs something.
@@ -30,18 +30,19 @@ class SparseConnections(Addition):
     w dL/d(w H(m)), divided by its root mean square over the filter, plus the price; w gets H(m) dL/d(w H(m)). All are
     on at first (m = 0.5), m stays within -1 and 1 and learns by plain SGD.
 
-    Options: price, in units of a filter's typical gradient (0.02; 0: all stay on); rate, the learning rate of m (0.01); exempt, layers
-    that keep all connections: none, first, last or both (none); falls, after that many falls of the recipe's learning
-    rate m no longer changes (1; 0: never frozen); proxy, what stands for H backwards: identity, or relu, under which a
-    connection that is off never comes back (identity).
+    Options: price, in units of a filter's typical gradient (0.02; 0: all stay on); rate, the learning rate of m (0.01);
+    exempt, layers that keep all connections: none, first, last or both (none); falls, after that many falls of the
+    recipe's learning rate m no longer changes (1; 0: never frozen); proxy, what stands for H backwards: identity, or
+    relu, under which a connection that is off never comes back (identity).
 
     In the history: "connections" that are on; "multiply_adds" that they cost for one image; "filters_without_any", of
-    all layers with switches; "kept", the share that is on, for each layer. The file holds w H(m), so that every command sees the sparse network.
+    all layers with switches; "kept", the share that is on, for each layer. The file holds w H(m), so that every command
+    sees the sparse network.
 
     Source: Tang et al. 2022, arXiv 2201.05020, of which the abstract was available: the rule, that the stand-in for H
     must have a positive derivative everywhere, the choice of the identity, and the normalisation for each feature are
-    theirs; start, bounds, rate, root mean square and the freezing are ours. What it cannot show: that a connection which
-    is off is useless; with another seed another one may be.
+    theirs; start, bounds, rate, root mean square and the freezing are ours. What it cannot show: that a connection
+    which is off is useless; with another seed another one may be.
     """
 
     name = "sparse-connections"
@@ -73,7 +74,7 @@ class SparseConnections(Addition):
         names = [name for name in names if name not in spared]
         if not names:
             raise TrainingError("sparse-connections: the network has no convolution or linear layer to make sparse")
-        self._places = {name: sum(math.prod(shape[2:]) for shape in shapes[name][1]) for name in names}
+        self._places = {name: sum(_places(shapes[name][0], shape) for shape in shapes[name][1]) for name in names}
         self._connections = {name: with_connections(self._layers[name]) for name in names}
 
     def after_backward(self, step: Step) -> None:
@@ -125,3 +126,8 @@ class SparseConnections(Addition):
         for name in self._connections:
             parametrize.remove_parametrizations(self._layers[name], "weight")
         self._connections = {}
+
+
+def _places(layer: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return at how many places a layer with an output [1, ...] computes the value of each of its filters."""
+    return math.prod(shape[1:-1] if isinstance(layer, nn.Linear) else shape[2:])

@@ -16,7 +16,10 @@ def distances(height: int, width: int, like: Tensor) -> Tensor:
     >>> distances(1, 3, torch.zeros(()))[0]
     tensor([[0., 1., 2.]])
     """
-    rows, columns = (torch.linspace(-1, 1, side).to(like) if side > 1 else like.new_zeros(1) for side in (height, width))
+    rows, columns = (
+        torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device) if side > 1 else like.new_zeros(1)
+        for side in (height, width)
+    )
     down = (rows[:, None] - rows).abs()[:, None, :, None]
     across = (columns[:, None] - columns).abs()[None, :, None, :]
     return (down + across).reshape(height * width, height, width)
