@@ -211,7 +211,7 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
     for name, points in _metrics(trained.history).items():
         figure, _, layer = name.partition("/")
         if layer:
-            panels.setdefault(figure.replace("_", " "), {})[layer] = points
+            panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
             continue
         is_share = name == "right" or "acc" in name.lower() or "top" in name
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"

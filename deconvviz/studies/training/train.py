@@ -333,7 +333,10 @@ class NetworkTraining:
             self.recorder(epoch + 1, self.model, **metrics)
         if self.options.progress:
             name = f"epoch {epoch + 1}/{self.recipe.epochs}"
-            write_line(report_epoch(name, metrics, record["seconds"]))
+            told = {
+                key: value for key, value in metrics.items() if "/" not in key
+            }  # what is of one layer is in the file
+            write_line(report_epoch(name, told, record["seconds"]))
 
     def _validated(self) -> dict[str, float]:
         if not len(self.held_out):

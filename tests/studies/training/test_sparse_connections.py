@@ -121,7 +121,7 @@ def test_under_the_relu_what_was_dropped_wrongly_never_returns() -> None:
 
 
 def kept(history: list[dict[str, float]]) -> float:
-    return history[-1]["sparse_connections_connections/all"]
+    return history[-1]["sparse_connections_connections/all_layers"]
 
 
 def test_the_count_falls_with_the_price(tmp_path: pathlib.Path) -> None:
@@ -151,10 +151,10 @@ def test_what_is_counted_and_what_the_files_hold(tmp_path: pathlib.Path) -> None
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
     counts = {name.split(".")[0]: int((tensor != 0).sum()) for name, tensor in weights.items()}
     assert counts["0"] == weights["0.weight"].numel()
-    assert last["sparse_connections_connections/all"] == counts["3"] + counts["6"] < 0.8 * (6 * 8 * 4 + 128 * 2)
-    assert last["sparse_connections_multiply_adds/all"] == counts["3"] * 16 + counts["6"]
+    assert last["sparse_connections_connections/all_layers"] == counts["3"] + counts["6"] < 0.8 * (6 * 8 * 4 + 128 * 2)
+    assert last["sparse_connections_multiply_adds/all_layers"] == counts["3"] * 16 + counts["6"]
     empty = sum(int((weights[f"{n}.weight"].flatten(1) == 0).all(1).sum()) for n in (3, 6))
-    assert last["sparse_connections_filters_without_any/all"] == empty
+    assert last["sparse_connections_filters_without_any/all_layers"] == empty
     assert last["sparse_connections_kept/3"] == counts["3"] / (6 * 8 * 4)
     assert "sparse_connections_kept/0" not in last
 

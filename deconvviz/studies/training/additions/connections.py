@@ -100,6 +100,15 @@ def with_connections(layer: nn.Module) -> Connections:
     return connections
 
 
+def without_connections(layer: nn.Module) -> None:
+    """Leave w H(m) in the place of a layer's weights, which are the same parameter as before, in the same order."""
+    parametrize.remove_parametrizations(layer, "weight")
+    bias = layer.bias
+    if isinstance(bias, nn.Parameter):  # it has come to stand before the weights; files and optimisers tell by order
+        del layer.bias
+        layer.register_parameter("bias", bias)
+
+
 def gated_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the convolutions and linear layers of a model with their names, in the model's order."""
     for name, module in model.named_modules():

@@ -62,7 +62,7 @@ class GradientMask(Addition):
 
     Options: sigma of the Gaussian in positions of the map (1); soft, M = max(R, 0) / max R (false); renormalise, which
     gives g of each image its former norm back, so that the learning rate means the same (false); from_epoch, the first
-    epoch with masks (1); images, on which the quality of the gradients is measured after each epoch (32; 0: not at all).
+    epoch with masks (1); images, on which the quality of the gradients is measured after each epoch (32; 0: none).
 
     In the history, for each layer: "kept_energy", |M g|^2 / |g|^2 over the epoch; "signal_to_noise", the mean over
     those of the layer's weights whose gradient varies of (E g)^2 / Var g over images (pure noise has about 1 /

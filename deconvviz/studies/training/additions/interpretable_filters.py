@@ -25,7 +25,8 @@ class InterpretableFilters(Addition):
     """A loss that asks each filter of a layer for maps with one peak, so that it stands for one part of one thing.
 
     form=information: minus the mutual information of a filter's maps X and templates T, of a single peak at each place
-    or of silence: sum_T p(T) sum_X p(X|T) log(p(X|T) / p(X)), p(X|T) = exp(sum X T) / Z_T, Z_T over the batch.
+    or of silence: sum_T p(T) sum_X p(X|T) log(p(X|T) / p(X)), p(X|T) = exp(sum X T / t) / Z_T, Z_T over the batch, t
+    half of the mean sum of X.
     form=spread: the distance of a filter's activity from its peak on images of its class, plus the share of its mean
     activity that is on other classes. A filter's class is the one in which its largest values were highest on average
     in the epoch before; in the first epoch there is none, and the distance counts on all images.
@@ -38,9 +39,10 @@ class InterpretableFilters(Addition):
     distance of all activity from the peak (coordinates from -1 to 1), by which both forms can be compared.
 
     Source: Zhang, Wu, Zhu 2018, "Interpretable Convolutional Neural Networks": templates, masks and the information;
-    constants and the rectified product from memory. They let a filter's class choose between peaks and silence in an
-    approximate gradient; ours is that of the equation. The other form is ours. What it cannot show: that a part which
-    people have a name for is what a filter stands for.
+    the rectified product is from memory. They let a filter's class choose between peaks and silence in an approximate
+    gradient, and their T shrinks with the number of positions; ours is the gradient of the equation, and t makes it the
+    same for values of any size. The other form is ours. What it cannot show: that a part which people have a name for
+    is what a filter stands for.
     """
 
     name = "interpretable-filters"

@@ -9,11 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from deconvviz.errors import TrainingError, require
 from deconvviz.studies.training.additions.base import Addition, Course, Step
-from deconvviz.studies.training.additions.connections import PROXIES, Connections, gated_layers, with_connections
+from deconvviz.studies.training.additions.connections import (
+    PROXIES,
+    Connections,
+    gated_layers,
+    with_connections,
+    without_connections,
+)
 from deconvviz.studies.training.additions.registry import registered
 from deconvviz.studies.training.additions.shapes import output_shapes
 
@@ -30,7 +35,7 @@ class SparseConnections(Addition):
     w dL/d(w H(m)), divided by its root mean square over the filter, plus the price; w gets H(m) dL/d(w H(m)). All are
     on at first (m = 0.5), m stays within -1 and 1 and learns by plain SGD.
 
-    Options: price, in units of a filter's typical gradient (0.02; 0: all stay on); rate, the learning rate of m (0.01);
+    Options: price, in units of a filter's typical gradient (0.1; 0: all stay on); rate, the learning rate of m (0.01);
     exempt, layers that keep all connections: none, first, last or both (none); falls, after that many falls of the
     recipe's learning rate m no longer changes (1; 0: never frozen); proxy, what stands for H backwards: identity, or
     relu, under which a connection that is off never comes back (identity).
@@ -46,7 +51,7 @@ class SparseConnections(Addition):
     """
 
     name = "sparse-connections"
-    price: float = 0.02
+    price: float = 0.1
     rate: float = 0.01
     exempt: str = "none"
     falls: int = 1
@@ -94,9 +99,9 @@ class SparseConnections(Addition):
         counts = dict(zip(on, torch.stack([each.sum() for each in on.values()]).tolist(), strict=True))
         empty = torch.stack([(~each.flatten(1).any(1)).sum() for each in on.values()]).sum()
         return {
-            "connections/all": sum(counts.values()),
-            "multiply adds/all": sum(count * self._places[name] for name, count in counts.items()),
-            "filters without any/all": float(empty),
+            "connections/all layers": sum(counts.values()),
+            "multiply adds/all layers": sum(count * self._places[name] for name, count in counts.items()),
+            "filters without any/all layers": float(empty),
             **{f"kept/{name}": count / on[name].numel() for name, count in counts.items()},
         }
 
@@ -124,7 +129,7 @@ class SparseConnections(Addition):
     def end(self) -> None:
         """Leave w H(m) in the place of the weights."""
         for name in self._connections:
-            parametrize.remove_parametrizations(self._layers[name], "weight")
+            without_connections(self._layers[name])
         self._connections = {}
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 SLOPE = 2.0  # beta on coordinates from -1 to 1, where ICNN begins; the paper's 4 / side for each position is as steep
 
+TEMPERATURE = 0.5  # of p(X|T)
+
 
 def distances(height: int, width: int, like: Tensor) -> Tensor:
     """Return |dx| + |dy| from each position to each, on coordinates from -1 to 1, [height * width, height, width].
@@ -61,32 +63,33 @@ def information(maps: Tensor, slope: float = SLOPE) -> Tensor:
 
     For one filter, with X its map on an image of the batch and T a template:
 
-        I = sum_T p(T) sum_X p(X|T) log(p(X|T) / p(X)),   p(X|T) = exp(sum_uv X_uv T_uv) / Z_T,   Z_T over the batch
+        I = sum_T p(T) sum_X p(X|T) log(p(X|T) / p(X)),   p(X|T) = exp(sum_uv X_uv T_uv / t) / Z_T,   Z_T over the batch
 
-    T is tau times the template of a peak at one of the P positions, or -tau everywhere: the filter is silent. Every
-    template is as likely as another. It is large where each map fits one template clearly better than the others do,
-    and different images fit different ones.
+    T is the template of a peak at one of the positions, or -1 everywhere: the filter is silent. Every template is as
+    likely as another. t is half of the mean over the batch of sum_uv X_uv, so that the scale of a filter's values does
+    not count. I is large where each map fits one template clearly better than the others do, and different images fit
+    different ones.
 
     Args:
         maps: floating [N, K, h, w], not negative.
         slope: beta of the templates.
 
-    Source: Zhang, Wu, Zhu 2018, equations 2 and 3. tau = 1 / (2 P), the uniform p(T), and Z_T over the batch instead of
-    all images are from memory of the paper and of ICNN. ICNN adds the gradient of an approximation by hand; here it is
-    that of the equation.
+    Source: Zhang, Wu, Zhu 2018, equations 2 and 3; the temperature 0.5 and Z_T over the batch are those of ICNN. The
+    uniform p(T), and that t grows with the activity where the paper shrinks T with the number of positions, are our
+    choice. ICNN adds the gradient of an approximation by hand; here it is that of the equation.
 
     >>> one_place = torch.zeros(2, 1, 3, 3)
-    >>> one_place[0, 0, 0, 0] = one_place[1, 0, 2, 2] = 100.0
-    >>> bool(information(one_place) > information(torch.ones(2, 1, 3, 3)))
+    >>> one_place[0, 0, 0, 0] = one_place[1, 0, 2, 2] = 0.1
+    >>> bool(information(one_place) > 0.2 > information(torch.ones(2, 1, 3, 3)))
     True
     """
-    positions = maps[0, 0].numel()
-    height, width = maps.shape[2:]
-    positive = templates(height, width, maps, slope).flatten(1)
-    every = torch.cat([positive, -torch.ones_like(positive[:1])]) / (2 * positions)  # [T, P]
-    given = (maps.flatten(2) @ every.T).log_softmax(0)  # log p(X|T), [N, K, T]
+    positive = templates(*maps.shape[2:], maps, slope).flatten(1)
+    every = torch.cat([positive, -torch.ones_like(positive[:1])])  # [T, P]
+    activity = maps.sum((2, 3)).mean(0)[:, None]
+    fits = maps.flatten(2) @ every.T / (TEMPERATURE * torch.where(activity > 0, activity, 1))  # [N, K, T]
+    given = fits.log_softmax(0)  # log p(X|T)
     overall = given.logsumexp(2, keepdim=True) - math.log(len(every))  # log p(X)
-    return (given.exp() * (given - overall)).sum(0).mean()
+    return (given.exp() * (given - overall)).sum(0).mean(1).mean()
 
 
 def own_spread(maps: Tensor, of_own: Tensor) -> Tensor:
