@@ -29,6 +29,7 @@ from deconvviz.cam.methods import (  # noqa: F401, they register
     full_gradient,
     gradient,
     images,
+    inhibition,
     optimised,
     perturbation,
     pixels,

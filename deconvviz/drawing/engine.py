@@ -185,6 +185,8 @@ def contact_sheet(named_pictures: Sequence[tuple[Pixels, str]], columns: int = 1
 def draw_history(trained: WithHistory, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
     """Draw the metrics of a training over its epochs: a panel for shares of images, and one for all others.
 
+    What is measured layer by layer, a metric named "figure/layer", has a panel for each figure.
+
     Args:
         trained: `Snapshots`, a `Trained` network or a `TrainedExplainer`. In a training of several phases, the epochs
             are counted through.
@@ -207,6 +209,10 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
     """
     panels: dict[str, dict[str, Floats]] = {}
     for name, points in _metrics(trained.history).items():
+        figure, _, layer = name.partition("/")
+        if layer:
+            panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
+            continue
         is_share = name == "right" or "acc" in name.lower() or "top" in name
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
         panels.setdefault(label, {})[name.replace("_", " ")] = points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deconvviz.arrays import evenly
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet
 from deconvviz.types import Floats
@@ -18,10 +20,12 @@ HEIGHT, PANEL, LEAST = 2.2, 3.2, 1.2  # inches: height and width of a panel, and
 LABELS, EDGE = 0.55, 0.15  # inches: for a panel's labels, and at the page's border
 MARKED = 40  # epochs: the points of a longer training are not marked
 STYLES = ("-", "--", ":", "-.")
+ACROSS = 3  # panels in a row
+NAMED = 8  # lines of a panel that the legend names; of more, as many at even steps
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Floats]], title: str, caption: str, page: Page = OWN) -> Figure:
-    """Draw a panel for each quantity, with a line for each metric that is measured in it.
+    """Draw a panel for each quantity, with a line for each metric that is measured in it; three panels in a row.
 
     Args:
         panels: label of the vertical axis -> name of a metric -> float64 [points, 2], (epoch, value).
@@ -33,20 +37,27 @@ def draw_curves(panels: Mapping[str, Mapping[str, Floats]], title: str, caption:
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['share of images']
     """
-    fixed = len(panels) * LABELS + EDGE
-    width = page.fitted(PANEL, fixed, len(panels), LEAST)
-    sheet = Sheet(fixed + len(panels) * width, LABELS + HEIGHT + EDGE, title, caption, page=page)
+    across = min(len(panels), ACROSS)
+    fixed, rows = across * LABELS + EDGE, math.ceil(len(panels) / across)
+    width = page.fitted(PANEL, fixed, across, LEAST)
+    sheet = Sheet(fixed + across * width, rows * (LABELS + HEIGHT + EDGE), title, caption, page=page)
     for number, (label, curves) in enumerate(panels.items()):
-        axes = sheet.panel(LABELS + number * (width + LABELS), sheet.bottom + LABELS, width, HEIGHT)
+        row, column = divmod(number, across)
+        bottom = sheet.bottom + LABELS + (rows - 1 - row) * (LABELS + HEIGHT + EDGE)
+        axes = sheet.panel(LABELS + column * (width + LABELS), bottom, width, HEIGHT)
         colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(curves)))
+        named = set(evenly(len(curves), NAMED).tolist())
         for place, (name, points) in enumerate(curves.items()):
             style: dict[str, Any] = {
                 "linestyle": STYLES[place % len(STYLES)],
                 "marker": "o" if len(points) <= MARKED else "",
             }
-            axes.plot(*points.T, color=colours[place], label=name, markersize=2.5, linewidth=1.2, **style)
+            style["label"] = name if place in named else None
+            axes.plot(*points.T, color=colours[place], markersize=2.5, linewidth=1.2, **style)
         axes.set_xlabel("epoch", fontsize=7)
         axes.set_ylabel(label, fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize=SMALL, frameon=False)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # longer numbers would reach into the panel beside
+        axes.yaxis.get_offset_text().set_fontsize(SMALL)
+        axes.legend(fontsize=SMALL, framealpha=0.6, edgecolor="none")
     return sheet.figure

@@ -218,6 +218,11 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
         ({}, lambda m, n, x, c: ra.full_grad(m, c.x, TARGET)),
         ({"scaled": False}, lambda m, n, x, c: ra.full_grad(m, c.x, TARGET, scaled=False)),
     ],
+    "lateral-inhibition": [
+        ({}, lambda m, n, x, c: ra.lateral_inhibition(m, c.x, TARGET)),
+        ({"sigma": 0.6}, lambda m, n, x, c: ra.lateral_inhibition(m, c.x, TARGET, 0.6)),
+        ({"sigma": 11, "centred": False}, lambda m, n, x, c: ra.blurred_gradients(m, c.x, TARGET)),
+    ],
     "excitation-backprop": [({}, lambda m, n, x, c: ra.excitation(m, c.x, TARGET, 4))],
     "contrastive-excitation-backprop": [({}, lambda m, n, x, c: ra.excitation(m, c.x, TARGET, 4, True))],
     "lrp-gamma": [

@@ -88,6 +88,15 @@ TRIALS: dict[str, Trial] = {
         options=lambda folder: {"points": key_points(folder), "epochs": 2},
         off=lambda folder: {"points": key_points(folder), "final": 0.0},
     ),
+    "gradient-mask": Trial(options=lambda _: {"images": 4}, off=lambda _: {"from_epoch": 99, "images": 4}),
+    "sparse-connections": Trial(
+        options=lambda _: {"price": 3.0, "rate": 0.05},
+        off=lambda _: {"price": 0.0},
+    ),
+    "interpretable-filters": Trial(
+        options=lambda _: {"form": "spread", "weight": 5.0},
+        off=lambda _: {"weight": 0.0},
+    ),
 }
 
 

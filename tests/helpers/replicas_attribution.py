@@ -155,3 +155,57 @@ def full_grad(net: nn.Sequential, x: Array, target: int, scaled: bool = True) ->
             (g,) = torch.autograd.grad(net[number + 1 :](leaf.clone())[0, target], leaf)
             total = total + drawn(g[0].numpy() * module.bias.detach().numpy()[:, None, None])
     return np.asarray(total)
+
+
+def _smoothing(sigma: float, order: int, n: int) -> Array:
+    """[n,n] matrix: a Gaussian of at most 4 sigma, sum 1, or its second derivative; the border is mirrored."""
+    radius = int(4 * sigma + 0.5)
+    steps = np.arange(-radius, radius + 1)
+    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    weights = weights / weights.sum() * (1.0 if order == 0 else steps**2 / sigma**4 - 1 / sigma**2)
+    matrix = np.zeros((n, n))
+    for i in range(n):
+        for step, weight in zip(steps, weights, strict=True):
+            place = (i + step) % (2 * n)
+            matrix[i, min(place, 2 * n - 1 - place)] += weight
+    return matrix
+
+
+def hat(sigma: float, centred: bool) -> Array:
+    """[5,5], what a Laplacian of a Gaussian makes of the point in the middle of 5 x 5; centred: minus its mean."""
+    smooth, bent = (_smoothing(sigma, order, 5)[:, 2] for order in (0, 2))
+    kernel = np.outer(bent, smooth) + np.outer(smooth, bent)
+    return kernel - kernel.mean() if centred else kernel
+
+
+def correlated(a: Array, kernel: Array) -> Array:
+    """sum_ij k_ij a(u + i, v + j) for a [h,w]; the border is mirrored without repeating the edge."""
+    padded, out = np.pad(a, 2, mode="reflect"), np.zeros_like(a)
+    for u, v in np.ndindex(*a.shape):
+        out[u, v] = (kernel * padded[u : u + 5, v : v + 5]).sum()
+    return out
+
+
+def rectifier_strengths(net: nn.Sequential, x: Array, target: int) -> list[Array]:
+    """The norm over channels of dy/d(input) of every ReLU with maps of at least 3 x 3, [h,w] each."""
+    strengths, value = [], torch.tensor(x)[None]
+    for number, module in enumerate(net):
+        if isinstance(module, nn.ReLU) and value.dim() == 4 and min(value.shape[2:]) >= 3:
+            leaf = value.clone().requires_grad_()
+            (g,) = torch.autograd.grad(net[number:](leaf.clone())[0, target], leaf)
+            strengths.append(np.sqrt((g[0].numpy() ** 2).sum(0)))
+        value = module(value).detach()
+    return strengths
+
+
+def lateral_inhibition(net: nn.Sequential, x: Array, target: int, sigma: float = 1.0, centred: bool = True) -> Array:
+    """sum over ReLUs of ReLU(up(-(LoG * G))) (2208.06918, released code)."""
+    strengths, kernel = rectifier_strengths(net, x, target), hat(sigma, centred)
+    return np.asarray(sum(np.maximum(resize(-correlated(g, kernel), x.shape[1:]), 0) for g in strengths))
+
+
+def blurred_gradients(net: nn.Sequential, x: Array, target: int) -> Array:
+    """sum over ReLUs of up(G blurred by 25 positive weights): what the released kernel, sigma 11, comes to."""
+    weights = -hat(11.0, centred=False)
+    assert (weights > 0).all()
+    return np.asarray(sum(resize(correlated(g, weights), x.shape[1:]) for g in rectifier_strengths(net, x, target)))

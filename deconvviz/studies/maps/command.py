@@ -166,6 +166,11 @@ def kernels_caption(kernels: Kernels, filters: Mapping[str, Sequence[int]]) -> s
         "A pixel of a matrix is the root of the sum of squares of the kernel with which a filter (row) reads an input "
         f"channel (column){factor}."
     ] * bool(matrices)
+    if any(layer.connected is not None for layer in matrices):
+        words.append(
+            "Where weights of a layer are zero, a second matrix shows the share of each kernel's weights that are not: "
+            "dark is no connection."
+        )
     if drawn:
         notes = [[note for _, note in filter_pictures(weights)] for weights, _ in drawn]
         weak = any(of_layer[number] for of_layer, (_, numbers) in zip(notes, drawn, strict=True) for number in numbers)

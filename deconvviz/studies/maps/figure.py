@@ -216,6 +216,8 @@ def draw_kernels(
 ) -> Figure:
     """Draw the kernels of each layer: as pictures where they can be looked at, else the matrix of their norms.
 
+    Below the matrix of a layer that has weights of zero stands that of its connections.
+
     Args:
         kernels: of some layers.
         title: text above.
@@ -239,7 +241,10 @@ def draw_kernels(
         sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
         below = top - HEADING - LINE * heading.count("\n")
         if layer.pictures is None:
-            _draw_matrix(sheet, layer, below)
+            _draw_matrix(sheet, layer, layer.norms, "norm of\nthe kernel", None, below)
+            if layer.connected is not None:
+                below -= _matrix_height(layer, width)
+                _draw_matrix(sheet, layer, layer.connected, "share of its\nweights ≠ 0", 1.0, below)
         else:
             _draw_pictures(sheet, layer.pictures, numbers, columns, side, below)
         top -= height
@@ -258,9 +263,14 @@ def _kernels_heading(layer: LayerKernels, numbers: Sequence[int]) -> str:
 
 def _kernels_height(layer: LayerKernels, count: int, columns: int, side: float, width: float) -> float:
     if layer.pictures is None:
-        return HEADING + _matrix_size(layer, width)[1] + AXES[1] + 2 * BELOW
+        return HEADING + _matrix_height(layer, width) * (1 if layer.connected is None else 2)
     ratio = layer.pictures.shape[1] / layer.pictures.shape[2]
     return HEADING + math.ceil(count / columns) * float(side * ratio + LABEL + GAP) + BELOW
+
+
+def _matrix_height(layer: LayerKernels, width: float) -> float:
+    """Return the inches that a matrix takes with its labels."""
+    return _matrix_size(layer, width)[1] + AXES[1] + 2 * BELOW
 
 
 def _matrix_size(layer: LayerKernels, width: float) -> tuple[float, float]:
@@ -273,21 +283,21 @@ def _matrix_size(layer: LayerKernels, width: float) -> tuple[float, float]:
     return max(longer * inputs / filters, 0.5), longer
 
 
-def _draw_matrix(sheet: Sheet, layer: LayerKernels, top: float) -> None:
+def _draw_matrix(sheet: Sheet, layer: LayerKernels, values: Floats, label: str, most: float | None, top: float) -> None:
     width, height = _matrix_size(layer, sheet.width)
     axes = sheet.axes(LEFT + AXES[0], top - height, width, height)
     filters, inputs = layer.norms.shape
     extent = (-0.5, inputs - 0.5, filters - 0.5, -0.5)
     few = max(filters, inputs) <= MATRIX * 200  # otherwise a pixel of the page holds several kernels
-    style: Any = {"cmap": PLAIN, "vmin": 0, "interpolation": "nearest" if few else "antialiased", "aspect": "auto"}
-    image = axes.imshow(layer.norms, extent=extent, **style)
+    style: Any = {"cmap": PLAIN, "vmin": 0, "vmax": most, "interpolation": "nearest" if few else "antialiased"}
+    image = axes.imshow(values, extent=extent, aspect="auto", **style)
     axes.tick_params(labelsize=5.5, length=2, pad=1)
     for axis, length, tick in ((axes.xaxis, width, TICK[0]), (axes.yaxis, height, TICK[1])):
         axis.set_major_locator(MaxNLocator(min(max(int(length / tick), 1), 8), integer=True))
     axes.set_xlabel("input channel" + (" of the filter's group" if layer.groups > 1 else ""), fontsize=6, labelpad=1)
     axes.set_ylabel("filter", fontsize=6, labelpad=1)
     left = LEFT + AXES[0] + width + 0.08
-    sheet.colour_bar(image, "norm of\nthe kernel", left, top - height, min(height, 1.5), 0.08)
+    sheet.colour_bar(image, label, left, top - height, min(height, 1.5), 0.08)
 
 
 def _draw_pictures(

@@ -131,7 +131,12 @@ def _kernels(network: Network, layer: str) -> LayerKernels:
         )
     norms: Floats = np.sqrt((filters.effective**2).sum((2, 3)))
     one_input = filters.groups > 1 and filters.weights.shape[1] == 1 and min(filters.weights.shape[2:]) > 1
-    pictures = filters.as_pictures if filters.of_image or one_input else None
+    there = filters.weights != 0
     return LayerKernels(
-        layer=layer, norms=norms, groups=filters.groups, pictures=pictures, normalised=filters.normalised
+        layer=layer,
+        norms=norms,
+        groups=filters.groups,
+        pictures=filters.as_pictures if filters.of_image or one_input else None,
+        normalised=filters.normalised,
+        connected=None if there.all() else there.mean((2, 3)),
     )

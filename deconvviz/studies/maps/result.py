@@ -186,6 +186,8 @@ class LayerKernels:
         pictures: float64 [filters, rows, columns, inputs], the weights, where they can be looked at: the layer reads
             the image, or each filter reads one channel; None elsewhere.
         normalised: whether a BatchNorm follows, whose factor is in the norms.
+        connected: float64 [filters, inputs], the share of the kernel's weights that are not zero; None where all are,
+            as in a network that was not made sparse.
     """
 
     layer: str
@@ -193,12 +195,18 @@ class LayerKernels:
     groups: int = 1
     pictures: Floats | None = None
     normalised: bool = False
+    connected: Floats | None = None
 
     def words(self) -> str:
         """Return what the kernels are, as a line."""
         filters, inputs = self.norms.shape
         of = f", {self.groups} groups" if self.groups > 1 else ""
-        return f"{self.layer}: {counted(filters, 'filter')}, {counted(inputs, 'input channel')} each{of}"
+        words = f"{self.layer}: {counted(filters, 'filter')}, {counted(inputs, 'input channel')} each{of}"
+        if self.connected is None:
+            return words
+        without = int((self.connected == 0).all(1).sum())
+        empty = f", {counted(without, 'filter')} without any" * bool(without)
+        return f"{words}; {self.connected.mean():.1%} of the connections are there{empty}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -279,7 +279,8 @@ class NetworkTraining:
         torch.manual_seed(int(address.generate_state(1)[0]))  # dropout
         labels = torch.from_numpy(self.training.labels[batch.places]).to(self.device)
         indices = self.training.indices[batch.places]
-        step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed)
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed, rate=rate)
         crops = self._crops(self.additions.pictures(batch.pictures, step), np.random.default_rng(address))
         x = self.preprocess.tensor(self.additions.crops(crops, step), self.device)
         x, targets = self.additions.inputs(x, labels, step)
@@ -332,7 +333,10 @@ class NetworkTraining:
             self.recorder(epoch + 1, self.model, **metrics)
         if self.options.progress:
             name = f"epoch {epoch + 1}/{self.recipe.epochs}"
-            write_line(report_epoch(name, metrics, record["seconds"]))
+            told = {
+                key: value for key, value in metrics.items() if "/" not in key
+            }  # what is of one layer is in the file
+            write_line(report_epoch(name, told, record["seconds"]))
 
     def _validated(self) -> dict[str, float]:
         if not len(self.held_out):

@@ -18,7 +18,7 @@ from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.figures.page import Page
 from deconvviz.studies.maps.command import caption_of, kernels_caption
 from deconvviz.studies.maps.figure import grid_of, pictured, tiles
-from deconvviz.studies.maps.result import LayerMaps
+from deconvviz.studies.maps.result import Kernels, LayerMaps
 
 
 @pytest.fixture
@@ -113,6 +113,22 @@ def test_the_matrix_holds_the_norm_of_each_kernel(network: dv.Network) -> None:
             expected = abs(scale[row]) * np.linalg.norm(kernel[row, column])
             assert second.norms[row, column] == pytest.approx(expected)
     assert second.pictures is None and second.groups == 2
+
+
+def test_connections_that_are_missing_have_a_matrix() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 2, 1))
+    missing = torch.zeros(5, 4, 3, 3, dtype=torch.bool)
+    missing[1], missing[2, 3], missing[4, 0, 1, :] = True, True, True
+    with torch.no_grad():
+        model[1].weight[missing] = 0
+    first, second, third = dv.kernels(dv.capture(model, (3, 9, 9)), ["0", "1", "2"]).layers
+    assert first.connected is None and third.connected is None and "there" not in third.words()
+    np.testing.assert_allclose(second.connected, 1 - missing.double().mean((2, 3)).numpy())
+    assert second.words().endswith("73.3% of the connections are there, 1 filter without any")
+    kernels = Kernels(network="n", layers=(second, third))
+    figure = dv.draw_kernels(kernels)
+    assert sum(axes.get_ylabel() == "filter" for axes in figure.axes) == 3  # the second layer has two
+    assert "second matrix" in kernels_caption(kernels, {})
 
 
 def test_depthwise_kernels_are_pictures() -> None:

@@ -21,6 +21,7 @@ neither the crops nor the dropout.
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class Step:
         epoch: number of the epoch, from 0.
         number: number of the step within the epoch, from 0.
         seed: of the recipe.
+        rate: the learning rate of the step; infinite where there is no optimiser.
     """
 
     indices: Ints
@@ -78,6 +80,7 @@ class Step:
     epoch: int
     number: int
     seed: int
+    rate: float = math.inf
 
     def address(self, name: str) -> np.random.SeedSequence:
         """Return where an addition draws from in this step; `name` is the addition's."""
