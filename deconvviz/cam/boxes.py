@@ -89,7 +89,7 @@ class BoxTarget(Decision):
         layout = layout_of_output(output) if self.layout == "auto" else self.layout
         candidates = READERS[layout](output, self.label)
         overlaps = candidates.overlaps(self.box)
-        matching = candidates.label.masked_fill(overlaps < self.overlap, -1)
+        matching = candidates.label.detach().masked_fill(overlaps < self.overlap, -1)
         best = matching.max(1) if matching.shape[1] else None
         for image in range(len(matching)):
             if best is None or float(best.values[image]) <= 0:
@@ -168,9 +168,11 @@ def _rows(output: Any) -> Tensor:
     for leaf in leaves:
         if leaf.dim() == 3 and min(leaf.shape[1:]) >= 5:
             return leaf
+    levels = any(leaf.dim() == 4 for leaf in leaves)
     raise TargetError(
         f"a box is to be explained, and the model returns {in_words(output)} for an image; expected detections as of "
         "torchvision, or the decoded boxes of a YOLO head, [boxes, 5 + classes] or [4 + classes, boxes]"
+        + (": these look like maps that are not decoded yet, so let the head decode them" if levels else "")
     )
 
 

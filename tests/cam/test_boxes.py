@@ -159,14 +159,36 @@ def test_boxes_that_are_not_there(target: Any, complaint: str) -> None:
         dv.BoxTarget(1, d.BOX, "v6")
 
 
+def found_again(output: Any) -> bool:
+    """Whether the most probable box of class 1 is the one that a target of its place finds."""
+    rows = READERS[layout_of_output(output)](output, 1)
+    best = int(rows.label[0].argmax())
+    target = dv.BoxTarget(1, tuple(rows.boxes[0, best].tolist()))
+    share = float(target.bind(output, 1).share(output, torch.tensor([0])))
+    return share >= float(rows.label[0, best]) - 1e-6
+
+
 @pytest.mark.peers
 def test_the_yolox_of_a_package() -> None:
     """A real YOLOX head with random weights, where libreyolo is installed: its most probable box is found again."""
     libreyolo = pytest.importorskip("libreyolo.models.yolox.nn", reason="libreyolo is not installed")
     torch.manual_seed(0)
     model, x = libreyolo.LibreYOLOXModel("n", 3).eval(), torch.rand(1, 3, 64, 64)
+    with pytest.raises(TargetError, match="let the head decode them"):
+        TARGET.bind(model(x), 1)
+    model.head.export = True  # so that it returns decoded boxes
+    assert found_again(model(x))
+
+
+@pytest.mark.peers
+def test_the_yolov8_of_a_package() -> None:
+    """Likewise that of ultralytics, where it is installed; Grad-CAM explains the box by hooks."""
+    ultralytics = pytest.importorskip("ultralytics.nn.tasks", reason="ultralytics is not installed")
+    torch.manual_seed(0)
+    model, x = ultralytics.DetectionModel("yolov8n.yaml", nc=5, verbose=False).eval(), torch.rand(1, 3, 64, 96)
     output = model(x)
-    rows = READERS[layout_of_output(output)](output, 1)
-    best = int(rows.label[0].argmax())
-    target = dv.BoxTarget(1, tuple(rows.boxes[0, best].tolist()))
-    assert target.bind(output, 1).share(output, torch.tensor([0])).item() >= float(rows.label[0, best]) - 1e-6
+    assert layout_of_output(output) == "v8" and found_again(output)
+    rows = READERS["v8"](output, 1)
+    target = dv.BoxTarget(1, tuple(rows.boxes[0, int(rows.label[0].argmax())].tolist()))
+    heat = dv.cam("grad-cam", model, "model.21")(x, target)
+    assert heat.shape == (1, 64, 96) and float(heat.max()) == pytest.approx(1)
