@@ -72,6 +72,7 @@ TRIALS: dict[str, Trial] = {
     ),
     "random-erasing": Trial(off=lambda _: {"probability": 0.0}),
     "mixup": Trial(),
+    "model-doctor": Trial(options=lambda _: {"after": 1, "alpha": 1.0}, off=lambda _: {"alpha": 0.0}),
 }
 
 
