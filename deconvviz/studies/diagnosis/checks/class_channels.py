@@ -222,7 +222,8 @@ def _pair(
         unit="% of the channels that either class leans on",
         source=SOURCE,
         remedy="Look at the shared channels (deconvviz grid): what they respond to does not tell the two apart. "
-        "Give images that differ in nothing else.",
+        "Give images that differ in nothing else, or keep classes from each other's channels (deconvviz train --with "
+        "model-doctor).",
         evidence=_pair_evidence(subject, measured, pair),
     )
 

@@ -77,7 +77,8 @@ def _depends(subject: Subject, layer: Outside, severity: Severity) -> Finding:
         threshold=TIMES[0],
         unit="times the gradient on the object",
         source="derived: a score that does not know where the object is has the same gradient everywhere",
-        remedy="See what lies there (deconvviz cam). Vary the background of the training images, or cut it out.",
+        remedy="See what lies there (deconvviz cam). Vary the background of the training images, or forbid the "
+        "gradient there (deconvviz train --with model-doctor --option beta=1).",
         evidence=_evidence(subject, layer),
     )
 

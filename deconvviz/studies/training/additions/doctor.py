@@ -38,10 +38,10 @@ class ModelDoctor(Addition):
     """A class is kept from channels of a layer that are not its own, and from what is not the object.
 
     loss + alpha L_ch + beta L_sp. Channel k drives class c by S_k(c), the sum over its map of ReLU(dz_c / dA_k). A
-    class leans on the channels for which S, summed over its correctly classified training images of the greatest certainty
-    and scaled to 0..1, is above a threshold: its mask M_c. For class y of an image and its rival r, the best of the
-    others, L_ch = sum_k M_r S_k(r) + sum_k (1 - M_y) S_k(y); L_sp is the sum of |dz_y / dA| outside the object. Both
-    are means over images. The masks are measured once, and kept.
+    class leans on the channels for which S, summed over its correctly classified training images of the greatest
+    certainty and scaled to 0..1, is above a threshold: its mask M_c. For class y of an image and its rival r, the best
+    of the others, L_ch = sum_k M_r S_k(r) + sum_k (1 - M_y) S_k(y); L_sp is the sum of |dz_y / dA| outside the object.
+    Both are means over images. The masks are measured once, and kept.
 
     Options: layer, name of the module whose output is A (the last convolution whose channels are not the classes);
     alpha (10) and beta (0; above 0 it needs to know where the objects are); after, epochs of plain training before
