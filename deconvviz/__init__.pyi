@@ -27,6 +27,8 @@ from .drawing.classes import draw_suspects as draw_suspects
 from .drawing.classes import draw_tree as draw_tree
 from .drawing.classes import draw_tree_path as draw_tree_path
 from .drawing.decisions import draw_diagnosis as draw_diagnosis
+from .drawing.decisions import draw_ensemble as draw_ensemble
+from .drawing.decisions import draw_ensemble_maps as draw_ensemble_maps
 from .drawing.decisions import draw_evaluation as draw_evaluation
 from .drawing.decisions import draw_finding as draw_finding
 from .drawing.decisions import draw_lesions as draw_lesions
@@ -82,6 +84,10 @@ from .studies.dissection.measure import dissect as dissect
 from .studies.dissection.naming import NamingRule as NamingRule
 from .studies.dissection.result import Dissection as Dissection
 from .studies.dissection.result import merge_dissections as merge_dissections
+from .studies.ensembles.cams import ensemble_maps as ensemble_maps
+from .studies.ensembles.measure import ensemble as ensemble
+from .studies.ensembles.result import Ensemble as Ensemble
+from .studies.ensembles.result import EnsembleMaps as EnsembleMaps
 from .studies.evaluation.measure import evaluate as evaluate
 from .studies.evaluation.result import Evaluation as Evaluation
 from .studies.evolution.evolve import evolve as evolve

@@ -130,6 +130,11 @@ COMMANDS = {
     "lesion": LazyCommand(
         "studies.lesions.command", "Find out which filters or layers a trained network needs.", resumes=True
     ),
+    "ensemble": LazyCommand(
+        "studies.ensembles.command",
+        "Measure how much better several networks classify together than each alone.",
+        resumes=True,
+    ),
     "dissect": LazyCommand(
         "studies.dissection.command",
         "Find which concept each filter detects, and give the filters names.",

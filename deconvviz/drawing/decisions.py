@@ -11,6 +11,7 @@ from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
 from deconvviz.studies.ablation import figure as ablation
 from deconvviz.studies.diagnosis import figure as diagnosing
+from deconvviz.studies.ensembles import figure as ensembling
 from deconvviz.studies.evaluation import figure as evaluating
 from deconvviz.studies.evaluation import sanity_figure
 from deconvviz.studies.lesions import figure as lesioning
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.ablation.result import VariantTable
     from deconvviz.studies.diagnosis.finding import Finding
     from deconvviz.studies.diagnosis.result import Diagnosis
+    from deconvviz.studies.ensembles.result import Ensemble, EnsembleMaps
     from deconvviz.studies.evaluation.mistakes_result import Mistakes
     from deconvviz.studies.evaluation.result import Evaluation
     from deconvviz.studies.evaluation.sanity_result import SanityCheck
@@ -240,6 +242,46 @@ def draw_lesions(lesions: Lesions, title: str = "", caption: str = "", **page: U
     3
     """
     return lesioning.draw_lesions(lesions, title, caption, page=Page(**page))
+
+
+def draw_ensemble(ensemble: Ensemble, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
+    """Draw how well networks classify alone and together: a row for each, and for the first 2, 3, ... of them.
+
+    Args:
+        ensemble: what `dv.ensemble` returns, or `dv.Ensemble.load`.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import numpy as np
+    >>> import deconvviz as dv
+    >>> config = {"networks": [{"name": "a"}, {"name": "b"}], "outputs": 10}
+    >>> one = dv.Ensemble.empty(config, {}, 4).with_images(np.zeros((3, 4), int), np.full((3, 4), 0.5))
+    >>> len(dv.draw_ensemble(one).axes)  # top-1, top-5, and the gain
+    3
+    """
+    return ensembling.draw_ensemble(ensemble, title, caption, page=Page(**page))
+
+
+def draw_ensemble_maps(maps: EnsembleMaps, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
+    """Draw a row for each image: the image, its map by each network of an ensemble, and the mean of the maps.
+
+    Args:
+        maps: what `dv.ensemble_maps` returns.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import numpy as np
+    >>> import deconvviz as dv
+    >>> maps = dv.EnsembleMaps(
+    ...     method="grad-cam", columns=("a", "mean"), pictures=(np.zeros((8, 8, 3), np.uint8),),
+    ...     maps=(np.random.default_rng(0).random((2, 8, 8)),), labels=("cat 90%",), images=("1.jpg",),
+    ... )
+    >>> len(dv.draw_ensemble_maps(maps).axes)  # image, two maps, and the colour bar
+    4
+    """
+    return ensembling.draw_ensemble_maps(maps, title, caption, page=Page(**page))
 
 
 def draw_variants(table: VariantTable, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:

@@ -208,4 +208,46 @@ ANALYSES: Mapping[str, TableSchema] = {
             "largest number | shares | Largest change of a pixel.",
         ),
     ),
+    "class channels": TableSchema(
+        what="A row for each class: which channels of the last maps drive its score.",
+        written_by="`deconvviz diagnose`, as `class-channels.csv`",
+        columns=_columns(
+            "class text |  | Name of the class.",
+            "images integer | images | How many were sent back to the layer.",
+            "right integer | images | Of the class, classified correctly; where none is, the others were sent back.",
+            "layer text |  | The last layer with rows and columns.",
+            "filters integer | channels | How many it has.",
+            "leans_on integer | channels | How many the class leans on.",
+            "strongest_share number | share, 0..1 | Of the strongest channel in the strength of all for the class.",
+            "channels text? |  | Numbers of those that the class leans on, the strongest first, with spaces between.",
+            "nearest text |  | The class that its images are most often, or most nearly, taken for.",
+            "taken_for_it integer | images | How many are.",
+            "shared text? |  | Those of `channels` that the nearest class leans on too.",
+            "overlap number? | share, 0..1 | Of the channels that either leans on, those that both do; empty where "
+            "there are no images of the nearest class.",
+            "wrong integer | images | Wrong decisions that were sent back.",
+            "foreign number? | share, 0..1 | Of the evidence for them, what comes from other channels, a mean; empty "
+            "where there are none.",
+        ),
+    ),
+    "ensemble": TableSchema(
+        what="A row for each network alone, in their order, then one for the first 2, 3, ... together; the last is "
+        "all.",
+        written_by="`deconvviz ensemble`, `Ensemble.save_csv` and `Ensemble.to_frame`",
+        columns=_columns(
+            'networks text |  | Name of the network, or "the first N".',
+            "count integer | networks | How many decide.",
+            "images integer | images | How many were classified.",
+            "error number | share, 0..1 | Images whose class is not the most probable.",
+            "error_top5 number? | share, 0..1 | Images whose class is not among the five most probable; empty where "
+            "there are no more than five.",
+            "log_loss number | nats | Mean of -log p of the image's class.",
+            "gain number | share, -1..1 | `error` less that of all together.",
+            "gain_low number | share, -1..1 | Lower end of its 95 % interval.",
+            "gain_high number | share, -1..1 | Upper end of it.",
+            "gain_top5 number? | share, -1..1 | The same of `error_top5`.",
+            "gain_top5_low number? | share, -1..1 | Lower end of its 95 % interval.",
+            "gain_top5_high number? | share, -1..1 | Upper end of it.",
+        ),
+    ),
 }

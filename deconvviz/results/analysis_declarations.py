@@ -337,4 +337,21 @@ ANALYSES: Mapping[str, FileSchema] = {
             "attacked u8 epsilons shown height width 3 |  | uint8: the same of the attacked ones.",
         ),
     ),
+    "ensemble": FileSchema(
+        version=1,
+        what="Where several networks, alone and together, have the true class of each image.",
+        written_by="`deconvviz ensemble` and `dv.ensemble`",
+        read_by="`dv.Ensemble.load`",
+        settings={
+            **CONFIG,
+            "config.networks": "JSON: `name`, `fingerprint` and `preprocess` of each network, in their order.",
+            "state": "JSON: `images` that are done, from the first on.",
+        },
+        arrays=_arrays(
+            "ranks i rows images | -1 | int64: how many classes are more probable than the image's own, of equal ones "
+            "those that come first. Rows: each network alone, then the first 2, 3, ... together. -1 until the image is "
+            "done.",
+            "probabilities f rows images |  | float64: of the image's class; NaN until the image is done.",
+        ),
+    ),
 }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WORSE = "worse"  # of --fail-on: than the network of --compare
 MARK = "deconvviz diagnose"  # every page of this command holds it
 # What a report consists of besides its page; a folder with nothing else may be written into.
-REPORT = {"diagnosis.json", "other.json", "findings.csv", "classes.csv", "evidence"}
+REPORT = {"diagnosis.json", "other.json", "findings.csv", "classes.csv", "class-channels.csv", "evidence"}
 NO_NEIGHBOURS = "accuracy, and the classes that are taken for one another, are left out"
 
 
@@ -245,17 +245,20 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
 def _write(folder: pathlib.Path, models: list[str], images: str, both: list[Diagnosed], progress: bool) -> None:
     """Write the report, its page last: a folder without a page is an unfinished report."""
     from deconvviz.studies.diagnosis.diagnose import first_filters
+    from deconvviz.studies.diagnosis.leanings import save_leanings
     from deconvviz.studies.diagnosis.page import write_report
     from deconvviz.studies.diagnosis.result import save_neighbours
 
     folder.mkdir(exist_ok=True)
-    for name in ("classes.csv", "other.json"):  # of an earlier report; not every report has them
+    for name in ("classes.csv", "class-channels.csv", "other.json"):  # of an earlier report; not every report has them
         (folder / name).unlink(missing_ok=True)
     diagnosis, other = both[0].diagnosis, both[1].diagnosis if len(both) > 1 else None
     diagnosis.save_json(folder / "diagnosis.json")
     diagnosis.save_csv(folder / "findings.csv")
     if diagnosis.classes:
         save_neighbours(diagnosis.classes, folder / "classes.csv")
+    if diagnosis.leanings:
+        save_leanings(diagnosis.leanings, folder / "class-channels.csv")
     if other is not None:
         other.save_json(folder / "other.json")
     weights = [pathlib.Path(str(each.diagnosis.sources["weights"])).name for each in both]

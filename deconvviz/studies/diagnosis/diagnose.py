@@ -14,6 +14,7 @@ from deconvviz.graph.network import Network
 from deconvviz.models.labels import note_chance
 from deconvviz.results.results import stamped
 from deconvviz.studies.diagnosis.checks import CHECKS, NAMES
+from deconvviz.studies.diagnosis.checks.class_channels import leanings
 from deconvviz.studies.diagnosis.checks.classes import measured_neighbours
 from deconvviz.studies.diagnosis.finding import CheckRun, Finding, Measured
 from deconvviz.studies.diagnosis.joining import joined, ordered
@@ -92,6 +93,7 @@ def diagnose(
         checks=tuple(_summary(entry, run, findings, seconds) for entry, run, seconds in runs),
         findings=tuple(findings),
         classes=measured_neighbours(subject) if "confused" in names else (),
+        leanings=leanings(subject) if "class-channels" in names else (),
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from deconvviz.arrays import evenly
 from deconvviz.figures.sheet import HEADING, Sheet, shortened
 from deconvviz.figures.tiles import filter_pictures, mosaic
 from deconvviz.studies.diagnosis.finding import SHARE
@@ -27,12 +28,13 @@ VALUES, LIMIT = "#21436b", "#d55e00"  # dark blue, and orange for thresholds; th
 DASHES = ("-", "--", ":", "-.")
 NAMED = 40  # bars: more are not labelled by name
 BARS = 40  # of a histogram
+COLUMNS = 60  # of a matrix: of more, every so many has its number
 TITLE = 80  # letters of a title on one line
 BLOCK, SPACE = 4.4, 0.3  # inches: the width of a network's first layer, and the space around it
 
 
 def draw_evidence(evidence: Evidence, title: str, caption: str) -> Figure:
-    """Draw what a finding shows: bars, a histogram, lines, points or pictures.
+    """Draw what a finding shows: bars, a histogram, lines, points, pictures, or a table in colours.
 
     Args:
         evidence: what is drawn.
@@ -46,7 +48,8 @@ def draw_evidence(evidence: Evidence, title: str, caption: str) -> Figure:
     body = (0.01, sheet.bottom / sheet.height, 0.98, (sheet.top - sheet.bottom) / sheet.height)
     sheet.figure.set_layout_engine(ConstrainedLayoutEngine(rect=body))
     axes = sheet.figure.subplots()
-    {"bars": _bars, "histogram": _histogram, "line": _line, "scatter": _scatter}[evidence.kind](axes, evidence)
+    kinds = {"bars": _bars, "histogram": _histogram, "line": _line, "scatter": _scatter, "matrix": _matrix}
+    kinds[evidence.kind](axes, evidence)
     _in_percent(axes)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -92,6 +95,8 @@ def _height(evidence: Evidence) -> float:
     """Return the height of the axes with their labels, in inches."""
     if evidence.kind == "bars" and len(evidence.arrays["values"]) <= NAMED:
         return 0.8 + 0.19 * len(evidence.arrays["values"])
+    if evidence.kind == "matrix":
+        return 1.1 + 0.16 * max(len(evidence.labels), 6)
     return 2.7
 
 
@@ -167,6 +172,23 @@ def _scatter(axes: Axes, evidence: Evidence) -> None:
     axes.set_xlabel(evidence.x, fontsize=HEADING)
     axes.set_ylabel(evidence.y, fontsize=HEADING)
     _mark(axes, evidence, upright=False)
+
+
+def _matrix(axes: Axes, evidence: Evidence) -> None:
+    """Draw rows with their names against numbered columns, in colours with a bar; what has no value stays white."""
+    values, columns = np.asarray(evidence.arrays["values"], np.float64), evidence.arrays["columns"]
+    top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
+    image = axes.imshow(values, cmap="viridis_r", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    axes.set_yticks(np.arange(len(values)), [shortened(label, 30) for label in evidence.labels])
+    axes.set_yticks(np.arange(len(values) + 1) - 0.5, minor=True)
+    axes.grid(axis="y", which="minor", color="0.9", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    places = np.arange(len(columns)) if len(columns) <= COLUMNS else evenly(len(columns), COLUMNS // 2)
+    axes.set_xticks(places, [str(columns[place]) for place in places], rotation=90)
+    axes.set_xlabel(evidence.x, fontsize=HEADING)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+    bar.set_label(textwrap.fill(evidence.y, 40), fontsize=7)
+    bar.ax.tick_params(labelsize=7)
 
 
 def _mark(axes: Axes, evidence: Evidence, upright: bool, word: str = "threshold") -> None:

@@ -10,7 +10,7 @@ from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.notebook import Shown
 from deconvviz.types import Array
 
-Kind = Literal["bars", "line", "histogram", "tiles", "scatter"]
+Kind = Literal["bars", "line", "histogram", "tiles", "scatter", "matrix"]
 Need = Literal["labels", "truth", "snapshots", "outputs"]
 SHARE = "share "  # what the unit of a share begins with; it is told in percent
 JOINED = ("% ", "times", "px", "percentage points", "points")  # such units follow the number without brackets
@@ -36,11 +36,12 @@ class Evidence:
 
     Attributes:
         kind: how it is drawn. It decides which arrays there are: "bars" and "histogram" have values [n]; "line" has
-            x [n] and y [series, n]; "scatter" has x [n] and y [n]; "tiles" has pictures, uint8 [n, h, w, 3].
+            x [n] and y [series, n]; "scatter" has x [n] and y [n]; "tiles" has pictures, uint8 [n, h, w, 3]; "matrix"
+            has values [rows, n], NaN where there is none, and columns [n], the number of each column.
         arrays: name -> array.
-        labels: names of the bars, the series or the tiles, in their order.
+        labels: names of the bars, the series, the tiles or the rows, in their order.
         x: what the horizontal axis shows, with its unit; what the pictures show, where they are tiles.
-        y: what the vertical axis shows, with its unit.
+        y: what the vertical axis shows, with its unit; what the colours of a matrix show.
         mark: a limit, drawn as a dashed line; None where there is none.
         mark_name: what the limit is called; empty for "threshold".
         named: numbers of the bars that the finding names; they have another colour.

@@ -16,9 +16,11 @@ from deconvviz.studies.diagnosis.comparison import differences
 from deconvviz.studies.diagnosis.figure import draw_evidence, draw_first_filters
 from deconvviz.studies.diagnosis.finding import quantity
 from deconvviz.studies.diagnosis.joining import FIRST
+from deconvviz.studies.diagnosis.leanings import leaning_evidence
 from deconvviz.types import Floats, Pathlike
 from deconvviz.version import __version__
 from deconvviz.web.page import embedded, write_page
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 ROWS = 8  # layers of a finding that are not folded away
 ENOUGH = 5  # images of a class: with fewer, a mistake may be one odd picture
 PAGE, FIGURES = "index.html", "evidence"
-FIGURE_NAMES = re.compile(r"(\d\d\d-.*|first-layers)\.png")  # how the figures of a report are called
+FIGURE_NAMES = re.compile(r"(\d\d\d-.*|first-layers|class-channels)\.png")  # how the figures of a report are called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,8 @@ def write_report(
         "few": max((each.images for each in diagnosis.classes), default=0) < ENOUGH,
         "skipped": [(titles[name], reason) for name, reason in diagnosis.skipped.items()],
         "classes": diagnosis.classes,
+        "leanings": sorted(diagnosis.leanings, key=lambda each: -each.taken / max(each.images, 1)),
+        "leaning_picture": _leanings(place, diagnosis, command),
         "silent": _silent(diagnosis),
         "comparison": None if other is None else _comparison(place, (diagnosis, other), names, first_layers, command),
     }
@@ -184,6 +188,18 @@ def _drawn(path: pathlib.Path, figure: Figure, description: str) -> str:
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return embedded(path)
+
+
+def _leanings(folder: pathlib.Path, diagnosis: Diagnosis, command: str) -> str:
+    """Draw which channels each class leans on, and return the address of the figure; "" where that is not known."""
+    if not any(each.channels for each in diagnosis.leanings):
+        return ""
+    evidence = leaning_evidence(diagnosis.leanings)
+    title = f"Which channels of {diagnosis.leanings[0].layer} each class leans on"
+    caption = f"{counted(len(evidence.labels), 'class')} of {len(diagnosis.leanings)}, those that are taken for others "
+    caption += "first. White: the class does not lean on the channel (at most 0.2 of its strongest, scaled to 0..1)."
+    figure = draw_evidence(evidence, title, caption)
+    return _drawn(folder / FIGURES / "class-channels.png", figure, f"{caption}\n{command}")
 
 
 def _comparison(

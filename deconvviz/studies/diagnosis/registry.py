@@ -71,6 +71,8 @@ FILES = (
     "removable",
     "unsettled",
     "classes",
+    "class_channels",
+    "outside",
 )
 
 

@@ -14,13 +14,14 @@ from deconvviz.notebook import Shown
 from deconvviz.results.files import atomic
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.diagnosis.finding import Finding, Neighbour, number
+from deconvviz.studies.diagnosis.leanings import Leaning
 from deconvviz.studies.diagnosis.schema import as_json, fields_schema, object_schema, schema_of
 from deconvviz.types import Pathlike
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KIND, SCHEMA = "diagnosis", 2
+KIND, SCHEMA = "diagnosis", 3
 # Those of a finding, the same in each of its rows, and those of one layer.
 OF_FINDING = ("severity", "check", "threshold", "unit", "source", "remedy")
 OF_LAYER = ("layer", "layer_severity", "channels", "value", "what")
@@ -69,6 +70,7 @@ class Diagnosis(Shown, drawn_by="draw_diagnosis"):
         checks: the checks that were asked for, in their order.
         findings: the findings, the most severe first.
         classes: each class and the class that it is most often taken for; empty where that was not checked.
+        leanings: each class and the channels that it leans on; empty where that was not checked.
     """
 
     config: dict[str, Any]
@@ -76,6 +78,7 @@ class Diagnosis(Shown, drawn_by="draw_diagnosis"):
     checks: tuple[CheckSummary, ...] = ()
     findings: tuple[Finding, ...] = ()
     classes: tuple[Neighbour, ...] = ()
+    leanings: tuple[Leaning, ...] = ()
 
     @property
     def skipped(self) -> dict[str, str]:

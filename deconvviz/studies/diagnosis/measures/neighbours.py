@@ -25,7 +25,7 @@ def neighbours(subject: Subject) -> tuple[Neighbour, ...]:
     readout, decisions = subject.network.readout, logits.argmax(1)
     probabilities = readout.probabilities(torch.from_numpy(logits.astype(np.float64))).numpy()
     z, layer = _standardised(subject)
-    class_of = {int(output): number for number, output in enumerate(subject.options.outputs)}
+    class_of = _classes_by_output(subject)
     rows = []
     for number in np.unique(subject.labels[targets >= 0]).tolist():
         images, output = np.flatnonzero(subject.labels == number), int(subject.options.outputs[number])
@@ -36,10 +36,10 @@ def neighbours(subject: Subject) -> tuple[Neighbour, ...]:
         other = int(np.lexsort((mean, counts))[-1])
         rows.append(
             Neighbour(
-                name=_name(subject, output, class_of),
+                name=name_of_output(subject, output),
                 images=len(images),
                 right=right,
-                neighbour=_name(subject, other, class_of),
+                neighbour=name_of_output(subject, other),
                 taken=int(counts[other]),
                 probability=float(mean[other]),
                 layer=layer,
@@ -77,15 +77,22 @@ def _shared(z: Floats, first: int, second: int | None) -> tuple[int, ...]:
     return tuple(int(channel) for channel in order if both[channel] >= ABOVE)
 
 
-def _name(subject: Subject, output: int, class_of: dict[int, int]) -> str:
-    """Name an output as the network does, else as the images do.
+def name_of_output(subject: Subject, output: int) -> str:
+    """Name an output as the network does, else as the images do; the subject has outputs.
 
     The class of the images is added where several outputs have the name, as "crane" in ImageNet, and it is known.
     """
     options, classes = subject.options, subject.classes
+    class_of = _classes_by_output(subject)
     names = names_of_outputs(subject.scores, options.names, classes, options.outputs)
     of_network = names[output] if output < len(names) else ""
     of_images = str(classes[class_of[output]]) if output in class_of else ""
     if of_network and of_images and names.count(of_network) > 1:
         return f"{of_network} ({of_images})"
     return of_network or of_images or class_label(output)
+
+
+def _classes_by_output(subject: Subject) -> dict[int, int]:
+    """Return which class of the images each output stands for: output -> number of the class."""
+    assert subject.options.outputs is not None
+    return {int(output): number for number, output in enumerate(subject.options.outputs)}

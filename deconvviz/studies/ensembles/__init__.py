@@ -1,0 +1,1 @@
+"""Ensembles: how well several networks classify together, by the mean of their probabilities."""
