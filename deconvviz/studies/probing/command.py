@@ -258,6 +258,6 @@ def _stream_on_ray(
 
 
 def _with_random_weights(loaded: LoadedModel, seed: int) -> LoadedModel:
-    from deconvviz.studies.probing.transfer import untrained
+    from deconvviz.studies.probing.starts import untrained
 
     return dataclasses.replace(loaded, model=untrained(loaded, seed), weights="none")

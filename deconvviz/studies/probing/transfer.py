@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import nn
 
 from deconvviz.data.datasets import Images
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
-from deconvviz.metrics import randomised
-from deconvviz.models.load import LoadedModel, build_model
 from deconvviz.results.features import Features
 from deconvviz.run.features import StreamKeywords, stream_features
 from deconvviz.studies.probing.measure import draw_splits, probe
@@ -125,22 +121,3 @@ def some_of_each(labels: Ints, limit: int | None, seed: int = 0) -> Ints:
     rng = np.random.default_rng([seed, len(labels)])
     members = [rng.permutation(np.flatnonzero(labels == label))[:limit] for label in np.unique(labels[labels >= 0])]
     return np.sort(np.concatenate(members)) if members else np.zeros(0, np.int64)
-
-
-def untrained(loaded: LoadedModel, seed: int = 0) -> nn.Module:
-    """Return the same architecture with random weights, in eval mode.
-
-    The weights are those with which the model's own library begins a training. A model from a Python file, whose
-    factory may return trained weights, gets those of each layer's own `reset_parameters`.
-
-    Args:
-        loaded: the trained model.
-        seed: what the weights are drawn from.
-
-    Raises:
-        ModelError: a layer of a model from a Python file has no `reset_parameters`.
-    """
-    if ".py:" in loaded.spec:
-        return deque(randomised(loaded.model, seed=seed), maxlen=1)[0][1].eval()
-    arguments = getattr(loaded.model, "arguments", {})
-    return build_model(loaded.spec, arguments, trained=False, seed=seed)[0].eval()
