@@ -110,6 +110,8 @@ from .studies.relevance.merge import merge_relevance as merge_relevance
 from .studies.relevance.result import ImageRelevance as ImageRelevance
 from .studies.relevance.result import Relevance as Relevance
 from .studies.relevance.result import load_relevance as load_relevance
+from .studies.training.additions.base import Addition as Addition
+from .studies.training.additions.registry import addition as addition
 from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained

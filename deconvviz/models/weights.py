@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from deconvviz.errors import ModelError
 from deconvviz.models.checkpoints import ADVICE, read_file
@@ -87,6 +88,30 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
         )
     if len(fitting) > 1:
         warnings.warn(f"{weights.path} holds several networks; {fitting[0]} is taken, not {fitting[1]}", stacklevel=2)
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict that a model has without what was put around its weights, for a file.
+
+    A parametrised weight (torch.nn.utils.parametrize) is stored as the value that the network computes with, under its
+    plain name; a part that torch.compile compiled has its plain names. Others can then load the file into the network
+    as it is built.
+
+    >>> from torch.nn.utils import parametrizations
+    >>> list(plain_state(parametrizations.weight_norm(nn.Linear(2, 3))))
+    ['bias', 'weight']
+    """
+    state = {
+        name.replace("_orig_mod.", ""): tensor
+        for name, tensor in model.state_dict().items()
+        if "parametrizations." not in name
+    }
+    for place, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            prefix = f"{place}.".lstrip(".").replace("_orig_mod.", "")
+            for name in module.parametrizations:
+                state[prefix + name] = getattr(module, name).detach()
+    return state
 
 
 def _loads(model: nn.Module, state: State) -> bool:

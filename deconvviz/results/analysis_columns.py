@@ -10,6 +10,22 @@ from deconvviz.results.table_schemas import columns_of as _columns
 LAYER = "layer text |  | Name of the layer."
 
 ANALYSES: Mapping[str, TableSchema] = {
+    "history": TableSchema(
+        what="A row for each epoch of a training.",
+        written_by="`deconvviz train --csv FILE`, `Trained.save_csv` and `Trained.to_frame`",
+        columns=_columns(
+            "epoch integer |  | Number of the epoch, from 1.",
+            "lr number |  | Learning rate in it.",
+            "loss number | nats | Mean cross-entropy over the epoch's training steps.",
+            "accuracy number? | share, 0..1 | Of the training images, as they were during the epoch.",
+            "validation_loss number? | nats | Mean over the held-out images, after the epoch.",
+            "validation_accuracy number? | share, 0..1 | Of the held-out images.",
+            "validation_top5 number? | share, 0..1 | Of the held-out images those whose class is among the first five.",
+            "seconds number? | s | Duration of the epoch.",
+            "* number? |  | A term or a figure of an addition, after whose name it is called; see its description in "
+            "`deconvviz train --list`.",
+        ),
+    ),
     "relevance": TableSchema(
         what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
         "decisions for each class.",

@@ -24,10 +24,11 @@ from deconvviz.results.folders import begin_or_resume
 from deconvviz.results.results import Result, stamped
 from deconvviz.studies.ablation.result import Variant, VariantTable
 from deconvviz.studies.ablation.variants import FULL, PAPER_ERRORS, VARIANTS
+from deconvviz.studies.training.labelled import class_names, training_and_validation
 from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
 from deconvviz.studies.training.recipe import PAPER, Recipe, fitting_input_size
 from deconvviz.studies.training.result import Trained
-from deconvviz.studies.training.train import class_names, train, training_and_validation
+from deconvviz.studies.training.train import train
 from deconvviz.types import Ints, Mask, Pathlike
 from deconvviz.words import counted
 

@@ -16,6 +16,7 @@ from deconvviz.cli.options import DECODING, Command, device_option, option_group
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import device_of
+from deconvviz.studies.training.additions_command import AdditionOptions, addition_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,8 +61,8 @@ class ZFNetSizes(ZFNetOptions):
 
     def arguments(self, images: Images, input_size: int | None) -> dict[str, Any]:
         """Return the arguments of `zfnet`; without an input size, the largest that the images have room for."""
+        from deconvviz.studies.training.labelled import class_names
         from deconvviz.studies.training.recipe import fitting_input_size
-        from deconvviz.studies.training.train import class_names
 
         classes = len(class_names(images))
         if not classes:
@@ -200,8 +201,8 @@ class SnapshotOptions:
     snapshot_epochs: str
     snapshot_half: bool
 
-    def recorder(self) -> SnapshotRecorder | None:
-        """Return what records them, None where no file is named."""
+    def recorder(self, mark: str = "") -> SnapshotRecorder | None:
+        """Return what records them, None where no file is named; `mark` goes into the file's name."""
         import torch
 
         from deconvviz.studies.training.recorder import SnapshotRecorder
@@ -209,7 +210,7 @@ class SnapshotOptions:
         if self.snapshots is None:
             return None
         return SnapshotRecorder(
-            self.snapshots,
+            marked(self.snapshots, mark),
             integers(self.snapshot_epochs),
             sources={"command": command_line()},
             dtype=torch.float16 if self.snapshot_half else None,
@@ -245,7 +246,15 @@ snapshot_options = option_group(
 @click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
 @snapshot_options
 @recipe_options
+@addition_options
 @zfnet_sizes_options
+@click.option(
+    "--seeds",
+    default=1,
+    type=click.IntRange(1),
+    help="Train this number of networks, from --seed on; each has a file of its own, OUT with -seedN in its name.",
+)
+@click.option("--csv", "table", metavar="FILE", help="Write the history as a table, .csv.")
 @click.option("--commit-every", default=500, type=click.IntRange(1), help="Steps between commits.")
 @run_options(workers=DECODING)
 @device_option
@@ -258,7 +267,10 @@ def train(
     resize: int | None,
     snapshots: SnapshotOptions,
     recipe: RecipeOptions,
+    adding: AdditionOptions,
     zfnet: ZFNetSizes,
+    seeds: int,
+    table: str | None,
     commit_every: int,
     run: RunOptions,
     device: str,
@@ -272,32 +284,51 @@ def train(
     Examples:
       deconvviz train zfnet scenes:2000 --input 64 --width 0.2 --epochs 10 --snapshots evolution.h5 -o zfnet.pth
       deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
+      deconvviz train zfnet photos.h5 --with hide-and-seek,mixup --option cells=8 --csv history.csv -o zfnet.pth
     """
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.training.train import train as train_network
 
     rules, images = recipe.recipe(), open_images(data)
     arguments = zfnet.arguments(images, input_size) if model == "zfnet" else {}
-    network, preprocess = _network(model, weights, arguments, rules.seed, input_size)
-    trained = train_network(
-        network,
-        images,
-        out,
-        rules,
-        preprocess=preprocess,
-        resize=resize,
-        validation=recipe.validation_images(),
-        name=model,
-        arguments=arguments,
-        recorder=snapshots.recorder(),
-        device=device_of(device),
-        workers=run.workers,
-        commit_every=commit_every,
-        progress=run.progress,
-        sources={"command": command_line(), "weights": weights},
-    )
-    click.echo(repr(trained))
-    click.echo(f"wrote {out}; {announced(_next(model, data, out, network, snapshots.snapshots))}")
+    for seed in range(rules.seed, rules.seed + seeds):
+        mark = f"-seed{seed}" if seeds > 1 else ""
+        network, preprocess = _network(model, weights, arguments, seed, input_size)
+        trained = train_network(
+            network,
+            images,
+            marked(out, mark),
+            dataclasses.replace(rules, seed=seed),
+            preprocess=preprocess,
+            resize=resize,
+            validation=recipe.validation_images(),
+            name=model,
+            arguments=arguments,
+            recorder=snapshots.recorder(mark),
+            additions=adding.named(),
+            device=device_of(device),
+            workers=run.workers,
+            commit_every=commit_every,
+            progress=run.progress,
+            sources={"command": command_line(), "weights": weights},
+        )
+        click.echo(repr(trained))
+        if table:
+            trained.save_csv(marked(table, mark))
+            click.echo(f"wrote {marked(table, mark)}")
+        recorded = snapshots.snapshots and marked(snapshots.snapshots, mark)
+        file = marked(out, mark)
+        click.echo(f"wrote {file}; {announced(_next(model, data, file, network, recorded))}")
+
+
+def marked(path: str, mark: str) -> str:
+    """Return a path with a mark at the end of the file's name.
+
+    >>> marked("nets/zfnet.pth", "-seed3"), marked("zfnet.pth", "")
+    ('nets/zfnet-seed3.pth', 'zfnet.pth')
+    """
+    file = pathlib.Path(path)
+    return str(file.with_name(f"{file.stem}{mark}{file.suffix}")) if mark else path
 
 
 def _next(model: str, data: str, out: str, network: nn.Module, snapshots: str | None) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from deconvviz.choices import TRAINING_PRECISIONS, Precision
 from deconvviz.data.datasets import Images
@@ -92,7 +93,10 @@ def renormalise(model: nn.Module, radius: float) -> None:
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 size = module.weight.square().mean((1, 2, 3), keepdim=True).sqrt()
-                module.weight.mul_((radius / size).clamp(max=1))
+                stored = module.weight
+                if parametrize.is_parametrized(module, "weight"):  # such a weight is made anew each time, of this one
+                    stored = module.get_parameter("parametrizations.weight.original")
+                stored.mul_((radius / size).clamp(max=1))
 
 
 def paper_preprocess(model: nn.Module) -> Preprocess:

@@ -12,6 +12,7 @@ from torch import nn
 
 from deconvviz.errors import DataError
 from deconvviz.graph.exporting import unwrapped
+from deconvviz.models.weights import plain_state
 from deconvviz.results.results import require_same, stamped
 from deconvviz.results.snapshots import Snapshots, write_epoch
 from deconvviz.types import Array, Pathlike
@@ -101,8 +102,7 @@ class SnapshotRecorder:
             DataError: the file cannot be written.
         """
         model = unwrapped(model)
-        # Compiled parts have a mark in their names, which are those of the network otherwise
-        state = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
+        state = plain_state(model)
         shapes = ";".join(f"{name}{tuple(tensor.shape)}" for name, tensor in state.items())
         network = f"{type(model).__name__} {sha256(shapes.encode()).hexdigest()[:12]}"
         config = {**self.config, "network": network}

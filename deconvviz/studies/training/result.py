@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from deconvviz.notebook import Shown
+from deconvviz.results.tables import to_frame, write_csv
+from deconvviz.types import Pathlike
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
     from deconvviz.data.preprocess import Preprocess
@@ -26,7 +29,8 @@ class Trained(Shown, drawn_by="draw_history"):
         classes: names of its outputs.
         history: a record for each epoch: "epoch", "lr", "loss" and "accuracy" (means over the epoch's training steps),
             "validation_loss", "validation_accuracy", "validation_top5" (after the epoch; absent where no image is held
-            out), "seconds". Losses are in nats, accuracies in fractions.
+            out), "seconds", and the terms and figures of additions, whose names they begin with. Losses are in nats,
+            accuracies in fractions.
     """
 
     model: nn.Module
@@ -34,6 +38,19 @@ class Trained(Shown, drawn_by="draw_history"):
     path: pathlib.Path
     classes: tuple[str, ...]
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def save_csv(self, path: Pathlike) -> None:
+        """Write a row for each epoch; a cell is empty where the epoch has no such number."""
+        write_csv(path, "history", *self._table())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table that `save_csv` writes as a data frame; DataError where pandas is not installed."""
+        return to_frame("history", *self._table())
+
+    def _table(self) -> tuple[tuple[str, ...], list[list[float | str]]]:
+        """Return the columns of the table and its rows."""
+        names = tuple(dict.fromkeys(name for record in self.history for name in record)) or ("epoch", "lr", "loss")
+        return names, [[record.get(name, "") for name in names] for record in self.history]
 
     def __repr__(self) -> str:
         if not self.history:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,17 @@ from deconvviz.arrays import stacked
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed, PictureBatch
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.data.sampling import bytes_of_pixel, mean_colour, random_crops, room_for, split
-from deconvviz.errors import DataError, TrainingError
+from deconvviz.data.sampling import bytes_of_pixel, mean_colour, random_crops, room_for
+from deconvviz.errors import TrainingError
 from deconvviz.graph.evaluating import evaluating
 from deconvviz.halving import AtOnce, gradients_in_parts
-from deconvviz.models.weights import TRAINING
+from deconvviz.models.weights import TRAINING, plain_state
 from deconvviz.progress import write_line
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
+from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
+from deconvviz.studies.training.additions.registry import Additions
+from deconvviz.studies.training.labelled import class_names, training_and_validation
 from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
 from deconvviz.studies.training.recipe import PAPER, Recipe, paper_preprocess, renormalise
 from deconvviz.studies.training.recorder import SnapshotRecorder
@@ -51,6 +54,7 @@ def train(
     name: str = "",
     arguments: Mapping[str, Any] | None = None,
     recorder: SnapshotRecorder | None = None,
+    additions: Sequence[Addition] = (),
     **options: Unpack[TrainingKeywords],
 ) -> Trained:
     """Train a network.
@@ -71,6 +75,7 @@ def train(
         name: the model's name on the command line, which the file keeps.
         arguments: the arguments of the factory that made the model, which the file keeps.
         recorder: records a snapshot after each epoch.
+        additions: what the training does beside the recipe, such as `dv.addition("hide-and-seek")`.
         options: `device`, `commit_every`, `workers`, `progress` and `sources` of `TrainingOptions`.
 
     Returns:
@@ -94,7 +99,7 @@ def train(
     ([1, 2], ('cat', 'owl'))
     """
     settings = preprocess or paper_preprocess(model)
-    trainer = NetworkTraining(model, recipe, pathlib.Path(out), TrainingOptions(**options), recorder)
+    trainer = NetworkTraining(model, recipe, pathlib.Path(out), TrainingOptions(**options), recorder, additions)
     trainer.feed(images, validation, replace(settings, resize=resize or settings.resize), preprocess is None)
     trainer.identity = {
         "model": name or type(model).__name__,
@@ -104,38 +109,11 @@ def train(
         "preprocess": trainer.preprocess.as_dict(),
         "recipe": {key: value for key, value in asdict(recipe).items() if key != "epochs"},
     }
+    if additions:  # a plain training is what it was before there were additions
+        trainer.identity["additions"] = trainer.additions.identity
     if recorder is not None:  # the snapshots say what they are of, so that `evolve` can build the network again
         recorder.config |= trainer.identity
-    trainer.restore()
     return trainer.run()
-
-
-def training_and_validation(images: Images, validation: Images | None, recipe: Recipe) -> tuple[Ints, Ints]:
-    """Return the indices of the images to train on, and of those to validate on.
-
-    Args:
-        images: labelled images.
-        validation: other images to validate on; None holds a share of `images` out.
-        recipe: its `validation` is that share, its `seed` draws it.
-
-    Returns:
-        Two ascending int64 arrays: indices into `images`, and indices into `validation` or else into `images`. All have
-        a known class.
-
-    Raises:
-        DataError: the validation images are the training images, or a part would be empty.
-    """
-    training, held_out = split(images.labels, 0 if validation is not None else recipe.validation, recipe.seed)
-    if validation is None:
-        return training, held_out
-    if validation.fingerprint == images.fingerprint:
-        raise DataError("the validation images are the training images; give others, or a share of them")
-    return training, np.flatnonzero(validation.labels >= 0)
-
-
-def class_names(images: Images) -> tuple[str, ...]:
-    """Return the names of the images' classes, or their numbers where they have no names."""
-    return tuple(images.classes) or tuple(map(str, range(int(images.labels.max(initial=-1)) + 1)))
 
 
 class NetworkTraining:
@@ -160,9 +138,11 @@ class NetworkTraining:
         out: pathlib.Path,
         options: TrainingOptions,
         recorder: SnapshotRecorder | None,
+        additions: Sequence[Addition] = (),
     ) -> None:
         self.device = torch.device(options.device)
         self.model, self.recipe, self.options, self.recorder = model.to(self.device), recipe, options, recorder
+        self.additions = Additions(additions)
         self.checkpoint, self.position = Checkpoint(out, TRAINING, SCHEMA), Position()
         self.history: list[dict[str, float]] = []
         self.at_once = AtOnce(recipe.batch_size)
@@ -211,11 +191,10 @@ class NetworkTraining:
         """Steps in an epoch."""
         return math.ceil(len(self.training) / self.recipe.batch_size)
 
-    def restore(self) -> None:
-        """Resume from the file, where it exists; else write one, so that a wrong place is found out before the work."""
+    def restore(self) -> Mapping[str, Any] | None:
+        """Resume from the file, where it exists, and return the states of the additions; None where there is none."""
         if not self.checkpoint.path.exists():
-            self.commit()
-            return
+            return None
         content = self.checkpoint.read()
         require_same(self.checkpoint.path, content["identity"], self.identity, "remove it or choose another --out")
         self.model.load_state_dict(content["state_dict"])
@@ -223,22 +202,26 @@ class NetworkTraining:
         self.plateau.load_state_dict(content["plateau"])
         loss, correct, count = content["sums"]
         self.position.step = (content["epoch"] - 1) * self.per_epoch + content["step"]
-        self.position.sums = {"loss": loss, "accuracy": correct} if count else {}
+        terms = content.get("terms", {})
+        self.position.sums = {"loss": loss, "accuracy": correct, **terms} if count else {}
         self.position.images, self.position.seconds = int(count), content["seconds"]
         self.history = list(content["history"])
+        states: Mapping[str, Any] = content.get("additions", {})
+        return states
 
     def commit(self) -> None:
         """Write everything that is needed to resume, atomically; weights that are not finite are never written."""
         self._require_finite(self.model.parameters(), "a weight")
         epochs, step = divmod(self.position.step, self.per_epoch)
         sums = self.position.sums
+        terms = {name: total for name, total in sums.items() if name not in ("loss", "accuracy")}
         self.checkpoint.write(
             {
                 "identity": self.identity,
                 "arguments": self.identity["arguments"],
                 "settings": self.preprocess.as_dict(),
                 "classes": list(self.classes),
-                "state_dict": self.model.state_dict(),
+                "state_dict": plain_state(self.model),
                 "optimiser": self.optimiser.state_dict(),
                 "plateau": self.plateau.state_dict(),
                 "history": self.history,
@@ -247,22 +230,38 @@ class NetworkTraining:
                 "step": step,
                 "sums": [sums.get("loss", 0.0), sums.get("accuracy", 0.0), float(self.position.images)],
                 "seconds": self.position.seconds,
+                **({"additions": self.additions.state(), "terms": terms} if self.additions.each else {}),
             }
         )
 
     # --- learning ---
 
     def run(self) -> Trained:
-        """Train until the recipe's last epoch."""
+        """Train from where the file stands until the recipe's last epoch."""
         total = self.recipe.epochs * self.per_epoch
-        with self.options.run.bar("step", total, "training", self.position.step) as bar:
-            run_steps(self, self.per_epoch, total, self.options.commit_every, bar, self.recipe.precision)
+        states = self.restore()
+        with self.additions.taking_part(self._course(), states):
+            if states is None:  # so that a wrong place is found out before the work
+                self.commit()
+            with self.options.run.bar("step", total, "training", self.position.step) as bar:
+                run_steps(self, self.per_epoch, total, self.options.commit_every, bar, self.recipe.precision)
         return Trained(
             model=self.model.eval(),
             preprocess=self.preprocess,
             path=self.checkpoint.path,
             classes=self.classes,
             history=self.history,
+        )
+
+    def _course(self) -> Course:
+        return Course(
+            model=self.model,
+            device=self.device,
+            recipe=self.recipe,
+            preprocess=self.preprocess,
+            training=self.training,
+            held_out=self.held_out,
+            classes=self.classes,
         )
 
     def batches(self, epoch: int, done: int) -> Iterator[PictureBatch]:
@@ -274,30 +273,42 @@ class NetworkTraining:
 
     def step(self, batch: PictureBatch, epoch: int) -> Measured:
         """Take one step of SGD on a batch, then limit the filters."""
-        address = np.random.SeedSequence([self.recipe.seed, epoch + 1, self.position.step - epoch * self.per_epoch])
+        number = self.position.step - epoch * self.per_epoch
+        address = np.random.SeedSequence([self.recipe.seed, epoch + 1, number])
         torch.manual_seed(int(address.generate_state(1)[0]))  # dropout
-        if self.recipe.augment:
-            _, side, _ = self.preprocess.shape
-            pictures = random_crops(batch.pictures, side, np.random.default_rng(address))
-        else:
-            pictures = stacked([self.preprocess.picture(picture) for picture in batch.pictures])
         labels = torch.from_numpy(self.training.labels[batch.places]).to(self.device)
+        indices = self.training.indices[batch.places]
+        step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed)
+        crops = self._crops(self.additions.pictures(batch.pictures, step), np.random.default_rng(address))
+        x = self.preprocess.tensor(self.additions.crops(crops, step), self.device)
+        x, targets = self.additions.inputs(x, labels, step)
 
-        def share(start: int, stop: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            outputs, classes = self._outputs(pictures[start:stop]), labels[start:stop]
-            loss = functional.cross_entropy(outputs, classes) * (len(classes) / len(labels))
-            self._require_finite([loss], "the loss")
-            return loss, (loss.detach(), (outputs.argmax(1) == classes).sum())
+        def share(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
+            outputs = self._outputs(x[start:stop])
+            part = Part(step=step, start=start, stop=stop, x=x[start:stop], targets=targets[start:stop])
+            means = {"loss": functional.cross_entropy(outputs, part.targets), **self.additions.terms(outputs, part)}
+            weighted = {name: mean * (len(outputs) / len(labels)) for name, mean in means.items()}
+            total = torch.stack(list(weighted.values())).sum()
+            self._require_finite([total], "the loss")
+            correct = (outputs.argmax(1) == labels[start:stop]).sum()
+            sums = {name: mean.detach() * len(labels) for name, mean in weighted.items()}
+            return total, {"loss": sums.pop("loss"), "accuracy": correct, **sums}
 
         parts = gradients_in_parts(self.at_once, len(labels), list(self.model.parameters()), share)
+        self.additions.after_backward(step)
         self.optimiser.step()
         if self.recipe.radius:
             renormalise(self.model, self.recipe.radius)
-        loss, correct = (float(torch.stack(values).sum()) for values in zip(*parts, strict=True))
-        return Measured({"loss": loss * len(labels), "accuracy": correct}, len(labels))
+        self.additions.after_step(step)
+        totals = torch.stack([torch.stack([value.double() for value in part.values()]) for part in parts]).sum(0)
+        return Measured(dict(zip(parts[0], totals.tolist(), strict=True)), len(labels))
 
-    def _outputs(self, pictures: Picture) -> Tensor:
-        x = self.preprocess.tensor(pictures, self.device)
+    def _crops(self, pictures: Picture, rng: np.random.Generator) -> Picture:
+        if self.recipe.augment:
+            return random_crops(pictures, self.preprocess.shape[1], rng)
+        return stacked([self.preprocess.picture(picture) for picture in pictures])
+
+    def _outputs(self, x: Tensor) -> Tensor:
         bf16 = self.recipe.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
             outputs: Tensor = self.model(x)
@@ -307,7 +318,8 @@ class NetworkTraining:
         """Validate, lower the learning rate where it is time, and add the epoch to the history."""
         began = time.monotonic()
         rate = float(self.optimiser.param_groups[0]["lr"])
-        record = {"epoch": epoch + 1, "lr": rate, **self.position.means(), **self._validated()}
+        figures = self.additions.end_epoch(epoch)
+        record = {"epoch": epoch + 1, "lr": rate, **self.position.means(), **self._validated(), **figures}
         self.plateau.step(1 - record.get("validation_accuracy", record["accuracy"]))
         record["seconds"] = round(self.position.seconds + time.monotonic() - began, 3)
         self._require_finite([torch.tensor(record.get("validation_loss", record["loss"]))], "the validation loss")
@@ -329,7 +341,8 @@ class NetworkTraining:
         self.model.eval()
         with torch.inference_mode():
             for places, pictures, _ in self.held_out.batches(self.recipe.batch_size):
-                outputs, labels = self._outputs(pictures), labels_held_out[torch.from_numpy(places)].to(self.device)
+                outputs = self._outputs(self.preprocess.tensor(pictures, self.device))
+                labels = labels_held_out[torch.from_numpy(places)].to(self.device)
                 loss += functional.cross_entropy(outputs, labels, reduction="sum").item()
                 hits = outputs.topk(min(5, outputs.shape[1])).indices == labels[:, None]
                 correct, correct_in_five = correct + int(hits[:, 0].sum()), correct_in_five + int(hits.any(1).sum())

@@ -26,10 +26,10 @@ from deconvviz.errors import DataError, MismatchError, TrainingError
 from deconvviz.models.load import load_model
 from deconvviz.models.zfnet import zfnet
 from deconvviz.studies.training.command import SNAPSHOT_EPOCHS
+from deconvviz.studies.training.labelled import training_and_validation
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
-from deconvviz.studies.training.train import NetworkTraining, train, training_and_validation
-from deconvviz.types import Picture
+from deconvviz.studies.training.train import NetworkTraining, train
 
 PLAIN = Preprocess(resize=12, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
@@ -107,7 +107,7 @@ def test_batches_that_do_not_fit_go_in_parts(
     whole = run(network(), tmp_path / "whole.pth", recipe)
     outputs = NetworkTraining._outputs
 
-    def narrow(self: NetworkTraining, pictures: Picture) -> torch.Tensor:
+    def narrow(self: NetworkTraining, pictures: torch.Tensor) -> torch.Tensor:
         if len(pictures) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return outputs(self, pictures)

@@ -1,0 +1,85 @@
+"""The options of `deconvviz train` that name additions to the recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.inputs import names_of
+from deconvviz.cli.options import option_group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deconvviz.studies.training.additions.base import Addition
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdditionOptions:
+    """What the command line says of additions.
+
+    Attributes:
+        additions: their names.
+        pairs: options of additions, each as "KEY=VALUE" or "ADDITION.KEY=VALUE".
+    """
+
+    additions: tuple[str, ...]
+    pairs: tuple[str, ...]
+
+    def named(self) -> list[Addition]:
+        """Return new additions; raises DataError or TrainingError for an option that none of them has."""
+        from deconvviz.studies.training.additions.registry import from_text
+
+        options = dict(key_and_value(text, "cells=4") for text in self.pairs)
+        return from_text(self.additions, {key: json_value(value) for key, value in options.items()})
+
+
+def _known(context: click.Context, option: click.Parameter, given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names, before torch is imported; raises DeconvvizError for one that does not exist."""
+    from deconvviz.registry import require_name
+    from deconvviz.studies.training.additions.listing import addition_declarations
+
+    names = tuple(names_of(given)) if isinstance(given, str) else tuple(given or ())
+    for name in names:
+        require_name("addition", name, addition_declarations())
+    return names
+
+
+def _list_additions(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print the additions and leave: no model is needed for that."""
+    if asked and not context.resilient_parsing:
+        from deconvviz.studies.training.additions.listing import described
+
+        click.echo(described())
+        context.exit()
+
+
+addition_options = option_group(
+    "adding",
+    AdditionOptions,
+    click.option(
+        "--with",
+        "additions",
+        metavar="NAME[,NAME]",
+        callback=_known,
+        help="What the training does beside the recipe, such as hide-and-seek,mixup; see --list.",
+    ),
+    click.option(
+        "--option",
+        "pairs",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An option of an addition, such as cells=4, or mixup.alpha=0.2. May be given several times.",
+    ),
+    click.option(
+        "--list",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_list_additions,
+        help="List the additions with their options and exit.",
+    ),
+)
