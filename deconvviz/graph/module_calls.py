@@ -47,20 +47,17 @@ def module_calls(model: nn.Module, shape: Sequence[int]) -> list[ModuleCall]:
     [('0', 1, (1, 4, 3, 3)), ('1', 3, (1, 36)), ('', 0, (1, 36))]
     """
     names = {module: name for name, module in model.named_modules()}
-    open_calls: list[tuple[nn.Module, int]] = []
+    open_calls: list[int] = []
     counts: Counter[nn.Module] = Counter()
     clock = itertools.count()
     calls: list[ModuleCall] = []
 
     def begin(module: nn.Module, _inputs: Any) -> None:
-        open_calls.append((module, next(clock)))
+        open_calls.append(next(clock))
         counts[module] += 1
 
     def end(module: nn.Module, _inputs: Any, output: Any) -> None:
-        while True:  # calls that a `PooledMaps` cut short never end
-            begun, began = open_calls.pop()
-            if begun is module:
-                break
+        began = open_calls.pop()
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
         calls.append(ModuleCall(names[module], counts[module], began, next(clock), shape))
 

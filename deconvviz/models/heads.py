@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import torch
@@ -36,7 +36,8 @@ class Head:
         layer: name of the layer that is replaced; of a head that pools, the layer whose maps it takes.
         features: number of values, or of maps, that the head takes.
         call: which call of that layer in a forward pass gives the maps, from 1.
-        removed: names of modules that only came after these maps, and that the network no longer has.
+        removed: names of modules that only came after these maps, and that the network no longer has, each with the
+            shape of what it returned for an image.
 
     Raises:
         ModelError: a value out of its range.
@@ -50,9 +51,11 @@ class Head:
     layer: str
     features: int
     call: int = 1
-    removed: tuple[str, ...] = ()
+    removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        shapes = {name: tuple(shape) for name, shape in self.removed.items()}  # JSON and files have lists
+        object.__setattr__(self, "removed", shapes)
         require(
             self,
             ModelError,
@@ -74,16 +77,14 @@ class Head:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
-        return {**asdict(self), "removed": list(self.removed)}
+        return {**asdict(self), "removed": {name: list(shape) for name, shape in self.removed.items()}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Head:
         """Return what `as_dict` wrote; raises ModelError where it is something else."""
         known = {entry.name for entry in fields(cls)}
         try:
-            return cls(
-                **{**{k: v for k, v in values.items() if k in known}, "removed": tuple(values.get("removed", ()))}
-            )
+            return cls(**{name: value for name, value in values.items() if name in known})
         except (TypeError, AttributeError) as error:
             raise ModelError(f"{values!r} describes no head of a network; train it again") from error
 
@@ -92,7 +93,7 @@ class Head:
 
         Weights are normal with a standard deviation of 0.01, as the layers of Zeiler and Fergus 2013, section 3, begin;
         biases are zero. A head that pools makes the network's class a subclass of it, of the same name, whose forward
-        pass ends at the layer and continues with the head: all names of layers and weights stay as they are.
+        pass hands the layer's maps to the head: all names of layers and weights stay as they are.
 
         Args:
             model: the network, as its source builds it.
@@ -102,14 +103,14 @@ class Head:
             ModelError: the network has no such layer.
 
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
-        >>> Head(kind="max", classes=4, layer="1", features=8, removed=("2", "3")).put_on(model)
+        >>> Head(kind="max", classes=4, layer="1", features=8, removed={"2": (288,), "3": (2,)}).put_on(model)
         >>> model(torch.zeros(5, 3, 8, 8)).shape, [name for name, _ in model.named_children()]
         (torch.Size([5, 4]), ['0', '1', '2', '3', 'class_head'])
         """
         try:
             layer = model.get_submodule(self.layer)
-            for name in self.removed:
-                model.set_submodule(name, nn.Identity())
+            for name, shape in self.removed.items():
+                model.set_submodule(name, Removed(shape))
         except AttributeError:
             raise ModelError(
                 f"{type(model).__name__} has no layer {self.layer!r}, where its head was; choose the model that the "
@@ -125,14 +126,31 @@ class Head:
             model.set_submodule(self.layer, head)
             return
         if not isinstance(model, PooledMaps):
-            model.__class__ = _with_pooled_maps(type(model))
+            model.__class__ = _with_pooled_maps(type(model))  # type: ignore[arg-type]  # classes have hashes
         pooled = cast("PooledMaps", model)
         pooled.pooled = self
         pooled.add_module(PLACE, head)
 
 
+class Removed(nn.Module):
+    """Stands where a module was whose result no one reads any more: zeros of the same shape, so that code goes on.
+
+    >>> Removed((10, 1))(torch.ones(2, 5)).shape
+    torch.Size([2, 10, 1])
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        """Take the shape of what the module returned for an image."""
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, x: Tensor, *others: Any, **options: Any) -> Tensor:
+        """Return zeros for as many images as there are in `x`."""
+        return x.new_zeros((x.shape[0], *self.shape))
+
+
 class PooledMaps(nn.Module):
-    """A network whose forward pass ends at a layer, whose maps a head takes; see `Head.put_on`.
+    """A network of which a head takes a layer's maps; what comes after that layer counts no more. See `Head.put_on`.
 
     Attributes:
         pooled: the head, and which layer's maps it takes.
@@ -142,39 +160,33 @@ class PooledMaps(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores [N, classes] of images [N, C, H, W]."""
-        name, number, calls = self.pooled.layer, self.pooled.call, 0
+        maps: list[Tensor] = []
 
-        def end(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                raise _Ended(output)
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            maps.append(output)
 
-        hook = self.get_submodule(name).register_forward_hook(end)
+        hook = self.get_submodule(self.pooled.layer).register_forward_hook(keep)
         try:
             super().forward(images)
-        except _Ended as ended:
-            maps = ended.maps
-        else:
-            raise ModelError(f"the forward pass of {type(self).__name__} never reaches {name!r}, call {number}")
         finally:
             hook.remove()
-        scores: Tensor = self.get_submodule(PLACE)(maps)
+        scores: Tensor = self.get_submodule(PLACE)(maps[self.pooled.call - 1])
         return scores
 
 
-class _Ended(Exception):
-    """Ends a forward pass at a layer, with its maps."""
+class PooledSequence(PooledMaps):
+    """The same of an nn.Sequential, which calls the modules that it iterates over: the head is not one of them."""
 
-    def __init__(self, maps: Tensor) -> None:
-        super().__init__()
-        self.maps = maps
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Iterate over the modules but for the head."""
+        return iter([module for name, module in self.named_children() if name != PLACE])
 
 
 @functools.cache
 def _with_pooled_maps(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return the subclass of a network's class that ends at a layer, with its name."""
-    return type(kind.__name__, (PooledMaps, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    """Return the subclass of a network's class that hands a layer's maps to a head, with its name."""
+    own = PooledSequence if issubclass(kind, nn.Sequential) else PooledMaps
+    return type(kind.__name__, (own, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def is_last_layer(module: nn.Module) -> bool:
@@ -269,7 +281,7 @@ class ClassMean(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps of the classes."""
-        return maps.unflatten(1, (-1, self.count)).mean(2)
+        return torch.unflatten(maps, 1, (-1, self.count)).mean(2)
 
 
 def _named(**modules: nn.Module) -> nn.Sequential:

@@ -47,7 +47,7 @@ def new_head(model: nn.Module, kind: str, classes: int, shape: Sequence[int], se
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
     >>> head = new_head(model, "gap", 5, (3, 8, 8))
     >>> head.layer, head.removed, model(torch.zeros(1, 3, 8, 8)).shape
-    ('1', ('2', '3'), torch.Size([1, 5]))
+    ('1', {'2': (288,), '3': (2,)}, torch.Size([1, 5]))
     """
     require_choice("head", kind, HEADS, ModelError)
     if isinstance(model, PooledMaps):
@@ -99,9 +99,7 @@ def _pooled(model: nn.Module, calls: Sequence[ModuleCall], last: ModuleCall | No
             "end in convolutions, whose maps a head could pool; give --head new"
         )
     assert cut.shape is not None
-    return Head(
-        kind=kind, classes=classes, layer=cut.name, features=cut.shape[1], call=cut.number, removed=tuple(removed)
-    )
+    return Head(kind=kind, classes=classes, layer=cut.name, features=cut.shape[1], call=cut.number, removed=removed)
 
 
 def _last_maps(model: nn.Module, calls: Sequence[ModuleCall]) -> ModuleCall:
@@ -111,8 +109,8 @@ def _last_maps(model: nn.Module, calls: Sequence[ModuleCall]) -> ModuleCall:
     wide = [call for call in convolutions if _positions(call) > 1]
     if not wide:
         raise ModelError(f"{type(model).__name__} has no convolution whose maps a head could pool; give --head new")
-    for call in convolutions[convolutions.index(wide[-1]) + 1 :]:  # 1x1 ones read what is pooled already
-        if max(modules[call.name].kernel_size) > 1:  # type: ignore[arg-type, type-var]
+    for call in convolutions[: convolutions.index(wide[-1]) : -1]:  # 1x1 ones read what is pooled already
+        if max(modules[call.name].kernel_size) > 1:
             raise ModelError(
                 f"the last convolution, {call.name!r}, gives maps of one position for images of this size: there is "
                 "nothing to pool; give a larger --input, or --head new"
@@ -126,20 +124,26 @@ def _positions(call: ModuleCall) -> int:
     return call.shape[2] * call.shape[3]
 
 
-def _only_after(model: nn.Module, calls: Sequence[ModuleCall], cut: ModuleCall) -> list[str]:
-    """Return the names of the modules that are called only after a call has ended, the topmost ones."""
-    times: dict[str, list[tuple[int, int]]] = {}
+def _only_after(model: nn.Module, calls: Sequence[ModuleCall], cut: ModuleCall) -> dict[str, tuple[int, ...]]:
+    """Return the modules that are called only after a call has ended, the topmost ones, and what shape they return.
+
+    A module that returns no tensor of the image, or tensors of several shapes, is not one of them.
+    """
+    of_module: dict[str, list[ModuleCall]] = {}
     for call in calls:
-        times.setdefault(call.name, []).append((call.began, call.ended))
-    removed: list[str] = []
+        of_module.setdefault(call.name, []).append(call)
+    removed: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, module: nn.Module) -> None:
         for part, child in module.named_children():
             full = f"{name}.{part}".lstrip(".")
-            own = [time for inner, _ in child.named_modules(prefix=full) for time in times.get(inner, [])]
-            if own and all(began > cut.ended for began, _ in own):
-                removed.append(full)
-            elif any(began < cut.ended < ended for began, ended in times.get(full, [])) or full not in times:
+            own = of_module.get(full, [])
+            inner = [call for each, _ in child.named_modules(prefix=full) for call in of_module.get(each, [])]
+            shapes = {call.shape for call in own}
+            shape = shapes.pop() if len(shapes) == 1 else None
+            if shape and shape[0] == 1 and all(call.began > cut.ended for call in inner):
+                removed[full] = shape[1:]
+            elif not own or any(call.ended > cut.ended for call in own):
                 visit(full, child)
 
     visit("", model)

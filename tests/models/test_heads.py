@@ -63,7 +63,7 @@ def by_hand(kind: str, maps: Tensor, head: nn.Module, classes: int) -> np.ndarra
 def test_pooling_is_its_definition(kind: str, side: int) -> None:
     torch.manual_seed(3)
     model = network()
-    head = Head(kind=kind, classes=4, layer="2", features=6, removed=("3", "4", "5"))
+    head = Head(kind=kind, classes=4, layer="2", features=6, removed={"3": (6, 7, 7), "4": (294,), "5": (2,)})
     head.put_on(model)
     placed = model.get_submodule(PLACE)
     for parameter in placed.parameters():  # far from the small weights of the beginning
@@ -83,7 +83,8 @@ EXPECTED = {  # network -> (the layer whose maps are pooled, their number, their
     "torchvision:mobilenet_v3_small": ("features", 576, 7),
     "torchvision:efficientnet_b0": ("features", 1280, 7),
     "torchvision:convnext_tiny": ("features", 768, 7),
-    "torchvision:regnet_x_400mf": ("trunk_output", 400, 7),
+    "torchvision:mnasnet0_5": ("layers", 1280, 7),
+    "torchvision:shufflenet_v2_x0_5": ("conv5", 1024, 7),
     "timm:resnet18": ("layer4", 512, 7),
     "timm:efficientnet_lite0": ("bn2", 1280, 7),
     "timm:mobilenetv3_small_100": ("blocks", 576, 7),
@@ -173,7 +174,7 @@ def test_the_second_call_of_a_shared_layer_gives_the_maps() -> None:
     x = torch.randn(2, 3, 8, 8)
     maps = model.two(model.one(x).relu()).relu()
     head = new_head(model, "max", 5, (3, 8, 8))
-    assert (head.layer, head.call, head.removed) == ("relu", 2, ("late.fc",))
+    assert (head.layer, head.call, head.removed) == ("relu", 2, {"late.fc": (3,)})
     assert torch.equal(model(x), model.get_submodule(PLACE)(maps))
 
 
@@ -235,10 +236,10 @@ def test_cam_of_a_mean_is_grad_cam_up_to_its_scale() -> None:
     model = network()
     new_head(model, "gap", 4, SHAPE)
     with torch.no_grad():
-        nn.init.normal_(model.get_submodule(f"{PLACE}.linear").weight)
+        nn.init.normal_(model.get_parameter(f"{PLACE}.linear.weight"))
     x = torch.rand(2, *SHAPE)
     captured = dv.capture(model, SHAPE)
-    weights = model.get_submodule(f"{PLACE}.linear").weight[1]
+    weights = model.get_parameter(f"{PLACE}.linear.weight")[1]
     cam = dv.cam("cam", captured, "2")(x, 1, raw=True)
     torch.testing.assert_close(cam, torch.einsum("k,nkhw->nhw", weights, network()[:3](x)))
     grad_cam = dv.cam("grad-cam", captured, "2")(x, 1, raw=True)

@@ -141,6 +141,7 @@ class _Job:
         seed = int(np.random.SeedSequence([self.settings.seed, split, number]).generate_state(1)[0])
         start = self.starts[name]
         model, fine_tuning = start.make(seed)
+        options: TrainingKeywords = {**self.options, "progress": False}
         trained = train(
             model,
             Part(self.images, self.indices[drawn.train[:, :number].ravel()]),
@@ -149,7 +150,7 @@ class _Job:
             preprocess=self.preprocess,
             name=name,
             fine_tuning=fine_tuning,
-            **{**self.options, "progress": False},
+            **options,
         )
         predicted = self._predicted(trained.model, self.indices[drawn.test])
         truth = np.asarray(self.images.labels)[self.indices[drawn.test]]

@@ -12,10 +12,9 @@ from torch import nn
 
 from deconvviz.metrics import randomised
 from deconvviz.models.load import LoadedModel, build_model
-from deconvviz.models.zfnet import ZFNet
+from deconvviz.models.zfnet import PAPER_RADIUS, ZFNet
 from deconvviz.run.heads import new_head
 from deconvviz.studies.training.fine_tuning import FineTuning
-from deconvviz.studies.training.recipe import PAPER_RADIUS
 
 BODY_RATE = 0.1  # of a fine-tuned network, on all but its new last layer
 Make = Callable[[int], tuple[nn.Module, FineTuning]]

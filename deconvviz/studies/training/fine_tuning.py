@@ -49,9 +49,12 @@ class FineTuning:
 
     def identity(self) -> dict[str, Any]:
         """Return what must agree when a training is resumed, JSON values: nothing of what is as usual."""
-        values = {"freeze": self.freeze, "body_rate": None if self.body_rate == 1 else self.body_rate}
-        values["head"] = self.head and self.head.as_dict()
+        rate = None if self.body_rate == 1 else self.body_rate
+        values = {"head": self.head and self.head.as_dict(), "freeze": self.freeze, "body_rate": rate}
         return {name: value for name, value in values.items() if value is not None}
+
+
+EVERYTHING = FineTuning()
 
 
 class Parts:
