@@ -159,8 +159,8 @@ class WholeOptions:
         if self.fine_tune:
             shape, fingerprint = preprocess.shape, network.fingerprint
             starts["fine-tuned"] = fine_tuned(loaded, classes, shape, fingerprint, self.body_rate)
-        sizes = {"epochs": self.train_epochs, "lr": self.train_lr, "batch_size": self.train_batch}
-        return {"starts": starts, "recipe": dataclasses.replace(FEW, **sizes)}
+        recipe = dataclasses.replace(FEW, epochs=self.train_epochs, lr=self.train_lr, batch_size=self.train_batch)
+        return {"starts": starts, "recipe": recipe}
 
 
 @click.command()

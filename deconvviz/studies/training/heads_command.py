@@ -75,7 +75,9 @@ class HeadOptions:
         both = [None if each is None else SeveralLabels(each, table) for each in (images, validation)]
         for each in both:
             if each is not None and not each.known.all():
-                click.echo(f"{int((~each.known).sum())} of {len(each)} images have no row in {self.labels}: left out")
+                click.echo(
+                    f"{int((~each.known).sum())} of {len(each)} images have no row in {self.labels}: left out", err=True
+                )
         assert both[0] is not None
         return both[0], both[1]
 

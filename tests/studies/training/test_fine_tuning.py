@@ -88,7 +88,7 @@ def test_frozen_parts_drop_nothing_and_use_their_statistics() -> None:
     with parts.without_gradients():
         assert torch.equal(model(x), body_with(model)(x))
         assert [n for n, p in model.named_parameters() if p.requires_grad] == ["9.weight", "9.bias"]
-    assert not model[1].training and model[9].training  # type: ignore[index]
+    assert not model[1].training and model[9].training
     until = Parts(model, FineTuning(head=head, freeze="3"), PLAIN.shape)
     until.train_mode()
     assert [module.training for module in model.children()] == [False] * 4 + [True] * 6
