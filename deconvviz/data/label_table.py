@@ -103,10 +103,10 @@ class SeveralLabels(Shown, drawn_by="draw_images"):
     >>> from deconvviz.data.scenes.scenes import Scenes
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     table = pathlib.Path(folder, "labels.csv")
-    ...     _ = table.write_text("image,label\\n000000-cat.png,cat\\n000000-cat.png,furry\\n000001-owl.png,owl\\n")
+    ...     _ = table.write_text("image,label\\n000000-bus.png,bus\\n000000-bus.png,red\\n000001-car.png,car\\n")
     ...     images = SeveralLabels(Scenes(3), LabelTable.read(table))
     >>> images.classes, images.targets.tolist()[:2], images.known.tolist()
-    (('cat', 'furry', 'owl'), [[True, True, False], [False, False, True]], [True, True, False])
+    (('bus', 'car', 'red'), [[True, False, True], [False, True, False]], [True, True, False])
     """
 
     def __init__(self, images: Images, table: LabelTable) -> None:

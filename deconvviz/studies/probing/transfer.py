@@ -83,7 +83,7 @@ def transfer(
 
     Source: Zeiler and Fergus 2013, section 5.2, tables 4 and 5 and figure 9.
 
-    >>> import torch
+    >>> from torch import nn
     >>> import deconvviz as dv
     >>> plain, settings = dv.Preprocess(resize=32, crop=32), ProbeSettings(per_class=(3,), splits=2, costs=(1.0,))
     >>> networks = {}

@@ -12,14 +12,13 @@ import time
 import pytest
 
 JOB = "probe demo scenes:60:5 -l relu7 --per-class 3 --splits 2 --probes softmax --costs 1 --no-random --fine-tune"
-ARGUMENTS = [*JOB.split(), *"--train-epochs 12 --train-batch 4 --device cpu --quiet --workers 1".split()]
-FILES = ["--features", "f.h5", "-o", "p.csv"]
+HOW = "--train-epochs 12 --train-batch 4 --device cpu --quiet --workers 1 --features f.h5 -o p.csv"
 
 
 def started(folder: pathlib.Path) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "deconvviz", *ARGUMENTS, *FILES]
+    command = [sys.executable, "-m", "deconvviz", *f"{JOB} {HOW}".split()]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
