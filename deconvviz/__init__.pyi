@@ -8,6 +8,8 @@ from .cam.explain import cam as cam
 from .cam.pairs.explain import pair as pair
 from .data.datasets import open_images as open_images
 from .data.images import ImageStore as ImageStore
+from .data.label_table import LabelTable as LabelTable
+from .data.label_table import SeveralLabels as SeveralLabels
 from .data.memory import InMemoryImages as InMemoryImages
 from .data.pack import pack as pack
 from .data.preprocess import Preprocess as Preprocess
@@ -71,6 +73,7 @@ from .results.features import Features as Features
 from .results.snapshots import Snapshots as Snapshots
 from .run.directions import learn_directions as learn_directions
 from .run.features import stream_features as stream_features
+from .run.heads import new_head as new_head
 from .run.options import RunOptions as RunOptions
 from .studies.ablation.ablate import ablate as ablate
 from .studies.attack.measure import attack as attack
@@ -113,6 +116,8 @@ from .studies.pairs.measure import explain_pairs as explain_pairs
 from .studies.pairs.result import PairStudy as PairStudy
 from .studies.probing.measure import probe as probe
 from .studies.probing.settings import ProbeSettings as ProbeSettings
+from .studies.probing.starts import fine_tuned as fine_tuned
+from .studies.probing.starts import from_scratch as from_scratch
 from .studies.probing.transfer import transfer as transfer
 from .studies.relevance.deciding import deciding_channels as deciding_channels
 from .studies.relevance.measure import image_relevance as image_relevance
@@ -123,6 +128,7 @@ from .studies.relevance.result import Relevance as Relevance
 from .studies.relevance.result import load_relevance as load_relevance
 from .studies.training.additions.base import Addition as Addition
 from .studies.training.additions.registry import addition as addition
+from .studies.training.fine_tuning import FineTuning as FineTuning
 from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained

@@ -92,6 +92,9 @@ MAP_SCALES = ("own", "common")
 # --- directions of a layer's channels ---
 DIRECTIONS = ("nmf", "pca")
 
+# --- heads of networks that are trained ---
+HEADS = ("new", "gap", "max", "lse", "wildcat")  # another last layer; or one that pools the last maps
+
 # --- lesions and variants ---
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")

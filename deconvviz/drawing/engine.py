@@ -11,6 +11,7 @@ from deconvviz.arrays import evenly
 from deconvviz.errors import DataError
 from deconvviz.figures import contact, history, overlay, projection, sheet
 from deconvviz.figures.page import OWN, Page
+from deconvviz.studies.training.result import OF_LABEL
 from deconvviz.types import Floats, Pixels
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
         if layer:
             panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
             continue
-        is_share = name == "right" or "acc" in name.lower() or "top" in name
+        is_share = name == "right" or "acc" in name.lower() or "top" in name or name.endswith("_map")
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
         panels.setdefault(label, {})[name.replace("_", " ")] = points
     if not panels:
@@ -227,7 +228,7 @@ def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
     for number, record in enumerate(records, 1):
         epoch = number if "phase" in record else record.get("epoch", number)
         for name, value in record.items():
-            if name not in NO_METRICS and isinstance(value, int | float):
+            if name not in NO_METRICS and not name.startswith(OF_LABEL) and isinstance(value, int | float):
                 points.setdefault(name, []).append((epoch, value))
     return {name: np.array(pairs, np.float64) for name, pairs in points.items()}
 

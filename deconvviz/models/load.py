@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deconvviz.errors import ModelError
+from deconvviz.models.heads import Head
 from deconvviz.models.parts import part_of, settings_of_part, split_part
 from deconvviz.models.randomness import make_random
 from deconvviz.models.sources import FORMS, SOURCES, Built, Loader, Wanted, from_file
@@ -28,6 +29,7 @@ class LoadedModel:
         spec: the model's name, as it was given to `load_model`.
         weights: "DEFAULT", "none" or the path of a file.
         classes: names of the outputs; empty where they are unknown.
+        head: the head that it got in the place of its own last layers; None for its own.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class LoadedModel:
     spec: str
     weights: str
     classes: tuple[str, ...] = ()
+    head: Head | None = None
 
 
 DEMO = pathlib.Path(__file__).parent / "demo.pth"
@@ -52,9 +55,9 @@ def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
             `torchvision:fasterrcnn_resnet50_fpn#backbone`, with the weights that it has in the model.
         weights: "DEFAULT" for the model's own trained weights (they are downloaded where they are not there yet),
             "none" for random weights of a fixed seed, or the path of a file with a state dict, which is loaded with
-            weights_only=True. From a file that `deconvviz train` wrote come also the size of a zfnet, how its images
-            are prepared, and the names of its outputs. Where its last layer has another number of outputs than the
-            model usually has, the model is built with as many.
+            weights_only=True. From a file that `deconvviz train` wrote come also the size of a zfnet, another head, how
+            its images are prepared, and the names of its outputs. Where the last layer in a file has another number of
+            outputs than the model usually has, the model is built with as many.
 
     Raises:
         ModelError: the model or the file does not exist, the file is not a plain state dict, the weights belong to
@@ -78,19 +81,19 @@ def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
     is_file = weights not in ("DEFAULT", "none")
     file = read_weights(weights) if is_file else read_weights(DEMO) if spec == "demo" else None
     arguments = file.arguments if file else {}
-    built = _built(spec, arguments, Wanted(trained, file.state if file and is_file else {}))
+    head = Head.from_dict(file.head) if file and file.head else None
+    built = _built(spec, arguments, Wanted(trained, file.state if file and is_file else {}), head=head)
     if file and weights != "none":
         built = _with_weights(spec, arguments, built, file)
     elif weights == "none" and ".py:" in spec:  # a factory may load weights of its own
         make_random(built.model, lambda: _built(spec, arguments, Wanted()).model, spec)
     classes = () if weights == "none" and spec == "demo" else (file.classes if file else ()) or built.classes
-    return LoadedModel(
-        built.model.eval(), {**built.settings, **(file.settings if file else {})}, spec, weights, classes
-    )
+    settings = {**built.settings, **(file.settings if file else {})}
+    return LoadedModel(built.model.eval(), settings, spec, weights, classes, head)
 
 
 def build_model(
-    spec: str, arguments: Mapping[str, Any], trained: bool = False, seed: int = 0
+    spec: str, arguments: Mapping[str, Any], trained: bool = False, seed: int = 0, head: Head | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a new model by its name, without weights from a file.
 
@@ -99,6 +102,7 @@ def build_model(
         arguments: of a zfnet or demo, as in `ZFNet.arguments`.
         trained: whether the model has its own trained weights; otherwise they are random.
         seed: of random weights.
+        head: what stands in the place of the model's own last layers, with random weights; None for its own.
 
     Returns:
         The module, and the arguments of `Preprocess` for its images.
@@ -106,11 +110,11 @@ def build_model(
     Raises:
         ModelError: the model does not exist or cannot be built.
     """
-    built = _built(spec, arguments, Wanted(trained), seed)
+    built = _built(spec, arguments, Wanted(trained), seed, head)
     return built.model, built.settings
 
 
-def _built(spec: str, arguments: Mapping[str, Any], wanted: Wanted, seed: int = 0) -> Built:
+def _built(spec: str, arguments: Mapping[str, Any], wanted: Wanted, seed: int = 0, head: Head | None = None) -> Built:
     source, _, name = spec.partition(":")
     loader: Loader | None
     if spec in ("zfnet", "demo"):
@@ -124,7 +128,10 @@ def _built(spec: str, arguments: Mapping[str, Any], wanted: Wanted, seed: int = 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
-        return loader(name, wanted)
+        built = loader(name, wanted)
+    if head is not None:
+        head.put_on(built.model, seed)
+    return built
 
 
 def _with_weights(spec: str, arguments: Mapping[str, Any], built: Built, file: Weights) -> Built:

@@ -45,6 +45,7 @@ class Weights:
         arguments: of the model's factory.
         settings: of the `Preprocess` that the network was trained with.
         classes: names of the outputs; empty where they are unknown.
+        head: what stands in the place of the model's own last layers, as `Head.as_dict` gives it; empty for its own.
     """
 
     path: pathlib.Path
@@ -53,6 +54,7 @@ class Weights:
     arguments: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    head: dict[str, Any] = field(default_factory=dict)
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
@@ -262,7 +264,7 @@ def read_weights(path: Pathlike) -> Weights:
     content = read_file(path)
     from_training = isinstance(content, Mapping) and content.get("format") == TRAINING
     details = {key: content[key] for key in ("arguments", "settings")} if from_training else {}
-    details |= {"classes": tuple(content.get("classes", ()))} if from_training else {}
+    details |= {"classes": tuple(content.get("classes", ())), "head": content.get("head", {})} if from_training else {}
     states = dict(sorted(_states_in(content), key=lambda pair: _rank(pair[0])))
     if not states:
         keys = f"; it holds {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""

@@ -16,11 +16,13 @@ ANALYSES: Mapping[str, TableSchema] = {
         columns=_columns(
             "epoch integer |  | Number of the epoch, from 1.",
             "lr number |  | Learning rate in it.",
-            "loss number | nats | Mean cross-entropy over the epoch's training steps.",
+            "loss number | nats | Mean cross-entropy, or binary cross-entropy, over the epoch's training steps.",
             "accuracy number? | share, 0..1 | Of the training images, as they were during the epoch.",
             "validation_loss number? | nats | Mean over the held-out images, after the epoch.",
             "validation_accuracy number? | share, 0..1 | Of the held-out images.",
             "validation_top5 number? | share, 0..1 | Of the held-out images those whose class is among the first five.",
+            "validation_map number? | share, 0..1 | Mean average precision over the labels, of images with several.",
+            "average_precision_* number? | share, 0..1 | Average precision of a label on the held-out images.",
             "seconds number? | s | Duration of the epoch.",
             "* number? |  | A term or a figure of an addition, after whose name it is called; see its description in "
             "`deconvviz train --list`.",

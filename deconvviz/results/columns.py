@@ -295,14 +295,15 @@ TABLES: Mapping[str, TableSchema] = {
         ),
     ),
     "probes": TableSchema(
-        what="A row for each layer, of each network where there are several.",
+        what="A row for each layer, of each network where there are several; networks that were trained as a whole "
+        "have one row, with numbers in the columns of softmax only.",
         written_by="`deconvviz probe`, `save_csv` and `to_frame` of `ProbeResult` and `Transfer`",
         columns=_columns(
             "network text? |  | Name of the network.",
             _LAYER,
-            "values integer | values | Length of the layer's feature vector.",
-            "*_deviation number | share, 0..1 | Standard deviation of the accuracy over the splits.",
-            "* number | share, 0..1 | PROBE_COUNT: mean accuracy of a class with so many training images of each.",
+            "values integer? | values | Length of the layer's feature vector; empty for all layers.",
+            "*_deviation number? | share, 0..1 | Standard deviation of the accuracy over the splits.",
+            "* number? | share, 0..1 | PROBE_COUNT: mean accuracy of a class with so many training images of each.",
         ),
     ),
     "ablation": TableSchema(

@@ -134,6 +134,17 @@ FILES: Mapping[str, FileSchema] = {
         settings=_CONFIG,
         arrays=_arrays("* b images | ? | bool: of a variant: whether each validation image is classified correctly."),
     ),
+    "networks on few images": FileSchema(
+        version=1,
+        what="How well networks do that were trained as a whole on the few images of a split.",
+        written_by="`deconvviz probe`, with `--scratch` or `--fine-tune`, and `dv.transfer`",
+        read_by="the same command, which resumes",
+        settings=_CONFIG,
+        arrays=_arrays(
+            "*/accuracy f per_class splits | ? | float64: of a start: mean over the classes of the share of a class's "
+            "test images that are classified correctly; NaN where the network is not trained yet.",
+        ),
+    ),
     "atlas": FileSchema(
         version=1,
         what="The settings of an atlas, by which its folder is known again; it has no arrays.",

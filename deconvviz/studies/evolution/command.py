@@ -191,9 +191,11 @@ def _model(file: Snapshots, spec: str | None) -> tuple[nn.Module, dict[str, Any]
     Raises:
         ModelError: neither the file nor --model names the network.
     """
+    from deconvviz.models.heads import Head
     from deconvviz.models.load import build_model
 
     spec = spec or file.config.get("model")
     if not spec:
         raise ModelError(f"{file.path} does not name its model; give --model, such as file.py:FACTORY")
-    return build_model(spec, file.config.get("arguments", {}))
+    head = file.config.get("head")
+    return build_model(spec, file.config.get("arguments", {}), head=Head.from_dict(head) if head else None)

@@ -27,6 +27,7 @@ from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
+    from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
     from deconvviz.models.load import LoadedModel
@@ -118,6 +119,50 @@ class FeatureOptions:
     limit: int | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeOptions:
+    """What the command line says of whole networks that are trained on the few images.
+
+    Attributes:
+        scratch: whether one is trained from random weights.
+        fine_tune: whether one is trained from the network's own weights, with a new last layer.
+        train_epochs: passes over the images.
+        train_lr: learning rate at the beginning.
+        train_batch: images in a step.
+        body_rate: factor on the learning rate of a fine-tuned network's layers but the last.
+    """
+
+    scratch: bool
+    fine_tune: bool
+    train_epochs: int
+    train_lr: float
+    train_batch: int
+    body_rate: float
+
+    def starts(self, loaded: LoadedModel, network: Network, images: Images, preprocess: Preprocess) -> dict[str, Any]:
+        """Return `starts` and `recipe` of `transfer`; nothing where no whole network is trained.
+
+        Raises:
+            DataError: random weights are to be fine-tuned.
+            TrainingError: a value out of its range.
+        """
+        from deconvviz.studies.probing.few_images import FEW
+        from deconvviz.studies.probing.starts import fine_tuned, from_scratch
+        from deconvviz.studies.training.labelled import class_names
+
+        if not (self.scratch or self.fine_tune):
+            return {}
+        if self.fine_tune and loaded.weights == "none":
+            raise DataError("--fine-tune starts from trained weights, --weights none given; give --scratch instead")
+        classes = len(class_names(images))
+        starts = {"scratch": from_scratch(loaded, classes, preprocess.shape)} if self.scratch else {}
+        if self.fine_tune:
+            shape, fingerprint = preprocess.shape, network.fingerprint
+            starts["fine-tuned"] = fine_tuned(loaded, classes, shape, fingerprint, self.body_rate)
+        recipe = dataclasses.replace(FEW, epochs=self.train_epochs, lr=self.train_lr, batch_size=self.train_batch)
+        return {"starts": starts, "recipe": recipe}
+
+
 @click.command()
 @click.argument("model")
 @click.argument("data")
@@ -139,6 +184,20 @@ class FeatureOptions:
     click.option("--costs", default="0.01,0.1,1,10,100", help="C, which cross-validation chooses from these."),
 )
 @click.option("--random/--no-random", "compare", default=True, help="Compare with random weights.")
+@option_group(
+    "whole",
+    WholeOptions,
+    click.option("--scratch", is_flag=True, help="Also train the network on each split's images from random weights."),
+    click.option(
+        "--fine-tune",
+        is_flag=True,
+        help="Also train it on them from its own weights, with a new last layer.",
+    ),
+    click.option("--train-epochs", default=60, help="Passes over the images of a split, of these trainings."),
+    click.option("--train-lr", default=0.01, help="Learning rate at their beginning."),
+    click.option("--train-batch", default=16, help="Images in a step of theirs."),
+    click.option("--body-rate", default=0.1, help="Fine-tuning: factor on the rate of all but the last layer."),
+)
 @option_group(
     "storage",
     FeatureOptions,
@@ -163,6 +222,7 @@ def probe(
     layers: tuple[str, ...],
     probing: ProbeOptions,
     compare: bool,
+    whole: WholeOptions,
     storage: FeatureOptions,
     page: Page,
     run: RunOptions,
@@ -171,21 +231,25 @@ def probe(
 ) -> None:
     """Measure how well a linear classifier tells the classes apart by the features of each layer.
 
-    The network's weights do not change. A linear SVM and a softmax classifier are trained on its features of a few
+    The weights of the network do not change. A linear SVM and a softmax classifier are trained on its features of a few
     images of each class, and on those of the same network with random weights. Features are pooled to at most 10,000
     values a layer. The classifiers are scikit-learn's, which the extra "probe" brings: pip install scikit-learn.
 
     DATA is a packed store, a folder with a sub-folder for each class, or scenes[:COUNT[:SEED]], generated pictures.
-    With --features, the same command resumes what was interrupted.
+    With --features, the same command resumes what was interrupted. With --scratch and --fine-tune, whole networks are
+    trained on the few images too, one for each split and number of images: rows of the paper's tables 4 and 5.
 
     \b
     Examples:
       deconvviz probe demo scenes:1000:5 -o probe.csv
       deconvviz probe torchvision:resnet18 photos/ -l layer1 -l layer4 --per-class 15 --features photos.h5 -o probe.csv
+      deconvviz probe demo scenes:400:5 --scratch --fine-tune --per-class 5,15 --splits 2 -o whole.csv
     """
     table, settings = check_table(out), probing.settings(run.seed)  # before torch is imported
     if cluster is not None and storage.features is None:
         raise DataError("--ray needs --features FILE.h5, on storage that every node sees")
+    if cluster is not None and (whole.scratch or whole.fine_tune):
+        raise DataError("--scratch and --fine-tune train on this machine: give them in a second run, without --ray")
     settings.check_library()
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers
@@ -208,6 +272,7 @@ def probe(
         remote = remote_model(model, options, preprocess)
         stream = _stream_on_ray(remote, data, images, chosen, made_by, run.seed, cluster, keywords)
     about: dict[str, Any] = {"limit": storage.limit, "stream": stream, "preprocess": preprocess, "sources": made_by}
+    about |= whole.starts(loaded, network, images, preprocess)
     result = transfer(networks, images, chosen, settings, storage.features, **about, **keywords)
     result.save_csv(table)
     caption = caption_of(result, network.name, data, storage.pool)
@@ -220,11 +285,12 @@ def probe(
 def caption_of(transfer: Transfer, network: str, data: str, pool: str) -> str:
     """Return what the figure shows: the images, the splits, and how the features were made."""
     random = " The random network has the same layers." if "random" in transfer.by_network else ""
+    whole = " From scratch and fine-tuned: all layers were trained on the same images." if transfer.by_start else ""
     return (
         f"{network} on {pathlib.PurePath(data).name}. Points are means over {transfer.first.settings.splits} random "
         f"splits ({transfer.first.tested} test images each), whiskers are their standard deviations. The features "
         f"({pool} pooling) are fixed; only the linear classifiers are trained.{random} Features are standardised; C is "
-        "chosen by cross-validation among the training images."
+        f"chosen by cross-validation among the training images.{whole}"
     )
 
 
@@ -258,6 +324,6 @@ def _stream_on_ray(
 
 
 def _with_random_weights(loaded: LoadedModel, seed: int) -> LoadedModel:
-    from deconvviz.studies.probing.transfer import untrained
+    from deconvviz.studies.probing.starts import untrained
 
     return dataclasses.replace(loaded, model=untrained(loaded, seed), weights="none")

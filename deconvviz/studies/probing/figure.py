@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import Sheet
+from deconvviz.studies.probing.result import STARTS, WHOLE
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ HANGING, SIDEWAYS = (
     0.036,
     0.043,
 )  # inches that a letter of a layer's name takes downwards and to the left, at 40 degrees
+
+
+WHISKERS: dict[str, Any] = {"markersize": 3, "linewidth": 1.2, "capsize": 2, "elinewidth": 0.8}
+WHOLE_LOOKS = (("#d55e00", "s"), ("#000000", "^"))  # colours and markers of networks that were trained as a whole
 
 
 class Line(NamedTuple):
@@ -50,6 +55,7 @@ class Line(NamedTuple):
 def draw_probing(transfer: Transfer, title: str, caption: str, page: Page = OWN) -> Figure:
     """Draw accuracy against depth with the most training images, and at the deepest layer against their number.
 
+    Networks all of whose layers were trained on the same images stand beside the deepest layer, and have a curve too.
     Whiskers are standard deviations over the splits, the dotted line is chance. The second panel is there only where
     there are several numbers of training images. The legend is to the right of the panels.
 
@@ -61,9 +67,9 @@ def draw_probing(transfer: Transfer, title: str, caption: str, page: Page = OWN)
     """
     result = transfer.first
     several = len(result.settings.per_class) > 1
-    longest = max(len(name) for name in result.layers)
+    longest = max(len(name) for name in _places(transfer))
     left, below = max(0.65, SIDEWAYS * longest), 0.45 + HANGING * longest
-    natural = max(2.8, 0.2 + 0.55 * len(result.layers))
+    natural = max(2.8, 0.2 + 0.55 * len(_places(transfer)))
     share = natural / (natural + COUNTS) if several else 1.0  # of the first panel in the room of both
     fixed = left + LEGEND + (0.8 if several else 0)
     room = page.fitted(natural / share, fixed, 1, 1.4 * (1 + several))
@@ -86,10 +92,14 @@ def _draw_depth(axes: Axes, transfer: Transfer) -> None:
     for line in _lines(transfer):
         result, probe = transfer.by_network[line.network], settings.probes.index(line.probe)
         _draw_line(axes, line, places, result.mean[:, probe, -1], result.deviation[:, probe, -1])
-    axes.set_xticks(places, layers, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
+    names = _places(transfer)
+    for look, start in zip(WHOLE_LOOKS, transfer.by_start, strict=False):
+        mean, deviation = transfer.whole_curve(start)
+        _draw_whole(axes, look, start, np.array([len(layers)]), mean[-1:], deviation[-1:])
+    axes.set_xticks(np.arange(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
     axes.set_xlabel("layer, in the order of depth", fontsize=8)
     axes.set_title(f"{counted(settings.per_class[-1], 'training image')} of each class", fontsize=8)
-    axes.set_xlim(-0.4, len(places) - 0.6)
+    axes.set_xlim(-0.4, len(names) - 0.6)
     _finish(axes, transfer.first)
 
 
@@ -97,10 +107,24 @@ def _draw_counts(axes: Axes, transfer: Transfer) -> None:
     counts, deepest = transfer.first.settings.per_class, list(transfer.first.layers)[-1]
     for line in _lines(transfer):
         _draw_line(axes, line, np.array(counts), *transfer.curve(line.network, deepest, line.probe))
+    for look, start in zip(WHOLE_LOOKS, transfer.by_start, strict=False):
+        _draw_whole(axes, look, start, np.array(counts), *transfer.whole_curve(start))
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("training images of each class", fontsize=8)
-    axes.set_title(f"at {deepest}", fontsize=8)
+    axes.set_title(f"probes at {deepest}" if transfer.by_start else f"at {deepest}", fontsize=8)
     _finish(axes, transfer.first)
+
+
+def _places(transfer: Transfer) -> list[str]:
+    """Return the names of the places on the axis of depth."""
+    return [*transfer.first.layers, *([WHOLE] if transfer.by_start else [])]
+
+
+def _draw_whole(axes: Axes, look: tuple[str, str], start: str, x: Ints, mean: Floats, deviation: Floats) -> None:
+    """Draw the accuracies, in percent, of networks that were trained as a whole."""
+    colour, marker = look
+    label = f"{STARTS.get(start, start)}, {WHOLE} trained"
+    axes.errorbar(x, 100 * mean, 100 * deviation, color=colour, marker=marker, label=label, **WHISKERS)
 
 
 def _lines(transfer: Transfer) -> list[Line]:
@@ -119,14 +143,11 @@ def _draw_line(axes: Axes, line: Line, x: Ints, mean: Floats, deviation: Floats)
         x,
         100 * mean,
         100 * deviation,
-        fmt="o",
+        marker="o",
         linestyle=line.style,
         color=line.colour,
         label=line.label,
-        markersize=3,
-        linewidth=1.2,
-        capsize=2,
-        elinewidth=0.8,
+        **WHISKERS,
     )
 
 

@@ -17,7 +17,7 @@ from deconvviz.run.cluster import RayOptions
 from deconvviz.run.features import StreamKeywords, StreamOptions, configuration, stream_features
 from deconvviz.run.on_ray import ShardedJob, joined_on_ray
 from deconvviz.run.opening import captured
-from deconvviz.studies.probing.transfer import untrained
+from deconvviz.studies.probing.starts import untrained
 from deconvviz.types import Ints, Pathlike
 
 ROWS = 1024  # that are copied together

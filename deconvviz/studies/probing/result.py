@@ -1,4 +1,4 @@
-"""The accuracy of linear probes: of one network's layers, and of several networks side by side."""
+"""The accuracy of linear probes of one network's layers, of several networks, and of networks trained as a whole."""
 
 from __future__ import annotations
 
@@ -82,15 +82,23 @@ class ProbeResult(Shown, drawn_by="draw_probing"):
         return "\n".join([f"{title} of {self.tested} test images; chance {100 * self.chance:.1f}", *lines])
 
 
+WHOLE, TRAINED_BY = "all layers", "softmax"  # where a network that was trained as a whole stands in the table
+STARTS = {"scratch": "from scratch", "fine-tuned": "fine-tuned"}
+"""From where a network was trained as a whole -> how figures and texts say it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Shown, drawn_by="draw_probing"):
-    """The probes of several networks, on the same splits of the same images.
+    """The probes of several networks, on the same splits of the same images, and networks trained on these images.
 
     Attributes:
         by_network: name of a network -> the result of its probes.
+        by_start: "scratch" or "fine-tuned" -> float64 [per_class, splits], the accuracy of a network all of whose
+            layers were trained on the images of each split, measured as that of the probes; empty where none was.
     """
 
     by_network: dict[str, ProbeResult]
+    by_start: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def first(self) -> ProbeResult:
@@ -117,8 +125,17 @@ class Transfer(Shown, drawn_by="draw_probing"):
         place = list(result.layers).index(layer), result.settings.probes.index(probe)
         return result.mean[place], result.deviation[place]
 
+    def whole_curve(self, start: str) -> tuple[Floats, Floats]:
+        """Return mean and deviation of networks trained from a start, as `curve` returns them."""
+        accuracy = self.by_start[start]
+        return np.asarray(accuracy.mean(-1)), np.asarray(accuracy.std(-1, ddof=1))
+
     def save_csv(self, path: Pathlike) -> None:
-        """Write the tables of all networks one below the other, in fractions."""
+        """Write the tables of all networks one below the other, in fractions.
+
+        Networks that were trained as a whole are rows with the layer "all layers". Their numbers stand in the columns
+        of softmax, with which they were trained.
+        """
         write_csv(path, "probes", *self._table())
 
     def to_frame(self) -> pd.DataFrame:
@@ -128,7 +145,21 @@ class Transfer(Shown, drawn_by="draw_probing"):
     def _table(self) -> tuple[tuple[str, ...], list[list[Any]]]:
         """Return the columns of the table and its rows."""
         rows = [[name, *row] for name, result in self.by_network.items() for row in result.table()]
-        return ("network", "layer", "values", *self.first.columns), rows
+        columns, counts = list(self.first.columns), self.first.settings.per_class
+        softmax = [name for count in counts for name in (f"{TRAINED_BY}_{count}", f"{TRAINED_BY}_{count}_deviation")]
+        if self.by_start and softmax[0] not in columns:
+            columns += softmax
+            rows = [[*row, *[None] * len(softmax)] for row in rows]
+        for start in self.by_start:
+            pairs = np.stack(self.whole_curve(start), -1).ravel()
+            numbers = dict(zip(softmax, map(float, pairs), strict=True))
+            rows.append([start, WHOLE, None, *(numbers.get(column) for column in columns)])
+        return ("network", "layer", "values", *columns), rows
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {result!r}" for name, result in self.by_network.items())
+        lines = [f"{name}: {result!r}" for name, result in self.by_network.items()]
+        for start in self.by_start:
+            pairs = zip(self.first.settings.per_class, *self.whole_curve(start), strict=True)
+            listed = ", ".join(f"{count}: {100 * m:.1f} ± {100 * d:.1f}" for count, m, d in pairs)
+            lines.append(f"{STARTS.get(start, start)}, all layers trained, by training images of a class: {listed}")
+        return "\n".join(lines)

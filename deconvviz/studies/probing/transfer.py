@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import nn
 
 from deconvviz.data.datasets import Images
+from deconvviz.data.parallel import cores
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
-from deconvviz.metrics import randomised
-from deconvviz.models.load import LoadedModel, build_model
 from deconvviz.results.features import Features
 from deconvviz.run.features import StreamKeywords, stream_features
+from deconvviz.studies.probing.few_images import FEW, train_on_few
 from deconvviz.studies.probing.measure import draw_splits, probe
 from deconvviz.studies.probing.result import ProbeResult, Transfer
 from deconvviz.studies.probing.settings import ProbeSettings
-from deconvviz.types import Ints, Pathlike
+from deconvviz.studies.probing.starts import Start
+from deconvviz.studies.training.recipe import Recipe
+from deconvviz.types import Floats, Ints, Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from deconvviz.studies.training.options import TrainingKeywords
 
 
 class Stream(Protocol):
@@ -46,12 +48,15 @@ def transfer(
     limit: int | None = None,
     sources: Mapping[str, Any] | None = None,
     stream: Stream | None = None,
+    starts: Mapping[str, Start] | None = None,
+    recipe: Recipe = FEW,
     **options: Unpack[StreamKeywords],
 ) -> Transfer:
     """Probe the same layers of several networks on the same splits of the same images.
 
-    In the paper the untrained network learns from the few images, from its first layer on. Here every network's
-    features stay as they are: the difference between the networks is what their features are worth.
+    The features of `networks` stay as they are: the difference between the networks is what their features are worth.
+    From each of `starts` a whole network is trained on the same images as well: from a random start, as the paper's
+    untrained network is, or from trained weights.
 
     Args:
         networks: name -> captured network, such as {"trained": ..., "random": ...}.
@@ -65,17 +70,20 @@ def transfer(
         limit: number of images of each class, at most, drawn by the settings' seed.
         sources: where the model and the images came from, for the files.
         stream: what makes the file of a network's features; None for `stream_features`, which makes it here.
+        starts: name -> from where a whole network is trained on the images of each split, as `from_scratch` and
+            `fine_tuned` give it. Its results are beside `out` too, as in features.networks.h5.
+        recipe: how these networks are trained.
         options: those of `stream_features`, such as pool="mean 1x1", batch_size=8 and progress=False.
 
     Returns:
-        The result of each network's probes.
+        The result of each network's probes, and of the networks that were trained as a whole.
 
     Raises:
         DeconvvizError: as `stream_features` and `probe` raise it.
 
     Source: Zeiler and Fergus 2013, section 5.2, tables 4 and 5 and figure 9.
 
-    >>> import torch
+    >>> from torch import nn
     >>> import deconvviz as dv
     >>> plain, settings = dv.Preprocess(resize=32, crop=32), ProbeSettings(per_class=(3,), splits=2, costs=(1.0,))
     >>> networks = {}
@@ -103,7 +111,13 @@ def transfer(
             else:
                 features = stream(name, network, indices, file)
             by_network[name] = probe(features, layers, settings, options.get("progress", True))
-    return Transfer(by_network=by_network)
+        by_start: dict[str, Floats] = {}
+        if starts:
+            how: TrainingKeywords = {"device": next(iter(networks.values())).device, "sources": sources}
+            how |= {"workers": options.get("workers", cores()), "progress": options.get("progress", True)}
+            file = first.with_suffix(f".networks{first.suffix}")
+            by_start = train_on_few(starts, images, indices, settings, recipe, file, preprocess=preprocess, **how)
+    return Transfer(by_network=by_network, by_start=by_start)
 
 
 def some_of_each(labels: Ints, limit: int | None, seed: int = 0) -> Ints:
@@ -125,22 +139,3 @@ def some_of_each(labels: Ints, limit: int | None, seed: int = 0) -> Ints:
     rng = np.random.default_rng([seed, len(labels)])
     members = [rng.permutation(np.flatnonzero(labels == label))[:limit] for label in np.unique(labels[labels >= 0])]
     return np.sort(np.concatenate(members)) if members else np.zeros(0, np.int64)
-
-
-def untrained(loaded: LoadedModel, seed: int = 0) -> nn.Module:
-    """Return the same architecture with random weights, in eval mode.
-
-    The weights are those with which the model's own library begins a training. A model from a Python file, whose
-    factory may return trained weights, gets those of each layer's own `reset_parameters`.
-
-    Args:
-        loaded: the trained model.
-        seed: what the weights are drawn from.
-
-    Raises:
-        ModelError: a layer of a model from a Python file has no `reset_parameters`.
-    """
-    if ".py:" in loaded.spec:
-        return deque(randomised(loaded.model, seed=seed), maxlen=1)[0][1].eval()
-    arguments = getattr(loaded.model, "arguments", {})
-    return build_model(loaded.spec, arguments, trained=False, seed=seed)[0].eval()

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
-from deconvviz.cli.following import announced, following
-from deconvviz.cli.inputs import integers, with_input
+from deconvviz.cli.following import IMAGE, announced, following
+from deconvviz.cli.inputs import integers
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
-from deconvviz.errors import DataError, ModelError
+from deconvviz.errors import DataError
 from deconvviz.run.opening import device_of
 from deconvviz.studies.training.additions_command import AdditionOptions, addition_options
+from deconvviz.studies.training.heads_command import HeadOptions, head_options
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from deconvviz.data.datasets import Images
-    from deconvviz.data.preprocess import Preprocess
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.training.heads_command import Beginning
     from deconvviz.studies.training.recipe import Recipe
     from deconvviz.studies.training.recorder import SnapshotRecorder
 
+PAPER_RADIUS = 0.1  # `zfnet.PAPER_RADIUS`, whose module needs torch
 SNAPSHOT_EPOCHS = "1,2,5,10,20,30,40,64"  # `recorder.PAPER_EPOCHS`, whose module needs torch
 
 
@@ -126,7 +126,7 @@ class RecipeOptions:
     weight_decay: float
     factor: float
     patience: int
-    radius: float
+    radius: float | None
     validation: str
     augment: bool
     precision: str
@@ -140,11 +140,17 @@ class RecipeOptions:
         except ValueError:
             return None
 
-    def recipe(self) -> Recipe:
-        """Return the recipe; raises TrainingError for a value out of its range."""
+    def recipe(self, usual_radius: float = PAPER_RADIUS) -> Recipe:
+        """Return the recipe; raises TrainingError for a value out of its range.
+
+        Args:
+            usual_radius: the limit on filters where none was given.
+        """
         from deconvviz.studies.training.recipe import Recipe
 
-        return Recipe(**{**dataclasses.asdict(self), "validation": self.share or 0.0})
+        given: dict[str, Any] = {"validation": self.share or 0.0}
+        given["radius"] = usual_radius if self.radius is None else self.radius
+        return Recipe(**{**dataclasses.asdict(self), **given})
 
     def validation_images(self) -> Images | None:
         """Open the images to validate on; None where a share of the training images is held out."""
@@ -169,7 +175,12 @@ recipe_options = option_group(
         help="Factor on the learning rate after --patience epochs without a lower validation error.",
     ),
     click.option("--patience", default=5, help="Number of such epochs."),
-    click.option("--radius", default=0.1, help="Largest root mean square of a filter; 0 sets no limit."),
+    click.option(
+        "--radius",
+        type=float,
+        help="Largest root mean square of a filter; 0 sets no limit.  [default: 0.1, as in the paper; where a trained "
+        "network is adapted, 0]",
+    ),
     click.option(
         "--validation",
         default="0.1",
@@ -246,6 +257,7 @@ snapshot_options = option_group(
 @click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
 @snapshot_options
 @recipe_options
+@head_options
 @addition_options
 @zfnet_sizes_options
 @click.option(
@@ -267,6 +279,7 @@ def train(
     resize: int | None,
     snapshots: SnapshotOptions,
     recipe: RecipeOptions,
+    heads: HeadOptions,
     adding: AdditionOptions,
     zfnet: ZFNetSizes,
     seeds: int,
@@ -284,28 +297,32 @@ def train(
     Examples:
       deconvviz train zfnet scenes:2000 --input 64 --width 0.2 --epochs 10 --snapshots evolution.h5 -o zfnet.pth
       deconvviz train zfnet photos.h5 --epochs 64 --snapshots evolution.h5 --out zfnet.pth
+      deconvviz train torchvision:resnet18 photos/ --weights DEFAULT --head new --body-rate 0.1 -o mine.pth
       deconvviz train zfnet photos.h5 --with hide-and-seek,mixup --option cells=8 --csv history.csv -o zfnet.pth
     """
     from deconvviz.data.datasets import open_images
+    from deconvviz.studies.training.labelled import class_names
     from deconvviz.studies.training.train import train as train_network
 
-    rules, images = recipe.recipe(), open_images(data)
+    rules = recipe.recipe(PAPER_RADIUS if not heads.tunes else 0.0)
+    images, validation = heads.labelled(open_images(data), recipe.validation_images())
     arguments = zfnet.arguments(images, input_size) if model == "zfnet" else {}
     for seed in range(rules.seed, rules.seed + seeds):
         mark = f"-seed{seed}" if seeds > 1 else ""
-        network, preprocess = _network(model, weights, arguments, seed, input_size)
+        start = heads.beginning(model, weights, arguments, len(class_names(images)), seed, input_size)
         trained = train_network(
-            network,
+            start.model,
             images,
             marked(out, mark),
             dataclasses.replace(rules, seed=seed),
-            preprocess=preprocess,
+            preprocess=start.preprocess,
             resize=resize,
-            validation=recipe.validation_images(),
+            validation=validation,
             name=model,
-            arguments=arguments,
+            arguments=start.arguments,
             recorder=snapshots.recorder(mark),
             additions=adding.named(),
+            fine_tuning=start.fine_tuning,
             device=device_of(device),
             workers=run.workers,
             commit_every=commit_every,
@@ -318,7 +335,7 @@ def train(
             click.echo(f"wrote {marked(table, mark)}")
         recorded = snapshots.snapshots and marked(snapshots.snapshots, mark)
         file = marked(out, mark)
-        click.echo(f"wrote {file}; {announced(_next(model, data, file, network, recorded))}")
+        click.echo(f"wrote {file}; {announced(_next(model, data, file, start, recorded))}")
 
 
 def marked(path: str, mark: str) -> str:
@@ -331,36 +348,21 @@ def marked(path: str, mark: str) -> str:
     return str(file.with_name(f"{file.stem}{mark}{file.suffix}")) if mark else path
 
 
-def _next(model: str, data: str, out: str, network: nn.Module, snapshots: str | None) -> list[str]:
+def _next(model: str, data: str, out: str, start: Beginning, snapshots: str | None) -> list[str]:
     """Return the commands that show what was trained, at its last convolution."""
     from torch import nn
 
     kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
-    convolutions = [name for name, module in network.named_modules() if name and isinstance(module, kinds)]
+    convolutions = [name for name, module in start.model.named_modules() if name and isinstance(module, kinds)]
     if not convolutions:  # the user looks for a layer
         return [following("layers", model, "--weights", out)]
     packed = pathlib.Path(data).is_file()
     store = data if packed else "images.h5"
     commands = [] if packed else [following("pack", data, store)]
     commands.append(following("mine", model, store, "--weights", out, "-l", convolutions[-1], "-o", "mined.h5"))
+    head = start.fine_tuning.head
+    if head is not None and head.kind == "gap":  # what CAM explains in its own architecture
+        commands.append(following("cam", "cam", model, IMAGE, "--weights", out, "-l", head.layer, "-o", "cam.png"))
     if snapshots:
         commands.append(following("evolve", snapshots, store, "-l", convolutions[-1], "-o", "evolution.png"))
     return commands
-
-
-def _network(
-    model: str, weights: str, arguments: dict[str, Any], seed: int, input_size: int | None
-) -> tuple[nn.Module, Preprocess | None]:
-    """Return the network to train, and its preprocessing; None where the training finds it, as for zfnet."""
-    from deconvviz.data.preprocess import Preprocess
-    from deconvviz.models.load import build_model
-    from deconvviz.models.weights import load_weights, read_weights
-
-    if model == "demo":
-        raise ModelError("demo is trained already; to train its kind anew: deconvviz demo --train, or train zfnet")
-    network, settings = build_model(model, arguments, weights == "DEFAULT" and model != "zfnet", seed)
-    if weights not in ("DEFAULT", "none"):
-        load_weights(network, read_weights(pathlib.Path(weights)))
-    if model == "zfnet":
-        return network, None
-    return network, with_input(Preprocess.from_dict(settings), input_size, None)

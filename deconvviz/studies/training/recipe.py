@@ -91,7 +91,7 @@ def renormalise(model: nn.Module, radius: float) -> None:
     """
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.weight.requires_grad:  # frozen filters stay as they are
                 size = module.weight.square().mean((1, 2, 3), keepdim=True).sqrt()
                 stored = module.weight
                 if parametrize.is_parametrized(module, "weight"):  # such a weight is made anew each time, of this one

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
 
 
+OF_LABEL = "average_precision_"  # what the history's numbers of single labels begin with
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained(Shown, drawn_by="draw_history"):
     """A trained network.
@@ -30,7 +33,9 @@ class Trained(Shown, drawn_by="draw_history"):
         history: a record for each epoch: "epoch", "lr", "loss" and "accuracy" (means over the epoch's training steps),
             "validation_loss", "validation_accuracy", "validation_top5" (after the epoch; absent where no image is held
             out), "seconds", and the terms and figures of additions, whose names they begin with. Losses are in nats,
-            accuracies in fractions.
+            accuracies in fractions. Where images have several labels, an accuracy is the share of labels, yes or no,
+            that are answered correctly; "validation_map" is the mean average precision over the labels, and
+            "average_precision_LABEL" that of one of them.
     """
 
     model: nn.Module
@@ -38,6 +43,12 @@ class Trained(Shown, drawn_by="draw_history"):
     path: pathlib.Path
     classes: tuple[str, ...]
     history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def average_precision(self) -> dict[str, float]:
+        """Name of a label -> its average precision after the last epoch, in 0..1; empty where images have one class."""
+        last = self.history[-1] if self.history else {}
+        return {name.removeprefix(OF_LABEL): value for name, value in last.items() if name.startswith(OF_LABEL)}
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a row for each epoch; a cell is empty where the epoch has no such number."""
@@ -59,4 +70,6 @@ class Trained(Shown, drawn_by="draw_history"):
         parts = [str(self.path), counted(len(self.history), "epoch"), f"accuracy {last['accuracy']:.1%}"]
         if "validation_accuracy" in last:
             parts.append(f"validation accuracy {last['validation_accuracy']:.1%}")
+        if "validation_map" in last:
+            parts.append(f"mean average precision {last['validation_map']:.1%}")
         return f"Trained({', '.join(parts)})"

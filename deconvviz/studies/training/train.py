@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deconvviz.arrays import stacked
 from deconvviz.data.datasets import Images
@@ -29,11 +28,13 @@ from deconvviz.results.results import require_same, stamped
 from deconvviz.run.loop import Checkpoint, Measured, Position, report_epoch, run_steps
 from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
 from deconvviz.studies.training.additions.registry import Additions
+from deconvviz.studies.training.fine_tuning import EVERYTHING, FineTuning, Parts
 from deconvviz.studies.training.labelled import class_names, training_and_validation
+from deconvviz.studies.training.objectives import objective_of
 from deconvviz.studies.training.options import TrainingKeywords, TrainingOptions
 from deconvviz.studies.training.recipe import PAPER, Recipe, paper_preprocess, renormalise
 from deconvviz.studies.training.recorder import SnapshotRecorder
-from deconvviz.studies.training.result import Trained
+from deconvviz.studies.training.result import OF_LABEL, Trained
 from deconvviz.types import Ints, Pathlike, Picture
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train(
     arguments: Mapping[str, Any] | None = None,
     recorder: SnapshotRecorder | None = None,
     additions: Sequence[Addition] = (),
+    fine_tuning: FineTuning = EVERYTHING,
     **options: Unpack[TrainingKeywords],
 ) -> Trained:
     """Train a network.
@@ -64,7 +66,7 @@ def train(
 
     Args:
         model: a network with one output for each class; it is trained in place.
-        images: labelled images; those of unknown class are left out.
+        images: labelled images; those of unknown class are left out. Of `SeveralLabels` each label is learned.
         out: path of the file with weights, optimiser state and history. `deconvviz ... zfnet --weights OUT` reads it
             at any time.
         recipe: epochs, batch size, learning rate and so on.
@@ -76,6 +78,7 @@ def train(
         arguments: the arguments of the factory that made the model, which the file keeps.
         recorder: records a snapshot after each epoch.
         additions: what the training does beside the recipe, such as `dv.addition("hide-and-seek")`.
+        fine_tuning: the network's new head, what of it keeps its weights, and how fast its body learns.
         options: `device`, `commit_every`, `workers`, `progress` and `sources` of `TrainingOptions`.
 
     Returns:
@@ -99,7 +102,9 @@ def train(
     ([1, 2], ('cat', 'owl'))
     """
     settings = preprocess or paper_preprocess(model)
-    trainer = NetworkTraining(model, recipe, pathlib.Path(out), TrainingOptions(**options), recorder, additions)
+    trainer = NetworkTraining(
+        model, recipe, pathlib.Path(out), TrainingOptions(**options), recorder, additions, fine_tuning
+    )
     trainer.feed(images, validation, replace(settings, resize=resize or settings.resize), preprocess is None)
     trainer.identity = {
         "model": name or type(model).__name__,
@@ -108,6 +113,7 @@ def train(
         "validation": validation.fingerprint if validation is not None else None,
         "preprocess": trainer.preprocess.as_dict(),
         "recipe": {key: value for key, value in asdict(recipe).items() if key != "epochs"},
+        **fine_tuning.identity(),
     }
     if additions:  # a plain training is what it was before there were additions
         trainer.identity["additions"] = trainer.additions.identity
@@ -139,19 +145,14 @@ class NetworkTraining:
         options: TrainingOptions,
         recorder: SnapshotRecorder | None,
         additions: Sequence[Addition] = (),
+        fine_tuning: FineTuning = EVERYTHING,
     ) -> None:
         self.device = torch.device(options.device)
         self.model, self.recipe, self.options, self.recorder = model.to(self.device), recipe, options, recorder
-        self.additions = Additions(additions)
+        self.additions, self.fine_tuning = Additions(additions), fine_tuning
         self.checkpoint, self.position = Checkpoint(out, TRAINING, SCHEMA), Position()
         self.history: list[dict[str, float]] = []
         self.at_once = AtOnce(recipe.batch_size)
-        self.optimiser = torch.optim.SGD(
-            model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimiser, factor=recipe.factor, patience=recipe.patience, eps=0
-        )
 
     # --- what it learns from ---
 
@@ -167,8 +168,15 @@ class NetworkTraining:
         if own_mean:
             settings = replace(settings, mean=mean_colour(self.training, self.recipe.seed))
         self.held_out = self._pictures(images if validation is None else validation, held_out, settings)
-        self.preprocess, self.classes = settings, class_names(images)
+        self.preprocess, self.classes, self.objective = settings, class_names(images), objective_of(images)
+        self.additions.check(images)
         self._check_outputs(len(self.classes))
+        self.parts = Parts(self.model, self.fine_tuning, settings.shape)
+        recipe, groups = self.recipe, self.parts.groups(self.recipe.lr)
+        self.optimiser = torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser, factor=recipe.factor, patience=recipe.patience, eps=0
+        )
 
     def _pictures(self, images: Images, indices: Ints, preprocess: Preprocess) -> Feed:
         memory = room_for(len(indices), *preprocess.shape[1:], bytes_of_pixel(images))
@@ -181,7 +189,7 @@ class NetworkTraining:
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise TrainingError(
                 f"the model returns {shape} for one image; expected [1, {classes}], one output for each class: "
-                "build it with that many outputs, in a file.py:FACTORY if need be"
+                "give it a new last layer with --head new (`dv.new_head` in Python), or build it with that many outputs"
             )
 
     # --- resuming ---
@@ -231,6 +239,7 @@ class NetworkTraining:
                 "sums": [sums.get("loss", 0.0), sums.get("accuracy", 0.0), float(self.position.images)],
                 "seconds": self.position.seconds,
                 **({"additions": self.additions.state(), "terms": terms} if self.additions.each else {}),
+                **({"head": self.fine_tuning.head.as_dict()} if self.fine_tuning.head else {}),
             }
         )
 
@@ -240,7 +249,7 @@ class NetworkTraining:
         """Train from where the file stands until the recipe's last epoch."""
         total = self.recipe.epochs * self.per_epoch
         states = self.restore()
-        with self.additions.taking_part(self.course(), states):
+        with self.parts.without_gradients(), self.additions.taking_part(self.course(), states):
             if states is None:  # so that a wrong place is found out before the work
                 self.commit()
             with self.options.run.bar("step", total, "training", self.position.step) as bar:
@@ -268,7 +277,7 @@ class NetworkTraining:
     def batches(self, epoch: int, done: int) -> Iterator[PictureBatch]:
         """Yield the batches of an epoch, from 0, in the order that (seed, epoch) draws."""
         order = np.random.default_rng([self.recipe.seed, epoch + 1]).permutation(len(self.training))
-        self.model.train()
+        self.parts.train_mode()
         size = self.recipe.batch_size
         yield from self.training.batches(size, order, start=done * size)
 
@@ -277,8 +286,8 @@ class NetworkTraining:
         number = self.position.step - epoch * self.per_epoch
         address = np.random.SeedSequence([self.recipe.seed, epoch + 1, number])
         torch.manual_seed(int(address.generate_state(1)[0]))  # dropout
-        labels = torch.from_numpy(self.training.labels[batch.places]).to(self.device)
         indices = self.training.indices[batch.places]
+        labels = self.objective.targets(self.training.images, indices).to(self.device)
         rate = float(self.optimiser.param_groups[0]["lr"])
         step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed, rate=rate)
         crops = self._crops(self.additions.pictures(batch.pictures, step), np.random.default_rng(address))
@@ -288,11 +297,11 @@ class NetworkTraining:
         def share(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
             outputs = self._outputs(x[start:stop])
             part = Part(step=step, start=start, stop=stop, x=x[start:stop], targets=targets[start:stop])
-            means = {"loss": functional.cross_entropy(outputs, part.targets), **self.additions.terms(outputs, part)}
+            means = {"loss": self.objective.loss(outputs, part.targets), **self.additions.terms(outputs, part)}
             weighted = {name: mean * (len(outputs) / len(labels)) for name, mean in means.items()}
             total = torch.stack(list(weighted.values())).sum()
             self._require_finite([total], "the loss")
-            correct = (outputs.argmax(1) == labels[start:stop]).sum()
+            correct = self.objective.correct(outputs, labels[start:stop])
             sums = {name: mean.detach() * len(labels) for name, mean in weighted.items()}
             return total, {"loss": sums.pop("loss"), "accuracy": correct, **sums}
 
@@ -322,7 +331,7 @@ class NetworkTraining:
         rate = float(self.optimiser.param_groups[0]["lr"])
         figures = self.additions.end_epoch(epoch)
         record = {"epoch": epoch + 1, "lr": rate, **self.position.means(), **self._validated(), **figures}
-        self.plateau.step(1 - record.get("validation_accuracy", record["accuracy"]))
+        self.plateau.step(self.objective.failure(record))
         record["seconds"] = round(self.position.seconds + time.monotonic() - began, 3)
         self._require_finite([torch.tensor(record.get("validation_loss", record["loss"]))], "the validation loss")
         self.history = [*self.history, record]
@@ -333,26 +342,23 @@ class NetworkTraining:
             self.recorder(epoch + 1, self.model, **metrics)
         if self.options.progress:
             name = f"epoch {epoch + 1}/{self.recipe.epochs}"
-            told = {
-                key: value for key, value in metrics.items() if "/" not in key
-            }  # what is of one layer is in the file
+            of_parts = ("/", OF_LABEL)  # what is of one layer or one label is in the file
+            told = {key: value for key, value in metrics.items() if not any(part in key for part in of_parts)}
             write_line(report_epoch(name, told, record["seconds"]))
 
     def _validated(self) -> dict[str, float]:
         if not len(self.held_out):
             return {}
-        loss = correct = correct_in_five = 0.0
-        labels_held_out = torch.from_numpy(self.held_out.labels)
         self.model.eval()
         with torch.inference_mode():
-            for places, pictures, _ in self.held_out.batches(self.recipe.batch_size):
-                outputs = self._outputs(self.preprocess.tensor(pictures, self.device))
-                labels = labels_held_out[torch.from_numpy(places)].to(self.device)
-                loss += functional.cross_entropy(outputs, labels, reduction="sum").item()
-                hits = outputs.topk(min(5, outputs.shape[1])).indices == labels[:, None]
-                correct, correct_in_five = correct + int(hits[:, 0].sum()), correct_in_five + int(hits.any(1).sum())
-        sums = {"validation_loss": loss, "validation_accuracy": correct, "validation_top5": correct_in_five}
-        return {name: total / len(self.held_out) for name, total in sums.items()}
+            return self.objective.validated(self._answers())
+
+    def _answers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the outputs for the held-out images, batch by batch, and what they are to be."""
+        for places, pictures, _ in self.held_out.batches(self.recipe.batch_size):
+            outputs = self._outputs(self.preprocess.tensor(pictures, self.device))
+            targets = self.objective.targets(self.held_out.images, self.held_out.indices[places])
+            yield outputs, targets.to(self.device)
 
     def _require_finite(self, values: Iterable[Tensor], what: str) -> None:
         epoch, step = divmod(self.position.step, self.per_epoch)

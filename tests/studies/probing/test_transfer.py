@@ -22,7 +22,8 @@ from deconvviz.studies.probing.command import probe as command
 from deconvviz.studies.probing.figure import draw_probing
 from deconvviz.studies.probing.result import ProbeResult, Transfer
 from deconvviz.studies.probing.settings import ProbeSettings
-from deconvviz.studies.probing.transfer import some_of_each, transfer, untrained
+from deconvviz.studies.probing.starts import untrained
+from deconvviz.studies.probing.transfer import some_of_each, transfer
 
 
 def test_some_of_each() -> None:

@@ -68,7 +68,7 @@ class Step:
 
     Attributes:
         indices: int64 [n], which images of the dataset are in the batch.
-        labels: int64 [n], their classes, on the device of the network.
+        labels: int64 [n], their classes, on the device of the network; float [n, labels] of several labels.
         epoch: number of the epoch, from 0.
         number: number of the step within the epoch, from 0.
         seed: of the recipe.
@@ -136,9 +136,12 @@ class Addition:
 
     Attributes:
         name: by which `--with` asks for it.
+        of_one_class: whether it needs the one class of each image; such an addition is refused where images have
+            several labels.
     """
 
     name: ClassVar[str] = ""
+    of_one_class: ClassVar[bool] = True
 
     def settings(self) -> dict[str, Any]:
         """Return the options as JSON values: with other ones, a training is another one and is not continued."""

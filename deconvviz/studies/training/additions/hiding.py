@@ -30,6 +30,7 @@ class HideAndSeek(Addition):
     """
 
     name = "hide-and-seek"
+    of_one_class = False
     cells: int = 4
     hidden: float = 0.5
 

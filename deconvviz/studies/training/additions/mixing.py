@@ -27,6 +27,7 @@ class ColourJitter(Addition):
     """
 
     name = "colour-jitter"
+    of_one_class = False
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.4
@@ -64,6 +65,7 @@ class RandomErasing(Addition):
     """
 
     name = "random-erasing"
+    of_one_class = False
     probability: float = 0.5
     smallest: float = 0.02
     largest: float = 0.33

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from deconvviz.data.datasets import Images
+from deconvviz.data.label_table import SeveralLabels
 from deconvviz.errors import TrainingError, nearest
 from deconvviz.registry import Registry
 from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
@@ -132,6 +134,12 @@ class Additions:
     def identity(self) -> list[dict[str, Any]]:
         """Names and options, as a checkpoint keeps them."""
         return [{"name": one.name, **one.settings()} for one in self.each]
+
+    def check(self, images: Images) -> None:
+        """Raise TrainingError where an addition needs the one class of each image, and images have several labels."""
+        for one in self.each:
+            if one.of_one_class and isinstance(images, SeveralLabels):
+                raise TrainingError(f"{one.name} needs the one class of each image, and these have several labels")
 
     @contextmanager
     def taking_part(self, course: Course, states: Mapping[str, Any] | None = None) -> Iterator[None]:
