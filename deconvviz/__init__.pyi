@@ -24,6 +24,7 @@ from .drawing.classes import draw_examples as draw_examples
 from .drawing.classes import draw_suspects as draw_suspects
 from .drawing.classes import draw_tree as draw_tree
 from .drawing.classes import draw_tree_path as draw_tree_path
+from .drawing.decisions import draw_comparison as draw_comparison
 from .drawing.decisions import draw_diagnosis as draw_diagnosis
 from .drawing.decisions import draw_evaluation as draw_evaluation
 from .drawing.decisions import draw_finding as draw_finding
@@ -69,6 +70,8 @@ from .run.directions import learn_directions as learn_directions
 from .run.features import stream_features as stream_features
 from .run.options import RunOptions as RunOptions
 from .studies.ablation.ablate import ablate as ablate
+from .studies.comparison.measure import compare as compare
+from .studies.comparison.result import Comparison as Comparison
 from .studies.correspondence.measure import correspondence as correspondence
 from .studies.diagnosis.diagnose import diagnose as diagnose
 from .studies.diagnosis.result import Diagnosis as Diagnosis
@@ -110,6 +113,7 @@ from .studies.relevance.merge import merge_relevance as merge_relevance
 from .studies.relevance.result import ImageRelevance as ImageRelevance
 from .studies.relevance.result import Relevance as Relevance
 from .studies.relevance.result import load_relevance as load_relevance
+from .studies.training.live import LiveDiagnosis as LiveDiagnosis
 from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained

@@ -40,10 +40,12 @@ BELOW["cli"] = ENGINE
 STUDIES_BELOW = {
     "ablation": {"training"},
     "atlas": {"evolution", "invariance", "mining", "relevance", "visualisation"},
+    "comparison": {"diagnosis", "mining"},
     "dissection": {"mining"},
     "evolution": {"mining"},
     "explainers": {"evaluation"},
     "relevance": {"mining"},
+    "training": {"diagnosis"},  # the page that is written after each epoch
     "mining": {"visualisation"},  # its commands, which no module imports
     "visualisation": {"mining"},  # likewise
 }

@@ -207,7 +207,7 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
     """
     panels: dict[str, dict[str, Floats]] = {}
     for name, points in _metrics(trained.history).items():
-        is_share = name == "right" or "acc" in name.lower() or "top" in name
+        is_share = name == "right" or any(word in name.lower() for word in ("acc", "top", "share"))
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
         panels.setdefault(label, {})[name.replace("_", " ")] = points
     if not panels:

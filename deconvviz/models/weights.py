@@ -44,6 +44,7 @@ class Weights:
         arguments: of the model's factory.
         settings: of the `Preprocess` that the network was trained with.
         classes: names of the outputs; empty where they are unknown.
+        model: name of the model, as `load_model` takes it; empty where it is unknown.
     """
 
     path: pathlib.Path
@@ -52,6 +53,7 @@ class Weights:
     arguments: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    model: str = ""
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
@@ -238,6 +240,7 @@ def read_weights(path: Pathlike) -> Weights:
     from_training = isinstance(content, Mapping) and content.get("format") == TRAINING
     details = {key: content[key] for key in ("arguments", "settings")} if from_training else {}
     details |= {"classes": tuple(content.get("classes", ()))} if from_training else {}
+    details |= {"model": str(content.get("identity", {}).get("model", ""))} if from_training else {}
     states = dict(sorted(_states_in(content), key=lambda pair: _rank(pair[0])))
     if not states:
         keys = f"; it holds {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
