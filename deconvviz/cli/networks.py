@@ -65,7 +65,7 @@ def _of_file(path: str, model: str | None) -> NamedNetwork:
     from deconvviz.models.load import load_model
     from deconvviz.models.weights import read_weights
 
-    if _is_hdf5(path):
+    if _is_ours(path):
         return _of_epoch(path, None, model)
     spec = model or read_weights(path).model
     if not spec:
@@ -101,6 +101,11 @@ def _epoch_of(snapshots: Snapshots, epoch: int | None) -> int:
     return snapshots.epochs[-1] if epoch is None else epoch
 
 
-def _is_hdf5(path: str) -> bool:
-    with pathlib.Path(path).open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+def _is_ours(path: str) -> bool:
+    """Return whether a file is an HDF5 file of deconvviz, and not one of torch."""
+    from deconvviz.results.results import kind_of
+
+    try:
+        return bool(kind_of(path)[0])
+    except DataError:
+        return False

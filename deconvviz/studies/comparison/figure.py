@@ -57,7 +57,7 @@ def draw_comparison(comparison: Comparison, title: str = "", caption: str = "", 
     sheet = Sheet(width, BELOW + height + ABOVE, title, caption, page=page)
     bottom = sheet.bottom + BELOW
     _draw_clouds(sheet.panel(left, bottom, cloud, height, "correlation of matched filters"), layers)
-    _draw_counts(sheet.panel(left + cloud + BETWEEN, bottom, BARS, height, "what became of them"), layers)
+    _draw_counts(sheet.panel(left + cloud + BETWEEN, bottom, BARS, height), layers)
     if known and comparison.decisions is not None:
         x = left + cloud + BETWEEN + BARS + 1.5 * BETWEEN
         _draw_reliability(sheet, comparison.decisions, comparison.config["networks"], x, bottom, SQUARE, height)
@@ -186,7 +186,16 @@ def _draw_counts(axes: Axes, layers: Sequence[LayerComparison]) -> None:
     axes.set_xlim(0, 1.12 * largest)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("% of the layer's filters; their number at the bar", fontsize=7)
-    axes.legend(fontsize=SMALL, frameon=True, framealpha=0.8, edgecolor="none", loc="lower right")
+    axes.legend(
+        fontsize=SMALL,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=4,
+        columnspacing=0.9,
+        handlelength=1.1,
+        borderpad=0.1,
+    )
 
 
 def _draw_reliability(

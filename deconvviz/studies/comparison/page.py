@@ -6,6 +6,8 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deconvviz.figures.tiles import rendered
 from deconvviz.results.files import atomic
 from deconvviz.run.options import RunOptions
@@ -195,7 +197,14 @@ def _explained(figures: _Figures, comparison: Comparison, explained: ExplainedIm
             f"({100 * decisions.confidence[side, place]:.0f} %)"
             for side in range(2)
         ]
-        rows.append((comparison.names[place], _called(comparison, int(target)), *verdicts, f"{likeness:.2f}"))
+        rows.append(
+            (
+                comparison.names[place],
+                _called(comparison, int(target)),
+                *verdicts,
+                "a constant map" if np.isnan(likeness) else f"{likeness:.2f}",
+            )
+        )
     caption = f"{comparison.config['method']}, the same class for both networks. {MAPS}"
     texts = [row[1] for row in rows]
     figure = draw_explained(explained, texts, names, "The same decisions, explained", caption)

@@ -147,8 +147,10 @@ class ExplainedImages:
 
     @property
     def correlations(self) -> Floats:
-        """float64 [n], the Pearson correlation of both maps of each image; 0 where one is the same everywhere."""
-        return np.array([correlation(before, after) for before, after in zip(*self.maps, strict=True)], np.float64)
+        """float64 [n], the Pearson correlation of both maps of each image; NaN where one is the same everywhere."""
+        constant = (self.maps.max((2, 3)) == self.maps.min((2, 3))).any(0)
+        values = [correlation(before, after) for before, after in zip(*self.maps, strict=True)]
+        return np.where(constant, np.nan, np.array(values, np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,7 @@ class Comparison(Shown, drawn_by="draw_comparison"):
             else {
                 "method": self.config.get("method"),
                 "images": [self.names[i] for i in self.explained.images],
-                "correlations": [round(float(value), 6) for value in self.explained.correlations],
+                "correlations": [None if np.isnan(each) else float(each) for each in self.explained.correlations],
             },
         }
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from deconvviz.data.datasets import open_images
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import DataError, require
+from deconvviz.errors import DataError, DeconvvizError, require
 from deconvviz.graph.capture import capture
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import outputs_of
@@ -197,7 +197,7 @@ class LiveDiagnosis:
         """Return the output that stands for each class of the images; None where that is not known."""
         try:
             return outputs_of(self.images.classes, network.width, self.class_names) if self.images.classes else None
-        except Exception:  # no scores of classes, or other classes: the checks that need them are left out
+        except DeconvvizError:  # no scores of classes, or other classes: the checks that need them are left out
             return None
 
     def _tiles(self, subject: Subject) -> Iterator[Tiles]:
@@ -218,11 +218,12 @@ class LiveDiagnosis:
 
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Keep the generators of random numbers as they are, on the CPU and on the model's device."""
+    """Keep the generators of random numbers as they are, and say nothing: the page says it."""
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     state = np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[device for device in devices if device.index is not None]):
+        with torch.random.fork_rng(devices=list(devices)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as an accuracy near chance, after the first epoch
             yield
     finally:
         np.random.set_state(state)
