@@ -31,9 +31,8 @@ def model(seed: int = 0) -> nn.Sequential:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.2, 0.2)
-    net[0].weight.data[4] = 0.5 * (-1.0) ** (
-        torch.arange(5)[:, None] + torch.arange(5)
-    )  # a chequerboard: unlike the rest
+    chequers = (-1.0) ** (torch.arange(5)[:, None] + torch.arange(5))
+    net.state_dict()["0.weight"][4] = 0.5 * chequers  # unlike the other filters
     return net.eval()
 
 
@@ -56,7 +55,7 @@ def permuted(net: nn.Sequential) -> nn.Sequential:
 def silenced(net: nn.Sequential, channel: int) -> nn.Sequential:
     """A copy in which a filter of the first convolution never fires."""
     other = copy.deepcopy(net)
-    other[1].bias.data[channel] = -100
+    other.state_dict()["1.bias"][channel] = -100
     return other
 
 

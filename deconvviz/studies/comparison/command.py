@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deconvviz.cam.catalogue import own_names
 from deconvviz.cli.inputs import matched_outputs, names_of, output_names, preprocess_of
 from deconvviz.cli.options import (
     DECODING,
@@ -127,7 +128,7 @@ def compare(
       deconvviz compare before.pth after.pth photos.h5 -o compared
       deconvviz compare torchvision:resnet18 torchvision:resnet18:tuned.pth photos.h5 --checks dead -o compared
     """
-    checks = compared.chosen_checks  # before torch is imported
+    checks, method = compared.chosen_checks, own_names([compared.method])[0]  # before torch is imported
     from deconvviz.cli.networks import named_network
     from deconvviz.data.datasets import open_images
     from deconvviz.data.truth import open_truth
@@ -154,7 +155,7 @@ def compare(
         outputs=matched_outputs(opened, one.network, class_names, False, note) if len(opened.classes) else None,
         class_names=class_names,
         truth=open_truth(compared.truth, opened) if checks is not None else None,
-        method=compared.method,
+        method=method,
         cam_layer=compared.cam_layer,
         decisions=compared.decisions,
         filters=compared.filters,

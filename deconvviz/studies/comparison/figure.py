@@ -32,7 +32,8 @@ HISTOGRAM = 0.6  # inches: the height of the panel below the reliability
 GOLDEN = 0.618034  # multiples of it, taken modulo 1, spread evenly: dots of a cloud are drawn apart
 MOSAIC, GAP, TEXT = 1.35, 0.12, 0.36  # inches: of one filter's patches, between both of a pair, of the words above
 ACROSS = 3  # pairs in a row
-LONGEST = 26  # letters of a network's name in a legend
+LARGEST = 26  # square points of the point with most images
+NAMES = ("before", "after")
 
 
 def draw_comparison(comparison: Comparison, title: str = "", caption: str = "", page: Page = OWN) -> Figure:
@@ -60,16 +61,15 @@ def draw_comparison(comparison: Comparison, title: str = "", caption: str = "", 
     _draw_counts(sheet.panel(left + cloud + BETWEEN, bottom, BARS, height), layers)
     if known and comparison.decisions is not None:
         x = left + cloud + BETWEEN + BARS + 1.5 * BETWEEN
-        _draw_reliability(sheet, comparison.decisions, comparison.config["networks"], x, bottom, SQUARE, height)
+        _draw_reliability(sheet, comparison.decisions, x, bottom, SQUARE, height)
     return sheet.figure
 
 
-def draw_calibration(decisions: Decisions, names: Sequence[str], title: str = "", caption: str = "") -> Figure:
+def draw_calibration(decisions: Decisions, title: str = "", caption: str = "") -> Figure:
     """Draw the reliability diagram of both networks, with the histogram of their confidences below.
 
     Args:
         decisions: of images of which some have a known class.
-        names: of both networks.
         title: text above.
         caption: text below.
 
@@ -77,16 +77,15 @@ def draw_calibration(decisions: Decisions, names: Sequence[str], title: str = ""
     """
     side = 3.2
     sheet = Sheet(side + 0.9, side + HISTOGRAM + BELOW + ABOVE, title, caption)
-    _draw_reliability(sheet, decisions, names, 0.65, sheet.bottom + BELOW, side, side + HISTOGRAM)
+    _draw_reliability(sheet, decisions, 0.65, sheet.bottom + BELOW, side, side + HISTOGRAM)
     return sheet.figure
 
 
-def draw_pairs(layer: LayerComparison, names: Sequence[str], title: str = "", caption: str = "") -> Figure:
+def draw_pairs(layer: LayerComparison, title: str = "", caption: str = "") -> Figure:
     """Draw pairs of matched filters: the strongest patches before at the left, and those of the partner at the right.
 
     Args:
         layer: the filters of a layer, some of which have pictures.
-        names: of both networks.
         title: text above.
         caption: text below.
 
@@ -111,27 +110,23 @@ def draw_pairs(layer: LayerComparison, names: Sequence[str], title: str = "", ca
         for place, tiles in enumerate((layer.tiles_before[index], layer.tiles_after[index])):
             sheet.mosaic(list(tiles), columns, left + place * (MOSAIC + GAP), top - TEXT - MOSAIC + 0.06, MOSAIC)
     for column in range(across):
-        for place, name in enumerate(names):
+        for place, name in enumerate(NAMES):
             x = 3 * GAP + column * (block + 3 * GAP) + place * (MOSAIC + GAP) + MOSAIC / 2
-            text = shortened(name, int(MOSAIC / LETTER))
-            sheet.text(x, sheet.top - 0.05, text, ha="center", va="center", fontsize=SMALL, color=SIDES[place][0])
+            sheet.text(x, sheet.top - 0.05, name, ha="center", va="center", fontsize=SMALL, color=SIDES[place][0])
     return sheet.figure
 
 
-def draw_explained(
-    explained: ExplainedImages, rows: Sequence[str], names: Sequence[str], title: str = "", caption: str = ""
-) -> Figure:
+def draw_explained(explained: ExplainedImages, rows: Sequence[str], title: str = "", caption: str = "") -> Figure:
     """Draw each image, and over it the map of both networks.
 
     Args:
         explained: the images and their maps.
         rows: a text for each image.
-        names: of both networks.
         title: text above.
         caption: text below.
     """
     maps = [list(pair) for pair in zip(*explained.maps, strict=True)]
-    return draw_maps(list(explained.pictures), maps, rows, list(names), title, caption)
+    return draw_maps(list(explained.pictures), maps, rows, NAMES, title, caption)
 
 
 def _pair_words(layer: LayerComparison, channel: int) -> tuple[str, str]:
@@ -199,23 +194,23 @@ def _draw_counts(axes: Axes, layers: Sequence[LayerComparison]) -> None:
 
 
 def _draw_reliability(
-    sheet: Sheet, decisions: Decisions, names: Sequence[str], left: float, bottom: float, width: float, height: float
+    sheet: Sheet, decisions: Decisions, left: float, bottom: float, width: float, height: float
 ) -> None:
     """Draw accuracy against confidence, and below it the histogram of the confidences."""
     axes = sheet.panel(left, bottom + HISTOGRAM, width, height - HISTOGRAM)
     below = sheet.panel(left, bottom, width, HISTOGRAM - 0.08)
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.9)
-    for result, name, (colour, marker, style) in zip(decisions.reliability, names, SIDES, strict=True):
+    for result, name, (colour, marker, style) in zip(decisions.reliability, NAMES, SIDES, strict=True):
         some = result.count > 0
-        label = f"{shortened(name, LONGEST)}: error {result.error:.3f}"
+        label = f"{name}: error {result.error:.3f}"
+        sizes = LARGEST * result.count[some] / result.count.max() + 2
+        axes.scatter(result.confidence[some], result.accuracy[some], sizes, colour, marker, zorder=3)
         axes.plot(
             *(result.confidence[some], result.accuracy[some]),
             linestyle=style,
-            marker=marker,
             color=colour,
             label=label,
-            markersize=3.5,
-            linewidth=1.2,
+            linewidth=1.0,
         )
         below.stairs(100 * result.count / result.count.sum(), result.edges, color=colour, linestyle=style)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticklabels=[])

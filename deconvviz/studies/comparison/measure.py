@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deconvviz.cam.arguments import layer_names, method_named
+from deconvviz.cam.arguments import method_named
+from deconvviz.cam.explain import cam
 from deconvviz.data.datasets import Images, place_of
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
@@ -148,16 +149,16 @@ class _Work:
         }
 
     def _method(self) -> str | None:
-        """Return the method that explains decisions; None where it cannot explain this network's."""
+        """Return the method that explains decisions; None where the network has no layer that it could explain."""
         options = self.pair.options
         if not options.decisions or not self.pair.scored:
             return None
-        if options.cam_layer is None:  # a layer that was named is refused where it does not fit
-            try:
-                layer_names(self.pair.before.network, None, method_named(options.method).needs in ("layer", "layers"))
-            except LayerNotFound:
-                return None
-        return method_named(options.method).name
+        try:
+            return cam(options.method, self.pair.before.network, options.cam_layer).method.name
+        except LayerNotFound:
+            if options.cam_layer is not None:
+                raise
+            return None
 
     def _place(self, name: str) -> pathlib.Path | None:
         return None if self.folder is None else self.folder / "data" / name

@@ -59,7 +59,7 @@ def write_comparison(
     with RunOptions(progress=progress).bar("layer", len(comparison.layers), "figures") as bar:
         layers = []
         for number, layer in enumerate(comparison.layers):
-            layers.append(_layer(pages, number, layer, names))
+            layers.append(_layer(pages, number, layer))
             bar.update()
     known = decisions is not None and bool(decisions.labelled.any())
     values = {
@@ -108,8 +108,9 @@ def caption_of(comparison: Comparison) -> str:
         "blunter."
     )
     return words + known * (
-        " Right: how often each network is right among images to which it gives a similar confidence; on the grey line "
-        "both are equal. Error: expected calibration error (Guo et al. 2017), in 15 bins."
+        " Right: how often each network is right among images to which it gives a similar confidence; a larger point "
+        "has more images, and on the grey line both are equal. Error: expected calibration error (Guo et al. 2017), in "
+        "15 bins."
     )
 
 
@@ -120,19 +121,19 @@ def _overview(figures: _Figures, comparison: Comparison) -> dict[str, str]:
     return figures.drawn("overview", draw_comparison(comparison, title, caption), caption, alt)
 
 
-def _layer(figures: _Figures, number: int, layer: LayerComparison, names: list[str]) -> dict[str, Any]:
+def _layer(figures: _Figures, number: int, layer: LayerComparison) -> dict[str, Any]:
     """Draw the pairs of a layer, and return what the page says about the layer."""
     figure = None
     if len(layer.shown):
         caption = (
             "Each block is a pair of matched filters: the strongest patches of the filter before at the left, those of "
-            "its partner after at the right. Patches are the receptive field, at most half of the image's side. Pairs "
-            "with a filter that is gone or new come first, then those that are sharper or blunter, then the least "
-            "alike."
+            "its partner after at the right; a dead filter has none. Patches are the receptive field, at most half of "
+            "the image's side. Pairs with a filter that is gone or new come first, then those that are sharper or "
+            "blunter, then the least alike."
         )
         name = f"pairs-{number:02d}-{re.sub(r'[^A-Za-z0-9.]+', '_', layer.layer)[:60]}"
         figure = figures.drawn(
-            name, draw_pairs(layer, names, f"Layer {layer.layer}", caption), caption, f"Patches of {layer.layer}"
+            name, draw_pairs(layer, f"Layer {layer.layer}", caption), caption, f"Patches of {layer.layer}"
         )
     alive = layer.alive_before
     return {
@@ -172,10 +173,11 @@ def _calibration(figures: _Figures, comparison: Comparison) -> dict[str, Any]:
     decisions, names = comparison.decisions, comparison.config["networks"]
     assert decisions is not None
     caption = (
-        "Images are sorted by the probability of the class that the network names, in 15 bins. A point below the grey "
-        "line is a network that is more confident than it is right (Guo et al. 2017, figure 1)."
+        "Images are sorted by the probability of the class that the network names, in 15 bins; the larger a point, the "
+        "more images. A point below the grey line is a network that is more confident than it is right (Guo et al. "
+        "2017, figure 1)."
     )
-    figure = draw_calibration(decisions, names, "Reliability", caption)
+    figure = draw_calibration(decisions, "Reliability", caption)
     leanings = [each.overconfidence for each in decisions.reliability]
     return {
         "figure": figures.drawn("calibration", figure, caption, "Accuracy against confidence of both networks"),
@@ -188,7 +190,7 @@ def _calibration(figures: _Figures, comparison: Comparison) -> dict[str, Any]:
 
 def _explained(figures: _Figures, comparison: Comparison, explained: ExplainedImages) -> dict[str, Any]:
     """Return what the page says about explanations: a sheet of maps, and what both networks say of each image."""
-    decisions, names = comparison.decisions, comparison.config["networks"]
+    decisions = comparison.decisions
     assert decisions is not None
     rows = []
     for place, target, likeness in zip(explained.images, explained.targets, explained.correlations, strict=True):
@@ -207,7 +209,7 @@ def _explained(figures: _Figures, comparison: Comparison, explained: ExplainedIm
         )
     caption = f"{comparison.config['method']}, the same class for both networks. {MAPS}"
     texts = [row[1] for row in rows]
-    figure = draw_explained(explained, texts, names, "The same decisions, explained", caption)
+    figure = draw_explained(explained, texts, "The same decisions, explained", caption)
     alt = f"Maps of both networks over {len(rows)} images"
     return {"figure": figures.drawn("explained", figure, caption, alt), "rows": rows}
 

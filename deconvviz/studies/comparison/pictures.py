@@ -20,9 +20,10 @@ from deconvviz.studies.comparison.result import ExplainedImages, LayerComparison
 from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.panels import square_around
 from deconvviz.studies.mining.result import Mined
-from deconvviz.types import Box, Ints, Pixels
+from deconvviz.types import Box, Ints, Mask, Pixels
 
 SIDE = 64  # pixels of a patch as it is shown
+EMPTY = 225  # level of grey of a patch that there is none of
 LARGEST = 0.5  # of the image's shorter side: the largest patch that is shown
 
 
@@ -53,18 +54,23 @@ def with_tiles(pair: Pair, layer: LayerComparison, mined: Sequence[Mined]) -> La
     shown = layer.ranking[: pair.options.filters]
     channels = shown, layer.partner[shown]
     tiles = [
-        _patches(Feed(pair.images, side.preprocess), each, layer.layer, numbers)
-        for side, each, numbers in zip(pair.sides, mined, channels, strict=True)
+        _patches(Feed(pair.images, side.preprocess), each, layer.layer, numbers, alive)
+        for side, each, numbers, alive in zip(
+            pair.sides, mined, channels, (layer.alive_before, layer.alive_after), strict=True
+        )
     ]
     return replace(layer, shown=shown, tiles_before=tiles[0], tiles_after=tiles[1])
 
 
-def _patches(feed: Feed, mined: Mined, name: str, channels: Ints) -> Pixels:
-    """Return the strongest patches of some filters, uint8 [n, k, SIDE, SIDE, 3]; black where there are fewer."""
+def _patches(feed: Feed, mined: Mined, name: str, channels: Ints, alive: Mask) -> Pixels:
+    """Return the strongest patches of some filters, uint8 [n, k, SIDE, SIDE, 3]; grey where there are fewer.
+
+    A dead filter has none: it responds to no image more than to any other.
+    """
     layer, room = mined[name], feed.preprocess.shape[1:]
-    tiles = np.zeros((len(channels), layer.top.k, SIDE, SIDE, 3), np.uint8)
+    tiles = np.full((len(channels), layer.top.k, SIDE, SIDE, 3), EMPTY, np.uint8)
     for row, channel in enumerate(channels.tolist()):
-        for winner in layer.winners([channel]):
+        for winner in layer.winners([channel]) if alive[channel] else ():
             box = mined.box(name, layer.positions[winner].tolist()) or Box(0, 0, *room)
             side = min(max(box.height, box.width), max(int(LARGEST * min(room)), 1))
             patch = square_around(box, side, (room[0], room[1])).of(feed.display(int(layer.images[winner])))

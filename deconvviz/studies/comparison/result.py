@@ -56,7 +56,8 @@ class LayerComparison:
         sharpness_after: float64 [C], the same of each filter after.
         weight_cosine: float64 [C], cosine between the weights of the filters of one number; NaN where there are none.
         shown: int64 [n], the filters before whose pairs have pictures.
-        tiles_before: uint8 [n, k, side, side, 3], the strongest patches of these; black where there are fewer.
+        tiles_before: uint8 [n, k, side, side, 3], the strongest patches of these; grey where there are
+            fewer, and of a dead filter.
         tiles_after: uint8 [n, k, side, side, 3], those of their partners.
     """
 

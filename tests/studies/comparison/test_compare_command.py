@@ -80,12 +80,12 @@ def test_two_epochs_of_one_file_and_a_model_with_weights(files: pathlib.Path) ->
     spec = f"{files}/net.py:net"
     one, two = (named_network(f"{files}/s.h5:{epoch}", spec) for epoch in (1, 2))
     assert (one.name, two.name) == ("s.h5, epoch 1", "s.h5, epoch 2")
-    assert not two.loaded.model[0].weight[2].any() and one.loaded.model[0].weight[2].any()  # type: ignore[index]
+    assert not two.loaded.model[0].weight[2].any() and one.loaded.model[0].weight[2].any()
     last = named_network(f"{files}/s.h5", spec)
     assert last.name == "s.h5, epoch 2"
     plain = named_network(f"{spec}:{files}/b.pth")
     assert plain.name == f"{spec} (b.pth)"
-    assert (plain.loaded.model[0].weight == two.loaded.model[0].weight).all()  # type: ignore[index]
+    assert (plain.loaded.model[0].weight == two.loaded.model[0].weight).all()
     assert named_network("demo:64").loaded.classes[0] == "cat" and named_network("demo:none").name == "demo (none)"
 
 

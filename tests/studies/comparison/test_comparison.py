@@ -104,7 +104,7 @@ def test_correlations_and_decisions_are_those_of_plain_torch() -> None:
 def test_large_maps_are_compared_at_16_rows_and_columns() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
     other, scenes = copy.deepcopy(net), dv.Scenes(5)
-    torch.nn.init.normal_(other[0].weight)
+    torch.nn.init.normal_(other.state_dict()["0.weight"])
     result = compare(net, other, scenes, layers=("1",), filters=0, decisions=0, checks=None)
     x = torch.stack([PREPROCESS(scenes[i][0]) for i in range(5)])
     places = np.linspace(0, 29, 16).round().astype(int)
@@ -168,7 +168,8 @@ def test_it_saves_loads_prints_and_draws_itself(tmp_path: pathlib.Path) -> None:
 
 
 def test_it_resumes_to_the_same_result(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nets, options = (model(0), model(1)), {"batch_size": 4, "commit_every": 2}
+    nets = model(0), model(1)
+    options: dict[str, Any] = {"batch_size": 4, "commit_every": 2}
     straight = compare(*nets, out=tmp_path / "straight", **options)
     save, saved = responses.Responses.save, list[int]()
 
@@ -202,7 +203,8 @@ def test_refusals(tmp_path: pathlib.Path) -> None:
         compare(model(), model(), checks=("nothing",))
     with pytest.raises(DeconvvizError, match="method"):
         compare(model(), model(), method="nothing")
-    for option in ({"limit": 0}, {"k": 0}, {"filters": -1}, {"decisions": -1}):
+    options: tuple[dict[str, Any], ...] = ({"limit": 0}, {"k": 0}, {"filters": -1}, {"decisions": -1})
+    for option in options:
         with pytest.raises(DataError):
             compare(model(), model(), **option)
     (tmp_path / "other.txt").write_text("mine")

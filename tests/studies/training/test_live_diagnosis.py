@@ -7,6 +7,7 @@ import csv
 import pathlib
 import random
 import re
+import sys
 import types
 import warnings
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from compared import PREPROCESS, model, silenced
 from torch import nn
 
 import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError
 from deconvviz.studies.training import live as live_module
-from deconvviz.studies.training import writers as writers_module
+from deconvviz.studies.training.command import train
 
 CONFIG = {"preprocess": PREPROCESS.as_dict()}
 QUICK: dict[str, Any] = {"preprocess": PREPROCESS, "checks": ("dead",), "limit": 20}
@@ -95,7 +97,11 @@ def test_training_with_it_ends_with_the_same_weights(tmp_path: pathlib.Path) -> 
         recorder = dv.SnapshotRecorder(tmp_path / f"{name}.h5", (1, 2), diagnose=diagnose)
         torch.manual_seed(1)
         net = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(16, 10))
-        options = {"preprocess": dv.Preprocess(resize=36, crop=32), "recorder": recorder, "progress": False}
+        options: dict[str, Any] = {
+            "preprocess": dv.Preprocess(resize=36, crop=32),
+            "recorder": recorder,
+            "progress": False,
+        }
         trained = dv.train(net, dv.Scenes(40), tmp_path / f"{name}.pth", recipe, **options)
         states.append(trained.model.state_dict())
         pages.append((tmp_path / f"{name}.live.html").exists())
@@ -130,7 +136,6 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
     assert live(1, model()) == {} and not (tmp_path / "p.html").exists()
     assert live(2, model())["dead_share"] == 0
     page = (tmp_path / "p.html").read_bytes()
-    import deconvviz.web.page as pages
 
     def full(*_: Any) -> None:
         raise OSError("disk full")
@@ -138,7 +143,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
     monkeypatch.setattr(pathlib.Path, "write_text", full)
     with pytest.warns(UserWarning, match="disk full"):
         live(4, silenced(model(), 1))
-    assert (tmp_path / "p.html").read_bytes() == page and pages.write_page
+    assert (tmp_path / "p.html").read_bytes() == page
     assert [path.name for path in tmp_path.iterdir()] == ["p.html"]
 
 
@@ -147,7 +152,7 @@ def test_what_it_logs_to(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[tuple[dict[str, float], int]] = []
     logger = types.SimpleNamespace(log_metrics=lambda row, step: rows.append((row, step)), experiment=board)
     wandb = types.SimpleNamespace(run=active, Image=lambda picture: ("picture", picture.shape))
-    monkeypatch.setitem(writers_module.sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     live = dv.LiveDiagnosis("scenes:10", writers=[run, logger], **QUICK)
     live.step = 700
     live(3, model(), [{"epoch": 3, "loss": 1.0}])
@@ -174,6 +179,32 @@ def test_refusals_come_before_the_training(tmp_path: pathlib.Path) -> None:
         with pytest.raises(DataError):
             dv.LiveDiagnosis("scenes:10", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command(tmp_path: pathlib.Path) -> None:
+    arguments = [
+        "zfnet",
+        "scenes:24",
+        "--input",
+        "32",
+        "--width",
+        "0.04",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "12",
+        "--quiet",
+    ]
+    arguments += ["-o", str(tmp_path / "z.pth"), "--device", "cpu"]
+    with pytest.raises(DataError, match="--diagnose given without --snapshots"):
+        CliRunner().invoke(train, [*arguments, "--diagnose", "scenes:12:5"], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+    snapshots = ["--snapshots", str(tmp_path / "s.h5"), "--diagnose", "scenes:12:5"]
+    result = CliRunner().invoke(train, [*arguments, *snapshots], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "s.live.html").read_text()
+    assert "ZFNet after epoch 1" in page and "on 12 images" in page and "of these images are classified" in page
+    assert {"dead_share", "findings", "validation_accuracy"} <= {*dv.Snapshots(tmp_path / "s.h5").history[0]}
 
 
 def test_lightning_writes_the_page_and_gives_the_numbers_to_the_trainer_s_loggers(tmp_path: pathlib.Path) -> None:
