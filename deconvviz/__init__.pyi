@@ -28,6 +28,7 @@ from .drawing.classes import draw_examples as draw_examples
 from .drawing.classes import draw_suspects as draw_suspects
 from .drawing.classes import draw_tree as draw_tree
 from .drawing.classes import draw_tree_path as draw_tree_path
+from .drawing.decisions import draw_comparison as draw_comparison
 from .drawing.decisions import draw_diagnosis as draw_diagnosis
 from .drawing.decisions import draw_ensemble as draw_ensemble
 from .drawing.decisions import draw_ensemble_maps as draw_ensemble_maps
@@ -79,6 +80,8 @@ from .studies.ablation.ablate import ablate as ablate
 from .studies.attack.measure import attack as attack
 from .studies.attack.measure import attacked_images as attacked_images
 from .studies.attack.result import AttackStudy as AttackStudy
+from .studies.comparison.measure import compare as compare
+from .studies.comparison.result import Comparison as Comparison
 from .studies.correspondence.measure import correspondence as correspondence
 from .studies.diagnosis.diagnose import diagnose as diagnose
 from .studies.diagnosis.result import Diagnosis as Diagnosis
@@ -129,6 +132,7 @@ from .studies.relevance.result import load_relevance as load_relevance
 from .studies.training.additions.base import Addition as Addition
 from .studies.training.additions.registry import addition as addition
 from .studies.training.fine_tuning import FineTuning as FineTuning
+from .studies.training.live import LiveDiagnosis as LiveDiagnosis
 from .studies.training.recipe import Recipe as Recipe
 from .studies.training.recorder import SnapshotRecorder as SnapshotRecorder
 from .studies.training.result import Trained as Trained

@@ -86,6 +86,11 @@ COMMANDS = {
         "Train a network by the paper's recipe, and record snapshots of it.",
         resumes=True,
     ),
+    "compare": LazyCommand(
+        "studies.comparison.command",
+        "Set two networks of one architecture side by side, before and after a training or a change.",
+        resumes=True,
+    ),
     "evolve": LazyCommand(
         "studies.evolution.command",
         "Draw how filters came to be: each one's strongest projection at every snapshot of a training.",

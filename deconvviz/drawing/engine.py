@@ -214,7 +214,8 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
         if layer:
             panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
             continue
-        is_share = name == "right" or "acc" in name.lower() or "top" in name or name.endswith("_map")
+        of_images = any(word in name.lower() for word in ("acc", "top", "share")) or name.endswith("_map")
+        is_share = name == "right" or of_images
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
         panels.setdefault(label, {})[name.replace("_", " ")] = points
     if not panels:

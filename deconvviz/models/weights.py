@@ -46,6 +46,7 @@ class Weights:
         settings: of the `Preprocess` that the network was trained with.
         classes: names of the outputs; empty where they are unknown.
         head: what stands in the place of the model's own last layers, as `Head.as_dict` gives it; empty for its own.
+        model: name of the model, as `load_model` takes it; empty where it is unknown.
     """
 
     path: pathlib.Path
@@ -55,6 +56,7 @@ class Weights:
     settings: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     head: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
@@ -265,6 +267,7 @@ def read_weights(path: Pathlike) -> Weights:
     from_training = isinstance(content, Mapping) and content.get("format") == TRAINING
     details = {key: content[key] for key in ("arguments", "settings")} if from_training else {}
     details |= {"classes": tuple(content.get("classes", ())), "head": content.get("head", {})} if from_training else {}
+    details |= {"model": str(content.get("identity", {}).get("model", ""))} if from_training else {}
     states = dict(sorted(_states_in(content), key=lambda pair: _rank(pair[0])))
     if not states:
         keys = f"; it holds {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""

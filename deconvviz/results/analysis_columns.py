@@ -28,6 +28,40 @@ ANALYSES: Mapping[str, TableSchema] = {
             "`deconvviz train --list`.",
         ),
     ),
+    "compared filters": TableSchema(
+        what="A row for each filter of a network before a change: its partner after it, and what became of it.",
+        written_by="`deconvviz compare`, `Comparison.save_csv` and `Comparison.to_frame`",
+        columns=_columns(
+            LAYER,
+            "filter integer |  | Number of the filter before the change, from 0.",
+            "partner integer |  | Number of the filter after it that it is matched with, one to one.",
+            "correlation number | -1..1 | Pearson correlation of the responses of both, over images and places.",
+            "same_number number | -1..1 | That with the filter after of the same number.",
+            "best_before number | -1..1 | Largest correlation of the filter before with any filter after.",
+            "best_after number | -1..1 | Largest correlation of the partner with any filter before.",
+            "alive_before flag |  | Whether the response of the filter before varies.",
+            "alive_after flag |  | Whether that of the partner does.",
+            "sharpness_before number | share, 0..1 | Gini index of the filter's largest responses to the images.",
+            "sharpness_after number | share, 0..1 | That of the partner.",
+            "weight_cosine number? | -1..1 | Cosine between the weights of the filters of this number; empty where the "
+            "layer has none of its own.",
+            "status text |  | gone, new, sharper, blunter or kept; see `LayerComparison`.",
+        ),
+    ),
+    "changed findings": TableSchema(
+        what="A row for each finding of the diagnosis that a change of the network made, mended, or made stronger or "
+        "weaker.",
+        written_by="`deconvviz compare` and `Comparison.save_changes`",
+        columns=_columns(
+            "change text |  | new, worse, gone or better.",
+            "check text |  | Name of the check.",
+            "kind text? |  | Which of the check's findings it is.",
+            "layer text? |  | Name of the layer; empty where the finding is about the images.",
+            "severity text |  | After the change, or before it where the finding is gone.",
+            "before text? |  | Severity and value before; empty where nothing was found.",
+            "after text? |  | Severity and value after; empty where nothing was found.",
+        ),
+    ),
     "relevance": TableSchema(
         what="A row for each layer, class and channel: the 20 channels with the largest shares, of either sign, in the "
         "decisions for each class.",

@@ -30,6 +30,8 @@ ANSWERS = {
     "diagnose --list": "unsettled",
     "diagnose demo scenes:3 --checks alias": "nearest: aliasing",
     "diagnose demo scenes:3 --fail-on worse": "--compare",
+    "compare demo:1 demo:2 scenes:3 --checks alias -o c": "nearest: aliasing",
+    "compare demo:1 demo:2 scenes:3 -m grad-kam -o c": "nearest: grad-cam",
     "probe demo scenes:3 --probes svn -o x.csv": "nearest: svm",
     "ablate zfnet scenes:3 --variants no-8 -o x.csv": "nearest: no-",
     "invariance demo scenes:3 --kinds rotate -o x.png": "rotation",

@@ -75,8 +75,23 @@ def diagnose(
     >>> [(finding.severity, finding.layer, finding.channels) for finding in diagnosis.findings]
     [('warning', '1', (0, 1, 2, 3, 4))]
     """
+    return diagnose_subject(Subject(network, images, preprocess, DiagnosisOptions(**options)), checks, sources)
+
+
+def diagnose_subject(
+    subject: Subject, checks: Sequence[str] = (), sources: Mapping[str, Any] | None = None
+) -> Diagnosis:
+    """Run checks on a subject; what it has measured may be read from it before and afterwards.
+
+    Args:
+        subject: a network, the images and the options.
+        checks: as for `diagnose`.
+        sources: as for `diagnose`.
+
+    Returns:
+        The diagnosis; errors are those of `diagnose`.
+    """
     entries = [CHECKS[name] for name in dict.fromkeys(checks)] or [CHECKS[name] for name in NAMES]
-    subject = Subject(network, images, preprocess, DiagnosisOptions(**options))
     runs: list[tuple[CheckEntry, CheckRun, float]] = []
     with subject.options.bar("check", len(entries), "diagnosis") as bar:
         for entry in entries:
@@ -157,4 +172,4 @@ def _config(subject: Subject, checks: Sequence[str]) -> dict[str, Any]:
     }
 
 
-__all__ = ["CHECKS", "NAMES", "diagnose", "first_filters"]
+__all__ = ["CHECKS", "NAMES", "diagnose", "diagnose_subject", "first_filters"]

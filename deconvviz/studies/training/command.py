@@ -206,11 +206,13 @@ class SnapshotOptions:
         snapshots: path of their file; None records none.
         snapshot_epochs: the epochs whose weights are kept, as text.
         snapshot_half: whether they are kept in half precision.
+        diagnose: images by which the network is diagnosed after each epoch; None for no diagnosis.
     """
 
     snapshots: str | None
     snapshot_epochs: str
     snapshot_half: bool
+    diagnose: str | None
 
     def recorder(self, mark: str = "") -> SnapshotRecorder | None:
         """Return what records them, None where no file is named; `mark` goes into the file's name."""
@@ -219,6 +221,8 @@ class SnapshotOptions:
         from deconvviz.studies.training.recorder import SnapshotRecorder
 
         if self.snapshots is None:
+            if self.diagnose is not None:
+                raise DataError("--diagnose given without --snapshots FILE, beside which the page is written")
             return None
         return SnapshotRecorder(
             marked(self.snapshots, mark),
@@ -226,6 +230,7 @@ class SnapshotOptions:
             sources={"command": command_line()},
             dtype=torch.float16 if self.snapshot_half else None,
             resume=True,
+            diagnose=self.diagnose,
         )
 
 
@@ -235,6 +240,12 @@ snapshot_options = option_group(
     click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`."),
     click.option("--snapshot-epochs", default=SNAPSHOT_EPOCHS, help="The epochs whose weights are kept."),
     click.option("--snapshot-half", is_flag=True, help="Keep them in half precision, in half the space."),
+    click.option(
+        "--diagnose",
+        metavar="DATA",
+        help="Images, a store or a folder: after each epoch the page NAME.live.html beside the snapshots shows "
+        "filters, dead ones, findings and curves.",
+    ),
 )
 
 

@@ -39,7 +39,8 @@ class SnapshotCallback(Callback):  # type: ignore[misc, unused-ignore]
             epochs: the epochs whose weights are kept, from 1.
             network: name of the module's attribute that is the network itself, such as "model"; None records the
                 whole module.
-            options: `config`, `sources`, `dtype` and `resume` of `SnapshotRecorder`.
+            options: `config`, `sources`, `dtype`, `resume`, `diagnose` and `writers` of `SnapshotRecorder`. With
+                `diagnose`, the trainer's loggers get the numbers and the picture of the page too.
 
         Raises:
             DataError: as `SnapshotRecorder` does.
@@ -52,5 +53,8 @@ class SnapshotCallback(Callback):  # type: ignore[misc, unused-ignore]
         if not trainer.is_global_zero:
             return
         model = getattr(pl_module, self.network) if self.network else pl_module
+        if self.recorder.live is not None:
+            self.recorder.live.add_writers(trainer.loggers)
+            self.recorder.live.step = trainer.global_step
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "epoch"}
         self.recorder(trainer.current_epoch + 1, model, **metrics)

@@ -119,6 +119,8 @@ def train(
         trainer.identity["additions"] = trainer.additions.identity
     if recorder is not None:  # the snapshots say what they are of, so that `evolve` can build the network again
         recorder.config |= trainer.identity
+        if recorder.live is not None:
+            recorder.live.class_names = recorder.live.class_names or trainer.classes
     return trainer.run()
 
 
