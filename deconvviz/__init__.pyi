@@ -28,6 +28,7 @@ from .drawing.decisions import draw_diagnosis as draw_diagnosis
 from .drawing.decisions import draw_evaluation as draw_evaluation
 from .drawing.decisions import draw_finding as draw_finding
 from .drawing.decisions import draw_lesions as draw_lesions
+from .drawing.decisions import draw_matches as draw_matches
 from .drawing.decisions import draw_mistakes as draw_mistakes
 from .drawing.decisions import draw_occlusion as draw_occlusion
 from .drawing.decisions import draw_pair as draw_pair
@@ -52,6 +53,7 @@ from .drawing.features import draw_probing as draw_probing
 from .drawing.features import draw_range as draw_range
 from .drawing.optimised import draw_inversion as draw_inversion
 from .drawing.optimised import draw_visualisation as draw_visualisation
+from .drawing.training import draw_pretraining as draw_pretraining
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.directions import with_directions as with_directions
@@ -98,8 +100,14 @@ from .studies.mining.ranges import layer_range as layer_range
 from .studies.mining.result import Mined as Mined
 from .studies.mining.result import load_mined as load_mined
 from .studies.occlusion.measure import occlude as occlude
+from .studies.pairs.match import match_places as match_places
+from .studies.pairs.match_result import Matches as Matches
 from .studies.pairs.measure import explain_pairs as explain_pairs
 from .studies.pairs.result import PairStudy as PairStudy
+from .studies.pretraining.pretrain import pretrain as pretrain
+from .studies.pretraining.recipe import PretrainingRecipe as PretrainingRecipe
+from .studies.pretraining.result import Pretrained as Pretrained
+from .studies.pretraining.views import Views as Views
 from .studies.probing.measure import probe as probe
 from .studies.probing.settings import ProbeSettings as ProbeSettings
 from .studies.probing.transfer import transfer as transfer

@@ -96,6 +96,7 @@ DIRECTIONS = ("nmf", "pca")
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")
 FIRST_LAYERS = ("zfnet", "alexnet")
+OBJECTIVE_NAMES = ("simclr", "barlow-twins", "swav")  # of trainings without labels
 
 # --- relevance ---
 RELEVANCE_TABLES = ("relevance", "activation")  # by which a channel's images are ranked

@@ -43,6 +43,7 @@ STUDIES_BELOW = {
     "dissection": {"mining"},
     "evolution": {"mining"},
     "explainers": {"evaluation"},
+    "pretraining": {"training"},
     "relevance": {"mining"},
     "mining": {"visualisation"},  # its commands, which no module imports
     "visualisation": {"mining"},  # likewise
@@ -96,7 +97,7 @@ def test_rooms_import_downwards_and_the_engine_no_study() -> None:
 
 
 def test_a_study_imports_another_only_where_the_list_says_so() -> None:
-    assert sum(map(len, STUDIES_BELOW.values())) <= 12
+    assert sum(map(len, STUDIES_BELOW.values())) <= 13
     for name, _, tree in modules():
         if name.startswith("studies/") and name.count("/") > 1:
             study = name.split("/")[1]

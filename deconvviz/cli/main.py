@@ -86,6 +86,11 @@ COMMANDS = {
         "Train a network by the paper's recipe, and record snapshots of it.",
         resumes=True,
     ),
+    "pretrain": LazyCommand(
+        "studies.pretraining.command",
+        "Train a network without labels, and watch that its embedding does not collapse.",
+        resumes=True,
+    ),
     "evolve": LazyCommand(
         "studies.evolution.command",
         "Draw how filters came to be: each one's strongest projection at every snapshot of a training.",

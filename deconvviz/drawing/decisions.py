@@ -16,6 +16,7 @@ from deconvviz.studies.evaluation import sanity_figure
 from deconvviz.studies.lesions import figure as lesioning
 from deconvviz.studies.occlusion import figure as occluding
 from deconvviz.studies.pairs import figure as pairing
+from deconvviz.studies.pairs import match_figure
 from deconvviz.studies.relevance import figure as relevant
 from deconvviz.studies.relevance.deciding import DecidingChannels, deciding_channels
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.evaluation.sanity_result import SanityCheck
     from deconvviz.studies.lesions.result import Lesions
     from deconvviz.studies.occlusion.result import Occlusion
+    from deconvviz.studies.pairs.match_result import Matches
     from deconvviz.studies.pairs.result import PairStudy
     from deconvviz.studies.relevance.result import Relevance
 
@@ -66,6 +68,28 @@ def draw_occlusion(
     """
     rows = list(occlusion) if isinstance(occlusion, Sequence) else [occlusion]
     return occluding.draw_occlusions(rows, [[]] * len(rows), names, title, caption, page=Page(**page))
+
+
+def draw_matches(
+    matches: Matches, count: int = 8, title: str = "", caption: str = "", **page: Unpack[PageKeywords]
+) -> Figure:
+    """Draw which place of one image matches which place of the other, to a network: a row for each pair.
+
+    Args:
+        matches: what `dv.match_places` returns.
+        count: matches that are numbered in both images, at most: the strongest ones that are apart.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+    >>> matches = dv.match_places(dv.capture(model, (3, 8, 8)), *torch.rand(2, 1, 3, 8, 8))
+    >>> len(dv.draw_matches(matches).axes)  # both images with numbers, both with colours
+    4
+    """
+    return match_figure.draw_matches(matches, count, title, caption, Page(**page))
 
 
 def draw_pair(
