@@ -178,6 +178,7 @@ ANALYSES: Mapping[str, TableSchema] = {
             "row_b number | pixels | Middle of the place in the second image.",
             "column_b number | pixels | From the left.",
             "cosine number | -1..1 | Of the channels at both places.",
+            "weight number | of the layer, squared | The product of these channels, by which the rows are in order.",
         ),
     ),
 }

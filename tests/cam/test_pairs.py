@@ -133,8 +133,8 @@ def cams(model: nn.Module, x: Pair, reduce: str = "mean", interact: bool = False
     return rp.interaction_cam(model[:5], model[5:], arrays, reduce, interact)
 
 
-def attention(model: nn.Module, x: Pair, mutual: bool = False) -> Any:
-    return rp.spatial_attention(model[:5], (numbers(x[0]), numbers(x[1])), mutual)
+def attention(model: nn.Module, x: Pair, mutual: bool = False, weigh: bool = False) -> Any:
+    return rp.spatial_attention(model[:5], (numbers(x[0]), numbers(x[1])), mutual, weigh)
 
 
 # name -> options, and the replica of both raw maps for (the layers up to the embedding, the images)
@@ -156,7 +156,11 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Any]]] = {
         ({"rule": "guided"}, lambda m, x: averaged(m, x, guided=True)),
     ],
     "pixel-invariance": [({"pixels": 8, "blur": False}, invariance)],
-    "spatial-attention": [({}, attention), ({"match": "mutual"}, lambda m, x: attention(m, x, True))],
+    "spatial-attention": [
+        ({}, attention),
+        ({"match": "mutual"}, lambda m, x: attention(m, x, True)),
+        ({"weigh": True}, lambda m, x: attention(m, x, weigh=True)),
+    ],
 }
 
 

@@ -15,30 +15,33 @@ MATCHES = ("best", "mutual")
 
 
 @pair_method("spatial-attention", reads="both", cost="1 forward pass an image", needs="layer")
-def spatial_attention(a: EmbeddingView, b: EmbeddingView, match: str = "best") -> tuple[Tensor, Tensor]:
+def spatial_attention(
+    a: EmbeddingView, b: EmbeddingView, match: str = "best", weigh: bool = False
+) -> tuple[Tensor, Tensor]:
     """m(u) = max over places v of the other image of cos(A(u), B(v)), A and B being the channels of a layer at a place.
 
     Seyfi, Banitalebi-Dehkordi and Zhang 2022, arXiv 2206.05028, of which we know the abstract only: spatial
     cross-correlations between samples, with which a network is trained. The equation is ours, and so is its use on a
     network that was trained otherwise.
     match: "best"; or "mutual", in which a place counts only where the place that it matches best matches it best in
-    turn, and is 0 elsewhere. `explainer.extras["matches"]` has the place that each place matches best.
+    turn, and is 0 elsewhere. weigh: the cosine is multiplied by the lengths of both, so that it is the product A(u)
+    B(v): places with much in their channels, which count in the embedding, stand out, and those of a plain background,
+    which are often alike, do not. `explainer.extras` has for each place the place that it "matches", and the "weights",
+    the product with it.
     """
     require_choice("match", match, MATCHES)
     cosines = place_cosines(a.A, b.A)
-    best, matches = [], []
-    for each in (cosines, cosines.transpose(1, 2)):
-        values, places = each.max(2)
-        best.append(values)
-        matches.append(places)
-    for view, places in zip((a, b), matches, strict=True):
-        view.extras["matches"] = places
-    if match == "mutual":
-        best = [
-            values * mutual(mine, theirs) for values, mine, theirs in zip(best, matches, reversed(matches), strict=True)
-        ]
-    first, second = (values.view(-1, *v.A.shape[2:]).to(v.x.dtype) for values, v in zip(best, (a, b), strict=True))
-    return first, second
+    lengths = [v.A.to(cosines.dtype).flatten(2).norm(dim=1) for v in (a, b)]
+    best, matches = zip(*(each.max(2) for each in (cosines, cosines.transpose(1, 2))), strict=True)
+    maps = []
+    for n, view in enumerate((a, b)):
+        weights = best[n] * lengths[n] * lengths[1 - n].gather(1, matches[n])
+        view.extras["matches"], view.extras["weights"] = matches[n], weights
+        values = weights if weigh else best[n]
+        if match == "mutual":
+            values = values * mutual(matches[n], matches[1 - n])
+        maps.append(values.view(-1, *view.A.shape[2:]).to(view.x.dtype))
+    return maps[0], maps[1]
 
 
 def place_cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -267,9 +267,10 @@ def _match(
     rows, columns = matches.size
     caption = (
         f"Places of {matches.layer} ({rows} x {columns}) are compared by the cosine of their channels. Numbers: places "
-        "that match each other best in both directions, the strongest first, some way apart. Colours: each place of "
-        "the first image has its own, and each place of the second image that of the place that it matches best, the "
-        "stronger the higher the cosine, from the lowest in the image to the highest."
+        "that match each other best in both directions, some way apart, in the order of their weights, the products of "
+        "the channels. Colours: each place of the first image has its own, and each place of the second image that of "
+        "the place that it matches best, the stronger the more the match weighs, from the least in the image to the "
+        "most."
     )
     title = f"Which place matches which, to {opened.name} at {matches.layer}"
     save_figure(draw_matches(matches, title=title, caption=caption, page=page), out, caption)

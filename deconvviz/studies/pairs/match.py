@@ -76,4 +76,5 @@ def match_places(
         pictures=np.stack([pictures_of(images) for images in x], 1) if pictures is None else pictures,
         places=explainer.extras["matches"].cpu().numpy(),
         cosines=torch.stack([*found], 1).flatten(2).double().cpu().numpy(),
+        weights=explainer.extras["weights"].double().cpu().numpy(),
     )

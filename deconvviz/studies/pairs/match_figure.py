@@ -29,7 +29,7 @@ def draw_matches(matches: Matches, count: int = 8, title: str = "", caption: str
 
     The first two are the images, with numbers at places that match each other best. The third is the first image with a
     colour for each place; the fourth is the second image, each place in the colour of the place that it matches best,
-    the stronger the higher the cosine.
+    the stronger the more this match weighs.
 
     Args:
         matches: of the pairs.
@@ -46,7 +46,7 @@ def draw_matches(matches: Matches, count: int = 8, title: str = "", caption: str
     for pair, names in enumerate(matches.names):
         bottom = sheet.top - (pair + 1) * (step + NAMES) + GAP
         first, second = matches.pictures[pair]
-        strength = scaled(matches.cosines[pair, 1])
+        strength = scaled(matches.weights[pair, 1])
         shown = (
             first / 255.0,
             second / 255.0,
@@ -95,15 +95,15 @@ def coloured(picture: Pixels, colours: Floats, strength: Floats, size: tuple[int
     places = rows[:, None] * size[1] + columns
     grey = picture.mean(2, keepdims=True) / 255
     opacity = STRENGTH * strength[places][..., None]
-    bright = colours[places] * (0.4 + 0.6 * grey)  # so that the picture is seen through the colour
+    bright = colours[places] * (0.7 + 0.3 * grey)  # so that the picture is seen through the colour
     mixed: Floats = grey * (1 - opacity) + bright * opacity
     return mixed
 
 
-def scaled(cosines: Floats) -> Floats:
-    """Return cosines from their lowest (0) to their highest (1); ones where all are equal."""
-    span = float(np.ptp(cosines))
-    return (cosines - cosines.min()) / span if span > 0 else np.ones_like(cosines)
+def scaled(weights: Floats) -> Floats:
+    """Return values from their lowest (0) to their highest (1); ones where all are equal."""
+    span = float(np.ptp(weights))
+    return (weights - weights.min()) / span if span > 0 else np.ones_like(weights)
 
 
 def _mark(panels: list[Axes], matches: Matches, match: Match, number: int) -> None:

@@ -16,7 +16,7 @@ from deconvviz.words import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("image_a", "image_b", "row_a", "column_a", "row_b", "column_b", "cosine")
+COLUMNS = ("image_a", "image_b", "row_a", "column_a", "row_b", "column_b", "cosine", "weight")
 APART = 0.12  # of the longer side of the maps: numbered matches are at least as far apart in both images
 
 
@@ -27,11 +27,13 @@ class Match(NamedTuple):
         a: (row, column) of the first image's place on the maps.
         b: (row, column) of the second image's place.
         cosine: of their channels.
+        weight: the product of their channels.
     """
 
     a: tuple[int, int]
     b: tuple[int, int]
     cosine: float
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Matches(Shown, drawn_by="draw_matches"):
         places: int64 [N, 2, rows * columns], for each place of the first (second) image the place of the second (first)
             one whose channels have the largest cosine with its own; places are counted row by row.
         cosines: float64 [N, 2, rows * columns], these cosines.
+        weights: float64 [N, 2, rows * columns], these cosines times the lengths of both places' channels. Places that
+            count in the embedding weigh much, a plain background little.
     """
 
     network: str
@@ -56,20 +60,26 @@ class Matches(Shown, drawn_by="draw_matches"):
     pictures: Pixels
     places: Ints
     cosines: Floats
+    weights: Floats
 
     def mutual(self, pair: int) -> list[Match]:
-        """Return the matches of a pair in which each place matches the other best, the strongest first."""
+        """Return the matches of a pair in which each place matches the other best, the one that weighs most first."""
         there, back = self.places[pair]
         own = np.arange(len(there))
         both = own[back[there] == own]
-        strongest = both[np.argsort(-self.cosines[pair, 0, both], kind="stable")]
+        strongest = both[np.argsort(-self.weights[pair, 0, both], kind="stable")]
         return [
-            Match(self._place(int(place)), self._place(int(there[place])), float(self.cosines[pair, 0, place]))
+            Match(
+                self._place(int(place)),
+                self._place(int(there[place])),
+                float(self.cosines[pair, 0, place]),
+                float(self.weights[pair, 0, place]),
+            )
             for place in strongest
         ]
 
     def apart(self, pair: int, count: int) -> list[Match]:
-        """Return up to `count` of the mutual matches of a pair, the strongest that are apart in both images."""
+        """Return up to `count` of the mutual matches of a pair, those that weigh most and are apart in both images."""
         least, chosen = APART * max(self.size), list[Match]()
         for match in self.mutual(pair):
             if len(chosen) == count:
@@ -94,7 +104,7 @@ class Matches(Shown, drawn_by="draw_matches"):
     def _rows(self) -> Iterator[Sequence[Any]]:
         for pair, names in enumerate(self.names):
             for match in self.mutual(pair):
-                yield [*names, *self.middle(match.a), *self.middle(match.b), match.cosine]
+                yield [*names, *self.middle(match.a), *self.middle(match.b), match.cosine, match.weight]
 
     def _place(self, number: int) -> tuple[int, int]:
         return divmod(number, self.size[1])
@@ -103,7 +113,7 @@ class Matches(Shown, drawn_by="draw_matches"):
         places = self.size[0] * self.size[1]
         lines = [
             f"  {a} and {b}: {counted(len(found), 'mutual match', 'mutual matches')} of {places} places"
-            + (f", strongest cosine {found[0].cosine:.3f}" if found else "")
+            + (f", cosine {found[0].cosine:.3f} of the one that weighs most" if found else "")
             for (a, b), found in ((names, self.mutual(pair)) for pair, names in enumerate(self.names[:8]))
         ]
         return "\n".join(

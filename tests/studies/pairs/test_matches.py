@@ -43,7 +43,7 @@ def test_a_planted_patch_is_the_strongest_match_and_the_peak_of_both_maps(networ
     matches = dv.match_places(network, a, b)
     first = matches.mutual(0)[0]
     assert (first.a, first.b) == ((0, 1), (3, 2)) and first.cosine == pytest.approx(1, abs=1e-5)
-    assert matches.middle(first.a) == (2.0, 6.0) and "strongest cosine 1.000" in repr(matches)
+    assert matches.middle(first.a) == (2.0, 6.0) and "cosine 1.000 of the one that weighs most" in repr(matches)
     maps = dv.pair("spatial-attention", network)(a, b, raw=True)
     assert divmod(int(maps.a[0].argmax()), 4) == (0, 1) and divmod(int(maps.b[0].argmax()), 4) == (3, 2)
 

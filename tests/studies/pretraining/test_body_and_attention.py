@@ -117,7 +117,7 @@ def replica(attention: SpatialAttention, maps: Tensor) -> Any:
             alike = {k: cosine(means[i], means[k]) for k in others}
             j = max(alike, key=alike.__getitem__)
         for u in np.ndindex(rows, columns):
-            masks[(i, *u)] = max(
+            masks[i][u] = max(
                 cosine(queries[i][:, u[0], u[1]], keys[j][:, v[0], v[1]]) for v in np.ndindex(rows, columns)
             )
         if attention.form == "plain":
