@@ -28,7 +28,6 @@ from .drawing.classes import draw_examples as draw_examples
 from .drawing.classes import draw_suspects as draw_suspects
 from .drawing.classes import draw_tree as draw_tree
 from .drawing.classes import draw_tree_path as draw_tree_path
-from .drawing.decisions import draw_comparison as draw_comparison
 from .drawing.decisions import draw_diagnosis as draw_diagnosis
 from .drawing.decisions import draw_ensemble as draw_ensemble
 from .drawing.decisions import draw_ensemble_maps as draw_ensemble_maps
@@ -59,6 +58,9 @@ from .drawing.features import draw_probing as draw_probing
 from .drawing.features import draw_range as draw_range
 from .drawing.optimised import draw_inversion as draw_inversion
 from .drawing.optimised import draw_visualisation as draw_visualisation
+from .drawing.training import draw_comparison as draw_comparison
+from .drawing.training import draw_matches as draw_matches
+from .drawing.training import draw_pretraining as draw_pretraining
 from .errors import DeconvvizError as DeconvvizError
 from .graph.capture import capture as capture
 from .graph.directions import with_directions as with_directions
@@ -115,8 +117,14 @@ from .studies.mining.ranges import layer_range as layer_range
 from .studies.mining.result import Mined as Mined
 from .studies.mining.result import load_mined as load_mined
 from .studies.occlusion.measure import occlude as occlude
+from .studies.pairs.match import match_places as match_places
+from .studies.pairs.match_result import Matches as Matches
 from .studies.pairs.measure import explain_pairs as explain_pairs
 from .studies.pairs.result import PairStudy as PairStudy
+from .studies.pretraining.pretrain import pretrain as pretrain
+from .studies.pretraining.recipe import PretrainingRecipe as PretrainingRecipe
+from .studies.pretraining.result import Pretrained as Pretrained
+from .studies.pretraining.views import Views as Views
 from .studies.probing.measure import probe as probe
 from .studies.probing.settings import ProbeSettings as ProbeSettings
 from .studies.probing.starts import fine_tuned as fine_tuned

@@ -99,6 +99,7 @@ HEADS = ("new", "gap", "max", "lse", "wildcat")  # another last layer; or one th
 LESION_UNITS = ("filter", "layer")
 LESION_VALUES = ("zero", "mean")
 FIRST_LAYERS = ("zfnet", "alexnet")
+OBJECTIVE_NAMES = ("simclr", "barlow-twins", "swav")  # of trainings without labels
 
 # --- relevance ---
 RELEVANCE_TABLES = ("relevance", "activation")  # by which a channel's images are ranked

@@ -89,6 +89,10 @@ COMMANDS = {
     "compare": LazyCommand(
         "studies.comparison.command",
         "Set two networks of one architecture side by side, before and after a training or a change.",
+    ),
+    "pretrain": LazyCommand(
+        "studies.pretraining.command",
+        "Train a network without labels, and watch that its embedding does not collapse.",
         resumes=True,
     ),
     "evolve": LazyCommand(

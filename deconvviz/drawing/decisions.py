@@ -10,7 +10,6 @@ import numpy as np
 from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
 from deconvviz.studies.ablation import figure as ablation
-from deconvviz.studies.comparison import figure as comparing
 from deconvviz.studies.diagnosis import figure as diagnosing
 from deconvviz.studies.ensembles import figure as ensembling
 from deconvviz.studies.evaluation import figure as evaluating
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.figures.page import ColumnsKeywords, PageKeywords
     from deconvviz.studies.ablation.result import VariantTable
-    from deconvviz.studies.comparison.result import Comparison
     from deconvviz.studies.diagnosis.finding import Finding
     from deconvviz.studies.diagnosis.result import Diagnosis
     from deconvviz.studies.ensembles.result import Ensemble, EnsembleMaps
@@ -70,28 +68,6 @@ def draw_occlusion(
     """
     rows = list(occlusion) if isinstance(occlusion, Sequence) else [occlusion]
     return occluding.draw_occlusions(rows, [[]] * len(rows), names, title, caption, page=Page(**page))
-
-
-def draw_comparison(comparison: Comparison, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:
-    """Draw what became of each layer's filters, and how often both networks are right when how confident.
-
-    Args:
-        comparison: what `dv.compare` returns, or `dv.Comparison.load`.
-        title: text above.
-        caption: text below.
-        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
-
-    Source: the reliability diagram is that of Guo et al. 2017, figure 1.
-
-    >>> import deconvviz as dv
-    >>> from torch import nn
-    >>> network = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()).eval(), (3, 32, 32))
-    >>> options = {"layers": ["1"], "checks": None, "filters": 0, "progress": False}
-    >>> preprocess = dv.Preprocess(resize=32, crop=32)
-    >>> len(dv.draw_comparison(dv.compare(network, network, dv.Scenes(4), preprocess=preprocess, **options)).axes)
-    2
-    """
-    return comparing.draw_comparison(comparison, title, caption, page=Page(**page))
 
 
 def draw_pair(

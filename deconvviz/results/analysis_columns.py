@@ -1,4 +1,4 @@
-"""What the tables of dissections, relevance and pictures hold; see `results.columns`, which has the rest."""
+"""What the tables of dissections, relevance, pictures and others hold; see `results.columns`, which has the rest."""
 
 from __future__ import annotations
 
@@ -284,6 +284,35 @@ ANALYSES: Mapping[str, TableSchema] = {
             "gain_top5 number? | share, -1..1 | The same of `error_top5`.",
             "gain_top5_low number? | share, -1..1 | Lower end of its 95 % interval.",
             "gain_top5_high number? | share, -1..1 | Upper end of it.",
+        ),
+    ),
+    "pretraining": TableSchema(
+        what="A row for each epoch of a training without labels.",
+        written_by="`deconvviz pretrain`, beside the weights",
+        columns=_columns(
+            "epoch integer | epochs | From 1.",
+            "loss number |  | Mean over the epoch's images.",
+            "embedding_rank number | directions | Effective rank of the embeddings of some images after the epoch.",
+            "embedding_spread number | 0..1 | Their standard deviation after they were scaled to length 1.",
+            "projection_rank number | directions | The same of the projections, which the loss looks at.",
+            "projection_spread number | 0..1 | The same of the projections.",
+            "collapsed flag |  | Whether a rank, or the projections' spread, is below its limit.",
+            "seconds number | s | Of the epoch.",
+            "* number |  | A column for each term of the loss; `masked_` is before those of the add-on.",
+        ),
+    ),
+    "matches": TableSchema(
+        what="A row for each place of the first image's maps whose best match in the second image matches it in turn.",
+        written_by="`deconvviz pair --matches FILE.csv`, `Matches.save_csv` and `Matches.to_frame`",
+        columns=_columns(
+            "image_a text |  | Name of the first image.",
+            "image_b text |  | Name of the second image.",
+            "row_a number | pixels | Middle of the place in the first image, as the network sees it, from the top.",
+            "column_a number | pixels | From the left.",
+            "row_b number | pixels | Middle of the place in the second image.",
+            "column_b number | pixels | From the left.",
+            "cosine number | -1..1 | Of the channels at both places.",
+            "weight number | of the layer, squared | The product of these channels, by which the rows are in order.",
         ),
     ),
 }

@@ -76,6 +76,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "interaction-cam": {"maps": "4"},
     "averaged-transforms": {},
     "pixel-invariance": {"draws": 12, "pixels": 8},
+    "spatial-attention": {"maps": "4"},
 }
 
 
@@ -132,6 +133,10 @@ def cams(model: nn.Module, x: Pair, reduce: str = "mean", interact: bool = False
     return rp.interaction_cam(model[:5], model[5:], arrays, reduce, interact)
 
 
+def attention(model: nn.Module, x: Pair, mutual: bool = False, weigh: bool = False) -> Any:
+    return rp.spatial_attention(model[:5], (numbers(x[0]), numbers(x[1])), mutual, weigh)
+
+
 # name -> options, and the replica of both raw maps for (the layers up to the embedding, the images)
 REPLICAS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "conditional-occlusion": [({}, lambda m, x: occluded("conditional_occlusion", m, x))],
@@ -151,13 +156,19 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Any]]] = {
         ({"rule": "guided"}, lambda m, x: averaged(m, x, guided=True)),
     ],
     "pixel-invariance": [({"pixels": 8, "blur": False}, invariance)],
+    "spatial-attention": [
+        ({}, attention),
+        ({"match": "mutual"}, lambda m, x: attention(m, x, True)),
+        ({"weigh": True}, lambda m, x: attention(m, x, weigh=True)),
+    ],
 }
 
 
 def test_every_method_has_a_replica_and_says_where_it_is_from_and_what_it_costs() -> None:
     assert set(REPLICAS) == set(PAIR_METHODS) == set(pair_declarations())
     for name, method in PAIR_METHODS.items():
-        assert "Sammani et al. 2022" in method.source and "pass" in method.cost
+        authors = "Banitalebi-Dehkordi and Zhang" if name == "spatial-attention" else "Sammani et al."
+        assert f"{authors} 2022" in method.source and "pass" in method.cost
         assert pair_declarations()[name].defaults == method.options
 
 

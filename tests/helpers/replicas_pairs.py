@@ -181,3 +181,29 @@ def pixel_invariance(
     weights = (weights - weights.min()) / (weights.max() - weights.min())
     nothing = n * ((y - y.mean()) ** 2).sum() / (n - 1) ** 2
     return np.where(weights < floor, 0.0, weights), 1 - best[0] / nothing
+
+
+def spatial_attention(features: nn.Module, x: tuple[Array, Array], mutual: bool, weigh: bool) -> tuple[Array, Array]:
+    """At each place the largest cosine with a place of the other image, or the product with that; 0 if not mutual."""
+    module = copy.deepcopy(features).double().eval()
+    with torch.no_grad():
+        maps = [module(torch.tensor(image, dtype=torch.float64)[None])[0].numpy() for image in x]
+    best: list[dict[tuple[int, int], tuple[float, tuple[int, int]]]] = []
+    for mine, other in (maps, maps[::-1]):
+        found = {}
+        for place in np.ndindex(*mine.shape[1:]):
+            each = {
+                there: cosine(mine[:, place[0], place[1]], other[:, there[0], there[1]])
+                for there in np.ndindex(*other.shape[1:])
+            }
+            there = max(each, key=lambda key: each[key])
+            product = float((mine[:, place[0], place[1]] * other[:, there[0], there[1]]).sum())
+            found[place] = product if weigh else each[there], there
+        best.append(found)
+    results = []
+    for mine, other, shape in zip(best, best[::-1], (maps[0].shape[1:], maps[1].shape[1:]), strict=True):
+        values = np.zeros(shape)
+        for place, (value, there) in mine.items():
+            values[place] = value if not mutual or other[there][1] == place else 0
+        results.append(values)
+    return results[0], results[1]

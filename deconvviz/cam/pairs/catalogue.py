@@ -21,7 +21,7 @@ def pair_declarations() -> dict[str, Declaration]:
     >>> pair_declarations()["interaction-cam"].defaults
     {'reduce': 'mean', 'interact': False}
     """
-    files = [FOLDER / "methods.py", FOLDER / "transforms.py"]
+    files = [FOLDER / "methods.py", FOLDER / "transforms.py", FOLDER / "matching.py"]
     return {name: _with_options(each) for name, each in declarations(files, "pair_method", vars(lengths)).items()}
 
 

@@ -14,7 +14,7 @@ from deconvviz.arrays import cosine, widened
 from deconvviz.cam.arguments import as_input
 from deconvviz.cam.explain import ConstantMapWarning
 from deconvviz.cam.options import ExplainOptions
-from deconvviz.cam.pairs import methods, transforms  # noqa: F401, they register
+from deconvviz.cam.pairs import matching, methods, transforms  # noqa: F401, they register
 from deconvviz.cam.pairs.catalogue import own_pair_name
 from deconvviz.cam.pairs.maps import PairMaps
 from deconvviz.cam.pairs.registry import PAIR_METHODS

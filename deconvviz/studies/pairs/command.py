@@ -80,6 +80,12 @@ def _methods(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...
     metavar="DRAWS",
     help="Measure max-sensitivity with so many draws (10 in the paper); each draw explains the pair once more.",
 )
+@click.option(
+    "--matches",
+    metavar="FILE",
+    help="Also draw which place of one image matches which place of the other (.png, .pdf or .svg), or write the "
+    "matches as a table (.csv).",
+)
 @click.option("--csv", "table", metavar="FILE", help="Also write the table, with --metrics or without, named .csv.")
 @figure_options("Methods in a row.")
 @click.option(
@@ -104,6 +110,7 @@ def pair(
     steps: int | None,
     fill: str,
     sensitivity: int,
+    matches: str | None,
     table: str | None,
     page: Page,
     run: RunOptions,
@@ -119,10 +126,11 @@ def pair(
       deconvviz pair torchvision:squeezenet1_0 cat.jpg other-cat.jpg -o pair.png
       deconvviz pair demo a.png b.png -m conditional-occlusion,interaction-cam --metrics --csv pair.csv -o pair.png
       deconvviz pair torchvision:resnet50 query.jpg hit1.jpg hit2.jpg -l avgpool -m all --option stride=32 -o hits.pdf
+      deconvviz pair demo a.png b.png -m spatial-attention --matches matches.png -o pair.png
     """
     if len(images) < 2:
         raise click.UsageError(f"one image given, {images[0]}; expected two: the first is compared with the others")
-    _check_places(out, table)
+    _check_places(out, table, matches)
     by_method = _options_of(methods, pairs)
     photos = [read_image(path) for path in images]
     opened = open_model(model, options, [] if layer is None else [layer])
@@ -151,6 +159,8 @@ def pair(
         click.echo(f"wrote {out}: {', '.join(methods)}, each [{len(study.names)}, 2, H, W] in 0..1")
     else:
         _draw(study, opened.name, network, out, preprocess.shown_words(), page)
+    if matches is not None:
+        _match(opened, study, pictures, layer, maps, matches, page)
     for (first, second), cosine in zip(study.names, study.similarity, strict=True):
         click.echo(f"{first} and {second}: cosine {cosine:.3f}")
     if metrics or sensitivity:
@@ -160,7 +170,7 @@ def pair(
         click.echo(f"wrote {table}")
 
 
-def _check_places(out: str, table: str | None) -> None:
+def _check_places(out: str, table: str | None, matches: str | None) -> None:
     """Refuse names of files that cannot be written, before any work."""
     if out.endswith(".npz"):
         check_place(out)
@@ -168,6 +178,8 @@ def _check_places(out: str, table: str | None) -> None:
         check_figure(out)
     if table is not None:
         check_table(table)
+    if matches is not None:
+        (check_table if matches.endswith(".csv") else check_figure)(matches)
 
 
 def _options_of(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -220,6 +232,48 @@ def _study(
         pictures=np.stack([displays[:1].repeat(count, 0), displays[1:]], 1),
         **settings,
     )
+
+
+def _match(
+    opened: Any,
+    study: PairStudy,
+    pictures: Sequence[Picture],
+    layer: str | None,
+    maps: str | None,
+    out: str,
+    page: Page,
+) -> None:
+    """Write which places of the first picture match which of each of the others: a figure, or a table."""
+    from deconvviz.arrays import stacked
+    from deconvviz.studies.pairs.match import match_places
+    from deconvviz.studies.pairs.match_figure import draw_matches
+
+    every = stacked(pictures)
+    first = every[:1].repeat(len(every) - 1, 0)
+    matches = match_places(
+        opened.network,
+        first,
+        every[1:],
+        layer,
+        maps=maps,
+        preprocess=opened.preprocess,
+        names=study.names,
+        pictures=study.pictures,
+    )
+    if out.endswith(".csv"):
+        matches.save_csv(out)
+        click.echo(f"wrote {out}")
+        return
+    rows, columns = matches.size
+    caption = (
+        f"Places of {matches.layer} ({rows} x {columns}) are compared by the cosine of their channels. Numbers: places "
+        "that match each other best in both directions, some way apart, in the order of their weights, the products of "
+        "the channels. Colours: each place of the first image has its own, and each place of the second image that of "
+        "the place that it matches best, the stronger the more the match weighs, from the least in the image to the "
+        "most."
+    )
+    title = f"Which place matches which, to {opened.name} at {matches.layer}"
+    save_figure(draw_matches(matches, title=title, caption=caption, page=page), out, caption)
 
 
 def _say_constant(study: PairStudy) -> None:

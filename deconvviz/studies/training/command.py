@@ -59,12 +59,15 @@ class ZFNetSizes(ZFNetOptions):
     fc: str
     remove: str
 
-    def arguments(self, images: Images, input_size: int | None) -> dict[str, Any]:
-        """Return the arguments of `zfnet`; without an input size, the largest that the images have room for."""
+    def arguments(self, images: Images, input_size: int | None, unlabelled: int = 0) -> dict[str, Any]:
+        """Return the arguments of `zfnet`; without an input size, the largest that the images have room for.
+
+        Images without classes are refused, unless `unlabelled` says how many outputs the network has for them.
+        """
         from deconvviz.studies.training.labelled import class_names
         from deconvviz.studies.training.recipe import fitting_input_size
 
-        classes = len(class_names(images))
+        classes = len(class_names(images)) or unlabelled
         if not classes:
             raise DataError("the images have no classes; pack a folder with a sub-folder for each class")
         fitting = fitting_input_size(images, self.first)  # reads an image, so that a broken one is found out now

@@ -73,7 +73,7 @@ def test_the_list_names_every_method_with_its_cost() -> None:
     listed = run("--list")
     for name in ("conditional-occlusion", "context-agnostic", "pixel-invariance", "interaction-cam"):
         assert name in listed
-    assert listed.count("costs at 224 px: ") == 6 and "442 forward passes an image" in listed
+    assert listed.count("costs at 224 px: ") == 7 and "442 forward passes an image" in listed
     assert "square=64 px of 224" in listed
 
 

@@ -1,0 +1,1 @@
+"""Train a network without labels, and watch that it does not collapse."""
