@@ -137,7 +137,7 @@ def test_a_rectifier_in_place_changes_nothing() -> None:
 
 def shared(model: nn.Module) -> float:
     """How much red and green lean on the channel that both have, against their own ones."""
-    head = model.head.weight.detach()  # type: ignore[union-attr, operator]
+    head = model.head.weight.detach()
     return float((head[0, 3] + head[1, 3]) / (head[0, 0] + head[1, 1]))
 
 

@@ -242,7 +242,7 @@ def _layer(model: nn.Module, name: str, classes: int) -> nn.Module:
     Raises:
         TrainingError: there is none.
     """
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     if name:
         if name not in modules:
             raise TrainingError(f"model-doctor layer={name!r} given; {nearest(name, list(modules))}")

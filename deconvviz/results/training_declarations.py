@@ -1,0 +1,129 @@
+"""What the files of comparisons, attacks and ensembles hold; the rest is in `results.declarations`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deconvviz.results.analysis_declarations import CONFIG
+from deconvviz.results.file_schemas import FileSchema
+from deconvviz.results.file_schemas import arrays_of as _arrays
+
+TRAININGS: Mapping[str, FileSchema] = {
+    "comparison": FileSchema(
+        version=1,
+        what="Two networks of one architecture side by side, before and after a change.",
+        written_by="`deconvviz compare` and `Comparison.save`",
+        read_by="`dv.Comparison.load`",
+        settings={
+            **CONFIG,
+            "config.networks": "what both networks are called.",
+            "state": "JSON: `layers` in their order; `changes`, the findings that came, went, grew or shrank; `names` "
+            "of the images, `class_names`, and whether both networks are `identical`.",
+        },
+        arrays=_arrays(
+            "layers/*/partner i channels* | 0 | int64: the filter after that each filter before is matched with.",
+            "layers/*/correlation f channels* | finite | float64: the correlation of both, -1..1.",
+            "layers/*/same f channels* | finite | float64: that with the filter after of the same number.",
+            "layers/*/best_before f channels* | finite | float64: the largest of each filter before with any after.",
+            "layers/*/best_after f channels* | finite | float64: the largest of each filter after with any before.",
+            "layers/*/alive_before b channels* |  | bool: whether the response of a filter before varies.",
+            "layers/*/alive_after b channels* |  | bool: the same of each filter after.",
+            "layers/*/sharpness_before f channels* | 0, finite | float64: Gini index over the images, before.",
+            "layers/*/sharpness_after f channels* | 0, finite | float64: the same of each filter after.",
+            "layers/*/weight_cosine f channels* |  | float64: cosine between the weights of one number; may be NaN.",
+            "layers/*/shown i shown* | 0 | int64: filters before whose pairs have pictures.",
+            "layers/*/tiles_before u8 shown* k* side* side* 3 |  | uint8: their strongest patches.",
+            "layers/*/tiles_after u8 shown* k* side* side* 3 |  | uint8: those of their partners.",
+            "decisions/images i images | 0, ? | int64: the images, by their indices.",
+            "decisions/targets i images | -1, ? | int64: output of each image's class; -1 where it is unknown.",
+            "decisions/predicted i 2 images | 0, ? | int64: the class that each network names.",
+            "decisions/confidence f 2 images | 0, finite, ? | float64: the probability that it gives it.",
+            "decisions/loss f 2 images | ? | float64: log-loss of the image's class in nats; may be NaN.",
+            "explained/images i explained | 0, ? | int64: places of images among those that were looked at.",
+            "explained/targets i explained | 0, ? | int64: the class that both networks' maps explain.",
+            "explained/pictures u8 explained height width 3 | ? | uint8: the images.",
+            "explained/maps f 2 explained height width | finite, ? | float32: the maps in 0..1.",
+        ),
+    ),
+    "comparing": FileSchema(
+        version=1,
+        what="The settings of a comparison, by which its folder is known again; it has no arrays.",
+        written_by="`deconvviz compare` and `dv.compare`",
+        read_by="the same command, which resumes",
+        settings=CONFIG,
+        arrays=(),
+    ),
+    "compared responses": FileSchema(
+        version=1,
+        what="Sums over the images that both networks of a comparison have seen.",
+        written_by="`deconvviz compare` and `dv.compare`",
+        read_by="the same command, which resumes",
+        settings={**CONFIG, "state": "JSON: `done`, the images that are done, and the `places` of each layer."},
+        arrays=_arrays(
+            "layers/*/totals f 2 channels* | finite | float64: sums of the responses, before and after.",
+            "layers/*/squares f 2 channels* | 0, finite | float64: sums of their squares.",
+            "layers/*/products f channels* channels* | finite | float64: sums of the products, before with after.",
+            "layers/*/maxima f 2 done channels* | finite | float32: largest response of each filter to each image.",
+            "decisions/predicted i 2 done | 0, ? | int64: the class that each network names.",
+            "decisions/confidence f 2 done | 0, finite, ? | float64: the probability that it gives it.",
+            "decisions/loss f 2 done | ? | float64: log-loss of the image's class in nats; may be NaN.",
+        ),
+    ),
+    "compared findings": FileSchema(
+        version=1,
+        what="What the diagnosis of one of two networks found, layer by layer; it has no arrays.",
+        written_by="`deconvviz compare` and `dv.compare`",
+        read_by="the same command, which resumes",
+        settings={**CONFIG, "state": "JSON: the `rows` of the findings, and the checks that were `made`."},
+        arrays=(),
+    ),
+    "attack": FileSchema(
+        version=1,
+        what="What a network makes of attacked images, with each of some epsilons, and the changes of their pixels.",
+        written_by="`deconvviz attack` and `dv.attack`",
+        read_by="`dv.AttackStudy.load`",
+        settings={
+            **CONFIG,
+            "config.epsilons": "how far a pixel might go, as shares of the way from black to white, rising.",
+            "state": "JSON: `done`, the images that are attacked, the first ones; `names` of all; `outputs`, the names "
+            "of the network's outputs, empty where they are unknown.",
+        },
+        arrays=_arrays(
+            "indices i images | 0 | int64: index into the store.",
+            "own i images | -1 | int64: the class that the network shall not find; -1 until the image is attacked.",
+            "before i images | -1 | int64: the class that it finds in the unchanged image; -1 until then.",
+            "probability_before f images | 0, finite | float64: of the own class in the unchanged image, in 0..1.",
+            "after i epsilons images | -1 | int64: the class that it finds in the attacked image; -1 until then.",
+            "probability_after f epsilons images | 0, finite | float64: of the own class in the attacked image.",
+            "target_probability f epsilons images | 0, finite | float64: of the target there, or of the class that is "
+            "found where there is no target.",
+            "pixels i epsilons images | 0 | int64: pixels that are changed.",
+            "length f epsilons images | 0, finite | float64: Euclidean length of the change, in shares of the way from "
+            "black to white.",
+            "largest f epsilons images | 0, finite | float64: the largest change of a pixel, likewise.",
+            "places i kept | 0 | int64: the images whose changes are kept, as places in `indices`, ascending.",
+            "noise f epsilons kept channels height width | finite | float16: the change of each pixel, likewise; the "
+            "attacked image is x + noise, cut to within epsilon and to 0..1.",
+            "shown i shown | 0 | int64: the images of the figure, as places in `places`.",
+            "pictures u8 shown height width 3 |  | uint8: these images as figures show them.",
+            "attacked u8 epsilons shown height width 3 |  | uint8: the same of the attacked ones.",
+        ),
+    ),
+    "ensemble": FileSchema(
+        version=1,
+        what="Where several networks, alone and together, have the true class of each image.",
+        written_by="`deconvviz ensemble` and `dv.ensemble`",
+        read_by="`dv.Ensemble.load`",
+        settings={
+            **CONFIG,
+            "config.networks": "JSON: `name`, `fingerprint` and `preprocess` of each network, in their order.",
+            "state": "JSON: `images` that are done, from the first on.",
+        },
+        arrays=_arrays(
+            "ranks i rows images | -1 | int64: how many classes are more probable than the image's own, of equal ones "
+            "those that come first. Rows: each network alone, then the first 2, 3, ... together. -1 until the image is "
+            "done.",
+            "probabilities f rows images |  | float64: of the image's class; NaN until the image is done.",
+        ),
+    ),
+}
