@@ -266,10 +266,10 @@ def caption_of(study: AttackStudy) -> str:
     epsilon, target = LEVELS * study.epsilons[-1], study.target
     towards = "" if target is None else f" towards {study.class_name(target)}"
     return (
-        f"{counted(len(study.shown), 'image')} of {study.done}, attacked{towards}, {wanted}; no pixel may change by more than "
-        f"{epsilon:g}/255. Below each picture is the class that the network finds, and p, the probability of the class "
-        "that it shall not find. The change is the mean over the colours, from blue, darker, to red, lighter; all rows "
-        "have one scale."
+        f"{counted(len(study.shown), 'image')} of {study.done}, attacked{towards}, {wanted}; no pixel may change by "
+        f"more than {epsilon:g}/255. Below each picture is the class that the network finds, and p, the probability of "
+        "the class that it shall not find. The change is the mean over the colours, from blue, darker, to red, "
+        "lighter; all rows have one scale."
     )
 
 

@@ -200,7 +200,7 @@ class AdvMask(Addition):
         """Hide parts of the whole pictures, so that what is hidden is cropped and mirrored with them."""
         if not self.final:
             return pictures
-        rng, out = step.numbers(self.name), pictures.copy()
+        rng, out = step.numbers(self.name), np.array(pictures)
         for picture, index, drawn in zip(out, step.indices.tolist(), rng.random(len(out)), strict=True):
             if drawn < self.probability(step.epoch):
                 picture[self.hidden(index, len(picture), rng)] = self._fill
