@@ -250,10 +250,10 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         for epsilon, accuracy, (share, (low, high), changed) in zip(
             self.epsilons, self.accuracy, intervals, strict=True
         ):
+            count = "" if np.isnan(changed) else f", {changed:.0f} of {self.pixel_count} pixels changed"
             lines.append(
                 f"  epsilon {LEVELS * epsilon:g}/255: accuracy {accuracy:.1%}, fooled {share:.1%} [{low:.1%}, "
-                f"{high:.1%}] of {counted(int(self.attackable.sum()), 'image')}, {changed:.0f} of {self.pixel_count} "
-                "pixels changed"
+                f"{high:.1%}] of {counted(int(self.attackable.sum()), 'image')}{count}"
             )
         return "\n".join(lines)
 

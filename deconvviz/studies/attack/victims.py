@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.adversarial import Ball, ball_around, margin_of
+from deconvviz.graph.scores import Readout
 from deconvviz.studies.attack.pixels import PixelNetwork
 
 
@@ -76,13 +77,15 @@ class Victims:
     def losses(self, scores: Tensor, loss: str) -> Tensor:
         """Return what the attack raises, [N], of scores [N, K].
 
-        "cross-entropy" is -log p of the own class, or log p of the target, in nats. "margin" is above zero where the
-        network is fooled: the largest other score less that of the own class, or the target's less the largest other.
+        "cross-entropy" is log((1 - p) / p) of the own class, or log(p / (1 - p)) of the target: it rises with the
+        cross-entropy -log p = log(1 + exp(log((1 - p) / p))), so that the gradient has the same direction, and it still
+        has one where p is 1 to rounding. "margin" is above zero where the network is fooled: the largest other score
+        less that of the own class, or the target's less the largest other.
         """
         wanted, sign = (self.own, -1) if self.targets is None else (self.targets, 1)
         if loss == "margin":
             return -sign * margin_of(scores, wanted)
-        return sign * self.network.network.readout.log_probabilities(scores).gather(1, wanted[:, None])[:, 0]
+        return -sign * log_odds_against(scores, wanted, self.network.network.readout)
 
     def won(self, scores: Tensor) -> Tensor:
         """Return whether scores [N, K] are what the attack wants, bool [N]."""
@@ -93,6 +96,21 @@ class Victims:
         """Return whether the network is fooled by images [N, C, H, W] in 0..1, bool [N]."""
         with torch.no_grad():
             return self.won(self.network.scores(x))
+
+
+def log_odds_against(scores: Tensor, classes: Tensor, readout: Readout) -> Tensor:
+    """Return log((1 - p) / p) of a class, [N], of scores [N, K] and classes int64 [N]; of probabilities it is -log p.
+
+    >>> odds = log_odds_against(torch.tensor([[100.0, -100.0, -101.0]]), torch.tensor([0]), Readout())
+    >>> round(float(odds), 3)  # where -log p is 0 in float32, and so is its gradient
+    -199.687
+    """
+    own = scores.gather(1, classes[:, None])[:, 0]
+    if readout.kind == "softmax":
+        return scores.scatter(1, classes[:, None], float("-inf")).logsumexp(1) - own
+    if readout.kind == "sigmoid":
+        return -own
+    return -readout.log_probabilities(scores).gather(1, classes[:, None])[:, 0]
 
 
 def chosen(which: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from attacked import PLAIN, classifier, images, linear, victims
 
 import deconvviz as dv
-from deconvviz.cam.adversarial import ball_around, fewest_changes, fewest_pixels, margin_of
+from deconvviz.cam.adversarial import Changes, ball_around, fewest_changes, fewest_pixels, margin_of
 from deconvviz.errors import DataError
 from deconvviz.studies.attack.attacks import ATTACKS
 from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
@@ -149,7 +150,8 @@ def test_losses_and_their_gradients(loss: str, target: int | None) -> None:
         z, c = scores[number], int(wanted[number])
         others = max(float(z[k]) for k in range(4) if k != c)
         sign = 1 if target is None else -1
-        expected = others - float(z[c]) if loss == "margin" else float(z.exp().sum().log() - z[c])
+        entropy = float(z.exp().sum().log() - z[c])  # CE = log(1 + exp(odds))
+        expected = others - float(z[c]) if loss == "margin" else float(np.log(np.expm1(entropy)))
         assert value == pytest.approx(sign * expected)
     seen = v.seen(v.x)
     step = torch.zeros_like(v.x)
@@ -159,6 +161,18 @@ def test_losses_and_their_gradients(loss: str, target: int | None) -> None:
     assert torch.equal(seen.fooled, v.fooled(v.x)) and torch.equal(
         margin_of(scores, wanted) > 0, scores.argmax(1) != wanted
     )
+
+
+def test_an_attack_begins_where_the_probability_is_1_to_rounding() -> None:
+    """The scores are 400 apart: the cross-entropy is 0 in float32, and has no gradient there."""
+    model, x = linear(3), images()
+    with torch.no_grad():
+        model[1].weight.mul_(400)
+    v = victims(model, x, 0.02)
+    assert float(torch.nn.functional.cross_entropy(v.network.scores(x), v.own, reduction="none").min()) == 0
+    assert bool(v.seen(x).gradient.flatten(1).any(1).all())
+    exact = victims(linear(3).double(), x.double(), 0.02)  # the same network, less sure: the same two directions
+    assert bool(v.fooled(ATTACKS["pgd"](v)).any()) and bool(exact.fooled(ATTACKS["pgd"](exact)).any())
 
 
 def test_pixels_of_other_ranges() -> None:
@@ -196,3 +210,28 @@ def test_options_that_attacks_do_not_take() -> None:
     ):
         with pytest.raises(DataError, match=complaint):
             ATTACKS[name](v, **options)
+
+
+@pytest.mark.slow
+def test_the_sparse_attack_on_a_trained_network_beats_a_greedy_choice() -> None:
+    """At least 90 % of the scenes are flipped, with fewer pixels than by the size of the gradient, as many steps."""
+    loaded = dv.load_model("demo")
+    preprocess = dv.Preprocess.from_dict(loaded.settings)
+    scenes = dv.Scenes(10, seed=7)
+    network = PixelNetwork(dv.capture(loaded.model, preprocess.shape), PixelScale(preprocess))
+    x = network.shares(np.stack([preprocess.picture(scenes[n][0]) for n in range(10)]))
+    own = torch.from_numpy(scenes.labels.copy())
+    already = network.scores(x).argmax(1) != own
+    v = dataclasses.replace(victims(classifier(), images(10), 8 / 255), network=network, x=x, own=own, already=already)
+    changed = ATTACKS["sparse"](v)
+    ours = (changed != x).any(1).sum((1, 2)).double()
+    assert float(v.fooled(changed)[~already].double().mean()) >= 0.9
+
+    def slopes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return v.seen(x, "margin")[:2]
+
+    full = fewest_changes(slopes, x, v.ball, v.epsilon / 2, 20, 0).full
+    by_gradient = Changes(full, v.seen(x, "margin").gradient.abs().sum(1))
+    greedy = fewest_pixels(v.fooled, x, by_gradient, already).sum((1, 2)).double()
+    both = (ours > 0) & (greedy > 0)
+    assert int(both.sum()) >= 8 and float(ours[both].mean()) < 0.8 * float(greedy[both].mean())
