@@ -94,7 +94,7 @@ TRIALS: dict[str, Trial] = {
         off=lambda _: {"price": 0.0},
     ),
     "interpretable-filters": Trial(
-        options=lambda _: {"form": "spread", "weight": 5.0},
+        options=lambda _: {"form": "spread", "weight": 0.2},
         off=lambda _: {"weight": 0.0},
     ),
     "model-doctor": Trial(options=lambda _: {"after": 1, "alpha": 1.0}, off=lambda _: {"alpha": 0.0}),

@@ -175,20 +175,40 @@ def test_the_mask_is_on_while_training_only() -> None:
 
 
 @pytest.mark.parametrize("form", ["information", "spread"])
-def test_it_does_what_it_asks_for(tmp_path: pathlib.Path, form: str) -> None:
-    """Its own loss is lower than without its weight; with weight 0 it is plain training, bit for bit."""
-    recipe = {"epochs": 5}
-    plain, _ = trained(tmp_path / "a.pth", [], recipe=recipe)
-    off, before = trained(tmp_path / "b.pth", [InterpretableFilters(form=form, weight=0)], recipe=recipe)
-    assert same_weights(plain, off)
-    on, after = trained(tmp_path / "c.pth", [InterpretableFilters(form=form, weight=5)], recipe=recipe)
-    assert not same_weights(plain, on)
-    if form == "spread":
-        assert after[-1]["interpretable_filters_spread"] < before[-1]["interpretable_filters_spread"]
-        assert {"interpretable_filters_distance", "interpretable_filters_elsewhere"} <= set(after[-1])
+def test_maps_that_follow_the_loss_get_one_peak(form: str) -> None:
+    """Free maps instead of a network: what is learned is what the loss asks for."""
+    free = maps_of(4, (5, 5), images=6).requires_grad_()
+    own = torch.arange(6)[:, None] % 3 == torch.arange(3)
+    optimiser = torch.optim.Adam([free], 0.02)
+
+    def losses() -> tuple[Tensor, Tensor, Tensor]:
+        maps = free.relu()
+        elsewhere = templates.activity_elsewhere(maps, own)
+        return templates.information(maps), templates.own_spread(maps, own), elsewhere
+
+    before = [float(loss.detach()) for loss in losses()]
+    for _ in range(100):
+        information, spread, elsewhere = losses()
+        optimiser.zero_grad()
+        (-information if form == "information" else spread + elsewhere).backward()
+        optimiser.step()
+    after = [float(loss.detach()) for loss in losses()]
+    if form == "information":
+        assert after[0] > 3 * before[0] and after[1] < 0.7 * before[1]
     else:
-        found = [record["interpretable_filters_information"] for record in after]
-        assert found[-1] < found[0] < 0
+        assert after[1] < 0.3 * before[1] and after[2] < 0.5 * before[2] and after[1] > 0
+
+
+@pytest.mark.parametrize("form", ["information", "spread"])
+def test_its_weight_counts(tmp_path: pathlib.Path, form: str) -> None:
+    """With weight 0 it is plain training, bit for bit, and still measures the spread."""
+    plain, _ = trained(tmp_path / "a.pth", [])
+    off, measured = trained(tmp_path / "b.pth", [InterpretableFilters(form=form, weight=0)])
+    assert same_weights(plain, off) and measured[-1]["interpretable_filters_spread"] > 0
+    on, history = trained(tmp_path / "c.pth", [InterpretableFilters(form=form)])
+    assert not same_weights(plain, on)
+    terms = {name.removeprefix("interpretable_filters_") for name in history[-1] if name.startswith("interpretable")}
+    assert terms == {"spread", *(["information"] if form == "information" else ["distance", "elsewhere"])}
 
 
 def test_layers_and_options_that_do_not_fit() -> None:

@@ -80,7 +80,7 @@ def information(maps: Tensor, slope: float = SLOPE) -> Tensor:
 
     >>> one_place = torch.zeros(2, 1, 3, 3)
     >>> one_place[0, 0, 0, 0] = one_place[1, 0, 2, 2] = 0.1
-    >>> bool(information(one_place) > 0.2 > information(torch.ones(2, 1, 3, 3)))
+    >>> bool(information(one_place) > 0.1 > information(torch.ones(2, 1, 3, 3)))
     True
     """
     height, width = maps.shape[2:]
