@@ -57,4 +57,6 @@ def training(bench: Any, race: Race, device: torch.device, folder: pathlib.Path)
 
 def options_for(name: str, needed: list[str], images: dv.Scenes, folder: pathlib.Path) -> dict[str, Any] | None:
     """Return the options without which an addition does not run; None where they are not known here."""
+    if name == "model-doctor":  # finds its layer itself; the masks of channels are there from the first step on
+        return {"after": 0}
     return {} if not needed else None

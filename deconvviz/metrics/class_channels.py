@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import widened
+
 THRESHOLD = 0.2  # of the strongest channel, after the weakest is taken off: a class leans on the channels above it
 
 
@@ -24,7 +26,7 @@ def score_gradient(scores: Tensor, classes: Tensor, maps: Tensor, differentiable
         differentiable: whether the gradient can be differentiated again, as a training needs.
 
     Returns:
-        Of the shape of `maps`; zeros where the scores do not follow from them.
+        Of the shape of `maps`, float32 or wider; zeros where the scores do not follow from them.
 
     >>> maps = torch.ones(1, 2, 2, 2, requires_grad=True)
     >>> score_gradient(maps.mean((2, 3)) @ torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([0]), maps).amax((2, 3))
@@ -32,7 +34,7 @@ def score_gradient(scores: Tensor, classes: Tensor, maps: Tensor, differentiable
     """
     chosen = scores.gather(1, classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(chosen, maps, create_graph=differentiable, allow_unused=True)
-    return torch.zeros_like(maps) if gradient is None else gradient
+    return (torch.zeros_like(maps) if gradient is None else gradient).to(widened(maps.dtype))
 
 
 def channel_strengths(gradient: Tensor) -> Tensor:

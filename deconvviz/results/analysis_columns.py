@@ -271,7 +271,7 @@ ANALYSES: Mapping[str, TableSchema] = {
         "all.",
         written_by="`deconvviz ensemble`, `Ensemble.save_csv` and `Ensemble.to_frame`",
         columns=_columns(
-            'networks text |  | Name of the network, or "the first N".',
+            'networks text |  | Name of the network, "the first N", or "all N".',
             "count integer | networks | How many decide.",
             "images integer | images | How many were classified.",
             "error number | share, 0..1 | Images whose class is not the most probable.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -150,9 +149,11 @@ def _opened(
                 "outputs stand in the same order (--classes FILE names them)"
             )
         outputs, named = own, named or own_names
-        members.append(Member(_called(opened.name, weights, [each.name for each in members]), *opened[:2]))
+        members.append(Member(opened.name, *opened[:2]))
         origins.append({key: value for key, value in sources(opened.loaded).items() if key != "command"})
     assert outputs is not None
+    called = _told_apart([each.name for each in members], [each["weights"] for each in origins])
+    members = [each._replace(name=name) for each, name in zip(members, called, strict=True)]
     return members, outputs, named, origins
 
 
@@ -171,16 +172,23 @@ def _options(weights: str, device: str) -> ModelOptions:
     )
 
 
-def _called(name: str, weights: str, taken: list[str]) -> str:
-    """Return what a network is called: with its weights where they are a file, and numbered where that is taken.
+def _told_apart(names: list[str], weights: list[str]) -> list[str]:
+    """Return what networks are called: those of one name by their weights too, and numbered where these are the same.
 
-    >>> _called("ZFNet", "runs/seed0.pth", []), _called("resnet18", "DEFAULT", ["resnet18"])
-    ('ZFNet seed0', 'resnet18 (2)')
+    >>> _told_apart(["ZFNet", "ZFNet", "resnet18"], ["runs/seed0.pth", "runs/seed1.pth", "DEFAULT"])
+    ['ZFNet seed0', 'ZFNet seed1', 'resnet18']
+    >>> _told_apart(["ZFNet", "ZFNet"], ["DEFAULT", "DEFAULT"])
+    ['ZFNet', 'ZFNet (2)']
     """
-    file = re.split(r"[/\\\\]", weights)[-1].rpartition(".")
-    called = name if weights in ("DEFAULT", "none") else f"{name} {file[0] or file[2]}"
-    numbered = (f"{called} ({number})" for number in itertools.count(2))
-    return next(own for own in itertools.chain([called], numbered) if own not in taken)
+    stems = ["" if file in ("DEFAULT", "none") else re.split(r"[/\\\\]", file)[-1] for file in weights]
+    stems = [stem.rpartition(".")[0] or stem for stem in stems]
+    longer = [
+        f"{name} {stem}".strip() if names.count(name) > 1 else name for name, stem in zip(names, stems, strict=True)
+    ]
+    return [
+        name if name not in longer[:place] else f"{name} ({longer[: place + 1].count(name)})"
+        for place, name in enumerate(longer)
+    ]
 
 
 def _chosen(images: Images, count: int, limit: int | None) -> Ints:

@@ -40,16 +40,19 @@ def draw_ensemble(ensemble: Ensemble, title: str, caption: str, page: Page = OWN
         what = "the first class is wrong" if first == 1 else f"not among the first {first}"
         values.append((f"error: {what}\n(% of the images)", _alone(100 * ensemble.error(first))))
     if ensemble.count > 1:
-        values.append(("error less that of all together\n(percentage points, 95 % interval)", 100 * ensemble.gain()))
+        gain = 100 * ensemble.gain()
+        gain[-1, 1:] = np.nan  # all together are what they are compared with
+        values.append(("error less that of all together\n(percentage points, 95 % interval)", gain))
     rows = rows_from_top(len(names))
     colours = [ALONE if count == 1 else TOGETHER for count in ensemble.counts]
     panels, figure = _panels(names, len(values), title, caption, page)
     for place, (axes, (label, estimates)) in enumerate(zip(panels, values, strict=True)):
+        alone = bool(np.isnan(estimates[:, 1]).all())  # values without intervals
         for row, estimate, colour in zip(rows, estimates, colours, strict=True):
             draw_interval(axes, estimate, row, colour)
-            if np.isnan(estimate[1]):
+            if alone:
                 axes.text(estimate[0], row, f" {estimate[0]:.1f}", va="center", ha="left", fontsize=6.5)
-        if np.isnan(estimates).any():
+        if alone:
             axes.set_xlim(0, max(1.18 * float(estimates[:, 0].max()), 1))
         axes.axvline(0, color="0.5", linewidth=0.8)
         axes.set_yticks(rows, names if place == 0 else [""] * len(names), fontsize=7)

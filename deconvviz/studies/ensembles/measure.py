@@ -96,7 +96,7 @@ def ensemble(
     ...     [("a", demo, preprocess), ("b", demo, preprocess)], images, outputs=range(10), progress=False
     ... )
     >>> result.names, bool(np.ptp(result.error()) == 0)  # one network twice is itself
-    (('a', 'b', 'the first 2'), True)
+    (('a', 'b', 'all 2'), True)
     """
     run = RunOptions(**options)
     networks, targets = [Member(*member) for member in members], np.asarray(outputs, np.int64)

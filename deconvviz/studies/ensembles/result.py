@@ -60,7 +60,7 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
     ...     probabilities=np.full((3, 4), 0.5), images=4,
     ... )
     >>> ensemble.names, ensemble.error(), ensemble.error(5)
-    (('a', 'b', 'the first 2'), array([0.5 , 0.25, 0.  ]), array([0.25, 0.  , 0.  ]))
+    (('a', 'b', 'all 2'), array([0.5 , 0.25, 0.  ]), array([0.25, 0.  , 0.  ]))
     """
 
     config: dict[str, Any]
@@ -101,9 +101,10 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name of each row: the networks, then "the first 2" and so on."""
+        """The name of each row: the networks, then "the first 2" and so on, and "all 3" of three."""
         alone = [str(network["name"]) for network in self.config["networks"]]
-        return (*alone, *(f"the first {count}" for count in range(2, self.count + 1)))
+        several = [f"the first {count}" for count in range(2, self.count)]
+        return (*alone, *several, *([f"all {self.count}"] if self.count > 1 else []))
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -134,12 +135,15 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
     def gain(self, first: int = 1) -> Floats:
         """Return float64 [R, 3]: the error of each row less that of the whole ensemble, and its 95 % interval.
 
-        It is above zero where the ensemble is better. The interval is of the same images, each row by itself.
+        It is above zero where the ensemble is better. The interval is of the same images, each row by itself; the last
+        row, which is the ensemble, differs from itself by nothing.
         """
         correct = self.correct(first)
         lost, gained = (correct[-1] & ~correct).sum(1), (~correct[-1] & correct).sum(1)
         drop = (lost - gained) / max(self.images, 1)
-        return np.column_stack([drop, paired_interval(lost, gained, self.images)])
+        differences = np.column_stack([drop, paired_interval(lost, gained, self.images)])
+        differences[-1] = 0
+        return differences
 
     @cached_property
     def best(self) -> int:
@@ -185,7 +189,7 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
         if self.count > 1:
             gain, low, high = self.gain()[self.best]
             best = self.names[self.best]
-            lines.append(f"  all against {best}, the best alone: {-gain:+.1%} of error [{-high:+.1%}, {-low:+.1%}]")
+            lines.append(f"  all against {best}, the best alone: error {-gain:+.1%} [{-high:+.1%}, {-low:+.1%}]")
         return "\n".join(lines)
 
 

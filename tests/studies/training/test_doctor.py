@@ -19,7 +19,7 @@ from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import random_crops
 from deconvviz.errors import TrainingError
-from deconvviz.metrics.class_channels import channel_constraint
+from deconvviz.metrics.class_channels import channel_constraint, score_gradient
 from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
 from deconvviz.studies.training.additions.doctor import ModelDoctor
 from deconvviz.studies.training.recipe import Recipe
@@ -135,6 +135,25 @@ def test_a_rectifier_in_place_changes_nothing() -> None:
     assert losses[0] == losses[1] and len(losses[0]) == 5
 
 
+def test_bf16_is_as_coarse_as_bf16() -> None:
+    """The gradient of the term in autocast points where that in fp32 does."""
+    images, gradients = coloured(), []
+    labels = torch.from_numpy(images.labels.copy())
+    x = torch.stack([SEEN(picture) for picture in images.pictures])
+    for bf16 in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(45, 3))
+        doctor = begun(ModelDoctor(after=0), model, images)
+        doctor.inputs(x, labels, step(labels))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs = model(x)
+        part = Part(step=step(labels), start=0, stop=len(x), x=x, targets=labels)
+        torch.autograd.backward(doctor.terms(outputs.float(), part)["channels"])
+        doctor.end()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert float(functional.cosine_similarity(gradients[0], gradients[1], 0)) > 0.99
+
+
 def shared(model: nn.Module) -> float:
     """How much red and green lean on the channel that both have, against their own ones."""
     head = model.head.weight.detach()
@@ -216,6 +235,30 @@ def test_the_masks_of_objects_follow_crop_and_mirror(augment: bool, tmp_path: pa
     assert done.history[0]["model_doctor_space"] == 0 < done.history[1]["model_doctor_space"]
 
 
+def test_the_gradient_outside_the_object_falls(tmp_path: pathlib.Path) -> None:
+    """Against plain training from the same weights, as a share of the gradient, which may change in size too."""
+    rng = np.random.default_rng(4)
+    pictures = rng.integers(0, 100, (24, 12, 12, 3)).astype(np.uint8)
+    labels = np.arange(24) % 2
+    pictures[:, 3:9, 3:9] = np.where(labels, 250, 150)[:, None, None, None]
+    images = InMemoryImages(pictures, labels, ("a", "b"))
+    (tmp_path / "boxes.csv").write_text(
+        "image,left,top,right,bottom\n" + "".join(f"{name},3,3,9,9\n" for name in images.names)
+    )
+    recipe = Recipe(epochs=4, batch_size=8, lr=0.05, validation=0, augment=False)
+    shares = []
+    for additions in ([], [ModelDoctor(after=0, alpha=0.0, beta=0.3, truth=str(tmp_path / "boxes.csv"))]):
+        model = small_network()
+        out = tmp_path / f"{len(additions)}.pth"
+        train(model, images, out, recipe, preprocess=PLAIN, additions=additions, progress=False)
+        assert isinstance(model, nn.Sequential)
+        maps = model[:4](torch.stack([PLAIN(picture) for picture in pictures]))
+        size = score_gradient(model[4:](maps), torch.from_numpy(labels), maps).abs().sum((0, 1))
+        inside = size[1:5, 1:5].sum() - 0.5 * (size[1:5, [1, 4]].sum() + size[[1, 4], 1:5].sum())
+        shares.append(float(1 - inside / size.sum()))
+    assert shares[1] < 0.8 * shares[0]
+
+
 def test_the_draws_are_those_of_the_crops() -> None:
     address = np.random.SeedSequence([3, 2, 7])
     pictures = np.random.default_rng(0).integers(0, 255, (5, 20, 20, 3)).astype(np.uint8)
@@ -231,7 +274,6 @@ def test_the_draws_are_those_of_the_crops() -> None:
         ({"after": 2}, {}, "after=2 given; the training has 2 epochs"),
         ({"after": 0, "layer": "3x"}, {}, "layer='3x' given"),
         ({"after": 0, "beta": 1.0}, {}, "not known where the objects are"),
-        ({"after": 0}, {"precision": "bf16"}, "train in fp32"),
     ],
 )
 def test_what_is_refused(options: Any, recipe: Any, said: str, tmp_path: pathlib.Path) -> None:

@@ -30,14 +30,24 @@ from deconvviz.studies.diagnosis.subject import Subject
 from deconvviz.types import Ints
 
 ALONE = (50.0, 75.0, 95.0)  # percent of what drives a class's score that comes from one channel
-SHARED = (50.0, 75.0, 90.0)  # percent of the channels of two confused classes that both lean on
+SHARED = (60.0, 75.0, 90.0)  # percent of the channels of two confused classes that both lean on
 FOREIGN = 25.0  # percent of the wrong decisions with more foreign evidence than is usual; chance is 5
 FEW = 3  # such decisions: fewer may be odd pictures
 MOST, BARS = 5, 24  # findings of a kind, and channels in a figure of bars
 SHOWN, FILTERS, OTHERS = 4, 4, 8  # images, filters, and further classes in a figure
 NAMED = 6  # channels that a sentence names
 NEEDS: tuple[Need, ...] = ("labels", "outputs")
-SOURCE = "measured: ..."
+ALONE_SOURCE = (
+    "measured: the strongest channel of a class makes at most 17 % in the demo network (10 classes), 30 % in "
+    "SqueezeNet (500 classes, a photo each) and 3 % in EfficientNet-Lite0 (40 classes, a photo each)"
+)
+SHARED_SOURCE = (
+    "measured: a class and its nearest one share at most 50 % in the demo network, and in SqueezeNet 39 % or less of "
+    "95 in 100 (the most: 70 %)"
+)
+FOREIGN_SOURCE = (
+    "this package's; 5 % is chance, and in the demo network it was all 6 of 6 wrong decisions about 1000 scenes"
+)
 
 
 @check("class-channels", "Which channels each class leans on", needs=("labels", "outputs"))
@@ -51,7 +61,7 @@ def class_channels_check(subject: Subject) -> CheckRun:
     over all pairs.
 
     Severity: one channel that makes half of what drives a class's score is a note, three quarters a warning, 95 %
-    serious. Two classes of which one is taken for the other (as in the check "confused") and which share half of their
+    serious. Two classes of which one is taken for the other (as in the check "confused") and which share 60 % of their
     channels are a note, three quarters a warning, 90 % serious. A wrong decision counts as made by foreign channels
     where more of the evidence for it comes from channels that the image's class does not lean on than in 95 % of the
     correct decisions. Three or more such decisions that are a quarter of the wrong ones are a note, and never more:
@@ -162,16 +172,16 @@ def _single(subject: Subject, measured: ClassChannels, row: int, severity: Sever
         value=share,
         threshold=ALONE[0],
         unit="% of what drives the class's score",
-        source=SOURCE,
+        source=ALONE_SOURCE,
         remedy="Look at what the channel responds to (deconvviz grid), and silence it (deconvviz lesion): the class "
         "stands or falls with it. Dropout of whole channels, or more varied images of the class, spread the evidence.",
         evidence=Evidence(
             kind="bars",
-            arrays={"values": 100 * measured.shares[row][order]},
+            arrays={"values": measured.shares[row][order]},
             labels=tuple(f"channel {n}" for n in order.tolist()),
             x=f"the strongest channels of {measured.layer}",
-            y="share of the channel in what drives the class's score (%)",
-            mark=ALONE[0],
+            y="share of what drives the class's score",
+            mark=ALONE[0] / 100,
             named=(0,),
         ),
     )
@@ -220,7 +230,7 @@ def _pair(
         value=overlap,
         threshold=SHARED[0],
         unit="% of the channels that either class leans on",
-        source=SOURCE,
+        source=SHARED_SOURCE,
         remedy="Look at the shared channels (deconvviz grid): what they respond to does not tell the two apart. "
         "Give images that differ in nothing else, or keep classes from each other's channels (deconvviz train --with "
         "model-doctor).",
@@ -261,7 +271,8 @@ def _foreign(subject: Subject, measured: ClassChannels) -> Iterator[Finding]:
         return
     beyond = beyond[np.argsort(-wrong.foreign[beyond], kind="stable")]
     outside = np.where(measured.masks[wrong.rows[beyond]], 0, wrong.evidence[beyond])
-    channels = np.argsort(-outside.mean(0), kind="stable")[: 2 * FILTERS].tolist()
+    carried = outside.mean(0)
+    channels = [k for k in np.argsort(-carried, kind="stable")[: 2 * FILTERS].tolist() if carried[k] > 0]
     yield Finding(
         check="class-channels",
         kind="foreign",
@@ -276,7 +287,7 @@ def _foreign(subject: Subject, measured: ClassChannels) -> Iterator[Finding]:
         value=share,
         threshold=FOREIGN,
         unit="% of the wrong decisions",
-        source=SOURCE,
+        source=FOREIGN_SOURCE,
         remedy="Look at where these images drive the foreign channels (deconvviz cam): at a second object, at the "
         "background, or at a view of the object that the training images lack.",
         evidence=_decisions(subject, measured, beyond[:SHOWN], channels[:FILTERS]),
@@ -293,7 +304,7 @@ def _decisions(subject: Subject, measured: ClassChannels, chosen: Ints, channels
         for n in chosen
     ]
     labels = [
-        f"{own}, taken for {other}: {100 * wrong.foreign[n]:.0f} %"
+        f"{own}, taken for {other}: {100 * wrong.foreign[n]:.0f}\N{NO-BREAK SPACE}%"
         for (own, other), n in zip(names, chosen, strict=True)
     ]
     return Evidence(

@@ -17,7 +17,7 @@ from deconvviz.graph.reach import axes_of
 from deconvviz.studies.diagnosis.subject import Subject, remembered
 from deconvviz.types import Floats, Ints, Mask
 
-IMAGES, SHOWN = 100, 4  # images whose gradient is measured, and images in the figure
+IMAGES, SHOWN = 100, 6  # images whose gradient is measured, and images in the figure
 MOST_TIMES = 1000.0  # a larger ratio means that there is no gradient on the object at all
 FLAT = 1e-4  # standard deviation over the places / mean: the gradient of maps that are averaged is everywhere the same
 

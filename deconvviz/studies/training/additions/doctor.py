@@ -51,8 +51,8 @@ class ModelDoctor(Addition):
     Source: Feng et al. 2022, Model Doctor (arXiv 2112.04934); S, M, 50 images, alpha and beta as in the authors' code.
     There the gradient is that of a loss, divided by the number of images in the batch, and the best epoch is chosen by
     the test images; here it is the score's own, an image at a time, and the epoch is yours to choose by validation
-    images. What it cannot show: that a class with fewer channels is recognised better. It needs fp32: the gradient is
-    differentiated once more, and a step costs about three of a plain training.
+    images. What it cannot show: that a class with fewer channels is recognised better. The gradient is differentiated
+    once more: a step costs about three of a plain training, and in bf16 it is as coarse as bf16.
     """
 
     name = "model-doctor"
@@ -90,8 +90,6 @@ class ModelDoctor(Addition):
         """Find the layer, and keep its value of each batch."""
         if self.off:
             return
-        if course.recipe.precision == "bf16":
-            raise TrainingError("model-doctor in bf16 given; it differentiates gradients: train in fp32 or tf32")
         if self.after >= course.recipe.epochs:
             raise TrainingError(
                 f"model-doctor after={self.after} given; the training has {course.recipe.epochs} epochs"
@@ -246,7 +244,8 @@ def _layer(model: nn.Module, name: str, classes: int) -> nn.Module:
     if name:
         if name not in modules:
             raise TrainingError(f"model-doctor layer={name!r} given; {nearest(name, list(modules))}")
-        return modules[name]
+        named: nn.Module = modules[name]
+        return named
     convolutions = [each for each in modules.values() if isinstance(each, nn.Conv2d) and each.out_channels != classes]
     if not convolutions:
         raise TrainingError("model-doctor finds no convolution; name a module whose output has channels with layer=")

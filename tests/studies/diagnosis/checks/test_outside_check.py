@@ -62,7 +62,7 @@ def test_the_ratio_is_that_of_the_weights(outside: float, severity: str | None) 
     share = 0.75 * outside / (0.75 * outside + 0.25)
     assert layer.shares == pytest.approx([share] * 11, rel=1e-5) and not layer.flat
     for finding in findings:
-        assert f"{100 * share:.0f} % of it lies outside" in finding.what and len(finding.evidence.sets) == 4
+        assert f"{100 * share:.0f} % of it lies outside" in finding.what and len(finding.evidence.sets) == 6
 
 
 def test_a_network_with_rectifiers_against_autograd() -> None:
