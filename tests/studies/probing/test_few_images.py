@@ -136,11 +136,11 @@ def test_the_figure_has_a_curve_of_each() -> None:
     found = made()
     depth, counts = draw_probing(found, "title", "caption").axes
     drawn = {container.get_label(): container[0] for container in counts.containers}
-    assert np.allclose(drawn["from scratch, all layers trained"].get_ydata(), 100 * found.by_start["scratch"].mean(1))
-    assert drawn["from scratch, all layers trained"].get_xdata().tolist() == [5, 15]
+    assert np.allclose(drawn["from scratch"].get_ydata(), 100 * found.by_start["scratch"].mean(1))
+    assert drawn["from scratch"].get_xdata().tolist() == [5, 15]
     assert [text.get_text() for text in depth.get_xticklabels()] == ["x", "y", "all layers"]
     places = {container.get_label(): container[0].get_xdata().tolist() for container in depth.containers}
-    assert places["fine-tuned, all layers trained"] == [2] and places["t, softmax"] == [0, 1]
+    assert places["fine-tuned"] == [2] and places["t, softmax"] == [0, 1]
     assert dv.draw_probing(found).axes[1].get_title() == "probes at y"
 
 
