@@ -128,7 +128,7 @@ class WholeOptions:
         fine_tune: whether one is trained from the network's own weights, with a new last layer.
         train_epochs: passes over the images.
         train_lr: learning rate at the beginning.
-        train_batch: images in a step.
+        train_batch: images in a step, at most; the steps of an epoch have about as many.
         body_rate: factor on the learning rate of a fine-tuned network's layers but the last.
     """
 
@@ -195,7 +195,7 @@ class WholeOptions:
     ),
     click.option("--train-epochs", default=60, help="Passes over the images of a split, of these trainings."),
     click.option("--train-lr", default=0.01, help="Learning rate at their beginning."),
-    click.option("--train-batch", default=16, help="Images in a step of theirs."),
+    click.option("--train-batch", default=16, help="Images in a step of theirs, at most."),
     click.option("--body-rate", default=0.1, help="Fine-tuning: factor on the rate of all but the last layer."),
 )
 @option_group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -55,7 +56,8 @@ def train_on_few(
         images: labelled images.
         indices: int64 [n], the images that take part.
         settings: numbers of images, splits and seed.
-        recipe: how each network is trained; its `radius` and `seed` are those of the start and of the split.
+        recipe: how each network is trained; its `radius` and `seed` are those of the start and of the split. Batches
+            have at most `batch_size` images, all about as many: BatchNorm would take its statistics of a last few.
         out: path of the file of results, .h5; a training under way is beside it. Calling again with the same arguments
             resumes.
         preprocess: how an image becomes the network's input.
@@ -80,6 +82,15 @@ def train_on_few(
                 job.measure(task)
             bar.update()
     return {name: job.result.arrays[f"{name}/accuracy"] for name in starts}
+
+
+def even_batch(count: int, most: int) -> int:
+    """Return how many images a batch has where all batches of an epoch have about as many, and at most `most`.
+
+    >>> even_batch(50, 16), even_batch(33, 16), even_batch(8, 16)
+    (13, 11, 8)
+    """
+    return math.ceil(count / math.ceil(count / most))
 
 
 Task = tuple[int, str, int]
@@ -141,12 +152,14 @@ class _Job:
         seed = int(np.random.SeedSequence([self.settings.seed, split, number]).generate_state(1)[0])
         start = self.starts[name]
         model, fine_tuning = start.make(seed)
+        chosen = self.indices[drawn.train[:, :number].ravel()]
+        size = even_batch(len(chosen), self.recipe.batch_size)
         options: TrainingKeywords = {**self.options, "progress": False}
         trained = train(
             model,
-            Part(self.images, self.indices[drawn.train[:, :number].ravel()]),
+            Part(self.images, chosen),
             self._training(task),
-            replace(self.recipe, seed=seed, radius=start.radius),
+            replace(self.recipe, seed=seed, radius=start.radius, batch_size=size),
             preprocess=self.preprocess,
             name=name,
             fine_tuning=fine_tuning,

@@ -123,7 +123,7 @@ def _places(transfer: Transfer) -> list[str]:
 def _draw_whole(axes: Axes, look: tuple[str, str], start: str, x: Ints, mean: Floats, deviation: Floats) -> None:
     """Draw the accuracies, in percent, of networks that were trained as a whole."""
     colour, marker = look
-    label = f"{STARTS.get(start, start)}, {WHOLE} trained"
+    label = STARTS.get(start, start)
     axes.errorbar(x, 100 * mean, 100 * deviation, color=colour, marker=marker, label=label, **WHISKERS)
 
 
