@@ -204,7 +204,7 @@ def _draw_reliability(
         some = result.count > 0
         label = f"{name}: error {result.error:.3f}"
         sizes = LARGEST * result.count[some] / result.count.max() + 2
-        axes.scatter(result.confidence[some], result.accuracy[some], sizes, colour, marker, zorder=3)
+        axes.scatter(result.confidence[some], result.accuracy[some], s=sizes, c=colour, marker=marker, zorder=3)
         axes.plot(
             *(result.confidence[some], result.accuracy[some]),
             linestyle=style,
