@@ -207,8 +207,9 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
     """
     panels: dict[str, dict[str, Floats]] = {}
     for name, points in _metrics(trained.history).items():
-        is_share = name == "right" or any(word in name.lower() for word in ("acc", "top", "share"))
+        is_share = name == "right" or "acc" in name.lower() or "top" in name
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
+        label = "share of filters" if name == "dead_share" else label
         panels.setdefault(label, {})[name.replace("_", " ")] = points
     if not panels:
         raise DataError("the history holds no epoch with a metric yet; there is nothing to draw")
