@@ -214,9 +214,9 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
         if layer:
             panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
             continue
-        of_images = any(word in name.lower() for word in ("acc", "top", "share")) or name.endswith("_map")
-        is_share = name == "right" or of_images
+        is_share = name == "right" or "acc" in name.lower() or "top" in name or name.endswith("_map")
         label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
+        label = "share of filters" if name == "dead_share" else label
         panels.setdefault(label, {})[name.replace("_", " ")] = points
     if not panels:
         raise DataError("the history holds no epoch with a metric yet; there is nothing to draw")

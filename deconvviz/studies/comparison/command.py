@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING
 
 import click
@@ -162,14 +161,9 @@ def compare(
         k=compared.k,
         **run.keywords(),
     )
-    shown = one.preprocess.shown_words()
-    page = write_comparison(
-        pathlib.Path(out),
-        comparison,
-        images=f"{images}.{shown.removesuffix('.')}" if shown else images,
-        command=command_line(),
-        progress=run.progress,
-    )
+    shown = one.preprocess.shown_words().removesuffix(".")
+    described = f"{images}.{shown}" if shown else images
+    page = write_comparison(out, comparison, images=described, command=command_line(), progress=run.progress)
     click.echo(repr(comparison))
     click.echo(f"open {page}")
 

@@ -210,7 +210,8 @@ class Comparison(Shown, drawn_by="draw_comparison"):
         """Write the numbers, atomically; raises DataError where the file cannot be written."""
         content = {"kind": KIND, "schema": SCHEMA, "config": self.config, "sources": self.sources, **self.numbers}
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, sort_keys=True)
+            temporary.write_text(text + "\n", "utf-8")
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a table with a row for each filter before; raises DataError where it cannot be written."""

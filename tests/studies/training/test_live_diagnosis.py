@@ -60,7 +60,8 @@ def test_a_page_a_history_and_a_dead_filter(tmp_path: pathlib.Path) -> None:
     history = dv.Snapshots(path).history
     dead = [record["dead_share"] for record in history]
     assert dead == [0, pytest.approx(1 / 14)]  # of 6 and 8 filters: the last layer is that of the classes
-    assert [record["loss"] for record in history] == [2.0, 1.0] and history[1]["findings"] > history[0]["findings"]
+    assert [record["loss"] for record in history] == [2.0, 1.0]
+    assert all(record["findings"] >= 1 for record in history)
     page = (tmp_path / "e.live.html").read_text()
     assert "after epoch 2" in page and "7.1 % of the filters" in page and "1 of 6 filters is dead" in page
     assert page.count("data:image/webp") >= 2 and not re.search(r'(src|href)="(?!data:)', page)
@@ -193,6 +194,8 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         "1",
         "--batch-size",
         "12",
+        "--validation",
+        "0.4",
         "--quiet",
     ]
     arguments += ["-o", str(tmp_path / "z.pth"), "--device", "cpu"]
