@@ -19,9 +19,9 @@ import deconvviz.studies.pretraining.command
 import deconvviz.studies.pretraining.pretrain  # noqa: F401, what the command would import when it runs
 from deconvviz.graph.capture import capture
 
-KILLS, OUT = 5, "z.pth"
+KILLS, OUT = 3, "z.pth"
 JOB = "pretrain zfnet scenes:48 --input 32 --width 0.06 --fc 100,100 --batch-size 16 --device cpu --quiet --workers 1"
-ARGUMENTS = [*JOB.split(), *f"--with spatial-attention --epochs 8 --commit-every 1 -o {OUT}".split()]
+ARGUMENTS = [*JOB.split(), *f"--with spatial-attention --epochs 5 --commit-every 1 -o {OUT}".split()]
 
 
 def program(root: pathlib.Path) -> None:
@@ -64,7 +64,7 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     ended = subprocess.run(last, cwd=tmp_path / "killed", env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
     one, two = (torch.load(tmp_path / name / OUT, weights_only=True) for name in ("straight", "killed"))
-    assert one["steps"] == two["steps"] == 24 and len(one["history"]) == len(two["history"]) == 8
+    assert one["steps"] == two["steps"] == 15 and len(one["history"]) == len(two["history"]) == 5
     for name, weight in one["state_dict"].items():
         assert torch.equal(weight, two["state_dict"][name]), name
     for record, other in zip(one["history"], two["history"], strict=True):
