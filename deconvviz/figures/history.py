@@ -57,7 +57,9 @@ def draw_curves(panels: Mapping[str, Mapping[str, Floats]], title: str, caption:
         axes.set_xlabel("epoch", fontsize=7)
         axes.set_ylabel(label, fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # longer numbers would reach into the panel beside
+        axes.ticklabel_format(
+            axis="y", scilimits=(-3, 4), useOffset=False
+        )  # longer numbers would reach into the panel beside
         axes.yaxis.get_offset_text().set_fontsize(SMALL)
         axes.legend(fontsize=SMALL, framealpha=0.6, edgecolor="none")
     return sheet.figure
