@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import deconvviz as dv
+from deconvviz.cam.catalogue import method_declarations
+from deconvviz.cam.pairs.catalogue import pair_declarations
 from deconvviz.cli.main import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -47,6 +49,13 @@ def test_python_runs_as_it_is_pasted(page: str, work: pathlib.Path) -> None:
     for block in blocks(page):
         exec(compile(block, page, "exec"), space)
     assert space["proj"].full().shape == (3, 224, 224) and (work / "mined.h5").is_file()
+
+
+def test_the_methods_are_counted() -> None:
+    words = {6: "six"}
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert f"by any of {len(method_declarations())} methods | `cam` |" in text
+    assert f"by {words[len(pair_declarations())]} methods, and how well each explains it | `pair` |" in text
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -78,6 +78,32 @@ def save_figure(figure: Figure, out: Pathlike, caption: str, details: str = "") 
     with atomic(out) as temporary:
         temporary.write_bytes(content)
     click.echo(f"wrote {out}")
+
+
+class Tabled(Protocol):
+    """A result that writes itself as a table."""
+
+    def save_csv(self, path: Pathlike) -> None:
+        """Write the table."""
+
+
+def save_result(result: Tabled, figure: Figure, out: Pathlike, caption: str) -> None:
+    """Write a result's figure, and its table beside it, and print the result; arguments as of `save_figure`.
+
+    Raises:
+        DataError: as `save_figure`, or the table cannot be written.
+    """
+    save_figure(figure, out, caption)
+    table = beside(out, ".csv")
+    result.save_csv(table)
+    click.echo(f"wrote {table}")
+    click.echo(repr(result))
+
+
+def check_figure_and_table(out: Pathlike) -> None:
+    """Raise DataError, before the work, where `save_result` could not write a figure of this name, or its table."""
+    check_figure(out)
+    check_table(beside(out, ".csv"))
 
 
 def check_figure(out: Pathlike) -> None:

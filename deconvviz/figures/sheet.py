@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, LogitFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
 from deconvviz.figures.page import OWN, Page
@@ -23,6 +26,28 @@ MARGIN = 0.08  # inches above and below a body without title and caption
 FOLDER = 4  # letters of an image's folder that are left at least where names are long
 TILE_GAP = 0.02  # inches between the pictures of a mosaic
 HEAD, FOOT = 0.5, 0.2  # inches that are added for the title, and around the lines of the caption
+
+
+class PlainFigure(Figure):
+    """A figure whose words stand as they are: a "$" in the name of a class, a file or a layer begins no formula.
+
+    Numbers that matplotlib writes at ticks by itself are formulas still, such as the powers of ten of a logarithmic
+    axis.
+    """
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure, for a file or a notebook."""
+        formulas = set()
+        for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+            # Asking for the labels makes the ticks, which otherwise come into being while they are drawn.
+            major, minor = axis.get_majorticklabels(), axis.get_minorticklabels()
+            for formatter, labels in ((axis.get_major_formatter(), major), (axis.get_minor_formatter(), minor)):
+                if isinstance(formatter, ScalarFormatter | LogFormatter | LogitFormatter):
+                    formulas |= {axis.get_offset_text(), *labels}
+        for text in self.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_parse_math(text in formulas)
+        super().draw(renderer)
 
 
 class Sheet:
@@ -59,7 +84,7 @@ class Sheet:
         self.top = self.bottom + body
         further = TITLE_LINE * title.count("\n")
         self.width, self.height = width, self.top + (HEAD + further if title else MARGIN)
-        self.figure = Figure(figsize=(self.width, self.height), dpi=dpi)
+        self.figure: Figure = PlainFigure(figsize=(self.width, self.height), dpi=dpi)
         if title:
             self.text(
                 width / 2,
@@ -74,11 +99,8 @@ class Sheet:
             self.text(width / 2, 0.1, "\n".join(lines), ha="center", va="bottom", fontsize=CAPTION, color="0.25")
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write text at a place; `style` is what matplotlib's `Text` takes (ha, va, fontsize, rotation, ...).
-
-        Names of classes and files stand as they are: a "$" in them begins no formula.
-        """
-        self.figure.text(x / self.width, y / self.height, text, parse_math=False, **style)
+        """Write text at a place; `style` is what matplotlib's `Text` takes (ha, va, fontsize, rotation, ...)."""
+        self.figure.text(x / self.width, y / self.height, text, **style)
 
     def axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
         """Return new axes that cover a rectangle."""

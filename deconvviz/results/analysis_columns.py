@@ -15,7 +15,7 @@ ANALYSES: Mapping[str, TableSchema] = {
         written_by="`deconvviz train --csv FILE`, `Trained.save_csv` and `Trained.to_frame`",
         columns=_columns(
             "epoch integer |  | Number of the epoch, from 1.",
-            "lr number |  | Learning rate in it.",
+            "lr number | 1 | Learning rate in it.",
             "loss number | nats | Mean cross-entropy, or binary cross-entropy, over the epoch's training steps.",
             "accuracy number? | share, 0..1 | Of the training images, as they were during the epoch.",
             "validation_loss number? | nats | Mean over the held-out images, after the epoch.",
@@ -291,7 +291,7 @@ ANALYSES: Mapping[str, TableSchema] = {
         written_by="`deconvviz pretrain`, beside the weights",
         columns=_columns(
             "epoch integer | epochs | From 1.",
-            "loss number |  | Mean over the epoch's images.",
+            "loss number | nats | Mean over the epoch's images.",
             "embedding_rank number | directions | Effective rank of the embeddings of some images after the epoch.",
             "embedding_spread number | 0..1 | Their standard deviation after they were scaled to length 1.",
             "projection_rank number | directions | The same of the projections, which the loss looks at.",

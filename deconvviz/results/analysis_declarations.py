@@ -162,7 +162,7 @@ ANALYSES: Mapping[str, FileSchema] = {
         what="How filters of the layers of an atlas respond while a square covers their strongest image.",
         written_by="`deconvviz atlas --occlusion`",
         read_by="the same command",
-        settings={**CONFIG, "state": "JSON: `done`, the images that are measured."},
+        settings={**CONFIG, "state": "JSON: `done`, the images that are measured, and `total`, those to measure."},
         arrays=_arrays(
             "*/occlusion/image i channels* | -1, ? | int64: the strongest image, an index into the store; -1 where the "
             "filter is not measured.",
@@ -206,7 +206,7 @@ ANALYSES: Mapping[str, FileSchema] = {
         what="How probable each class is on the strongest images of filters, with each of them and without it.",
         written_by="`deconvviz atlas --off`",
         read_by="the same command",
-        settings={**CONFIG, "state": "JSON: `done`, the images that are measured."},
+        settings={**CONFIG, "state": "JSON: `done`, the images that are measured, and `total`, those to measure."},
         arrays=_arrays(
             "*/off/* f channels* outputs | 0, ? | float64: `LAYER/off/before` and `LAYER/off/after`, the sums of the "
             "probabilities over the strongest images of the filter that are measured."

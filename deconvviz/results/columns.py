@@ -28,9 +28,10 @@ _METRICS = (
     "road_combined number? | probability | ROAD: (least relevant removed - most relevant removed) / 2; higher is "
     "better.",
     "pointing_game number? | share, 0..1 | Whether the map's maximum lies in an object: 0 or 1 for one image.",
-    "energy number? | share, 0..1 | Share of the map's sum that lies in the objects' boxes.",
-    "iou number? | share, 0..1 | Intersection over union of the map's largest component's box with the true box.",
-    "best_iou number? | share, 0..1 | The same of its best component.",
+    "energy number? | share, 0..1 | Share of the map's sum that lies on the objects, or in their boxes where no more "
+    "is known.",
+    "iou number? | share, 0..1 | Intersection over union of the object with the pixels above 0.2 of the map's maximum.",
+    "best_iou number? | share, 0..1 | The same above the threshold that is best for each map.",
     "max_box_acc number? | share, 0..1 | MaxBoxAcc: share of the images whose box is right at the best threshold.",
     "max_box_acc_v2 number? | share, 0..1 | MaxBoxAccV2, over several overlaps.",
     "pxap number? | share, 0..1 | PxAP of all images together: area under precision over recall of the pixels; of one "

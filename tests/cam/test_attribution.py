@@ -239,3 +239,41 @@ def test_models_that_are_not_captured(linear: tuple[dv.Network, Tensor]) -> None
     for name, options in few.items():
         by_hooks = dv.cam(name, model, **options)(x, 1, raw=True)
         assert torch.allclose(by_hooks, dv.cam(name, network, **options)(x, 1, raw=True), atol=1e-9), name
+
+
+def test_the_gradient_is_exact_through_contrast_normalisation() -> None:
+    """Central differences of the class's score, pixel by pixel."""
+    torch.manual_seed(3)
+    norm = nn.LocalResponseNorm(3, alpha=3.0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), norm, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(125, 4))
+    network, x, step = captured(model), images(1), 1e-6
+    moved = step * torch.eye(3 * SIDE**2, dtype=torch.float64).reshape(-1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        slopes = ((model(x + moved) - model(x - moved))[:, 1] / (2 * step)).reshape(3, SIDE, SIDE)
+    expected = {
+        "gradient": slopes.abs().amax(0),
+        "squared-gradient": slopes.square().sum(0),
+        "gradient-x-input": (slopes * x[0]).sum(0),
+    }
+    for name, values in expected.items():
+        assert torch.allclose(dv.cam(name, network)(x, 1, raw=True)[0], values, atol=1e-8), name
+    one = dv.cam("smoothgrad", network, samples=1, noise=0.0)(x, 1, raw=True)[0]
+    assert torch.allclose(one, expected["gradient"], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["lrp-epsilon", "lrp-zplus", "lrp-gamma", "lrp-alpha-beta", "lrp-composite"])
+def test_relevance_does_not_depend_on_how_a_linear_map_is_written(name: str) -> None:
+    """A convolution with a BatchNorm behind it, and one that was folded by hand."""
+    torch.manual_seed(4)
+    conv, norm, folded = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(3, 5, 3)
+    for values, low in ((norm.running_mean, -1), (norm.running_var, 0.5), (norm.weight, -1), (norm.bias, -1)):
+        assert values is not None
+        nn.init.uniform_(values, low, 2)
+    with torch.no_grad():
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        folded.weight.copy_(conv.weight * factor[:, None, None, None])
+        folded.bias.copy_((conv.bias - norm.running_mean) * factor + norm.bias)
+    rest = nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    split, whole = (captured(nn.Sequential(*begin, *rest)) for begin in ((conv, norm), (folded,)))
+    maps = [dv.cam(name, network)(images(), 1, raw=True) for network in (split, whole)]
+    assert torch.allclose(maps[0], maps[1], atol=1e-9) and maps[0].abs().max() > 1e-4

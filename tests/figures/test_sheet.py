@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import deconvviz as dv
 from deconvviz.figures.contact import draw_contact_sheet
@@ -121,3 +122,22 @@ def test_a_contact_sheet_has_each_picture_below_its_name() -> None:
         assert box.x0 < x < box.x1 and y > box.y1
     assert boxes[3].x0 == pytest.approx(boxes[0].x0) and boxes[3].y1 < boxes[0].y0  # the fourth begins the second row
     assert min(box.y0 for box in boxes) > 0 and max(box.x1 for box in boxes) < 1
+
+
+def test_a_dollar_in_a_name_begins_no_formula_wherever_it_stands() -> None:
+    name = "cash $x_1$ dollar$"
+    sheet = Sheet(4, 3, name, name)
+    panel = sheet.panel(1, 1, 2.5, 1.5, name)
+    panel.barh([name, "other"], [1, 1000], label=name)
+    panel.set(xlabel=name, ylabel=name, xscale="log")
+    panel.legend(title=name)
+    panel.annotate(name, (10, 0))
+    fixed = sheet.panel(1, 0.5, 2.5, 0.2)
+    fixed.set_xticks([0, 1], [name, name])
+    FigureCanvasAgg(sheet.figure).draw()  # type: ignore[no-untyped-call]
+    texts = [text for text in sheet.figure.findobj(Text) if text.get_text() == name]
+    # Title, caption, panel, two labels, legend and its title, note; three ticks with a label on either side.
+    assert len(texts) == 14
+    assert not any(text.get_parse_math() for text in texts)
+    powers = [label for label in panel.get_xticklabels() if label.get_text()]
+    assert powers and all("10^" in label.get_text() and label.get_parse_math() for label in powers)

@@ -38,6 +38,7 @@ def mask(
 
     Fong and Vedaldi 2017, arXiv 1704.03296, equation 4; cells x cells values from 0.5, bilinear, by `steps` of Adam, as
     in a released implementation, without jitter. blur: kernel size and sigma in pixels; by default 11 and 10 of 224 px.
+    Where p is near 1 its slope is nearly zero until much is hidden: the small costs shape the mask, and it is diffuse.
     """
     require_number("steps", steps, 1, whole=True)
     require_number("cells", cells, 2, whole=True)

@@ -42,7 +42,8 @@ def sess(v: View, inner: Inner, *, scales: int = 12, step: int, drop: float = 0.
 
     Tursun et al. 2022, arXiv 2207.01769. scales, step: the shorter side grows by `step` pixels each, by default by 2/7
     of it (64 of 224 px); drop: the share of the windows, those of the lowest p, that is left out. inner: the method, on
-    windows of the network's size.
+    windows of the network's size. A target that has a place (segment, mask, box) is read at the same pixels of
+    each window, as if the window were the whole image.
     """
     maps = []
     for n in range(len(v.x)):

@@ -217,7 +217,7 @@ def filter_occlusion(
         for number, image in enumerate(images[done:], done + 1):
             measurement.measure(image, arrays)
             if number % COMMIT == 0 or number == len(images):
-                Result(OCCLUSION_KIND, 1, config, {}, arrays, {"done": number}).save(out)
+                Result(OCCLUSION_KIND, 1, config, {}, arrays, {"done": number, "total": len(images)}).save(out)
             bar.update()
     return _by_layer(arrays, list(channels_by_layer))
 

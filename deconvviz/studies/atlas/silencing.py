@@ -86,7 +86,7 @@ def filter_silencing(
                     arrays[f"{layer}/off/before"][filters] += before
                     arrays[f"{layer}/off/after"][filters] += silencing.without(layer, x, filters)
             if (place + 1) % COMMIT == 0 or place + 1 == len(images):
-                state = {"done": int(place) + 1}
+                state = {"done": int(place) + 1, "total": len(images)}
                 Result(SILENCED_KIND, SILENCED_SCHEMA, config, inputs.provenance, arrays, state).save(out)
             bar.update()
     return {

@@ -20,7 +20,7 @@ from deconvviz.cli.options import (
     option_group,
     run_options,
 )
-from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure, sources
+from deconvviz.cli.outputs import beside, check_figure_and_table, save_result, sources
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ def examples(
     image, data = _image_and_data(paths, suspicious)
     suspicious_out = out if image is None else str(beside(out, f".suspicious{pathlib.Path(out).suffix}"))
     for figure in {out, suspicious_out}:
-        check_figure(figure)
-        check_table(beside(figure, ".csv"))
+        check_figure_and_table(figure)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.examples.measure import examples as find_examples
     from deconvviz.studies.examples.measure import suspects as find_suspects
@@ -201,11 +200,7 @@ def _save(result: Examples | Suspects, out: str, title: str, page: Page, shown: 
         figure = draw_examples(result, title, caption, page)
     else:
         figure = draw_suspects(result, title, caption, page)
-    save_figure(figure, out, caption)
-    table = beside(out, ".csv")
-    result.save_csv(table)
-    click.echo(f"wrote {table}")
-    click.echo(repr(result))
+    save_result(result, figure, out, caption)
 
 
 def caption_of(result: Examples | Suspects) -> str:

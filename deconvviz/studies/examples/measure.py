@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deconvviz.arrays import evenly
 from deconvviz.data.datasets import Images
@@ -51,12 +50,7 @@ def examples(
     preprocess: Preprocess,
     target: int | None = None,
     against: int | None = None,
-    outputs: Ints | None = None,
-    names: tuple[str, ...] = (),
-    snapshots: Snapshots | None = None,
-    model: nn.Module | None = None,
     name: str = "",
-    sources: Mapping[str, Any] | None = None,
     **options: Unpack[ExampleKeywords],
 ) -> Examples:
     """Find the training images that explain a decision.
@@ -74,14 +68,10 @@ def examples(
         target: the output that is explained; None takes the predicted one.
         against: the output whose nearest images stand beside, such as the true one; None takes the most probable of the
             others that the training images have.
-        outputs: int64 [classes], the output of each class of the images; None finds it by name or order.
-        names: of the network's outputs.
-        snapshots: of the training, for TracIn.
-        model: with snapshots, a module of the kind that was trained; it stays as it is.
         name: of the image, for the figure.
-        sources: where the model and the images came from, for the file of features.
-        options: `count`, `layer`, `features`, `limit`, `damping` and `lengths` of `ExampleOptions`, and `batch_size`,
-            `precision`, `workers` and `progress` of `RunOptions`.
+        options: the fields of `ExampleOptions`: what is shown (`count`), how the network is read (`layer`, `damping`,
+            `lengths`, `snapshots`, `model`, `outputs`, `names`), what is kept (`features`, `limit`, `sources`), and how
+            it runs (`batch_size`, `precision`, `workers`, `progress`).
 
     Raises:
         DataError: the training images have no labels, or other classes than the network; an option is out of range.
@@ -100,7 +90,7 @@ def examples(
     (7, 1.0)
     """
     how = ExampleOptions(**options)
-    of_class = checked_outputs(images, network, outputs, names)
+    of_class = checked_outputs(images, network, how.outputs, how.names)
     network.check_input(preprocess.shape)
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
@@ -110,12 +100,12 @@ def examples(
     if not 0 <= decided < network.outputs:
         raise DataError(f"class {decided} given; the network has classes 0 to {network.outputs - 1}")
     with features_file(how.features) as path:
-        training_set = TrainingSet(images, of_class, preprocess, how, path, sources)
-        decision = _Decision(training_set, network, x, decided, names)
+        training_set = TrainingSet(images, of_class, preprocess, how, path)
+        decision = _Decision(training_set, network, x, decided)
         second = _second(probabilities, training_set.outputs, decided) if against is None else against
         decision.add_nearest(second)
-        if snapshots is not None:
-            decision.add_tracin(snapshots, model)
+        if how.snapshots is not None:
+            decision.add_tracin(how.snapshots)
         decision.add_influence()
         decision.add_typical()
     return Examples(
@@ -127,7 +117,7 @@ def examples(
         total=len(training_set.indices),
         rows=tuple(decision.rows),
         image_names=images.names,
-        names=names,
+        names=how.names,
         notes=tuple(decision.notes),
     )
 
@@ -137,11 +127,6 @@ def suspects(
     images: Images,
     *,
     preprocess: Preprocess,
-    outputs: Ints | None = None,
-    names: tuple[str, ...] = (),
-    snapshots: Snapshots | None = None,
-    model: nn.Module | None = None,
-    sources: Mapping[str, Any] | None = None,
     **options: Unpack[ExampleKeywords],
 ) -> Suspects:
     """Order training images by their influence on themselves: wrong labels come first.
@@ -163,17 +148,17 @@ def suspects(
     ('influence', 40)
     """
     how = ExampleOptions(**options)
-    of_class = checked_outputs(images, network, outputs, names)
+    of_class = checked_outputs(images, network, how.outputs, how.names)
     network.check_input(preprocess.shape)
     with features_file(how.features) as path:
-        training_set = TrainingSet(images, of_class, preprocess, how, path, sources)
+        training_set = TrainingSet(images, of_class, preprocess, how, path)
         taught = training_set.by(network)
         notes = [_fitted(taught)] if taught.why_fitted else []
-        if snapshots is not None:
+        if how.snapshots is not None:
             method, values = "tracin", torch.zeros(len(training_set.indices), dtype=torch.float64)
-            for point in checkpoints(training_set, network, model, snapshots):
+            for point in checkpoints(training_set, network, how.snapshots):
                 values += point.rate * point.taught.last.squares(point.taught.training, how.lengths).cpu()
-            notes += _without_rates(snapshots)
+            notes += _without_rates(how.snapshots)
         else:
             curvature = Curvature(taught.last, taught.training, taught.penalty or how.damping, SHARE)
             method = "influence" if curvature.exact else "gradient"
@@ -193,7 +178,7 @@ def suspects(
         values=as_floats(values)[order],
         pictures=pictures_at(images, preprocess, training_set.indices[order[:FIRST]]),
         image_names=images.names,
-        names=names,
+        names=how.names,
         notes=tuple(notes),
     )
 
@@ -206,12 +191,11 @@ class _Decision:
     network: Network
     x: Tensor
     decided: int
-    names: tuple[str, ...]
     rows: list[ExampleRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.taught = self.training_set.by(self.network)
+        self.taught, self.names = self.training_set.by(self.network), self.training_set.options.names
         self.row = self.taught.row(self.x)
         self.y = torch.tensor([self.decided], device=self.row.device)
         if self.taught.why_fitted:
@@ -231,11 +215,11 @@ class _Decision:
             among = np.where(outputs == output, closeness, -np.inf)
             self._add(kind, f"nearest of {name_of(output, self.names)}", unit, among)
 
-    def add_tracin(self, snapshots: Snapshots, model: nn.Module | None) -> None:
+    def add_tracin(self, snapshots: Snapshots) -> None:
         """Add the images that lowered the loss of the decision most during the training, and those that raised it."""
         lengths = self.training_set.options.lengths
         values = np.zeros(len(self.training_set.indices))
-        for point in checkpoints(self.training_set, self.network, model, snapshots):
+        for point in checkpoints(self.training_set, self.network, snapshots):
             row, rate = point.taught.row(self.x), point.rate
             values += rate * as_floats(point.taught.last.tracin(point.taught.training, row, self.y, lengths))
         self.notes += _without_rates(snapshots)

@@ -1,15 +1,19 @@
-"""ExampleOptions: how many examples are shown, how the last layer is read, and how the job runs."""
+"""ExampleOptions: how many examples are shown, how the network is read, and how the job runs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deconvviz.errors import DataError, require
 from deconvviz.run.options import RunKeywords, RunOptions
 
 if TYPE_CHECKING:
-    from deconvviz.types import Pathlike
+    from torch import nn
+
+    from deconvviz.results.snapshots import Snapshots
+    from deconvviz.types import Ints, Pathlike
 
 SHARE = 0.1  # of the mean of the Hessian's diagonal: the damping, unless it is given
 
@@ -23,6 +27,11 @@ class ExampleKeywords(RunKeywords, total=False):
     limit: int | None
     damping: float | None
     lengths: bool
+    outputs: Ints | None
+    names: tuple[str, ...]
+    snapshots: Snapshots | None
+    model: nn.Module | None
+    sources: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,11 @@ class ExampleOptions(RunOptions):
             place of their product: long embeddings would come first whatever they show (our choice; of 150 wrong labels
             planted among 3000 CIFAR-10 images, 70 came among the first 150, and 42 with lengths; the
             choice was made on these images, so that 70 flatters it).
+        outputs: int64 [classes], the output of each class of the images; None finds it by name or order.
+        names: of the network's outputs.
+        snapshots: of the training, for TracIn.
+        model: with snapshots, a module of the kind that was trained; it stays as it is.
+        sources: where the model and the images came from, for the file of features.
 
     Raises:
         DataError: a value out of its range.
@@ -53,6 +67,11 @@ class ExampleOptions(RunOptions):
     limit: int | None = None
     damping: float | None = None
     lengths: bool = False
+    outputs: Ints | None = None
+    names: tuple[str, ...] = ()
+    snapshots: Snapshots | None = None
+    model: nn.Module | None = None
+    sources: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,13 +6,13 @@ import contextlib
 import copy
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from deconvviz.data.datasets import Images
@@ -75,7 +75,6 @@ class TrainingSet:
         preprocess: how an image becomes the network's input.
         options: how the job runs.
         path: of the file of embeddings.
-        sources: where model and images came from, for that file.
     """
 
     def __init__(
@@ -85,14 +84,13 @@ class TrainingSet:
         preprocess: Preprocess,
         options: ExampleOptions,
         path: pathlib.Path,
-        sources: Mapping[str, Any] | None,
     ) -> None:
         labels = np.asarray(images.labels)
         chosen = np.flatnonzero(labels >= 0)
         if options.limit is not None:
             chosen = chosen[spread(labels[chosen], options.limit)]
         self.images, self.indices, self.outputs = images, chosen, outputs[labels[chosen]]
-        self.preprocess, self.options, self.path, self.sources = preprocess, options, path, sources
+        self.preprocess, self.options, self.path = preprocess, options, path
 
     def by(self, network: Network, beside: str = "") -> Taught:
         """Return what a network's last layer reads of the images; `beside` is added to the name of the file.
@@ -113,7 +111,7 @@ class TrainingSet:
             file,
             preprocess=self.preprocess,
             indices=self.indices,
-            sources=self.sources,
+            sources=self.options.sources,
             pool=pool,
             **run,
         )
@@ -197,22 +195,19 @@ class Checkpoint:
     taught: Taught
 
 
-def checkpoints(
-    training_set: TrainingSet, network: Network, model: nn.Module | None, snapshots: Snapshots
-) -> Iterator[Checkpoint]:
+def checkpoints(training_set: TrainingSet, network: Network, snapshots: Snapshots) -> Iterator[Checkpoint]:
     """Yield the snapshots of a training one after the other, but for that of the untrained network.
 
     Args:
-        training_set: the training images.
+        training_set: the training images; its options hold a module of the kind that was trained, which stays as it is.
         network: the network that is explained, whose device and precision are taken.
-        model: a module of the kind that was trained; it stays as it is.
         snapshots: the weights.
 
     Raises:
         DataError: no model, no snapshot of a trained network, or a last layer whose input is not the embedding.
         MismatchError: the snapshots are of another network.
     """
-    epochs = trained_epochs(snapshots)
+    epochs, model = trained_epochs(snapshots), training_set.options.model
     if model is None:
         raise DataError("snapshots given without a model; give the module that was trained as `model`")
     model, rates = copy.deepcopy(model), rates_of(snapshots)

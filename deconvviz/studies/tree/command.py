@@ -21,7 +21,7 @@ from deconvviz.cli.options import (
     option_group,
     run_options,
 )
-from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
+from deconvviz.cli.outputs import beside, check_figure_and_table, save_figure, save_result
 from deconvviz.errors import DataError
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def tree(
       deconvviz tree torchvision:squeezenet1_0 -o tree.png --image cat.jpg
       deconvviz tree demo scenes:200:1 -o tree.png
     """
-    check_figure(out)
-    check_table(beside(out, ".csv"))
+    check_figure_and_table(out)
     if along.image is None and along.target is not None:
         raise DataError(f"--target {along.target} given without --image; a path is that of an image")
     from deconvviz.data.datasets import open_images
@@ -161,11 +160,7 @@ def _save_tree(class_tree: ClassTree, network: str, out: str, page: Page) -> Non
     from deconvviz.studies.tree.figure import draw_tree
 
     caption = caption_of(class_tree)
-    save_figure(draw_tree(class_tree, f"The classes of {network} as a tree", caption, page), out, caption)
-    table = beside(out, ".csv")
-    class_tree.save_csv(table)
-    click.echo(f"wrote {table}")
-    click.echo(repr(class_tree))
+    save_result(class_tree, draw_tree(class_tree, f"The classes of {network} as a tree", caption, page), out, caption)
 
 
 def _save_path(path: TreePath, opened: OpenedModel, out: str, page: Page) -> None:

@@ -17,6 +17,7 @@ from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import MismatchError
 from deconvviz.models.load import DEMO_SNAPSHOTS
 from deconvviz.results.snapshots import Snapshots
+from deconvviz.run.verify import verify
 from deconvviz.studies.atlas import aspects
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.evolution.evolve import evolve
@@ -86,11 +87,13 @@ def test_an_interrupted_occlusion_goes_on(case: Case, tmp_path: pathlib.Path, mo
     monkeypatch.setattr(aspects.OcclusionMeasurement, "measure", failing)
     with pytest.raises(KeyboardInterrupt):
         occluded(case, tmp_path / "o.h5")
+    before = verify(tmp_path / "o.h5")
     again = list[int]()
     monkeypatch.setattr(
         aspects.OcclusionMeasurement, "measure", lambda self, i, arrays: (again.append(i), measure(self, i, arrays))
     )
     occluded(case, tmp_path / "o.h5")
+    assert before.endswith("; unfinished: 2 of 7 images") and "unfinished" not in verify(tmp_path / "o.h5")
     assert again[0] == done[2] and not {*done[:2]} & {*again}  # the two that were committed are not done again
     assert (tmp_path / "o.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gallery_case import DEAD, RARE, Case
 
 from deconvviz.errors import MismatchError
 from deconvviz.results.results import Result
+from deconvviz.run.verify import verify
 from deconvviz.studies.atlas import silencing
 from deconvviz.studies.atlas.silencing import filter_silencing
 from deconvviz.types import Floats
@@ -78,7 +80,9 @@ def test_interrupted_it_resumes_and_ends_the_same(
     monkeypatch.setattr(silencing._Silencing, "without", interrupted)
     with pytest.raises(KeyboardInterrupt):
         silenced("parts.h5")
+    assert re.search("; unfinished: [0-9]+ of [0-9]+ images$", verify(tmp_path / "parts.h5"))
     parts = silenced("parts.h5")
+    assert parts.state["done"] == parts.state["total"] and "unfinished" not in verify(tmp_path / "parts.h5")
     assert parts.state == whole.state and parts.arrays.keys() == whole.arrays.keys()
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(parts.arrays[name], array, err_msg=name)
