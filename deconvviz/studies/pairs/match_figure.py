@@ -46,14 +46,14 @@ def draw_matches(matches: Matches, count: int = 8, title: str = "", caption: str
     for pair, names in enumerate(matches.names):
         bottom = sheet.top - (pair + 1) * (step + NAMES) + GAP
         first, second = matches.pictures[pair]
-        strength = scaled(matches.weights[pair, 1])
+        strength = np.sqrt(scaled(matches.weights[pair, 1]))  # as maps are laid over pictures
         shown = (
             first / 255.0,
             second / 255.0,
             coloured(first, colours, np.ones(len(colours)), matches.size),
             coloured(second, colours[matches.places[pair, 1]], strength, matches.size),
         )
-        heads = (*names, "the same, a colour for each place", "in the colours of the matches")
+        heads = (*names, "first image, a colour for each place", "second, in the colours of its matches")
         panels = []
         for number, (picture, head) in enumerate(zip(shown, heads, strict=True)):
             left = GAP + number * step
