@@ -12,7 +12,7 @@ import time
 import pytest
 
 JOB = "probe demo scenes:60:5 -l relu7 --per-class 3 --splits 2 --probes softmax --costs 1 --no-random --fine-tune"
-HOW = "--train-epochs 12 --train-batch 4 --device cpu --quiet --workers 1 --features f.h5 -o p.csv"
+HOW = "--train-epochs 8 --train-batch 4 --device cpu --quiet --workers 1 --features f.h5 -o p.csv"
 
 
 def started(folder: pathlib.Path) -> subprocess.Popen[bytes]:
@@ -27,7 +27,7 @@ def test_killed_and_run_again(tmp_path: pathlib.Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     both = [started(straight), started(killed)]
     deadline = time.monotonic() + 600
-    while not list(killed.glob("f.fine-tuned-3-2.pth")):  # the second training is under way, the first one measured
+    while not list(killed.glob("f.networks.fine-tuned-3-2.pth")):  # the second training is under way
         assert both[1].poll() is None and time.monotonic() < deadline, both[1].communicate()[1].decode()
         time.sleep(0.01)
     both[1].send_signal(signal.SIGKILL)
