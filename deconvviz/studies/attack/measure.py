@@ -89,7 +89,7 @@ def attack(
     >>> network, preprocess = dv.capture(model, (3, 16, 16)), dv.Preprocess(resize=16, crop=16)
     >>> about = {"preprocess": preprocess, "away_from": "top", "progress": False}
     >>> study = dv.attack(network, dv.Scenes(4), "fgsm", epsilons=[0, 8 / 255], **about)
-    >>> study.accuracy[0], study.noise.shape, bool(np.abs(study.noise).max() <= 8 / 255)
+    >>> float(study.accuracy[0]), study.noise.shape, bool(np.abs(study.noise).max() <= 8 / 255)
     (1.0, (2, 4, 3, 16, 16), True)
     """
     how = AttackOptions(**options)
