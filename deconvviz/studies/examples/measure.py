@@ -82,6 +82,7 @@ def examples(
     al. 2016 (prototypes and criticisms).
 
     >>> import deconvviz as dv
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     >>> network, plain = dv.capture(model.eval(), (3, 32, 32)), dv.Preprocess(resize=32, crop=32)
     >>> scenes = dv.Scenes(40)
@@ -141,6 +142,7 @@ def suspects(
     Source: Pruthi et al. 2020, section 4.1; Koh and Liang 2017, section 5.4.
 
     >>> import deconvviz as dv
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     >>> network, plain = dv.capture(model.eval(), (3, 32, 32)), dv.Preprocess(resize=32, crop=32)
     >>> found = dv.suspects(network, dv.Scenes(40), preprocess=plain, progress=False)
