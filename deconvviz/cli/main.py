@@ -88,7 +88,8 @@ COMMANDS = {
     ),
     "compare": LazyCommand(
         "studies.comparison.command",
-        "Set two networks of one architecture side by side, before and after a training or a change.",
+        "Set two networks of one architecture side by side: what a training or a change did.",
+        resumes=True,
     ),
     "pretrain": LazyCommand(
         "studies.pretraining.command",

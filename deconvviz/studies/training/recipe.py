@@ -91,11 +91,12 @@ def renormalise(model: nn.Module, radius: float) -> None:
     """
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Conv2d) and module.weight.requires_grad:  # frozen filters stay as they are
+            if not isinstance(module, nn.Conv2d):
+                continue
+            made_anew = parametrize.is_parametrized(module, "weight")  # each time that it is read, of the original
+            stored = module.get_parameter("parametrizations.weight.original" if made_anew else "weight")
+            if stored.requires_grad:  # frozen filters stay as they are
                 size = module.weight.square().mean((1, 2, 3), keepdim=True).sqrt()
-                stored = module.weight
-                if parametrize.is_parametrized(module, "weight"):  # such a weight is made anew each time, of this one
-                    stored = module.get_parameter("parametrizations.weight.original")
                 stored.mul_((radius / size).clamp(max=1))
 
 

@@ -148,7 +148,7 @@ def test_json_fits_its_schema(demo: Diagnosis, tmp_path: pathlib.Path) -> None:
         diagnosis.save_json(tmp_path / "d.json")
         content = json.loads((tmp_path / "d.json").read_text())
         assert wrong(content, JSON_SCHEMA) == []
-        assert content["schema"] == 2 and len(content["findings"]) == len(diagnosis.findings)
+        assert content["schema"] == 3 and len(content["findings"]) == len(diagnosis.findings)
     assert content["findings"][0]["value"] is None and content["findings"][1]["evidence"]["arrays"] == {}
     assert content["findings"][0]["evidence"]["arrays"]["values"] == [1.0, None]
     assert wrong({**content, "worst": "bad"}, JSON_SCHEMA) and wrong({**content, "more": 1}, JSON_SCHEMA)
