@@ -59,4 +59,10 @@ def options_for(name: str, needed: list[str], images: dv.Scenes, folder: pathlib
     """Return the options without which an addition does not run; None where they are not known here."""
     if name == "model-doctor":  # finds its layer itself; the masks of channels are there from the first step on
         return {"after": 0}
+    if name == "adv-mask":  # where the points are does not matter to what a step costs
+        preprocess, points = dv.Preprocess(resize=SIDE + 8, crop=SIDE), folder / "points.h5"
+        network = dv.capture(dv.zfnet(classes=10, input_size=SIDE, width=0.1), (3, SIDE, SIDE))
+        how = {"method_options": {"steps": 2, "mask_steps": 4}, "away_from": "top", "progress": False}
+        dv.attack(network, images, "sparse", points, preprocess=preprocess, **how)
+        return {"points": str(points), "epochs": 1, "final": 1.0}
     return {} if not needed else None

@@ -20,6 +20,7 @@ HEIGHT, PANEL, LEAST = 2.2, 3.2, 1.2  # inches: height and width of a panel, and
 LABELS, EDGE = 0.55, 0.15  # inches: for a panel's labels, and at the page's border
 MARKED = 40  # epochs: the points of a longer training are not marked
 STYLES = ("-", "--", ":", "-.")
+HARDLY = 1e-3  # curves that change by less, of their size, have ticks that are told from a number beside the panel
 ACROSS = 3  # panels in a row
 NAMED = 8  # lines of a panel that the legend names; of more, as many at even steps
 
@@ -57,9 +58,9 @@ def draw_curves(panels: Mapping[str, Mapping[str, Floats]], title: str, caption:
         axes.set_xlabel("epoch", fontsize=7)
         axes.set_ylabel(label, fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.ticklabel_format(
-            axis="y", scilimits=(-3, 4), useOffset=False
-        )  # longer numbers would reach into the panel beside
+        # Longer numbers would reach into the panel beside
+        low, high = sorted(np.abs(axes.get_ylim()))
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=bool(high - low < HARDLY * high))
         axes.yaxis.get_offset_text().set_fontsize(SMALL)
         axes.legend(fontsize=SMALL, framealpha=0.6, edgecolor="none")
     return sheet.figure

@@ -27,7 +27,7 @@ from deconvviz.graph.capture import capture
 from deconvviz.models.load import load_model  # noqa: F401
 from deconvviz.studies.attack.result import AttackStudy
 
-IMAGES, KILLS, OUT = 120, 8, "attack.h5"
+IMAGES, KILLS, OUT = 80, 4, "attack.h5"
 JOB = "attack zfnet ../store.h5 --weights ../net.pth --method pgd --option steps=3 --epsilons 2,8 --device cpu"
 ARGUMENTS = [*JOB.split(), *f"--workers 1 --quiet --batch-size 4 --commit-every 2 --keep 50 -o {OUT}".split()]
 

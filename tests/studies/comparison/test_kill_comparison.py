@@ -25,7 +25,7 @@ import deconvviz.studies.comparison.page
 from deconvviz.data.pack import pack
 from deconvviz.graph.capture import capture
 
-KILLS = 5
+KILLS = 3
 FACTORY = """
 from torch import nn
 def net():

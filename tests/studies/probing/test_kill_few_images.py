@@ -12,7 +12,7 @@ import time
 import pytest
 
 JOB = "probe demo scenes:60:5 -l relu7 --per-class 3 --splits 2 --probes softmax --costs 1 --no-random --fine-tune"
-HOW = "--train-epochs 8 --train-batch 4 --device cpu --quiet --workers 1 --features f.h5 -o p.csv"
+HOW = "--train-epochs 4 --train-batch 4 --device cpu --quiet --workers 1 --features f.h5 -o p.csv"
 
 
 def started(folder: pathlib.Path) -> subprocess.Popen[bytes]:
