@@ -67,8 +67,7 @@ def test_a_residual_block(rule: str) -> None:
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
     with torch.no_grad():
         a = model.stem(x).relu()
-        inner = model.conv(a)
-        normed = model.norm(inner)
+        normed = model.norm(model.conv(a))
         b = (normed + a).relu()
         y = model.head(functional.avg_pool2d(b, 6).flatten(1))[0]
     pooled = functional.avg_pool2d(b, 6).flatten()
@@ -79,13 +78,14 @@ def test_a_residual_block(rule: str) -> None:
     total = normed + a  # the rectifier hands its relevance on; the sum shares it by what each part contributed
     share = relevance.reshape(total.shape) / away(total)
     branch, skip = normed * share, a * share
+    # BatchNorm and its convolution are one linear map
     scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
-    branch = inner * scale[:, None, None] * branch / away(normed)
-    matrix = dense(model.conv, (4, 6, 6))
+    bias = (model.norm.bias - model.norm.running_mean * scale).repeat_interleave(36)
+    matrix = scale.repeat_interleave(36)[:, None] * dense(model.conv, (4, 6, 6))
     if rule == "lrp-epsilon":
-        down = shared(matrix, a.flatten(), inner.flatten(), branch.flatten())
+        down = shared(matrix, a.flatten(), normed.flatten(), branch.flatten())
     else:
-        down = positive(matrix, 0.0, a.flatten(), branch.flatten())
+        down = positive(matrix, bias.clamp(min=0), a.flatten(), branch.flatten())
     relevance = down + skip.flatten()
     stem, bias = nn.Conv2d(2, 4, 3, padding=1, bias=False).double(), model.stem.bias.repeat_interleave(36)
     stem.weight.data = model.stem.weight.data

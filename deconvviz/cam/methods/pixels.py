@@ -80,7 +80,7 @@ def lrp_epsilon(v: View, epsilon: float = 1e-6) -> Tensor:
 
     Bach et al. 2015, equation 58. Starts from the target's score. BatchNorm is folded into its convolution.
     """
-    return _relevance(v, LRP("epsilon", epsilon, normalisation="pass"))
+    return _relevance(v, LRP("epsilon", epsilon))
 
 
 @method("lrp-zplus", needs="image", passes="2 forward, 1 backward")
@@ -90,13 +90,14 @@ def lrp_z_plus(v: View, epsilon: float = 1e-6) -> Tensor:
     Montavon et al. 2017, arXiv 1512.02479, section 4; no rule of its own for the first layer. BatchNorm is folded into
     its convolution.
     """
-    return _relevance(v, LRP("z+", epsilon, normalisation="pass"))
+    return _relevance(v, LRP("z+", epsilon))
 
 
 def _relevance(v: View, policy: LRP) -> Tensor:
     """Return the relevance of the pixels, summed over colours, [N, H, W].
 
     Rules depend on how a linear map is split into ops, so that a BatchNorm and its convolution count as one, as in the
-    other LRP methods and in zennit's canonizers.
+    other LRP methods and in zennit's canonizers. One that stands alone shares by epsilon: only then is the epsilon rule
+    with an epsilon near zero the gradient times the input (Ancona et al. 2018).
     """
     return v.back(policy, relevance=True, form=lambda network: network.without_norms()).sum(1)

@@ -6,6 +6,7 @@ import csv
 import json
 import pathlib
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -125,21 +126,18 @@ def test_text_from_files_is_escaped(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(tmp_path: pathlib.Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
+def test_the_page_in_a_browser(tmp_path: pathlib.Path, browser: Any) -> None:
     net = model()
     result = compare(net, silenced(net, 1), class_names=list(dv.Scenes(1).classes))
     page_path = write_comparison(tmp_path, result, images="scenes", command="deconvviz compare")
     problems: list[str] = []
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        for width in (1200, 390):
-            tab = browser.new_page(viewport={"width": width, "height": 800})
-            tab.on("console", lambda message: problems.append(message.text))
-            tab.on("requestfailed", lambda request: problems.append(request.url))
-            tab.goto(page_path.resolve().as_uri())
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
-            broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-            assert tab.evaluate(broken) == 0 and tab.locator("img").count() == 5
-        browser.close()
+    for width in (1200, 390):
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("requestfailed", lambda request: problems.append(request.url))
+        tab.goto(page_path.resolve().as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+        assert tab.evaluate(broken) == 0 and tab.locator("img").count() == 5
+        tab.close()
     assert not problems

@@ -207,8 +207,9 @@ def same(one: dv.Relevance, other: dv.Relevance) -> None:
                 np.testing.assert_array_equal(
                     getattr(getattr(one[name], table), key), getattr(getattr(layer, table), key)
                 )
-        np.testing.assert_allclose(one[name].shares.total, layer.shares.total, atol=1e-12)
-        np.testing.assert_allclose(one[name].shares.parts, layer.shares.parts, rtol=1e-12, atol=1e-12)
+        for key in ("total", "parts"):  # float32 in batches of other sizes is not the same to the last bit
+            mine, theirs = (getattr(relevance.shares, key) for relevance in (one[name], layer))
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(one[name].shares.decided, layer.shares.decided)
 
 
