@@ -122,8 +122,23 @@ def options_of(method: str, pairs: Sequence[str]) -> dict[str, Any]:
     from deconvviz.cam.registry import METHODS
 
     keys = set(METHODS[method].options) | ({"method"} if METHODS[method].needs == "inner" else set())
-    options = dict(key_and_value(text, "masks=1000") for text in pairs)
-    return {key: json_value(value) for key, value in options.items() if key in keys}
+    return {key: value for key, value in typed_options(pairs, "masks=1000").items() if key in keys}
+
+
+def typed_options(pairs: Sequence[str], example: str) -> dict[str, Any]:
+    """Return options that were typed as KEY=VALUE, the values as `json_value` reads them.
+
+    Args:
+        pairs: the options; of two with one key the later one counts.
+        example: such an option, for the error.
+
+    Raises:
+        DataError: a key or a value is missing.
+
+    >>> typed_options(["masks=100", "fill=mean"], "masks=1000")
+    {'masks': 100, 'fill': 'mean'}
+    """
+    return {key: json_value(value) for key, value in (key_and_value(text, example) for text in pairs)}
 
 
 def key_and_value(text: str, example: str) -> tuple[str, str]:

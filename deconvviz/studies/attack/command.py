@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.choices import ATTACK_LOSSES, EXPLAINED
-from deconvviz.cli.explaining import json_value, key_and_value, method_option
+from deconvviz.cli.explaining import method_option, typed_options
 from deconvviz.cli.inputs import (
     class_number,
     folder_and_name,
@@ -195,7 +195,7 @@ def attack(
     if not out.endswith(".h5"):
         raise DataError(f"{out} given; expected a name that ends in .h5")
     check_place(out)
-    epsilons, method_options = asked.shares(), dict(key_and_value(text, "steps=50") for text in asked.pairs)
+    epsilons, method_options = asked.shares(), typed_options(asked.pairs, "steps=50")
     from deconvviz.studies.attack.measure import attack as attack_images
 
     dataset = _opened(images)
@@ -218,7 +218,7 @@ def attack(
         outputs=outputs,
         target=class_number(asked.target, class_names),
         loss=asked.loss,
-        method_options={key: json_value(value) for key, value in method_options.items()},
+        method_options=method_options,
         limit=limit,
         keep=asked.keep,
         commit_every=commit_every,

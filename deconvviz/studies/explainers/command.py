@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import EXPLAINED
-from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.explaining import key_and_value, typed_options
 from deconvviz.cli.following import IMAGE, PICTURE, following, picture_of
 from deconvviz.cli.inputs import integers, matched_outputs, numbers, open_model, output_names
 from deconvviz.cli.options import (
@@ -120,7 +120,7 @@ class LossOptions:
 
     def options(self) -> dict[str, Any]:
         """Return the options that are set; raises DataError for a pair without a value."""
-        return {key: json_value(value) for key, value in (key_and_value(text, "area=2") for text in self.pairs)}
+        return typed_options(self.pairs, "area=2")
 
     def values(self) -> dict[str, tuple[float, ...]]:
         """Return the values to try, option -> values; raises DataError for one without values."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import MASK_FILLS
-from deconvviz.cli.explaining import DISPLAY_NOTE, RANGE_NOTE, json_value, key_and_value, method_option
+from deconvviz.cli.explaining import DISPLAY_NOTE, RANGE_NOTE, method_option, typed_options
 from deconvviz.cli.inputs import folder_and_name, names_of, open_model, read_image
 from deconvviz.cli.options import ModelOptions, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, check_table, save_figure
@@ -188,7 +188,7 @@ def _options_of(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[
     from deconvviz.errors import DataError
 
     declared = pair_declarations()
-    options = {key: json_value(value) for key, value in (key_and_value(text, "stride=16") for text in pairs)}
+    options = typed_options(pairs, "stride=16")
     known = sorted({key for method in methods for key in declared[method].defaults})
     for key in options:
         if key not in known:

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import OBJECTIVE_NAMES, TRAINING_PRECISIONS
-from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.explaining import typed_options
 from deconvviz.cli.following import announced, following
 from deconvviz.cli.options import DECODING, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import device_of
-from deconvviz.studies.training.command import SnapshotOptions, ZFNetSizes, snapshot_options, zfnet_sizes_options
+from deconvviz.studies.training.command import (
+    SnapshotOptions,
+    ZFNetSizes,
+    snapshot_options,
+    start_options,
+    zfnet_sizes_options,
+)
+from deconvviz.studies.training.heads_command import network_to_train
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from deconvviz.data.preprocess import Preprocess
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.pretraining.recipe import PretrainingRecipe
 
@@ -80,9 +84,7 @@ class PretrainingOptions:
 
         of_addon = defaults_of(SpatialAttention) if self.addon else {}
         known = {**defaults_of(OBJECTIVES[self.objective]), **of_addon}
-        given = {
-            key: json_value(value) for key, value in (key_and_value(text, "temperature=0.2") for text in self.pairs)
-        }
+        given = typed_options(self.pairs, "temperature=0.2")
         for key in given:
             if key not in known:
                 listed = ", ".join(f"{name}={default!r}" for name, default in known.items())
@@ -154,19 +156,7 @@ pretraining_options = option_group(
 @click.argument("model")
 @click.argument("data", metavar="IMAGES")
 @click.option("-o", "--out", required=True, help="The trained network, named .pth; an unfinished one is resumed.")
-@click.option(
-    "--weights",
-    default="none",
-    metavar="DEFAULT|FILE|none",
-    help="Weights to start from: the model's own, those of a file, or random ones.",
-)
-@click.option(
-    "--input",
-    "input_size",
-    type=click.IntRange(1),
-    help="Side of the square input; zfnet: 32, 64, 96 or 224.  [default: zfnet: the largest that fits the images]",
-)
-@click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
+@start_options
 @pretraining_options
 @view_options
 @snapshot_options
@@ -206,7 +196,13 @@ def pretrain(
 
     recipe, images = rules.recipe(views), open_images(data)
     arguments = zfnet.arguments(images, input_size, UNLABELLED) if model == "zfnet" else {}
-    network, preprocess = _network(model, weights, arguments, recipe.seed, input_size)
+    if model == "demo":
+        raise ModelError("demo is trained already; to train its kind without labels: deconvviz pretrain zfnet")
+    network, preprocess, head = network_to_train(model, weights, arguments, recipe.seed, input_size)
+    if head is not None:
+        raise ModelError(
+            f"{weights} has a head for other classes; pretrain begins from a network with its own last layer"
+        )
     result = pretrain_network(
         network,
         images,
@@ -228,23 +224,6 @@ def pretrain(
         epochs = ", ".join(map(str, result.collapsed[:10])) + (" and more" if len(result.collapsed) > 10 else "")
         click.echo(f"warning: the embedding had collapsed after these epochs: {epochs}", err=True)
     click.echo(f"wrote {out} and {pathlib.Path(out).with_suffix('.csv')}; {announced(_next(model, data, out))}")
-
-
-def _network(
-    model: str, weights: str, arguments: dict[str, Any], seed: int, input_size: int | None
-) -> tuple[nn.Module, Preprocess | None]:
-    """Return the network to train, and its preprocessing; None where the training finds it, as for zfnet."""
-    from deconvviz.cli.inputs import with_input
-    from deconvviz.data.preprocess import Preprocess
-    from deconvviz.models.load import build_model
-    from deconvviz.models.weights import load_weights, read_weights
-
-    if model == "demo":
-        raise ModelError("demo is trained already; to train its kind without labels: deconvviz pretrain zfnet")
-    network, settings = build_model(model, arguments, weights == "DEFAULT" and model != "zfnet", seed)
-    if weights not in ("DEFAULT", "none"):
-        load_weights(network, read_weights(pathlib.Path(weights)))
-    return network, None if model == "zfnet" else with_input(Preprocess.from_dict(settings), input_size, None)
 
 
 def _next(model: str, data: str, out: str) -> list[str]:

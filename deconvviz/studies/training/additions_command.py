@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deconvviz.cli.explaining import json_value, key_and_value
+from deconvviz.cli.explaining import typed_options
 from deconvviz.cli.inputs import names_of
 from deconvviz.cli.options import option_group
 
@@ -33,8 +33,7 @@ class AdditionOptions:
         """Return new additions; raises DataError or TrainingError for an option that none of them has."""
         from deconvviz.studies.training.additions.registry import from_text
 
-        options = dict(key_and_value(text, "cells=4") for text in self.pairs)
-        return from_text(self.additions, {key: json_value(value) for key, value in options.items()})
+        return from_text(self.additions, typed_options(self.pairs, "cells=4"))
 
 
 def _known(context: click.Context, option: click.Parameter, given: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import click
 from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
 from deconvviz.cli.following import IMAGE, announced, following
 from deconvviz.cli.inputs import integers
-from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options
+from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options, with_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError
 from deconvviz.run.opening import device_of
@@ -81,6 +81,29 @@ class ZFNetSizes(ZFNetOptions):
             "classes": classes,
             "input_size": input_size or fitting,
         }
+
+
+def start_options(command: Command) -> Command:
+    """Add --weights, --input and --resize, handed to a command that trains as `weights`, `input_size`, `resize`."""
+    return with_options(
+        command,
+        click.option(
+            "--weights",
+            default="none",
+            metavar="DEFAULT|FILE|none",
+            help="Weights to start from: the model's own, those of a file, or random ones.",
+        ),
+        click.option(
+            "--input",
+            "input_size",
+            type=click.IntRange(1),
+            help="Side of the square input; zfnet: 32, 64, 96 or 224.  "
+            "[default: zfnet: the largest that fits the images]",
+        ),
+        click.option(
+            "--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]"
+        ),
+    )
 
 
 def zfnet_options(command: Command) -> Command:
@@ -256,19 +279,7 @@ snapshot_options = option_group(
 @click.argument("model")
 @click.argument("data")
 @click.option("-o", "--out", required=True, help="The trained network; an unfinished one is resumed.")
-@click.option(
-    "--weights",
-    default="none",
-    metavar="DEFAULT|FILE|none",
-    help="Weights to start from: the model's own, those of a file, or random ones.",
-)
-@click.option(
-    "--input",
-    "input_size",
-    type=click.IntRange(1),
-    help="Side of the square input; zfnet: 32, 64, 96 or 224.  [default: zfnet: the largest that fits the images]",
-)
-@click.option("--resize", type=click.IntRange(1), help="Shorter side before the crop.  [default: 8/7 of the input]")
+@start_options
 @snapshot_options
 @recipe_options
 @head_options

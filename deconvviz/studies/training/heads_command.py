@@ -72,14 +72,14 @@ class HeadOptions:
             return images, validation
         table = LabelTable.read(self.labels)
         table.check(images, *([] if validation is None else [validation]))
-        both = [None if each is None else SeveralLabels(each, table) for each in (images, validation)]
-        for each in both:
-            if each is not None and not each.known.all():
-                click.echo(
-                    f"{int((~each.known).sum())} of {len(each)} images have no row in {self.labels}: left out", err=True
-                )
-        assert both[0] is not None
-        return both[0], both[1]
+
+        def with_labels(each: Images) -> SeveralLabels:
+            labelled = SeveralLabels(each, table)
+            if without := int((~labelled.known).sum()):
+                click.echo(f"{without} of {len(each)} images have no row in {self.labels}: left out", err=True)
+            return labelled
+
+        return with_labels(images), None if validation is None else with_labels(validation)
 
     def beginning(
         self, model: str, weights: str, arguments: dict[str, Any], classes: int, seed: int, input_size: int | None
@@ -108,7 +108,7 @@ class HeadOptions:
                 "to other classes: --head new --weights DEFAULT"
             )
         if weights == "none" or not self.tunes:
-            network, preprocess, head = _plain(model, weights, arguments, seed, input_size)
+            network, preprocess, head = network_to_train(model, weights, arguments, seed, input_size)
         else:
             loaded: LoadedModel = load_model(model, weights)
             network, head = loaded.model, loaded.head
@@ -122,7 +122,7 @@ class HeadOptions:
         )
 
 
-def _plain(
+def network_to_train(
     model: str, weights: str, arguments: dict[str, Any], seed: int, input_size: int | None
 ) -> tuple[nn.Module, Preprocess | None, Head | None]:
     """Return a network as it is, its preprocessing (None where the training finds it), and the head that a file has."""
