@@ -6,12 +6,34 @@ ReLU(dz_c / dA_k); M is a table of channels, true where a class leans on one.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deconvviz.arrays import widened
+from deconvviz.types import Floats, Ints, Mask
 
 THRESHOLD = 0.2  # of the strongest channel, after the weakest is taken off: a class leans on the channels above it
+
+
+def surest(certainty: Floats, correct: Mask, of_class: Mask, most: int) -> Ints:
+    """Return the images that speak for a class: those that are classified correctly, the surest first.
+
+    Args:
+        certainty: floating [N], the probability of the class in each image.
+        correct: bool [N], whether the image's class is the one that is found.
+        of_class: bool [N], which images are of the class.
+        most: how many images to return, at most.
+
+    Returns:
+        int64 [m], places of images; where none is classified correctly, the surest of all that are of the class.
+
+    >>> surest(np.array([0.2, 0.9, 0.6, 0.8]), np.array([1, 1, 1, 0]) > 0, np.array([1, 0, 1, 1]) > 0, most=2)
+    array([2, 0])
+    """
+    places = np.flatnonzero(of_class & correct)
+    places = places if len(places) else np.flatnonzero(of_class)
+    return places[np.argsort(-certainty[places], kind="stable")][:most]
 
 
 def score_gradient(scores: Tensor, classes: Tensor, maps: Tensor, differentiable: bool = False) -> Tensor:

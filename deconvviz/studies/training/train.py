@@ -286,13 +286,12 @@ class NetworkTraining:
     def step(self, batch: PictureBatch, epoch: int) -> Measured:
         """Take one step of SGD on a batch, then limit the filters."""
         number = self.position.step - epoch * self.per_epoch
-        address = np.random.SeedSequence([self.recipe.seed, epoch + 1, number])
-        torch.manual_seed(int(address.generate_state(1)[0]))  # dropout
         indices = self.training.indices[batch.places]
         labels = self.objective.targets(self.training.images, indices).to(self.device)
         rate = float(self.optimiser.param_groups[0]["lr"])
         step = Step(indices=indices, labels=labels, epoch=epoch, number=number, seed=self.recipe.seed, rate=rate)
-        crops = self._crops(self.additions.pictures(batch.pictures, step), np.random.default_rng(address))
+        torch.manual_seed(int(step.root.generate_state(1)[0]))  # dropout
+        crops = self._crops(self.additions.pictures(batch.pictures, step), np.random.default_rng(step.root))
         x = self.preprocess.tensor(self.additions.crops(crops, step), self.device)
         x, targets = self.additions.inputs(x, labels, step)
 

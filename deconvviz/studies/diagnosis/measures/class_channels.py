@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.choose import last_maps
-from deconvviz.metrics.class_channels import channel_strengths, class_masks, score_gradient
+from deconvviz.metrics.class_channels import channel_strengths, class_masks, score_gradient, surest
 from deconvviz.studies.diagnosis.subject import Subject, remembered
 from deconvviz.types import Floats, Ints, Mask
 
@@ -110,9 +110,9 @@ def class_channels(subject: Subject) -> ClassChannels:
     certainty = subject.network.readout.probabilities(scores).numpy()
     outputs = np.unique(targets[targets >= 0])
     right = np.array([int(((targets == output) & (decisions == output)).sum()) for output in outputs])
-    surest = [_surest(certainty, targets, decisions, int(output)) for output in outputs]
-    rows = np.repeat(np.arange(len(outputs)), list(map(len, surest)))
-    places = np.concatenate(surest)
+    chosen = [surest(certainty[:, n], decisions == n, targets == n, MOST) for n in outputs]
+    rows = np.repeat(np.arange(len(outputs)), list(map(len, chosen)))
+    places = np.concatenate(chosen)
     strengths, evidence = _sent_back(subject, layer, places, outputs[rows])
     sums = np.zeros((len(outputs), strengths.shape[1]))
     np.add.at(sums, rows, strengths)
@@ -130,14 +130,6 @@ def class_channels(subject: Subject) -> ClassChannels:
         masks=masks,
         wrong=_wrong(subject, layer, certainty, masks, (outputs, right), usual),
     )
-
-
-def _surest(certainty: Floats, targets: Ints, decisions: Ints, output: int) -> Ints:
-    """Return the images of a class that are classified correctly, the surest first; where none is, all of them."""
-    places = np.flatnonzero(targets == output)
-    correct = places[decisions[places] == output]
-    places = correct if len(correct) else places
-    return places[np.argsort(-certainty[places, output], kind="stable")][:MOST]
 
 
 def _wrong(

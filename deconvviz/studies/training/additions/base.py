@@ -82,6 +82,11 @@ class Step:
     seed: int
     rate: float = math.inf
 
+    @property
+    def root(self) -> np.random.SeedSequence:
+        """Where the training itself draws from in this step: the crops and their mirroring, and dropout."""
+        return np.random.SeedSequence([self.seed, self.epoch + 1, self.number])
+
     def address(self, name: str) -> np.random.SeedSequence:
         """Return where an addition draws from in this step; `name` is the addition's."""
         return np.random.SeedSequence([self.seed, self.epoch + 1, self.number, zlib.crc32(name.encode())])

@@ -24,6 +24,7 @@ from deconvviz.metrics.class_channels import (
     class_masks,
     score_gradient,
     space_constraint,
+    surest,
 )
 from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
 from deconvviz.studies.training.additions.registry import registered
@@ -198,12 +199,8 @@ class ModelDoctor(Addition):
                 own.append(probabilities.gather(1, of_batch[:, None])[:, 0])
                 right.append(probabilities.argmax(1) == of_batch)
         certainty, correct = torch.cat(own).cpu().numpy(), torch.cat(right).cpu().numpy()
-        chosen = []
-        for label in np.unique(feed.labels):
-            of_class = np.flatnonzero(feed.labels == label)
-            of_class = of_class[correct[of_class]] if correct[of_class].any() else of_class
-            chosen.append(of_class[np.argsort(-certainty[of_class], kind="stable")][: self.images])
-        order = np.concatenate(chosen)
+        classes = np.unique(feed.labels)
+        order = np.concatenate([surest(certainty, correct, feed.labels == label, self.images) for label in classes])
         return order, labels[torch.from_numpy(order).to(course.device)]
 
     # --- the objects ---
@@ -213,9 +210,8 @@ class ModelDoctor(Addition):
         course, size = self._course, pictures.shape[1:3]
         outside = np.stack([self._outside_of(int(index), size) for index in step.indices])[..., None]
         side = course.preprocess.shape[1]
-        if course.recipe.augment:  # the draws of the crops are those of the step's address
-            address = np.random.SeedSequence([step.seed, step.epoch + 1, step.number])
-            cut = random_crops(outside, side, np.random.default_rng(address))[..., 0]
+        if course.recipe.augment:
+            cut = random_crops(outside, side, np.random.default_rng(step.root))[..., 0]
         else:
             cut = np.stack([course.preprocess.mask(each[..., 0].astype(bool)) for each in outside])
         return torch.from_numpy(cut.astype(np.float32)).to(course.device)
