@@ -38,6 +38,9 @@ class Head:
         call: which call of that layer in a forward pass gives the maps, from 1.
         removed: names of modules that only came after these maps, and that the network no longer has, each with the
             shape of what it returned for an image.
+        rectifier: name of the rectifier that followed the replaced last layer, as in SqueezeNet, and that the network
+            no longer has; "" for none. Behind it, scores that begin at random could not learn: those below zero have
+            no gradient.
 
     Raises:
         ModelError: a value out of its range.
@@ -52,6 +55,7 @@ class Head:
     features: int
     call: int = 1
     removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    rectifier: str = ""
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(shape) for name, shape in self.removed.items()}  # JSON and files have lists
@@ -111,6 +115,8 @@ class Head:
             layer = model.get_submodule(self.layer)
             for name, shape in self.removed.items():
                 model.set_submodule(name, Removed(shape))
+            if self.rectifier:
+                model.set_submodule(self.rectifier, nn.Identity())
         except AttributeError:
             raise ModelError(
                 f"{type(model).__name__} has no layer {self.layer!r}, where its head was; choose the model that the "

@@ -19,7 +19,8 @@ def new_head(model: nn.Module, kind: str, classes: int, shape: Sequence[int], se
     """Give a network a new head for other classes, in place.
 
     "new" replaces the layer that gives the scores, a linear layer or a 1x1 convolution, by one with as many outputs as
-    there are classes. The others keep everything up to the last maps, those that the last convolution gives after the
+    there are classes, and takes a rectifier away that follows it (SqueezeNet): new scores could not learn behind it.
+    The others keep everything up to the last maps, those that the last convolution gives after the
     normalisation, addition and rectifier that follow it, and pool them: "gap" takes the mean of each map and one linear
     layer, which is CAM's own architecture; "max", "lse" and "wildcat" make maps of each class by a 1x1 convolution, and
     take the maximum, (1/10) log mean exp(10 s), or half of the mean of the highest half plus 0.6 times that of the
@@ -85,7 +86,10 @@ def _new(model: nn.Module, calls: Sequence[ModuleCall], last: ModuleCall | None,
         )
     layer = model.get_submodule(last.name)
     features = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
-    return Head(kind="new", classes=classes, layer=last.name, features=int(features))  # type: ignore[arg-type]
+    after = calls[calls.index(last) + 1]
+    rectified = isinstance(model.get_submodule(after.name), nn.ReLU) and after.began == last.ended + 1
+    rectifier = after.name if rectified else ""
+    return Head(kind="new", classes=classes, layer=last.name, features=int(features), rectifier=rectifier)  # type: ignore[arg-type]
 
 
 def _pooled(model: nn.Module, calls: Sequence[ModuleCall], last: ModuleCall | None, kind: str, classes: int) -> Head:

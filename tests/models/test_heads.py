@@ -209,6 +209,26 @@ def test_new_weights_have_a_seed_and_a_small_deviation() -> None:
     assert float(drawn(3).std()) == pytest.approx(0.01, rel=0.02)
 
 
+def test_a_rectifier_behind_the_last_layer_is_taken_away(tmp_path: pathlib.Path) -> None:
+    """As in SqueezeNet: behind it, a new layer ends with scores of zero for every image, and learns no more."""
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\ndef make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.ReLU(inplace=True),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    model = build_model(f"{tmp_path}/m.py:make", {})[0]
+    head = new_head(model, "new", 4, SHAPE)
+    assert head.layer == "2" and head.rectifier == "3" and list(model.state_dict())[-1] == "2.bias"
+    x = torch.randn(3, *SHAPE)
+    assert torch.equal(model(x), model[2](model[1](model[0](x))).mean((2, 3))) and model(x).min() < 0
+    content = {"format": TRAINING, "schema": 1, "arguments": {}, "settings": {"crop": 16}, "classes": list("abcd")}
+    torch.save({**content, "state_dict": model.state_dict(), "head": head.as_dict()}, tmp_path / "w.pth")
+    loaded = load_model(f"{tmp_path}/m.py:make", str(tmp_path / "w.pth"))
+    assert torch.equal(loaded.model(x), model(x)) and loaded.head == head
+    plain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 14 * 14, 2))
+    assert new_head(plain, "new", 4, SHAPE).rectifier == ""
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_file_brings_its_head(tmp_path: pathlib.Path, kind: str) -> None:
     (tmp_path / "m.py").write_text(
