@@ -45,7 +45,8 @@ def split(labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
     if not len(training) or (share > 0 and not len(validation)):
         raise DataError(
             f"{int((labels >= 0).sum())} of {len(labels)} images have a class; a share of {share:g} leaves "
-            f"{len(training)} to train on and {len(validation)} to validate: expected some of each"
+            f"{len(training)} to train on and {len(validation)} to validate: expected some of each; hold out a larger "
+            "share of the images, or none (0)"
         )
     return training, validation
 

@@ -94,7 +94,12 @@ class Asked:
         if self.epsilon is not None and self.epsilons is not None:
             raise DataError("--epsilon and --epsilons given; give one of them")
         if self.epsilons is not None:
-            return [number / LEVELS for number in numbers(self.epsilons, "0,1,2,4,8")]
+            levels = numbers(self.epsilons, "0,1,2,4,8")
+            if not all(0 <= level <= LEVELS for level in levels):
+                raise DataError(
+                    f"--epsilons {self.epsilons} given; expected numbers from 0 to {LEVELS}, such as 0,1,2,4,8"
+                )
+            return [level / LEVELS for level in levels]
         return None if self.epsilon is None else [_share(self.epsilon)]
 
 
