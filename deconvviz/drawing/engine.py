@@ -12,7 +12,7 @@ from deconvviz.errors import DataError
 from deconvviz.figures import contact, history, overlay, projection, sheet
 from deconvviz.figures.page import OWN, Page
 from deconvviz.studies.training.result import OF_LABEL
-from deconvviz.types import Floats, Pixels
+from deconvviz.types import Pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TARGET_LETTERS, LAYER_LETTERS, NAME_LETTERS = 28, 28, 15  # beside a row, above a column, and above a small picture
 THUMBNAIL = 160  # pixels of the larger side of a picture on a contact sheet
-NO_METRICS = ("epoch", "phase", "lr", "seconds")  # values of a record that do not measure the training
 
 
 class WithHistory(Protocol):
@@ -208,30 +207,10 @@ def draw_history(trained: WithHistory, title: str = "", caption: str = "", **pag
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['share of images', 'value']
     """
-    panels: dict[str, dict[str, Floats]] = {}
-    for name, points in _metrics(trained.history).items():
-        figure, _, layer = name.partition("/")
-        if layer:
-            panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
-            continue
-        is_share = name == "right" or "acc" in name.lower() or "top" in name or name.endswith("_map")
-        label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
-        label = "share of filters" if name == "dead_share" else label
-        panels.setdefault(label, {})[name.replace("_", " ")] = points
+    panels = history.panels_of(trained.history, left_out=OF_LABEL)
     if not panels:
         raise DataError("the history holds no epoch with a metric yet; there is nothing to draw")
     return history.draw_curves(panels, title, caption, Page(**page))
-
-
-def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
-    """Return name of a metric -> float64 [points, 2], (epoch, value)."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for number, record in enumerate(records, 1):
-        epoch = number if "phase" in record else record.get("epoch", number)
-        for name, value in record.items():
-            if name not in NO_METRICS and not name.startswith(OF_LABEL) and isinstance(value, int | float):
-                points.setdefault(name, []).append((epoch, value))
-    return {name: np.array(pairs, np.float64) for name, pairs in points.items()}
 
 
 def _thumbnail(picture: Pixels) -> Pixels:

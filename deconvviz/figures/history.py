@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -20,9 +20,50 @@ HEIGHT, PANEL, LEAST = 2.2, 3.2, 1.2  # inches: height and width of a panel, and
 LABELS, EDGE = 0.55, 0.15  # inches: for a panel's labels, and at the page's border
 MARKED = 40  # epochs: the points of a longer training are not marked
 STYLES = ("-", "--", ":", "-.")
+NO_METRICS = ("epoch", "phase", "lr", "seconds")  # values of a record that do not measure the training
+OWN_PANELS: Mapping[str, str] = {"dead_share": "share of filters"}  # metric -> label of a panel of its own
 HARDLY = 1e-3  # curves that change by less, of their size, have ticks that are told from a number beside the panel
 ACROSS = 3  # panels in a row
 NAMED = 8  # lines of a panel that the legend names; of more, as many at even steps
+
+
+def panels_of(
+    records: Sequence[Mapping[str, Any]],
+    without: Collection[str] = NO_METRICS,
+    left_out: str = "-",
+    own: Mapping[str, str] = OWN_PANELS,
+) -> dict[str, dict[str, Floats]]:
+    """Return what is drawn of a training: label of a panel -> name of a metric -> float64 [points, 2], (epoch, value).
+
+    Shares of images have a panel, and so has each figure that is measured layer by layer ("figure/layer").
+
+    Args:
+        records: a record for each epoch; in a training of several phases, the epochs are counted through.
+        without: names of a record that are no metrics.
+        left_out: what the names of metrics begin with that are left out.
+        own: metric -> label of the panel that it has for itself.
+
+    >>> panels = panels_of([{"epoch": 1, "loss": 2.0, "accuracy": 0.5, "kept/conv1": 0.9}])
+    >>> {label: list(curves) for label, curves in panels.items()}
+    {'value': ['loss'], 'share of images': ['accuracy'], 'kept': ['conv1']}
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for number, record in enumerate(records, 1):
+        epoch = number if "phase" in record else record.get("epoch", number)
+        for name, value in record.items():
+            if name not in without and not name.startswith(left_out) and isinstance(value, int | float):
+                pairs.setdefault(name, []).append((epoch, value))
+    panels: dict[str, dict[str, Floats]] = {}
+    for name, of_name in pairs.items():
+        points = np.array(of_name, np.float64)
+        figure, _, layer = name.partition("/")
+        if layer:
+            panels.setdefault(figure.replace("_", " "), {})[layer.replace("all_layers", "all layers")] = points
+            continue
+        is_share = name == "right" or "acc" in name.lower() or "top" in name or name.endswith("_map")
+        label = "share of images" if is_share and (points[:, 1] <= 1).all() else "value"
+        panels.setdefault(own.get(name, label), {})[name.replace("_", " ")] = points
+    return panels
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Floats]], title: str, caption: str, page: Page = OWN) -> Figure:

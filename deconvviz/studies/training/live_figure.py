@@ -6,20 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deconvviz.figures.history import draw_curves
+from deconvviz.figures.history import OWN_PANELS, draw_curves, panels_of
 from deconvviz.figures.page import Page
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
-from deconvviz.types import Floats, Pixels
+from deconvviz.studies.training.result import OF_LABEL
+from deconvviz.types import Pixels
 
 BLOCK, SPACE, NAMES, BARS = 2.8, 0.25, 1.1, 2.0  # inches: a layer's tiles, spaces, names of layers, their bars
 ROW, LEAST = 0.17, 1.0  # inches of a layer's bar, and of all of them at least
 DPI = 110  # the page embeds the pictures
-ACROSS = 3  # panels of curves in a row
-PANELS: Mapping[str, str] = {"loss": "loss", "acc": "share of images", "top": "share of images", "dead": "dead filters"}
 WITHOUT = ("epoch", "seconds", "phase")
 
 
@@ -54,21 +52,12 @@ def draw_filters(tiles: Sequence[tuple[str, Pixels]], dead: Mapping[str, float],
     return sheet.figure
 
 
-def draw_curves_of(history: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Draw the metrics over the epochs, three panels to a figure.
+def draw_curves_of(history: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw the metrics over the epochs, and the learning rate; None where there is no metric yet.
 
     Args:
         history: a record for each epoch.
     """
-    panels: dict[str, dict[str, Floats]] = {}
-    for name in dict.fromkeys(key for record in history for key in record if key not in WITHOUT):
-        points = [(record["epoch"], record[name]) for record in history if isinstance(record.get(name), int | float)]
-        label = next((label for word, label in PANELS.items() if word in name.lower()), name.replace("_", " "))
-        label = "dead filters (share)" if label == "dead filters" else label
-        if points:
-            panels.setdefault(label, {})[name.replace("_", " ")] = np.array(points, np.float64)
-    labels = list(panels)
-    return [
-        draw_curves({label: panels[label] for label in labels[first : first + ACROSS]}, "", "", Page(dpi=DPI))
-        for first in range(0, len(labels), ACROSS)
-    ]
+    own = {**OWN_PANELS, "findings": "findings", "lr": "learning rate"}
+    panels = panels_of(history, WITHOUT, OF_LABEL, own)
+    return draw_curves(panels, "", "", Page(dpi=DPI)) if panels else None

@@ -94,6 +94,7 @@ class LiveState:
 
 def write_live_page(path: Pathlike, state: LiveState) -> None:
     """Write the page atomically, as one file; raises DataError where it cannot be written."""
+    curves = draw_curves_of(state.history)
     values = {
         "state": state,
         "again": AGAIN,
@@ -101,7 +102,7 @@ def write_live_page(path: Pathlike, state: LiveState) -> None:
         "counts": [(severity, count) for severity, count in state.counts.items() if count],
         "filters": embedded_pixels(picture_of(state)),
         "shows": [f"{tiles.layer}: {tiles.show}" for tiles in state.tiles],
-        "curves": [embedded_pixels(_pixels(figure)) for figure in draw_curves_of(state.history)],
+        "curves": None if curves is None else embedded_pixels(_pixels(curves)),
         "findings": [
             (finding, finding.place, quantity(finding.value, finding.unit), finding.what) for finding in state.findings
         ],
