@@ -6,14 +6,43 @@ run as a program.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 import traceback
+from typing import Any
+
+from torch import nn
 
 from deconvviz.cli.main import main
+from deconvviz.graph.capture import capture
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def answer_of(program: str, root: pathlib.Path) -> Any:
+    """Run a test file as a program in a process with one thread; return the JSON that it prints."""
+    command = [sys.executable, program, str(root)]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def run_to_the_end(arguments: list[str], folder: pathlib.Path) -> None:
+    """Run a command of deconvviz in a folder, in a process of its own, until it ends without an error."""
+    command = [sys.executable, "-m", "deconvviz", *arguments]
+    done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+def be_ready_to_fork() -> None:
+    """Import what torch imports when it is first used; raises where other threads run, which would not survive."""
+    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))
+    assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1
 
 
 class Job:

@@ -7,23 +7,19 @@ The pages, which are made of these files, are left out.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 import types
 
 import pytest
-from killing import Job
-from torch import nn
+from killing import Job, answer_of, be_ready_to_fork
 
 import deconvviz as dv
 import deconvviz.graph.choose
 import deconvviz.studies.atlas.command
 from deconvviz.data.pack import pack
-from deconvviz.graph.capture import capture
 from deconvviz.models.load import load_model
 from deconvviz.studies.atlas import aspects, decisions
 from deconvviz.studies.mining.result import load_mined  # noqa: F401
@@ -63,7 +59,7 @@ def program(root: pathlib.Path) -> None:
     aspects.COMMIT, decisions.COMMIT = 2, 1
     for name in ("straight", "killed"):
         (root / name).mkdir()
-    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch.export imports half of torch when it is first used
+    be_ready_to_fork()
     load_model("demo")
     assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1  # other threads would not survive a fork
     begin, job = time.monotonic(), Job(root / "straight", ARGUMENTS, "atlas")
@@ -92,11 +88,7 @@ def program(root: pathlib.Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     pack(dv.Scenes(40, seed=5), tmp_path / "scenes.h5", progress=False)
-    command = [sys.executable, __file__, str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    kills = json.loads(done.stdout)
+    kills = answer_of(__file__, tmp_path)
     assert len(kills) == KILLS and len({len(left) for left in kills}) >= 3, kills
     assert any(name.endswith(".part") for left in kills for name in left), "no kill came while a file was being written"
     straight, folder = (tmp_path / name / "atlas" / "data" for name in ("straight", "killed"))

@@ -6,24 +6,20 @@ This file is run as a program: its processes are forks of one that has imported 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from killing import Job
-from torch import nn
+from killing import Job, answer_of, be_ready_to_fork, run_to_the_end
 
 import deconvviz.studies.attack.command
 import deconvviz.studies.attack.figure
 import deconvviz.studies.attack.measure  # noqa: F401, what the command would import when it runs
 from deconvviz.data.decode import encode
 from deconvviz.data.pack import pack
-from deconvviz.graph.capture import capture
 from deconvviz.models.load import load_model  # noqa: F401
 from deconvviz.studies.attack.result import AttackStudy
 
@@ -47,8 +43,7 @@ def program(root: pathlib.Path) -> None:
     """Attack in `straight`, and in `killed` with kills; print how many images each kill left, as JSON."""
     for name in ("straight", "killed"):
         (root / name).mkdir()
-    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch imports half of itself when it is first used
-    assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1  # other threads would not survive a fork
+    be_ready_to_fork()
     job = Job(root / "straight", ARGUMENTS, OUT)
     while job.runs():
         time.sleep(0.01)
@@ -78,18 +73,11 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     recipe = dv.Recipe(epochs=1, batch_size=60, validation=0)
     dv.train(model, store, tmp_path / "net.pth", recipe, name="zfnet", arguments=model.arguments, progress=False)
     store.close()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    left = json.loads(done.stdout)
+    left = answer_of(__file__, tmp_path)
     assert len(left) == KILLS and len({count for count in left if 0 < count < IMAGES}) >= 2, left
 
     out, straight = tmp_path / "killed" / OUT, tmp_path / "straight" / OUT
-    command = [sys.executable, "-m", "deconvviz", *ARGUMENTS]
-    last = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
-    assert last.returncode == 0, last.stderr
+    run_to_the_end(ARGUMENTS, out.parent)
     assert AttackStudy.load(out).complete and out.read_bytes() == straight.read_bytes()
     for table in ("attack.csv", "attack.images.csv"):
         assert (out.parent / table).read_bytes() == (straight.parent / table).read_bytes()

@@ -6,16 +6,14 @@ As in test_kill.py, the processes that are killed are forks of one that has impo
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from killing import Job
+from killing import Job, answer_of, be_ready_to_fork
 from torch import nn
 
 import deconvviz as dv
@@ -23,7 +21,6 @@ import deconvviz.studies.comparison.command
 import deconvviz.studies.comparison.measure
 import deconvviz.studies.comparison.page
 from deconvviz.data.pack import pack
-from deconvviz.graph.capture import capture
 
 KILLS = 3
 FACTORY = """
@@ -67,8 +64,7 @@ def program(root: pathlib.Path) -> None:
     deconvviz.studies.comparison.page.write_comparison = lambda *_, **__: "index.html"  # type: ignore[assignment]
     for name in ("straight", "killed"):
         (root / name).mkdir()
-    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch.export imports half of torch when it is first used
-    assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1  # other threads would not survive a fork
+    be_ready_to_fork()
     job = Job(root / "straight", JOB.split(), "compared")
     while job.runs():
         time.sleep(0.001)
@@ -100,11 +96,7 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
         convolutions = nn.Conv2d(3, 5, 5), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU()
         model = nn.Sequential(*convolutions, nn.Identity(), nn.Identity(), nn.Linear(24, 10))
         torch.save(model.state_dict(), tmp_path / f"{name}.pth")
-    command = [sys.executable, __file__, str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    kills = json.loads(done.stdout)
+    kills = answer_of(__file__, tmp_path)
     assert len(kills) == KILLS and len({tuple(left) for left in kills}) >= 2, kills
     straight, folder = (tmp_path / name / "compared" / "data" for name in ("straight", "killed"))
     for each in (straight, folder):

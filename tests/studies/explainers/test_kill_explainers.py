@@ -10,14 +10,13 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
 
 import pytest
 from demo_explainers import demo, learn, same_files
-from killing import Job
+from killing import Job, answer_of
 
 from deconvviz.models.checkpoints import read_file
 
@@ -85,11 +84,7 @@ def program(root: pathlib.Path) -> None:
 @pytest.mark.kill
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = answer_of(__file__, tmp_path)
     for name in JOBS:
         kills = [tuple(kill) for kill in found[name]["kills"]]
         assert len(kills) == len(MOVES) and kills == sorted(kills) and len(set(kills)) >= 6, found

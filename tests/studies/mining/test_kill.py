@@ -17,13 +17,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
-from killing import Job
-from torch import nn
+from killing import Job, answer_of, be_ready_to_fork
 
 import deconvviz.studies.mining.command  # noqa: F401, what the command would import when it runs
 from deconvviz.data.decode import encode
 from deconvviz.data.pack import pack
-from deconvviz.graph.capture import capture
 from deconvviz.models.load import load_model  # noqa: F401
 from deconvviz.studies.mining.mine import mine  # noqa: F401
 from deconvviz.studies.mining.result import load_mined
@@ -93,8 +91,7 @@ def program(root: pathlib.Path) -> None:
     """Make the file in `straight`, and in `killed` one that is left unfinished; print what each kill left, as JSON."""
     (root / "straight").mkdir()
     (root / "killed").mkdir()
-    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch.export imports half of torch when it is first used
-    assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1  # other threads would not survive a fork
+    be_ready_to_fork()
     startup, commit = uninterrupted(root / "straight")
     rng, kills, late = random.Random(0), list[Kill](), 0
     out = root / "killed" / OUT
@@ -124,10 +121,7 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.py").write_text(MODEL)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    kills = [Kill(**kill) for kill in json.loads(done.stdout)]
+    kills = [Kill(**kill) for kill in answer_of(__file__, tmp_path)]
     halves = [kill.done for kill in kills if kill.done is not None and 0 < kill.done < IMAGES]
     assert len(kills) == KILLS and len(halves) >= KILLS // 2 and len(set(halves)) >= KILLS // 4, kills
     leftovers = {name for kill in kills for name in kill.others}

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from killing import Job
-from torch import nn
+from killing import Job, answer_of, be_ready_to_fork, run_to_the_end
 
 import deconvviz.studies.pretraining.command
 import deconvviz.studies.pretraining.pretrain  # noqa: F401, what the command would import when it runs
-from deconvviz.graph.capture import capture
 
 KILLS, OUT = 3, "z.pth"
 JOB = "pretrain zfnet scenes:48 --input 32 --width 0.06 --fc 100,100 --batch-size 16 --device cpu --quiet --workers 1"
@@ -28,7 +24,7 @@ def program(root: pathlib.Path) -> None:
     """Train in `straight`, and in `killed` with kills; print how many steps each kill left, as JSON."""
     for name in ("straight", "killed"):
         (root / name).mkdir()
-    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch imports half of itself when it is first used
+    be_ready_to_fork()
     job = Job(root / "straight", ARGUMENTS, OUT)
     while job.runs():
         time.sleep(0.01)
@@ -54,15 +50,9 @@ def program(root: pathlib.Path) -> None:
 @pytest.mark.kill
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    steps = json.loads(done.stdout)
+    steps = answer_of(__file__, tmp_path)
     assert len(steps) == KILLS and any(step % 3 for step in steps), steps  # some epoch was half done
-    last = [sys.executable, "-m", "deconvviz", *ARGUMENTS]
-    ended = subprocess.run(last, cwd=tmp_path / "killed", env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr
+    run_to_the_end(ARGUMENTS, tmp_path / "killed")
     one, two = (torch.load(tmp_path / name / OUT, weights_only=True) for name in ("straight", "killed"))
     assert one["steps"] == two["steps"] == 15 and len(one["history"]) == len(two["history"]) == 5
     for name, weight in one["state_dict"].items():

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from killing import Job
-from torch import nn
+from killing import Job, answer_of, be_ready_to_fork, run_to_the_end
 
 import deconvviz.studies.training.command
 import deconvviz.studies.training.train  # noqa: F401, what the command would import when it runs
 from deconvviz.data.decode import encode
 from deconvviz.data.pack import pack
-from deconvviz.graph.capture import capture
 from deconvviz.models.weights import read_weights
 from deconvviz.results.snapshots import Snapshots
 
@@ -56,8 +52,7 @@ def program(root: pathlib.Path) -> None:
     """Train in `straight`, and in `killed` with kills; print what each kill left, as JSON."""
     for name in ("straight", "killed"):
         (root / name).mkdir()
-    capture(nn.Conv2d(3, 1, 1), (3, 8, 8))  # torch imports half of itself when it is first used
-    assert len(list(pathlib.Path("/proc/self/task").iterdir())) == 1  # other threads would not survive a fork
+    be_ready_to_fork()
     job = Job(root / "straight", ARGUMENTS, OUT)
     while job.runs():
         time.sleep(0.01)
@@ -85,21 +80,14 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(rng.integers(0, 256, (36, 36, 3), np.uint8)))
     pack(tmp_path / "images", tmp_path / "store.h5", progress=False)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = answer_of(__file__, tmp_path)
     assert len(found["kills"]) == KILLS and len({tuple(kill[:2]) for kill in found["kills"]}) >= KILLS // 2, found
     assert any(step > 0 for _, step, _ in found["kills"]), "no kill left an epoch half done"
     for name in (OUT, SNAPSHOTS):
         assert any(part.startswith(f".{name}.") for part in found["parts"]), f"no kill came while {name} was written"
 
     folder, straight = tmp_path / "killed", tmp_path / "straight"
-    last = [sys.executable, "-m", "deconvviz", *ARGUMENTS]
-    ended = subprocess.run(last, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr
+    run_to_the_end(ARGUMENTS, folder)
     one, two = (read_weights(place / OUT).state for place in (straight, folder))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     ours, theirs = (Snapshots(place / SNAPSHOTS) for place in (straight, folder))

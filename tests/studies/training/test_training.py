@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from additions import PLAIN, squares
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,19 +31,6 @@ from deconvviz.studies.training.labelled import training_and_validation
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
 from deconvviz.studies.training.train import NetworkTraining, train
-
-PLAIN = Preprocess(resize=12, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-
-
-def squares(count: int = 40, seed: int = 0) -> InMemoryImages:
-    """Images of noise with a bright or a dark square; the last one has no class."""
-    rng = np.random.default_rng(seed)
-    labels = [*(n % 2 for n in range(count - 1)), -1]
-    pictures = rng.integers(90, 160, (count, 16, 16, 3), np.uint8)
-    for picture, label in zip(pictures, labels, strict=True):
-        y, x = rng.integers(2, 8, 2)
-        picture[y : y + 5, x : x + 5] = 250 if label else 5
-    return InMemoryImages(pictures, labels, ("dark", "bright"))
 
 
 def network(dropout: float = 0.0) -> nn.Module:
