@@ -1,4 +1,4 @@
-"""What the files of comparisons, attacks, maps under attack and ensembles hold; the rest is in `results.declarations`."""
+"""What the files of comparisons, attacks, maps under attack and ensembles hold; the rest is in `declarations`."""
 
 from __future__ import annotations
 

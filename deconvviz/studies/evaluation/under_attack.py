@@ -6,7 +6,6 @@ import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.arrays import evenly
+from deconvviz.cam.adversarial import ball_around
 from deconvviz.cam.explain import Explainer, constant_maps_allowed
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed, PictureBatch
@@ -25,7 +25,7 @@ from deconvviz.graph.network import Network
 from deconvviz.metrics.movement import MOVES, moves
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunOptions
-from deconvviz.studies.attack.measure import with_noise
+from deconvviz.studies.attack.measure import attacked_images
 from deconvviz.studies.attack.pixels import PixelScale
 from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.evaluation.explaining import by_method, described, explainers_by_method
@@ -206,22 +206,17 @@ class AttackedImages:
         """int64 [N], the images as places in the study."""
         return np.asarray(self.study.places[self.kept])
 
-    @cached_property
-    def epsilon(self) -> float:
-        """How far a pixel might go."""
-        return self.study.epsilons[-1]
-
     def pixels(self, batch: PictureBatch, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return pictures as they are, attacked, and with noise, [n, C, H, W] in 0..1 each."""
-        x = self.scale.shares(batch.pictures)
-        noise = self.study.noise[-1][self.kept[batch.places]]
+        x, kept = self.scale.shares(batch.pictures), self.kept[batch.places]
+        attacked = attacked_images(self.study, self.feed.images, places=kept.tolist())
         drawn = [
             scattered(change, np.random.default_rng([seed, 5, int(index)]))
-            for change, index in zip(noise, self.feed.indices[batch.places], strict=True)
+            for change, index in zip(self.study.noise[-1][kept], self.feed.indices[batch.places], strict=True)
         ]
-        changes = torch.from_numpy(noise), torch.from_numpy(np.stack(drawn))
-        attacked, noisy = (with_noise(x, change, self.epsilon) for change in changes)
-        return x, attacked, noisy
+        noise = torch.from_numpy(np.stack(drawn)).to(x)
+        noisy = ball_around(x, self.study.epsilons[-1]).nearest(x + noise)
+        return x, torch.from_numpy(attacked).permute(0, 3, 1, 2), noisy
 
 
 def scattered(change: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -118,7 +118,9 @@ class MapsUnderAttack(Shown, drawn_by="draw_maps_under_attack"):
     def attack_words(self, attack: str) -> str:
         """Return what an attack is, such as "pgd at 2/255, on the decision"."""
         method = self._attack_config(attack)["method"]
-        return f"{method} at {LEVELS * self.epsilon(attack):.3g}/255, on the {self.attacked_for(attack)}"
+        what = self.attacked_for(attack)
+        what = f"on the {what}" if what == "decision" else f"on the maps of {what}"
+        return f"{method} at {LEVELS * self.epsilon(attack):.3g}/255, {what}"
 
     def _attack_config(self, attack: str) -> dict[str, Any]:
         config: dict[str, Any] = self.config["attacks"][attack]["config"]
