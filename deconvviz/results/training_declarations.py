@@ -112,7 +112,7 @@ TRAININGS: Mapping[str, FileSchema] = {
     "maps under attack": FileSchema(
         version=1,
         what="How far the maps of methods move on attacked images, and under noise of the same size.",
-        written_by="`deconvviz evaluate --attack` and `dv.maps_under_attack`",
+        written_by="`deconvviz evaluate --attack FILE` and `dv.maps_under_attack`",
         read_by="`dv.MapsUnderAttack.load`",
         settings={
             **CONFIG,
