@@ -23,6 +23,7 @@ from .deconv.project import project_units as project_units
 from .deconv.projection import Projection as Projection
 from .deconv.projection import parse_unit as parse_unit
 from .drawing.attacks import draw_attack as draw_attack
+from .drawing.attacks import draw_maps_under_attack as draw_maps_under_attack
 from .drawing.attacks import draw_robustness as draw_robustness
 from .drawing.classes import draw_examples as draw_examples
 from .drawing.classes import draw_suspects as draw_suspects
@@ -98,6 +99,8 @@ from .studies.ensembles.result import Ensemble as Ensemble
 from .studies.ensembles.result import EnsembleMaps as EnsembleMaps
 from .studies.evaluation.measure import evaluate as evaluate
 from .studies.evaluation.result import Evaluation as Evaluation
+from .studies.evaluation.under_attack import maps_under_attack as maps_under_attack
+from .studies.evaluation.under_attack_result import MapsUnderAttack as MapsUnderAttack
 from .studies.evolution.evolve import evolve as evolve
 from .studies.evolution.result import Evolution as Evolution
 from .studies.examples.measure import examples as examples

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, require_choice
 from deconvviz.figures.page import Page
+from deconvviz.metrics.movement import MOVES
 from deconvviz.studies.attack import figure as attacking
 from deconvviz.studies.attack.result import AttackStudy
+from deconvviz.studies.evaluation import under_attack_figure as moving
+from deconvviz.studies.evaluation.under_attack_result import SHOWN_MOVE, MapsUnderAttack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,6 +77,38 @@ def draw_robustness(
     if not by_name:
         raise DataError("no study given; expected at least one")
     return attacking.draw_robustness(by_name, title, caption, page=Page(**page))
+
+
+def draw_maps_under_attack(
+    found: MapsUnderAttack, measure: str = SHOWN_MOVE, title: str = "", caption: str = "", **page: Unpack[PageKeywords]
+) -> Figure:
+    """Draw how far each method's maps move under each attack and under noise of the same size, and some of the maps.
+
+    Args:
+        found: what `dv.maps_under_attack` returns, or `dv.MapsUnderAttack.load`.
+        measure: "ssim", "pearson", "spearman", "l1" or "top_15"; see `metrics.moves`.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    Raises:
+        DataError: there is no such measure, or no image is measured yet.
+
+    >>> import torch
+    >>> import deconvviz as dv
+    >>> maps = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5, 4), torch.nn.ReLU())
+    >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> network = dv.capture(torch.nn.Sequential(maps, head).eval(), (3, 32, 32))
+    >>> about = {"preprocess": dv.Preprocess(resize=32, crop=32), "progress": False}
+    >>> study = dv.attack(network, dv.Scenes(2), "fgsm", away_from="top", **about)
+    >>> found = dv.maps_under_attack(network, dv.Scenes(2), ["grad-cam"], {"fgsm": study}, ["0"], **about)
+    >>> len(dv.draw_maps_under_attack(found).axes)  # two tables with their colour bars, two images with a map twice
+    12
+    """
+    require_choice("measure", measure, MOVES)
+    if not any(found.measured(attack, method).any() for attack in found.attacks for method in found.methods):
+        raise DataError("no image is measured yet; run the same measurement again, it resumes")
+    return moving.draw_maps_under_attack(found, measure, title, caption, page=Page(**page))
 
 
 def _require_pictures(study: AttackStudy) -> None:

@@ -12,6 +12,7 @@ from deconvviz.metrics.infidelity import effects_of_squares, infidelity, random_
 from deconvviz.metrics.inputs import Scores
 from deconvviz.metrics.localisation import best_iou, energy, iou, pointing_game
 from deconvviz.metrics.metric import METRICS, Metric
+from deconvviz.metrics.movement import moves
 from deconvviz.metrics.pixels import PixelCurves, pixel_counts
 from deconvviz.metrics.road import Imputation, Road, RoadCombined, impute, road, road_combined
 from deconvviz.metrics.robustness import max_sensitivity
@@ -48,6 +49,7 @@ __all__ = [
     "iou",
     "max_box_accuracy",
     "max_sensitivity",
+    "moves",
     "other_classes",
     "pixel_counts",
     "pointing_game",

@@ -81,6 +81,8 @@ TABLES: Mapping[str, TableSchema] = {
             "images integer | images | How many were measured.",
             "*_95 number? | as the column before | Half the width of the mean's 95 % interval: 1.96 standard errors.",
             *_METRICS,
+            "moved_* number? | 0..2 | With `--attack`: how far the map moves under the attack of this name, 1 - rank "
+            "correlation; see the table of maps under attack.",
         ),
     ),
     "evaluation of images": TableSchema(

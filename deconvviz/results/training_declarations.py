@@ -1,4 +1,4 @@
-"""What the files of comparisons, attacks and ensembles hold; the rest is in `results.declarations`."""
+"""What the files of comparisons, attacks, maps under attack and ensembles hold; the rest is in `declarations`."""
 
 from __future__ import annotations
 
@@ -107,6 +107,30 @@ TRAININGS: Mapping[str, FileSchema] = {
             "shown i shown | 0 | int64: the images of the figure, as places in `places`.",
             "pictures u8 shown height width 3 |  | uint8: these images as figures show them.",
             "attacked u8 epsilons shown height width 3 |  | uint8: the same of the attacked ones.",
+        ),
+    ),
+    "maps under attack": FileSchema(
+        version=1,
+        what="How far the maps of methods move on attacked images, and under noise of the same size.",
+        written_by="`deconvviz evaluate --attack FILE` and `dv.maps_under_attack`",
+        read_by="`dv.MapsUnderAttack.load`",
+        settings={
+            **CONFIG,
+            "config.attacks": "attack -> the settings of its file, and a digest of its changes.",
+            "state": "JSON: `methods` and `attacks` in their order; `names` of the images of each attack; `outputs`, "
+            "the names of the network's outputs, empty where they are unknown.",
+        },
+        arrays=_arrays(
+            "values/* f images* 3 5 | 0 | float64: of `ATTACK/METHOD`, how far the map of the own class moved: under "
+            "the attack, under noise, and to the map of the class that is found in the attacked image; by 1 - SSIM, "
+            "1 - Pearson's correlation, 1 - rank correlation, mean difference, 1 - IoU of the strongest 15 %. NaN "
+            "until the image is measured, and in the third row where the class is the same.",
+            "indices/* i images* | 0 | int64: index into the dataset, of the images of an attack.",
+            "own/* i images* | 0 | int64: the class that the maps explain, found in the unchanged image.",
+            "after/* i images* | 0 | int64: the class that is found in the attacked image.",
+            "fooled/* b images* |  | bool: whether the attack got the class that it wanted.",
+            "pictures/* u8 shown* 2 height* width* 3 |  | uint8: the first few images, unchanged and attacked.",
+            "maps/* f shown* 2 height* width* | 0, finite | float32: of `ATTACK/METHOD`, their maps in 0..1.",
         ),
     ),
     "ensemble": FileSchema(

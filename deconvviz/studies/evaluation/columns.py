@@ -35,18 +35,17 @@ COLUMNS_BY_GROUP = {
 
 
 def metric_columns(groups: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the metrics of these groups, in the order of METRIC_GROUPS.
+    """Return the names of the metrics of these groups, in the order of METRIC_GROUPS; none of no group.
 
     Raises:
-        DataError: no group is given, or one that does not exist.
+        DataError: a group that does not exist.
 
     >>> metric_columns(["curves", "adcc"])
     ('complexity', 'coherency', 'adcc', 'deletion', 'insertion')
     """
     unknown = [name for name in groups if name not in METRIC_GROUPS]
-    if unknown or not groups:
-        wrong = repr(unknown[0]) if unknown else "none"
-        raise DataError(f"metrics {wrong} given; expected some of {', '.join(METRIC_GROUPS)}")
+    if unknown:
+        raise DataError(f"metrics {unknown[0]!r} given; expected some of {', '.join(METRIC_GROUPS)}")
     return tuple(name for group in METRIC_GROUPS if group in groups for name in COLUMNS_BY_GROUP[group])
 
 
@@ -54,7 +53,7 @@ def columns_of(groups: Sequence[str]) -> tuple[str, ...]:
     """Return all columns of an evaluation by these groups: the metrics, whether the map is constant, and the costs.
 
     Raises:
-        DataError: no group is given, or one that does not exist.
+        DataError: a group that does not exist.
 
     >>> columns_of(["road"])
     ('road_combined', 'constant', 'forward_passes', 'backward_passes', 'seconds')

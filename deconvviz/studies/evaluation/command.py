@@ -34,6 +34,7 @@ from deconvviz.studies.evaluation.sanity_command import (
     feed_of,
     sanity_options,
 )
+from deconvviz.studies.evaluation.under_attack_command import AttackSubject, attack_option
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from deconvviz.graph.network import Network
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
+    from deconvviz.studies.evaluation.under_attack_result import MapsUnderAttack
     from deconvviz.types import Ints
 
 
@@ -67,11 +69,18 @@ class MetricOptions:
     fill: str
     steps: int
 
+    def groups(self) -> list[str]:
+        """Return the names of the groups, none of "none"; raises a usage error for one that does not exist."""
+        groups = [] if self.metrics == "none" else names_of(self.metrics)
+        for group in groups:
+            require_choice("metrics", group, METRIC_GROUPS)
+        return groups
+
     def keywords(self, images: Images) -> EvaluationKeywords:
         """Return the options as arguments of `evaluate`; raises DataError where the truth does not fit the images."""
         from deconvviz.data.truth import open_truth
 
-        groups, truth = names_of(self.metrics), open_truth(self.truth, images)
+        groups, truth = self.groups(), open_truth(self.truth, images)
         return {
             "metrics": groups,
             "fill": self.fill,
@@ -89,7 +98,7 @@ def metric_options(command: Command) -> Command:
         click.option(
             "--metrics",
             default=",".join(METRIC_GROUPS[:3]),
-            help=f"Groups of metrics, with commas between them: {', '.join(METRIC_GROUPS)}.",
+            help=f"Groups of metrics, with commas between them: {', '.join(METRIC_GROUPS)}; or none.",
         ),
         click.option(
             "--truth",
@@ -137,6 +146,7 @@ def metric_options(command: Command) -> Command:
 @method_options
 @metric_options
 @sanity_options
+@attack_option
 @limit_option
 @figure_options("Methods in a row of maps.")
 @run_options(
@@ -156,6 +166,7 @@ def evaluate(
     how: MethodOptions,
     measured: MetricOptions,
     check: SanityOptions,
+    attacks: tuple[str, ...],
     limit: int | None,
     page: Page,
     run: RunOptions,
@@ -170,7 +181,8 @@ def evaluate(
     that are classified incorrectly, and how similar the first method's maps for the true and the predicted class are;
     .wrong.png shows them, and .confusions.csv has the pairs of classes that are confused. With localisation,
     .thresholds.csv and .thresholds.png have precision, recall and Dice at each threshold of the maps, and, of four
-    methods or more, .agreement.csv says how far the other metrics rank them as PxAP does.
+    methods or more, .agreement.csv says how far the other metrics rank them as PxAP does. With --attack, .attack.csv,
+    .attack.images.csv and .attack.png say how far each method's maps move on attacked images and under random noise.
 
     \b
     Examples:
@@ -178,10 +190,10 @@ def evaluate(
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m lrp-zplus --metrics localisation -o scenes.csv
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m guided --metrics crop,sensitivity -o robust.csv
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m guided --sanity labels -o labels.csv
+      deconvviz evaluate demo scenes:200:7 -l relu5 -m grad-cam -m guided --metrics none --attack pgd.h5 -o trust.csv
     """
     table = check_table(out)
-    for group in names_of(measured.metrics):
-        require_choice("metrics", group, METRIC_GROUPS)
+    measured.groups()  # refuses one that does not exist, before torch is imported
     from deconvviz.data.datasets import open_images
     from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.evaluation.measure import evaluate as measure
@@ -197,6 +209,8 @@ def evaluate(
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
     options_by_method, file = how.by_method(methods), beside(table, ".h5")
+    attacked = AttackSubject(opened, labelled_images, options_by_method, how.layers, limit, run)
+    attacked.check(attacks)
     about: dict[str, Any] = {"limit": limit, "sources": sources(opened.loaded)}
     if cluster is None or (file.exists() and Evaluation.load(file).complete):
         subject = opened.network, labelled_images, options_by_method, how.layers, file
@@ -205,8 +219,7 @@ def evaluate(
         about |= {"model": remote_model(model, options, opened.preprocess), "images": RemoteImages.of(images)}
         job = EvaluationJob(methods=options_by_method, layers=how.layers, options=keywords, **about)
         evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
-    evaluation.save_csv(table)
-    evaluation.save_images_csv(beside(table, ".images.csv"))
+    _write_tables(evaluation, table, attacked.measured(attacks, table, page.beside()))
     _write_what_is_known(evaluation, table, f"Maps of {opened.network.name} and the objects", page)
     known_names = class_names if len(class_names) == opened.network.outputs else ()
     title = f"Explanations of {opened.network.name}{how.place}"
@@ -220,6 +233,12 @@ def evaluate(
         feed = feed_of(labelled_images, opened, check.sanity_images, run)
         checked = SanitySubject(opened, feed, options_by_method, how.layers, run)
         check_sanity(check, checked, labelled_images, outputs, table, page.beside())
+
+
+def _write_tables(evaluation: Evaluation, table: pathlib.Path, moved: MapsUnderAttack | None) -> None:
+    """Write the table of means, with columns for how far maps moved under attacks, and that of the images."""
+    evaluation.save_csv(table, None if moved is None else {method: moved.columns(method) for method in moved.methods})
+    evaluation.save_images_csv(beside(table, ".images.csv"))
 
 
 def _write_what_is_known(evaluation: Evaluation, table: pathlib.Path, title: str, page: Page) -> None:

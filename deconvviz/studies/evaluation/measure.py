@@ -11,10 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvviz.cam.explain import Explainer, cam, constant_maps_allowed
-from deconvviz.cam.learned.base import LearnedExplainer
-from deconvviz.cam.learned.files import digest
-from deconvviz.cam.registry import METHODS
+from deconvviz.cam.explain import Explainer, constant_maps_allowed
 from deconvviz.data.datasets import Images, labels_of, limited
 from deconvviz.data.feed import Feed, PictureBatch
 from deconvviz.data.preprocess import Preprocess
@@ -36,9 +33,10 @@ from deconvviz.studies.evaluation.columns import (
     SECONDS,
     columns_of,
 )
+from deconvviz.studies.evaluation.explaining import MASKED_IMAGES, by_method, described, explainers_by_method
 from deconvviz.studies.evaluation.metric_groups import BatchMetrics, ExplainedBatch, MetricGroups
 from deconvviz.studies.evaluation.of_all_images import set_values_of_all
-from deconvviz.studies.evaluation.options import MASKED_IMAGES, EvaluationOptions
+from deconvviz.studies.evaluation.options import EvaluationOptions
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.types import Floats, Ints, Mask, Pathlike
 
@@ -103,11 +101,7 @@ def evaluate(
     (('complexity', 'coherency', 'adcc'), (3, 7))
     """
     settings = EvaluationOptions(**options)
-    options_by_method: dict[str, Mapping[str, Any]] = (
-        dict(methods) if isinstance(methods, Mapping) else {name: {} for name in methods}
-    )
-    if not options_by_method:
-        raise DataError("no method given; name at least one")
+    options_by_method = by_method(methods)
     network.check_input(preprocess.shape)
     count = min(len(images), limit or len(images))
     feed = Feed(
@@ -118,26 +112,14 @@ def evaluate(
         memory=room_for(count, *preprocess.shape[1:]),
     )
     classes = _labelled_outputs(feed, settings.outputs) if settings.explain == "label" else None
-    explainers = {
-        name: cam(
-            name,
-            network,
-            METHODS[name].layers_for(layers),
-            batch_size=settings.images_at_once(network.device, MASKED_IMAGES),
-            precision=settings.precision,
-            seed=settings.seed,
-            preprocess=preprocess,
-            **method_options,
-        )
-        for name, method_options in options_by_method.items()
-    }
+    explainers = explainers_by_method(network, options_by_method, layers, preprocess, settings)
     size = preprocess.shape[1:]
     config = {
         **_configuration(network, feed, settings, classes),
         "layers": list(layers),
         "limit": limit,
         **limited(len(images), limit),
-        "methods": {name: _described(explainers[name], options_by_method[name], size) for name in explainers},
+        "methods": {name: described(explainers[name], options_by_method[name], size) for name in explainers},
     }
     evaluation = _begin(feed, config, stamped({"architecture": architecture(network), **(sources or {})}), out)
     return EvaluationRun(network, feed, evaluation, settings, classes, out).run(explainers)
@@ -151,17 +133,6 @@ def _labelled_outputs(feed: Feed, outputs: Ints | None) -> Ints:
         )
     labelled_outputs: Ints = outputs[feed.labels]
     return labelled_outputs
-
-
-def _described(explainer: Explainer, options: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Return a method's options as JSON holds them; a digest stands for a trained explainer.
-
-    Default lengths in pixels are among them where they are not those of 224 px, which older files leave out.
-    """
-    lengths, usual = (explainer.method.lengths_of(sides, {}) for sides in (size, (REFERENCE, REFERENCE)))
-    described = {name: value for name, value in lengths.items() if value != usual[name]} | dict(options)
-    trained = explainer.options.get("explainer")
-    return {**described, "explainer": digest(trained)} if isinstance(trained, LearnedExplainer) else described
 
 
 def _configuration(network: Network, feed: Feed, settings: EvaluationOptions, classes: Ints | None) -> dict[str, Any]:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from deconvviz.data.truth import Truth
     from deconvviz.types import Ints
 
-MASKED_IMAGES = 32  # in one pass, where no batch size is given
-
 
 class EvaluationKeywords(RunKeywords, total=False):
     """The fields of `EvaluationOptions`, as the keyword arguments of `evaluate`."""
@@ -35,11 +33,11 @@ class EvaluationOptions(RunOptions):
     """What `evaluate` measures, what it explains, and how it runs (the fields of `RunOptions`).
 
     Attributes:
-        metrics: groups of metrics. "faithfulness": average drop, increase and average gain where 100, 50 and 15 % of
-            the pixels are kept. "adcc": complexity, coherency, ADCC. "curves": deletion and insertion. "road":
-            remove and debias. "localisation": pointing game, energy, IoU, MaxBoxAcc, PxAP; it needs `truth`. "crop":
-            the saliency metric. "infidelity", "sensitivity" (10 more explanations), "sparseness". "random-logit":
-            similarity to the map of another class, drawn at random.
+        metrics: groups of metrics; of none only costs and constant maps are noted. "faithfulness": average drop,
+            increase and average gain where 100, 50 and 15 % of the pixels are kept. "adcc": complexity, coherency,
+            ADCC. "curves": deletion and insertion. "road": remove and debias. "localisation": pointing game, energy,
+            IoU, MaxBoxAcc, PxAP; it needs `truth`. "crop": the saliency metric. "infidelity", "sensitivity" (10 more
+            explanations), "sparseness". "random-logit": similarity to the map of another class, drawn at random.
         fill: what masked pixels become: "mean", the colour that is zero once normalised, or "black".
         steps: number of steps of the deletion and insertion curves.
         truth: where the object of each image is. An image whose object is unknown counts for the other metrics only.

@@ -150,12 +150,19 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         groups: dict[str, Any] = {group: _below(file.arrays, group) for group in GROUPS}
         return replace(cls(config=file.config, sources=file.sources, values={}, **lists, **arrays), **groups)
 
-    def save_csv(self, path: Pathlike) -> None:
-        """Write a table: a row for each method, with the means and half the widths of their 95 % intervals."""
-        head = ["method", "images", *(name for column in self.columns for name in (column, f"{column}_95"))]
+    def save_csv(self, path: Pathlike, more: Mapping[str, Mapping[str, tuple[float, float]]] | None = None) -> None:
+        """Write a table: a row for each method, with the means and half the widths of their 95 % intervals.
+
+        Args:
+            path: of the file.
+            more: method -> further columns, the same ones for all: name -> (mean, half the width of its interval).
+        """
+        further = more or {method: {} for method in self.values}
+        columns = [*self.columns, *next(iter(further.values()))]
+        head = ["method", "images", *(name for column in columns for name in (column, f"{column}_95"))]
         rows = []
         for method in self.values:
-            pairs = zip(self.mean(method), self.error(method), strict=True)
+            pairs = [*zip(self.mean(method), self.error(method), strict=True), *further[method].values()]
             rows.append([method, int(self.measured(method).sum()), *(float(value) for pair in pairs for value in pair)])
         write_csv(path, "evaluation", head, rows)
 
