@@ -42,6 +42,8 @@ class Follower:
     Attributes:
         layers: name of a layer whose filters make channels -> int64 [channels], their labels.
         convolutions: those of them that are convolutions.
+        weights: such a layer -> the name of its weight.
+        nodes: node whose channels have numbers of their own, of filters or normalisations -> their labels.
         tensors: (name of a tensor, dimension) -> int64, the label of each number along it.
         norms: name of a module that normalises contrast across channels -> int64, the label at each place.
     """
@@ -50,6 +52,8 @@ class Follower:
         self.network = network
         self.layers: dict[str, Ints] = {}
         self.convolutions: set[str] = set()
+        self.weights: dict[str, str] = {}
+        self.nodes: dict[fx.Node, Ints] = {}
         self.tensors: dict[tuple[str, int], Ints] = {}
         self.norms: dict[str, Ints] = {}
         self._parent: list[int] = []
@@ -175,10 +179,11 @@ class Follower:
                 joined = np.concatenate(labels)
                 self.unite(joined[0], joined)
         name = self.network.name_of(node) or node.name
-        self.layers[name] = made
+        self.layers[name], self.weights[name] = made, str(weight.target)
         self.convolutions |= {name} if dims > 2 else set()
         shape = [1] * (len(shape_of(node)) - 1)
         shape[axis if axis < 0 else axis - 1] = outputs
+        self.nodes[node] = made.reshape(shape)
         return made.reshape(shape), True
 
     def _passed(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:
@@ -189,6 +194,8 @@ class Follower:
             if shape_of(tensor) not in ((), (1,)):
                 self.belongs(tensor, 0, self._along(source, 1))
         affine = op.normalises and len(owned) > 2
+        if affine:
+            self.nodes[node] = self._labels[source]
         return self._labels[source], affine or (self._zero[source] and (op.normalises or _keeps_zero(node, source)))
 
     def _same(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:
@@ -277,7 +284,9 @@ class Follower:
         (source,) = inputs
         labels, before, after = self._labels[source], shape_of(source)[1:], shape_of(node)[1:]
         if len(before) == len(after):
-            lost = [place for place, size in enumerate(after) if labels.shape[place] > 1 and size != labels.shape[place]]
+            lost = [
+                place for place, size in enumerate(after) if labels.shape[place] > 1 and size != labels.shape[place]
+            ]
             if lost:
                 raise Unfollowed("and averages over them")
             return labels, self._zero[source]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from deconvviz.errors import LayerNotFound, PruningError, nearest
-from deconvviz.graph.channel_labels import NOTHING, Follower, follow
+from deconvviz.graph.channel_labels import Follower, follow
 from deconvviz.graph.network import Network
 from deconvviz.types import Ints, Mask
 
@@ -82,12 +82,17 @@ class ChannelGroups:
     Attributes:
         groups: name -> group, in the order of their first layers.
         norms: contrast normalisations across channels.
+        weights: layer -> name of the weight of its filters, [channels, inputs, ...].
         network: name of the network.
+        nodes: name of a node of the graph whose channels have numbers of their own -> group -> int64 of the value's
+            dimensions without the batch's, the unit in that group, -1 for none of it.
     """
 
     groups: Mapping[str, ChannelGroup]
     norms: tuple[NormPlaces, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
     network: str = ""
+    nodes: Mapping[str, Mapping[str, Ints]] = field(default_factory=dict, repr=False)
     _of_layer: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, layer: str) -> ChannelGroup:
@@ -201,8 +206,26 @@ class _Grouping:
             placed = [of_root.get(int(root), ("", -1)) for root in self.root_of[labels]]
             names, units = zip(*placed, strict=True)
             norms.append(NormPlaces(module=module, groups=tuple(names), units=np.array(units)))
-        of_layer = {layer: group.name for group in groups.values() for layer in group.layers}
-        return ChannelGroups(groups=groups, norms=tuple(norms), network=self.network.name, _of_layer=of_layer)
+        return ChannelGroups(
+            groups=groups,
+            norms=tuple(norms),
+            weights=self.followed.weights,
+            network=self.network.name,
+            nodes=self._nodes(of_root),
+            _of_layer={layer: group.name for group in groups.values() for layer in group.layers},
+        )
+
+    def _nodes(self, of_root: Mapping[int, tuple[str, int]]) -> dict[str, dict[str, Ints]]:
+        """Return for each node with numbers of its own the units of its channels, group by group."""
+        found: dict[str, dict[str, Ints]] = {}
+        for node, labels in self.followed.nodes.items():
+            roots = self.root_of[labels]
+            units = found.setdefault(node.name, {})
+            for place, root in enumerate(roots.ravel().tolist()):
+                name, unit = of_root.get(root, ("", -1))
+                if name:
+                    units.setdefault(name, np.full(roots.shape, -1)).flat[place] = unit
+        return found
 
     def _tied(self) -> list[list[str]]:
         """Return the names of layers that share a unit, together."""

@@ -55,7 +55,9 @@ class PlacedResponseNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what `repr` tells."""
-        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, {len(self.places)} of {len(self.lookup)}"
+        return (
+            f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, {len(self.places)} of {len(self.lookup)}"
+        )
 
 
 def slimmed(
