@@ -284,10 +284,7 @@ class Follower:
         (source,) = inputs
         labels, before, after = self._labels[source], shape_of(source)[1:], shape_of(node)[1:]
         if len(before) == len(after):
-            lost = [
-                place for place, size in enumerate(after) if labels.shape[place] > 1 and size != labels.shape[place]
-            ]
-            if lost:
+            if any(size not in (1, now) for size, now in zip(labels.shape, after, strict=True)):
                 raise Unfollowed("and averages over them")
             return labels, self._zero[source]
         dims: Any = node.args[1]

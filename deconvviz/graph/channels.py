@@ -204,8 +204,8 @@ class _Grouping:
         norms = []
         for module, labels in self.followed.norms.items():
             placed = [of_root.get(int(root), ("", -1)) for root in self.root_of[labels]]
-            names, units = zip(*placed, strict=True)
-            norms.append(NormPlaces(module=module, groups=tuple(names), units=np.array(units)))
+            units = np.array([unit for _, unit in placed])
+            norms.append(NormPlaces(module=module, groups=tuple(name for name, _ in placed), units=units))
         return ChannelGroups(
             groups=groups,
             norms=tuple(norms),

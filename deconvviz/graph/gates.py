@@ -86,7 +86,7 @@ class GatedNetwork:
         for name, units in index.items():
             if name not in factors:
                 continue
-            each = torch.atleast_2d(factors[name]).to(x)
+            each = factors[name].reshape(-1, self.groups[name]).to(x)
             chosen = each[:, units.clamp(min=0).flatten()].reshape(-1, *units.shape)
             chosen = torch.where(units >= 0, chosen, torch.ones_like(chosen))
             total = chosen if total is None else total * chosen

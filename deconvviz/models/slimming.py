@@ -38,6 +38,10 @@ class PlacedResponseNorm(nn.Module):
     True
     """
 
+    size: int
+    alpha: float
+    beta: float
+    k: float
     lookup: Tensor
     places: Tensor
 
@@ -94,7 +98,8 @@ def fit_to(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     one that the module does not have, are left out.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    >>> fit_to(model, {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.zeros(2), "2.weight": torch.ones(4, 2, 1, 1)})
+    >>> smaller = {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.zeros(2), "2.weight": torch.ones(4, 2, 1, 1)}
+    >>> fit_to(model, smaller)
     >>> model[0].out_channels, model[2].in_channels, model(torch.zeros(1, 3, 4, 4)).shape
     (2, 2, torch.Size([1, 4, 2, 2]))
     """

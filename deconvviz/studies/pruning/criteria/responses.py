@@ -60,7 +60,7 @@ def _kinds(subject: PruningSubject, value: str, responses: LayerResponses) -> Fl
 
 @criterion("lesion", needs="labels")
 def lesion(subject: PruningSubject, count: int = 32) -> Scores:
-    """s_f = mean over images of loss(network without f) - loss(network), in nats: what its class loses without filter f.
+    """s_f = mean over images of loss(network without filter f) - loss(network), in nats, of each image's class.
 
     The oracle of Molchanov et al. 2017, arXiv 1611.06440, section 2.2, with its sign; as `lesions` measures it, but for
     filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass for each
