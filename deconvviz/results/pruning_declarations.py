@@ -16,7 +16,7 @@ PRUNINGS: Mapping[str, FileSchema] = {
         read_by="`dv.PruningStudy.load`",
         settings={
             **CONFIG,
-            "config.keep": "share of the filters of each convolution that stays; null where only some layers are pruned.",
+            "config.keep": "share of the filters of each convolution that stays; null where only some layers are.",
             "config.measured_by": "`labels`, or `decisions`: right is then what the whole network decides.",
             "config.shares": "of the filters that go where a group is pruned alone.",
             "state": "JSON: `groups`, name of each group -> its layers; `layers` with weights; `totals` of parameters "
