@@ -84,9 +84,9 @@ class Op:
         pads: it puts a border around the rows and columns.
         stride_argument: the position of the stride among its arguments; None where it has no stride.
         channels: what becomes of single channels: "same" where element meets element of the same number, by the rules
-            of broadcasting; "filters" where each is made by a filter of its own, from channels before it; "joined" and
-            "picked" where they are put one behind another, or chosen by number; "cut" where a part is taken; "" where the other traits say it, or
-            where all may mix.
+            of broadcasting; "filters" where each is made by a filter of its own, from channels before it; "joined",
+            "picked" and "cut" where they are put one behind another, chosen by number, or a part of them is taken; ""
+            where the other traits say it, or where all may mix.
     """
 
     name: str

@@ -115,9 +115,7 @@ def layer_and_share(text: str) -> tuple[str, float]:
     try:
         return (layer, float(share)) if layer and equals else (text, float(""))
     except ValueError:
-        raise DataError(
-            f"--layer {text} given; expected a layer and the share that stays, such as conv3=0.25"
-        ) from None
+        raise DataError(f"--layer {text} given; expected LAYER=SHARE, such as conv3=0.25") from None
 
 
 asked_options = option_group(
