@@ -46,7 +46,8 @@ class Follower:
         layers: name of a layer whose filters make channels -> int64 [channels], their labels.
         convolutions: those of them that are convolutions.
         weights: such a layer -> the name of its weight.
-        nodes: node whose channels have numbers of their own, of filters or normalisations -> their labels.
+        nodes: node whose channels have numbers of their own, of filters or normalisations, or which is read by filters
+            and need not be zero where they are -> their labels.
         tensors: (name of a tensor, dimension) -> int64, the label of each number along it.
         norms: name of a module that normalises contrast across channels -> int64, the label at each place.
     """
@@ -171,6 +172,8 @@ class Follower:
         outputs, dims = shape_of(weight)[0], len(shape_of(weight))
         axis = -1 if dims == 2 else 1
         read = self._along(inputs[0], axis)
+        if not self._zero[inputs[0]]:  # factors have to stand here, too
+            self.nodes[inputs[0]] = self._labels[inputs[0]]
         groups: Any = 1 if dims == 2 else node.args[6]
         made = self.new(outputs)
         self.belongs(weight, 0, made)

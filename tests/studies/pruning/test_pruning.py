@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import deconvviz as dv
-from deconvviz.cli.main import main
+from deconvviz.cli.layers import layers
 from deconvviz.data.feed import Feed
 from deconvviz.errors import DataError, LayerNotFound, MismatchError, PruningError
 from deconvviz.graph.channels import channel_groups
 from deconvviz.metrics.intervals import paired_interval
 from deconvviz.models.load import load_model
+from deconvviz.studies.pruning.command import prune as prune_command
 from deconvviz.studies.pruning.criteria import CRITERIA
 from deconvviz.studies.pruning.result import PruningStudy
 from deconvviz.studies.pruning.slim import Origin
@@ -167,7 +169,7 @@ def test_fine_tuning_is_measured_on_images_it_has_not_seen(tmp_path: pathlib.Pat
         dv.prune(net(), images, "random", tmp_path / "slim.pth", finetune=1, lr=0.1, held_out=0.3, **ABOUT)
 
 
-def test_every_command_takes_the_slim_weights(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_takes_the_slim_weights(tmp_path: pathlib.Path) -> None:
     demo = load_model("demo")
     plain = dv.Preprocess.from_dict(demo.settings)
     origin = Origin(model="demo", arguments=demo.model.arguments, classes=demo.classes)  # type: ignore[arg-type]
@@ -175,9 +177,8 @@ def test_every_command_takes_the_slim_weights(tmp_path: pathlib.Path, capsys: py
     _, slim = dv.prune(demo.model, dv.Scenes(4), "l1", tmp_path / "slim.pth", keep=0.3, **about)
     again, x = load_model("demo", str(tmp_path / "slim.pth")), torch.rand(2, 3, 64, 64)
     assert torch.equal(again.model(x), slim(x)) and again.classes == demo.classes and again.settings["crop"] == 64
-    with pytest.raises(SystemExit) as ended:
-        main(["layers", "demo", "--weights", str(tmp_path / "slim.pth")])
-    assert not ended.value.code and "5x22x22" not in capsys.readouterr().err
+    listed = CliRunner().invoke(layers, ["demo", "--weights", str(tmp_path / "slim.pth")], catch_exceptions=False)
+    assert listed.exit_code == 0 and "conv5" in listed.output
     with pytest.raises(dv.errors.ModelError, match="belong to"):
         load_model("torchvision:squeezenet1_0", str(tmp_path / "slim.pth"))
 
@@ -209,13 +210,12 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], words: str, 
     assert not (tmp_path / "slim.pth").exists()
 
 
-def test_the_command_refuses(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses(tmp_path: pathlib.Path) -> None:
     for arguments, words in (
         (["-o", str(tmp_path / "slim.pt")], "ends in .pth"),
         (["--keep", "0", "-o", str(tmp_path / "slim.pth")], "keep 0 given"),
         (["--layer", "conv3", "-o", str(tmp_path / "slim.pth")], "expected LAYER=SHARE"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main(["prune", "demo", "scenes:4", *arguments])
-        assert ended.value.code == 2 and words in capsys.readouterr().err
+        with pytest.raises(dv.errors.DeconvvizError, match=words):
+            CliRunner().invoke(prune_command, ["demo", "scenes:4", *arguments], catch_exceptions=False)
     assert not [*tmp_path.iterdir()]
