@@ -15,10 +15,9 @@ from deconvviz.graph.network import Network
 class GatedNetwork:
     """A network whose units are multiplied by factors, for all images alike or for each image by itself.
 
-    The factors stand behind every filter and every normalisation of a channel, and before a filter that reads what is not
-    zero for zero, as a sigmoid's value. With factors 0 and 1 the network
-    computes what it computes with the units pruned. A factor in between counts once behind a filter, and once more
-    behind each normalisation that has numbers of its own for the channel.
+    The factors stand behind every filter and every normalisation of a channel, and before a filter that reads what is
+    not zero for zero, as the value of a sigmoid. With factors 0 and 1 the network computes what it computes with the
+    units pruned. A factor in between counts once at each of these places.
 
     Attributes:
         network: the network as it was given.
