@@ -48,6 +48,10 @@ class TrainingError(DeconvvizError):
     """A training that cannot begin, or that diverged."""
 
 
+class PruningError(DeconvvizError):
+    """Channels that cannot be taken out of a network, or a share of them that leaves none."""
+
+
 def missing_library(library: str, also: str = "") -> str:
     """Return the phrase that says that a library is not installed, and how to install it, for an error message.
 

@@ -14,6 +14,7 @@ from deconvviz.graph.reach import Geometry, data_inputs, whole_map
 from deconvviz.registry import Registry
 
 Kind = Literal["linear", "rectifier", "max_pool", "lrn", "stop", "other"]
+Channels = Literal["", "same", "filters", "joined", "picked"]
 
 
 @dataclass
@@ -82,6 +83,10 @@ class Op:
         fresh: its result never shares memory with another value.
         pads: it puts a border around the rows and columns.
         stride_argument: the position of the stride among its arguments; None where it has no stride.
+        channels: what becomes of single channels: "same" where element meets element of the same number, by the rules
+            of broadcasting; "filters" where each is made by a filter of its own, from channels before it; "joined" and
+            "picked" where they are put one behind another, or chosen by number; "" where the other traits say it, or
+            where all may mix.
     """
 
     name: str
@@ -103,6 +108,7 @@ class Op:
     fresh: bool = False
     pads: bool = False
     stride_argument: int | None = None
+    channels: Channels = ""
 
     @property
     def passes_channels(self) -> bool:

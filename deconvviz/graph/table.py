@@ -271,9 +271,10 @@ _entries(
     weighted=True,
     fresh=True,
     stride_argument=3,
+    channels="filters",
 )
 _entries("conv_relu", kind="other", reach=_conv_relu_reach, weighted=True, fresh=True)
-_entries("linear", reach=_linear_reach, transpose=_linear_transpose, weighted=True, fresh=True)
+_entries("linear", reach=_linear_reach, transpose=_linear_transpose, weighted=True, fresh=True, channels="filters")
 _entries(
     "batch_norm",
     reach=reach.pointwise,
@@ -301,8 +302,8 @@ _entries(
 )
 _entries("adaptive_avg_pool2d", reach=_adaptive_reach, on_window=_window_adaptive, averages=True)
 _entries("mean", averages=True)
-_entries("add sub", reach=reach.elementwise, transpose=_add_transpose, fresh=True)
-_entries("cat", reach=_along(1), transpose=_cat_transpose, fresh=True)
+_entries("add sub", reach=reach.elementwise, transpose=_add_transpose, fresh=True, channels="same")
+_entries("cat", reach=_along(1), transpose=_cat_transpose, fresh=True, channels="joined")
 _entries(
     "dropout feature_dropout alpha_dropout contiguous alias",
     reach=reach.pointwise,
@@ -312,7 +313,7 @@ _entries(
 )
 _entries("clone lift_fresh_copy", reach=reach.pointwise, transpose=_identity_transpose, identity=True)
 _entries("detach", kind="stop", reach=reach.pointwise, transpose=_identity_transpose, identity=True, may_alias=True)
-_entries("mul div", kind="other", reach=reach.elementwise)
+_entries("mul div", kind="other", reach=reach.elementwise, channels="same")
 _entries("where masked_fill", kind="other", reach=reach.elementwise, fresh=True)
 _entries(
     "gt ge lt le eq ne logical_not logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor "
@@ -321,8 +322,9 @@ _entries(
     reach=reach.elementwise,
     fresh=True,
 )
-_entries("neg _to_copy", reach=reach.pointwise)
-_entries("to type_as", reach=reach.pointwise, may_alias=True)
+_entries("neg _to_copy", reach=reach.pointwise, channels="same")
+_entries("to type_as", reach=reach.pointwise, may_alias=True, channels="same")
+_entries("index_select", reach=_along(1), fresh=True, channels="picked")
 _entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view, reshapes=True, may_alias=True)
 _entries("flatten unflatten", reach=reach.reshaped, reshapes=True, may_alias=True)
 _entries("view_as", reshapes=True, may_alias=True)
@@ -347,7 +349,12 @@ _entries(
     kind="rectifier",
     reach=reach.pointwise,
 )
-_entries("sigmoid hardsigmoid tanh exp sqrt rsqrt pow clamp abs log square", kind="other", reach=reach.elementwise)
+_entries(
+    "sigmoid hardsigmoid tanh exp sqrt rsqrt pow clamp abs log square",
+    kind="other",
+    reach=reach.elementwise,
+    channels="same",
+)
 _entries("softmax _softmax log_softmax", kind="other", reach=_along(1))
 _entries("layer_norm", kind="other", reach=_layer_norm_reach, standardises=True)
 _entries("group_norm instance_norm", kind="other", channels_first=True, standardises=True)

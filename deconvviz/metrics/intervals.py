@@ -129,6 +129,18 @@ def unit_columns(values: NDArray[Any], centred: bool = True) -> Floats:
     return np.asarray(np.divide(columns, lengths, out=np.zeros_like(columns, np.float64), where=lengths > 0))
 
 
+def correlations(samples: NDArray[Any]) -> Floats:
+    """Return the correlations between the columns of samples [rows, m].
+
+    Returns:
+        float64 [m, m], zeros on the diagonal and for columns that do not vary.
+    """
+    columns = unit_columns(samples)
+    products = np.asarray(columns.T @ columns, np.float64)
+    np.fill_diagonal(products, 0)
+    return products
+
+
 def correlation(first: Any, second: Any, centred: bool = True) -> float:
     """Return the Pearson correlation of two arrays or tensors of one shape; 0 where either is constant.
 

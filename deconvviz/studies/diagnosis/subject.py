@@ -23,8 +23,8 @@ from deconvviz.graph.choose import by_depth
 from deconvviz.graph.filters import Filters, filters_of
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
+from deconvviz.run.responses import Batch, LayerResponses, gather
 from deconvviz.studies.diagnosis.measures.build import Build
-from deconvviz.studies.diagnosis.measures.responses import Batch, LayerResponses, gather
 from deconvviz.studies.diagnosis.options import DiagnosisOptions
 from deconvviz.types import Box, Ints, Pixels
 

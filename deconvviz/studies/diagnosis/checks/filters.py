@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.graph.filters import Filters
 from deconvviz.models.zfnet import PAPER_RADIUS, PAPER_RANGE
+from deconvviz.run.responses import LayerResponses
 from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, Measured, graded, verb
 from deconvviz.studies.diagnosis.measures.build import either
 from deconvviz.studies.diagnosis.measures.readers import constant_by_input, readers_of
-from deconvviz.studies.diagnosis.measures.responses import LayerResponses
 from deconvviz.studies.diagnosis.registry import check
 from deconvviz.studies.diagnosis.subject import Subject
 from deconvviz.types import Floats

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from deconvviz.metrics.intervals import DUPLICATE
+from deconvviz.metrics.intervals import DUPLICATE, correlations
+from deconvviz.run.responses import LayerResponses
 from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, TileSet, graded
 from deconvviz.studies.diagnosis.measures.readers import readers_of
-from deconvviz.studies.diagnosis.measures.responses import LayerResponses
-from deconvviz.studies.diagnosis.measures.similarity import comparable_cosines, correlations
+from deconvviz.studies.diagnosis.measures.similarity import comparable_cosines
 from deconvviz.studies.diagnosis.registry import check
 from deconvviz.studies.diagnosis.subject import Subject
 from deconvviz.types import Floats

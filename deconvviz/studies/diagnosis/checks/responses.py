@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.run.responses import SHUFFLES, LayerResponses
 from deconvviz.studies.diagnosis.finding import CheckRun, Evidence, Finding, graded, verb
 from deconvviz.studies.diagnosis.measures.build import either
-from deconvviz.studies.diagnosis.measures.responses import LayerResponses
 from deconvviz.studies.diagnosis.registry import check
 from deconvviz.studies.diagnosis.subject import Subject
 from deconvviz.types import Floats, Ints
@@ -22,7 +22,6 @@ STUCK = 0.5  # of the positions: a filter that is at its ceiling this often says
 ON_SHARES = (0.25, 0.5, 0.9)
 LATE = 2 / 3  # of the depth: from here on, filters are expected to distinguish classes
 EACH = 5  # images that a class needs to take part
-SHUFFLES, CONFIDENCE = 20, 0.95
 BLIND_SHARES = (0.1, 0.5, np.inf)
 RANKS = (0.03, 0.02, 0.01)  # measured: at least 0.052 in SqueezeNet's 25 layers on 500 photos, 0.09 in the ZFNet
 FEWEST_DIRECTIONS = 4  # a layer that could have no more is not looked at
@@ -139,13 +138,7 @@ def _class_blind(
     names: Mapping[int, str],
 ) -> Finding | None:
     live, labelled = ~responses.constant, np.flatnonzero(labels >= 0)
-    index = selectivity(responses.by_class(labels, classes))[live]
-    by_chance = []
-    for _ in range(SHUFFLES):
-        shuffled = labels.copy()
-        shuffled[labelled] = rng.permutation(labels[labelled])
-        by_chance.append(selectivity(responses.by_class(shuffled, classes))[live])
-    limit = np.quantile(by_chance, CONFIDENCE, axis=0)
+    index, limit = (each[live] for each in responses.selectivities(labels, classes, rng))
     blind = index <= limit
     share, compared = float(blind.mean()), len(np.unique(labels[labelled]))
     severity = graded(share, BLIND_SHARES)
@@ -259,28 +252,6 @@ def _few_directions(layer: str, responses: LayerResponses, classes: int, normali
             y="share of the variance",
         ),
     )
-
-
-def selectivity(by_class: Floats) -> Floats:
-    """Return the class selectivity index of each filter.
-
-    Args:
-        by_class: float64 [classes, channels], mean responses, at least 0; NaN for a class without images, which is left
-            out.
-
-    Returns:
-        float64 [channels], 0 for a filter that never responds.
-
-    Source: Morcos et al. 2018, section 2.3: (m - r) / (m + r), m of the best class and r the mean of the others.
-
-    >>> selectivity(np.array([[3.0, 1.0], [1.0, 1.0]]))
-    array([0.5, 0. ])
-    """
-    means = by_class[~np.isnan(by_class).any(1)]
-    best = means.max(0)
-    rest = (means.sum(0) - best) / max(len(means) - 1, 1)
-    total = best + rest
-    return np.asarray(np.divide(best - rest, total, out=np.zeros_like(total), where=total > 0))
 
 
 def eigenvalues(rows: Floats) -> Floats:

@@ -49,15 +49,3 @@ def comparable_cosines(filters: Filters | None, live: NDArray[np.intp], limit: f
     cosines = filter_cosines(filters)[np.ix_(live, live)]
     np.fill_diagonal(cosines, 0)
     return cosines
-
-
-def correlations(samples: NDArray[np.floating]) -> Floats:
-    """Return the correlations between the columns of samples [rows, m].
-
-    Returns:
-        float64 [m, m], zeros on the diagonal and for columns that do not vary.
-    """
-    columns = unit_columns(samples)
-    products = np.asarray(columns.T @ columns, np.float64)
-    np.fill_diagonal(products, 0)
-    return products

@@ -12,7 +12,8 @@ from in_memory import noise
 from torch import nn
 
 from deconvviz.data.memory import InMemoryImages
-from deconvviz.studies.diagnosis.checks.responses import effective_rank, eigenvalues, selectivity
+from deconvviz.run.responses import selectivity
+from deconvviz.studies.diagnosis.checks.responses import effective_rank, eigenvalues
 
 # --- saturated -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from deconvviz.graph.filters import Filters
-from deconvviz.studies.diagnosis.measures.similarity import correlations, filter_cosines
+from deconvviz.metrics.intervals import correlations
+from deconvviz.studies.diagnosis.measures.similarity import filter_cosines
 
 
 def test_cosines_are_of_filters_in_one_group() -> None:

@@ -17,6 +17,7 @@ from deconvviz.run.options import RunOptions
 from deconvviz.types import Floats, Ints
 
 ROWS = 4000  # sampled positions of a layer, over all images: enough to tell a correlation of 0.95 from one of 0.94
+SHUFFLES, CONFIDENCE = 20, 0.95  # of the classes: what selectivity is reached by chance
 Singles = NDArray[np.float32]
 Batch = tuple[Ints, Tensor]  # places of the images, and the network's input [n, C, H, W]
 
@@ -71,6 +72,24 @@ class LayerResponses:
         counts = np.bincount(labels[labelled], minlength=classes).astype(float)
         counts[counts == 0] = np.nan
         return np.asarray(totals / counts[:, None])
+
+    def selectivities(self, labels: Ints, classes: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Return the class selectivity index of each channel, and what it would reach by chance.
+
+        Args:
+            labels: int64 [n], the class of each image, negative where it takes no part.
+            classes: number of classes.
+            rng: draws SHUFFLES orders of the labels.
+
+        Returns:
+            float64 [channels], see `selectivity`, and float64 [channels], its 95th percentile over the shuffles.
+        """
+        labelled, by_chance = np.flatnonzero(labels >= 0), []
+        for _ in range(SHUFFLES):
+            shuffled = labels.copy()
+            shuffled[labelled] = rng.permutation(labels[labelled])
+            by_chance.append(selectivity(self.by_class(shuffled, classes)))
+        return selectivity(self.by_class(labels, classes)), np.quantile(by_chance, CONFIDENCE, axis=0)
 
 
 def gather(
@@ -166,3 +185,25 @@ class _LayerRecorder:
             squares=self.squares / len(self.maxima),
             samples=self.samples.reshape(-1, self.samples.shape[2]),
         )
+
+
+def selectivity(by_class: Floats) -> Floats:
+    """Return the class selectivity index of each filter.
+
+    Args:
+        by_class: float64 [classes, channels], mean responses, at least 0; NaN for a class without images, which is left
+            out.
+
+    Returns:
+        float64 [channels], 0 for a filter that never responds.
+
+    Source: Morcos et al. 2018, section 2.3: (m - r) / (m + r), m of the best class and r the mean of the others.
+
+    >>> selectivity(np.array([[3.0, 1.0], [1.0, 1.0]]))
+    array([0.5, 0. ])
+    """
+    means = by_class[~np.isnan(by_class).any(1)]
+    best = means.max(0)
+    rest = (means.sum(0) - best) / max(len(means) - 1, 1)
+    total = best + rest
+    return np.asarray(np.divide(best - rest, total, out=np.zeros_like(total), where=total > 0))

@@ -1,0 +1,112 @@
+"""Criteria that look at images: what a filter responds to them, and what the network is without it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deconvviz.errors import DataError
+from deconvviz.graph.gates import GatedNetwork
+from deconvviz.graph.ops import final_value, is_rectified
+from deconvviz.metrics.intervals import DUPLICATE, correlations
+from deconvviz.run.responses import LayerResponses, gather
+from deconvviz.studies.pruning.registry import Scores, criterion
+from deconvviz.studies.pruning.subject import PruningSubject
+from deconvviz.types import Floats, Ints
+
+DEAD, REPEATED, BLIND, ALIVE = 0.0, 1.0, 2.0, 3.0  # kinds of filters, in the order in which they go
+
+
+@criterion("activity", needs="images")
+def activity(subject: PruningSubject) -> Scores:
+    """Dead filters go first, then those that repeat a stronger one, then class-blind ones; within a kind the weakest.
+
+    s_f = 0, 1, 2, or 3 for all others, plus the share of filters with a lower mean response. Dead: the same value
+    everywhere, after the rectifier. Repeated: a correlation of at least 0.95 with a filter whose mean response is
+    higher. Class-blind: a class selectivity (Morcos et al. 2018) that shuffled labels reach too; it needs labels, and
+    without them no filter counts as blind. Filters that go together: the sum. The kinds are those of `diagnose`; that
+    the dead go first is network trimming (Hu et al. 2016, arXiv 1607.03250), the rest is ours.
+    """
+    layers = {layer: _behind(subject, layer) for name in subject.chosen for layer in subject.groups.groups[name].layers}
+    assert subject.feed is not None
+    values = list(dict.fromkeys(layers.values()))
+    responses, _ = gather(subject.network, subject.batches(), len(subject.feed), values, subject.run)
+    scores = {value: _kinds(subject, value, responses[value]) for value in values}
+    return subject.by_unit(lambda layer: scores[layers[layer]])
+
+
+def _behind(subject: PruningSubject, layer: str) -> str:
+    """Return the name of the value that a layer's filters have after their normalisation and rectifier."""
+    network = subject.network
+    return network.name_of(final_value(network.layer(layer).node)) or layer
+
+
+def _kinds(subject: PruningSubject, value: str, responses: LayerResponses) -> Floats:
+    """Return the score of each channel of a value, float64 [channels]."""
+    means = np.abs(responses.means).mean(0, dtype=np.float64)
+    ranks = np.argsort(np.argsort(means, kind="stable"), kind="stable") / len(means)
+    kinds = np.full(len(means), ALIVE)
+    rectified = is_rectified(subject.network.layer(value).node)
+    if subject.labelled and rectified:
+        rng = np.random.default_rng([subject.run.seed, 11])
+        index, by_chance = responses.selectivities(subject.targets, int(subject.targets.max()) + 1, rng)
+        kinds[index <= by_chance] = BLIND
+    alike = correlations(responses.samples) >= DUPLICATE
+    kinds[(alike & (ranks[None] > ranks[:, None])).any(1)] = REPEATED
+    kinds[responses.constant] = DEAD
+    return kinds + ranks
+
+
+@criterion("lesion", needs="labels")
+def lesion(subject: PruningSubject, count: int = 32) -> Scores:
+    """s_f = mean over images of loss(network without filter f) - loss(network), in nats, of each image's class.
+
+    The oracle of Molchanov et al. 2017, arXiv 1611.06440, section 2.2, with its sign; as `lesions` measures it, but for
+    filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass for each
+    filter and image.
+    """
+    if count < 1:
+        raise DataError(f"count {count} given; expected at least 1 image")
+    network, chosen = subject.network, list(subject.chosen)
+    gated = GatedNetwork(network, subject.groups, chosen)
+    totals = {name: np.zeros(subject.groups.groups[name].units) for name in chosen}
+    bar = subject.run.bar("filter", sum(map(len, totals.values())), "lesions")
+    with torch.inference_mode(), bar:
+        images = _first_images(subject, count)
+        for name in chosen:
+            for unit in range(len(totals[name])):
+                totals[name][unit] = _mean_loss_without(subject, gated, name, unit, images)
+                bar.update(1)
+        before = _mean_loss_without(subject, gated, "", 0, images)
+    return {name: total - before for name, total in totals.items()}
+
+
+def _first_images(subject: PruningSubject, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Return batches of images with the outputs for their classes, `count` images spread over the feed."""
+    assert subject.feed is not None
+    chosen = np.unique(np.linspace(0, len(subject.feed) - 1, min(count, len(subject.feed))).astype(int))
+    found = []
+    for places, x in subject.batches():
+        kept = np.isin(places, chosen)
+        if kept.any():
+            found.append((x[torch.from_numpy(kept)], _targets(subject, places[kept])))
+    return found
+
+
+def _targets(subject: PruningSubject, places: Ints) -> Tensor:
+    return torch.from_numpy(subject.targets[places]).to(subject.network.device)
+
+
+def _mean_loss_without(
+    subject: PruningSubject, gated: GatedNetwork, name: str, unit: int, images: list[tuple[Tensor, Tensor]]
+) -> float:
+    factors = {}
+    if name:
+        factors[name] = torch.ones(gated.groups[name], device=subject.network.device)
+        factors[name][unit] = 0
+    readout, losses = subject.network.readout, []
+    for x, targets in images:
+        shares = readout.log_probabilities(readout.scores(gated(x, factors)))
+        losses.append(-shares.gather(1, targets[:, None])[:, 0])
+    return float(torch.cat(losses).double().mean())

@@ -1,0 +1,127 @@
+"""The registry of criteria: each is a function from a network to a score for every unit; the lowest go first.
+
+To add a criterion, write a function in a file of `criteria/` and register it:
+
+    @criterion("l1")
+    def l1(subject: PruningSubject, greedy: bool = False) -> Scores: ...
+
+Its docstring is shown to users: the formula, and where it comes from. Its further parameters are its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deconvviz.declarations import Declaration, declarations
+from deconvviz.errors import DataError, PruningError
+from deconvviz.registry import Registry
+from deconvviz.types import Floats
+
+if TYPE_CHECKING:
+    from deconvviz.studies.pruning.subject import PruningSubject
+
+Scores = Mapping[str, Floats]
+"""Name of a group of `PruningSubject.chosen` -> float64 [units], the score of each unit: the lowest go first."""
+Formula = Callable[..., Scores]
+NEEDS = ("", "images", "labels")
+FILES = ("weights", "similarity", "responses")
+"""The files of `criteria/`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """A registered criterion. Calling it with a network scores the units of every group that is to be pruned.
+
+    Attributes:
+        name: by which it is asked for.
+        formula: `formula(subject, **options)` returns the scores.
+        needs: what it cannot do without: nothing but the weights, "images", or images with "labels".
+        decides: whether it says by itself how many units stay: those with a score above 0. Shares that the user gives
+            count instead.
+    """
+
+    name: str
+    formula: Formula
+    needs: str = ""
+    decides: bool = False
+
+    @property
+    def source(self) -> str:
+        """The formula and the paper."""
+        return inspect.cleandoc(self.formula.__doc__ or "")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options and their defaults."""
+        parameters = [*inspect.signature(self.formula).parameters.values()][1:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options, those that are not given by their defaults; DataError for one that does not exist."""
+        unknown = sorted({*options} - {*self.options})
+        if unknown:
+            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
+            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        return {**self.options, **options}
+
+    def require(self, subject: PruningSubject) -> None:
+        """Raise DataError where the criterion needs images or labels that the subject does not have."""
+        if self.needs and subject.feed is None:
+            raise DataError(f"criterion {self.name!r} looks at images, and none were given; give some, or take l1")
+        if self.needs == "labels" and not subject.labelled:
+            raise DataError(
+                f"criterion {self.name!r} needs the class of each image, and the images have none that the network "
+                "knows; give labelled images, such as a folder of classes, or take l1"
+            )
+
+    def __call__(self, subject: PruningSubject, **options: Any) -> Scores:
+        """Return the scores of every group that is to be pruned.
+
+        Raises:
+            DataError: images or labels are missing, or an option is out of its range.
+            PruningError: the criterion gave a group no score for each unit.
+        """
+        self.require(subject)
+        scores = self.formula(subject, **self.checked(options))
+        for name in subject.chosen:
+            found, units = np.shape(scores.get(name, ())), subject.groups.groups[name].units
+            if found != (units,) or np.isnan(scores[name]).any():
+                raise PruningError(f"criterion {self.name!r} scored {name!r} with {found}; expected {units} numbers")
+        return scores
+
+
+CRITERIA: Registry[Criterion] = Registry("criterion")
+
+
+def criterion(name: str, needs: str = "", decides: bool = False) -> Callable[[Formula], Formula]:
+    """Register a function as a criterion.
+
+    Args:
+        name: by which it is asked for.
+        needs: one of `NEEDS`.
+        decides: whether units with a score above 0 stay, and the others go, where no share is given.
+    """
+
+    def register(formula: Formula) -> Formula:
+        CRITERIA.add(name, Criterion(name=name, formula=formula, needs=needs, decides=decides))
+        return formula
+
+    return register
+
+
+@cache
+def criterion_declarations() -> dict[str, Declaration]:
+    """Return the criteria by name, as their sources declare them: nothing is imported for it.
+
+    >>> list(criterion_declarations())[:3]
+    ['l1', 'l2', 'random']
+    """
+    folder = pathlib.Path(__file__).parent / "criteria"
+    return declarations([folder / f"{name}.py" for name in FILES], "criterion")
