@@ -256,7 +256,8 @@ class Bump(LearnedExplainer):
         units = share.new_tensor([height, columns, min(self.size)]) / SIDE
         least = share.new_tensor([SIDE / 2 - REACH, SIDE / 2 - REACH, DRAWN[0]])
         span = share.new_tensor([2 * REACH, 2 * REACH, DRAWN[1] - DRAWN[0]])
-        return units * (least + span * share)
+        bumps: Tensor = units * (least + span * share)
+        return bumps
 
     def answers(self, batch: Batch, mask: Tensor, learning: bool) -> Tensor:
         """Return what q says to masked images, [N, outputs]; masks [N, H, W]."""

@@ -216,7 +216,7 @@ def test_bad_input() -> None:
         ({"relaxed": "x"}, "true or false"),
     ):
         with pytest.raises(DataError, match=complaint):
-            Bump({"1": (4, 8, 8)}, 3, **options)  # type: ignore[arg-type]
+            Bump({"1": (4, 8, 8)}, 3, **options)
     with pytest.raises(CamError, match="at most three"):
         Bump(shapes, 3)
     by_hand = LEARNED["bump"]({"1": (4, 8, 8)}, 3, width=4)

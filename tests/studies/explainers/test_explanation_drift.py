@@ -9,13 +9,13 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages
 from tiny_explainers import TINY_PREPROCESS, TINY_SIZE, lively_explainer, tiny, tiny_net
 from torch import nn
 
 import deconvviz as dv
 from deconvviz.cam.learned.bump import Bump
 from deconvviz.cam.learned.files import configuration, save_explainer
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import CamError, DeconvvizError, MismatchError
 from deconvviz.studies.explainers.result import ExplanationDrift
 

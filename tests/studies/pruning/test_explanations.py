@@ -1,4 +1,4 @@
-"""The criterion of explanations: gates, their cost, the loss at its two ends, and a planted branch that decides nothing."""
+"""The criterion of explanations: gates, their cost, the loss at its ends, and a planted branch that decides nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryImages
 from tiny_explainers import TINY_PREPROCESS, TINY_SIZE, lively_explainer
 from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.cam.learned.bump import Bump
 from deconvviz.data.feed import Feed
+from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import CamError, DataError
 from deconvviz.graph.channels import channel_groups
 from deconvviz.run.options import RunOptions
