@@ -161,3 +161,10 @@ from .types import Box as Box
 
 __all__: list[str]
 __version__: str
+from .drawing.pruning import draw_pruning as draw_pruning
+from .drawing.pruning import draw_sensitivity as draw_sensitivity
+from .errors import PruningError as PruningError
+from .graph.channels import channel_groups as channel_groups
+from .studies.pruning.measure import prune as prune
+from .studies.pruning.result import PruningStudy as PruningStudy
+from .studies.pruning.slim import Origin as Origin

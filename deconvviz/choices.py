@@ -112,3 +112,4 @@ NODE_SCORES = ("mean", "sum")  # the score of a node: the mean of its classes', 
 
 # --- attacks ---
 ATTACK_LOSSES = ("cross-entropy", "margin")  # what an attack raises
+PRUNED_RESULTS = ("slim", "masked")

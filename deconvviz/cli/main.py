@@ -116,6 +116,11 @@ COMMANDS = {
         "Measure how well the maps of explanation methods show what a network relies on.",
         resumes=True,
     ),
+    "prune": LazyCommand(
+        "studies.pruning.command",
+        "Take filters out of a network, and measure what it costs and finds without them.",
+        resumes=True,
+    ),
     "attack": LazyCommand(
         "studies.attack.command",
         "Change images a little, so that a network takes them for something else.",
@@ -206,6 +211,7 @@ Why a network decides as it does:
 \b
 What a network's features are sensitive to, and what they are good for:
   deconvviz occlude torchvision:squeezenet1_0 dog.jpg -o occlusion.png
+  deconvviz prune demo scenes:200:7 --keep 0.7 --sensitivity -o slim.pth
   deconvviz attack demo scenes:200:7 --method pgd --epsilons 0,1,2,4,8 -o pgd.h5
   deconvviz invariance torchvision:squeezenet1_0 photos.h5 -o invariance.png
   deconvviz correspond demo scenes:500:1 -l relu5 -l relu7 -o correspondence.csv

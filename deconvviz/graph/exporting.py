@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
 from deconvviz.graph.calling import Call, called
+from deconvviz.graph.evaluating import evaluating
 from deconvviz.graph.functions import FunctionCall, marked_functions
 
 INNER = "inner_of_deconvviz"  # the name of a module within `_OneImage`
@@ -109,6 +110,31 @@ def export(model: nn.Module, example: Tensor, output: Any, call: Call | None = N
     _inline(program.graph_module, {example.device.type, NEUTRAL.type})
     program.graph_module.recompile()
     return Exported(program, calls, f"{INNER}." if wrapped else "", weights, example.device)
+
+
+def program_bytes(model: nn.Module, shape: tuple[int, ...]) -> bytes:
+    """Return the exported program of a module as the bytes of a .pt2 file, which torch alone opens.
+
+    `torch.export.load(path).module()` takes images [N, *shape], of any number. This package does not load such files:
+    where torch finds more than tensors in one, it unpickles it, which may run any code.
+
+    Args:
+        model: in eval mode.
+        shape: of one image, (channels, height, width).
+
+    Raises:
+        CaptureError: the module does what torch.export cannot follow.
+    """
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    example = torch.zeros(2, *shape).to(first)
+    with evaluating(model), torch.no_grad(), _silent():
+        try:
+            program, _ = _program_on_any_device(model, example)
+            file = io.BytesIO()
+            torch.export.save(program, file)
+        except Exception as error:
+            raise CaptureError(f"{type(model).__name__} cannot be exported: {first_line(error)}") from error
+    return file.getvalue()
 
 
 def first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from deconvviz.errors import ModelError
 from deconvviz.models.heads import Head
 from deconvviz.models.parts import part_of, settings_of_part, split_part
 from deconvviz.models.randomness import make_random
+from deconvviz.models.slimming import fit_to
 from deconvviz.models.sources import FORMS, SOURCES, Built, Loader, Wanted, from_file
 from deconvviz.models.weights import Weights, load_weights, read_weights
 
@@ -55,7 +56,8 @@ def load_model(spec: str, weights: str = "DEFAULT") -> LoadedModel:
             `torchvision:fasterrcnn_resnet50_fpn#backbone`, with the weights that it has in the model.
         weights: "DEFAULT" for the model's own trained weights (they are downloaded where they are not there yet),
             "none" for random weights of a fixed seed, or the path of a file with a state dict, which is loaded with
-            weights_only=True. From a file that `deconvviz train` wrote come also the size of a zfnet, another head, how
+            weights_only=True. A file that `deconvviz prune` wrote makes the model's tensors as small as its own. From a
+            file that `deconvviz train` wrote come also the size of a zfnet, another head, how
             its images are prepared, and the names of its outputs. Where the last layer in a file has another number of
             outputs than the model usually has, the model is built with as many.
 
@@ -136,6 +138,8 @@ def _built(spec: str, arguments: Mapping[str, Any], wanted: Wanted, seed: int = 
 
 def _with_weights(spec: str, arguments: Mapping[str, Any], built: Built, file: Weights) -> Built:
     """Load a file into a model; where only the number of outputs differs, build the model with those of the file."""
+    if file.slim:
+        fit_to(built.model, file.state)
     try:
         load_weights(built.model, file)
         return built

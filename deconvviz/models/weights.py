@@ -21,6 +21,7 @@ from deconvviz.models.checkpoints import ADVICE, read_file
 from deconvviz.types import Pathlike
 
 TRAINING = "deconvviz-training"  # marks the files that `deconvviz train` writes
+SLIM = "deconvviz-slim"  # marks those of `deconvviz prune`, whose tensors are smaller than those of the model
 # Under which names checkpoints keep the weights, the likeliest first; averages over training come last
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 AVERAGES = ("ema", "average", "teacher", "swa")
@@ -36,7 +37,7 @@ Rename = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weights file holds; all but the state dicts comes from files that `deconvviz train` wrote.
+    """What a weights file holds; all but the state dicts comes from files that deconvviz wrote.
 
     Attributes:
         path: of the file.
@@ -47,6 +48,7 @@ class Weights:
         classes: names of the outputs; empty where they are unknown.
         head: what stands in the place of the model's own last layers, as `Head.as_dict` gives it; empty for its own.
         model: name of the model, as `load_model` takes it; empty where it is unknown.
+        slim: whether its tensors are smaller than those of the model, because `deconvviz prune` took channels out.
     """
 
     path: pathlib.Path
@@ -57,6 +59,7 @@ class Weights:
     classes: tuple[str, ...] = ()
     head: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    slim: bool = False
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
@@ -264,10 +267,11 @@ def read_weights(path: Pathlike) -> Weights:
         ModelError: the file does not exist, holds anything else, or holds objects that are not tensors.
     """
     content = read_file(path)
-    from_training = isinstance(content, Mapping) and content.get("format") == TRAINING
+    from_training = isinstance(content, Mapping) and content.get("format") in (TRAINING, SLIM)
     details = {key: content[key] for key in ("arguments", "settings")} if from_training else {}
     details |= {"classes": tuple(content.get("classes", ())), "head": content.get("head", {})} if from_training else {}
     details |= {"model": str(content.get("identity", {}).get("model", ""))} if from_training else {}
+    details |= {"slim": content["format"] == SLIM} if from_training else {}
     states = dict(sorted(_states_in(content), key=lambda pair: _rank(pair[0])))
     if not states:
         keys = f"; it holds {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""

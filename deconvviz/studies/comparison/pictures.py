@@ -13,18 +13,13 @@ import torch
 from deconvviz.arrays import evenly
 from deconvviz.cam.explain import cam, constant_maps_allowed
 from deconvviz.data.feed import Feed
-from deconvviz.data.pictures import resized, tile
 from deconvviz.studies.comparison.decisions import Decisions
 from deconvviz.studies.comparison.responses import Pair, Side
 from deconvviz.studies.comparison.result import ExplainedImages, LayerComparison
 from deconvviz.studies.mining.mine import mine
-from deconvviz.studies.mining.panels import square_around
 from deconvviz.studies.mining.result import Mined
-from deconvviz.types import Box, Ints, Mask, Pixels
-
-SIDE = 64  # pixels of a patch as it is shown
-EMPTY = 225  # level of grey of a patch that there is none of
-LARGEST = 0.5  # of the image's shorter side: the largest patch that is shown
+from deconvviz.studies.mining.strongest import strongest_patches
+from deconvviz.types import Ints
 
 
 def strongest(pair: Pair, side: Side, path: pathlib.Path | None) -> Mined:
@@ -54,33 +49,12 @@ def with_tiles(pair: Pair, layer: LayerComparison, mined: Sequence[Mined]) -> La
     shown = layer.ranking[: pair.options.filters]
     channels = shown, layer.partner[shown]
     tiles = [
-        _patches(Feed(pair.images, side.preprocess), each, layer.layer, numbers, alive)
+        strongest_patches(Feed(pair.images, side.preprocess), each, layer.layer, numbers, alive)
         for side, each, numbers, alive in zip(
             pair.sides, mined, channels, (layer.alive_before, layer.alive_after), strict=True
         )
     ]
     return replace(layer, shown=shown, tiles_before=tiles[0], tiles_after=tiles[1])
-
-
-def _patches(feed: Feed, mined: Mined, name: str, channels: Ints, alive: Mask) -> Pixels:
-    """Return the strongest patches of some filters, uint8 [n, k, SIDE, SIDE, 3]; grey where there are fewer.
-
-    A dead filter has none: it responds to no image more than to any other.
-    """
-    layer, room = mined[name], feed.preprocess.shape[1:]
-    tiles = np.full((len(channels), layer.top.k, SIDE, SIDE, 3), EMPTY, np.uint8)
-    for row, channel in enumerate(channels.tolist()):
-        for winner in layer.winners([channel]) if alive[channel] else ():
-            box = mined.box(name, layer.positions[winner].tolist()) or Box(0, 0, *room)
-            side = min(max(box.height, box.width), max(int(LARGEST * min(room)), 1))
-            patch = square_around(box, side, (room[0], room[1])).of(feed.display(int(layer.images[winner])))
-            tiles[row, winner.rank] = _square(patch)
-    return tiles
-
-
-def _square(patch: Pixels) -> Pixels:
-    """Return a patch with SIDE x SIDE pixels: a small one is shown as its pixels, a large one is smoothed."""
-    return tile(patch, SIDE) if min(patch.shape[:2]) < SIDE else resized(np.ascontiguousarray(patch), (SIDE, SIDE))
 
 
 def explained(pair: Pair, decisions: Decisions | None) -> ExplainedImages | None:

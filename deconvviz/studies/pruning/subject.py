@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.graph.channels import ChannelGroups
 from deconvviz.graph.network import Network
 from deconvviz.run.options import RunOptions
 from deconvviz.types import Floats, Ints, Mask
+
+
+class Feeds(NamedTuple):
+    """The images of a pruning.
+
+    Attributes:
+        learned: those that a criterion looks at and that are trained on.
+        measured: those that the accuracy is measured on.
+        validation: images to measure on that are other ones; None where they are a part of the same.
+    """
+
+    learned: Feed
+    measured: Feed
+    validation: Images | None
 
 
 @dataclass(frozen=True, kw_only=True)
