@@ -31,7 +31,7 @@ TEMPERATURE = 0.4
 def explanations(
     subject: PruningSubject,
     explainer: Bump | Pathlike | None = None,
-    cost: float = 0.5,
+    cost: float | None = None,
     steps: int = 300,
     rate: float = 0.05,
     match: float = 10.0,
@@ -41,10 +41,10 @@ def explanations(
     """s_f = theta_f of a gate that learns to close where a bump explainer sees no difference; above 0 it stays.
 
     Loss: match MSE((a, b, c) of the gated network, those of the whole one) + log(max(r, p) / p) + answers KL of both
-    outputs; r is the share of multiplications left, p the wanted one: that of the filters to keep where shares are
-    given, else `cost`. explainer: a file of `deconvviz train-cam bump`. Ganjdanesh, Gao, Huang, ECCV 2022, arXiv
-    2209.02869. Ours: logistic noise instead of one Gumbel, which is biased towards open gates, and the cost of all
-    convolutions and linear layers, of the very gates that are tried, image by image.
+    outputs; r is the share of multiplications left, p the wanted one: `cost`, by default what the filters to keep
+    cost. explainer: a file of `deconvviz train-cam bump`. Ganjdanesh, Gao, Huang, ECCV 2022, arXiv 2209.02869. Ours:
+    logistic noise instead of one Gumbel, which is biased towards open gates, and the cost of all convolutions and
+    linear layers, of the very gates that are tried, image by image.
     """
     _check(cost, steps, rate)
     _check_weights(match=match, answers=answers, decay=decay)
@@ -72,9 +72,9 @@ def explanations(
     return {name: theta.detach().double().cpu().numpy() for name, theta in gates.theta.items()}
 
 
-def _check(cost: float, steps: int, rate: float) -> None:
+def _check(cost: float | None, steps: int, rate: float) -> None:
     """Raise DataError for a wanted share, a number of steps or a rate out of its range."""
-    if not 0 < cost <= 1:
+    if cost is not None and not 0 < cost <= 1:
         raise DataError(f"cost {cost} given; expected a share above 0 and at most 1")
     if not (isinstance(steps, int) and steps >= 1):
         raise DataError(f"steps {steps} given; expected a whole number, at least 1")
@@ -94,12 +94,15 @@ def _again_and_again(subject: PruningSubject) -> Iterator[tuple[Ints, Tensor]]:
         yield from subject.batches()
 
 
-def _wanted(subject: PruningSubject, cost: float) -> float:
-    """Return p: the share of the cost that the units to keep have, where some are to go; else `cost`."""
-    units = {name: subject.groups.groups[name].units for name in subject.chosen}
-    if all(count >= units[name] for name, count in subject.chosen.items()):
+def _wanted(subject: PruningSubject, cost: float | None) -> float:
+    """Return p: `cost`, or the share of the cost that the units to keep have."""
+    if cost is not None:
         return cost
-    shares = {name: torch.full((1, units[name]), count / units[name]) for name, count in subject.chosen.items()}
+    units = {name: subject.groups.groups[name].units for name in subject.chosen}
+    shares = {
+        name: torch.full((1, units[name]), count / units[name], device=subject.network.device)
+        for name, count in subject.chosen.items()
+    }
     return float(CostShare(subject.network, subject.groups)(shares))
 
 
