@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from tiny_explainers import TINY_PREPROCESS, TINY_SIZE, lively_explainer
 from torch import Tensor, nn
 
@@ -14,8 +15,10 @@ import deconvviz as dv
 from deconvviz.cam.learned.bump import Bump
 from deconvviz.data.feed import Feed
 from deconvviz.data.memory import InMemoryImages
+from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError, DataError
 from deconvviz.graph.channels import channel_groups
+from deconvviz.graph.choose import last_maps
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 from deconvviz.studies.pruning.criteria import CRITERIA
@@ -151,3 +154,32 @@ def test_bad_input() -> None:
             CRITERIA["explanations"](subject(net), **options)
     with pytest.raises(CamError, match="of the method l-cam-fm"):
         CRITERIA["explanations"](subject(net), explainer=lively_explainer("l-cam-fm"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo", "squeezenet1_0", "mobilenet_v2"])
+def test_on_networks_that_are_used(name: str) -> None:
+    """Joins, BatchNorm, depthwise convolutions and residual sums: all gates open is the network, and gates learn."""
+    torch.manual_seed(0)
+    model = dv.load_model("demo").model if name == "demo" else torchvision.models.get_model(name)
+    net = dv.capture(model.eval(), (3, 64, 64))
+    preprocess = Preprocess(None, 64, (0.5,) * 3, (0.25,) * 3)
+    explainer = new_explainer("bump", FrozenNetwork(net, [last_maps(net)], preprocess, "fp32"), {"width": 4}, 0)
+    assert isinstance(explainer, Bump)
+    groups = channel_groups(net)
+    given = PruningSubject(
+        network=net,
+        groups=groups,
+        chosen={layer: max(groups.groups[layer].units // 2, 1) for layer in groups.prunable},
+        feed=Feed(dv.Scenes(4, size=64), preprocess, workers=1),
+        run=RunOptions(progress=False, batch_size=4, workers=1),
+    )
+    gates = Gates(given, explainer, 0.5)
+    places, x = next(given.batches())
+    whole = gates._whole(places, x)
+    ones = {layer: torch.ones(4, units) for layer, units in gates.gated.groups.items()}
+    terms = gates.of_gates(ones, places, x, whole)
+    assert terms["match"].item() < 1e-8 and terms["cost"].item() == pytest.approx(np.log(2.0), rel=1e-6)
+    scores = CRITERIA["explanations"](given, explainer=explainer, steps=2)
+    assert set(scores) == set(groups.prunable)
+    assert all((values != 3).all() for layer, values in scores.items() if groups.groups[layer].convolution)
