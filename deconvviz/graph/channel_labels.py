@@ -18,6 +18,9 @@ from deconvviz.types import Ints
 NOTHING = -1  # the label of a channel of zeros that a padding has added
 
 
+Labelled = tuple[Ints, tuple[int, ...]]  # labels, and the shape of their value without the batch
+
+
 class Unfollowed(Exception):
     """Raised within this module where an op mixes channels or counts them; its text says why."""
 
@@ -138,6 +141,7 @@ class Follower:
             (op.channels == "filters", self._filters),
             (op.channels == "joined", self._joined),
             (op.channels == "picked", self._picked),
+            (op.channels == "cut", self._cut),
             (op.kind == "lrn", self._contrast),
             (op.channels == "same", self._same),
             (op.reshapes, self._reshaped),
@@ -202,9 +206,10 @@ class Follower:
         """Element by element: what meets is united."""
         dims = len(shape_of(node)) - 1
         values = list(dict.fromkeys(inputs))
-        labels = self._labels[values[0]]
+        labels, shape = self._labels[values[0]], shape_of(values[0])[1:]
         for other in values[1:]:
-            labels = self._met(labels, self._labels[other], dims)
+            labels = self._met((labels, shape), (self._labels[other], shape_of(other)[1:]), dims)
+            shape = shape_of(node)[1:]
         for tensor in (each for each in node.all_input_nodes if each not in values):
             self._of_constant(tensor, labels)
         zeros = [self._zero[value] for value in values]
@@ -212,17 +217,21 @@ class Follower:
             return labels, zeros[0] and _keeps_zero(node, values[0])
         return labels, any(zeros) if op.kind == "other" else all(zeros)
 
-    def _met(self, first: Ints, second: Ints, dims: int) -> Ints:
-        first, second = (each.reshape([1] * (dims - each.ndim) + [*each.shape]) for each in (first, second))
-        for small, large in ((first, second), (second, first)):
-            if small.size == 1 and large.size > 1:  # one channel for all of them: it stays
-                if small.ravel()[0] >= 0:
-                    self._stops.setdefault(int(small.ravel()[0]), "it alone meets all channels of another value")
+    def _met(self, first: Labelled, second: Labelled, dims: int) -> Ints:
+        """Unite the labels of two values that meet, with their shapes; return those of the result."""
+        one, two = ((_led(labels, dims), (*[1] * (dims - len(shape)), *shape)) for labels, shape in (first, second))
+        for (small, shape), (large, _) in ((one, two), (two, one)):
+            if small.size == 1 and large.size > 1:
+                axis = int(np.argmax(large.shape))
+                if shape[axis] > 1:
+                    raise Unfollowed("which meet positions of another value")
+                if small.flat[0] >= 0:  # one channel for all of them: it stays
+                    self._stops.setdefault(int(small.flat[0]), "it alone meets all channels of another value")
                 return large
-        if first.shape != second.shape:
+        if one[0].shape != two[0].shape:
             raise Unfollowed("which meet positions of another value")
-        self.unite(first, second)
-        return first
+        self.unite(one[0], two[0])
+        return one[0]
 
     def _of_constant(self, tensor: fx.Node, labels: Ints) -> None:
         """Note that numbers of a tensor that meets channels belong to them."""
@@ -263,6 +272,14 @@ class Follower:
             raise Unfollowed("and picks them by their numbers")
         line = self._along(inputs[0], 1)[chosen.cpu().numpy()]
         return line.reshape(-1, *[1] * (len(shape_of(node)) - 2)), self._zero[inputs[0]]
+
+    def _cut(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:
+        """A part of the positions, or everything: a part of the channels is counted in the code of the module."""
+        labels = self._labels[inputs[0]]
+        lengths = zip(labels.shape, shape_of(inputs[0])[1:], shape_of(node)[1:], strict=True)
+        if any(size > 1 and before != after for size, before, after in lengths):
+            raise Unfollowed("and cuts a part of them off")
+        return labels, self._zero[inputs[0]]
 
     def _contrast(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:
         """A contrast normalisation across channels: a channel of zeros adds nothing to its neighbours."""
@@ -331,6 +348,11 @@ class Follower:
         if len(varying) > 1:
             raise Unfollowed("and divides them into groups")
         return whole, self._zero[source]
+
+
+def _led(labels: Ints, dims: int) -> Ints:
+    """Return labels with so many dimensions, the new ones first, as broadcasting adds them."""
+    return labels.reshape([1] * (dims - labels.ndim) + [*labels.shape])
 
 
 def _keeps_zero(node: fx.Node, source: fx.Node) -> bool:

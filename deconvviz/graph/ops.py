@@ -14,7 +14,7 @@ from deconvviz.graph.reach import Geometry, data_inputs, whole_map
 from deconvviz.registry import Registry
 
 Kind = Literal["linear", "rectifier", "max_pool", "lrn", "stop", "other"]
-Channels = Literal["", "same", "filters", "joined", "picked"]
+Channels = Literal["", "same", "filters", "joined", "picked", "cut"]
 
 
 @dataclass
@@ -84,9 +84,9 @@ class Op:
         pads: it puts a border around the rows and columns.
         stride_argument: the position of the stride among its arguments; None where it has no stride.
         channels: what becomes of single channels: "same" where element meets element of the same number, by the rules
-            of broadcasting; "filters" where each is made by a filter of its own, from channels before it; "joined" and
-            "picked" where they are put one behind another, or chosen by number; "" where the other traits say it, or
-            where all may mix.
+            of broadcasting; "filters" where each is made by a filter of its own, from channels before it; "joined",
+            "picked" and "cut" where they are put one behind another, chosen by number, or a part of them is taken; ""
+            where the other traits say it, or where all may mix.
     """
 
     name: str

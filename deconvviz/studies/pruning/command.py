@@ -115,9 +115,7 @@ def layer_and_share(text: str) -> tuple[str, float]:
     try:
         return (layer, float(share)) if layer and equals else (text, float(""))
     except ValueError:
-        raise DataError(
-            f"--layer {text} given; expected a layer and the share that stays, such as conv3=0.25"
-        ) from None
+        raise DataError(f"--layer {text} given; expected LAYER=SHARE, such as conv3=0.25") from None
 
 
 asked_options = option_group(
@@ -127,7 +125,7 @@ asked_options = option_group(
     click.option(
         "--keep",
         type=float,
-        help="Share of the filters of each convolution that stays.  [default: 0.5; 1 with --layer]",
+        help="Share of the filters of each convolution that stays.  [default: 0.5; none with --layer]",
     ),
     click.option("--layer", multiple=True, metavar="LAYER=SHARE", help="The same for one layer. May be given often."),
     click.option(
@@ -191,8 +189,8 @@ def prune(
 ) -> None:
     """Take filters out of a network, and measure what it costs and finds without them.
 
-    IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. Filters that a residual sum ties go together.
-    Every command takes OUT as --weights of the same MODEL. The same command resumes what was interrupted.
+    IMAGES is a packed store, a folder of classes or scenes[:COUNT[:SEED]]. Filters that a residual sum ties go
+    together. Every command takes OUT as --weights of the same MODEL. The same command resumes what was interrupted.
 
     \b
     Examples:
@@ -206,7 +204,7 @@ def prune(
     how = asked.options()
     from deconvviz.data.datasets import open_images
     from deconvviz.run.opening import captured, device_of
-    from deconvviz.studies.mining.result import Mined
+    from deconvviz.studies.mining.result import load_mined
     from deconvviz.studies.pruning.measure import prune as prune_network
     from deconvviz.studies.pruning.options import PruningOptions
 
@@ -227,7 +225,7 @@ def prune(
         device=device_of(options.device),
         origin=_origin(loaded, options, class_names),
         validation=validation,
-        mined=None if asked.mined is None else Mined.load(asked.mined),
+        mined=None if asked.mined is None else load_mined(asked.mined),
         sources=sources(loaded),
         outputs=outputs,
         limit=limit,

@@ -54,7 +54,7 @@ def draw_pruning(study: PruningStudy, title: str = "", caption: str = "", page: 
 
 def _columns(pictures: FilterPictures) -> int:
     """Return how many tiles of one filter stand one below another."""
-    return pictures.tiles.shape[1]
+    return int(pictures.tiles.shape[1])
 
 
 def _pictures(sheet: Sheet, study: PruningStudy, tile: float, each: int, heights: list[float]) -> None:

@@ -175,9 +175,9 @@ def units_kept(groups: ChannelGroups, how: PruningOptions) -> dict[str, int]:
         if shares.setdefault(group.name, share) != share:
             raise PruningError(f"layer {layer!r} goes together with {group.name!r}; give both the same share")
     for name in groups.prunable:
-        share = how.share_of(name, prunable=True)
-        if share is not None:
-            shares.setdefault(name, share)
+        own = how.share_of(name, prunable=True)
+        if own is not None:
+            shares.setdefault(name, own)
     if not shares:
         reasons = {group.stopped for group in groups.groups.values() if group.stopped}
         raise PruningError(f"no convolution of {groups.network} can be slimmed: {'; '.join(sorted(reasons)[:2])}")

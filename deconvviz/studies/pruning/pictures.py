@@ -67,8 +67,9 @@ def _with_patches(run: PruningRun, study: PruningStudy, names: list[str]) -> dic
         return {}
     mined, images, preprocess = run.mined, run.feeds.measured.images, run.feeds.measured.preprocess
     if mined is None:
-        options = {"limit": MINED_IMAGES, **run.how.keywords()}
-        mined = mine(run.network, images, [*values.values()], PATCHES, preprocess=preprocess, **options)
+        layers = [*values.values()]
+        about = run.how.keywords()
+        mined = mine(run.network, images, layers, PATCHES, preprocess=preprocess, limit=MINED_IMAGES, **about)
     found = {}
     for name, value in values.items():
         within = next((each for each in (value, name) if each in mined), None)

@@ -206,8 +206,8 @@ class PruningStudy(Shown, drawn_by="draw_pruning"):
         return to_frame("pruning", *self._table())
 
     def _table(self) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
-        columns = ("layer", "goes_with", "filters", "kept", "multiply_adds_before", "multiply_adds_after")
-        columns += ("parameters_before", "parameters_after")
+        costs_of = ("multiply_adds_before", "multiply_adds_after", "parameters_before", "parameters_after")
+        columns = ("layer", "goes_with", "filters", "kept", *costs_of)
         group_of = {layer: name for name, group in self.groups.items() for layer in group.layers}
 
         def rows() -> Iterator[tuple[Any, ...]]:

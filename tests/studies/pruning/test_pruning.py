@@ -1,0 +1,221 @@
+"""Prunings: the criteria by loops, what is measured, the file and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import deconvviz as dv
+from deconvviz.cli.main import main
+from deconvviz.data.feed import Feed
+from deconvviz.errors import DataError, LayerNotFound, MismatchError, PruningError
+from deconvviz.graph.channels import channel_groups
+from deconvviz.metrics.intervals import paired_interval
+from deconvviz.models.load import load_model
+from deconvviz.studies.pruning.criteria import CRITERIA
+from deconvviz.studies.pruning.result import PruningStudy
+from deconvviz.studies.pruning.slim import Origin
+from deconvviz.studies.pruning.subject import PruningSubject
+
+PREPROCESS = dv.Preprocess(resize=None, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+ABOUT: dict[str, Any] = {"preprocess": PREPROCESS, "outputs": range(3), "repeats": 0, "shown": 0, "progress": False}
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = (nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(5, 3)).eval()
+
+
+def pictures(count: int = 12) -> dv.InMemoryImages:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (count, 12, 12, 3), np.uint8)
+    return dv.InMemoryImages(values, [n % 3 for n in range(count)], ["a", "b", "c"])
+
+
+def scored(model: nn.Module, criterion: str, kept: dict[str, int] | None = None, **options: Any) -> dict[str, Any]:
+    network = dv.capture(model, (3, 12, 12))
+    groups = channel_groups(network)
+    chosen = kept or {name: groups.groups[name].units // 2 for name in groups.prunable}
+    feed = Feed(pictures(), PREPROCESS)
+    run = dv.RunOptions(progress=False)
+    subject = PruningSubject(network=network, groups=groups, chosen=chosen, feed=feed, outputs=np.arange(3), run=run)
+    return dict(CRITERIA[criterion](subject, **options))
+
+
+def test_l1_and_l2_by_a_loop() -> None:
+    model = net()
+    for name, power in (("l1", 1), ("l2", 2)):
+        found = scored(model, name)
+        for layer in ("0", "3"):
+            for channel, weights in enumerate(model[int(layer)].weight.detach().double()):
+                total = sum(abs(float(weight)) ** power for weight in weights.flatten())
+                assert found[layer][channel] == pytest.approx(total ** (1 / power), rel=1e-9)
+    assert np.allclose(scored(model, "l1", largest=True)["3"], -scored(model, "l1")["3"])
+
+
+def test_greedy_l1_leaves_out_what_has_gone() -> None:
+    model = net()
+    with torch.no_grad():
+        model[0].weight[2] *= 0.01  # the only one that goes
+        model[3].weight[4, 2] = 9.0  # the filter that leans on it
+    independent, greedy = (scored(model, "l1", {"0": 5, "3": 3}, greedy=each) for each in (False, True))
+    weights = model[3].weight.detach().double().abs()
+    expected = [sum(float(weights[f, c].sum()) for c in range(6) if c != 2) for f in range(5)]
+    assert np.allclose(greedy["3"], expected) and np.allclose(independent["0"], greedy["0"])
+    assert independent["3"].argmax() == 4 and greedy["3"][4] < independent["3"][4] - 80
+
+
+def test_similarity_keeps_one_of_each_kind() -> None:
+    model = net()
+    with torch.no_grad():
+        model[0].weight[1] = 2 * model[0].weight[0]
+        model[0].weight[4] = 3 * model[0].weight[0]
+        model[0].weight[5] = 0
+    order = scored(model, "similarity")["0"]
+    assert order[5] == 0 and set(np.argsort(order)[1:3]) == {0, 1} and order[4] > 2
+
+
+def test_activity_drops_the_dead_then_the_repeated() -> None:
+    model = net()
+    with torch.no_grad():
+        model[1].bias[3], model[1].weight[3] = -5, 0.01  # never above zero
+        model[0].weight[1] = 1.5 * model[0].weight[2]
+        model[0].bias[1] = 1.5 * model[0].bias[2]
+    found = scored(model, "activity")["0"]
+    assert found[3] < 1 and 1 <= min(found[1], found[2]) < 2 and max(found[1], found[2]) >= 2
+
+
+def test_lesion_is_the_loss_without_a_filter() -> None:
+    model = net()
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2], model[1].bias[2] = 0, 0, 0
+        model[7].weight.mul_(5)
+    found, feed = scored(model, "lesion"), Feed(pictures(), PREPROCESS)
+    x, labels = PREPROCESS.tensor(feed.pictures(range(12))), torch.arange(12) % 3
+
+    def loss(channel: int | None) -> float:
+        with torch.no_grad():
+            value = model[:3](x)
+            if channel is not None:
+                value[:, channel] = 0
+            return float(nn.functional.cross_entropy(model[3:](value), labels))
+
+    expected = [loss(channel) - loss(None) for channel in range(6)]
+    assert np.allclose(found["0"], expected, atol=1e-5) and found["0"][2] == 0 and np.ptp(found["0"]) > 1e-3
+
+
+def test_a_filter_of_zeros_goes_first_and_costs_nothing(tmp_path: pathlib.Path) -> None:
+    model = net()
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2], model[1].bias[2] = 0, 0, 0
+    study, slim = dv.prune(model, pictures(), "l1", tmp_path / "slim.pth", layers={"0": 5 / 6}, **ABOUT)
+    assert study.groups["0"].kept.tolist() == [True, True, False, True, True, True]
+    x = torch.rand(4, 3, 12, 12)
+    assert torch.allclose(slim(x), model(x), atol=1e-6) and (study.correct[0] == study.correct[1]).all()
+    # by hand: 100 positions of 6 or 5 filters of 27; 64 positions of 5 filters of 6 or 5 times 9; 5 times 3
+    assert study.multiply_adds.tolist() == [[16200, 17280, 15], [13500, 14400, 15]]
+    loaded = PruningStudy.load(tmp_path / "slim.h5")
+    assert repr(loaded) == repr(study) and np.array_equal(loaded.correct, study.correct)
+    assert torch.allclose(torch.export.load(tmp_path / "slim.pt2").module()(x), slim(x), atol=1e-6)
+
+
+def test_what_is_measured(tmp_path: pathlib.Path) -> None:
+    model, images = net(), pictures()
+    study, _ = dv.prune(model, images, "l1", keep=0.5, sensitivity=True, shares=[0.2, 0.9], **ABOUT)
+    x = PREPROCESS.tensor(np.stack([images[n][0] for n in range(12)]))
+    masks = {}
+    for layer, kept in (("0", 3), ("3", 2)):
+        sizes = model[int(layer)].weight.detach().abs().sum((1, 2, 3)).numpy()
+        masks[layer] = np.isin(np.arange(len(sizes)), np.argsort(-sizes)[:kept])
+        assert (study.groups[layer].kept == masks[layer]).all()
+
+    def right(first: Any, second: Any) -> Any:
+        with torch.no_grad():
+            value = model[:3](x) * torch.tensor(first)[:, None, None]
+            value = model[3:5](value) * torch.tensor(second)[:, None, None]
+            return model[5:](value).argmax(1).numpy() == np.arange(12) % 3
+
+    everything = np.ones(6, bool), np.ones(5, bool)
+    before, after = right(*everything), right(masks["0"], masks["3"])
+    assert (study.correct == [before, after]).all()
+    interval = paired_interval((before & ~after).sum(), (~before & after).sum(), 12)
+    assert np.allclose(study.lost_interval[1], interval)
+    sizes = model[0].weight.detach().abs().sum((1, 2, 3)).numpy()
+    one = np.arange(6) == sizes.argmax()  # 90 % of six: one stays
+    assert (study.groups["0"].sensitivity[1] == right(one, everything[1])).all()
+    study.save_sensitivity_csv(tmp_path / "s.csv")
+    assert len([*csv.reader((tmp_path / "s.csv").open())]) == 5
+    assert len(dv.draw_sensitivity(study).axes) == 1 and len(dv.draw_pruning(study).axes) == 2
+
+
+def test_fine_tuning_is_measured_on_images_it_has_not_seen(tmp_path: pathlib.Path) -> None:
+    images = pictures(30)
+    study, slim = dv.prune(net(), images, "random", tmp_path / "slim.pth", finetune=1, held_out=0.3, **ABOUT)
+    assert study.forms == ("whole", "pruned", "tuned") and len(study.indices) == 9
+    x = PREPROCESS.tensor(np.stack([images[int(n)][0] for n in study.indices]))
+    with torch.no_grad():
+        now = slim(x).argmax(1).numpy() == np.asarray(images.labels)[study.indices]
+    assert (study.correct[2] == now).all()
+    with pytest.raises(MismatchError, match="lr"):
+        dv.prune(net(), images, "random", tmp_path / "slim.pth", finetune=1, lr=0.1, held_out=0.3, **ABOUT)
+
+
+def test_every_command_takes_the_slim_weights(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = load_model("demo")
+    plain = dv.Preprocess.from_dict(demo.settings)
+    origin = Origin(model="demo", arguments=demo.model.arguments, classes=demo.classes)  # type: ignore[arg-type]
+    about = {**ABOUT, "preprocess": plain, "outputs": range(10), "origin": origin}
+    _, slim = dv.prune(demo.model, dv.Scenes(4), "l1", tmp_path / "slim.pth", keep=0.3, **about)
+    again, x = load_model("demo", str(tmp_path / "slim.pth")), torch.rand(2, 3, 64, 64)
+    assert torch.equal(again.model(x), slim(x)) and again.classes == demo.classes and again.settings["crop"] == 64
+    with pytest.raises(SystemExit) as ended:
+        main(["layers", "demo", "--weights", str(tmp_path / "slim.pth")])
+    assert not ended.value.code and "5x22x22" not in capsys.readouterr().err
+    with pytest.raises(dv.errors.ModelError, match="belong to"):
+        load_model("torchvision:squeezenet1_0", str(tmp_path / "slim.pth"))
+
+
+def test_keep_one_is_the_identity() -> None:
+    model = net()
+    study, slim = dv.prune(model, pictures(), "l1", keep=1.0, **ABOUT)
+    assert all(torch.equal(value, slim.state_dict()[name]) for name, value in model.state_dict().items())
+    assert study.multiply_adds_left == study.parameters_left == 1 and (study.correct[0] == study.correct[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"keep": 0.0}, PruningError, "keep 0 given; expected a share"),
+        ({"layers": {"0": 1.5}}, PruningError, "0 1.5 given"),
+        ({"layers": {"4": 0.5}}, LayerNotFound, "no convolution or linear layer '4'"),
+        ({"layers": {"7": 0.5}}, PruningError, "'7' cannot be slimmed: the network returns its channels"),
+        ({"criterion": "lesion", "outputs": None}, DataError, "'lesion' needs the class of each image"),
+        ({"criterion": "l3"}, dv.errors.DeconvvizError, "no criterion named 'l3'"),
+        ({"criterion_options": {"gready": True}}, DataError, "l1 has no option 'gready'"),
+        ({"finetune": 1, "outputs": [2, 1, 0]}, DataError, "fine-tuning needs images with a class"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], error: type[Exception], words: str, tmp_path: pathlib.Path) -> None:
+    given = {**ABOUT, **options}
+    with pytest.raises(error, match=words):
+        dv.prune(net(), pictures(), given.pop("criterion", "l1"), tmp_path / "slim.pth", **given)
+    assert not (tmp_path / "slim.pth").exists()
+
+
+def test_the_command_refuses(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["-o", str(tmp_path / "slim.pt")], "ends in .pth"),
+        (["--keep", "0", "-o", str(tmp_path / "slim.pth")], "keep 0 given"),
+        (["--layer", "conv3", "-o", str(tmp_path / "slim.pth")], "expected LAYER=SHARE"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["prune", "demo", "scenes:4", *arguments])
+        assert ended.value.code == 2 and words in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
