@@ -148,7 +148,11 @@ def test_schedules() -> None:
         (["train-cam", "l-cam-fm", "demo", "-l", "fc6"], CamError, "without rows and columns"),
         (["train-cam", "l-cam-fm", "demo", "-l", "relu4", "-l", "relu5"], DataError, "one layer, 2 given"),
         (["train-cam", "real-time-masking", "demo", "-l", "relu5"], CamError, "several sizes"),
-        (["train-cam", "bump", "demo", *"-l relu1 -l relu2 -l relu4 -l relu5".split()], CamError, "at most three"),
+        (
+            ["train-cam", "bump", "demo", *["-l", "relu1", "-l", "relu2", "-l", "relu4", "-l", "relu5"]],
+            CamError,
+            "at most three",
+        ),
         (["train-cam", "bump", "demo", "--option", "fill=red"], DataError, "black or mean"),
         (["train-cam", "l-cam-fm", "demo", "--option", "areas=2"], DataError, "its options are: smoothness"),
         (["train-cam", "l-cam-fm", "demo", "--option", "area"], DataError, "KEY=VALUE"),
