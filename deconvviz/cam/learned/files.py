@@ -51,7 +51,8 @@ def json_beside(path: Pathlike) -> pathlib.Path:
 def save_explainer(explainer: LearnedExplainer, path: Pathlike, config: Mapping[str, Any]) -> None:
     """Write both files, each atomically; raises DataError where that cannot be done."""
     with atomic(json_beside(path)) as temporary:
-        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
+        # Not sorted: the layers stand in the order of depth, and the explainer is made again in this order.
+        temporary.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     with atomic(path) as temporary:
         torch.save({name: value.detach().cpu().clone() for name, value in explainer.lasting_state().items()}, temporary)
 
