@@ -47,7 +47,7 @@ def test_a_file_gives_back_the_explainer(tmp_path: pathlib.Path, name: str) -> N
 
 @pytest.mark.parametrize("name", ["real-time-masking", "bump"])
 def test_layers_keep_their_order(tmp_path: pathlib.Path, name: str) -> None:
-    """The deepest layer comes last, also where its name comes first in the alphabet, as SqueezeNet's classifier does."""
+    """The deepest layer comes last, also where its name comes first in the alphabet, as in SqueezeNet."""
     explainer = LEARNED[name]({"features.7": (4, 8, 8), "classifier": (6, 4, 4)}, 3, width=4)
     save_explainer(explainer, tmp_path / "e.pth", configuration(explainer, tiny_net()[1], {}))
     again = load_explainer(tmp_path / "e.pth")
