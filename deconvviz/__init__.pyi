@@ -107,6 +107,8 @@ from .studies.examples.measure import examples as examples
 from .studies.examples.measure import suspects as suspects
 from .studies.examples.result import Examples as Examples
 from .studies.examples.result import Suspects as Suspects
+from .studies.explainers.drift import explanation_drift as explanation_drift
+from .studies.explainers.result import ExplanationDrift as ExplanationDrift
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.lesions.measure import lesion as lesion

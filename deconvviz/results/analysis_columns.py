@@ -315,6 +315,21 @@ ANALYSES: Mapping[str, TableSchema] = {
             "where there are none.",
         ),
     ),
+    "explanation drift": TableSchema(
+        what="A row for each image: where a bump explainer sees two networks look.",
+        written_by="`ExplanationDrift.save_csv`",
+        columns=_columns(
+            "image text |  | Name of the image.",
+            "row_first number | px | Row of the first network's bump, from the upper edge of the image.",
+            "column_first number | px | Its column, from the left edge.",
+            "sigma_first number | px | Its width.",
+            "row_second number | px | Row of the other network's bump.",
+            "column_second number | px | Its column.",
+            "sigma_second number | px | Its width.",
+            "distance number | 0..1 | Hellinger distance of both as normal distributions.",
+            "shift number | share | Distance of the centres, in shares of the shorter side.",
+        ),
+    ),
     "ensemble": TableSchema(
         what="A row for each network alone, in their order, then one for the first 2, 3, ... together; the last is "
         "all.",

@@ -138,10 +138,12 @@ def learned(name: str) -> LearnedExplainer:
     """An untrained explainer of either network: both have the same maps in layers 1 and 4."""
     torch.manual_seed(SEED)
     shallow = {"1": (6, *SIZE)} if LEARNED[name].many else {}
-    return LEARNED[name]({**shallow, "4": (13, 5, 3)}, 5).double().eval()
+    explainer = LEARNED[name]({**shallow, "4": (13, 5, 3)}, 5).double().eval()
+    explainer.input_shape = (3, *SIZE)
+    return explainer
 
 
-EXPLAINERS = {name: {"explainer": learned(name)} for name in ("l-cam-fm", "l-cam-img", "real-time-masking")}
+EXPLAINERS = {name: {"explainer": learned(name)} for name in ("l-cam-fm", "l-cam-img", "real-time-masking", "bump")}
 
 
 def class_map(name: str, c: r.Case) -> Any:
@@ -152,6 +154,11 @@ def class_map(name: str, c: r.Case) -> Any:
 def drawn_mask(model: nn.Sequential, x: Tensor, c: r.Case) -> Any:
     state = {key: value.numpy() for key, value in EXPLAINERS["real-time-masking"]["explainer"].state_dict().items()}
     return rl.drawn_mask(state, [case(model, x, 1).a, c.a], TARGET, 6.0)
+
+
+def drawn_bump(model: nn.Sequential, x: Tensor, c: r.Case) -> Any:
+    state = {key: value.numpy() for key, value in EXPLAINERS["bump"]["explainer"].state_dict().items()}
+    return rl.drawn_bump(state, [case(model, x, 1).a, c.a], TARGET, SIZE)
 
 
 def layers_for(name: str) -> str | list[str] | None:
@@ -280,6 +287,7 @@ REPLICAS: dict[str, list[tuple[dict[str, Any], Replica]]] = {
     "l-cam-fm": [(EXPLAINERS["l-cam-fm"], lambda m, n, x, c: class_map("l-cam-fm", c))],
     "l-cam-img": [(EXPLAINERS["l-cam-img"], lambda m, n, x, c: class_map("l-cam-img", c))],
     "real-time-masking": [(EXPLAINERS["real-time-masking"], lambda m, n, x, c: drawn_mask(m, x, c))],
+    "bump": [(EXPLAINERS["bump"], lambda m, n, x, c: drawn_bump(m, x, c))],
 }
 
 

@@ -33,15 +33,20 @@ SHORT = Phase("attention", epochs=2, batch_size=16, lr=0.3, decay=0.5)
 ADAM: dict[str, Any] = {"optimiser": "adam", "lr": 3e-3, "bias_lr": 1.0, "decay": 0.1, "every": 4000, "batch_size": 16}
 SELECTOR = Phase("selector", epochs=1, fakes=0.5, parameters=("embedding",), **ADAM)
 MASKS = Phase("masks", epochs=2, fakes=0.3, **ADAM)
+BUMPS = Phase("predictor", epochs=1, parameters=("predictor",), **ADAM), Phase("selector", epochs=2, **ADAM)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "real-time-masking": {"width": 8},
+    "bump": {"width": 8, "predictor": True, "relaxed": True},
+}
 
 
 def learn(name: str, out: pathlib.Path, *phases: Phase, **given: Any) -> TrainedExplainer:
     """Train an explainer of the packaged network; given: what else `train_explainer` gets, or gets instead."""
     _, network, preprocess, scenes = demo()
     many = LEARNED[name].many
-    given = {"options": {"width": 8} if many else {}, "workers": 1, "progress": False, "seed": 2, **given}
+    given = {"options": OPTIONS.get(name, {}), "workers": 1, "progress": False, "seed": 2, **given}
     layers = given.pop("layers", ["relu2", "relu5"] if many else ["relu5"])
-    phases = phases or ((SELECTOR, MASKS) if many else (SHORT,))
+    phases = phases or (BUMPS if name == "bump" else (SELECTOR, MASKS) if many else (SHORT,))
     source = given.pop("images", scenes)
     return train_explainer(name, network, source, layers, out, preprocess=preprocess, phases=phases, **given)
 

@@ -122,6 +122,15 @@ def group_norm(x: Array, groups: int, scale: Array, shift: Array) -> Array:
     return np.asarray(normal.reshape(x.shape) * scale[:, None, None] + shift[:, None, None])
 
 
+def joined(state: Mapping[str, Array], n: int, signal: Array, shallow: Array) -> Array:
+    """Step n of a decoder: the deep signal [D,h,w] brought to the shallow maps [K,H,W] and both mixed."""
+    w = {k.removeprefix(f"joins.{n}."): v for k, v in state.items() if k.startswith(f"joins.{n}.")}
+    up = resize(np.maximum(convolution(signal, w["deep.weight"], w["deep.bias"]), 0), shallow.shape[1:])
+    beside = np.maximum(convolution(shallow, w["shallow.weight"], w["shallow.bias"]), 0)
+    mixed = convolution(np.concatenate([up, beside]), w["mixed.weight"], w["mixed.bias"])
+    return np.maximum(group_norm(mixed, 4, w["norm.weight"], w["norm.bias"]), 0)
+
+
 def drawn_mask(state: Mapping[str, Array], maps: Sequence[Array], target: int, confidence: float) -> Array:
     """The mask [h,w] of one image from its maps [K,h,w], shallow ones first, by a decoder with this state dict.
 
@@ -130,12 +139,43 @@ def drawn_mask(state: Mapping[str, Array], maps: Sequence[Array], target: int, c
     embedding = state["embedding.weight"][target]
     signal = maps[-1] * gate(maps[-1], embedding, confidence)
     for n, shallow in enumerate(maps[-2::-1]):
-        w = {k.removeprefix(f"joins.{n}."): v for k, v in state.items() if k.startswith(f"joins.{n}.")}
-        up = resize(np.maximum(convolution(signal, w["deep.weight"], w["deep.bias"]), 0), shallow.shape[1:])
-        beside = np.maximum(convolution(shallow, w["shallow.weight"], w["shallow.bias"]), 0)
-        mixed = convolution(np.concatenate([up, beside]), w["mixed.weight"], w["mixed.bias"])
-        signal = np.maximum(group_norm(mixed, 4, w["norm.weight"], w["norm.bias"]), 0)
+        signal = joined(state, n, signal, shallow)
     return two_class_mask(convolution(signal, state["head.weight"], state["head.bias"]))
+
+
+def bump_numbers(state: Mapping[str, Array], maps: Sequence[Array], target: int) -> Array:
+    """a, b and c of one image from its maps [K,h,w], shallow ones first, by a selector with this state dict.
+
+    Gate, 3x3, the sizes joined, all rows and columns (no more than 32 here) read by one linear map.
+    """
+    state = {key.removeprefix("selector."): value for key, value in state.items()}
+    gated = maps[-1] * gate(maps[-1], state["embedding.weight"][target], 0.0)
+    signal = np.maximum(convolution(gated, state["entry.weight"], state["entry.bias"]), 0)
+    for n, shallow in enumerate(maps[-2::-1]):
+        signal = joined(state, n, signal, shallow)
+    return np.asarray(state["head.weight"] @ signal.ravel() + state["head.bias"])
+
+
+def bump_place(abc: Array, size: tuple[int, int]) -> Array:
+    """Row, column and sigma in pixels: 14 and c of 32 pixels, scaled to the image."""
+    h, w = size
+    row = h / 2 + 14 * h / 32 * np.tanh(abc[0] / 14)
+    column = w / 2 + 14 * w / 32 * np.tanh(abc[1] / 14)
+    return np.array([row, column, min(size) / 32 * (np.log1p(np.exp(abc[2])) + 1e-8)])
+
+
+def bump_map(place: Array, size: tuple[int, int]) -> Array:
+    """exp(-d^2 / 2 sigma^2), pixel by pixel; the middle of pixel i is at i + 0.5."""
+    row, column, sigma = place
+    out = np.zeros(size)
+    for i, j in np.ndindex(*size):
+        out[i, j] = np.exp(-((i + 0.5 - row) ** 2 + (j + 0.5 - column) ** 2) / (2 * sigma**2))
+    return out
+
+
+def drawn_bump(state: Mapping[str, Array], maps: Sequence[Array], target: int, size: tuple[int, int]) -> Array:
+    """The map [H,W] of one image by a selector with this state dict."""
+    return bump_map(bump_place(bump_numbers(state, maps, target), size), size)
 
 
 def gaussian_blur(x: Array, side: int = 55, sigma: float = 11.0) -> Array:

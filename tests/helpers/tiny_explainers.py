@@ -16,7 +16,7 @@ from deconvviz.cam.learned.base import LEARNED, Batch, LearnedExplainer
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
 
-EXPLAINERS = ("l-cam-fm", "l-cam-img", "real-time-masking")
+EXPLAINERS = ("l-cam-fm", "l-cam-img", "real-time-masking", "bump")
 TINY_SIZE = (10, 8)
 TINY_PREPROCESS = Preprocess(
     resize=None, crop=TINY_SIZE, mean=(0.5, 0.25, 0.375), std=(0.25, 0.5, 0.125)

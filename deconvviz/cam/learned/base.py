@@ -94,8 +94,11 @@ class Batch:
         real: bool [N], false where the class is a fake.
         black: [C, 1, 1], a black pixel, normalised.
         full: [C, 1, 1], the difference of a white and a black pixel, normalised.
+        logits: [N, outputs], of the images as they are, without gradient.
         after: takes changed maps of the first layer, returns the logits [N, outputs].
         whole: takes changed images, returns the logits [N, outputs].
+        reweighted: takes weights by name and changed images, returns the logits [N, outputs] of the network with these
+            weights in place of its own.
         noise: takes a shape, returns standard normal numbers; a step always gets the same ones.
     """
 
@@ -105,8 +108,10 @@ class Batch:
     real: Tensor
     black: Tensor
     full: Tensor
+    logits: Tensor
     after: Callable[[Tensor], Tensor]
     whole: Callable[[Tensor], Tensor]
+    reweighted: Callable[[Mapping[str, Tensor], Tensor], Tensor]
     noise: Callable[[Shape], Tensor]
 
 
@@ -118,20 +123,26 @@ class LearnedExplainer(nn.Module):
     Attributes:
         name: by which users know it.
         order: how its map is finished, see `Method.order`.
-        many: whether it reads several layers.
+        many: whether it may read several layers.
+        most: layers that it reads at most, if several.
+        passing: prefixes of the names in its state that only its training needs; they are not in its file.
         layers: name -> shape (K, h, w) of the maps that it reads, in the order of depth.
         outputs: number of outputs of the network.
         options: what it was made with, JSON values.
+        input_shape: (channels, rows, columns) of the images of its network; () where it was made by hand.
         origin: the configuration that it was read with.
     """
 
     name: ClassVar[str]
     order: ClassVar[str] = "torch-cam"
     many: ClassVar[bool] = False
+    most: ClassVar[int] = 4
+    passing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, layers: Mapping[str, Shape], outputs: int, **options: Any) -> None:
         super().__init__()
         self.layers, self.outputs, self.options = dict(layers), outputs, options
+        self.input_shape: tuple[int, ...] = ()
         self.origin: dict[str, Any] = {}
 
     @classmethod
@@ -144,6 +155,10 @@ class LearnedExplainer(nn.Module):
         """Return the maps [N, h, w] of the classes; values: layer -> maps [N, K, h, w]; classes: int64 [N]."""
         raise NotImplementedError
 
+    def told(self, values: Mapping[str, Tensor], classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the maps as `forward` does, and what else it has to tell, by name, for `Explainer.extras`."""
+        return self(values, classes), {}
+
     def terms(self, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Tensor]:
         """Return the weighted terms of the loss, each a number, and bool [N], which images still have their class."""
         raise NotImplementedError
@@ -151,10 +166,20 @@ class LearnedExplainer(nn.Module):
     def begin(self, network: Network) -> None:
         """Take over from the network what a new explainer starts with; by default nothing."""
 
+    def lasting_state(self) -> dict[str, Tensor]:
+        """Return its state dict without what only the training needs: what its file holds."""
+        state: dict[str, Tensor] = self.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(self.passing)}
+
     @classmethod
     def schedule(cls) -> tuple[Phase, ...]:
         """Return the phases of its training; by default the schedule of L-CAM's authors."""
         return (Phase(cls.name),)
+
+    @classmethod
+    def needed(cls, options: Mapping[str, Any]) -> tuple[Phase, ...]:
+        """Return those phases of its schedule that a training with these options has; by default all."""
+        return cls.schedule()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.layers)}; {counted(self.outputs, 'class')})"
@@ -179,7 +204,8 @@ def _explained(v: View, explainer: LearnedExplainer | str | None = None) -> Tens
     assert isinstance(explainer, LearnedExplainer)
     dtype = next(explainer.parameters()).dtype
     values = {layer: value.to(dtype) for layer, value in v.stages.items()}
-    maps: Tensor = explainer(values, v.scorer.classes)
+    maps, extras = explainer.told(values, v.scorer.classes)
+    v.extras |= extras
     return maps
 
 

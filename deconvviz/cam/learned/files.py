@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deconvviz.cam.learned import lcam, masking  # noqa: F401, they register
+from deconvviz.cam.learned import bump, lcam, masking  # noqa: F401, they register
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
 from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.graph.digest import architecture
@@ -51,9 +51,10 @@ def json_beside(path: Pathlike) -> pathlib.Path:
 def save_explainer(explainer: LearnedExplainer, path: Pathlike, config: Mapping[str, Any]) -> None:
     """Write both files, each atomically; raises DataError where that cannot be done."""
     with atomic(json_beside(path)) as temporary:
-        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
+        # Not sorted: the layers stand in the order of depth, and the explainer is made again in this order.
+        temporary.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     with atomic(path) as temporary:
-        torch.save({name: value.detach().cpu().clone() for name, value in explainer.state_dict().items()}, temporary)
+        torch.save({name: value.detach().cpu().clone() for name, value in explainer.lasting_state().items()}, temporary)
 
 
 def load_explainer(path: Pathlike) -> LearnedExplainer:
@@ -76,7 +77,7 @@ def load_explainer(path: Pathlike) -> LearnedExplainer:
             f"{path} does not fit {json_beside(path).name} ({complaint}); give the two that belong together"
         )
     explainer.to(next(iter(state.values())).dtype).load_state_dict(state)
-    explainer.origin = config
+    explainer.origin, explainer.input_shape = config, tuple(config.get("input_shape", ()))
     return explainer.eval()
 
 
@@ -97,7 +98,7 @@ def _config(path: pathlib.Path, weights: Pathlike) -> dict[str, Any]:
 def digest(explainer: LearnedExplainer) -> str:
     """Return a digest of an explainer's method, options and weights, by which it is told from others."""
     content = hashlib.sha256(json.dumps([explainer.name, explainer.options], sort_keys=True).encode())
-    for name, value in sorted(explainer.state_dict().items()):
+    for name, value in sorted(explainer.lasting_state().items()):
         content.update(
             name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         )

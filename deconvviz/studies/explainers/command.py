@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +63,16 @@ class ScheduleOptions:
     batch_size: str | None = None
     augment: bool = True
 
-    def phases(self, method: str) -> tuple[Phase, ...]:
-        """Return the method's phases with these changes; raises DataError for another number of values than phases."""
+    def phases(self, method: str, options: Mapping[str, Any] | None = None) -> tuple[Phase, ...]:
+        """Return the phases that a method with these options has, changed as was typed.
+
+        Raises:
+            DataError: another number of values than phases.
+        """
         from deconvviz.cam.learned import files  # noqa: F401, the explainers register
         from deconvviz.cam.learned.base import LEARNED
 
-        phases = tuple(replace(phase, augment=self.augment) for phase in LEARNED[method].schedule())
+        phases = tuple(replace(phase, augment=self.augment) for phase in LEARNED[method].needed(options or {}))
         for name in ("epochs", "steps", "lr", "decay", "batch_size"):
             text = getattr(self, name)
             if text is None:
@@ -149,7 +153,7 @@ loss_options = option_group(
 @click.argument("method")
 @click.argument("model")
 @click.argument("images")
-@layers_option("Name of a layer to read; real-time-masking reads several.")
+@layers_option("Name of a layer to read; real-time-masking and bump read several.")
 @click.option(
     "-o",
     "--out",
@@ -188,7 +192,7 @@ def train_cam(
 ) -> None:
     """Train an explainer for a network, which then explains an image in one forward pass.
 
-    METHOD is l-cam-fm, l-cam-img or real-time-masking. The network is left unchanged. IMAGES is a packed store, a
+    METHOD is l-cam-fm, l-cam-img, real-time-masking or bump. The network is left unchanged. IMAGES is a packed store, a
     folder of classes or scenes[:COUNT[:SEED]]. If the training is interrupted, even by a power cut, the same command
     resumes and ends with the same weights (on a CPU). OUT.csv has the loss term by term.
 
@@ -196,6 +200,7 @@ def train_cam(
     Examples:
       deconvviz train-cam l-cam-img torchvision:squeezenet1_0 photos.h5 -l features.12 -o lcam.pth
       deconvviz cam l-cam-img torchvision:squeezenet1_0 cat.jpg --explainer lcam.pth -o cam.png
+      deconvviz train-cam bump demo scenes:2000 -l relu2 -l relu5 --steps 1500 -o bump.pth
       deconvviz train-cam l-cam-fm demo scenes:2000 -l relu5 --lr 0.1 --epochs 8 --grid area=1,2,4 -o lcam.pth
     """
     from deconvviz.cam.catalogue import learned_declarations
@@ -212,7 +217,7 @@ def train_cam(
     layers = layers or default_layers(method, opened.network)
     training: ExplainerTrainingKeywords = {
         "options": loss.options(),
-        "phases": schedule.phases(method),
+        "phases": schedule.phases(method, loss.options()),
         "outputs": outputs,
         "commit_every": commit_every,
         "sources": sources(opened.loaded),
@@ -286,4 +291,5 @@ def default_layers(method: str, network: Network) -> tuple[str, ...]:
     from deconvviz.cam.learned.base import LEARNED
     from deconvviz.graph.choose import last_maps, last_of_each_size
 
-    return last_of_each_size(network) if LEARNED[method].many else (last_maps(network),)
+    kind = LEARNED[method]
+    return last_of_each_size(network, kind.most) if kind.many else (last_maps(network),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,6 +70,28 @@ class FrozenNetwork:
         scores: Tensor = self.network.scores(images.to(self.network.dtype)).to(self.dtype)
         return scores
 
+    def reweighted(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Return the scores [N, outputs] of images by the network with some weights in place of its own.
+
+        It computes in the network's own precision, as weights that are folded or rounded could not be replaced.
+
+        Args:
+            weights: names in the original network's `tensors` -> other weights; gradients pass through to them.
+            images: [N, C, H, W], normalised.
+        """
+        self.twin.tensors = {**self._own_tensors, **weights}
+        scores: Tensor = self.twin.scores(images.to(self.original.dtype)).to(self.dtype)
+        return scores
+
+    @cached_property
+    def twin(self) -> Network:
+        """The original network once more, in whose place other weights can stand."""
+        return self.original.replaced(self.original.graph, self._own_tensors)
+
+    @cached_property
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.original.tensors.items()}
+
     def batch(self, images: Tensor, classes: Tensor | None, generator: torch.Generator) -> Batch:
         """Return what a training step needs, from one pass over images.
 
@@ -85,7 +108,8 @@ class FrozenNetwork:
             else:
                 values, output = self.network.observed(inputs, self.layers)
                 tail = None
-            classes = self.network.readout.scores(output).argmax(1) if classes is None else classes.to(images.device)
+            logits = self.network.readout.scores(output).to(self.dtype)
+            classes = logits.argmax(1) if classes is None else classes.to(images.device)
             maps = {name: self.layouts[name].maps(value).to(self.dtype) for name, value in values.items()}
 
         def after(changed_maps: Tensor) -> Tensor:
@@ -99,7 +123,9 @@ class FrozenNetwork:
             return torch.randn(shape, generator=generator, dtype=torch.float32).to(images.device, self.dtype)
 
         real = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        return Batch(images, maps, classes, real, self.black, self.full, after, self.logits, noise)
+        return Batch(
+            images, maps, classes, real, self.black, self.full, logits, after, self.logits, self.reweighted, noise
+        )
 
     def inputs(self, preprocess: Preprocess, pictures: Picture) -> Tensor:
         """Return pictures, [N, H, W, C], as the network takes them."""
@@ -110,7 +136,7 @@ def new_explainer(method: str, frozen: FrozenNetwork, options: Mapping[str, Any]
     """Return an untrained explainer, whose weights are drawn from the seed.
 
     Args:
-        method: "l-cam-fm", "l-cam-img", "real-time-masking" or another name in LEARNED.
+        method: "l-cam-fm", "l-cam-img", "real-time-masking", "bump" or another name in LEARNED.
         frozen: the network and the layers that the explainer reads.
         options: the method's own.
         seed: of the first weights.
@@ -125,10 +151,11 @@ def new_explainer(method: str, frozen: FrozenNetwork, options: Mapping[str, Any]
         raise DataError(f"{method} has no option {unknown[0]!r}; its options are: {known}")
     if not frozen.layers or (len(frozen.layers) > 1 and not kind.many):
         raise DataError(
-            f"{method} reads {'two to four layers' if kind.many else 'one layer'}, {len(frozen.layers)} given"
+            f"{method} reads {f'up to {kind.most} layers' if kind.many else 'one layer'}, {len(frozen.layers)} given"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         explainer = kind(frozen.shapes, frozen.outputs, **options).to(frozen.dtype)
+    explainer.input_shape = tuple(frozen.original.input_shape)
     explainer.begin(frozen.original)
     return explainer

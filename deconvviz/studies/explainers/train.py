@@ -61,7 +61,7 @@ def train_explainer(
     loss, term by term) and .training.pth (what is needed to resume).
 
     Args:
-        method: "l-cam-fm", "l-cam-img", "real-time-masking" or another name in LEARNED.
+        method: "l-cam-fm", "l-cam-img", "real-time-masking", "bump" or another name in LEARNED.
         network: the network whose decisions are explained; it is left unchanged.
         images: images to learn from.
         layers: names of the layers that the explainer reads, in the order of depth.
@@ -134,7 +134,7 @@ class ExplainerTraining:
     ) -> None:
         """Prepare a training; raises DataError where no image has a label, or the outputs do not fit the labels."""
         self.explainer, self.frozen, self.preprocess, self.options = explainer, frozen, preprocess, options
-        self.images, self.phases = images, tuple(options.phases) or explainer.schedule()
+        self.images, self.phases = images, tuple(options.phases) or explainer.needed(explainer.options)
         labels_are_learned = options.outputs is not None
         self.indices = np.flatnonzero(images.labels >= 0) if labels_are_learned else np.arange(len(images))
         if not len(self.indices):

@@ -31,7 +31,7 @@ Scores = Mapping[str, Floats]
 """Name of a group of `PruningSubject.chosen` -> float64 [units], the score of each unit: the lowest go first."""
 Formula = Callable[..., Scores]
 NEEDS = ("", "images", "labels")
-FILES = ("weights", "similarity", "responses")
+FILES = ("weights", "similarity", "responses", "explanations")
 """The files of `criteria/`."""
 
 

@@ -45,6 +45,16 @@ def test_a_file_gives_back_the_explainer(tmp_path: pathlib.Path, name: str) -> N
     assert config["model_fingerprint"] == tiny_net()[1].fingerprint and config["method"] == name
 
 
+@pytest.mark.parametrize("name", ["real-time-masking", "bump"])
+def test_layers_keep_their_order(tmp_path: pathlib.Path, name: str) -> None:
+    """The deepest layer comes last, also where its name comes first in the alphabet, as in SqueezeNet."""
+    explainer = LEARNED[name]({"features.7": (4, 8, 8), "classifier": (6, 4, 4)}, 3, width=4)
+    save_explainer(explainer, tmp_path / "e.pth", configuration(explainer, tiny_net()[1], {}))
+    again = load_explainer(tmp_path / "e.pth")
+    assert list(again.layers) == ["features.7", "classifier"]
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in explainer.state_dict().items())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_a_file_explains(tmp_path: pathlib.Path, name: str, dtype: torch.dtype) -> None:

@@ -29,6 +29,8 @@ from deconvviz.errors import (
         ("l-cam-img", "", {}),
         ("real-time-masking", "masks", {}),
         ("real-time-masking", "selector", {}),
+        ("bump", "selector", {"relaxed": True}),
+        ("bump", "predictor", {"predictor": True}),
     ],
 )
 def test_gradient_by_finite_differences(name: str, phase: str, options: dict[str, Any]) -> None:

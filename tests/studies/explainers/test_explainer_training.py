@@ -17,6 +17,7 @@ from torch import nn
 
 import deconvviz as dv
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer, Phase
+from deconvviz.cam.learned.bump import Bump
 from deconvviz.cam.learned.masking import RealTimeMasking
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.studies.explainers.frozen import FrozenNetwork, new_explainer
@@ -196,11 +197,15 @@ def measured(explainer: LearnedExplainer) -> tuple[float, float]:
         if isinstance(explainer, RealTimeMasking):
             maps = explainer.masks(values, classes, 0.0).double().numpy()
             return float(maps.mean()), rl.total_variation(r.resize(maps, (64, 64)))
+        if isinstance(explainer, Bump):
+            maps = explainer(values, classes).double().numpy()
+            return float(maps.mean()), rl.total_variation(maps)
         maps = rl.sigmoid(explainer(values, classes).double().numpy())
     return float(maps.mean()), rl.total_variation(maps)
 
 
 AREAS, FINE = {"l-cam-fm": (0.0, 2.0, 20.0), "real-time-masking": (0.0, 30.0, 300.0)}, (0.0, 0.3, 3.0)
+AREAS["bump"] = (0.0, 3.0, 30.0)
 WEIGHTS = [
     pytest.param(name, term, marks=pytest.mark.slow if name == "real-time-masking" else ())
     for name in EXPLAINERS

@@ -20,7 +20,7 @@ from killing import Job, answer_of
 
 from deconvviz.models.checkpoints import read_file
 
-JOBS = ("l-cam-fm", "real-time-masking")
+JOBS = ("l-cam-fm", "real-time-masking", "bump")
 FILES = ("e.training.pth", "e.json", "e.pth", "e.csv")  # of a commit, in this order
 MOVES = (6, 1, 2, 3, 4, 5, 7, 0, 0)  # before which move of a file into place a process is killed; 0: at any moment
 

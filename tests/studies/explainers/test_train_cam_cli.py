@@ -132,6 +132,11 @@ def test_schedules() -> None:
     network = dv.capture(dv.load_model("demo").model, (3, 64, 64))
     assert default_layers("l-cam-img", network) == ("relu5",)
     assert default_layers("real-time-masking", network) == ("relu1", "relu2", "relu5")
+    assert default_layers("bump", network) == ("relu1", "relu2", "relu5")
+    (alone,) = ScheduleOptions(steps="7").phases("bump")
+    assert (alone.name, alone.steps, alone.parameters) == ("selector", 7, ("selector",))
+    first, second = ScheduleOptions(lr="0.1,0.2").phases("bump", {"predictor": True})
+    assert (first.name, first.lr, second.name, second.lr) == ("predictor", 0.1, "selector", 0.2)
 
 
 @pytest.mark.slow
@@ -143,6 +148,12 @@ def test_schedules() -> None:
         (["train-cam", "l-cam-fm", "demo", "-l", "fc6"], CamError, "without rows and columns"),
         (["train-cam", "l-cam-fm", "demo", "-l", "relu4", "-l", "relu5"], DataError, "one layer, 2 given"),
         (["train-cam", "real-time-masking", "demo", "-l", "relu5"], CamError, "several sizes"),
+        (
+            ["train-cam", "bump", "demo", *["-l", "relu1", "-l", "relu2", "-l", "relu4", "-l", "relu5"]],
+            CamError,
+            "at most three",
+        ),
+        (["train-cam", "bump", "demo", "--option", "fill=red"], DataError, "black or mean"),
         (["train-cam", "l-cam-fm", "demo", "--option", "areas=2"], DataError, "its options are: smoothness"),
         (["train-cam", "l-cam-fm", "demo", "--option", "area"], DataError, "KEY=VALUE"),
         (["train-cam", "l-cam-fm", "demo", "--option", "area=-1"], DataError, "0 or more"),
