@@ -188,7 +188,7 @@ class PruningRun:
         products = np.array([[counts[name] for name in study.layers] for counts in counted], np.int64)
         numbers = np.array([[network.parameters[name] for name in study.layers] for network in both], np.int64)
         totals = {f"parameters_{when}": n.parameters[""] for when, n in zip(("before", "after"), both, strict=True)}
-        counted_now = {"multiply_adds": products.reshape(2, -1), "parameters": numbers.reshape(2, -1)}
+        counted_now: dict[str, Any] = {"multiply_adds": products.reshape(2, -1), "parameters": numbers.reshape(2, -1)}
         return study if study.totals else self._saved(replace(study, totals=totals, **counted_now))
 
     def _tuned(self, pruned: nn.Module) -> nn.Module:

@@ -21,7 +21,10 @@ from deconvviz.models.weights import read_weights
 from deconvviz.results.snapshots import Snapshots
 
 EPOCHS, KILLS, OUT, SNAPSHOTS = 12, 10, "z.pth", "evolution.h5"
-JOB = "train zfnet ../store.h5 --with mixup,random-erasing,sparse-connections --input 32 --width 0.06 --fc 400,400 --batch-size 16 --device cpu --quiet --workers 1"
+JOB = (
+    "train zfnet ../store.h5 --with mixup,random-erasing,sparse-connections --input 32 --width 0.06 --fc 400,400 "
+    "--batch-size 16 --device cpu --quiet --workers 1"
+)
 ARGUMENTS = [*JOB.split(), *f"--epochs {EPOCHS} --commit-every 2 -o {OUT} --snapshots {SNAPSHOTS}".split()]
 MOMENTS = ("training", "writing the checkpoint", "writing the snapshot")
 
