@@ -18,6 +18,7 @@ from deconvviz.results.analysis_declarations import ANALYSES
 from deconvviz.results.analysis_declarations import CONFIG as _CONFIG
 from deconvviz.results.file_schemas import FileSchema
 from deconvviz.results.file_schemas import arrays_of as _arrays
+from deconvviz.results.recurrent_declarations import RECURRENTS
 from deconvviz.results.training_declarations import TRAININGS
 
 FILES: Mapping[str, FileSchema] = {
@@ -227,5 +228,6 @@ FILES: Mapping[str, FileSchema] = {
     ),
     **ANALYSES,
     **TRAININGS,
+    **RECURRENTS,
 }
 """Kind of file -> what it holds."""
