@@ -19,7 +19,7 @@ RECURRENTS: Mapping[str, FileSchema] = {
             "config.recurrent": "LSTM, GRU or RNN.",
             "config.vocabulary": "the tokens in the order of their numbers; empty where steps are vectors.",
             "config.layers": "names of the layers; `.backwards` is the second direction.",
-            "config.properties": "names of the properties, by whose places arrays are numbered.",
+            "config.tracked": "names of the properties, by whose places arrays are numbered.",
             "config.chance": "for each layer and property the 95 % quantile of the largest correlation by chance.",
             "state": "JSON: `relevance`, what is explained in each array of that name; `skipped`, view -> why it is "
             "not there.",

@@ -23,21 +23,21 @@ def bracket_lstm() -> dv.RecurrentModel:
     torch.manual_seed(0)
     lstm, head = nn.LSTM(len(VOCABULARY), UNITS), nn.Linear(UNITS, 2)
     blocks = {name: slice(UNITS * n, UNITS * (n + 1)) for n, name in enumerate(("i", "f", "g", "o"))}
+    weights = dict(lstm.named_parameters())
+    from_inputs, from_states, bias = (weights[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih"))
     with torch.no_grad():
-        for weight in lstm.parameters():
+        for weight in weights.values():
             weight.mul_(0.8)
+            for unit in (COUNTER, QUOTES):
+                weight[unit::UNITS] = 0
         for unit in (COUNTER, QUOTES):
-            for block in blocks.values():
-                row = block.start + unit
-                for weight in (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0):
-                    weight[row] = 0
             for gate in ("i", "f", "o"):
-                lstm.bias_ih_l0[blocks[gate].start + unit] = OPEN
-        lstm.weight_ih_l0[blocks["g"].start + COUNTER, :2] = torch.tensor([math.atanh(STEP), -math.atanh(STEP)])
+                bias[blocks[gate].start + unit] = OPEN
+        from_inputs[blocks["g"].start + COUNTER, :2] = torch.tensor([math.atanh(STEP), -math.atanh(STEP)])
         quotes_in, quotes_new = (blocks[gate].start + QUOTES for gate in ("i", "g"))
-        lstm.bias_ih_l0[quotes_in] = -OPEN
-        lstm.weight_ih_l0[quotes_in, VOCABULARY.index('"')] = 2 * OPEN
-        lstm.bias_ih_l0[quotes_new], lstm.weight_hh_l0[quotes_new, QUOTES] = 15.0, -40.0
+        bias[quotes_in] = -OPEN
+        from_inputs[quotes_in, VOCABULARY.index('"')] = 2 * OPEN
+        bias[quotes_new], from_states[quotes_new, QUOTES] = 15.0, -40.0
         head.weight.zero_()
         head.weight[0, COUNTER] = 5.0
         head.bias.copy_(torch.tensor([0.0, 0.1]))

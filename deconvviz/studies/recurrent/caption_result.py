@@ -1,10 +1,12 @@
-"""Caption: the words that a network says of an image, and where in the image and in the words before each comes from."""
+"""Caption: the words that a network says of an image, and where each comes from: the image, and the words before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
@@ -45,7 +47,7 @@ class Caption(Shown, drawn_by="draw_caption"):
     @property
     def kept(self) -> Floats:
         """float64 [W], what biases and the stabiliser keep of each score."""
-        return self.scores - self.of_image - self.of_words.sum(1)
+        return np.asarray(self.scores - self.of_image - self.of_words.sum(1))
 
     @property
     def text(self) -> str:

@@ -217,7 +217,7 @@ def _views(
     )
     if not model.vocabulary and found.vocabulary:
         click.echo(
-            "note: the network names no vocabulary; its tokens are numbered in their order as text, as in the sequences",
+            "note: the network names no vocabulary: its tokens are numbered as those of the text are, in their order",
             err=True,
         )
     sources = {"model": spec, "sequences": path, "command": command_line()}

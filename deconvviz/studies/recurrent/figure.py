@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OPEN, CHANCE = "#0072b2", "#d55e00"  # blue, and vermilion for what chance gives
 TOKENS, UNITS, RANKED = 36, 40, 8  # most tokens, units and ranked units that are drawn
-CELL, PANEL, GAP = 0.16, 1.75, 0.62  # inches: of a matrix's row, of a panel's side, between panels
+CELL, LARGEST, PANEL, GAP = 0.16, 0.28, 1.75, 0.72  # inches: of a matrix's row, of a panel's side, between panels
 MARKS = (("o", 16, "#0072b2"), ("^", 34, "#d55e00"), ("s", 52, "#009e73"))  # shape, size and colour of the gates
 
 
@@ -43,13 +43,13 @@ def draw_recurrent(
     tokens, units = drawn_rows(layer)
     panels = (["gates"] if layer.gates else []) + list(layer.tracked)
     columns = min(len(panels), 2)
-    matrix = max(len(units) * 0.11, 0.6) if len(tokens) else 0.0
+    matrix = max(len(units) * 0.7 * _cell(tokens), 0.6) if len(tokens) else 0.0
     left = 0.95 if len(tokens) else 0.0
     middle = left + matrix + (1.15 if len(tokens) else 0.0)
     width = page.fitted(PANEL, middle + GAP * columns + 0.1, max(columns, 1), 1.0)
     sheet = Sheet(
         max(middle + columns * (width + GAP) + 0.1, 4.5),
-        max(len(tokens) * CELL + 0.6, math.ceil(len(panels) / 2) * (PANEL + GAP)),
+        max(len(tokens) * _cell(tokens) + 0.6, math.ceil(len(panels) / 2) * (PANEL + GAP)),
         title or f"{views.network}: {views.kind}, {layer_words(layer.name)}",
         caption or caption_of(views, layer),
         page=page,
@@ -94,7 +94,7 @@ def caption_of(views: RecurrentViews, layer: LayerViews) -> str:
 
 
 def drawn_rows(layer: LayerViews) -> tuple[Ints, Ints]:
-    """Return the tokens and the units of a layer that are drawn, group by group: the most frequent, and the most moved."""
+    """Return the tokens and units of a layer that are drawn, group by group: the most frequent, and the most moved."""
     present = np.flatnonzero(layer.counts)
     tokens = present[np.argsort(-layer.counts[present], kind="stable")[:TOKENS]]
     if not len(tokens):
@@ -113,7 +113,7 @@ def _by_group(members: Ints, groups: Ints) -> Ints:
 def _draw_responses(
     sheet: Sheet, views: RecurrentViews, layer: LayerViews, tokens: Ints, units: Ints, left: float, width: float
 ) -> None:
-    height = len(tokens) * CELL
+    height = len(tokens) * _cell(tokens)
     axes = sheet.axes(left, sheet.top - height - 0.05, width, height)
     values = layer.mean[np.ix_(tokens, units)]
     most = float(np.abs(values).max()) or 1.0
@@ -125,18 +125,21 @@ def _draw_responses(
     axes.tick_params(length=1.5, pad=1.5)
     axes.set_xlabel("unit", fontsize=SMALL, labelpad=1)
     axes.set_ylabel("token", fontsize=SMALL)
-    for edges, line in (
-        (_edges(layer.token_groups[tokens]), axes.axhline),
-        (_edges(layer.unit_groups[units]), axes.axvline),
-    ):
-        for edge in edges:
-            line(edge, color="black", linewidth=0.8)
+    for edge in _edges(layer.token_groups[tokens]):
+        axes.axhline(edge, color="black", linewidth=0.8)
+    for edge in _edges(layer.unit_groups[units]):
+        axes.axvline(edge, color="black", linewidth=0.8)
     bar = min(height, 1.6)
     sheet.colour_bar(image, "expected response", left + width + 0.1, sheet.top - bar - 0.05, bar)
 
 
+def _cell(tokens: Ints) -> float:
+    """Return the height of a row of the matrix in inches: few tokens have larger ones."""
+    return float(np.clip(2.5 / max(len(tokens), 1), CELL, LARGEST))
+
+
 def _edges(groups: Ints) -> Floats:
-    return np.flatnonzero(np.diff(groups)) + 0.5
+    return np.asarray(np.flatnonzero(np.diff(groups)) + 0.5, np.float64)
 
 
 def _draw_gates(axes: Axes, layer: LayerViews) -> None:
@@ -160,7 +163,7 @@ def _draw_tracking(axes: Axes, layer: LayerViews, name: str) -> None:
     axes.set_yticks(range(len(order)), [f"{unit} ({sign})" for unit, sign in zip(order, signs, strict=True)])
     axes.set(xlim=(0, 1), ylim=(len(order) - 0.4, -0.6))
     axes.set_xlabel("correlation, absolute", fontsize=SMALL, labelpad=1)
-    axes.set_ylabel("unit (sign)", fontsize=SMALL, labelpad=1)
+    axes.set_ylabel("unit (sign)", fontsize=SMALL, labelpad=3)
 
 
 def signed_scale(most: float) -> ScalarMappable:

@@ -45,8 +45,8 @@ class RecurrentOptions(RunOptions):
         threshold: activity from which a unit counts as on.
         magnitude: whether a strongly negative activity counts as on too.
         edges: whether a chosen unit must be off just outside of the range.
-        explained: (sequence, step) of outputs that are shared out among the tokens, counted from 0, where step -1 is the
-            last one; None for the last step of the first three sequences.
+        explained: (sequence, step) of outputs that are shared out among the tokens, counted from 0, where step -1 is
+            the last one; None for the last step of the first three sequences.
         epsilon: the stabiliser of relevance.
         shown: steps of which the activity of every unit is kept, from the first on, for text coloured by a cell.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deconvviz.figures.page import Page
 from deconvviz.figures.tiles import rendered
 from deconvviz.results.files import atomic
 from deconvviz.studies.recurrent import caption_figure, figure, texts
@@ -103,8 +104,8 @@ def _layer(figures: _Figures, views: RecurrentViews, layer: LayerViews) -> dict[
     words = layer_words(layer.name)
     best = layer.best
     unit = best[1] if best is not None else int(layer.activity.std(0).argmax())
-    overview = figure.draw_recurrent(views, layer, page=figure.Page(caption=False))
-    cell = texts.draw_cell(views, layer, unit, 0, DRAWN, page=figure.Page(caption=False))
+    overview = figure.draw_recurrent(views, layer, page=Page(caption=False))
+    cell = texts.draw_cell(views, layer, unit, 0, DRAWN, page=Page(caption=False))
     return {
         "name": layer.name,
         "words": words,
@@ -162,13 +163,13 @@ def _together(views: RecurrentViews, layer: LayerViews) -> dict[str, Any] | None
 
 
 def _relevance(figures: _Figures, views: RecurrentViews) -> dict[str, Any]:
-    drawn = texts.draw_relevance(views, page=figure.Page(caption=False))
+    drawn = texts.draw_relevance(views, page=Page(caption=False))
     words = [texts.relevance_words(views, each) for each in views.relevance]
     return {"figure": figures.drawn("relevance", drawn, "; ".join(words)), "words": words}
 
 
 def _caption(figures: _Figures, caption: Caption) -> dict[str, Any]:
-    drawn = caption_figure.draw_caption(caption, page=figure.Page(caption=False))
+    drawn = caption_figure.draw_caption(caption, page=Page(caption=False))
     alt = f"An image, and a map for each word of {caption.text!r}"
     rows = []
     for place, word in enumerate(caption.words):

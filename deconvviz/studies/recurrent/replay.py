@@ -7,7 +7,8 @@ With x the inputs, h the hidden state before the step and s the logistic functio
     GRU   r = s(.), z = s(.), n = tanh(W_n x + b_n + r (U_n h + d_n)),  h' = (1 - z) n + z h          Cho et al. 2014
     RNN   h' = tanh(W x + b + U h + d), or with ReLU in its place
 
-These are the equations in the documentation of torch.nn. Its LSTM keeps the gates in the order i, f, g, o, its GRU r, z, n.
+These are the equations in the documentation of torch.nn. Its LSTM keeps the gates in the order i, f, g, o, its GRU in
+the order r, z, n.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class RecurrentViews(Shown, drawn_by="draw_recurrent"):
             "vocabulary": list(self.sequences.vocabulary),
             "words": self.sequences.words,
             "layers": [each.name for each in self.layers],
-            "properties": list(self.layers[0].tracked),
+            "tracked": list(self.layers[0].tracked),
             "chance": [[each.chance for each in layer.tracked.values()] for layer in self.layers],
         }
         arrays: dict[str, Array] = {"ids": self.sequences.ids, "lengths": self.sequences.lengths}
@@ -176,7 +176,7 @@ class RecurrentViews(Shown, drawn_by="draw_recurrent"):
         with whole(path, KIND):
             config, arrays = dict(result.config), result.arrays
             chance = dict(zip(config.pop("layers"), config.pop("chance"), strict=True))
-            names, told = config.pop("properties"), result.state["relevance"]
+            names, told = config.pop("tracked"), result.state["relevance"]
             return cls(
                 network=config.pop("network"),
                 kind=config.pop("recurrent"),
@@ -204,7 +204,7 @@ class RecurrentViews(Shown, drawn_by="draw_recurrent"):
         return to_frame("tracking", TRACKING, tracking_rows(self))
 
     def save_tables(self, folder: Pathlike) -> None:
-        """Write all tables, `tables.TABLES`, into a folder that exists; raises DataError where one cannot be written."""
+        """Write all tables, `tables.TABLES`, into a folder that exists; DataError where one cannot be written."""
         save_tables(self, folder)
 
     def __repr__(self) -> str:

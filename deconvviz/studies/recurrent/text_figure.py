@@ -64,7 +64,7 @@ def draw_coloured(
     width = width if page.width is not None else min(width, max(used, headings, LEAST))
     lines = [max((row for row, _, _ in places), default=0) + 1 for places in laid]
     heights = [LINE * (count + (1.2 if text.heading else 0.3)) for count, text in zip(lines, texts, strict=True)]
-    body = max(sum(heights), 1.3)
+    body = max(sum(heights), 1.5)
     sheet = Sheet(width + BAR + 0.3, body, title, caption, page=page)
     axes = sheet.axes(0.15, sheet.bottom, width, body)
     axes.set(xlim=(0, width), ylim=(body, 0))

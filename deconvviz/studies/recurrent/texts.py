@@ -81,11 +81,11 @@ def draw_relevance(views: RecurrentViews, title: str = "", caption: str = "", pa
         scaled.append(coloured_text(views, each.start, each.relevance / most, relevance_words(views, each), marked))
     return draw_coloured(
         scaled,
-        "relevance, over the largest of its text",
+        "relevance, over the\nlargest of its text",
         title or f"{views.network}: which tokens made an output",
         caption
-        or "Layer-wise relevance propagation (Arras et al. 2017): gates take nothing, the signals that they let through "
-        "all. Red speaks for the output, blue against it. Underlined is the token after which it is read.",
+        or "Layer-wise relevance propagation (Arras et al. 2017): gates take nothing, the signals that they let "
+        "through take all. Red speaks for the output, blue against it. Underlined is the token after which it is read.",
         1.0,
         page,
     )

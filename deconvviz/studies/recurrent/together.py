@@ -56,9 +56,9 @@ def on_units(on: On, start: int, stop: int, starts: Ints, edges: bool = False) -
 def together(on: On, start: int, stop: int, starts: Ints, *, edges: bool = False, count: int = 10) -> Together:
     """Find the units that are on over a range, and other ranges where the most of them are on together.
 
-    Every step offers the longest range around it over which all of the units that are on there stay on. These ranges are
-    ordered: more of the units first, then fewer other units, then the longer ones, then the earlier ones. A range that
-    overlaps the chosen one or a better one is left out.
+    Every step offers the longest range around it over which all of the units that are on there stay on. These ranges
+    are ordered: more of the units first, then fewer other units, then the longer ones, then the earlier ones. A range
+    that overlaps the chosen one or a better one is left out.
 
     Args:
         on: bool [N, H], whether a unit counts as on.

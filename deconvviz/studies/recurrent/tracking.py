@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from deconvviz.errors import DataError
 from deconvviz.types import Floats, Ints
 
+AT_ONCE = 16  # rotated properties that are compared in one product
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
@@ -43,9 +45,9 @@ def tracked(
     """Rank the units of a layer by their correlation with a property.
 
     A permutation rotates the property within each sequence by a number of steps of its own. What the property is like,
-    how long it stays and how often it changes, stays as it is; that it belongs to these steps is lost. To permute single
-    steps would make chance look smaller than it is, for states change slowly. The largest correlation of any unit is
-    compared, so that among many units none tracks something by chance alone.
+    how long it stays and how often it changes, stays as it is; that it belongs to these steps is lost. To permute
+    single steps would make chance look smaller than it is, for states change slowly. The largest correlation of any
+    unit is compared, so that among many units none tracks something by chance alone.
 
     Args:
         activity: [N, H].
@@ -74,12 +76,15 @@ def tracked(
     rng, starts = np.random.default_rng(seed), np.cumsum(lengths) - lengths
     sequence_of = np.repeat(np.arange(len(lengths)), lengths)
     places = np.arange(len(values)) - starts[sequence_of]
-    largest = np.empty(permutations)
-    for number in range(permutations):
-        by = rng.integers(0, lengths)[sequence_of]
-        largest[number] = np.abs(wanted[starts[sequence_of] + (places + by) % lengths[sequence_of]] @ scaled).max()
+    largest = list[float]()
+    while len(largest) < permutations:  # some at once, so that the activities are read from memory once for them
+        rotated = np.empty((min(AT_ONCE, permutations - len(largest)), len(values)))
+        for row in rotated:
+            by = rng.integers(0, lengths)[sequence_of]
+            row[:] = wanted[starts[sequence_of] + (places + by) % lengths[sequence_of]]
+        largest += np.abs(rotated @ scaled).max(1).tolist()
     # A correlation that equals one by chance up to rounding is no larger than it.
-    p = ((largest[:, None] >= own - 1e-12).sum(0) + 1) / (permutations + 1)
+    p = ((np.array(largest)[:, None] >= own - 1e-12).sum(0) + 1) / (permutations + 1)
     return Tracked(correlation=np.clip(correlation, -1, 1), p=p, chance=float(np.quantile(largest, 0.95)))
 
 
