@@ -95,7 +95,7 @@ RECURRENTS: Mapping[str, TableSchema] = {
     ),
     "caption": TableSchema(
         what="A row for each word of a caption and each part that it rests on: the image, and the words before.",
-        written_by="`deconvviz recurrent --image`, as caption.csv; `Caption.save_csv` and `Caption.to_frame`",
+        written_by="`deconvviz recurrent` with `--image`, as caption.csv; `Caption.save_csv` and `Caption.to_frame`",
         columns=_columns(
             "place integer |  | Of the word in the caption, from 0.",
             "word text |  | The word.",

@@ -75,8 +75,8 @@ def _lines(caption: Caption, place: int, letters: int) -> list[str]:
 def caption_words(caption: Caption) -> str:
     """Return what the figure of a caption shows."""
     return (
-        "Each word's score goes back through the gates of the recurrent network (signals take all) to the image's "
-        f"vector and the words before, and from the vector through the CNN to the pixels ({caption.method}). Red speaks "
-        "for the word, blue against it. Below each map: the word and its probability; its score and what the image adds; what "
-        "the words before add."
+        "Each word's score goes back through the gates of the recurrent network, where signals take all, to the words "
+        f"before and the image's vector, and from it through the CNN to the pixels ({caption.method}). Red speaks "
+        "for the word, blue against it. Below each map: the word and its probability; its score and what the image "
+        "adds; what the words before add."
     )

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 OPEN, CHANCE = "#0072b2", "#d55e00"  # blue, and vermilion for what chance gives
 TOKENS, UNITS, RANKED = 36, 40, 8  # most tokens, units and ranked units that are drawn
-CELL, LARGEST, PANEL, GAP = 0.16, 0.28, 1.75, 0.72  # inches: of a matrix's row, of a panel's side, between panels
+CELL, LARGEST, NARROW = 0.16, 0.28, 0.09  # inches: height of a matrix's rows, at most, width of many columns
+PANEL, GAP = 1.75, 0.72  # inches: a panel's side, and between two
 MARKS = (("o", 16, "#0072b2"), ("^", 34, "#d55e00"), ("s", 52, "#009e73"))  # shape, size and colour of the gates
 
 
@@ -43,7 +44,7 @@ def draw_recurrent(
     tokens, units = drawn_rows(layer)
     panels = (["gates"] if layer.gates else []) + list(layer.tracked)
     columns = min(len(panels), 2)
-    matrix = max(len(units) * 0.7 * _cell(tokens), 0.6) if len(tokens) else 0.0
+    matrix = max(min(len(units) * 0.7 * _cell(tokens), max(len(units) * NARROW, 2.5)), 0.6) if len(tokens) else 0.0
     left = 0.95 if len(tokens) else 0.0
     middle = left + matrix + (1.15 if len(tokens) else 0.0)
     width = page.fitted(PANEL, middle + GAP * columns + 0.1, max(columns, 1), 1.0)

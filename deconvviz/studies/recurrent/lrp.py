@@ -10,8 +10,8 @@ network predictions in sentiment analysis"). With R the relevance:
     y = sum_j a_j w_j + b      R(a_j) = (a_j w_j + d (e sign y + b) / J) / (y + e sign y) R(y)       the linear rule
 
 e is the stabiliser. With the bias factor d = 0 this is the epsilon rule (Bach et al. 2015, equation 58): biases and the
-stabiliser keep what is theirs. With d = 1 they are shared out in equal parts among the J inputs, and nothing is lost: the relevance of all inputs and of the states before
-the first step is the output. That is a check, not an explanation.
+stabiliser keep what is theirs. With d = 1 they are shared out in equal parts among the J inputs, and nothing is lost:
+the relevance of all inputs and of the states before the first step is the output. That is a check, not an explanation.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class _Layer:
         return new * values["candidate"] * ratio + extra, kept * self.before[state][place] * ratio + extra
 
     def _linear(self, relevance: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """Share the relevance of the candidate's sum [K, H] out: (of the inputs [K, D], of the states before [K, H])."""
+        """Share the relevance of the candidate's sum [K, H] out: of the inputs [K, D], of the states before [K, H]."""
         kind, units = self.model.kind, self.model.units
         start = {"LSTM": 2 * units, "GRU": 2 * units, "RNN": 0}[kind]
         inputs, states, input_bias, state_bias = (each[start : start + units] for each in self.weights)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bracket_lstm import STEP, bracket_lstm
-from test_replay import CASES, module
+from recurrent_cases import CASES, module
 from torch import nn
 
 import deconvviz as dv

@@ -206,7 +206,7 @@ def test_top_passages_against_sorting() -> None:
     values, steps = top_passages(activity, passages, 9)
     for unit in range(3):
         best = sorted((float(activity[passages == p, unit].max()) for p in range(7)), reverse=True)
-        np.testing.assert_array_equal(values[unit, :7], np.float32(best))
+        np.testing.assert_array_equal(values[unit, :7], np.array(best, np.float32))
         np.testing.assert_array_equal(activity[steps[unit, :7], unit], values[unit, :7])
         assert (steps[unit, 7:] == -1).all() and (values[unit, 7:] == -np.inf).all()
 

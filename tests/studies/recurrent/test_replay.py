@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recurrent_cases import CASES, module
 from torch import Tensor, nn
 
 from deconvviz.studies.recurrent.model import RecurrentModel
 from deconvviz.studies.recurrent.replay import outputs_of, replay
 
-CASES = [
-    *product((nn.LSTM, nn.GRU, nn.RNN), (False, True), (1, 3), (True, False), ({},)),
-    (nn.RNN, True, 2, True, {"nonlinearity": "relu"}),
-    (nn.LSTM, False, 2, True, {"batch_first": True, "dropout": 0.5}),
-]
 LENGTHS = torch.tensor([11, 4, 8])
-
-
-def module(kind: type[Any], both: bool, depth: int, bias: bool, more: dict[str, Any]) -> Any:
-    torch.manual_seed(0)
-    return kind(5, 7, num_layers=depth, bidirectional=both, bias=bias, **more).eval()
 
 
 def fused(recurrent: Any, x: Tensor, lengths: Tensor) -> Tensor:
