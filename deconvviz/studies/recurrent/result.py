@@ -13,7 +13,7 @@ from deconvviz.errors import DataError, nearest
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
-from deconvviz.studies.recurrent.naming import layer_words
+from deconvviz.studies.recurrent.naming import GATES, layer_words
 from deconvviz.studies.recurrent.sequences import Sequences
 from deconvviz.studies.recurrent.tables import TRACKING, save_tables, tracking_rows
 from deconvviz.studies.recurrent.together import Together
@@ -255,5 +255,8 @@ def _layer_of(name: str, arrays: Mapping[str, Array], properties: list[str], cha
     if "together/chosen" in own:
         parts = {field: own[f"together/{part}"].astype(np.int64) for field, part in TOGETHER.items()}
         together = Together(start=int(own["together/chosen"][0]), stop=int(own["together/chosen"][1]), **parts)
-    gates = {key.removeprefix("gates/"): each for key, each in own.items() if key.startswith("gates/")}
+    ordered = [
+        gate for gates in GATES.values() for gate in gates if f"gates/{gate}" in own
+    ]  # a file sorts them by name
+    gates = {gate: own[f"gates/{gate}"] for gate in ordered}
     return LayerViews(name=name, gates=gates, tracked=tracked, together=together, **{key: own[key] for key in PLAIN})

@@ -221,6 +221,7 @@ def test_everything_comes_back_from_the_file(tmp_path: pathlib.Path) -> None:
     for name in ("mean", "quantiles", "unit_groups", "top_steps", "activity"):
         np.testing.assert_array_equal(getattr(again["0"], name), getattr(layer(), name))
     np.testing.assert_array_equal(again.relevance[0].relevance, views().relevance[0].relevance)
+    assert list(again["0"].gates) == list(layer().gates) == ["input", "forget", "output"]
     one, other = layer().together, again["0"].together
     assert one is not None and other is not None and one.ranges.tolist() == other.ranges.tolist()
     views().save_csv(tmp_path / "t.csv")
