@@ -255,8 +255,6 @@ def _layer_of(name: str, arrays: Mapping[str, Array], properties: list[str], cha
     if "together/chosen" in own:
         parts = {field: own[f"together/{part}"].astype(np.int64) for field, part in TOGETHER.items()}
         together = Together(start=int(own["together/chosen"][0]), stop=int(own["together/chosen"][1]), **parts)
-    ordered = [
-        gate for gates in GATES.values() for gate in gates if f"gates/{gate}" in own
-    ]  # a file sorts them by name
+    ordered = [gate for gates in GATES.values() for gate in gates if f"gates/{gate}" in own]
     gates = {gate: own[f"gates/{gate}"] for gate in ordered}
     return LayerViews(name=name, gates=gates, tracked=tracked, together=together, **{key: own[key] for key in PLAIN})
