@@ -126,7 +126,7 @@ def only_tables(folder: str, views: Any, *_: Any, **__: Any) -> str:
 def program(root: pathlib.Path) -> None:
     """Make `straight`, and `killed` with kills on the way; print how many rows each kill left."""
     deconvviz.studies.recurrent.record.PIECE = 15
-    deconvviz.studies.recurrent.page.write_views = only_tables
+    deconvviz.studies.recurrent.page.write_views = only_tables  # type: ignore[assignment]
     (root / "net.py").write_text(FACTORY)
     (root / "t.txt").write_text(bracket_text(14))
     for name in ("straight", "killed"):
