@@ -59,6 +59,10 @@ from .drawing.features import draw_probing as draw_probing
 from .drawing.features import draw_range as draw_range
 from .drawing.optimised import draw_inversion as draw_inversion
 from .drawing.optimised import draw_visualisation as draw_visualisation
+from .drawing.recurrent import draw_caption as draw_caption
+from .drawing.recurrent import draw_cell as draw_cell
+from .drawing.recurrent import draw_recurrent as draw_recurrent
+from .drawing.recurrent import draw_token_relevance as draw_token_relevance
 from .drawing.training import draw_comparison as draw_comparison
 from .drawing.training import draw_matches as draw_matches
 from .drawing.training import draw_pretraining as draw_pretraining
@@ -135,6 +139,14 @@ from .studies.probing.settings import ProbeSettings as ProbeSettings
 from .studies.probing.starts import fine_tuned as fine_tuned
 from .studies.probing.starts import from_scratch as from_scratch
 from .studies.probing.transfer import transfer as transfer
+from .studies.recurrent.caption import explain_caption as explain_caption
+from .studies.recurrent.caption_result import Caption as Caption
+from .studies.recurrent.measure import recurrent as recurrent
+from .studies.recurrent.model import RecurrentModel as RecurrentModel
+from .studies.recurrent.model import load_recurrent as load_recurrent
+from .studies.recurrent.result import RecurrentViews as RecurrentViews
+from .studies.recurrent.sequences import read_sequences as read_sequences
+from .studies.recurrent.sequences import text_sequences as text_sequences
 from .studies.relevance.deciding import deciding_channels as deciding_channels
 from .studies.relevance.measure import image_relevance as image_relevance
 from .studies.relevance.measure import relevance as relevance

@@ -81,3 +81,24 @@ def test_two_inputs(photos: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
     call = ("--call", f"{file}:with_age", "-t", "output:0", "--weights", "none")
     run("-m", "deconvviz", "cam", "hirescam", f"{file}:make", photos[0], *call, "-o", out)
     assert Image.open(out).size[0] > 300
+
+
+@pytest.mark.slow
+def test_character_lstm(tmp_path: pathlib.Path) -> None:
+    text = run(EXAMPLES.parent / "tools" / "bracket_text", 60, 1)
+    (tmp_path / "t.txt").write_text(text)
+    example = EXAMPLES / "character_lstm.py"
+    command = [sys.executable, str(example), "t.txt", "3"]
+    assert "nats" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert (tmp_path / "character_lstm.pth").exists()
+    model = dv.load_recurrent(f"{example}:make")
+    read = dv.text_sequences(text, model.vocabulary, split="file")
+    assert model.units == 48 and read.text(0, len(read)) == text
+
+
+@pytest.mark.slow
+def test_captioner() -> None:
+    """Its weights are random here, unless tools/train_captioner has been run in this folder."""
+    model = dv.load_recurrent(f"{EXAMPLES / 'captioner.py'}:make")
+    caption = dv.explain_caption(model, dv.Scenes(1)[0][0], words=["a", "large", "cat"])
+    assert caption.maps.shape == (3, 64, 64) and abs(caption.maps).max() > 0

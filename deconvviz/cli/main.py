@@ -81,6 +81,11 @@ COMMANDS = {
         "studies.visualisation.invert_command",
         "Find out what of an image a layer still knows: make the picture that the layer takes for it.",
     ),
+    "recurrent": LazyCommand(
+        "studies.recurrent.command",
+        "Show what the units of a recurrent network do, and which tokens made its outputs.",
+        resumes=True,
+    ),
     "train": LazyCommand(
         "studies.training.command",
         "Train a network by the paper's recipe, and record snapshots of it.",

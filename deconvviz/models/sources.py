@@ -262,12 +262,7 @@ def from_file(spec: str, wanted: Wanted) -> Built:
 
     It returns the module, or (module, arguments of `Preprocess`), or these two and the names of the outputs.
     """
-    file, _, name = spec.rpartition(":")
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise ModelError(f"no file {path}; expected {FORMS}")
-    with _import_paths(path), _as_model_error(spec):
-        returned = _function_of(path, name)()
+    returned = returned_by(spec)
     model, settings, classes = (*returned, {}, ())[:3] if isinstance(returned, tuple) else (returned, {}, ())
     settings = settings.as_dict() if hasattr(settings, "as_dict") else settings or {}
     if not isinstance(model, nn.Module):
@@ -275,6 +270,20 @@ def from_file(spec: str, wanted: Wanted) -> Built:
     if not isinstance(settings, Mapping):
         raise ModelError(f"{spec} returned settings of type {type(settings).__name__}; expected a dict or a Preprocess")
     return Built(model, dict(settings), tuple(map(str, classes)))
+
+
+def returned_by(spec: str) -> Any:
+    """Call a function in a Python file, path/to/file.py:FUNCTION, and return whatever it returns.
+
+    Raises:
+        ModelError: the file or the function does not exist, or it raises an error.
+    """
+    file, _, name = spec.rpartition(":")
+    path = pathlib.Path(file)
+    if not path.is_file():
+        raise ModelError(f"no file {path}; expected {FORMS}")
+    with _import_paths(path), _as_model_error(spec):
+        return _function_of(path, name)()
 
 
 def call_from(spec: str | None) -> Callable[[Tensor], Any] | None:

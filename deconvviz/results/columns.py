@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from deconvviz.results.analysis_columns import ANALYSES
 from deconvviz.results.analysis_columns import LAYER as _LAYER
 from deconvviz.results.pruning_columns import PRUNINGS
+from deconvviz.results.recurrent_columns import RECURRENTS
 from deconvviz.results.table_schemas import TableSchema
 from deconvviz.results.table_schemas import columns_of as _columns
 
@@ -385,5 +386,6 @@ TABLES: Mapping[str, TableSchema] = {
     ),
     **ANALYSES,
     **PRUNINGS,
+    **RECURRENTS,
 }
 """Kind of table -> what it holds."""

@@ -19,6 +19,7 @@ from deconvviz.results.analysis_declarations import CONFIG as _CONFIG
 from deconvviz.results.file_schemas import FileSchema
 from deconvviz.results.file_schemas import arrays_of as _arrays
 from deconvviz.results.pruning_declarations import PRUNINGS
+from deconvviz.results.recurrent_declarations import RECURRENTS
 from deconvviz.results.training_declarations import TRAININGS
 
 FILES: Mapping[str, FileSchema] = {
@@ -229,5 +230,6 @@ FILES: Mapping[str, FileSchema] = {
     **ANALYSES,
     **TRAININGS,
     **PRUNINGS,
+    **RECURRENTS,
 }
 """Kind of file -> what it holds."""
