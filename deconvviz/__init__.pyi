@@ -115,6 +115,10 @@ from .studies.explainers.drift import explanation_drift as explanation_drift
 from .studies.explainers.result import ExplanationDrift as ExplanationDrift
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
+from .studies.latent.measure import latent as latent
+from .studies.latent.model import LatentModel as LatentModel
+from .studies.latent.model import load_latent as load_latent
+from .studies.latent.result import LatentViews as LatentViews
 from .studies.lesions.measure import lesion as lesion
 from .studies.lesions.result import Lesions as Lesions
 from .studies.maps.measure import kernels as kernels

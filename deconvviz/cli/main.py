@@ -86,6 +86,11 @@ COMMANDS = {
         "Show what the units of a recurrent network do, and which tokens made its outputs.",
         resumes=True,
     ),
+    "latent": LazyCommand(
+        "studies.latent.command",
+        "Show what the codes, directions and units of a generator change in its images.",
+        resumes=True,
+    ),
     "train": LazyCommand(
         "studies.training.command",
         "Train a network by the paper's recipe, and record snapshots of it.",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from deconvviz.results.analysis_columns import ANALYSES
 from deconvviz.results.analysis_columns import LAYER as _LAYER
+from deconvviz.results.latent_columns import LATENTS
 from deconvviz.results.pruning_columns import PRUNINGS
 from deconvviz.results.recurrent_columns import RECURRENTS
 from deconvviz.results.table_schemas import TableSchema
@@ -387,5 +388,6 @@ TABLES: Mapping[str, TableSchema] = {
     **ANALYSES,
     **PRUNINGS,
     **RECURRENTS,
+    **LATENTS,
 }
 """Kind of table -> what it holds."""

@@ -18,6 +18,7 @@ from deconvviz.results.analysis_declarations import ANALYSES
 from deconvviz.results.analysis_declarations import CONFIG as _CONFIG
 from deconvviz.results.file_schemas import FileSchema
 from deconvviz.results.file_schemas import arrays_of as _arrays
+from deconvviz.results.latent_declarations import LATENTS
 from deconvviz.results.pruning_declarations import PRUNINGS
 from deconvviz.results.recurrent_declarations import RECURRENTS
 from deconvviz.results.training_declarations import TRAININGS
@@ -231,5 +232,6 @@ FILES: Mapping[str, FileSchema] = {
     **TRAININGS,
     **PRUNINGS,
     **RECURRENTS,
+    **LATENTS,
 }
 """Kind of file -> what it holds."""
