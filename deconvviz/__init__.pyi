@@ -57,6 +57,7 @@ from .drawing.features import draw_kernels as draw_kernels
 from .drawing.features import draw_mined as draw_mined
 from .drawing.features import draw_probing as draw_probing
 from .drawing.features import draw_range as draw_range
+from .drawing.latent import draw_latent as draw_latent
 from .drawing.optimised import draw_inversion as draw_inversion
 from .drawing.optimised import draw_visualisation as draw_visualisation
 from .drawing.recurrent import draw_caption as draw_caption

@@ -31,9 +31,7 @@ class Direction(NamedTuple):
     accuracy: float
 
 
-def semantic_direction(
-    z: NDArray[Any], scores: NDArray[Any], *, share: float = 0.1, seed: int = 0
-) -> Direction:
+def semantic_direction(z: NDArray[Any], scores: NDArray[Any], *, share: float = 0.1, seed: int = 0) -> Direction:
     """Return the direction in which a score grows: the normal of a linear SVM between high and low samples.
 
     Args:
@@ -45,8 +43,8 @@ def semantic_direction(
     Raises:
         DataError: there are fewer than 20 samples, the score does not vary, or scikit-learn is not installed.
 
-    Source: InterFaceGAN, Shen et al. 2020, section 3.1, who take 2 % of 500,000 samples. With some thousands 10 % is our
-    choice, and so is the cost.
+    Source: InterFaceGAN, Shen et al. 2020, section 3.1, who take 2 % of 500,000 samples. With some thousands 10 % is
+    our choice, and so is the cost.
 
     >>> z = np.random.default_rng(0).standard_normal((500, 3))
     >>> found = semantic_direction(z, z @ [0.6, 0.8, 0.0])

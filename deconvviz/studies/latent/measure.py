@@ -255,5 +255,3 @@ class _Measuring:
             steps=self.steps,
             images=images.reshape(*walked.shape[:2], *images.shape[1:]),
         )
-
-

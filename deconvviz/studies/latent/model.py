@@ -73,7 +73,9 @@ class LatentModel:
             raise ModelError(f"limits {self.limits} given; expected the values of black and of white, such as (-1, 1)")
         places = [*self.codes, *(place for first, stop in pairs for place in range(first, stop))]
         if len(set(places)) < len(places) or not all(0 <= place < self.size for place in places):
-            raise ModelError(f"codes {self.codes} and {pairs} given; expected different places from 0 to {self.size - 1}")
+            raise ModelError(
+                f"codes {self.codes} and {pairs} given; expected different places from 0 to {self.size - 1}"
+            )
         if any(stop - first < 2 for first, stop in pairs):
             raise ModelError(f"categorical codes {pairs} given; expected (first, stop) with at least 2 categories")
 

@@ -80,9 +80,7 @@ def measured_sweeps(
     )
 
 
-def _categories(
-    model: LatentModel, images: Callable[[NDArray[Any]], NDArray[np.uint8]], z: Rows
-) -> NDArray[np.uint8]:
+def _categories(model: LatentModel, images: Callable[[NDArray[Any]], NDArray[np.uint8]], z: Rows) -> NDArray[np.uint8]:
     """Return the images of samples for each category, uint8 [K, R, most, H, W, C]."""
     most = max((stop - first for first, stop in model.categorical), default=0)
     shape = images(z[:1]).shape[1:]
