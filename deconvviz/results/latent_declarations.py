@@ -49,7 +49,7 @@ LATENTS: Mapping[str, FileSchema] = {
             "units/top_samples i U 9 | -1, ? | int64: in which samples.",
             "units/chosen i E | 0, ? | int64: units that were switched off and on.",
             "units/levels f E | finite, ? | float64: the value that counts as on.",
-            "units/removed f E M 3 | finite, ? | float64: what of a part's area goes without the unit, and its interval.",
+            "units/removed f E M 3 | finite, ? | float64: what of a part's area goes without it, and the interval.",
             "units/inserted f E M 3 | finite, ? | float64: area with the unit on less that with it off, likewise.",
             "units/images u8 E 9 H W C | ? | uint8: images in which the unit is most active.",
             "units/edited u8 E shown 3 H W C | ? | uint8: as they are, with the unit off, and with it on.",

@@ -125,7 +125,7 @@ def draw_direction(views: LatentViews, attribute: str, title: str = "", caption:
         _numbers(found.steps),
         title or f"{views.name}: direction of “{attribute}”",
         caption
-        or f"Below each image: the scorer's score of “{attribute}”. Above: the step along the direction, in lengths of z."
+        or f"Below each image: the scorer's score of “{attribute}”. Above: the step along the direction."
         + (f" Conditional: orthogonal to the directions of {others}." if others else ""),
         below,
         page,
@@ -144,7 +144,7 @@ def draw_axes(views: LatentViews, title: str = "", caption: str = "", page: Page
         _numbers(axes.steps),
         title or f"{views.name}: principal axes of {axes.layer}",
         caption
-        or "Each row follows a direction of z that moves the layer along a principal axis. Left: the axis's share of the "
+        or "Each row follows a direction of z that moves the layer along a principal axis. Left: its share of the "
         "layer's variance, and how much of what happens along it a linear function of z explains.",
         page=page,
     )
@@ -166,8 +166,8 @@ def draw_units(views: LatentViews, title: str = "", caption: str = "", page: Pag
         [*(f"top {place + 1}" for place in range(6)), *("as it is", "off", "on") * 2],
         title or f"{views.name}: units of {units.layer}",
         caption
-        or "Left: the samples in which a unit is most active. Right: the first two as they are, with the unit set to 0, "
-        "and with it on everywhere. IoU: of where it fires and the part, on images that did not choose its threshold; a "
+        or "Left: the samples in which a unit is most active. Right: the first two as they are, with the unit at 0, "
+        "and with it on everywhere. IoU: of where it fires and the part, on images that chose no threshold; a "
         "unit without a name does no better than chance. Off: what that takes from the part's area, in % of the image.",
         page=page,
     )
@@ -198,7 +198,7 @@ def draw_effects(views: LatentViews, title: str = "", caption: str = "", page: P
         lines * (height + gap),
         title or f"{views.name}: what units of {units.layer} do to each part",
         caption
-        or "Blue circles: what goes from a part's area when the unit is 0. Vermilion squares: the area with the unit on "
+        or "Blue circles: what goes from a part's area when the unit is 0. Vermilion squares: the area with it on "
         "everywhere less that with it off. In % of the image; lines are 95 % intervals of the mean over samples.",
         page=page,
     )

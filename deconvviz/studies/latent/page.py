@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deconvviz.figures.page import Page
@@ -18,9 +20,12 @@ from deconvviz.web.page import embedded, write_page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deconvviz.studies.latent.result import LatentViews
+    from deconvviz.studies.latent.result import Directions, LatentViews, Units
+
+    Drawn = Callable[[str, Figure, str], dict[str, str]]
 
 PAGE, FIGURES = "index.html", "figures"
+BARE = Page(caption=False)
 
 
 def write_views(folder: Pathlike, views: LatentViews, *, scorer: str, command: str) -> pathlib.Path:
@@ -37,68 +42,69 @@ def write_views(folder: Pathlike, views: LatentViews, *, scorer: str, command: s
     """
     place = pathlib.Path(folder)
     (place / FIGURES).mkdir(parents=True, exist_ok=True)
-    whole = Page(caption=False)
-    sweeps, found, units = views.sweeps, views.directions, views.units
-
-    def drawn(name: str, made: Figure, alt: str) -> dict[str, str]:
-        return _drawn(place, command, name, made, alt)
-
-    sections: list[dict[str, Any]] = []
-    codes = [
-        drawn(
-            f"code-{n}",
-            figure.draw_categories(views, n, page=whole),
-            f"Categorical code {n}, a column for each category",
-        )
-        for n in range(len(sweeps.categories))
-    ]
-    if len(sweeps.places):
-        codes.append(drawn("sweeps", figure.draw_sweeps(views, page=whole), "One place of z swept, a row each"))
-    agreement = [
-        f"Categorical code {n} and the scorer's class share {found_:.3f} nats; by chance up to {chance:.3f}."
-        for n, (found_, chance) in enumerate(zip(sweeps.information, sweeps.chance, strict=True))
-    ]
-    text = "A row changes a single code and leaves the rest of z alone; it is followed as far as the head of a column says."
-    sections.append({"id": "codes", "name": "Codes", "text": text, "figures": codes, "facts": agreement})
-    if found is not None:
-        made = [
-            drawn(
-                f"direction-{name}",
-                figure.draw_direction(views, name, page=whole),
-                f"Images along the direction of {name}",
-            )
-            for name in found.names
-        ]
-        sections.append(
-            {
-                "id": "directions",
-                "name": "Directions of scores",
-                "text": f"The normal of a linear SVM between the samples that {scorer} scores highest and lowest. Conditional "
-                "directions are orthogonal to all others. A direction shows what the scorer takes for its class, which "
-                "need not be what a person does.",
-                "figures": made,
-                "facts": [],
-                "tables": _tables(views),
-            }
-        )
-    axes = drawn("axes", figure.draw_axes(views, page=whole), f"Images along principal axes of {views.axes.layer}")
+    drawn = partial(_drawn, place, command)
+    sections = [_codes(views, drawn)]
+    if views.directions is not None:
+        sections.append(_directions(views.directions, drawn, scorer, views))
+    axes = drawn("axes", figure.draw_axes(views, page=BARE), f"Images along principal axes of {views.axes.layer}")
     text = f"Directions of z that move the layer {views.axes.layer} along its principal axes; no scorer takes part."
     sections.append({"id": "axes", "name": "Principal axes", "text": text, "figures": [axes], "facts": []})
-    if units is not None:
-        made = [drawn("units", figure.draw_units(views, page=whole), f"Units of {units.layer}, off and on")]
-        if units.parts:
-            made.append(
-                drawn("effects", figure.draw_effects(views, page=whole), "What units do to the area of each part")
-            )
-        text = (
-            "A unit is named by the part on which it fires best, if it does so better than chance. Switched off it shows "
-            "what it causes; a value that never occurs, such as a unit that is on everywhere, may show what no image has."
-        )
-        sections.append({"id": "units", "name": "Units", "text": text, "figures": made, "facts": []})
+    if views.units is not None:
+        sections.append(_units(views, views.units, drawn))
     save_tables(views, place)
     values = {"views": views, "sections": sections, "command": command, "version": __version__, "scorer": scorer}
     write_page(place / PAGE, "latent.html", {**values, "tables": list(TABLES)})
     return place / PAGE
+
+
+def _codes(views: LatentViews, drawn: Drawn) -> dict[str, Any]:
+    """Return what the page says about codes."""
+    sweeps = views.sweeps
+    figures = []
+    for n in range(len(sweeps.categories)):
+        alt = f"Categorical code {n}, a column for each category"
+        figures.append(drawn(f"code-{n}", figure.draw_categories(views, n, page=BARE), alt))
+    if len(sweeps.places):
+        figures.append(drawn("sweeps", figure.draw_sweeps(views, page=BARE), "One place of z swept, a row each"))
+    facts = [
+        f"Categorical code {n} and the scorer's class share {found:.3f} nats; by chance up to {chance:.3f}."
+        for n, (found, chance) in enumerate(zip(sweeps.information, sweeps.chance, strict=True))
+    ]
+    text = "A row changes a single code and leaves the rest of z alone; a column of a categorical code is a category."
+    return {"id": "codes", "name": "Codes", "text": text, "figures": figures, "facts": facts}
+
+
+def _directions(found: Directions, drawn: Drawn, scorer: str, views: LatentViews) -> dict[str, Any]:
+    """Return what the page says about directions."""
+    figures = []
+    for name in found.names:
+        made = figure.draw_direction(views, name, page=BARE)
+        figures.append(drawn(f"direction-{name}", made, f"Images along the direction of {name}"))
+    text = (
+        f"The normal of a linear SVM between the samples that {scorer} scores highest and lowest; below each image is "
+        "its score. Conditional directions are orthogonal to all others. A direction shows what the scorer takes for "
+        "its class, which need not be what a person does."
+    )
+    facts = [
+        f"{name}: high and low samples are told apart {100 * found.accuracy[n]:.0f} % (by chance 50 %)."
+        for n, name in enumerate(found.names)
+    ]
+    named = {"id": "directions", "name": "Directions of scores", "text": text, "figures": figures, "facts": facts}
+    return {**named, "tables": _tables(found)}
+
+
+def _units(views: LatentViews, units: Units, drawn: Drawn) -> dict[str, Any]:
+    """Return what the page says about units."""
+    figures = [drawn("units", figure.draw_units(views, page=BARE), f"Units of {units.layer}, off and on")]
+    if units.parts:
+        made = figure.draw_effects(views, page=BARE)
+        figures.append(drawn("effects", made, "What units do to the area of each part"))
+    text = (
+        f"Units of {units.layer}, with the samples in which each is most active, then two as they are, with the unit "
+        "off, and with it on everywhere. A unit is named by the part on which it fires best, if it does so better than "
+        "chance. A unit that is on everywhere may show what no image has."
+    )
+    return {"id": "units", "name": "Units", "text": text, "figures": figures, "facts": []}
 
 
 def _drawn(folder: pathlib.Path, command: str, name: str, made: Figure, alt: str) -> dict[str, str]:
@@ -110,10 +116,8 @@ def _drawn(folder: pathlib.Path, command: str, name: str, made: Figure, alt: str
     return {"picture": embedded(path), "file": f"{FIGURES}/{path.name}", "alt": alt}
 
 
-def _tables(views: LatentViews) -> list[dict[str, Any]]:
+def _tables(found: Directions) -> list[dict[str, Any]]:
     """Return the tables of the directions: cosines, and what each moves."""
-    found = views.directions
-    assert found is not None
     matrices = {
         "Cosines between the directions": found.cosines,
         "Rise of each score along each direction, in deviations over the samples": found.moved[0],

@@ -40,8 +40,7 @@ def _walks(views: LatentViews) -> Rows:
 
 
 def _codes(views: LatentViews) -> Rows:
-    for place, change in enumerate(views.sweeps.change.tolist()):
-        yield place, change
+    yield from enumerate(views.sweeps.change.tolist())
 
 
 def _axes(views: LatentViews) -> Rows:

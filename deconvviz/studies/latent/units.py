@@ -64,8 +64,8 @@ def compared(maps: Tensor, masks: Tensor) -> tuple[Floats, Floats]:
     A threshold out of QUANTILES is chosen for each pair by the first half of the images; the IoU is that of the second
     half. For chance, the masks are those of the next image.
 
-    Source: the threshold of each pair follows Bau et al. 2019 (GAN Dissection, section 3.1), who choose it by information
-    and not by IoU; quantiles and halves are our choice.
+    Source: the threshold of each pair follows Bau et al. 2019 (GAN Dissection, section 3.1), who choose it by
+    information and not by IoU; quantiles and halves are our choice.
     """
     half = len(maps) // 2
     values = maps.transpose(0, 1).flatten(1)
@@ -196,7 +196,7 @@ class UnitViews:
         return pictures(self.generator.images(z[np.maximum(samples, 0)]))
 
     def _edited(self, z: Rows, samples: Ints, unit: int, level: float) -> NDArray[np.uint8]:
-        """Return [EDITED, 3, H, W, C]: images of the unit's strongest samples as they are, without it, and with it on."""
+        """Return [EDITED, 3, H, W, C]: a unit's strongest samples as they are, without it, and with it on."""
         rows = z[np.maximum(samples[:EDITED], 0)]
         forms = (self.generator.images(rows), self.set_to(rows, unit, 0.0), self.set_to(rows, unit, level))
         return np.stack([pictures(form) for form in forms], 1)
