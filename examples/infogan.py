@@ -116,7 +116,7 @@ if __name__ == "__main__":
     model, critic, bound = train(seed, steps)
     torch.save(nn.ModuleList([model, critic]).state_dict(), WEIGHTS)
     print(f"mutual information of code and picture: at least {bound:.2f} of {np.log(KINDS):.2f} nats")
-    pictures, labels = scenes(500, seed + 1000)  # never seen
+    pictures, labels = scenes(1000, seed + 1000)  # never seen
     with torch.no_grad():
         codes = critic.codes(pictures)[:, :KINDS].argmax(1).numpy()
     rng = np.random.default_rng(0)

@@ -142,7 +142,7 @@ def draw_axes(views: LatentViews, title: str = "", caption: str = "", page: Page
             for n, (share, linear) in enumerate(zip(axes.explained, axes.linear, strict=True))
         ],
         _numbers(axes.steps),
-        title or f"{views.name}: principal axes of {axes.layer}",
+        title or f"{views.name}: principal axes of layer {axes.layer}",
         caption
         or "Each row follows a direction of z that moves the layer along a principal axis. Left: its share of the "
         "layer's variance, and how much of what happens along it a linear function of z explains.",
@@ -164,7 +164,7 @@ def draw_units(views: LatentViews, title: str = "", caption: str = "", page: Pag
         rows,
         labels,
         [*(f"top {place + 1}" for place in range(6)), *("as it is", "off", "on") * 2],
-        title or f"{views.name}: units of {units.layer}",
+        title or f"{views.name}: units of layer {units.layer}",
         caption
         or "Left: the samples in which a unit is most active. Right: the first two as they are, with the unit at 0, "
         "and with it on everywhere. IoU: of where it fires and the part, on images that chose no threshold; a "
@@ -182,7 +182,7 @@ def _effect_words(views: LatentViews, place: int) -> str:
         return f"\nchange {units.change[unit]:.3f}"
     part = units.parts.index(name)
     mean, low, high = 100 * units.removed[place, part]
-    return f": {name}\nIoU {units.iou[unit, part]:.2f}\noff −{mean:.1f} ({-low:.1f}…{-high:.1f})".replace("−-", "+")
+    return f": {name}, IoU {units.iou[unit, part]:.2f}\noff takes {mean:.1f} %\n({low:.1f} to {high:.1f})"
 
 
 def draw_effects(views: LatentViews, title: str = "", caption: str = "", page: Page = OWN) -> Figure:
@@ -196,7 +196,7 @@ def draw_effects(views: LatentViews, title: str = "", caption: str = "", page: P
     sheet = Sheet(
         0.8 + columns * (width + 0.35),
         lines * (height + gap),
-        title or f"{views.name}: what units of {units.layer} do to each part",
+        title or f"{views.name}: what units of layer {units.layer} do to each part",
         caption
         or "Blue circles: what goes from a part's area when the unit is 0. Vermilion squares: the area with it on "
         "everywhere less that with it off. In % of the image; lines are 95 % intervals of the mean over samples.",
@@ -217,5 +217,5 @@ def draw_effects(views: LatentViews, title: str = "", caption: str = "", page: P
         axes.axvline(0, color="0.5", linewidth=0.6)
         axes.set_yticks(places, [shortened(part, 12) for part in units.parts] if not column else [""] * len(places))
         axes.set_ylim(len(places) - 0.5, -0.5)
-        axes.set_xlabel("change of area (% of the image)", fontsize=SMALL, labelpad=1)
+        axes.set_xlabel("area (% of the image)", fontsize=SMALL, labelpad=1)
     return sheet.figure

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from deconvviz.models.load import LoadedModel
 
 VIEWS = "data/views.h5"
-OF_AXES = 500  # samples whose values are decomposed
+OF_AXES = 1000  # samples whose values are decomposed
 MOST_SCORES, FIRST = 4, 24  # scores that have a direction by default; images of the page's first figure
 
 

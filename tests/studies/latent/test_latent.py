@@ -25,7 +25,7 @@ from deconvviz.studies.latent.sweeps import mutual_information
 from deconvviz.studies.latent.units import compared, overlaps
 
 PLAIN = {"resize": None, "crop": 8, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-GAINS = torch.tensor([0.09, 0.05, 0.03, 0.015])
+GAINS = torch.tensor([0.09, 0.04, 0.018, 0.008])
 
 
 def blocks() -> Tensor:
@@ -89,7 +89,7 @@ def test_sweeps_change_what_their_place_moves() -> None:
     assert sweeps.places.tolist() == [0, 1, 2, 3] and sweeps.images.shape == (4, 5, 8, 8, 3)
     np.testing.assert_allclose(sweeps.change, 6 * GAINS.numpy() / 4, atol=2 / 255)  # a quarter of the pixels
     moved = sweeps.images[2].astype(int).max(0) - sweeps.images[2].astype(int).min(0)
-    assert (moved[4:6] > 30).all() and not moved[:4].any() and not moved[6:].any()
+    assert (moved[4:6] > 20).all() and not moved[:4].any() and not moved[6:].any()
 
 
 def test_conditional_directions_are_orthogonal_to_all_others() -> None:
@@ -155,7 +155,7 @@ def test_top_samples_are_those_with_the_largest_values() -> None:
 
 def test_overlaps_equal_a_loop_and_chance_is_another_images() -> None:
     rng = torch.Generator().manual_seed(0)
-    maps, masks = torch.rand(6, 2, 4, 4, generator=rng), torch.rand(6, 3, 4, 4, generator=rng) > 0.5
+    maps, masks = torch.rand(6, 2, 4, 4, generator=rng), torch.rand(6, 3, 4, 4, generator=rng) > 0.7
     found = overlaps(maps, masks, torch.tensor([[0.5, 0.7]]))
     for unit, limit in enumerate((0.5, 0.7)):
         for part in range(3):
