@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,26 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvviz.arrays import evenly
-from deconvviz.cam.adversarial import ball_around
+from deconvviz.cam.learned.files import digest
 from deconvviz.data.datasets import Images, labels_of, limited, place_of
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import MEMORY, spread
-from deconvviz.data.transfer import Transfer
 from deconvviz.errors import DataError, TargetError
 from deconvviz.graph.digest import architecture
-from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
-from deconvviz.halving import AtOnce
 from deconvviz.models.labels import class_label
 from deconvviz.results.results import require_same, stamped
-from deconvviz.studies.attack.attacks import ATTACKS
+from deconvviz.studies.attack.attacks import ATTACKS, FOOLERS
+from deconvviz.studies.attack.countermeasures import Jury, squeezer
+from deconvviz.studies.attack.explaining import Explaining
+from deconvviz.studies.attack.fooled import empty_countered, empty_maps
+from deconvviz.studies.attack.interpreters.learned import RealTimeMasking
 from deconvviz.studies.attack.options import AttackOptions
-from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
+from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale, with_noise
 from deconvviz.studies.attack.registry import Attack
-from deconvviz.studies.attack.result import OF_BOTH, OF_IMAGES, AttackStudy
-from deconvviz.studies.attack.victims import Victims
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.studies.attack.result import AttackStudy
+from deconvviz.studies.attack.running import AttackRun
+from deconvviz.types import Pathlike
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def attack(
         names: of the network's outputs, for tables and figures; empty where they are unknown.
         sources: where the model and the images came from, for the file.
         options: the fields of `AttackOptions`: `epsilons`, `away_from`, `outputs`, `target`, `loss`, `method_options`,
-            `limit`, `keep` and `commit_every`; and `batch_size`, `workers`, `seed` and `progress` of `RunOptions`.
+            `limit`, `keep` and `commit_every`; of explanations `fools`, `layer`, `explainer`, `goal`, `edges`,
+            `edge_stages` and `towards`; `countermeasures` and `agreement`; and `batch_size`, `workers`, `seed` and
+            `progress` of `RunOptions`.
 
     Raises:
         DeconvvizError: an attack of this name does not exist.
@@ -79,7 +82,9 @@ def attack(
             needed, or more changes than there is memory for.
         TargetError: the target is no output, or the class of every image.
         CaptureError: the images do not fit the network, or it returns no scores of classes.
-        MismatchError: `out` was written with other settings.
+        CamError: an interpreter needs a layer with rows and columns, or a trained explainer, and none is given.
+        LayerNotFound: a layer of this name does not exist.
+        MismatchError: `out` was written with other settings, or the explainer belongs to another network.
 
     Source: of each attack its docstring.
 
@@ -93,9 +98,12 @@ def attack(
     (1.0, (2, 4, 3, 16, 16), True)
     """
     how = AttackOptions(**options)
-    entry = ATTACKS[method]
+    entry = _entry(method, how)
     method_options = entry.checked(how.method_options)
     network.check_input(preprocess.shape)
+    seen = PixelNetwork(network, PixelScale(preprocess))
+    explaining = Explaining(seen, how) if how.fools else None
+    jury = Jury(seen, how.agreement, how.layer, how.seed) if how.agreement else None
     labels = labels_of(images)
     feed = Feed(images, preprocess, spread(labels, how.limit or len(labels)), workers=how.workers)
     own = _own_classes(feed, network, how)
@@ -115,12 +123,37 @@ def attack(
         "loss": how.loss,
         "keep": how.keep,
         "seed": how.seed,
+        **_of_explanations(how, explaining),
     }
     about = {"architecture": architecture(network), **place_of(images), **(sources or {})}
     study = _begun(_empty(feed, config, stamped(about), how, names), out)
-    if study.complete:
-        return study
-    return AttackRun(PixelNetwork(network, PixelScale(preprocess)), feed, entry, how, own).resume(study, out)
+    return study if study.complete else AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
+
+
+def _entry(method: str, how: AttackOptions) -> Attack:
+    """Return the attack of a name, or its form that fools explanations."""
+    if how.fooling and method in ATTACKS and method not in FOOLERS:
+        raise DataError(f"{method} fools no explanation; take {' or '.join(FOOLERS)}, or the goal decision")
+    for text in how.countermeasures:
+        squeezer(text)
+    return FOOLERS[method] if how.fooling else ATTACKS[method]
+
+
+def _of_explanations(how: AttackOptions, explaining: Explaining | None) -> dict[str, Any]:
+    """Return the settings that are about maps and countermeasures; none where nothing of them is asked for."""
+    about: dict[str, Any] = {}
+    if explaining is not None:
+        learned = [each for each in explaining.interpreters.values() if isinstance(each, RealTimeMasking)]
+        about |= {"fools": list(how.fools), "goal": how.goal, "edges": how.edges, "edge_stages": how.edge_stages}
+        about |= {"towards": how.towards if how.goal == "explanation" else None}
+        about |= {"explainer": digest(learned[0].explainer) if learned else None}
+    if how.fools or how.agreement:
+        about["layer"] = how.layer
+    if how.countermeasures:
+        about["countermeasures"] = list(how.countermeasures)
+    if how.agreement:
+        about["agreement"] = list(how.agreement)
+    return about
 
 
 def attacked_images(
@@ -196,10 +229,14 @@ def _empty(
     places = evenly(count, count if how.keep is None else how.keep)
     shown, (channels, height, width) = evenly(len(places), DRAWN), feed.preprocess.shape
     size = 2 * epsilons * len(places) * channels * height * width
+    size += 2 * (1 + 2 * epsilons) * len(how.fools) * len(places) * height * width
     if size > LARGEST:
         raise DataError(
             f"the changes of {counted(len(places), 'image')} take {size / 1e9:.1f} GB; keep those of fewer images"
         )
+    about = (epsilons, len(how.fools), count, len(places), (height, width), len(shown))
+    pairs = len(how.agreement) * (len(how.agreement) - 1) // 2
+    counters = (epsilons, len(how.countermeasures), pairs, count)
     return AttackStudy(
         config=config,
         sources=sources,
@@ -220,6 +257,8 @@ def _empty(
         shown=shown,
         pictures=np.zeros((len(shown), height, width, 3), np.uint8),
         attacked=np.zeros((epsilons, len(shown), height, width, 3), np.uint8),
+        maps=empty_maps(*about) if how.fools else None,
+        countered=empty_countered(*counters) if how.countermeasures or how.agreement else None,
     )
 
 

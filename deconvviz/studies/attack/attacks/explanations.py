@@ -50,8 +50,8 @@ def fooling_pgd(
     joint_steps: int = 60,
     step: float = 0.125,
     joint_step: float = 0.05,
-    weight: float = 10.0,
-    last_weight: float = 100.0,
+    weight: float = 50.0,
+    last_weight: float = 500.0,
 ) -> Tensor:
     """x <- nearest image of the ball to x - step epsilon w sign(g): first for the decision, then for maps as well.
 
@@ -86,8 +86,8 @@ def fooling_cw(
     rate: float = 0.01,
     length: float = 0.1,
     confidence: float = 5.0,
-    weight: float = 10.0,
-    last_weight: float = 100.0,
+    weight: float = 50.0,
+    last_weight: float = 500.0,
 ) -> Tensor:
     """Adam on u of `cw`: length |x' - x|^2 + max(confidence - lead, 0) first, then length |x' - x|^2 - log p + c L.
 
@@ -111,8 +111,8 @@ def fooling_stadv(
     tau: float = 0.0005,
     reach: float = 4.0,
     confidence: float = 5.0,
-    weight: float = 10.0,
-    last_weight: float = 100.0,
+    weight: float = 50.0,
+    last_weight: float = 500.0,
 ) -> Tensor:
     """Adam on the flow of `stadv`: roughness + max(confidence - lead, 0) first, then roughness - log p + c L.
 

@@ -53,7 +53,7 @@ class _Softened(torch.autograd.Function):
 
 def softened_rectifier(u: Tensor, low: float = 0.0, high: float = math.inf) -> Tensor:
     """Return max(u, 0), at most `high`, whose derivative is h'(u), or h'(u) - h'(u - high) (ours) with a limit."""
-    out: Tensor = _Softened.apply(u, float(high))  # type: ignore[no-untyped-call]
+    out: Tensor = _Softened.apply(u, float(high))
     return out
 
 
@@ -71,7 +71,7 @@ def softened(network: Network) -> Network:
 
 def _is_rectifier(node: fx.Node) -> bool:
     name = op_name(node)
-    return name == "relu" or (name == "hardtanh" and len(node.args) == 3 and node.args[1] == 0)
+    return name == "relu" or (name == "hardtanh" and len(node.args) == 3 and bool(node.args[1] == 0))
 
 
 @interpreter

@@ -14,7 +14,10 @@ from deconvviz.studies.attack.interpreters.base import Interpreter, Pass, Reader
 
 CELLS, RATE, AREA, SMOOTH = 28, 0.1, 1e-2, 1e-4
 STEPS = 50  # for the maps that are kept
-FIRST, RENEWED = 40, 10  # rounds for a new mask, with which an attack begins, and steps of the attack until the next one
+FIRST, RENEWED = (
+    40,
+    10,
+)  # rounds for a new mask, with which an attack begins, and steps of the attack until the next one
 INNER, UNROLLED = 2, 2  # rounds in each step of the attack, without and with a graph
 MEAN, SQUARE, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
