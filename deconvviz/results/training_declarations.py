@@ -13,8 +13,8 @@ _MAPS_OF_ATTACKS = (
     "maps/after f epsilons fools kept height width | 0, finite, ? | float16: that after the attack.",
     "maps/plain f epsilons fools kept height width | 0, finite, ? | float16: that after an attack that does not care "
     "for maps: PGD towards the same class, or noise.",
-    "maps/similarity f epsilons fools 4 images | finite, ? | float64: of the map after to the one before: mean absolute "
-    "and root mean square difference, overlap of the strongest tenth, structural similarity.",
+    "maps/similarity f epsilons fools 4 images | finite, ? | float64: of the map after to the one before: mean "
+    "absolute and root mean square difference, overlap of the strongest tenth, structural similarity.",
     "maps/plain_similarity f epsilons fools 4 images | finite, ? | float64: the same of the attack that does not care.",
     "maps/plain_after i epsilons images | -1, ? | int64: the class that the network finds after it.",
     "maps/flat_energy f epsilons images | 0, finite, ? | float64: share of the squared change where the edge's weight "

@@ -138,8 +138,12 @@ class AttackRun:
                 beside.append(self._beside(victims, aims, with_noise(x, noise, epsilon)))
         probability = self.network.probabilities(scores).gather(1, own[:, None])[:, 0]
         of_epsilons = {name: torch.stack([each[name] for each in beside]) for name in beside[0]}
-        columns: list[Any] = [torch.stack(values) for values in zip(*found, strict=True)]
-        return Attacked(own, before, probability, *columns, {**self._beside_before(x, before, aims), **of_epsilons})
+        names = Attacked._fields[3:-1]
+        columns: dict[str, Any] = {
+            name: torch.stack(values) for name, values in zip(names, zip(*found, strict=True), strict=True)
+        }
+        of_epsilons |= self._beside_before(x, before, aims)
+        return Attacked(own, before, probability, **columns, beside=of_epsilons)
 
     def _changed(self, victims: Victims, aims: Aims | None, options: Mapping[str, Any]) -> Tensor:
         """Return the attacked images."""

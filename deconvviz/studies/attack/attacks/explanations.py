@@ -1,7 +1,7 @@
 """Attacks that fool a network and an interpreter together, or the interpreter alone: two stages, edges in either.
 
-The first stage moves the decision alone; the second lowers -log p + c L, p the probability of the class that is wanted, L
-the sum over the interpreters of the mean square difference between the map and the one that is wanted. An attack on
+The first stage moves the decision alone; the second lowers -log p + c L, p the probability of the class that is wanted,
+L the sum over the interpreters of the mean square difference between the map and the one that is wanted. An attack on
 the explanation alone has the second stage only, in which p is that of the class that the image has.
 """
 
@@ -91,8 +91,8 @@ def fooling_cw(
 ) -> Tensor:
     """Adam on u of `cw`: length |x' - x|^2 + max(confidence - lead, 0) first, then length |x' - x|^2 - log p + c L.
 
-    Abdukhamidov et al. 2022, arXiv 2211.15926, after Carlini and Wagner 2017; with edges x' = x + w (x'' - x), x'' of u.
-    Of the images of the second stage that have the class that is wanted, the one with the nearest map is taken; the
+    Abdukhamidov et al. 2022, arXiv 2211.15926, after Carlini and Wagner 2017; with edges x' = x + w (x'' - x), x'' of
+    u. Of the images of the second stage that have the class that is wanted, the one with the nearest map is taken; the
     released code keeps those that do not have it yet, and epsilon does not bound them.
     """
     _require(steps, joint_steps, weight, last_weight)
