@@ -127,7 +127,7 @@ def maps_caption_of(study: AttackStudy) -> str:
     }[study.goal]
     return (
         f"{counted(len(study.shown), 'image')} of {study.done}, attacked {what}; no pixel may change by more "
-        f"than {LEVELS * study.epsilons[-1]:g}/255. Maps are of the class that the network finds, each with its own range "
-        f"of colours. The last map of an interpreter is that after {other}. IoU and SSIM are to the map before. The "
-        "change is the mean over the colours, blue below zero and red above; all rows have one scale. "
+        f"than {LEVELS * study.epsilons[-1]:g}/255. Maps are of the class that the network finds, each with its own "
+        f"range of colours. The last map of an interpreter is that after {other}. IoU and SSIM are to the map before. "
+        "The change is the mean over the colours, blue below zero and red above; all rows have one scale. "
     )

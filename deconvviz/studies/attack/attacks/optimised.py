@@ -86,9 +86,9 @@ def cw(
     Carlini and Wagner 2017, arXiv 1608.04644, section V, with f_6: the lead is the score of the class that is wanted
     less the largest other one (any class: the largest other score less that of the own class). low and high are the
     ends of the ball, so that no pixel goes farther than epsilon; with epsilon 1, the default, they are 0 and 1 as in
-    the paper. u by Adam; a pixel starts a 1000th of its range off its ends, where u is finite. c is found for each image by
-    `searches` rounds from `weight`: by halving, and ten times as large while nothing succeeds. Of all images on the
-    way that are fooled, as they are kept, that with the shortest change is taken; where there is none the image stays.
+    the paper. u by Adam; a pixel starts a 1000th of its range off its ends, where u is finite. c is found for each
+    image by `searches` rounds from `weight`: by halving, and ten times as large while nothing succeeds. Of all images on
+    the way that fool, as they are kept, that with the shortest change is taken; where there is none, the image stays.
     """
     require_number("steps", steps, 1, whole=True)
     require_number("searches", searches, 1, whole=True)
