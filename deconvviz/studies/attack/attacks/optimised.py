@@ -87,7 +87,7 @@ def cw(
     less the largest other one (any class: the largest other score less that of the own class). low and high are the
     ends of the ball, so that no pixel goes farther than epsilon; with epsilon 1, the default, they are 0 and 1 as in
     the paper. u by Adam; a pixel starts a 1000th of its range off its ends, where u is finite. c is found for each
-    image by `searches` rounds from `weight`: by halving, and ten times as large while nothing succeeds. Of all images on
+    image by `searches` rounds from `weight`: by halving, or ten times as large while nothing succeeds. Of all images on
     the way that fool, as they are kept, that with the shortest change is taken; where there is none, the image stays.
     """
     require_number("steps", steps, 1, whole=True)
