@@ -24,7 +24,10 @@ from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.attack.running import AttackRun
 
 PREPROCESS = dv.Preprocess(resize=None, crop=SIDE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-SHORT = {"pgd": {"steps": 8, "joint_steps": 25}, "cw": {"steps": 20, "joint_steps": 25, "rate": 0.05}}
+SHORT: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 8, "joint_steps": 25},
+    "cw": {"steps": 20, "joint_steps": 25, "rate": 0.05},
+}
 SHORT["stadv"] = {"steps": 10, "joint_steps": 10, "rate": 0.05}
 
 
@@ -55,7 +58,13 @@ def network() -> dv.Network:
 
 
 def attack(network: dv.Network, method: str = "pgd", **options: Any) -> AttackStudy:
-    given = {"preprocess": PREPROCESS, "progress": False, "batch_size": 2, "away_from": "top", "layer": "3"}
+    given: dict[str, Any] = {
+        "preprocess": PREPROCESS,
+        "progress": False,
+        "batch_size": 2,
+        "away_from": "top",
+        "layer": "3",
+    }
     given |= {"fools": ["cam"], "method_options": SHORT.get(method, {}), **options}
     return dv.attack(network, given.pop("images", pictures()), method, given.pop("out", None), **given)
 
@@ -135,7 +144,7 @@ def test_an_attack_that_was_interrupted_goes_on(
     network: dv.Network, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its maps, and what is behind countermeasures, are those of one that was not."""
-    about = {"fools": ["cam"], "epsilons": [0.1], "countermeasures": ["median=2"], "commit_every": 1}
+    about: dict[str, Any] = {"fools": ["cam"], "epsilons": [0.1], "countermeasures": ["median=2"], "commit_every": 1}
     straight, original, calls = attack(network, **about), AttackRun.attacked, []
 
     def stopping(self: Any, x: Any, first: int, study: AttackStudy) -> Any:
