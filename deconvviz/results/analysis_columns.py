@@ -231,6 +231,25 @@ ANALYSES: Mapping[str, TableSchema] = {
             "pixels_changed_95 number? | share, 0..1 | Half the width of the mean's 95 % interval.",
             "length number? | shares | Mean Euclidean length of the change, over images that fool.",
             "length_95 number? | shares | Half the width of the mean's 95 % interval.",
+            "l1:* number? | 0..1 | Mean absolute difference of an interpreter's map after to that before, over images "
+            "that fool.",
+            "l2:* number? | 0..1 | Root of their mean square difference.",
+            "iou:* number? | share, 0..1 | Overlap of the strongest tenth of the pixels of both.",
+            "ssim:* number? | -1..1 | Structural similarity of both.",
+            "l1_95:* number? | 0..1 | Half the width of the mean's 95 % interval.",
+            "l2_95:* number? | 0..1 | The same of l2.",
+            "iou_95:* number? | share, 0..1 | The same of iou.",
+            "ssim_95:* number? | -1..1 | The same of ssim.",
+            "plain_*:* number? |  | The same of an attack that does not care for maps: PGD towards the same class, or "
+            "noise.",
+            "flat_energy number? | share, 0..1 | Mean share of the squared change where the edge's weight is below .1.",
+            "plain_flat_energy number? | share, 0..1 | The same of the attack that does not care for maps.",
+            "accuracy_before:* number? | share, 0..1 | Accuracy of the unchanged images behind a countermeasure.",
+            "accuracy:* number? | share, 0..1 | That of the attacked images.",
+            "agreement_before number? | -1..1 | How far explanation methods agree on images that fool, before: mean "
+            "Spearman correlation of each two maps.",
+            "agreement number? | -1..1 | The same after the attack.",
+            "agreement_roc_auc number? | 0..1 | Area under the ROC curve of `attacked` told by a low agreement.",
         ),
     ),
     "attack of images": TableSchema(
