@@ -18,8 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from deconvviz.declarations import Declaration, declarations
-from deconvviz.errors import DataError
-from deconvviz.registry import Registry
+from deconvviz.registry import Registry, require_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,10 +58,7 @@ class Attack:
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options, those that are not given by their defaults; DataError for one that does not exist."""
-        unknown = sorted({*options} - {*self.options})
-        if unknown:
-            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        require_options(self.name, self.options, options)
         return {**self.options, **options}
 
     def __call__(self, victims: Victims | Fooling, **options: Any) -> Tensor:
