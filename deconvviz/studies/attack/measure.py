@@ -127,7 +127,14 @@ def attack(
     }
     about = {"architecture": architecture(network), **place_of(images), **(sources or {})}
     study = _begun(_empty(feed, config, stamped(about), how, names), out)
-    return study if study.complete else AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
+    if study.complete:
+        return study
+    try:
+        return AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
+    except DataError:  # an option that the attack itself refuses, such as steps=0, leaves no file behind
+        if out is not None and AttackStudy.load(out).done == 0:
+            pathlib.Path(out).unlink()
+        raise
 
 
 def _entry(method: str, how: AttackOptions) -> Attack:

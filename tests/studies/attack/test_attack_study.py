@@ -186,6 +186,7 @@ def test_what_is_refused(network: dv.Network, tmp_path: pathlib.Path) -> None:
         ({"loss": "hinge"}, DataError, "loss 'hinge' given; expected cross-entropy or margin"),
         ({"away_from": "x"}, DataError, "away from 'x' given"),
         ({"method_options": {"radius": 3}}, DataError, "pgd has no option 'radius'"),
+        ({"method_options": {"steps": 0}}, DataError, "steps 0 given"),
         ({"limit": 0}, DataError, "limit 0 given"),
         ({"keep": -1}, DataError, "keep -1 given"),
         ({"commit_every": 0}, DataError, "commit every 0 given"),
