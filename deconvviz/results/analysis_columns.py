@@ -233,8 +233,8 @@ ANALYSES: Mapping[str, TableSchema] = {
             "l2_95:* number? | 0..1 | The same of l2.",
             "iou_95:* number? | share, 0..1 | The same of iou.",
             "ssim_95:* number? | -1..1 | The same of ssim.",
-            "plain_*:* number? | as without `plain_` | The same of an attack that does not care for maps: PGD towards the "
-            "same class, or noise.",
+            "plain_*:* number? | as without `plain_` | The same of an attack that does not care for maps: PGD towards "
+            "the same class, or noise.",
             "flat_energy number? | share, 0..1 | Mean share of the squared change where the edge's weight is below .1.",
             "plain_flat_energy number? | share, 0..1 | The same of the attack that does not care for maps.",
             "accuracy_before:* number? | share, 0..1 | Accuracy of the unchanged images behind a countermeasure.",
