@@ -113,3 +113,7 @@ NODE_SCORES = ("mean", "sum")  # the score of a node: the mean of its classes', 
 # --- attacks ---
 ATTACK_LOSSES = ("cross-entropy", "margin")  # what an attack raises
 PRUNED_RESULTS = ("slim", "masked")
+GOALS = ("decision", "both", "explanation")  # what an attack is to change: "both" is the decision under an unmoved map
+EDGES = ("none", "weights", "threshold")  # where it may change pixels: AdvEdge and AdvEdge+
+EDGE_STAGES = ("first", "both")  # of an attack on explanations in which edges hold
+TOWARDS = ("away", "corner", "mirror")  # where a map moves that is attacked alone

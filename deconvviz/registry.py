@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from deconvviz.errors import DeconvvizError, nearest
+from deconvviz.errors import DataError, DeconvvizError, nearest
 
 T = TypeVar("T")
 
@@ -14,6 +14,29 @@ def require_name(kind: str, name: str, known: Collection[str]) -> None:
     """Raise DeconvvizError with the nearest names where a name is not known; `kind` says what it would be of."""
     if name not in known:
         raise DeconvvizError(f"no {kind} named {name!r}; {nearest(name, known)}")
+
+
+def require_options(owner: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise DataError for an option that does not exist, or that is true or false by default and is given otherwise.
+
+    What else a value may be is for the owner to check.
+
+    Args:
+        owner: name of what has the options.
+        defaults: name of each option -> its default.
+        options: those that were given.
+
+    >>> require_options("l1", {"greedy": False}, {"greedy": "maybe"})
+    Traceback (most recent call last):
+    deconvviz.errors.DataError: l1 greedy='maybe' given; expected true or false
+    """
+    unknown = sorted({*options} - {*defaults})
+    if unknown:
+        listed = ", ".join(f"{name}={value!r}" for name, value in defaults.items()) or "none"
+        raise DataError(f"{owner} has no option {unknown[0]!r}; its options are: {listed}")
+    for name, value in options.items():
+        if isinstance(defaults[name], bool) and not isinstance(value, bool):
+            raise DataError(f"{owner} {name}={value!r} given; expected true or false")
 
 
 class Registry(Mapping[str, T], Generic[T]):

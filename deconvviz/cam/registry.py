@@ -10,9 +10,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from deconvviz.cam.engine import View
-from deconvviz.errors import DataError
 from deconvviz.lengths import BlurWindow, Length
-from deconvviz.registry import Registry
+from deconvviz.registry import Registry, require_options
 
 Needs = Literal["layer", "layers", "image", "inner", "trained"]
 Formula = Callable[..., Tensor]
@@ -64,10 +63,7 @@ class Method:
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options; raises DataError for one that the method does not have."""
-        unknown = sorted(set(options) - set(self.options))
-        if unknown:
-            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        require_options(self.name, self.options, options)
         return dict(options)
 
 

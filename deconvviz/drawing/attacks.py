@@ -9,6 +9,7 @@ from deconvviz.errors import DataError, require_choice
 from deconvviz.figures.page import Page
 from deconvviz.metrics.movement import MOVES
 from deconvviz.studies.attack import figure as attacking
+from deconvviz.studies.attack import maps_figure
 from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.evaluation import under_attack_figure as moving
 from deconvviz.studies.evaluation.under_attack_result import SHOWN_MOVE, MapsUnderAttack
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 def draw_attack(
     study: AttackStudy, epsilon: int = -1, title: str = "", caption: str = "", **page: Unpack[PageKeywords]
 ) -> Figure:
-    """Draw some attacked images: as they were, attacked, the change, and which pixels are changed.
+    """Draw some attacked images: as they were, attacked, the change, and which pixels are changed, or maps.
+
+    Of a study with maps, the maps of each interpreter are drawn before the attack, after it, and after an attack that
+    does not care for maps.
 
     Args:
         study: what `dv.attack` returns, or `dv.AttackStudy.load`.
@@ -44,6 +48,8 @@ def draw_attack(
     7
     """
     _require_pictures(study)
+    if study.maps is not None:
+        return maps_figure.draw_fooled(study, epsilon, title, caption, page=Page(**page))
     return attacking.draw_attack(study, epsilon, title, caption, page=Page(**page))
 
 

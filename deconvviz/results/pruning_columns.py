@@ -31,7 +31,7 @@ PRUNINGS: Mapping[str, TableSchema] = {
             "layer text |  | Name of the layer.",
             "channel integer |  | Number of the filter, from 0.",
             "unit integer |  | What goes together: filters of one group with one number.",
-            "score number |  | By the criterion; the lowest go first.",
+            "score number | that of the criterion | By the criterion; the lowest go first.",
             "kept flag |  | Whether it stays.",
         ),
     ),

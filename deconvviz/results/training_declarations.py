@@ -8,6 +8,27 @@ from deconvviz.results.analysis_declarations import CONFIG
 from deconvviz.results.file_schemas import FileSchema
 from deconvviz.results.file_schemas import arrays_of as _arrays
 
+_MAPS_OF_ATTACKS = (
+    "maps/before f fools kept height width | 0, finite, ? | float16: the map of each interpreter before, in 0..1.",
+    "maps/after f epsilons fools kept height width | 0, finite, ? | float16: that after the attack.",
+    "maps/plain f epsilons fools kept height width | 0, finite, ? | float16: that after an attack that does not care "
+    "for maps: PGD towards the same class, or noise.",
+    "maps/similarity f epsilons fools 4 images | finite, ? | float64: of the map after to the one before: mean "
+    "absolute and root mean square difference, overlap of the strongest tenth, structural similarity.",
+    "maps/plain_similarity f epsilons fools 4 images | finite, ? | float64: the same of the attack that does not care.",
+    "maps/plain_after i epsilons images | -1, ? | int64: the class that the network finds after it.",
+    "maps/flat_energy f epsilons images | 0, finite, ? | float64: share of the squared change where the edge's weight "
+    "is below 0.1.",
+    "maps/plain_flat_energy f epsilons images | 0, finite, ? | float64: the same of the attack that does not care.",
+    "maps/edges f shown height width | 0, finite, ? | float16: the edges' weights of the images of the figure.",
+    "countered/before i countermeasures images | -1, ? | int64: the class that is found behind each countermeasure in "
+    "the unchanged image.",
+    "countered/after i epsilons countermeasures images | -1, ? | int64: that in the attacked image.",
+    "countered/agreement_before f pairs images | finite, ? | float64: Spearman's correlation of the maps of each two "
+    "methods, of the unchanged image.",
+    "countered/agreement_after f epsilons pairs images | finite, ? | float64: of the attacked image.",
+)
+
 TRAININGS: Mapping[str, FileSchema] = {
     "comparison": FileSchema(
         version=1,
@@ -78,7 +99,7 @@ TRAININGS: Mapping[str, FileSchema] = {
         arrays=(),
     ),
     "attack": FileSchema(
-        version=1,
+        version=2,
         what="What a network makes of attacked images, with each of some epsilons, and the changes of their pixels.",
         written_by="`deconvviz attack` and `dv.attack`",
         read_by="`dv.AttackStudy.load`",
@@ -107,6 +128,7 @@ TRAININGS: Mapping[str, FileSchema] = {
             "shown i shown | 0 | int64: the images of the figure, as places in `places`.",
             "pictures u8 shown height width 3 |  | uint8: these images as figures show them.",
             "attacked u8 epsilons shown height width 3 |  | uint8: the same of the attacked ones.",
+            *_MAPS_OF_ATTACKS,
         ),
     ),
     "maps under attack": FileSchema(

@@ -33,6 +33,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_place, save_figure, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
+from deconvviz.studies.attack.maps_command import AskedOfMaps, map_options, maps_caption_of
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -48,12 +49,17 @@ def _list_attacks(context: click.Context, _: click.Parameter, requested: bool) -
     """Print the attacks with their options and sources, and exit."""
     if not requested or context.resilient_parsing:
         return
-    from deconvviz.studies.attack.registry import attack_declarations
+    from deconvviz.studies.attack.interpreters.base import interpreter_declarations
+    from deconvviz.studies.attack.registry import attack_declarations, fooler_declarations
 
-    for each in attack_declarations().values():
-        options = ", ".join(f"{key}={value!r}" for key, value in each.defaults.items()) or "none"
-        click.echo(f"{each.name:8s}{' '.join(each.docstring.split())}")
-        click.echo(f"{'':8s}epsilon: {each.keywords['levels']}/255; options: {options}")
+    for declared, more in ((attack_declarations(), ""), (fooler_declarations(), " --fools ...")):
+        for each in declared.values():
+            options = ", ".join(f"{key}={value!r}" for key, value in each.defaults.items()) or "none"
+            click.echo(f"{each.name + more:18s}{' '.join(each.docstring.split())}")
+            click.echo(f"{'':18s}epsilon: {each.keywords['levels']}/255; options: {options}")
+    click.echo("Interpreters that --fools takes:")
+    for each in interpreter_declarations().values():
+        click.echo(f"{each.name:18s}{' '.join(each.docstring.split())}")
     context.exit()
 
 
@@ -163,6 +169,7 @@ asked_options = option_group(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_attacks, help="List the attacks and exit."
 )
 @asked_options
+@map_options
 @limit_option
 @click.option("--commit-every", default=20, type=click.IntRange(1), help="Batches between writes to the file.")
 @figure_options()
@@ -178,6 +185,7 @@ def attack(
     images: tuple[str, ...],
     out: str,
     asked: Asked,
+    of_maps: AskedOfMaps,
     limit: int | None,
     commit_every: int,
     page: Page,
@@ -196,6 +204,7 @@ def attack(
       deconvviz attack demo scenes:200:7 --method pgd --epsilons 0,1,2,4,8 -o pgd.h5
       deconvviz attack torchvision:squeezenet1_0 dog.jpg --method sparse -o sparse.h5
       deconvviz attack torchvision:squeezenet1_0 photos.h5 --method pgd --epsilon 2/255 -t tabby -o tabby.h5
+      deconvviz attack demo scenes:20:7 --fools cam,gradient -l relu5 --edges threshold -o advedge.h5
     """
     if not out.endswith(".h5"):
         raise DataError(f"{out} given; expected a name that ends in .h5")
@@ -227,6 +236,7 @@ def attack(
         limit=limit,
         keep=asked.keep,
         commit_every=commit_every,
+        **of_maps.keywords(),
         **run.keywords(),
     )
     _write(study, out, network.name, page, preprocess.shown_words())
@@ -246,13 +256,15 @@ def _opened(paths: Sequence[str]) -> Images:
 def _write(study: AttackStudy, out: str, network: str, page: Page, shown: str) -> None:
     """Write tables and figures beside the file, and print what was found."""
     from deconvviz.studies.attack.figure import draw_attack, draw_robustness
+    from deconvviz.studies.attack.maps_figure import draw_fooled
 
     path = pathlib.Path(out)
     study.save_csv(beside(path, ".csv"))
     study.save_images_csv(beside(path, ".images.csv"))
     if len(study.shown):
-        caption = caption_of(study) + shown
-        figure = draw_attack(study, -1, f"{network} attacked by {study.config['method']}", caption, page)
+        caption = (caption_of(study) if study.maps is None else maps_caption_of(study)) + shown
+        draw = draw_attack if study.maps is None else draw_fooled
+        figure = draw(study, -1, f"{network} attacked by {study.config['method']}", caption, page)
         save_figure(figure, beside(path, ".png"), caption)
     if len(study.epsilons) > 1:
         caption = curves_caption_of(study)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,26 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvviz.arrays import evenly
-from deconvviz.cam.adversarial import ball_around
+from deconvviz.cam.learned.files import digest
 from deconvviz.data.datasets import Images, labels_of, limited, place_of
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import MEMORY, spread
-from deconvviz.data.transfer import Transfer
 from deconvviz.errors import DataError, TargetError
 from deconvviz.graph.digest import architecture
-from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
-from deconvviz.halving import AtOnce
 from deconvviz.models.labels import class_label
 from deconvviz.results.results import require_same, stamped
-from deconvviz.studies.attack.attacks import ATTACKS
+from deconvviz.studies.attack.attacks import ATTACKS, FOOLERS
+from deconvviz.studies.attack.countermeasures import Jury, squeezer
+from deconvviz.studies.attack.explaining import Explaining
+from deconvviz.studies.attack.fooled import empty_countered, empty_maps
+from deconvviz.studies.attack.interpreters.learned import RealTimeMasking
 from deconvviz.studies.attack.options import AttackOptions
-from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
+from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale, with_noise
 from deconvviz.studies.attack.registry import Attack
-from deconvviz.studies.attack.result import OF_BOTH, OF_IMAGES, AttackStudy
-from deconvviz.studies.attack.victims import Victims
-from deconvviz.types import Ints, Pathlike, Pixels
+from deconvviz.studies.attack.result import AttackStudy
+from deconvviz.studies.attack.running import AttackRun
+from deconvviz.types import Pathlike
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def attack(
         names: of the network's outputs, for tables and figures; empty where they are unknown.
         sources: where the model and the images came from, for the file.
         options: the fields of `AttackOptions`: `epsilons`, `away_from`, `outputs`, `target`, `loss`, `method_options`,
-            `limit`, `keep` and `commit_every`; and `batch_size`, `workers`, `seed` and `progress` of `RunOptions`.
+            `limit`, `keep` and `commit_every`; of explanations `fools`, `layer`, `explainer`, `goal`, `edges`,
+            `edge_stages` and `towards`; `countermeasures` and `agreement`; and `batch_size`, `workers`, `seed` and
+            `progress` of `RunOptions`.
 
     Raises:
         DeconvvizError: an attack of this name does not exist.
@@ -79,7 +82,9 @@ def attack(
             needed, or more changes than there is memory for.
         TargetError: the target is no output, or the class of every image.
         CaptureError: the images do not fit the network, or it returns no scores of classes.
-        MismatchError: `out` was written with other settings.
+        CamError: an interpreter needs a layer with rows and columns, or a trained explainer, and none is given.
+        LayerNotFound: a layer of this name does not exist.
+        MismatchError: `out` was written with other settings, or the explainer belongs to another network.
 
     Source: of each attack its docstring.
 
@@ -93,9 +98,12 @@ def attack(
     (1.0, (2, 4, 3, 16, 16), True)
     """
     how = AttackOptions(**options)
-    entry = ATTACKS[method]
+    entry = _entry(method, how)
     method_options = entry.checked(how.method_options)
     network.check_input(preprocess.shape)
+    seen = PixelNetwork(network, PixelScale(preprocess))
+    explaining = Explaining(seen, how) if how.fools else None
+    jury = Jury(seen, how.agreement, how.layer, how.seed) if how.agreement else None
     labels = labels_of(images)
     feed = Feed(images, preprocess, spread(labels, how.limit or len(labels)), workers=how.workers)
     own = _own_classes(feed, network, how)
@@ -115,12 +123,44 @@ def attack(
         "loss": how.loss,
         "keep": how.keep,
         "seed": how.seed,
+        **_of_explanations(how, explaining),
     }
     about = {"architecture": architecture(network), **place_of(images), **(sources or {})}
     study = _begun(_empty(feed, config, stamped(about), how, names), out)
     if study.complete:
         return study
-    return AttackRun(PixelNetwork(network, PixelScale(preprocess)), feed, entry, how, own).resume(study, out)
+    try:
+        return AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
+    except DataError:  # an option that the attack itself refuses, such as steps=0, leaves no file behind
+        if out is not None and AttackStudy.load(out).done == 0:
+            pathlib.Path(out).unlink()
+        raise
+
+
+def _entry(method: str, how: AttackOptions) -> Attack:
+    """Return the attack of a name, or its form that fools explanations."""
+    if how.fooling and method in ATTACKS and method not in FOOLERS:
+        raise DataError(f"{method} fools no explanation; take {' or '.join(FOOLERS)}, or the goal decision")
+    for text in how.countermeasures:
+        squeezer(text)
+    return FOOLERS[method] if how.fooling else ATTACKS[method]
+
+
+def _of_explanations(how: AttackOptions, explaining: Explaining | None) -> dict[str, Any]:
+    """Return the settings that are about maps and countermeasures; none where nothing of them is asked for."""
+    about: dict[str, Any] = {}
+    if explaining is not None:
+        learned = [each for each in explaining.interpreters.values() if isinstance(each, RealTimeMasking)]
+        about |= {"fools": list(how.fools), "goal": how.goal, "edges": how.edges, "edge_stages": how.edge_stages}
+        about |= {"towards": how.towards if how.goal == "explanation" else None}
+        about |= {"explainer": digest(learned[0].explainer) if learned else None}
+    if how.fools or how.agreement:
+        about["layer"] = how.layer
+    if how.countermeasures:
+        about["countermeasures"] = list(how.countermeasures)
+    if how.agreement:
+        about["agreement"] = list(how.agreement)
+    return about
 
 
 def attacked_images(
@@ -147,165 +187,6 @@ def attacked_images(
     x = PixelScale(preprocess).shares(feed.pictures(range(len(feed))))
     changed = with_noise(x, torch.from_numpy(study.noise[epsilon][kept]), study.epsilons[epsilon])
     return np.ascontiguousarray(changed.permute(0, 2, 3, 1).numpy())
-
-
-def with_noise(x: Tensor, noise: Tensor, epsilon: float) -> Tensor:
-    """Return images [N, C, H, W] with a change that is kept in float16, within epsilon and in 0..1 exactly."""
-    return ball_around(x, epsilon).nearest(x + noise.to(x))
-
-
-class Attacked(NamedTuple):
-    """What was found of some images, on the device; the arrays of `AttackStudy` of the same names.
-
-    Attributes:
-        own: int64 [n].
-        before: int64 [n].
-        probability_before: [n].
-        after: int64 [E, n].
-        probability_after: [E, n].
-        target_probability: [E, n].
-        pixels: int64 [E, n].
-        length: [E, n].
-        largest: [E, n].
-        noise: float16 [E, n, C, h, w].
-    """
-
-    own: Tensor
-    before: Tensor
-    probability_before: Tensor
-    after: Tensor
-    probability_after: Tensor
-    target_probability: Tensor
-    pixels: Tensor
-    length: Tensor
-    largest: Tensor
-    noise: Tensor
-
-
-class AttackRun:
-    """One run of an attack: batch after batch, each epsilon. Nothing waits for the device between two commits.
-
-    Attributes:
-        network: takes pixels in 0..1.
-        feed: the images.
-        entry: the attack.
-        options: what is attacked, and how the job runs.
-        own: int64 [N] on the device, the class of each image; None takes the one that the network finds.
-        at_once: images in one pass; halved where they do not fit in memory.
-    """
-
-    def __init__(
-        self, network: PixelNetwork, feed: Feed, entry: Attack, options: AttackOptions, own: Tensor | None
-    ) -> None:
-        self.network, self.feed, self.entry, self.options, self.own = network, feed, entry, options, own
-        device = network.network.device
-        self.at_once = AtOnce(fitting(network.network, options.images_at_once(device)), "images")
-        self.transfer = Transfer(device)
-
-    def resume(self, study: AttackStudy, out: Pathlike | None) -> AttackStudy:
-        """Attack the images that are not done yet, and write the study every few batches; return it whole."""
-        done, pending, size, device = study.done, list[Attacked](), self.at_once.size, self.network.network.device
-        with self.options.bar("image", study.total, self.entry.name, done) as bar:
-            for number, batch in enumerate(self.feed.on_device(size, device, start=done), 1):
-                x = self.network.shares(batch.pictures)
-                kept = np.flatnonzero(np.isin(batch.places, study.places))
-                pending.append(self._without_others(self._attacked_in_parts(x, done, study), kept))
-                done += len(x)
-                if number % self.options.commit_every == 0 or done == study.total:
-                    study = self._with_images(study, pending, done)
-                    pending = []
-                    if out is not None:
-                        study.save(out)
-                bar.update(len(x))
-        return study
-
-    def _attacked_in_parts(self, x: Tensor, first: int, study: AttackStudy) -> Attacked:
-        """Attack the images of a batch, the places from `first` on; a batch that does not fit goes in halves."""
-
-        def part(start: int, stop: int) -> Attacked:
-            return self.attacked(x[start:stop], first + start, study)
-
-        return _joined([*self.at_once.parts(len(x), part)])
-
-    def attacked(self, x: Tensor, first: int, study: AttackStudy) -> Attacked:
-        """Attack images [n, C, H, W] in 0..1, the places from `first` on, with each epsilon."""
-        with torch.no_grad():
-            scores = self.network.scores(x)
-        before = scores.argmax(1)
-        own = before if self.own is None else self.own[first : first + len(x)]
-        targets = None if study.target is None else torch.full_like(own, study.target)
-        found = []
-        for epsilon in study.epsilons:
-            victims = Victims(
-                network=self.network,
-                x=x,
-                own=own,
-                targets=targets,
-                already=before != own if targets is None else before == targets,
-                epsilon=epsilon,
-                loss=self.options.loss,
-                draw=lambda: self.noise(study.indices[first : first + len(x)], x),
-            )
-            with torch.no_grad():
-                noise = (self.entry(victims, **study.config["method_options"]) - x).half()
-                found.append((*self._measured(x, noise, victims), noise))
-        probability = self.network.probabilities(scores).gather(1, own[:, None])[:, 0]
-        return Attacked(own, before, probability, *(torch.stack(values) for values in zip(*found, strict=True)))
-
-    def _measured(self, x: Tensor, noise: Tensor, victims: Victims) -> tuple[Tensor, ...]:
-        """Return what `Attacked` holds of each epsilon, but for the noise."""
-        changed = with_noise(x, noise, victims.epsilon)
-        probabilities = self.network.probabilities(scores := self.network.scores(changed))
-        after, change = scores.argmax(1), (changed - x).flatten(2)
-        wanted = after if victims.targets is None else victims.targets
-        of_own, of_wanted = (probabilities.gather(1, each[:, None])[:, 0] for each in (victims.own, wanted))
-        pixels = (noise != 0).flatten(2).any(1).sum(1)
-        return after, of_own, of_wanted, pixels, change.flatten(1).norm(dim=1), change.abs().amax((1, 2))
-
-    def noise(self, indices: Ints, x: Tensor) -> Tensor:
-        """Return noise, uniform in -1..1, [n, C, H, W]: that of (seed, image), in whatever batch the image comes."""
-        address = [np.random.default_rng([self.options.seed, 3, int(index)]) for index in indices]
-        drawn = np.stack([2 * rng.random(tuple(x.shape[1:]), np.float32) - 1 for rng in address])
-        (sent,) = self.transfer.send(torch.from_numpy(drawn))()
-        return sent.to(x.dtype)
-
-    def _without_others(self, attacked: Attacked, kept: Ints) -> Attacked:
-        """Return what was found, with the changes of the kept images alone."""
-        if len(kept) == len(attacked.own):
-            return attacked
-        (rows,) = self.transfer.send(torch.from_numpy(kept))()
-        return attacked._replace(noise=attacked.noise[:, rows])
-
-    def _with_images(self, study: AttackStudy, pending: Sequence[Attacked], done: int) -> AttackStudy:
-        """Return the study with the images up to `done`, and those of the figure as pictures."""
-        found, arrays = _joined(pending), {name: getattr(study, name).copy() for name in (*OF_IMAGES, *OF_BOTH)}
-        for name, array in arrays.items():
-            array[..., study.done : done] = getattr(found, name).cpu().numpy()
-        noise, pictures, attacked = study.noise, study.pictures.copy(), study.attacked.copy()
-        new = np.flatnonzero((study.places >= study.done) & (study.places < done))
-        if len(new):
-            noise[:, new] = found.noise.cpu().numpy()  # in place: it may be large, and nobody else has it
-        for row, kept in enumerate(study.shown.tolist()):
-            if kept in new:
-                pictures[row], attacked[:, row] = self._pictures(study, kept)
-        return replace(study, done=done, noise=noise, pictures=pictures, attacked=attacked, **arrays)
-
-    def _pictures(self, study: AttackStudy, kept: int) -> tuple[Pixels, Pixels]:
-        """Return an image as figures show it, and with the change of each epsilon."""
-        picture, preprocess = self.feed.picture(int(study.places[kept])), self.feed.preprocess
-        x = self.network.scale.shares(picture[None])
-        changed = [
-            with_noise(x, torch.from_numpy(noise[None]), epsilon)
-            for noise, epsilon in zip(study.noise[:, kept], study.epsilons, strict=True)
-        ]
-        values = self.network.scale.values(torch.cat(changed)).permute(0, 2, 3, 1)
-        return preprocess.display(picture), preprocess.display(values.numpy())
-
-
-def _joined(parts: Sequence[Attacked]) -> Attacked:
-    """Return what was found of several parts, one after the other."""
-    columns = zip(Attacked._fields, zip(*parts, strict=True), strict=True)
-    return Attacked(*(torch.cat(values, 1 if name in (*OF_BOTH, "noise") else 0) for name, values in columns))
 
 
 def _own_classes(feed: Feed, network: Network, how: AttackOptions) -> Tensor | None:
@@ -355,10 +236,14 @@ def _empty(
     places = evenly(count, count if how.keep is None else how.keep)
     shown, (channels, height, width) = evenly(len(places), DRAWN), feed.preprocess.shape
     size = 2 * epsilons * len(places) * channels * height * width
+    size += 2 * (1 + 2 * epsilons) * len(how.fools) * len(places) * height * width
     if size > LARGEST:
         raise DataError(
             f"the changes of {counted(len(places), 'image')} take {size / 1e9:.1f} GB; keep those of fewer images"
         )
+    about = (epsilons, len(how.fools), count, len(places), (height, width), len(shown))
+    pairs = len(how.agreement) * (len(how.agreement) - 1) // 2
+    counters = (epsilons, len(how.countermeasures), pairs, count)
     return AttackStudy(
         config=config,
         sources=sources,
@@ -379,6 +264,8 @@ def _empty(
         shown=shown,
         pictures=np.zeros((len(shown), height, width, 3), np.uint8),
         attacked=np.zeros((epsilons, len(shown), height, width, 3), np.uint8),
+        maps=empty_maps(*about) if how.fools else None,
+        countered=empty_countered(*counters) if how.countermeasures or how.agreement else None,
     )
 
 

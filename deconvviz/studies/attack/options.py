@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deconvviz.choices import ATTACK_LOSSES, EXPLAINED
+from deconvviz.cam.learned.base import LearnedExplainer
+from deconvviz.choices import ATTACK_LOSSES, EDGE_STAGES, EDGES, EXPLAINED, GOALS, TOWARDS
 from deconvviz.errors import DataError, require, require_choice
 from deconvviz.run.options import RunKeywords, RunOptions
-from deconvviz.types import Ints
+from deconvviz.types import Ints, Pathlike
 
 
 class AttackKeywords(RunKeywords, total=False):
@@ -25,6 +26,15 @@ class AttackKeywords(RunKeywords, total=False):
     limit: int | None
     keep: int | None
     commit_every: int
+    fools: Sequence[str]
+    layer: str | None
+    explainer: LearnedExplainer | Pathlike | None
+    goal: str
+    edges: str
+    edge_stages: str
+    towards: str
+    countermeasures: Sequence[str]
+    agreement: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,18 @@ class AttackOptions(RunOptions):
         limit: take only so many images, spread over the classes and over the dataset; None takes all.
         keep: of so many of them, evenly spread, the changed pixels are kept; None keeps all.
         commit_every: batches between two commits to the file.
+        fools: names of interpreters whose maps are measured before and after, and which the attack fools together.
+        layer: whose maps the interpreter "cam" and the methods of `agreement` read.
+        explainer: of the interpreter "real-time-masking", or its file.
+        goal: "both": another class, and a map like the one before; "explanation": the same class, and another map;
+            "decision": another class, whatever the map is. Without `fools` it is "decision".
+        edges: where the attack may change pixels, one of `choices.EDGES`: anywhere; "weights", by the strength of the
+            edge (AdvEdge); "threshold", where an edge is strong enough (AdvEdge+).
+        edge_stages: whether edges hold in the "first" stage, of the decision alone, or in "both".
+        towards: where the map moves with the goal "explanation": "away" from the one before, to a "corner", or to its
+            "mirror" image.
+        countermeasures: what images pass through before the network sees them again, such as "bit-depth=4", "median=3".
+        agreement: explanation methods, two or more, whose agreement on each image is measured, before and after.
 
     Raises:
         DataError: a value out of its range.
@@ -59,11 +81,24 @@ class AttackOptions(RunOptions):
     limit: int | None = None
     keep: int | None = None
     commit_every: int = 20
+    fools: Sequence[str] = ()
+    layer: str | None = None
+    explainer: LearnedExplainer | Pathlike | None = None
+    goal: str = "both"
+    edges: str = "none"
+    edge_stages: str = "first"
+    towards: str = "away"
+    countermeasures: Sequence[str] = ()
+    agreement: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("away from", self.away_from, EXPLAINED)
         require_choice("loss", self.loss, ATTACK_LOSSES)
+        require_choice("goal", self.goal, GOALS)
+        require_choice("edges", self.edges, EDGES)
+        require_choice("edge stages", self.edge_stages, EDGE_STAGES)
+        require_choice("towards", self.towards, TOWARDS)
         require(
             self,
             DataError,
@@ -81,6 +116,29 @@ class AttackOptions(RunOptions):
                 )
         if self.epsilons is not None and (not len(self.epsilons) or sorted(set(self.epsilons)) != list(self.epsilons)):
             raise DataError(f"epsilons {list(self.epsilons)} given; expected one or more, rising")
+        self._check_explanations()
+
+    def _check_explanations(self) -> None:
+        """Raise DataError where what is said of explanations does not fit together."""
+        if self.edges != "none" and not self.fooling:
+            raise DataError(
+                f"edges {self.edges} given without an explanation to fool; name interpreters, such as cam, and the "
+                "goal both or explanation"
+            )
+        if len(set(self.fools)) < len(self.fools):
+            raise DataError(f"interpreters {', '.join(self.fools)} given; name each once")
+        if self.fooling and self.goal == "explanation" and self.target is not None:
+            raise DataError(
+                f"target {self.target} given, and an attack on the explanation alone keeps the class; take the goal "
+                "both"
+            )
+        if len(self.agreement) == 1:
+            raise DataError(f"agreement of {self.agreement[0]} alone asked for; name two methods or more")
+
+    @property
+    def fooling(self) -> bool:
+        """Whether the attack changes maps, or holds them, besides the decision."""
+        return bool(self.fools) and self.goal != "decision"
 
     def epsilons_or(self, own: float) -> tuple[float, ...]:
         """Return the epsilons, or the method's own where none are given."""

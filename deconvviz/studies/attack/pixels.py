@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from deconvviz.cam.adversarial import ball_around
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.transfer import row_of
 from deconvviz.graph.network import Network
@@ -93,3 +94,8 @@ class PixelNetwork:
     def probabilities(self, scores: Tensor) -> Tensor:
         """Return the probabilities of the classes, [N, K], of their scores."""
         return self.network.readout.probabilities(scores)
+
+
+def with_noise(x: Tensor, noise: Tensor, epsilon: float) -> Tensor:
+    """Return images [N, C, H, W] with a change that is kept in float16, within epsilon and in 0..1 exactly."""
+    return ball_around(x, epsilon).nearest(x + noise.to(x))

@@ -18,16 +18,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from deconvviz.declarations import Declaration, declarations
-from deconvviz.errors import DataError
-from deconvviz.registry import Registry
+from deconvviz.registry import Registry, require_options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deconvviz.studies.attack.fooling import Fooling
     from deconvviz.studies.attack.victims import Victims
 
 Formula = Callable[..., "Tensor"]
-FILES = ("gradient", "sparse")
+FILES = ("gradient", "sparse", "optimised", "explanations")
 """The files of `attacks/`."""
 
 
@@ -58,18 +58,17 @@ class Attack:
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options, those that are not given by their defaults; DataError for one that does not exist."""
-        unknown = sorted({*options} - {*self.options})
-        if unknown:
-            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        require_options(self.name, self.options, options)
         return {**self.options, **options}
 
-    def __call__(self, victims: Victims, **options: Any) -> Tensor:
+    def __call__(self, victims: Victims | Fooling, **options: Any) -> Tensor:
         """Return the changed images [N, C, H, W] in 0..1."""
         return self.formula(victims, **options)
 
 
 ATTACKS: Registry[Attack] = Registry("attack")
+FOOLERS: Registry[Attack] = Registry("attack on explanations")
+"""The attacks that change the map of an interpreter too; their formula takes a `Fooling` in the place of `Victims`."""
 
 
 def attack(name: str, levels: float) -> Callable[[Formula], Formula]:
@@ -80,8 +79,17 @@ def attack(name: str, levels: float) -> Callable[[Formula], Formula]:
         levels: how far a pixel may go by default, in 255ths of the way from black to white.
     """
 
+    return _registering(ATTACKS, name, levels)
+
+
+def fooler(name: str, levels: float) -> Callable[[Formula], Formula]:
+    """Register a function as an attack that changes the map of an interpreter too; arguments as of `attack`."""
+    return _registering(FOOLERS, name, levels)
+
+
+def _registering(registry: Registry[Attack], name: str, levels: float) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
-        ATTACKS.add(name, Attack(name=name, formula=formula, epsilon=levels / 255))
+        registry.add(name, Attack(name=name, formula=formula, epsilon=levels / 255))
         return formula
 
     return register
@@ -92,7 +100,21 @@ def attack_declarations() -> dict[str, Declaration]:
     """Return the attacks by name, as their sources declare them: nothing is imported for it.
 
     >>> list(attack_declarations())
-    ['fgsm', 'pgd', 'sparse']
+    ['fgsm', 'pgd', 'sparse', 'cw', 'stadv']
     """
+    return _declared("attack")
+
+
+@cache
+def fooler_declarations() -> dict[str, Declaration]:
+    """Return the attacks that change maps too, by name, likewise.
+
+    >>> list(fooler_declarations())
+    ['pgd', 'cw', 'stadv']
+    """
+    return _declared("fooler")
+
+
+def _declared(decorator: str) -> dict[str, Declaration]:
     folder = pathlib.Path(__file__).parent / "attacks"
-    return declarations([folder / f"{name}.py" for name in FILES], "attack")
+    return declarations([folder / f"{name}.py" for name in FILES], decorator)

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvviz.errors import DataError
 from deconvviz.metrics.intervals import NORMAL_95, share_interval, standard_error
 from deconvviz.models.labels import class_label
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
+from deconvviz.studies.attack.fooled import MEASURES, Countered, FooledMaps, arrays_of, detection, split
 from deconvviz.types import Array, Floats, Ints, Mask, Pathlike, Pixels
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KIND, SCHEMA = "attack", 1
+KIND, SCHEMA = "attack", 2  # 2: maps and countermeasures
 OF_IMAGES = ("own", "before", "probability_before")  # arrays [N], of the images
 OF_BOTH = ("after", "probability_after", "target_probability", "pixels", "length", "largest")  # [E, N]
 LEVELS = 255.0  # in which a change is told
@@ -53,6 +55,8 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         shown: int64 [S], the images of the figure, from 0 to K - 1.
         pictures: uint8 [S, h, w, 3], these images as figures show them.
         attacked: uint8 [E, S, h, w, 3], the same of the attacked ones.
+        maps: of the interpreters that are fooled or watched; None without any.
+        countered: what is found behind countermeasures, and the agreement of methods; None where neither is asked for.
         done: number of images that are attacked, the first ones.
         path: of the file; None where it is in memory only.
     """
@@ -76,6 +80,8 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
     shown: Ints
     pictures: Pixels
     attacked: Pixels
+    maps: FooledMaps | None = None
+    countered: Countered | None = None
     done: int = 0
     path: pathlib.Path | None = field(default=None, compare=False)
 
@@ -101,6 +107,16 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         return None if target is None else int(target)
 
     @property
+    def goal(self) -> str:
+        """What is attacked, one of `choices.GOALS`."""
+        return str(self.config.get("goal", "decision"))
+
+    @property
+    def fools(self) -> tuple[str, ...]:
+        """Names of the I interpreters whose maps are known."""
+        return tuple(self.config.get("fools", ()))
+
+    @property
     def attackable(self) -> Mask:
         """bool [N], whether an image is attacked, found to be of its own class before, and not of the target."""
         own_class = (self.before == self.own) & (np.arange(self.total) < self.done)
@@ -108,9 +124,17 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
 
     @property
     def fooled(self) -> Mask:
-        """bool [E, N], whether the network finds what the attack wants in an image that is attackable."""
-        wanted = self.after != self.own if self.target is None else self.after == self.target
-        return np.asarray(wanted & self.attackable)
+        """bool [E, N], whether the network finds what the attack wants in an image that is attackable.
+
+        An attack on the explanation alone wants the image's own class.
+        """
+        return np.asarray(self._wanted(self.after) & self.attackable)
+
+    def _wanted(self, found: Ints) -> Mask:
+        """Return whether classes [E, N] that are found are what the attack wants."""
+        if self.goal == "explanation":
+            return np.asarray(found == self.own)
+        return np.asarray(found != self.own if self.target is None else found == self.target)
 
     @property
     def accuracy(self) -> Floats:
@@ -146,19 +170,77 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         means = [row.mean() if len(row) else np.nan for row in rows]
         return np.array(means), NORMAL_95 * np.array([standard_error(row) for row in rows])
 
+    def similarity(self, plain: bool = False) -> tuple[Floats, Floats]:
+        """Return the mean similarity of the maps after to those before, and half its 95 % interval.
+
+        The means are over the images that are attackable and that both this attack and the one that does not care for
+        maps bring where it wants them, so that both are compared on the same images.
+
+        Args:
+            plain: of the attack that does not care for maps.
+
+        Returns:
+            Two float64 [E, I, 4], by `fooled.MEASURES`; NaN where there is no such image.
+
+        Raises:
+            DataError: the study has no maps.
+        """
+        if self.maps is None:
+            raise DataError("the study has no maps; attack with fools, such as cam")
+        values = self.maps.plain_similarity if plain else self.maps.similarity
+        # Of noise nothing is wanted but that the class stays; it is compared on all images that the attack fools.
+        both = self.fooled & self._wanted(self.maps.plain_after) if self.goal == "both" else self.fooled
+        means, halves = np.full(values.shape[:3], np.nan), np.full(values.shape[:3], np.nan)
+        for epsilon, rows in enumerate(both):
+            if rows.any():
+                chosen = values[epsilon][..., rows]
+                means[epsilon] = chosen.mean(2)
+                halves[epsilon] = NORMAL_95 * np.apply_along_axis(standard_error, 2, chosen)
+        return means, halves
+
+    @property
+    def countermeasures(self) -> tuple[str, ...]:
+        """The D countermeasures."""
+        return tuple(self.config.get("countermeasures", ()))
+
+    def accuracy_behind(self) -> tuple[Floats, Floats]:
+        """Return the accuracy behind each countermeasure: of unchanged images [D], and of attacked ones [E, D]."""
+        if self.countered is None:
+            return np.zeros(0), np.zeros((len(self.epsilons), 0))
+        own, done = self.own[: self.done], slice(self.done)
+        before, after = ((each[..., done] == own).mean(-1) for each in (self.countered.before, self.countered.after))
+        return np.asarray(before), np.asarray(after)
+
+    def agreement(self) -> tuple[Floats, Floats, Floats]:
+        """Return how far explanation methods agree on the images that fool the network.
+
+        Returns:
+            Means over pairs of methods and images of the unchanged images and of the attacked ones, float64 [E] each;
+            and [E], the area under the ROC curve of "attacked" told by a low agreement. NaN where nothing is known.
+        """
+        before, after, area = (np.full(len(self.epsilons), np.nan) for _ in range(3))
+        if self.countered is not None and len(self.countered.agreement_before):
+            means = self.countered.agreement_before.mean(0), self.countered.agreement_after.mean(1)
+            for number, rows in enumerate(self.fooled):
+                if rows.any():
+                    pair = means[0][rows], means[1][number][rows]
+                    before[number], after[number], area[number] = pair[0].mean(), pair[1].mean(), detection(*pair)
+        return before, after, area
+
     def save(self, path: Pathlike) -> None:
         """Write the HDF5 file atomically; raises DataError where it cannot be written."""
         names = (*OF_IMAGES, *OF_BOTH, "indices", "places", "noise", "shown", "pictures", "attacked")
         state = {"done": self.done, "names": list(self.names), "outputs": list(self.outputs)}
         arrays = {name: getattr(self, name) for name in names}
+        arrays |= arrays_of(self.maps, "maps") | arrays_of(self.countered, "countered")
         Result(KIND, SCHEMA, self.config, self.sources, arrays, state).save(path)
 
     @classmethod
     def load(cls, path: Pathlike) -> AttackStudy:
         """Read the file that `save` wrote; raises DataError where it cannot be read or is something else."""
         file = Result.load(path, KIND, SCHEMA)
-        arrays: dict[str, Any] = dict(file.arrays)
         with whole(path, KIND):
+            arrays = split(file.arrays)
             lists: dict[str, Any] = {name: tuple(file.state[name]) for name in ("names", "outputs")}
             return cls(
                 config=file.config,
@@ -201,9 +283,32 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
             "pixels_changed_95": pixels_error,
             "length": length,
             "length_95": length_error,
+            **self._of_explanations(),
         }
         rows = zip(*(_cells(values) for values in columns.values()), strict=True)
         return ("method", *columns), ((self.config["method"], *row) for row in rows)
+
+    def _of_explanations(self) -> dict[str, Any]:
+        """Return the columns of the table of epsilons that are about maps and countermeasures."""
+        columns: dict[str, Any] = {}
+        if self.maps is not None:
+            for words, plain in (("", False), ("plain_", True)):
+                means, halves = self.similarity(plain)
+                for number, name in enumerate(self.fools):
+                    for measure, label in enumerate(MEASURES):
+                        columns[f"{words}{label}:{name}"] = means[:, number, measure]
+                        columns[f"{words}{label}_95:{name}"] = halves[:, number, measure]
+            flat = self.maps.flat_energy, self.maps.plain_flat_energy
+            columns["flat_energy"], columns["plain_flat_energy"] = (self.mean_over_fooled(each)[0] for each in flat)
+        if self.countered is not None:
+            before, after = self.accuracy_behind()
+            for number, name in enumerate(self.countermeasures):
+                columns[f"accuracy_before:{name}"] = [float(before[number])] * len(self.epsilons)
+                columns[f"accuracy:{name}"] = after[:, number]
+            if len(self.countered.agreement_before):
+                names = ("agreement_before", "agreement", "agreement_roc_auc")
+                columns |= dict(zip(names, self.agreement(), strict=True))
+        return columns
 
     @property
     def pixel_count(self) -> int:
@@ -242,8 +347,10 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         unfinished = "" if self.complete else f" of {self.total}, unfinished"
         right = float(np.mean((self.before == self.own)[: self.done])) if self.done else float("nan")
         target = "" if self.target is None else f" towards {self.class_name(self.target)}"
+        verb = "kept" if self.goal == "explanation" else "fooled"
         lines = [
-            f"{self.config['method']}{target} on {counted(self.done, 'image')}{unfinished}: accuracy {right:.1%} before"
+            f"{self.config['method']}{target}{self._aimed} on {counted(self.done, 'image')}{unfinished}: accuracy "
+            f"{right:.1%} before"
         ]
         pixels, _ = self.mean_over_fooled(self.pixels)
         intervals = zip(self.success, self.success_interval, pixels, strict=True)
@@ -252,10 +359,40 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         ):
             count = "" if np.isnan(changed) else f", {changed:.0f} of {self.pixel_count} pixels changed"
             lines.append(
-                f"  epsilon {LEVELS * epsilon:g}/255: accuracy {accuracy:.1%}, fooled {share:.1%} [{low:.1%}, "
+                f"  epsilon {LEVELS * epsilon:g}/255: accuracy {accuracy:.1%}, {verb} {share:.1%} [{low:.1%}, "
                 f"{high:.1%}] of {counted(int(self.attackable.sum()), 'image')}{count}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._told()])
+
+    @property
+    def _aimed(self) -> str:
+        """What is done to explanations, in words."""
+        if self.maps is None:
+            return ""
+        names, edges = ", ".join(self.fools), self.config["edges"]
+        verb = {"both": "fooling", "explanation": "moving the maps of", "decision": "watching"}[self.goal]
+        return f" {verb} {names}" + ("" if edges == "none" else f" by edges ({edges})")
+
+    def _told(self) -> list[str]:
+        """Return the lines of the largest epsilon that are about maps and countermeasures."""
+        lines = []
+        if self.maps is not None:
+            means, plain = self.similarity()[0][-1], self.similarity(True)[0][-1]
+            other = "plain pgd" if self.goal == "both" else "noise"
+            for number, name in enumerate(self.fools):
+                pairs = zip(MEASURES, means[number], plain[number], strict=True)
+                told = ", ".join(f"{measure} {one:.3f} ({two:.3f})" for measure, one, two in pairs)
+                lines.append(f"  map of {name} against the one before ({other} in brackets): {told}")
+        before, after = self.accuracy_behind()
+        for number, name in enumerate(self.countermeasures):
+            lines.append(f"  behind {name}: accuracy {before[number]:.1%} before, {after[-1, number]:.1%} attacked")
+        agree = self.agreement()
+        if not np.isnan(agree[2][-1]):
+            lines.append(
+                f"  methods agree by {agree[0][-1]:.2f} before, {agree[1][-1]:.2f} attacked; area under the ROC curve "
+                f"{agree[2][-1]:.2f}"
+            )
+        return lines
 
 
 def _cells(values: Any) -> list[Any]:

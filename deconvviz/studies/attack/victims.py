@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deconvviz.cam.adversarial import Ball, ball_around, margin_of
 from deconvviz.graph.scores import Readout
-from deconvviz.studies.attack.pixels import PixelNetwork
+from deconvviz.studies.attack.pixels import PixelNetwork, with_noise
 
 
 class Seen(NamedTuple):
@@ -64,6 +64,10 @@ class Victims:
     def noise(self) -> Tensor:
         """Uniform in -1..1, [N, C, H, W]."""
         return self.draw()
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Return images [N, C, H, W] as they are kept and measured: their changes in float16, within the ball."""
+        return with_noise(self.x, (x - self.x).half(), self.epsilon)
 
     def seen(self, x: Tensor, loss: str | None = None) -> Seen:
         """Run images [N, C, H, W] in 0..1 forwards and backwards; `loss` replaces that of the attack."""

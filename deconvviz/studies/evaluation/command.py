@@ -209,8 +209,7 @@ def evaluate(
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
     options_by_method, file = how.by_method(methods), beside(table, ".h5")
-    attacked = AttackSubject(opened, labelled_images, options_by_method, how.layers, limit, run)
-    attacked.check(attacks)
+    attacked = AttackSubject(opened, labelled_images, options_by_method, how.layers, limit, run).checked(attacks)
     about: dict[str, Any] = {"limit": limit, "sources": sources(opened.loaded)}
     if cluster is None or (file.exists() and Evaluation.load(file).complete):
         subject = opened.network, labelled_images, options_by_method, how.layers, file

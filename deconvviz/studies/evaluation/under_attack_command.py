@@ -50,12 +50,13 @@ class AttackSubject:
     limit: int | None
     run: RunOptions
 
-    def check(self, attacks: Sequence[str]) -> None:
-        """Refuse attacks of another network or other images, before anything is measured."""
+    def checked(self, attacks: Sequence[str]) -> AttackSubject:
+        """Refuse attacks of another network or other images, before anything is measured; return the subject."""
         from deconvviz.studies.evaluation.under_attack import opened_attacks
 
         if attacks:
             opened_attacks(attacks, self.opened.network, self.images, self.opened.preprocess)
+        return self
 
     def measured(self, attacks: Sequence[str], table: pathlib.Path, page: Page) -> MapsUnderAttack | None:
         """Measure how far maps move, write it beside the table and print it; return None where no attack is given."""

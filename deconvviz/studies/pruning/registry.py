@@ -21,7 +21,7 @@ import numpy as np
 
 from deconvviz.declarations import Declaration, declarations
 from deconvviz.errors import DataError, PruningError
-from deconvviz.registry import Registry
+from deconvviz.registry import Registry, require_options
 from deconvviz.types import Floats
 
 if TYPE_CHECKING:
@@ -64,11 +64,8 @@ class Criterion:
         return {parameter.name: parameter.default for parameter in parameters}
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, those that are not given by their defaults; DataError for one that does not exist."""
-        unknown = sorted({*options} - {*self.options})
-        if unknown:
-            defaults = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise DataError(f"{self.name} has no option {unknown[0]!r}; its options are: {defaults}")
+        """Return all options, those that are not given by their defaults; DataError for one it does not have."""
+        require_options(self.name, self.options, options)
         return {**self.options, **options}
 
     def require(self, subject: PruningSubject) -> None:

@@ -17,9 +17,9 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError, MismatchError, TargetError
 from deconvviz.metrics.intervals import share_interval
-from deconvviz.studies.attack import measure
 from deconvviz.studies.attack.command import caption_of, curves_caption_of
 from deconvviz.studies.attack.result import AttackStudy
+from deconvviz.studies.attack.running import AttackRun
 
 PREPROCESS = dv.Preprocess(resize=None, crop=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 OUTPUTS = (2, 0, 3)
@@ -113,7 +113,7 @@ def test_an_attack_that_was_interrupted_goes_on(
     network: dv.Network, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, out = attack(network, keep=6, commit_every=1), tmp_path / "a.h5"
-    original, calls = measure.AttackRun.attacked, []
+    original, calls = AttackRun.attacked, []
 
     def stopping(self: Any, x: Any, first: int, study: AttackStudy) -> Any:
         calls.append(first)
@@ -122,7 +122,7 @@ def test_an_attack_that_was_interrupted_goes_on(
         return original(self, x, first, study)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(measure.AttackRun, "attacked", stopping)
+        patch.setattr(AttackRun, "attacked", stopping)
         attack(network, keep=6, commit_every=1, out=out)
     begun = AttackStudy.load(out)
     assert begun.done == 8 and "8 images of 11, unfinished" in repr(begun) and (begun.own[8:] == -1).all()
@@ -186,6 +186,7 @@ def test_what_is_refused(network: dv.Network, tmp_path: pathlib.Path) -> None:
         ({"loss": "hinge"}, DataError, "loss 'hinge' given; expected cross-entropy or margin"),
         ({"away_from": "x"}, DataError, "away from 'x' given"),
         ({"method_options": {"radius": 3}}, DataError, "pgd has no option 'radius'"),
+        ({"method_options": {"steps": 0}}, DataError, "steps 0 given"),
         ({"limit": 0}, DataError, "limit 0 given"),
         ({"keep": -1}, DataError, "keep -1 given"),
         ({"commit_every": 0}, DataError, "commit every 0 given"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from deconvviz.studies.attack.registry import ATTACKS, FILES
+from deconvviz.studies.attack.registry import ATTACKS, FILES, FOOLERS
 
 MODULES = tuple(importlib.import_module(f"{__name__}.{name}") for name in FILES)
 
-__all__ = ["ATTACKS", "MODULES"]
+__all__ = ["ATTACKS", "FOOLERS", "MODULES"]

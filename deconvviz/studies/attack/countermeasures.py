@@ -1,0 +1,105 @@
+"""Countermeasures: squeezing what an attack needs out of an image, and asking several explanation methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deconvviz.cam.explain import Explainer, constant_maps_allowed
+from deconvviz.cam.options import ExplainOptions
+from deconvviz.cam.shaping import min_max
+from deconvviz.errors import DataError
+from deconvviz.studies.attack.pixels import PixelNetwork
+
+KINDS = {"bit-depth": (1, 8), "median": (2, 15)}
+"""Countermeasure -> the least and the largest number that it takes: bits of a colour, and pixels of a window's side."""
+COARSE = 28  # cells of a side, to which maps are brought before their ranks are compared
+
+
+def squeezer(text: str) -> tuple[str, int]:
+    """Read a countermeasure.
+
+    Raises:
+        DataError: it is none, or its number is out of its range.
+
+    >>> squeezer("median=3")
+    ('median', 3)
+    """
+    kind, _, number = text.partition("=")
+    least, most = KINDS.get(kind, (0, -1))
+    if not (number.isdigit() and least <= int(number) <= most):
+        raise DataError(
+            f"countermeasure {text!r} given; expected bit-depth=N, N from 1 to 8, or median=N, N from 2 to 15"
+        )
+    return kind, int(number)
+
+
+def squeezed(x: Tensor, text: str) -> Tensor:
+    """Return images as a countermeasure leaves them.
+
+    "bit-depth=b" rounds each colour to the nearest of 2^b levels; "median=k" takes the median of each colour over a
+    window of k x k pixels, the lower one of an even number; beyond the border the image is mirrored.
+
+    Args:
+        x: floating [N, C, H, W] in 0..1.
+        text: as `squeezer` reads it.
+
+    Source: Xu, Evans and Qi 2018, NDSS (feature squeezing), sections 3.1 and 3.2.
+
+    >>> squeezed(torch.tensor([[[[0.2, 0.4], [0.6, 0.8]]]]), "bit-depth=1").flatten().tolist()
+    [0.0, 0.0, 1.0, 1.0]
+    """
+    kind, number = squeezer(text)
+    if kind == "bit-depth":
+        levels = 2**number - 1
+        rounded: Tensor = (x * levels).round() / levels
+        return rounded
+    before = (number - 1) // 2
+    around = (before, number - 1 - before) * 2
+    near = functional.pad(x, around, mode="reflect").unfold(2, number, 1).unfold(3, number, 1)
+    middle: Tensor = near.flatten(4).median(4).values
+    return middle
+
+
+class Jury:
+    """Explanation methods that are asked about the same images.
+
+    Attributes:
+        network: takes pixels in 0..1.
+        pairs: the names of each two methods.
+    """
+
+    def __init__(self, network: PixelNetwork, methods: Sequence[str], layer: str | None, seed: int) -> None:
+        """Make the methods; raises their errors where one does not exist, or a layer is missing."""
+        self.network, how = network, ExplainOptions(seed=seed)
+        layers = () if layer is None else (layer,)
+        self.explainers = {name: Explainer(name, network.network, layers, how, {}) for name in methods}
+        self.pairs = tuple(combinations(self.explainers, 2))
+
+    def agreement(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Return Spearman's correlation of the maps of each pair of methods, [N, pairs], of images in 0..1.
+
+        The maps are averaged over 28 x 28 cells first, so that the fine grain of gradients does not count. A map that
+        is the same everywhere correlates with nothing, 0.
+        """
+        with constant_maps_allowed():
+            found = [each(self.network.scale.inputs(x), classes.tolist()) for each in self.explainers.values()]
+        ranks = [_standard_ranks(min_max(maps)) for maps in found]
+        both = combinations(ranks, 2)
+        return torch.stack([(first * second).sum(1) for first, second in both], 1)
+
+
+def _standard_ranks(maps: Tensor) -> Tensor:
+    """Return the ranks of each map's cells, equal ones sharing theirs, centred and of length 1: [N, cells]."""
+    sides = (min(COARSE, maps.shape[-2]), min(COARSE, maps.shape[-1]))
+    cells = functional.adaptive_avg_pool2d(maps.double()[:, None], sides).flatten(1)
+    ordered = cells.sort(1).values
+    below = torch.searchsorted(ordered, cells)
+    ranks = (below + torch.searchsorted(ordered, cells, right=True)).double()  # twice the mean rank
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    lengths: Tensor = ranks.norm(dim=1, keepdim=True)
+    return ranks / lengths.clamp(min=torch.finfo(ranks.dtype).tiny)

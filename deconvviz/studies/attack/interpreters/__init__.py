@@ -1,0 +1,11 @@
+"""The interpreters that attacks fool. Importing this package registers all of them."""
+
+from __future__ import annotations
+
+import importlib
+
+from deconvviz.studies.attack.interpreters.base import FILES, INTERPRETERS
+
+MODULES = tuple(importlib.import_module(f"{__name__}.{name}") for name in FILES)
+
+__all__ = ["INTERPRETERS", "MODULES"]

@@ -1,0 +1,133 @@
+"""The options of `deconvviz attack` that are about explanations, and the caption of their figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deconvviz.choices import EDGE_STAGES, EDGES, GOALS, TOWARDS
+from deconvviz.cli.options import option_group
+from deconvviz.registry import require_name
+from deconvviz.words import counted
+
+if TYPE_CHECKING:
+    from deconvviz.studies.attack.result import AttackStudy
+
+LEVELS = 255  # in which a change is told
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskedOfMaps:
+    """What the command line asks of explanations and countermeasures; the fields are those of `AttackOptions`.
+
+    Attributes:
+        fools: names of interpreters, with commas between them; None for none.
+        layer: whose maps they read.
+        explainer: file of a trained explainer.
+        goal: what is attacked.
+        edges: where pixels may change.
+        edge_stages: in which stages.
+        towards: where a map moves.
+        countermeasures: as text, with commas between them.
+        agreement: names of explanation methods, with commas between them.
+    """
+
+    fools: str | None
+    layer: str | None
+    explainer: str | None
+    goal: str
+    edges: str
+    edge_stages: str
+    towards: str
+    countermeasures: str | None
+    agreement: str | None
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments of `dv.attack`."""
+        lists = ("fools", "countermeasures", "agreement")
+        named = {name: [each for each in (getattr(self, name) or "").split(",") if each] for name in lists}
+        return {**dataclasses.asdict(self), **named}
+
+
+def _own_interpreters(_: click.Context, __: click.Parameter, names: str | None) -> str | None:
+    """Return names of interpreters that exist, before torch is imported."""
+    from deconvviz.studies.attack.interpreters.base import interpreter_declarations
+
+    for name in (names or "").split(","):
+        if name:
+            require_name("interpreter", name, interpreter_declarations())
+    return names
+
+
+map_options = option_group(
+    "of_maps",
+    AskedOfMaps,
+    click.option(
+        "--fools",
+        metavar="NAME,NAME,...",
+        callback=_own_interpreters,
+        help="Interpreters whose maps are fooled together: cam, gradient, mask, real-time-masking.",
+    ),
+    click.option(
+        "-l", "--layer", metavar="LAYER", help="Whose maps cam reads, and the methods of --agreement that need a layer."
+    ),
+    click.option(
+        "--explainer",
+        metavar="FILE",
+        help="File that `deconvviz train-cam real-time-masking` wrote.",
+    ),
+    click.option(
+        "--goal",
+        default="both",
+        type=click.Choice(GOALS),
+        help="With --fools: both is another class under a map like the one before; explanation is the same class with "
+        "another map; decision is another class, and the maps are only measured.",
+    ),
+    click.option(
+        "--edges",
+        default="none",
+        type=click.Choice(EDGES),
+        help="With --fools: change pixels anywhere, by the weights of the edges (AdvEdge), or where an edge is above a "
+        "threshold (AdvEdge+).",
+    ),
+    click.option(
+        "--edge-stages",
+        default="first",
+        type=click.Choice(EDGE_STAGES),
+        help="Whether edges hold in the first stage of the attack alone, or in both.",
+    ),
+    click.option(
+        "--towards",
+        default="away",
+        type=click.Choice(TOWARDS),
+        help="Where maps move with --goal explanation: away from those before, to a corner, or to their mirror image.",
+    ),
+    click.option(
+        "--countermeasures",
+        metavar="NAME=N,...",
+        help="Also measure the accuracy behind these: bit-depth=4,median=3.",
+    ),
+    click.option(
+        "--agreement",
+        metavar="METHOD,METHOD,...",
+        help="Also measure how far the maps of these explanation methods agree, before and after, such as "
+        "grad-cam,gradient.",
+    ),
+)
+
+
+def maps_caption_of(study: AttackStudy) -> str:
+    """Return what the figure of maps shows."""
+    what, other = {
+        "both": ("to another class under maps like those before", "PGD towards the same class, which ignores maps"),
+        "explanation": ("so that the class stays and the maps move", "noise as strong as PGD's change"),
+        "decision": ("away from the own class, whatever the maps are", "noise as strong as PGD's change"),
+    }[study.goal]
+    return (
+        f"{counted(len(study.shown), 'image')} of {study.done}, attacked {what}; no pixel may change by more "
+        f"than {LEVELS * study.epsilons[-1]:g}/255. Maps are of the class that the network finds, each with its own "
+        f"range of colours. The last map of an interpreter is that after {other}. IoU and SSIM are to the map before. "
+        "The change is the mean over the colours, blue below zero and red above; all rows have one scale. "
+    )

@@ -1,0 +1,265 @@
+"""AttackRun: an attack, batch after batch, and what is measured of the attacked images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deconvviz.data.feed import Feed
+from deconvviz.data.transfer import Transfer
+from deconvviz.graph.memory import fitting
+from deconvviz.halving import AtOnce
+from deconvviz.studies.attack.countermeasures import Jury, squeezed
+from deconvviz.studies.attack.edges import edge_weights
+from deconvviz.studies.attack.explaining import Aims, Explaining, flat_energy, with_maps
+from deconvviz.studies.attack.fooled import Countered
+from deconvviz.studies.attack.options import AttackOptions
+from deconvviz.studies.attack.pixels import PixelNetwork, with_noise
+from deconvviz.studies.attack.registry import Attack
+from deconvviz.studies.attack.result import OF_BOTH, OF_IMAGES, AttackStudy
+from deconvviz.studies.attack.victims import Victims
+from deconvviz.types import Floats, Ints, Pathlike, Pixels
+
+
+class Attacked(NamedTuple):
+    """What was found of some images, on the device; the arrays of `AttackStudy` of the same names.
+
+    Attributes:
+        own: int64 [n].
+        before: int64 [n].
+        probability_before: [n].
+        after: int64 [E, n].
+        probability_after: [E, n].
+        target_probability: [E, n].
+        pixels: int64 [E, n].
+        length: [E, n].
+        largest: [E, n].
+        noise: float16 [E, n, C, h, w].
+        beside: what is measured of maps and behind countermeasures: by image, [n, ...], where the name ends in
+            "before", else [E, n, ...].
+    """
+
+    own: Tensor
+    before: Tensor
+    probability_before: Tensor
+    after: Tensor
+    probability_after: Tensor
+    target_probability: Tensor
+    pixels: Tensor
+    length: Tensor
+    largest: Tensor
+    noise: Tensor
+    beside: dict[str, Tensor]
+
+
+class AttackRun:
+    """One run of an attack: batch after batch, each epsilon. Nothing waits for the device between two commits.
+
+    Attributes:
+        network: takes pixels in 0..1.
+        feed: the images.
+        entry: the attack.
+        options: what is attacked, and how the job runs.
+        own: int64 [N] on the device, the class of each image; None takes the one that the network finds.
+        at_once: images in one pass; halved where they do not fit in memory.
+        explaining: the interpreters; None where no map is asked for.
+        jury: the methods whose agreement is measured; None where none is asked for.
+    """
+
+    def __init__(
+        self,
+        network: PixelNetwork,
+        feed: Feed,
+        entry: Attack,
+        options: AttackOptions,
+        own: Tensor | None,
+        explaining: Explaining | None,
+        jury: Jury | None,
+    ) -> None:
+        self.network, self.feed, self.entry, self.options, self.own = network, feed, entry, options, own
+        self.explaining, self.jury = explaining, jury
+        device = network.network.device
+        self.at_once = AtOnce(fitting(network.network, options.images_at_once(device)), "images")
+        self.transfer = Transfer(device)
+
+    def resume(self, study: AttackStudy, out: Pathlike | None) -> AttackStudy:
+        """Attack the images that are not done yet, and write the study every few batches; return it whole."""
+        done, pending, size, device = study.done, list[Attacked](), self.at_once.size, self.network.network.device
+        with self.options.bar("image", study.total, self.entry.name, done) as bar:
+            for number, batch in enumerate(self.feed.on_device(size, device, start=done), 1):
+                x = self.network.shares(batch.pictures)
+                kept = np.flatnonzero(np.isin(batch.places, study.places))
+                pending.append(self._without_others(self._attacked_in_parts(x, done, study), kept))
+                done += len(x)
+                if number % self.options.commit_every == 0 or done == study.total:
+                    study = self._with_images(study, pending, done)
+                    pending = []
+                    if out is not None:
+                        study.save(out)
+                bar.update(len(x))
+        return study
+
+    def _attacked_in_parts(self, x: Tensor, first: int, study: AttackStudy) -> Attacked:
+        """Attack the images of a batch, the places from `first` on; a batch that does not fit goes in halves."""
+
+        def part(start: int, stop: int) -> Attacked:
+            return self.attacked(x[start:stop], first + start, study)
+
+        return _joined([*self.at_once.parts(len(x), part)])
+
+    def attacked(self, x: Tensor, first: int, study: AttackStudy) -> Attacked:
+        """Attack images [n, C, H, W] in 0..1, the places from `first` on, with each epsilon."""
+        with torch.no_grad():
+            scores = self.network.scores(x)
+        before = scores.argmax(1)
+        own = before if self.own is None else self.own[first : first + len(x)]
+        targets = None if study.target is None else torch.full_like(own, study.target)
+        aims = None if self.explaining is None else self.explaining.aims(x, scores, own)
+        found, beside = [], []
+        for epsilon in study.epsilons:
+            victims = Victims(
+                network=self.network,
+                x=x,
+                own=own,
+                targets=targets,
+                already=before != own if targets is None else before == targets,
+                epsilon=epsilon,
+                loss=self.options.loss,
+                draw=lambda: self.noise(study.indices[first : first + len(x)], x),
+            )
+            with torch.no_grad():
+                noise = (self._changed(victims, aims, study.config["method_options"]) - x).half()
+                found.append((*self._measured(x, noise, victims), noise))
+                beside.append(self._beside(victims, aims, with_noise(x, noise, epsilon)))
+        probability = self.network.probabilities(scores).gather(1, own[:, None])[:, 0]
+        of_epsilons = {name: torch.stack([each[name] for each in beside]) for name in beside[0]}
+        names = Attacked._fields[3:-1]
+        columns: dict[str, Any] = {
+            name: torch.stack(values) for name, values in zip(names, zip(*found, strict=True), strict=True)
+        }
+        of_epsilons |= self._beside_before(x, before, aims)
+        return Attacked(own, before, probability, **columns, beside=of_epsilons)
+
+    def _changed(self, victims: Victims, aims: Aims | None, options: Mapping[str, Any]) -> Tensor:
+        """Return the attacked images."""
+        if self.explaining is None or aims is None or not self.options.fooling:
+            return self.entry(victims, **options)
+        return self.explaining.changed(victims, aims, options, self.entry.name)
+
+    def _beside_before(self, x: Tensor, found: Tensor, aims: Aims | None) -> dict[str, Tensor]:
+        """Return what is measured of the unchanged images, of which the network finds these classes."""
+        out = {}
+        if self.explaining is not None and aims is not None:
+            out["maps_before"] = self.explaining.sized(aims.maps, x)
+        if self.options.countermeasures:
+            out["squeezed_before"] = self._squeezed(x)
+        if self.jury is not None:
+            out["agreement_before"] = self.jury.agreement(x, found)
+        return out
+
+    def _beside(self, victims: Victims, aims: Aims | None, changed: Tensor) -> dict[str, Tensor]:
+        """Return what is measured of the images of a batch that are attacked with one epsilon."""
+        out = {}
+        if self.explaining is not None and aims is not None:
+            plain = self.explaining.plain(victims, aims)
+            out["maps_after"], out["maps_plain"] = (self.explaining.maps(each) for each in (changed, plain))
+            out["plain_after"] = self.network.scores(plain).argmax(1)
+            out["flat_energy"], out["plain_flat_energy"] = (flat_energy(victims.x, each) for each in (changed, plain))
+        if self.options.countermeasures:
+            out["squeezed_after"] = self._squeezed(changed)
+        if self.jury is not None:
+            out["agreement_after"] = self.jury.agreement(changed, self.network.scores(changed).argmax(1))
+        return out
+
+    def _squeezed(self, x: Tensor) -> Tensor:
+        """Return the classes that the network finds behind each countermeasure, int64 [n, D]."""
+        with torch.no_grad():
+            seen = [self.network.scores(squeezed(x, text)).argmax(1) for text in self.options.countermeasures]
+        return torch.stack(seen, 1)
+
+    def _measured(self, x: Tensor, noise: Tensor, victims: Victims) -> tuple[Tensor, ...]:
+        """Return what `Attacked` holds of each epsilon, but for the noise."""
+        changed = with_noise(x, noise, victims.epsilon)
+        probabilities = self.network.probabilities(scores := self.network.scores(changed))
+        after, change = scores.argmax(1), (changed - x).flatten(2)
+        wanted = after if victims.targets is None else victims.targets
+        of_own, of_wanted = (probabilities.gather(1, each[:, None])[:, 0] for each in (victims.own, wanted))
+        pixels = (noise != 0).flatten(2).any(1).sum(1)
+        return after, of_own, of_wanted, pixels, change.flatten(1).norm(dim=1), change.abs().amax((1, 2))
+
+    def noise(self, indices: Ints, x: Tensor) -> Tensor:
+        """Return noise, uniform in -1..1, [n, C, H, W]: that of (seed, image), in whatever batch the image comes."""
+        address = [np.random.default_rng([self.options.seed, 3, int(index)]) for index in indices]
+        drawn = np.stack([2 * rng.random(tuple(x.shape[1:]), np.float32) - 1 for rng in address])
+        (sent,) = self.transfer.send(torch.from_numpy(drawn))()
+        return sent.to(x.dtype)
+
+    def _without_others(self, attacked: Attacked, kept: Ints) -> Attacked:
+        """Return what was found, with the changes of the kept images alone."""
+        if len(kept) == len(attacked.own):
+            return attacked
+        (rows,) = self.transfer.send(torch.from_numpy(kept))()
+        return attacked._replace(noise=attacked.noise[:, rows])
+
+    def _with_images(self, study: AttackStudy, pending: Sequence[Attacked], done: int) -> AttackStudy:
+        """Return the study with the images up to `done`, and those of the figure as pictures."""
+        found, arrays = _joined(pending), {name: getattr(study, name).copy() for name in (*OF_IMAGES, *OF_BOTH)}
+        for name, array in arrays.items():
+            array[..., study.done : done] = getattr(found, name).cpu().numpy()
+        noise, pictures, attacked = study.noise, study.pictures.copy(), study.attacked.copy()
+        new = np.flatnonzero((study.places >= study.done) & (study.places < done))
+        if len(new):
+            noise[:, new] = found.noise.cpu().numpy()  # in place: it may be large, and nobody else has it
+        images, rows = slice(study.done, done), study.places[new] - study.done
+        maps = None if study.maps is None else with_maps(study.maps, found.beside, images, new, rows)
+        for row, kept in enumerate(study.shown.tolist()):
+            if kept in new:
+                pictures[row], attacked[:, row], edges = self._pictures(study, kept)
+                if maps is not None:
+                    maps.edges[row] = edges
+        countered = None if study.countered is None else with_countered(study.countered, found.beside, images)
+        beside: dict[str, Any] = {"maps": maps, "countered": countered, **arrays}
+        return replace(study, done=done, noise=noise, pictures=pictures, attacked=attacked, **beside)
+
+    def _pictures(self, study: AttackStudy, kept: int) -> tuple[Pixels, Pixels, Floats]:
+        """Return an image as figures show it, with the change of each epsilon, and the weights of its edges."""
+        picture, preprocess = self.feed.picture(int(study.places[kept])), self.feed.preprocess
+        x = self.network.scale.shares(picture[None])
+        changed = [
+            with_noise(x, torch.from_numpy(noise[None]), epsilon)
+            for noise, epsilon in zip(study.noise[:, kept], study.epsilons, strict=True)
+        ]
+        values = self.network.scale.values(torch.cat(changed)).permute(0, 2, 3, 1)
+        edges = edge_weights(x)[0, 0].double().numpy()
+        return preprocess.display(picture), preprocess.display(values.numpy()), edges
+
+
+def _joined(parts: Sequence[Attacked]) -> Attacked:
+    """Return what was found of several parts, one after the other."""
+    names = Attacked._fields[:-1]
+    columns = {name: [getattr(part, name) for part in parts] for name in names}
+    beside = {name: [part.beside[name] for part in parts] for name in parts[0].beside}
+    joined: dict[str, Any] = {
+        name: torch.cat(values, 1 if name in (*OF_BOTH, "noise") else 0) for name, values in columns.items()
+    }
+    return Attacked(
+        **joined,
+        beside={name: torch.cat(values, 0 if name.endswith("before") else 1) for name, values in beside.items()},
+    )
+
+
+def with_countered(part: Countered, found: Mapping[str, Tensor], images: slice) -> Countered:
+    """Return what is found behind countermeasures, and the agreement, with those of further images."""
+    names = {"before": "squeezed_before", "after": "squeezed_after"}
+    arrays = {}
+    for name in ("before", "after", "agreement_before", "agreement_after"):
+        arrays[name] = getattr(part, name).copy()
+        values = found.get(names.get(name, name))
+        if values is not None:
+            arrays[name][..., images] = values.transpose(-1, -2).cpu().numpy()
+    return replace(part, **arrays)
