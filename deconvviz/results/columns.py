@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from deconvviz.results.analysis_columns import ANALYSES
 from deconvviz.results.analysis_columns import LAYER as _LAYER
-from deconvviz.results.latent_columns import LATENTS
 from deconvviz.results.attack_columns import MAPS_UNDER_ATTACK
+from deconvviz.results.latent_columns import LATENTS
 from deconvviz.results.pruning_columns import PRUNINGS
 from deconvviz.results.recurrent_columns import RECURRENTS
 from deconvviz.results.table_schemas import TableSchema
