@@ -36,7 +36,7 @@ LATENTS: Mapping[str, TableSchema] = {
             "row integer |  | The sample where the walk begins, from 0.",
             "step number | length in z | How far along the direction.",
             SCORE,
-            "value number |  | The score before any softmax.",
+            "value number | logit | The score before any softmax.",
         ),
     ),
     "latent codes": TableSchema(
@@ -55,7 +55,7 @@ LATENTS: Mapping[str, TableSchema] = {
             "explained number | 0..1 | Share of the layer's variance along it.",
             "linear number | 0..1 | Share of the variance along it that a linear function of z explains.",
             "place integer |  | Of z, from 0.",
-            "value number |  | The direction's value there; the direction has length 1.",
+            "value number | as z | The direction's value there; the direction has length 1.",
         ),
     ),
     "generator units": TableSchema(
@@ -64,7 +64,7 @@ LATENTS: Mapping[str, TableSchema] = {
         columns=_columns(
             UNIT,
             "change number | 0..1 | Mean absolute change of a pixel when the unit is 0.",
-            "largest number |  | Its largest activity.",
+            "largest number | of the layer | Its largest activity.",
             "samples text |  | The nine samples in which it is most active, with spaces between them.",
             "part text? |  | Name of the part. Empty without a segmenter.",
             "iou number? | 0..1 | Of where the unit fires and where the part is.",
@@ -80,7 +80,7 @@ LATENTS: Mapping[str, TableSchema] = {
             f"removed number | {OF_IMAGE} | Mean of what goes from the part's area when the unit is 0.",
             f"removed_low number | {OF_IMAGE} | Lower end of its 95 % interval.",
             f"removed_high number | {OF_IMAGE} | Upper end.",
-            "level number |  | The value at which the unit counts as on.",
+            "level number | of the layer | The value at which the unit counts as on.",
             f"inserted number | {OF_IMAGE} | Mean area with the unit on everywhere less that with it off.",
             f"inserted_low number | {OF_IMAGE} | Lower end of its 95 % interval.",
             f"inserted_high number | {OF_IMAGE} | Upper end.",

@@ -204,8 +204,8 @@ class UnitViews:
 
 def _small(masks: Tensor) -> Tensor:
     """Return masks [N, M, H, W] with sides of SIDE pixels at most: a pixel is covered where at least half of it is."""
-    size = [min(side, SIDE) for side in masks.shape[2:]]
-    if list(masks.shape[2:]) == size:
+    size = min(masks.shape[2], SIDE), min(masks.shape[3], SIDE)
+    if tuple(masks.shape[2:]) == size:
         return masks
     return F.adaptive_avg_pool2d(masks.float(), size) >= 0.5
 

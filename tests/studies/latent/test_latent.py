@@ -168,7 +168,11 @@ def test_overlaps_equal_a_loop_and_chance_is_another_images() -> None:
 def test_mutual_information_against_entropies() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 4, 300), rng.integers(0, 3, 300)
-    entropy = lambda *each: -sum(p * np.log(p) for p in np.unique(np.stack(each), axis=1, return_counts=True)[1] / 300)  # noqa: E731
+
+    def entropy(*each: np.ndarray) -> float:
+        _, counts = np.unique(np.stack(each), axis=1, return_counts=True)
+        return float(-sum(p * np.log(p) for p in counts / 300))
+
     assert abs(mutual_information(first, second) - (entropy(first) + entropy(second) - entropy(first, second))) < 1e-12
 
 
@@ -196,7 +200,7 @@ def test_saved_is_loaded(tmp_path: pathlib.Path) -> None:
         again = LatentViews.load(tmp_path / "v.h5")
         assert repr(again) == repr(views) and "<LatentViews" in repr(views)
     assert again.units is not None and again.directions is None
-    np.testing.assert_array_equal(again.units.edited, drawn_views().units.edited)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(again.units.edited, drawn_views().units.edited)
 
 
 # --- resuming
@@ -258,7 +262,7 @@ def test_what_is_no_generator_is_refused() -> None:
 
 def test_values_that_are_not_finite_are_refused() -> None:
     module = linear_generator()
-    module[0].bias.data[0] = torch.nan  # type: ignore[index, union-attr]
+    module[0].bias.data[0] = torch.nan
     with pytest.raises(DataError, match="NaN or infinite"):
         dv.latent(dv.LatentModel(module=module, limits=(0, 1), name="n"), samples=20, masked=4, progress=False)
 
