@@ -12,6 +12,7 @@ import numpy as np
 
 from deconvviz.arrays import PEAKS
 from deconvviz.errors import MismatchError, TrainingError, require
+from deconvviz.results.declarations import FILES
 from deconvviz.results.results import Result, require_same
 from deconvviz.studies.training.additions.base import Addition, Course, Step
 from deconvviz.studies.training.additions.registry import registered
@@ -154,7 +155,7 @@ class AdvMask(Addition):
 
     @cached_property
     def _attack(self) -> Result:
-        return Result.load(self.points, "attack", 1)
+        return Result.load(self.points, "attack", FILES["attack"].version)
 
     def settings(self) -> dict[str, Any]:
         """Return the options; a digest of the points stands for their file, which may move."""
