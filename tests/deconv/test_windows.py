@@ -50,7 +50,7 @@ NETWORKS = (
 def shallow(model: nn.Module) -> nn.Module:
     """Leave two blocks in each stage of a ConvNeXt: the others are of the same kind, and each costs seconds."""
     for stage in (module for module in model.modules() if isinstance(module, nn.Sequential)):
-        if isinstance(stage[0], CNBlock):
+        if len(stage) and isinstance(stage[0], CNBlock):
             del stage[2:]
     return model
 

@@ -28,6 +28,7 @@ def edge_weights(x: Tensor) -> Tensor:
     Source: Abdukhamidov et al. 2022, arXiv 2211.15926 (AdvEdge); the scale is that of `skimage.filters.sobel`, which
     the released code calls.
 
+    >>> import torch
     >>> x = torch.zeros(1, 3, 4, 4)
     >>> x[..., 2:] = 1  # a step from black to white, of which each pixel beside it sees the half
     >>> edge_weights(x)[0, 0, 0].round(decimals=4).tolist()

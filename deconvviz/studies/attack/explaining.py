@@ -123,7 +123,7 @@ def similarities(maps: Tensor, others: Tensor) -> Floats:
 
     >>> map_ = torch.linspace(0, 1, 144).reshape(1, 12, 12)
     >>> similarities(map_, map_.flip(1)).round(2)[:, 0].tolist()
-    [0.5, 0.58, 0.0, -0.12]
+    [0.5, 0.58, 0.0, -0.92]
     """
     first, second = (each.double().cpu() for each in (maps, others))
     difference = first - second
