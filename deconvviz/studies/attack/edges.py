@@ -29,7 +29,7 @@ def edge_weights(x: Tensor) -> Tensor:
     the released code calls.
 
     >>> import torch
-    >>> x = torch.zeros(1, 3, 4, 4)
+    >>> x = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     >>> x[..., 2:] = 1  # a step from black to white, of which each pixel beside it sees the half
     >>> edge_weights(x)[0, 0, 0].round(decimals=4).tolist()
     [0.0, 0.7071, 0.7071, 0.0]
