@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from deconvviz.cli.decisions import MEASURES, embedding_asked, question_of, targ
 from deconvviz.cli.explained import explain_image, make_explainers, open_subject, place_of
 from deconvviz.cli.explaining import CAM_NOTE, DISPLAY_NOTE, MethodOptions, method_options, note_of, own_methods
 from deconvviz.cli.inputs import image_file, read_image
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import ModelOptions, classes_option, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, save_figure
 from deconvviz.errors import DataError
@@ -31,20 +32,17 @@ MOST_ROWS = 100  # of a figure
 EACH = ("png", "pdf", "svg", "npz")
 
 
-def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -> None:
-    """Print the methods with their options and sources, and exit."""
-    if not requested or context.resilient_parsing:
-        return
+def _method_lines() -> Iterator[str]:
+    """Yield the methods with their options and sources."""
     from deconvviz.cam.catalogue import method_declarations
 
     for method in method_declarations().values():
         options = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items())
-        click.echo(f"{method.name:33s}{' '.join(method.docstring.split())[:150]}")
+        yield f"{method.name:33s}{' '.join(method.docstring.split())[:150]}"
         if options:
-            click.echo(f"{'':33s}options: {options}")
-        click.echo(f"{'':33s}passes an image: {method.keywords['passes']}")
-    click.echo(f"\n{PASSES_NOTE}")
-    context.exit()
+            yield f"{'':33s}options: {options}"
+        yield f"{'':33s}passes an image: {method.keywords['passes']}"
+    yield f"\n{PASSES_NOTE}"
 
 
 PASSES_NOTE = (
@@ -89,9 +87,7 @@ PASSES_NOTE = (
 )
 @click.option("--colours", help="Name of a matplotlib colour map.  [default: viridis; coolwarm with --signed]")
 @figure_options("Methods in a row.")
-@click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
-)
+@list_option(_method_lines, "List the methods and exit.")
 @method_options
 @run_options(
     batch_size="Masked images or changed values in one pass.",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
 from deconvviz.choices import SEVERITIES, Severity
 from deconvviz.cli.inputs import matched_outputs, open_model, output_names
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, names_option, run_options
 from deconvviz.cli.outputs import command_line, sources
 from deconvviz.errors import DataError
@@ -77,9 +78,7 @@ def report_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("-l", "--layer", "--layers", "layers", multiple=True, help="Look at these layers, such as a,b,c."),
         click.option("--limit", default=1000, type=click.IntRange(1), help="Look at this many images, evenly chosen."),
         click.option("--checks", default="all", help="Make only these checks, such as dead,aliasing."),
-        click.option(
-            "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_checks, help="List the checks."
-        ),
+        list_option(_check_lines, "List the checks."),
         click.option("--snapshots", metavar="FILE", help="Snapshots of the training, to see whether features settled."),
         click.option(
             "--truth",
@@ -99,16 +98,13 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _list_checks(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    """Print the checks and leave: no model is needed for that."""
-    if not asked or context.resilient_parsing:
-        return
+def _check_lines() -> Iterator[str]:
+    """Yield the checks: no model is needed for that."""
     from deconvviz.studies.diagnosis.registry import check_declarations
 
     for entry in check_declarations().values():
         needs = f" (needs {', '.join(entry.keywords['needs'])})" if "needs" in entry.keywords else ""
-        click.echo(f"{entry.name}: {entry.arguments[0]}{needs}\n  {entry.docstring.splitlines()[0]}")
-    context.exit()
+        yield f"{entry.name}: {entry.arguments[0]}{needs}\n  {entry.docstring.splitlines()[0]}"
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +10,7 @@ import click
 from deconvviz.choices import MASK_FILLS
 from deconvviz.cli.explaining import DISPLAY_NOTE, RANGE_NOTE, method_option, typed_options
 from deconvviz.cli.inputs import folder_and_name, names_of, open_model, read_image
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import ModelOptions, figure_options, model_options, run_options
 from deconvviz.cli.outputs import check_figure, check_place, check_table, save_figure
 
@@ -21,19 +22,16 @@ if TYPE_CHECKING:
     from deconvviz.types import Picture
 
 
-def _list_methods(context: click.Context, _: click.Parameter, requested: bool) -> None:
-    """Print the methods with their costs, options and sources, and exit."""
-    if not requested or context.resilient_parsing:
-        return
+def _method_lines() -> Iterator[str]:
+    """Yield the methods with their costs, options and sources."""
     from deconvviz.cam.pairs.catalogue import pair_declarations
 
     for method in pair_declarations().values():
         options = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items())
         first_sentence = " ".join(method.docstring.split("\n\n")[0].split())
-        click.echo(f"{method.name:23s}{first_sentence}")
-        click.echo(f"{'':23s}costs at 224 px: {method.keywords['cost']}")
-        click.echo(f"{'':23s}options: {options}")
-    context.exit()
+        yield f"{method.name:23s}{first_sentence}"
+        yield f"{'':23s}costs at 224 px: {method.keywords['cost']}"
+        yield f"{'':23s}options: {options}"
 
 
 def _methods(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
@@ -88,9 +86,7 @@ def _methods(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...
 )
 @click.option("--csv", "table", metavar="FILE", help="Also write the table, with --metrics or without, named .csv.")
 @figure_options("Methods in a row.")
-@click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_methods, help="List the methods and exit."
-)
+@list_option(_method_lines, "List the methods and exit.")
 @run_options(
     batch_size="Masked images in one pass; halved when they do not fit in memory.",
     default_batch=32,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from deconvviz.choices import PRUNED_RESULTS
 from deconvviz.cli.explaining import method_option, typed_options
 from deconvviz.cli.inputs import load, matched_outputs, output_names
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -33,18 +35,15 @@ if TYPE_CHECKING:
     from deconvviz.studies.pruning.result import PruningStudy
 
 
-def _list_criteria(context: click.Context, _: click.Parameter, requested: bool) -> None:
-    """Print the criteria with their options and sources, and exit."""
-    if not requested or context.resilient_parsing:
-        return
+def _criterion_lines() -> Iterator[str]:
+    """Yield the criteria with their options and sources."""
     from deconvviz.studies.pruning.registry import criterion_declarations
 
     for each in criterion_declarations().values():
         needs = each.keywords.get("needs") or "nothing but the weights"
         options = ", ".join(f"{key}={value!r}" for key, value in each.defaults.items()) or "none"
-        click.echo(f"{each.name:14s}{' '.join(each.docstring.split())}")
-        click.echo(f"{'':14s}needs: {needs}; options: {options}")
-    context.exit()
+        yield f"{each.name:14s}{' '.join(each.docstring.split())}"
+        yield f"{'':14s}needs: {needs}; options: {options}"
 
 
 def _own_criterion(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -157,14 +156,7 @@ asked_options = option_group(
 @click.option(
     "-o", "--out", required=True, help="The weights, .pth; beside them .pt2, .h5, tables and figures of the same name."
 )
-@click.option(
-    "--list",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_list_criteria,
-    help="List the criteria and exit.",
-)
+@list_option(_criterion_lines, "List the criteria and exit.")
 @asked_options
 @limit_option
 @figure_options()

@@ -9,6 +9,7 @@ import click
 
 from deconvviz.cli.explaining import typed_options
 from deconvviz.cli.inputs import names_of
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import option_group
 
 if TYPE_CHECKING:
@@ -47,13 +48,11 @@ def _known(context: click.Context, option: click.Parameter, given: str | Sequenc
     return names
 
 
-def _list_additions(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    """Print the additions and leave: no model is needed for that."""
-    if asked and not context.resilient_parsing:
-        from deconvviz.studies.training.additions.listing import described
+def _addition_lines() -> list[str]:
+    """Return what the additions do, one text."""
+    from deconvviz.studies.training.additions.listing import described
 
-        click.echo(described())
-        context.exit()
+    return [described()]
 
 
 addition_options = option_group(
@@ -73,12 +72,5 @@ addition_options = option_group(
         metavar="KEY=VALUE",
         help="An option of an addition, such as cells=4, or mixup.alpha=0.2. May be given several times.",
     ),
-    click.option(
-        "--list",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_list_additions,
-        help="List the additions with their options and exit.",
-    ),
+    list_option(_addition_lines, "List the additions with their options and exit."),
 )
