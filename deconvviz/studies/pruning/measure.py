@@ -25,8 +25,8 @@ from deconvviz.studies.pruning.criteria import CRITERIA
 from deconvviz.studies.pruning.options import PruningOptions
 from deconvviz.studies.pruning.result import PruningStudy
 from deconvviz.studies.pruning.run import PruningRun
-from deconvviz.studies.pruning.slim import Origin
-from deconvviz.studies.pruning.subject import Feeds, PruningSubject
+from deconvviz.studies.pruning.slim import Origin, on_device
+from deconvviz.studies.pruning.subject import Feeds, PruningSubject, count_that_stays
 from deconvviz.types import Pathlike
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def prune(
         network=network, groups=groups, chosen=chosen, feed=feeds.learned if looks else None, outputs=outputs, run=how
     )
     run = PruningRun(
-        model=model.to(torch.device(device)),
+        model=on_device(model, torch.device(device)),
         subject=subject,
         entry=entry,
         how=how,
@@ -181,5 +181,5 @@ def units_kept(groups: ChannelGroups, how: PruningOptions) -> dict[str, int]:
     if not shares:
         reasons = {group.stopped for group in groups.groups.values() if group.stopped}
         raise PruningError(f"no convolution of {groups.network} can be slimmed: {'; '.join(sorted(reasons)[:2])}")
-    kept = {name: max(int(share * groups.groups[name].units + 1e-9), 1) for name, share in shares.items()}
+    kept = {name: count_that_stays(share, groups.groups[name].units) for name, share in shares.items()}
     return {name: kept[name] for name in groups.groups if name in kept}

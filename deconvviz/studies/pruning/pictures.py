@@ -10,7 +10,6 @@ from deconvviz.arrays import evenly
 from deconvviz.data.feed import Feed
 from deconvviz.errors import DataError
 from deconvviz.graph.filters import filters_of
-from deconvviz.graph.ops import final_value
 from deconvviz.studies.mining.mine import mine
 from deconvviz.studies.mining.strongest import strongest_patches
 from deconvviz.studies.pruning.result import FilterPictures, PrunedGroup, PruningStudy
@@ -62,7 +61,7 @@ def _as_picture(weights: Floats) -> Pixels:
 
 def _with_patches(run: PruningRun, study: PruningStudy, names: list[str]) -> dict[str, FilterPictures]:
     """Return the strongest patches of filters of some layers, from the mined file or from a few images."""
-    values = {name: run.network.name_of(final_value(run.network.layer(name).node)) or name for name in names}
+    values = {name: run.subject.value_behind(name) for name in names}
     if not values:
         return {}
     mined, images, preprocess = run.mined, run.feeds.measured.images, run.feeds.measured.preprocess

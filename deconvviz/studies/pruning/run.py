@@ -24,7 +24,7 @@ from deconvviz.studies.pruning.pictures import filter_pictures
 from deconvviz.studies.pruning.registry import Criterion
 from deconvviz.studies.pruning.result import PrunedGroup, PruningStudy
 from deconvviz.studies.pruning.slim import Origin, masked_module, slim_module, timed, write_program, write_weights
-from deconvviz.studies.pruning.subject import Feeds, PruningSubject, best
+from deconvviz.studies.pruning.subject import Feeds, PruningSubject, best, count_that_stays
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.train import train
 from deconvviz.types import Ints, Mask
@@ -75,7 +75,8 @@ class PruningRun:
         if len(study.correct) < 2:
             study = self._with_right(study, silenced, targets)
         pruned = self._module(removed, silenced)
-        study = self._with_costs(study, pruned)
+        if not study.totals:
+            study = self._with_costs(study, pruned)
         if self.how.finetune:
             pruned = self._tuned(pruned)
             if len(study.correct) < 3:
@@ -165,7 +166,7 @@ class PruningRun:
                 continue
             right = np.zeros((len(study.shares), len(targets)), bool)
             for row, share in enumerate(study.shares):
-                stays = best(group.scores, max(int((1 - share) * len(group.scores) + 1e-9), 1), group.layers)
+                stays = best(group.scores, count_that_stays(1 - share, len(group.scores)), group.layers)
                 silenced = masked(self.network, self.subject.groups, {name: ~stays})
                 right[row] = self.decisions(silenced) == targets
             groups = {**study.groups, name: replace(group, sensitivity=right)}
@@ -189,7 +190,7 @@ class PruningRun:
         numbers = np.array([[network.parameters[name] for name in study.layers] for network in both], np.int64)
         totals = {f"parameters_{when}": n.parameters[""] for when, n in zip(("before", "after"), both, strict=True)}
         counted_now: dict[str, Any] = {"multiply_adds": products.reshape(2, -1), "parameters": numbers.reshape(2, -1)}
-        return study if study.totals else self._saved(replace(study, totals=totals, **counted_now))
+        return self._saved(replace(study, totals=totals, **counted_now))
 
     def _tuned(self, pruned: nn.Module) -> nn.Module:
         """Train the pruned network on the images that are not measured on; a training that was killed is resumed."""

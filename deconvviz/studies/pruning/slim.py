@@ -83,6 +83,12 @@ def _counts(model: nn.Module) -> str:
     )
 
 
+def on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a module that is there: itself, or a copy where it is elsewhere, which stays as it is."""
+    elsewhere = any(tensor.device != device for tensor in (*model.parameters(), *model.buffers()))
+    return copy.deepcopy(model).to(device) if elsewhere else model
+
+
 def masked_module(model: nn.Module, network: Network) -> nn.Module:
     """Return a copy of a module with the tensors of a masked network."""
     copied = copy.deepcopy(model)

@@ -13,8 +13,11 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.graph.channels import ChannelGroups
 from deconvviz.graph.network import Network
+from deconvviz.graph.ops import final_value
 from deconvviz.run.options import RunOptions
 from deconvviz.types import Floats, Ints, Mask
+
+ROUNDING = 1e-9  # a share of a decimal number, such as 0.7 of 10, may be less than a whole number by rounding
 
 
 class Feeds(NamedTuple):
@@ -68,6 +71,10 @@ class PruningSubject:
         fits = (labels >= 0) & (labels < len(self.outputs))
         return np.where(fits, self.outputs[np.where(fits, labels, 0)], -1)
 
+    def value_behind(self, layer: str) -> str:
+        """Return the name of the value that a layer's filters have after their normalisation and rectifier."""
+        return self.network.name_of(final_value(self.network.layer(layer).node)) or layer
+
     def weights(self, layer: str) -> Floats:
         """Return the filters of a layer, float64 [channels, inputs, rows * columns]."""
         weight = self.network.tensors[self.groups.weights[layer]].detach().double().cpu()
@@ -109,6 +116,15 @@ class PruningSubject:
         Of each layer of the group at least one channel stays.
         """
         return best(scores, self.chosen[name], self.groups.groups[name].layers)
+
+
+def count_that_stays(share: float, units: int) -> int:
+    """Return how many units stay of a share: cut off to a whole number, and at least one.
+
+    >>> count_that_stays(0.5, 51), count_that_stays(0.7, 10), count_that_stays(0.01, 8)
+    (25, 7, 1)
+    """
+    return max(int(share * units + ROUNDING), 1)
 
 
 def best(scores: Floats, count: int, layers: Mapping[str, Ints]) -> Mask:

@@ -17,6 +17,7 @@ from deconvviz.cam.learned.files import fitting
 from deconvviz.cam.learned.reading import BumpReader
 from deconvviz.errors import DataError, PruningError
 from deconvviz.graph.channels import ChannelGroups
+from deconvviz.graph.costs import multiply_adds
 from deconvviz.graph.gates import GatedNetwork
 from deconvviz.graph.network import Network
 from deconvviz.studies.pruning.registry import Scores, criterion
@@ -73,20 +74,24 @@ def explanations(
 
 
 def _check(cost: float | None, steps: int, rate: float) -> None:
-    """Raise DataError for a wanted share, a number of steps or a rate out of its range."""
-    if cost is not None and not 0 < cost <= 1:
+    """Raise DataError for a wanted share, a number of steps or a rate that is none, or out of its range."""
+    if cost is not None and not (_is_number(cost) and 0 < cost <= 1):
         raise DataError(f"cost {cost} given; expected a share above 0 and at most 1")
-    if not (isinstance(steps, int) and steps >= 1):
+    if isinstance(steps, bool) or not (isinstance(steps, int) and steps >= 1):
         raise DataError(f"steps {steps} given; expected a whole number, at least 1")
-    if not 0 < rate < math.inf:
+    if not (_is_number(rate) and 0 < rate < math.inf):
         raise DataError(f"rate {rate} given; expected a positive number")
 
 
 def _check_weights(**weights: float) -> None:
     """Raise DataError for a weight of the loss below 0."""
     for name, value in weights.items():
-        if not 0 <= value < math.inf:
+        if not (_is_number(value) and 0 <= value < math.inf):
             raise DataError(f"{name} {value} given; expected 0 or more")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _again_and_again(subject: PruningSubject) -> Iterator[tuple[Ints, Tensor]]:
@@ -113,6 +118,7 @@ class Gates:
         theta: name of a group -> [units]; a gate is open with probability sigmoid(theta).
         wanted: share of the cost that is wanted.
         stored: numbers a, b, c of the whole network, [n, 3], NaN where an image was not seen yet.
+        scores: of the whole network, [n, outputs], likewise.
     """
 
     def __init__(self, subject: PruningSubject, bump: Bump, wanted: float) -> None:
@@ -125,8 +131,11 @@ class Gates:
             for name, units in self.gated.groups.items()
         }
         assert subject.feed is not None
-        self.stored = torch.full((len(subject.feed), 3), torch.nan, device=network.device, dtype=network.dtype)
-        self._answers: dict[int, Tensor] = {}
+        self.stored, self.scores = (
+            torch.full((len(subject.feed), size), torch.nan, device=network.device, dtype=network.dtype)
+            for size in (3, network.outputs)
+        )
+        self._seen = np.zeros(len(subject.feed), bool)
 
     def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return gates of 0 and 1 for each of so many images, group -> [count, units].
@@ -170,19 +179,19 @@ class Gates:
 
     def _whole(self, places: Ints, x: Tensor) -> Tensor:
         """Return the whole network's scores of images; its numbers are stored when an image is first seen."""
-        unseen = [place not in self._answers for place in places.tolist()]
-        if any(unseen):
+        rows = torch.from_numpy(places)
+        if not self._seen[places].all():
             with torch.no_grad():
                 values, output = self.network.observed(x, self.reader.layers)
-                scores = self.network.readout.scores(output)
-                self.stored[torch.from_numpy(places)] = self.reader.numbers(values, scores.argmax(1)).to(self.stored)
-            self._answers |= dict(zip(places.tolist(), scores, strict=True))
-        return torch.stack([self._answers[place] for place in places.tolist()])
+                self.scores[rows] = scores = self.network.readout.scores(output)
+                self.stored[rows] = self.reader.numbers(values, scores.argmax(1)).to(self.stored)
+            self._seen[places] = True
+        return self.scores[rows]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What the multiplications of one layer depend on: products for each weight, and the units of its two sides."""
+    """What the multiplications of one layer depend on: those of one filter and input, and the units of both sides."""
 
     products: float
     filters: Mapping[str, Tensor]
@@ -193,8 +202,7 @@ class _Part:
 class CostShare:
     """The share of a network's multiplications that are left with some gates open.
 
-    Counted are convolutions and linear layers: positions of the output times weights, where the filter and its input
-    are left. Biases, normalisations and poolings do not count.
+    Counted is what `multiply_adds` counts, where the filter and its input are left.
 
     Source: ours; Ganjdanesh et al. count likewise, but in their release the first convolution of each block alone.
 
@@ -212,12 +220,11 @@ class CostShare:
             for part in group.slices:
                 units = torch.from_numpy(part.units).to(network.device)
                 slices.setdefault((part.tensor, part.axis), {})[name] = units
-        self._parts = []
+        self._parts, products = [], multiply_adds(network)
         for layer, tensor in groups.weights.items():
-            shape, value = network.tensors[tensor].shape, network.layer(layer).shape
-            positions = math.prod(value) / shape[0] if len(value) > 1 else 1
-            sides: list[Any] = [slices.get((tensor, axis), {}) for axis in (0, 1)]
-            self._parts.append(_Part(positions * math.prod(shape[2:]), sides[0], sides[1], (shape[0], shape[1])))
+            filters, inputs = network.tensors[tensor].shape[:2]
+            sides = slices.get((tensor, 0), {}), slices.get((tensor, 1), {})
+            self._parts.append(_Part(products[layer] / (filters * inputs), *sides, (filters, inputs)))
         self._total = float(sum(part.products * part.counts[0] * part.counts[1] for part in self._parts))
 
     def __call__(self, gates: Mapping[str, Tensor]) -> Tensor:

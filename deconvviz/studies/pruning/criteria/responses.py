@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvviz.errors import DataError
+from deconvviz.arrays import evenly
+from deconvviz.cam.methods.shared import require_number
 from deconvviz.graph.gates import GatedNetwork
-from deconvviz.graph.ops import final_value, is_rectified
+from deconvviz.graph.ops import is_rectified
 from deconvviz.metrics.intervals import DUPLICATE, correlations
 from deconvviz.run.responses import LayerResponses, gather
 from deconvviz.studies.pruning.registry import Scores, criterion
@@ -28,18 +29,13 @@ def activity(subject: PruningSubject) -> Scores:
     without them no filter counts as blind. Filters that go together: the sum. The kinds are those of `diagnose`; that
     the dead go first is network trimming (Hu et al. 2016, arXiv 1607.03250), the rest is ours.
     """
-    layers = {layer: _behind(subject, layer) for name in subject.chosen for layer in subject.groups.groups[name].layers}
+    groups = (subject.groups.groups[name] for name in subject.chosen)
+    layers = {layer: subject.value_behind(layer) for group in groups for layer in group.layers}
     assert subject.feed is not None
     values = list(dict.fromkeys(layers.values()))
     responses, _ = gather(subject.network, subject.batches(), len(subject.feed), values, subject.run)
     scores = {value: _kinds(subject, value, responses[value]) for value in values}
     return subject.by_unit(lambda layer: scores[layers[layer]])
-
-
-def _behind(subject: PruningSubject, layer: str) -> str:
-    """Return the name of the value that a layer's filters have after their normalisation and rectifier."""
-    network = subject.network
-    return network.name_of(final_value(network.layer(layer).node)) or layer
 
 
 def _kinds(subject: PruningSubject, value: str, responses: LayerResponses) -> Floats:
@@ -66,32 +62,31 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
     filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass for each
     filter and image.
     """
-    if count < 1:
-        raise DataError(f"count {count} given; expected at least 1 image")
+    require_number("count", count, 1, whole=True)
     network, chosen = subject.network, list(subject.chosen)
     gated = GatedNetwork(network, subject.groups, chosen)
-    totals = {name: np.zeros(subject.groups.groups[name].units) for name in chosen}
-    bar = subject.run.bar("filter", sum(map(len, totals.values())), "lesions")
+    losses: dict[str, list[Tensor]] = {name: [] for name in chosen}
+    bar = subject.run.bar("filter", sum(gated.groups.values()), "lesions")
     with torch.inference_mode(), bar:
         images = _first_images(subject, count)
         for name in chosen:
-            for unit in range(len(totals[name])):
-                totals[name][unit] = _mean_loss_without(subject, gated, name, unit, images)
+            for unit in range(gated.groups[name]):
+                losses[name].append(_mean_loss_without(subject, gated, name, unit, images))
                 bar.update(1)
         before = _mean_loss_without(subject, gated, "", 0, images)
-    return {name: total - before for name, total in totals.items()}
+    return {name: (torch.stack(each) - before).cpu().numpy() for name, each in losses.items()}
 
 
 def _first_images(subject: PruningSubject, count: int) -> list[tuple[Tensor, Tensor]]:
     """Return batches of images with the outputs for their classes, `count` images spread over the feed."""
     assert subject.feed is not None
-    chosen = np.unique(np.linspace(0, len(subject.feed) - 1, min(count, len(subject.feed))).astype(int))
-    found = []
+    spread = evenly(len(subject.feed), count)
+    batches = []
     for places, x in subject.batches():
-        kept = np.isin(places, chosen)
-        if kept.any():
-            found.append((x[torch.from_numpy(kept)], _targets(subject, places[kept])))
-    return found
+        taken = np.isin(places, spread)
+        if taken.any():
+            batches.append((x[torch.from_numpy(taken)], _targets(subject, places[taken])))
+    return batches
 
 
 def _targets(subject: PruningSubject, places: Ints) -> Tensor:
@@ -100,7 +95,8 @@ def _targets(subject: PruningSubject, places: Ints) -> Tensor:
 
 def _mean_loss_without(
     subject: PruningSubject, gated: GatedNetwork, name: str, unit: int, images: list[tuple[Tensor, Tensor]]
-) -> float:
+) -> Tensor:
+    """Return the mean loss, float64 on the device: nothing waits for it."""
     factors = {}
     if name:
         factors[name] = torch.ones(gated.groups[name], device=subject.network.device)
@@ -109,4 +105,4 @@ def _mean_loss_without(
     for x, targets in images:
         shares = readout.log_probabilities(readout.scores(gated(x, factors)))
         losses.append(-shares.gather(1, targets[:, None])[:, 0])
-    return float(torch.cat(losses).double().mean())
+    return torch.cat(losses).double().mean()
