@@ -70,6 +70,24 @@ def atomic(path: Pathlike) -> Iterator[pathlib.Path]:
         _sync(target.parent)
 
 
+class _Tried(Exception):
+    """Raised within this module to leave a temporary file that was made to see whether it can be made."""
+
+
+def require_place(path: Pathlike) -> None:
+    """Raise DataError where a file cannot be written, before the work; nothing is left there.
+
+    >>> require_place("no-such-folder/slim.pth")
+    Traceback (most recent call last):
+    deconvviz.errors.DataError: cannot write no-such-folder/slim.pth: there is no folder ...; create it first
+    """
+    try:
+        with atomic(path):
+            raise _Tried
+    except _Tried:
+        pass
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait for the end of a `with` block: HDF5 cannot be left in the middle of a write."""

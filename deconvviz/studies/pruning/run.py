@@ -6,6 +6,7 @@ import copy
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from deconvviz.graph.capture import capture
 from deconvviz.graph.channels import masked
 from deconvviz.graph.costs import multiply_adds
 from deconvviz.graph.network import Network
+from deconvviz.results.files import require_place
 from deconvviz.results.results import require_same
 from deconvviz.studies.mining.result import Mined
 from deconvviz.studies.pruning.options import PruningOptions
@@ -63,24 +65,24 @@ class PruningRun:
 
     def resume(self, config: dict[str, Any], sources: dict[str, Any]) -> tuple[PruningStudy, nn.Module]:
         """Do what is not done yet; return the study and the pruned network."""
+        self._require_possible()
         study = self._begun(config, sources)
         if not study.groups:
             study = self._saved(replace(study, groups=self._scored()))
-        targets = self._targets()
         if not len(study.correct):
-            study = self._with_right(study, self.network, targets)
-        study = self._sensitivity(study, targets)
+            study = self._with_right(study, self.network)
+        study = self._sensitivity(study)
         removed = {name: ~group.kept for name, group in study.groups.items()}
         silenced = masked(self.network, self.subject.groups, removed)
         if len(study.correct) < 2:
-            study = self._with_right(study, silenced, targets)
+            study = self._with_right(study, silenced)
         pruned = self._module(removed, silenced)
         if not study.totals:
             study = self._with_costs(study, pruned)
         if self.how.finetune:
             pruned = self._tuned(pruned)
             if len(study.correct) < 3:
-                study = self._with_right(study, self._captured(pruned), targets)
+                study = self._with_right(study, self._captured(pruned))
         if self.how.repeats and not study.seconds.size:
             x = torch.rand(config["timed_batch"], *self.network.input_shape).to(self.network.device, self.network.dtype)
             study = self._saved(replace(study, seconds=timed((self.model, pruned), x, self.how.repeats)))
@@ -91,6 +93,31 @@ class PruningRun:
 
     # --- steps ---
 
+    def _require_possible(self) -> None:
+        """Refuse what would fail only after minutes of work: images without a class, a mined file of something else."""
+        labels, outputs = self.feeds.measured.labels, self.subject.outputs
+        if outputs is not None and len(labels) and (labels.min() < 0 or labels.max() >= len(outputs)):
+            raise DataError("images without a class are measured on; give labelled images only, or no outputs")
+        if self.how.finetune:
+            self._require_tunable()
+        if self.mined is not None and self.how.shown:
+            names = ("model_fingerprint", "store_fingerprint")
+            present = self.network.fingerprint, self.feeds.measured.images.fingerprint
+            before = {name: self.mined.config[name] for name in names}
+            advice = "give one of this network and of the images that are measured on, or leave --mined out"
+            require_same("the mined file", before, dict(zip(names, present, strict=True)), advice)
+
+    def _require_tunable(self) -> None:
+        """Raise DataError where the network cannot be trained on with these images, or there is no file to do it in."""
+        outputs, classes = self.subject.outputs, len(getattr(self.feeds.learned.images, "classes", ()))
+        if outputs is None or list(outputs) != list(range(classes)) or classes != self.network.outputs:
+            raise DataError(
+                f"fine-tuning needs images with a class for each of the network's {self.network.outputs} outputs, in "
+                "their order; give those that it was trained on, or --finetune 0"
+            )
+        if self.out is None:
+            raise DataError("fine-tuning is kept in a file, from which it resumes; give out, such as slim.pth")
+
     def _begun(self, config: dict[str, Any], sources: dict[str, Any]) -> PruningStudy:
         """Return what the file holds, or a study of which nothing is done yet; a place without a folder is refused."""
         path = None if self.out is None else self.out.with_suffix(".h5")
@@ -99,21 +126,21 @@ class PruningRun:
             advice = "remove it or choose another output"
             require_same(path, study.config, config, advice, (study.sources, sources))
             return study
+        if path is not None:
+            require_place(path)
         layers = [name for name in multiply_adds(self.network) if name in self.network.parameters]
-        return self._saved(
-            PruningStudy(
-                config=config,
-                sources=sources,
-                groups={},
-                indices=self.feeds.measured.indices,
-                correct=np.zeros((0, len(self.feeds.measured)), bool),
-                layers=tuple(layers),
-                multiply_adds=np.zeros((2, len(layers)), np.int64),
-                parameters=np.zeros((2, len(layers)), np.int64),
-                totals={},
-                seconds=np.zeros((2, 0)),
-                path=path,
-            )
+        return PruningStudy(
+            config=config,
+            sources=sources,
+            groups={},
+            indices=self.feeds.measured.indices,
+            correct=np.zeros((0, len(self.feeds.measured)), bool),
+            layers=tuple(layers),
+            multiply_adds=np.zeros((2, len(layers)), np.int64),
+            parameters=np.zeros((2, len(layers)), np.int64),
+            totals={},
+            seconds=np.zeros((2, 0)),
+            path=path,
         )
 
     def _saved(self, study: PruningStudy) -> PruningStudy:
@@ -133,14 +160,12 @@ class PruningRun:
             found[name] = PrunedGroup(layers=layers, scores=each, kept=best(each, max(stays, 1), layers))
         return found
 
-    def _targets(self) -> Ints:
-        """Return the output that is right for each measured image: that of its label, or what the network decides."""
-        labels = self.feeds.measured.labels
+    @cached_property
+    def targets(self) -> Ints:
+        """int64 [N], the right output for each measured image: that of its label, or what the network decides."""
         if self.subject.outputs is None:
             return self.decisions(self.network)
-        if len(labels) and (labels.min() < 0 or labels.max() >= len(self.subject.outputs)):
-            raise DataError("images without a class are measured on; give labelled images only, or no outputs")
-        return np.asarray(self.subject.outputs[labels])
+        return np.asarray(self.subject.outputs[self.feeds.measured.labels])
 
     def decisions(self, network: Network) -> Ints:
         """Return the class that a network finds in each measured image, int64 [N]."""
@@ -153,22 +178,22 @@ class PruningRun:
                 bar.update(len(places))
         return found
 
-    def _with_right(self, study: PruningStudy, network: Network, targets: Ints) -> PruningStudy:
+    def _with_right(self, study: PruningStudy, network: Network) -> PruningStudy:
         """Return the study with one more form of the network measured."""
-        right: Mask = self.decisions(network) == targets
+        right: Mask = self.decisions(network) == self.targets
         return self._saved(replace(study, correct=np.concatenate([study.correct, right[None]])))
 
-    def _sensitivity(self, study: PruningStudy, targets: Ints) -> PruningStudy:
+    def _sensitivity(self, study: PruningStudy) -> PruningStudy:
         """Prune each group alone by each share, without fine-tuning; each group is committed when it is measured."""
         for name in self.subject.chosen if self.how.sensitivity else ():
             group = study.groups[name]
             if group.sensitivity is not None:
                 continue
-            right = np.zeros((len(study.shares), len(targets)), bool)
+            right = np.zeros((len(study.shares), len(study.indices)), bool)
             for row, share in enumerate(study.shares):
                 stays = best(group.scores, count_that_stays(1 - share, len(group.scores)), group.layers)
                 silenced = masked(self.network, self.subject.groups, {name: ~stays})
-                right[row] = self.decisions(silenced) == targets
+                right[row] = self.decisions(silenced) == self.targets
             groups = {**study.groups, name: replace(group, sensitivity=right)}
             study = self._saved(replace(study, groups=groups))
         return study
@@ -194,13 +219,7 @@ class PruningRun:
 
     def _tuned(self, pruned: nn.Module) -> nn.Module:
         """Train the pruned network on the images that are not measured on; a training that was killed is resumed."""
-        images, outputs = self.feeds.learned.images, self.subject.outputs
-        classes = len(getattr(images, "classes", ()))
-        if outputs is None or list(outputs) != list(range(classes)) or classes != self.network.outputs:
-            raise DataError(
-                f"fine-tuning needs images with a class for each of the network's {self.network.outputs} outputs, in "
-                "their order; give those that it was trained on, or --finetune 0"
-            )
+        assert self.out is not None
         how, held = self.how, self.feeds.validation
         recipe = Recipe(
             epochs=how.finetune,
@@ -212,11 +231,9 @@ class PruningRun:
             seed=how.seed,
             precision="bf16" if how.precision == "bf16" else "fp32",
         )
-        if self.out is None:
-            raise DataError("fine-tuning is kept in a file, from which it resumes; give out, such as slim.pth")
         trained = train(
             copy.deepcopy(pruned),
-            images,
+            self.feeds.learned.images,
             self.out.with_suffix(".training.pth"),
             recipe,
             preprocess=self.feeds.learned.preprocess,

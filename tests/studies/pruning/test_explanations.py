@@ -149,6 +149,9 @@ def test_bad_input() -> None:
         ({"steps": 0}, "steps 0"),
         ({"rate": -1.0}, "rate -1.0"),
         ({"match": -1.0}, "match -1.0"),
+        ({"cost": "half"}, "cost half"),
+        ({"rate": "fast"}, "rate fast"),
+        ({"answers": "yes"}, "answers yes"),
     ):
         with pytest.raises(DataError, match=complaint):
             CRITERIA["explanations"](subject(net), **options)

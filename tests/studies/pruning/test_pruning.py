@@ -201,13 +201,22 @@ def test_keep_one_is_the_identity() -> None:
         ({"criterion": "l3"}, dv.errors.DeconvvizError, "no criterion named 'l3'"),
         ({"criterion_options": {"gready": True}}, DataError, "l1 has no option 'gready'"),
         ({"finetune": 1, "outputs": [2, 1, 0]}, DataError, "fine-tuning needs images with a class"),
+        ({"criterion": "lesion", "criterion_options": {"count": "many"}}, DataError, "count 'many' given"),
     ],
 )
 def test_bad_input(options: dict[str, Any], error: type[Exception], words: str, tmp_path: pathlib.Path) -> None:
     given = {**ABOUT, **options}
     with pytest.raises(error, match=words):
         dv.prune(net(), pictures(), given.pop("criterion", "l1"), tmp_path / "slim.pth", **given)
-    assert not (tmp_path / "slim.pth").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mined_file_of_another_network_is_refused(tmp_path: pathlib.Path) -> None:
+    other = dv.capture(net(seed=1), (3, 12, 12))
+    mined = dv.mine(other, pictures(), ["0"], 2, preprocess=PREPROCESS, progress=False)
+    with pytest.raises(dv.errors.MismatchError, match="the mined file"):
+        dv.prune(net(), pictures(), "l1", tmp_path / "slim.pth", mined=mined, **{**ABOUT, "shown": 2})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_refuses(tmp_path: pathlib.Path) -> None:
