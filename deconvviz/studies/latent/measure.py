@@ -16,6 +16,7 @@ from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.models.labels import output_named
 from deconvviz.results.folders import claim
 from deconvviz.results.results import stamped
+from deconvviz.run.opening import device_of
 from deconvviz.studies.latent.directions import (
     conditional_direction,
     monotonicity,
@@ -59,7 +60,7 @@ def latent(
         out: a folder, in which samples and scores are recorded (`data/samples.h5`) and the result is saved
             (`data/views.h5`). The same call resumes there. None records to a temporary folder.
         sources: where the models came from, for the files.
-        device: where both networks run.
+        device: where both networks run; "auto" is a GPU if there is one, else the CPU.
         options: the fields of `LatentOptions`; `batch_size` is images in one pass (64 by default).
 
     Returns:
@@ -82,8 +83,9 @@ def latent(
     ((4, 4), (4, 3, 8, 8, 3), 'no scorer was given')
     """
     how = LatentOptions(**options)
-    generator = Generator(model, device)
-    judge = None if scorer is None else Scorer(scorer, generator.image_shape, device)
+    target = device_of(device)
+    generator = Generator(model, target)
+    judge = None if scorer is None else Scorer(scorer, generator.image_shape, str(target))
     layers = _layers(generator, how)
     with tempfile.TemporaryDirectory() as temporary, arithmetic("fp32"):
         place = pathlib.Path(temporary if out is None else out)

@@ -296,7 +296,7 @@ def make(): return dv.LatentModel(module=drawing_generator(), limits=(0, 1))
 def none(): return 3
 def vector(): return torch.nn.Linear(4, 3)
 """
-FEW = ("--samples", "40", "--masked", "6", "--steps", "3", "--rows", "1", "--units", "2", "--device", "cpu", "--quiet")
+FEW = ("--samples", "40", "--masked", "6", "--steps", "3", "--rows", "1", "--units", "2", "--quiet")
 
 
 def test_the_command_writes_a_page_and_resumes(tmp_path: pathlib.Path) -> None:
