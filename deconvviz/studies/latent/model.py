@@ -103,9 +103,8 @@ def load_latent(spec: str) -> LatentModel:
     Raises:
         ModelError: the factory does not exist, raises an error, or returns no module.
     """
-    if not spec.rpartition(":")[0].endswith(".py"):
-        raise ModelError(f"model {spec!r} given; expected path/to/file.py:FACTORY, a function that returns a generator")
-    return as_latent(returned_by(spec), spec.rpartition(":")[2])
+    returned = returned_by(spec, "path/to/file.py:FACTORY, a function that returns a generator")
+    return as_latent(returned, spec.rpartition(":")[2])
 
 
 def as_latent(returned: Any, name: str = "") -> LatentModel:
