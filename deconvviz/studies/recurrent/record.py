@@ -66,7 +66,7 @@ def record(
     }
     widths = {f"{layer}.{state}": model.units for layer in model.layers for state in STATES[model.kind]}
     starts = np.array([0, len(sequences)]) if carry else sequences.starts
-    rows = write_features(out, widths, sequences.ids, sequences.vocabulary, config, stamped(sources))
+    rows = write_features(out, widths, sequences.ids, sequences.vocabulary, config, stamped(sources), row_of="step")
     with rows as writer, arithmetic("fp32"):
         _Recording(model.to(model.device, torch.float32), sequences, starts, run).run(writer)
     return Features(out)
