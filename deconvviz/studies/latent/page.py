@@ -12,7 +12,7 @@ from deconvviz.figures.page import Page
 from deconvviz.figures.tiles import rendered
 from deconvviz.results.files import atomic
 from deconvviz.studies.latent import figure
-from deconvviz.studies.latent.tables import TABLES, save_tables
+from deconvviz.studies.latent.tables import TABLES
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
 from deconvviz.web.page import embedded, write_page
@@ -51,7 +51,7 @@ def write_views(folder: Pathlike, views: LatentViews, *, scorer: str, command: s
     sections.append({"id": "axes", "name": "Principal axes", "text": text, "figures": [axes], "facts": []})
     if views.units is not None:
         sections.append(_units(views, views.units, drawn))
-    save_tables(views, place)
+    views.save_tables(place)
     values = {"views": views, "sections": sections, "command": command, "version": __version__, "scorer": scorer}
     write_page(place / PAGE, "latent.html", {**values, "tables": list(TABLES)})
     return place / PAGE

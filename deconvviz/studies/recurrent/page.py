@@ -14,7 +14,7 @@ from deconvviz.figures.tiles import rendered
 from deconvviz.results.files import atomic
 from deconvviz.studies.recurrent import caption_figure, figure, texts
 from deconvviz.studies.recurrent.naming import activity_words, layer_words, shown_token
-from deconvviz.studies.recurrent.tables import save_tables
+from deconvviz.studies.recurrent.tables import text_of
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
 from deconvviz.web.page import embedded, write_page
@@ -61,7 +61,7 @@ def write_views(
         "caption": None if caption is None else _caption(figures, caption),
     }
     if views is not None:
-        save_tables(views, place)
+        views.save_tables(place)
     if caption is not None:
         caption.save_csv(place / "caption.csv")
     write_page(place / PAGE, "recurrent.html", values)
@@ -150,8 +150,7 @@ def _together(views: RecurrentViews, layer: LayerViews) -> dict[str, Any] | None
 
     def told(start: int, stop: int) -> tuple[str, str]:
         sequence, first = views.where(start)
-        text = views.sequences.text(start, stop).replace("\n", "⏎")
-        return f"sequence {sequence}, steps {first}–{first + stop - start - 1}", text
+        return f"sequence {sequence}, steps {first}–{first + stop - start - 1}", text_of(views, start, stop)
 
     rows = zip(found.ranges.tolist(), found.counts.tolist(), found.others.tolist(), strict=True)
     return {
