@@ -23,7 +23,7 @@ from deconvviz.studies.latent.directions import (
     principal_axes,
     semantic_direction,
 )
-from deconvviz.studies.latent.model import Generator, LatentModel, Rows, pictures
+from deconvviz.studies.latent.model import Generator, LatentModel, Rows, batches, pictures
 from deconvviz.studies.latent.options import LatentKeywords, LatentOptions
 from deconvviz.studies.latent.result import Directions, LatentViews, LayerAxes, Sweeps
 from deconvviz.studies.latent.scoring import Scorer, record
@@ -168,18 +168,15 @@ class _Measuring:
             sources=sources,
         )
 
-    def _parts(self, z: NDArray[Any]) -> list[NDArray[Any]]:
-        return [z[start : start + self.size] for start in range(0, len(z), self.size)]
-
     def images(self, z: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the images of z [n, d], uint8 [n, H, W, C]."""
-        return np.concatenate([pictures(self.generator.images(part)) for part in self._parts(z)])
+        return np.concatenate([pictures(self.generator.images(part)) for part in batches(z, self.size)])
 
     def scored(self, z: NDArray[Any]) -> tuple[NDArray[np.uint8], Floats]:
         """Return the images of z [n, d], and their scores, float64 [n, S]."""
         assert self.scorer is not None
         images, scores = [], []
-        for part in self._parts(z):
+        for part in batches(z, self.size):
             made = self.generator.images(part)
             images.append(pictures(made))
             scores.append(self.scorer.scores(made))
@@ -244,7 +241,7 @@ class _Measuring:
     @torch.no_grad()
     def _axes(self, layer: str) -> LayerAxes:
         z, network = self.z[:OF_AXES], self.generator.network
-        parts = [network.activations(self.generator.z(part), [layer])[layer] for part in self._parts(z)]
+        parts = [network.activations(self.generator.z(part), [layer])[layer] for part in batches(z, self.size)]
         values = torch.cat([part.flatten(1).float().cpu() for part in parts]).numpy()
         axes = principal_axes(values, z, self.how.axes)
         walked = z[0] + self.steps[:, None] * axes.vectors[:, None]

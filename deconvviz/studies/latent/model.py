@@ -5,7 +5,7 @@ A factory returns a `LatentModel`, or a module that takes z [N, d] and returns i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +195,11 @@ class Generator:
             )
         low, high = self.model.limits
         return ((images.float() - low) / (high - low)).clamp(0, 1)
+
+
+def batches(z: Rows, size: int) -> Iterator[Rows]:
+    """Yield samples [n, d] in parts of `size`, the last one of what is left."""
+    return (z[start : start + size] for start in range(0, len(z), size))
 
 
 def pictures(images: Tensor) -> NDArray[np.uint8]:
