@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deconvviz.errors import ModelError, require_choice
 from deconvviz.models.sources import returned_by
-from deconvviz.studies.recurrent.naming import TOKENS
+from deconvviz.studies.recurrent.naming import CARRIED, TOKENS
 from deconvviz.words import counted, listed
 
 if TYPE_CHECKING:
@@ -118,6 +118,11 @@ class RecurrentModel:
         """The names of the layers from the inputs on: their numbers, with ".backwards" for the second direction."""
         endings = ("", ".backwards")[: self.directions]
         return tuple(f"{layer}{ending}" for layer in range(self.depth) for ending in endings)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The states that one step hands on to the next, such as "0.hidden" and "0.cell"."""
+        return tuple(f"{layer}.{state}" for layer in self.layers for state in CARRIED[self.kind])
 
     @property
     def token_count(self) -> int:
