@@ -319,3 +319,5 @@ def test_the_command_writes_a_page_and_resumes(tmp_path: pathlib.Path) -> None:
         bad = CliRunner().invoke(cli, ["latent", f"{spec}:{factory}", "-o", str(tmp_path / "no")])
         assert isinstance(bad.exception, DeconvvizError) and words in str(bad.exception)
         assert not (tmp_path / "no").exists()
+    listed = CliRunner().invoke(cli, ["latent", f"{spec}:make", "--segment", "list", "-o", str(tmp_path / "no")])
+    assert str(listed.exception) == "--segment 'list' given; expected path/to/file.py:FUNCTION"
