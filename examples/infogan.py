@@ -5,7 +5,8 @@ deconvviz latent examples/infogan.py:make --scorer demo --segment examples/infog
 
 The discriminator is a CNN like any other, that says whether a picture is a scene:
 
-deconvviz mine examples/infogan.py:discriminator scenes:2000 -o mined.h5
+deconvviz pack scenes:2000 scenes.h5
+deconvviz mine examples/infogan.py:discriminator scenes.h5 -l body.4 -o mined.h5
 deconvviz grid mined.h5 -l body.4 -o grid.png
 deconvviz diagnose examples/infogan.py:discriminator scenes:500 -o findings
 deconvviz latent examples/infogan.py:make --scorer examples/infogan.py:discriminator -o real

@@ -272,18 +272,15 @@ def from_file(spec: str, wanted: Wanted) -> Built:
     return Built(model, dict(settings), tuple(map(str, classes)))
 
 
-def returned_by(spec: str) -> Any:
+def returned_by(spec: str, expected: str = FORMS) -> Any:
     """Call a function in a Python file, path/to/file.py:FUNCTION, and return whatever it returns.
 
     Raises:
-        ModelError: the file or the function does not exist, or it raises an error.
+        ModelError: the file or the function does not exist, or it raises an error; `expected` is what it should be.
     """
-    file, _, name = spec.rpartition(":")
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise ModelError(f"no file {path}; expected {FORMS}")
-    with _import_paths(path), _as_model_error(spec):
-        return _function_of(path, name)()
+    function = function_from(spec, "model", expected)
+    with _import_paths(pathlib.Path(spec.rpartition(":")[0])), _as_model_error(spec):
+        return function()
 
 
 def call_from(spec: str | None) -> Callable[[Tensor], Any] | None:
@@ -300,14 +297,28 @@ def call_from(spec: str | None) -> Callable[[Tensor], Any] | None:
     """
     if spec is None or spec == "list":
         return None if spec is None else list
-    file, colon, name = spec.rpartition(":")
+    return function_from(spec, "--call", "list or path/to/file.py:FUNCTION")
+
+
+def function_from(spec: str, what: str, expected: str = "path/to/file.py:FUNCTION") -> Callable[..., Any]:
+    """Return a function of a Python file, path/to/file.py:FUNCTION.
+
+    Args:
+        spec: the file and the function.
+        what: what is given, for messages: "model", or an option.
+        expected: what it may be, for messages.
+
+    Raises:
+        ModelError: the file or the function does not exist, or the file raises an error.
+    """
+    file, _, name = spec.rpartition(":")
     path = pathlib.Path(file)
-    if not colon or path.suffix != ".py":
-        raise ModelError(f"--call {spec!r} given; expected list or path/to/file.py:FUNCTION")
+    if path.suffix != ".py":
+        raise ModelError(f"{what} {spec!r} given; expected {expected}")
     if not path.is_file():
-        raise ModelError(f"no file {path}; give path/to/file.py:FUNCTION")
+        raise ModelError(f"no file {path}; expected {expected}")
     with _import_paths(path), _as_model_error(spec):
-        function: Callable[[Tensor], Any] = _function_of(path, name)
+        function: Callable[..., Any] = _function_of(path, name)
         return function
 
 

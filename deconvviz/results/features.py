@@ -124,7 +124,7 @@ class Features:
 
     @property
     def complete(self) -> bool:
-        """Whether every image has its row."""
+        """Whether every row is done."""
         return self.done == len(self)
 
     def rows(self, layer: str, indices: Ints) -> Rows:
@@ -167,7 +167,7 @@ class Features:
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name} [{width}]" for name, width in self.layers.items())
-        return f"<Features {self.path}: {self.done} of {counted(len(self), 'image')}; {layers}>"
+        return f"<Features {self.path}: {self.done} of {counted(len(self), 'row')}; {layers}>"
 
 
 class FeatureWriter:
@@ -175,14 +175,15 @@ class FeatureWriter:
 
     Attributes:
         path: path of the file.
+        row_of: what a row belongs to, for messages, such as "image".
         widths: name of a layer -> D, its number of values for an image.
         row: number of rows that are written.
         committed: number of rows that count.
     """
 
-    def __init__(self, path: Pathlike) -> None:
+    def __init__(self, path: Pathlike, row_of: str = "image") -> None:
         """Open a file that has been begun; raises DataError where it cannot be read, or may not be written."""
-        self.path, features = pathlib.Path(path), Features(path)
+        self.path, self.row_of, features = pathlib.Path(path), row_of, Features(path)
         self.widths = features.layers
         self.row = self.committed = features.done
         with reading(path, KIND, SCHEMA) as file:
@@ -246,13 +247,13 @@ class FeatureWriter:
         )
 
     def _infinite(self, name: str, values: NDArray[Any], rows: NDArray[Any]) -> DataError:
-        image = self.row + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
+        row = self.row + int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
         if np.isfinite(values).all():
             return DataError(
-                f"{name} gives image {image} values up to {np.abs(values).max():.3g}, which float16 "
+                f"{name} gives {self.row_of} {row} values up to {np.abs(values).max():.3g}, which float16 "
                 "cannot hold; keep float32"
             )
-        return DataError(f"{name} gives image {image} a value that is not finite; choose other layers or weights")
+        return DataError(f"{name} gives {self.row_of} {row} a value that is not finite; choose other layers or weights")
 
     def __enter__(self) -> FeatureWriter:
         return self
@@ -272,6 +273,7 @@ def write_features(
     config: Mapping[str, Any],
     sources: Mapping[str, Any],
     dtype: str = "float32",
+    row_of: str = "image",
 ) -> FeatureWriter:
     """Begin a features file, or continue one of the same configuration where it ends.
 
@@ -283,6 +285,7 @@ def write_features(
         config: the network, the images and the settings, which must agree; JSON values.
         sources: where the model and the images came from, JSON values.
         dtype: "float32", or "float16" for half the size.
+        row_of: what a row belongs to, for messages.
 
     Raises:
         MismatchError: the file was written with another configuration.
@@ -300,8 +303,8 @@ def write_features(
     if pathlib.Path(path).exists():
         require_same(path, Features(path).config, settings, "remove it or choose another file")
     else:
-        _begin(path, widths, labels, classes, settings, sources)
-    return FeatureWriter(path)
+        _begin(path, widths, labels, classes, settings, sources, row_of)
+    return FeatureWriter(path, row_of)
 
 
 def checked_layer(layer: str, layers: Mapping[str, Any]) -> str:
@@ -318,6 +321,7 @@ def _begin(
     classes: Sequence[str],
     config: Mapping[str, Any],
     sources: Mapping[str, Any],
+    row_of: str,
 ) -> None:
     """Write a file with a place for every row; the arguments are those of `write_features`."""
     dtype = np.dtype(config["dtype"])
@@ -326,7 +330,7 @@ def _begin(
     free = shutil.disk_usage(folder).free if folder.is_dir() else size
     if free < size:
         raise DataError(
-            f"the features of {counted(len(labels), 'image')} take {size / 1e9:.1f} GB, "
+            f"the features of {counted(len(labels), row_of)} take {size / 1e9:.1f} GB, "
             f"{folder} has {free / 1e9:.1f} GB free; "
             "give fewer layers, pool them more, or keep float16"
         )

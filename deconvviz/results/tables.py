@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from deconvviz.errors import DataError, missing_library
 from deconvviz.results.columns import TABLES
@@ -13,6 +14,10 @@ from deconvviz.types import Pathlike
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Views = TypeVar("Views")
+Table: TypeAlias = tuple[str, Sequence[str], Callable[[Views], Iterable[Sequence[Any]]]]
+"""Kind of a table, its columns, and the function that gives its rows of a result."""
 
 
 def write_csv(path: Pathlike, kind: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -71,6 +76,22 @@ def to_frame(kind: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -
         whole = declared.type in ("integer", "flag")
         frame[column] = numbers.astype(("Int64" if numbers.isna().any() else "int64") if whole else "float64")
     return frame
+
+
+def write_tables(folder: Pathlike, tables: Mapping[str, Table[Views]], views: Views) -> None:
+    """Write several tables of one result into a folder that exists.
+
+    Args:
+        folder: where the files are written.
+        tables: file name -> kind of the table, its columns, and the function that gives its rows.
+        views: the result, which these functions are given.
+
+    Raises:
+        DataError: a file cannot be written.
+        ValueError: as for `write_csv`.
+    """
+    for name, (kind, columns, rows) in tables.items():
+        write_csv(pathlib.Path(folder, name), kind, columns, rows(views))
 
 
 def rows_of(table: Mapping[str, Iterable[Any]]) -> Iterable[tuple[Any, ...]]:

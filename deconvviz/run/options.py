@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from deconvviz.choices import PRECISIONS, Precision
@@ -78,6 +79,19 @@ class RunOptions:
         A job may add options of its own in a subclass; those are not handed on.
         """
         return cast(RunKeywords, {name: getattr(self, name) for name in RunKeywords.__annotations__})
+
+    def as_config(self) -> dict[str, Any]:
+        """Return the options that a subclass adds, and the seed, as JSON values: what decides a result.
+
+        >>> RunOptions(seed=3).as_config()
+        {'seed': 3}
+        """
+        names = [each.name for each in fields(self) if each.name not in RunKeywords.__annotations__]
+        values = {name: getattr(self, name) for name in (*names, "seed")}
+        return {
+            name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            for name, value in values.items()
+        }
 
     def bar(self, unit: str, total: int | None, what: str, done: int = 0) -> tqdm[Any]:
         """Return a progress bar that is updated by hand, shown on standard error where `progress` is set.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from deconvviz.results.files import atomic
 from deconvviz.types import Pathlike, Pixels
 
 SHARED = "deconvviz.web"  # the package with the templates that several pages share
+FIGURES = "figures"  # the folder of a page's figures
 
 
 def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package: str = SHARED) -> None:
@@ -39,6 +41,27 @@ def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package
     text = environment.get_template(template).render(values)
     with atomic(path) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def keep_figure(folder: Pathlike, name: str, content: bytes, alt: str) -> dict[str, str]:
+    """Write a figure's file atomically, FOLDER/figures/NAME.png, and return what `macros.html` shows of it.
+
+    Args:
+        folder: of the page; it has a folder "figures".
+        name: of the file, without its ending.
+        content: of the PNG file.
+        alt: what the figure shows, in words.
+
+    Returns:
+        "picture", the figure as `embedded` returns it; "file", its path from the page on; and "alt".
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = pathlib.Path(folder, FIGURES, f"{name}.png")
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return {"picture": embedded(path), "file": f"{FIGURES}/{path.name}", "alt": alt}
 
 
 def embedded(path: Pathlike) -> str:

@@ -100,6 +100,16 @@ def test_values_that_cannot_be_kept(tmp_path: pathlib.Path) -> None:
         streamed(tmp_path / "g.h5", network=dv.capture(large, (3, 20, 28)))
 
 
+def test_a_row_of_steps_is_called_a_step(tmp_path: pathlib.Path) -> None:
+    path, labels = tmp_path / "s.h5", np.zeros(2, np.int64)
+    with (
+        write_features(path, {"0.cell": 1}, labels, (), {}, {}, row_of="step") as writer,
+        pytest.raises(DataError, match=r"0\.cell gives step 1 a value that is not finite"),
+    ):
+        writer.append({"0.cell": np.array([[0.0], [np.nan]])})
+    assert "0 of 2 rows; 0.cell [1]" in repr(Features(path))
+
+
 def test_disks_and_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "f.h5"
     with monkeypatch.context() as patch:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deconvviz.figures.tiles import rendered
-from deconvviz.results.files import atomic
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.comparison.figure import (
     draw_calibration,
@@ -20,7 +19,7 @@ from deconvviz.studies.comparison.figure import (
 from deconvviz.studies.comparison.result import RECOGNISED, SHARPER, STATUSES, layer_words
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
-from deconvviz.web.page import embedded, write_page
+from deconvviz.web.page import FIGURES, keep_figure, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from deconvviz.metrics.calibration import Estimate
     from deconvviz.studies.comparison.result import Comparison, ExplainedImages, LayerComparison
 
-PAGE, FIGURES = "index.html", "figures"
+PAGE = "index.html"
 MARK = "deconvviz compare"  # every page of the command holds it
 LISTED = 24  # filters whose numbers a page lists
 MAPS = "Each map has its own range; where it is low the image shows in its own colours."
@@ -90,11 +89,7 @@ class _Figures:
 
     def drawn(self, name: str, figure: Figure, caption: str, alt: str) -> dict[str, str]:
         """Write a figure, and return what the page says about it."""
-        path = self.folder / FIGURES / f"{name}.png"
-        content = rendered(figure, "png", f"{caption}\n{self.command}")
-        with atomic(path) as temporary:
-            temporary.write_bytes(content)
-        return {"picture": embedded(path), "file": f"{FIGURES}/{path.name}", "alt": alt}
+        return keep_figure(self.folder, name, rendered(figure, "png", f"{caption}\n{self.command}"), alt)
 
 
 def caption_of(comparison: Comparison) -> str:

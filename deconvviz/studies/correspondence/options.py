@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from deconvviz.choices import MASK_FILLS, NORMALISATIONS, RANDOM_PLACES, SIGN_ZERO
 from deconvviz.errors import DataError, require, require_choice
@@ -73,8 +72,3 @@ class CorrespondenceOptions(RunOptions):
             permutations=(self.permutations >= 1, "1 or more"),
             precision=(self.precision == "fp32", "fp32: the rounding of bf16 would hide small changes"),
         )
-
-    def as_config(self) -> dict[str, Any]:
-        """Return the options that change the result, by name."""
-        own = [field.name for field in fields(self) if field.name not in RunKeywords.__annotations__]
-        return {name: getattr(self, name) for name in (*own, "seed")}

@@ -95,7 +95,7 @@ def latent(
       deconvviz latent examples/infogan.py:make --segment examples/infogan.py:colours -o parts
     """
     from deconvviz.models.load import load_model
-    from deconvviz.models.sources import call_from
+    from deconvviz.models.sources import function_from
     from deconvviz.studies.latent.measure import latent as measure
     from deconvviz.studies.latent.model import load_latent
     from deconvviz.studies.latent.page import write_views
@@ -103,7 +103,7 @@ def latent(
     views = measure(
         load_latent(model),
         scorer=load_model(scorer, scorer_weights) if scorer else None,
-        segment=call_from(segment),
+        segment=function_from(segment, "--segment") if segment else None,
         out=out,
         sources={"model": model, "scorer": scorer, "segment": segment, "command": command_line()},
         device=device,

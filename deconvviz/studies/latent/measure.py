@@ -16,13 +16,14 @@ from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.models.labels import output_named
 from deconvviz.results.folders import claim
 from deconvviz.results.results import stamped
+from deconvviz.run.opening import device_of
 from deconvviz.studies.latent.directions import (
     conditional_direction,
     monotonicity,
     principal_axes,
     semantic_direction,
 )
-from deconvviz.studies.latent.model import Generator, LatentModel, Rows, pictures
+from deconvviz.studies.latent.model import Generator, LatentModel, Rows, batches, pictures
 from deconvviz.studies.latent.options import LatentKeywords, LatentOptions
 from deconvviz.studies.latent.result import Directions, LatentViews, LayerAxes, Sweeps
 from deconvviz.studies.latent.scoring import Scorer, record
@@ -59,7 +60,7 @@ def latent(
         out: a folder, in which samples and scores are recorded (`data/samples.h5`) and the result is saved
             (`data/views.h5`). The same call resumes there. None records to a temporary folder.
         sources: where the models came from, for the files.
-        device: where both networks run.
+        device: where both networks run; "auto" is a GPU if there is one, else the CPU.
         options: the fields of `LatentOptions`; `batch_size` is images in one pass (64 by default).
 
     Returns:
@@ -82,8 +83,9 @@ def latent(
     ((4, 4), (4, 3, 8, 8, 3), 'no scorer was given')
     """
     how = LatentOptions(**options)
-    generator = Generator(model, device)
-    judge = None if scorer is None else Scorer(scorer, generator.image_shape, device)
+    target = device_of(device)
+    generator = Generator(model, target)
+    judge = None if scorer is None else Scorer(scorer, generator.image_shape, str(target))
     layers = _layers(generator, how)
     with tempfile.TemporaryDirectory() as temporary, arithmetic("fp32"):
         place = pathlib.Path(temporary if out is None else out)
@@ -166,18 +168,15 @@ class _Measuring:
             sources=sources,
         )
 
-    def _parts(self, z: NDArray[Any]) -> list[NDArray[Any]]:
-        return [z[start : start + self.size] for start in range(0, len(z), self.size)]
-
     def images(self, z: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the images of z [n, d], uint8 [n, H, W, C]."""
-        return np.concatenate([pictures(self.generator.images(part)) for part in self._parts(z)])
+        return np.concatenate([pictures(self.generator.images(part)) for part in batches(z, self.size)])
 
     def scored(self, z: NDArray[Any]) -> tuple[NDArray[np.uint8], Floats]:
         """Return the images of z [n, d], and their scores, float64 [n, S]."""
         assert self.scorer is not None
         images, scores = [], []
-        for part in self._parts(z):
+        for part in batches(z, self.size):
             made = self.generator.images(part)
             images.append(pictures(made))
             scores.append(self.scorer.scores(made))
@@ -242,7 +241,7 @@ class _Measuring:
     @torch.no_grad()
     def _axes(self, layer: str) -> LayerAxes:
         z, network = self.z[:OF_AXES], self.generator.network
-        parts = [network.activations(self.generator.z(part), [layer])[layer] for part in self._parts(z)]
+        parts = [network.activations(self.generator.z(part), [layer])[layer] for part in batches(z, self.size)]
         values = torch.cat([part.flatten(1).float().cpu() for part in parts]).numpy()
         axes = principal_axes(values, z, self.how.axes)
         walked = z[0] + self.steps[:, None] * axes.vectors[:, None]

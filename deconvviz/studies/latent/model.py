@@ -5,7 +5,7 @@ A factory returns a `LatentModel`, or a module that takes z [N, d] and returns i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,9 +103,8 @@ def load_latent(spec: str) -> LatentModel:
     Raises:
         ModelError: the factory does not exist, raises an error, or returns no module.
     """
-    if not spec.rpartition(":")[0].endswith(".py"):
-        raise ModelError(f"model {spec!r} given; expected path/to/file.py:FACTORY, a function that returns a generator")
-    return as_latent(returned_by(spec), spec.rpartition(":")[2])
+    returned = returned_by(spec, "path/to/file.py:FACTORY, a function that returns a generator")
+    return as_latent(returned, spec.rpartition(":")[2])
 
 
 def as_latent(returned: Any, name: str = "") -> LatentModel:
@@ -196,6 +195,11 @@ class Generator:
             )
         low, high = self.model.limits
         return ((images.float() - low) / (high - low)).clamp(0, 1)
+
+
+def batches(z: Rows, size: int) -> Iterator[Rows]:
+    """Yield samples [n, d] in parts of `size`, the last one of what is left."""
+    return (z[start : start + size] for start in range(0, len(z), size))
 
 
 def pictures(images: Tensor) -> NDArray[np.uint8]:

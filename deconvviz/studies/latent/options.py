@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deconvviz.errors import DataError, require
 from deconvviz.run.options import RunKeywords, RunOptions
@@ -73,9 +72,3 @@ class LatentOptions(RunOptions):
             steps=(self.steps >= 2, "at least 2"),
             rows=(self.rows >= 1, "at least 1"),
         )
-
-    def as_config(self) -> dict[str, Any]:
-        """Return what decides the result, as JSON values."""
-        own = [name for name in LatentKeywords.__annotations__ if name not in RunKeywords.__annotations__]
-        values = {name: getattr(self, name) for name in (*own, "seed")}
-        return {**values, "attributes": list(self.attributes)}

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from deconvviz.figures.page import Page
 from deconvviz.figures.tiles import rendered
-from deconvviz.results.files import atomic
 from deconvviz.studies.latent import figure
-from deconvviz.studies.latent.tables import TABLES, save_tables
+from deconvviz.studies.latent.tables import TABLES
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
-from deconvviz.web.page import embedded, write_page
+from deconvviz.web.page import FIGURES, keep_figure, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     Drawn = Callable[[str, Figure, str], dict[str, str]]
 
-PAGE, FIGURES = "index.html", "figures"
+PAGE = "index.html"
 BARE = Page(caption=False)
 
 
@@ -51,7 +50,7 @@ def write_views(folder: Pathlike, views: LatentViews, *, scorer: str, command: s
     sections.append({"id": "axes", "name": "Principal axes", "text": text, "figures": [axes], "facts": []})
     if views.units is not None:
         sections.append(_units(views, views.units, drawn))
-    save_tables(views, place)
+    views.save_tables(place)
     values = {"views": views, "sections": sections, "command": command, "version": __version__, "scorer": scorer}
     write_page(place / PAGE, "latent.html", {**values, "tables": list(TABLES)})
     return place / PAGE
@@ -90,7 +89,7 @@ def _directions(found: Directions, drawn: Drawn, scorer: str, views: LatentViews
         for n, name in enumerate(found.names)
     ]
     named = {"id": "directions", "name": "Directions of scores", "text": text, "figures": figures, "facts": facts}
-    return {**named, "tables": _tables(found)}
+    return {**named, "matrices": _matrices(found)}
 
 
 def _units(views: LatentViews, units: Units, drawn: Drawn) -> dict[str, Any]:
@@ -109,14 +108,11 @@ def _units(views: LatentViews, units: Units, drawn: Drawn) -> dict[str, Any]:
 
 def _drawn(folder: pathlib.Path, command: str, name: str, made: Figure, alt: str) -> dict[str, str]:
     """Write a figure, and return what the page says about it."""
-    path = folder / FIGURES / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.png"
-    content = rendered(made, "png", f"{alt}\n{command}")
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
-    return {"picture": embedded(path), "file": f"{FIGURES}/{path.name}", "alt": alt}
+    plain = re.sub(r"[^A-Za-z0-9.]+", "_", name)
+    return keep_figure(folder, plain, rendered(made, "png", f"{alt}\n{command}"), alt)
 
 
-def _tables(found: Directions) -> list[dict[str, Any]]:
+def _matrices(found: Directions) -> list[dict[str, Any]]:
     """Return the tables of the directions: cosines, and what each moves."""
     matrices = {
         "Cosines between the directions": found.cosines,

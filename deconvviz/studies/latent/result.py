@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
-from deconvviz.results.tables import to_frame, write_csv
-from deconvviz.studies.latent.tables import DIRECTIONS, direction_rows, save_tables
+from deconvviz.results.tables import to_frame, write_csv, write_tables
+from deconvviz.studies.latent.tables import DIRECTIONS, TABLES, direction_rows
 from deconvviz.types import Array, Floats, Ints, Pathlike
 from deconvviz.words import counted
 
@@ -224,7 +224,7 @@ class LatentViews(Shown, drawn_by="draw_latent"):
 
     def save_tables(self, folder: Pathlike) -> None:
         """Write all tables, `tables.TABLES`, into a folder that exists; DataError where one cannot be written."""
-        save_tables(self, folder)
+        write_tables(folder, TABLES, self)
 
     def __repr__(self) -> str:
         height, width = self.first.shape[1:3]

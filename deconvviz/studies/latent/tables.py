@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deconvviz.results.tables import write_csv
-from deconvviz.types import Pathlike
+from deconvviz.results.tables import Table
 
 if TYPE_CHECKING:
     from deconvviz.studies.latent.result import LatentViews
@@ -69,7 +67,7 @@ def _effects(views: LatentViews) -> Rows:
 
 
 DIRECTIONS = ("direction", "form", "score", "accuracy", "monotonic", "cosine", "moved")
-TABLES: Mapping[str, tuple[str, Sequence[str], Callable[[LatentViews], Rows]]] = {
+TABLES: Mapping[str, Table[LatentViews]] = {
     "directions.csv": ("latent directions", DIRECTIONS, direction_rows),
     "walks.csv": ("latent walks", ("direction", "form", "row", "step", "score", "value"), _walks),
     "codes.csv": ("latent codes", ("place", "change"), _codes),
@@ -92,9 +90,3 @@ TABLES: Mapping[str, tuple[str, Sequence[str], Callable[[LatentViews], Rows]]] =
     ),
 }
 """File name -> kind of the table, its columns, and the function that yields its rows."""
-
-
-def save_tables(views: LatentViews, folder: Pathlike) -> None:
-    """Write all tables into a folder that exists; raises DataError where one cannot be written."""
-    for name, (kind, columns, rows) in TABLES.items():
-        write_csv(pathlib.Path(folder, name), kind, columns, rows(views))

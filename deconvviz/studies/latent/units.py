@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deconvviz.errors import DataError
 from deconvviz.metrics.intervals import NORMAL_95, standard_error
-from deconvviz.studies.latent.model import Generator, Rows, pictures
+from deconvviz.studies.latent.model import Generator, Rows, batches, pictures
 from deconvviz.studies.latent.result import Units
 from deconvviz.studies.mining.topk import TopK
 from deconvviz.types import Floats, Ints
@@ -91,14 +91,11 @@ class UnitViews:
         generator.network.layer(layer).require_channels()
         self.count = generator.network.layer(layer).units[0]
 
-    def _batches(self, z: Rows) -> Iterator[Rows]:
-        return (z[start : start + self.size] for start in range(0, len(z), self.size))
-
     @torch.no_grad()
     def top(self, z: Rows) -> TopK:
         """Return the samples in which each unit is most active; "images" are the indices of samples."""
         network, table, done = self.generator.network, TopK.empty(self.count, TOP), 0
-        for rows in self._batches(z):
+        for rows in batches(z, self.size):
             maps = network.maps(self.layer, network.activations(self.generator.z(rows), [self.layer])[self.layer])
             largest, places = maps.flatten(2).max(2)
             positions = torch.stack([places // maps.shape[3], places % maps.shape[3]], 2).transpose(0, 1)
@@ -112,7 +109,7 @@ class UnitViews:
     def maps_and_masks(self, z: Rows) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
         """Return the maps [N, U, h, w] of samples, the masks [N, M, H, W] of their images, and the parts' names."""
         network, maps, masks, names = self.generator.network, list[Tensor](), list[Tensor](), tuple[str, ...]()
-        for rows in self._batches(z):
+        for rows in batches(z, self.size):
             seen, out = network.observed(self.generator.z(rows), [self.layer])
             maps.append(network.maps(self.layer, seen[self.layer]).float().cpu())
             if self.segment is not None:
@@ -145,7 +142,7 @@ class UnitViews:
         """
         assert self.segment is not None
         removed, inserted = list[Floats](), list[Floats]()
-        for rows in self._batches(z):
+        for rows in batches(z, self.size):
             plain = self._areas(self.generator.images(rows))
             off, on = (self._areas(self.set_to(rows, unit, value)) for value in (0.0, level))
             removed.append(plain - off)

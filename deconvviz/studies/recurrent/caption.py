@@ -17,7 +17,6 @@ from deconvviz.graph.network import Network
 from deconvviz.studies.recurrent.caption_result import Caption
 from deconvviz.studies.recurrent.lrp import InputRelevance, LinearRule, input_relevance, linear_head
 from deconvviz.studies.recurrent.model import RecurrentModel
-from deconvviz.studies.recurrent.naming import CARRIED
 from deconvviz.studies.recurrent.replay import outputs_of, replay
 from deconvviz.types import Picture
 
@@ -108,7 +107,6 @@ def _scores(model: RecurrentModel, x: Tensor) -> Tensor:
 def _told(model: RecurrentModel, vector: Tensor, longest: int) -> list[int]:
     """Return the words with the highest scores one after the other, up to the stop, which is not among them."""
     assert model.head is not None
-    names = [f"{layer}.{state}" for layer in model.layers for state in CARRIED[model.kind]]
     stop = model.vocabulary.index(model.stop) if model.stop in model.vocabulary else -1
     found, x, before = list[int](), vector, dict[str, Tensor]()
     while len(found) < longest:
@@ -117,7 +115,7 @@ def _told(model: RecurrentModel, vector: Tensor, longest: int) -> list[int]:
         if number == stop:
             break
         found.append(number)
-        before = {name: states[name][:, -1] for name in names}
+        before = {name: states[name][:, -1] for name in model.carried}
         x = model.inputs(torch.tensor([number], device=x.device))
     return found
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from deconvviz.errors import ModelError
 from deconvviz.studies.recurrent.model import RecurrentModel
 from deconvviz.studies.recurrent.naming import CARRIED
-from deconvviz.studies.recurrent.replay import outputs_of, replay, weights_of
+from deconvviz.studies.recurrent.replay import directions_of, outputs_of, replay, weights_of
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def input_relevance(
     rule, head = rule or LinearRule(), linear_head(model)
     states = {name: values[0] for name, values in replay(model, x[None], None, before).items()}
     earlier = {name: values[0] for name, values in (before or {}).items()}
-    read = outputs_of(model, {name: values[None] for name, values in states.items()})[0]
+    read = outputs_of(model, states)
     scores = (read[steps] * head.weight[targets]).sum(1) + _bias(head)[targets]
     relevance = x.new_zeros(len(steps), *read.shape)
     ratio, extra = rule.share(scores, scores, read.shape[1])
@@ -111,21 +111,10 @@ def input_relevance(
     relevance[rows, steps] = (read[steps] * head.weight[targets] + biases[:, None]) * ratio[:, None] + extra[:, None]
     first = x.new_zeros(len(steps))
     for number in reversed(range(model.depth)):
-        names = model.layers[number * model.directions : (number + 1) * model.directions]
-        below = (
-            x
-            if not number
-            else torch.cat(
-                [
-                    states[f"{name}.hidden"]
-                    for name in model.layers[(number - 1) * model.directions :][: model.directions]
-                ],
-                1,
-            )
-        )
+        below = outputs_of(model, states, number - 1) if number else x
         parts = relevance.chunk(model.directions, 2)
         relevance = torch.zeros(len(steps), *below.shape).to(x)
-        for layer, part in zip(names, parts, strict=True):
+        for layer, part in zip(directions_of(model, number), parts, strict=True):
             of_inputs, of_states = _Layer(model, layer, below, states, earlier, rule).back(part)
             relevance, first = relevance + of_inputs, first + of_states
     return InputRelevance(relevance, first, scores)

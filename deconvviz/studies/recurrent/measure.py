@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ from deconvviz.results.results import stamped
 from deconvviz.studies.mining.topk import TopK
 from deconvviz.studies.recurrent.lrp import LinearRule, input_relevance, linear_head
 from deconvviz.studies.recurrent.model import RecurrentModel
-from deconvviz.studies.recurrent.naming import CARRIED, GATES
+from deconvviz.studies.recurrent.naming import GATES
 from deconvviz.studies.recurrent.options import RecurrentKeywords, RecurrentOptions
 from deconvviz.studies.recurrent.properties import properties_of
-from deconvviz.studies.recurrent.record import check_fit, record, steps_of
+from deconvviz.studies.recurrent.record import check_fit, record, states_after, steps_of
 from deconvviz.studies.recurrent.replay import outputs_of, replay
 from deconvviz.studies.recurrent.responses import changes, co_clusters, expected_responses, gate_shares
 from deconvviz.studies.recurrent.result import LayerViews, RecurrentViews, TokenRelevance
@@ -100,9 +101,7 @@ def recurrent(
         views = RecurrentViews(
             network=model.name or model.kind,
             kind=model.kind,
-            sequences=Sequences(
-                ids=sequences.ids, lengths=sequences.lengths, vocabulary=sequences.vocabulary, words=sequences.words
-            ),
+            sequences=dataclasses.replace(sequences, vectors=None),
             layers=layers,
             relevance=relevance,
             skipped=skipped,
@@ -284,6 +283,4 @@ class _Measuring:
 
     def _before(self, start: int) -> dict[str, torch.Tensor]:
         """Return the states before a step, [1, H] each, in float64."""
-        names = [f"{layer}.{state}" for layer in self.model.layers for state in CARRIED[self.model.kind]]
-        rows = {name: self.states.rows(name, np.array([start - 1])) for name in names}
-        return {name: torch.from_numpy(each).double().to(self.model.device) for name, each in rows.items()}
+        return {name: values.double() for name, values in states_after(self.model, self.states, start - 1).items()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deconvviz.errors import ModelError, require_choice
 from deconvviz.models.sources import returned_by
-from deconvviz.studies.recurrent.naming import TOKENS
+from deconvviz.studies.recurrent.naming import CARRIED, TOKENS
 from deconvviz.words import counted, listed
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 KINDS = (nn.LSTM, nn.GRU, nn.RNN)
 EXPECTED = "an LSTM, a GRU or an RNN of torch.nn"
+OF_A_MODULE = ("vocabulary", "outputs", "tokens", "unknown", "stop")
+"""Attributes of a module that are taken as those of the same names of a `RecurrentModel`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,11 @@ class RecurrentModel:
         return tuple(f"{layer}{ending}" for layer in range(self.depth) for ending in endings)
 
     @property
+    def carried(self) -> tuple[str, ...]:
+        """The states that one step hands on to the next, such as "0.hidden" and "0.cell"."""
+        return tuple(f"{layer}.{state}" for layer in self.layers for state in CARRIED[self.kind])
+
+    @property
     def token_count(self) -> int:
         """How many tokens the network can tell apart."""
         return int(getattr(self.embedding, "num_embeddings", self.width))
@@ -171,9 +178,8 @@ def load_recurrent(spec: str) -> RecurrentModel:
     Raises:
         ModelError: the factory does not exist, raises an error, or returns no recurrent network.
     """
-    if not spec.rpartition(":")[0].endswith(".py"):
-        raise ModelError(f"model {spec!r} given; expected path/to/file.py:FACTORY, a function that returns {EXPECTED}")
-    return as_recurrent(returned_by(spec), spec.rpartition(":")[2])
+    returned = returned_by(spec, f"path/to/file.py:FACTORY, a function that returns {EXPECTED}")
+    return as_recurrent(returned, spec.rpartition(":")[2])
 
 
 def as_recurrent(returned: Any, name: str = "") -> RecurrentModel:
@@ -213,10 +219,6 @@ def as_recurrent(returned: Any, name: str = "") -> RecurrentModel:
     return RecurrentModel(
         recurrent=recurrent, embedding=embedding, head=head, name=name or type(returned).__name__, **given
     )
-
-
-OF_A_MODULE = ("vocabulary", "outputs", "tokens", "unknown", "stop")
-"""Attributes of a module that are taken as those of the same names of a `RecurrentModel`."""
 
 
 def _only(module: nn.Module, kinds: tuple[type[Any], ...], what: str, fits: Any) -> Any:

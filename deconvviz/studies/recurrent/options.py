@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deconvviz.errors import DataError, require
 from deconvviz.run.options import RunKeywords, RunOptions
@@ -81,12 +80,3 @@ class RecurrentOptions(RunOptions):
             epsilon=(self.epsilon > 0, "more than 0"),
             shown=(self.shown >= 1, "at least 1 step"),
         )
-
-    def as_config(self) -> dict[str, Any]:
-        """Return what decides the result, as JSON values."""
-        own = [name for name in RecurrentKeywords.__annotations__ if name not in RunKeywords.__annotations__]
-        values = {name: getattr(self, name) for name in (*own, "seed")}
-        return {
-            name: list(each) if isinstance(each, Sequence) and not isinstance(each, str) else each
-            for name, each in values.items()
-        }

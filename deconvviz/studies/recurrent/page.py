@@ -11,13 +11,12 @@ import numpy as np
 
 from deconvviz.figures.page import Page
 from deconvviz.figures.tiles import rendered
-from deconvviz.results.files import atomic
 from deconvviz.studies.recurrent import caption_figure, figure, texts
 from deconvviz.studies.recurrent.naming import activity_words, layer_words, shown_token
-from deconvviz.studies.recurrent.tables import save_tables
+from deconvviz.studies.recurrent.tables import text_of
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
-from deconvviz.web.page import embedded, write_page
+from deconvviz.web.page import FIGURES, keep_figure, write_page
 from deconvviz.web.scripts import literal
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.recurrent.result import LayerViews, RecurrentViews
     from deconvviz.types import Ints
 
-PAGE, FIGURES = "index.html", "figures"
+PAGE = "index.html"
 MOST_UNITS = 256  # of a layer whose activity is in the page
 DRAWN = 600  # steps of the figure of a cell
 LISTED = 12  # rows of a table, tokens of a group
@@ -61,7 +60,7 @@ def write_views(
         "caption": None if caption is None else _caption(figures, caption),
     }
     if views is not None:
-        save_tables(views, place)
+        views.save_tables(place)
     if caption is not None:
         caption.save_csv(place / "caption.csv")
     write_page(place / PAGE, "recurrent.html", values)
@@ -76,11 +75,8 @@ class _Figures:
 
     def drawn(self, name: str, figure: Figure, alt: str) -> dict[str, str]:
         """Write a figure, and return what the page says about it."""
-        path = self.folder / FIGURES / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.png"
-        content = rendered(figure, "png", f"{alt}\n{self.command}")
-        with atomic(path) as temporary:
-            temporary.write_bytes(content)
-        return {"picture": embedded(path), "file": f"{FIGURES}/{path.name}", "alt": alt}
+        plain = re.sub(r"[^A-Za-z0-9.]+", "_", name)
+        return keep_figure(self.folder, plain, rendered(figure, "png", f"{alt}\n{self.command}"), alt)
 
 
 def _views(figures: _Figures, views: RecurrentViews) -> dict[str, Any]:
@@ -150,8 +146,7 @@ def _together(views: RecurrentViews, layer: LayerViews) -> dict[str, Any] | None
 
     def told(start: int, stop: int) -> tuple[str, str]:
         sequence, first = views.where(start)
-        text = views.sequences.text(start, stop).replace("\n", "⏎")
-        return f"sequence {sequence}, steps {first}–{first + stop - start - 1}", text
+        return f"sequence {sequence}, steps {first}–{first + stop - start - 1}", text_of(views, start, stop)
 
     rows = zip(found.ranges.tolist(), found.counts.tolist(), found.others.tolist(), strict=True)
     return {

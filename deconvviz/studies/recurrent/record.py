@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from deconvviz.results.features import Features, FeatureWriter, write_features
 from deconvviz.results.results import stamped
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.recurrent.model import RecurrentModel
-from deconvviz.studies.recurrent.naming import CARRIED, STATES
+from deconvviz.studies.recurrent.naming import STATES
 from deconvviz.studies.recurrent.replay import replay
 from deconvviz.studies.recurrent.sequences import Sequences
 from deconvviz.types import Ints, Pathlike
@@ -66,7 +65,7 @@ def record(
     }
     widths = {f"{layer}.{state}": model.units for layer in model.layers for state in STATES[model.kind]}
     starts = np.array([0, len(sequences)]) if carry else sequences.starts
-    rows = write_features(out, widths, sequences.ids, sequences.vocabulary, config, stamped(sources))
+    rows = write_features(out, widths, sequences.ids, sequences.vocabulary, config, stamped(sources), row_of="step")
     with rows as writer, arithmetic("fp32"):
         _Recording(model.to(model.device, torch.float32), sequences, starts, run).run(writer)
     return Features(out)
@@ -85,6 +84,12 @@ def steps_of(sequences: Sequences, start: int, stop: int, device: torch.device) 
     """Return what `RecurrentModel.inputs` takes for some steps: int64 [n] or float32 [n, D]."""
     values = sequences.ids if sequences.vectors is None else sequences.vectors
     return torch.from_numpy(values[start:stop]).to(device)
+
+
+def states_after(model: RecurrentModel, states: Features, step: int) -> dict[str, Tensor]:
+    """Return what a recorded step hands on to the next, "LAYER.STATE" -> float32 [1, H], on the model's device."""
+    rows = {name: states.rows(name, np.array([step])) for name in model.carried}
+    return {name: torch.from_numpy(values).to(model.device) for name, values in rows.items()}
 
 
 class _Recording:
@@ -106,7 +111,7 @@ class _Recording:
                 row, stream = writer.row, int(np.searchsorted(self.starts, writer.row, "right")) - 1
                 if row > self.starts[stream] or self._long(stream):
                     if row > self.starts[stream] and not states:  # a job that goes on
-                        states = self._recorded(writer.path, row - 1)
+                        states = states_after(self.model, Features(writer.path), row - 1)
                     states = self._piece(writer, row, min(row + PIECE, int(self.starts[stream + 1])), states)
                     states = {} if writer.row == self.starts[stream + 1] else states
                 else:
@@ -136,16 +141,7 @@ class _Recording:
     def _piece(self, writer: FeatureWriter, start: int, stop: int, before: dict[str, Tensor]) -> dict[str, Tensor]:
         states = replay(self.model, self._inputs(start, stop)[None], None, before)
         writer.append({name: values[0].cpu().numpy() for name, values in states.items()})
-        return {name: states[name][:, -1] for name in self._carried()}
-
-    def _recorded(self, path: pathlib.Path, row: int) -> dict[str, Tensor]:
-        """Return the states after a step that was recorded."""
-        features = Features(path)
-        rows = {name: features.rows(name, np.array([row])) for name in self._carried()}
-        return {name: torch.from_numpy(values).to(self.model.device) for name, values in rows.items()}
-
-    def _carried(self) -> Iterator[str]:
-        return (f"{layer}.{state}" for layer in self.model.layers for state in CARRIED[self.model.kind])
+        return {name: states[name][:, -1] for name in self.model.carried}
 
     @torch.no_grad()
     def _inputs(self, start: int, stop: int) -> Tensor:

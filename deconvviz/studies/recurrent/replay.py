@@ -105,7 +105,7 @@ def replay(
     found: dict[str, Tensor] = {}
     for number in range(model.depth):
         outputs = []
-        for layer in model.layers[number * model.directions : (number + 1) * model.directions]:
+        for layer in directions_of(model, number):
             turned = _turned(x, lengths) if layer.endswith("backwards") else x
             states = _layer(model, layer, turned, before or {})
             if layer.endswith("backwards"):
@@ -116,9 +116,21 @@ def replay(
     return found
 
 
-def outputs_of(model: RecurrentModel, states: Mapping[str, Tensor]) -> Tensor:
-    """Return the last layer's hidden states, of both directions one after the other, [B, T, directions * H]."""
-    return torch.cat([states[f"{layer}.hidden"] for layer in model.layers[-model.directions :]], -1)
+def directions_of(model: RecurrentModel, number: int) -> tuple[str, ...]:
+    """Return the names of a layer, counted from 0, in its one or two directions."""
+    return model.layers[number * model.directions : (number + 1) * model.directions]
+
+
+def outputs_of(model: RecurrentModel, states: Mapping[str, Tensor], number: int | None = None) -> Tensor:
+    """Return a layer's hidden states, of both directions one after the other, [..., T, directions * H].
+
+    Args:
+        model: whose states they are.
+        states: "LAYER.STATE" -> [..., T, H].
+        number: of the layer, from 0; None for the last one.
+    """
+    layers = directions_of(model, model.depth - 1 if number is None else number)
+    return torch.cat([states[f"{layer}.hidden"] for layer in layers], -1)
 
 
 def _layer(model: RecurrentModel, layer: str, x: Tensor, before: Mapping[str, Tensor]) -> dict[str, Tensor]:

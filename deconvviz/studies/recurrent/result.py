@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from deconvviz.errors import DataError, nearest
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
-from deconvviz.results.tables import to_frame, write_csv
+from deconvviz.results.tables import to_frame, write_csv, write_tables
 from deconvviz.studies.recurrent.naming import GATES, layer_words
 from deconvviz.studies.recurrent.sequences import Sequences
-from deconvviz.studies.recurrent.tables import TRACKING, save_tables, tracking_rows
+from deconvviz.studies.recurrent.tables import TABLES, TRACKING, tracking_rows
 from deconvviz.studies.recurrent.together import Together
 from deconvviz.studies.recurrent.tracking import Tracked
 from deconvviz.types import Array, Floats, Ints, Pathlike
@@ -205,7 +205,7 @@ class RecurrentViews(Shown, drawn_by="draw_recurrent"):
 
     def save_tables(self, folder: Pathlike) -> None:
         """Write all tables, `tables.TABLES`, into a folder that exists; DataError where one cannot be written."""
-        save_tables(self, folder)
+        write_tables(folder, TABLES, self)
 
     def __repr__(self) -> str:
         lines = [

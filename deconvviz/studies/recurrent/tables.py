@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deconvviz.results.tables import write_csv
+from deconvviz.results.tables import Table
 from deconvviz.studies.recurrent.naming import shown_token
-from deconvviz.types import Pathlike
 
 if TYPE_CHECKING:
     from deconvviz.studies.recurrent.result import RecurrentViews
@@ -47,7 +45,7 @@ def _passages(views: RecurrentViews) -> Rows:
             for rank, step in enumerate(layer.top_steps[unit].tolist()):
                 if step >= 0:
                     value = float(layer.top_values[unit, rank])
-                    yield layer.name, unit, rank + 1, value, *views.where(step), _text(views, *views.passage(step))
+                    yield layer.name, unit, rank + 1, value, *views.where(step), text_of(views, *views.passage(step))
 
 
 def _together(views: RecurrentViews) -> Rows:
@@ -60,7 +58,7 @@ def _together(views: RecurrentViews) -> Rows:
             for rank, (start, stop) in enumerate(ranges):
                 sequence, first = views.where(start)
                 others = "" if not rank else int(found.others[rank - 1])
-                text = _text(views, start, stop)
+                text = text_of(views, start, stop)
                 yield layer.name, rank, sequence, first, first + stop - start - 1, units, counts[rank], others, text
 
 
@@ -73,13 +71,13 @@ def _relevance(views: RecurrentViews) -> Rows:
             yield number, shown_token(each.name), each.score, views.where(each.step)[1], *where, token, value
 
 
-def _text(views: RecurrentViews, start: int, stop: int) -> str:
+def text_of(views: RecurrentViews, start: int, stop: int) -> str:
     """Return the tokens of a range, with line ends as visible signs."""
     return views.sequences.text(start, stop).replace("\n", "⏎").replace("\t", "⇥")
 
 
 TRACKING = ("layer", "property", "unit", "correlation", "p", "chance")
-TABLES: Mapping[str, tuple[str, Sequence[str], Callable[[RecurrentViews], Rows]]] = {
+TABLES: Mapping[str, Table[RecurrentViews]] = {
     "tracking.csv": ("tracking", TRACKING, tracking_rows),
     "responses.csv": (
         "token responses",
@@ -100,9 +98,3 @@ TABLES: Mapping[str, tuple[str, Sequence[str], Callable[[RecurrentViews], Rows]]
     ),
 }
 """File name -> kind of the table, its columns, and the function that yields its rows."""
-
-
-def save_tables(views: RecurrentViews, folder: Pathlike) -> None:
-    """Write all tables into a folder that exists; raises DataError where one cannot be written."""
-    for name, (kind, columns, rows) in TABLES.items():
-        write_csv(pathlib.Path(folder, name), kind, columns, rows(views))

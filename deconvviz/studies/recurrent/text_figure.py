@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -107,5 +106,4 @@ def _laid_out(text: ColouredText, columns: int) -> list[tuple[int, int, int]]:
 def together_marks(found: Together | None, start: int, stop: int) -> frozenset[int]:
     """Return the places from start on that lie in the chosen range, or in one of the others."""
     ranges = [] if found is None else [(found.start, found.stop), *found.ranges.tolist()]
-    inside = {step for low, high in ranges for step in range(max(low, start), min(high, stop))}
-    return frozenset(np.array(sorted(inside), np.int64).__sub__(start).tolist())
+    return frozenset(step - start for low, high in ranges for step in range(max(low, start), min(high, stop)))

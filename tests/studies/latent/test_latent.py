@@ -296,7 +296,7 @@ def make(): return dv.LatentModel(module=drawing_generator(), limits=(0, 1))
 def none(): return 3
 def vector(): return torch.nn.Linear(4, 3)
 """
-FEW = ("--samples", "40", "--masked", "6", "--steps", "3", "--rows", "1", "--units", "2", "--device", "cpu", "--quiet")
+FEW = ("--samples", "40", "--masked", "6", "--steps", "3", "--rows", "1", "--units", "2", "--quiet")
 
 
 def test_the_command_writes_a_page_and_resumes(tmp_path: pathlib.Path) -> None:
@@ -319,3 +319,5 @@ def test_the_command_writes_a_page_and_resumes(tmp_path: pathlib.Path) -> None:
         bad = CliRunner().invoke(cli, ["latent", f"{spec}:{factory}", "-o", str(tmp_path / "no")])
         assert isinstance(bad.exception, DeconvvizError) and words in str(bad.exception)
         assert not (tmp_path / "no").exists()
+    listed = CliRunner().invoke(cli, ["latent", f"{spec}:make", "--segment", "list", "-o", str(tmp_path / "no")])
+    assert str(listed.exception) == "--segment 'list' given; expected path/to/file.py:FUNCTION"
