@@ -93,6 +93,11 @@ def _along(*positions: int) -> Callable[[fx.Node], Geometry]:
     return geometry
 
 
+def _picked_reach(node: fx.Node) -> Geometry:
+    """Picking along a dimension mixes that one alone; the numbers of what is picked meet no rows and columns."""
+    return reach.pointwise(node, [node.args[1]])  # type: ignore[list-item]
+
+
 def _layer_norm_reach(node: fx.Node) -> Geometry:
     normalised: Any = node.args[1]
     return reach.pointwise(node, range(-len(normalised), 0))
@@ -324,7 +329,7 @@ _entries(
 )
 _entries("neg _to_copy", reach=reach.pointwise, channels="same")
 _entries("to type_as", reach=reach.pointwise, may_alias=True, channels="same")
-_entries("index_select", reach=_along(1), fresh=True, channels="picked")
+_entries("index_select", reach=_picked_reach, fresh=True, channels="picked")
 _entries("view reshape _unsafe_view", reach=reach.reshaped, on_window=_window_view, reshapes=True, may_alias=True)
 _entries("flatten unflatten", reach=reach.reshaped, reshapes=True, may_alias=True)
 _entries("view_as", reshapes=True, may_alias=True)

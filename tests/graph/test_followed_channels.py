@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from deconvviz.deconv.project import project_units
 from deconvviz.errors import LayerNotFound, PruningError
 from deconvviz.graph.capture import capture
 from deconvviz.graph.channels import ChannelGroups, channel_groups, masked
@@ -182,6 +183,23 @@ def test_a_slim_zfnet_is_slimmed_again() -> None:
         with torch.no_grad():
             assert apart(model(x), silenced(x)) < 1e-10
     assert model.norm2.places.max() > model.norm2.places.numel()
+
+
+def test_a_slim_zfnet_sees_what_the_whole_one_sees() -> None:
+    """Receptive fields and strides stay, and a projection on a unit's window is that on the whole image."""
+    model, network = built("zfnet")
+    groups = channel_groups(network)
+    removed = half(groups)
+    slim = capture(slimmed(model, groups.kept_numbers(removed), groups.kept_places(removed)), network.input_shape)
+    for name, layer in network.layers.items():
+        assert slim.layers[name].receptive_field == layer.receptive_field and slim.layers[name].stride == layer.stride
+    images = torch.rand(1, *network.input_shape, dtype=torch.float64)
+    for layer in ("norm1", "conv2"):
+        units = [(0, layer, 1, (0, 0)), (0, layer, 2, (3, 2))]
+        for windowed, whole in zip(
+            project_units(slim, images, units), project_units(slim, images, units, windowed=False), strict=True
+        ):
+            assert torch.allclose(windowed.full(), whole.full(), atol=1e-12) and whole.full().abs().max() > 0
 
 
 class Shuffled(nn.Module):
