@@ -194,8 +194,8 @@ def test_a_slim_zfnet_sees_what_the_whole_one_sees() -> None:
     for name, layer in network.layers.items():
         assert slim.layers[name].receptive_field == layer.receptive_field and slim.layers[name].stride == layer.stride
     images = torch.rand(1, *network.input_shape, dtype=torch.float64)
-    for layer in ("norm1", "conv2"):
-        units = [(0, layer, 1, (0, 0)), (0, layer, 2, (3, 2))]
+    for reading in ("norm1", "conv2"):
+        units = [(0, reading, 1, (0, 0)), (0, reading, 2, (3, 2))]
         for windowed, whole in zip(
             project_units(slim, images, units), project_units(slim, images, units, windowed=False), strict=True
         ):

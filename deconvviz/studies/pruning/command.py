@@ -18,7 +18,6 @@ from deconvviz.cli.options import (
     ModelOptions,
     classes_option,
     figure_options,
-    limit_option,
     model_options,
     option_group,
     run_options,
@@ -158,7 +157,7 @@ asked_options = option_group(
 )
 @list_option(_criterion_lines, "List the criteria and exit.")
 @asked_options
-@limit_option
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Measure on only N images, spread over the classes.")
 @figure_options()
 @run_options(
     batch_size="Images in one pass, also in those that are timed.",

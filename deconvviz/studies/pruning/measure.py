@@ -27,7 +27,7 @@ from deconvviz.studies.pruning.result import PruningStudy
 from deconvviz.studies.pruning.run import PruningRun
 from deconvviz.studies.pruning.slim import Origin, on_device
 from deconvviz.studies.pruning.subject import Feeds, PruningSubject, count_that_stays
-from deconvviz.types import Pathlike
+from deconvviz.types import Ints, Pathlike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -150,8 +150,8 @@ def _feeds(
     learned = measured = np.arange(len(images))
     if validation is not None:
         measured = np.arange(len(validation))
-    elif looks:  # without labels, images are held out as if they were of one class
-        learned, measured = split(labels if (labels >= 0).any() else np.zeros_like(labels), how.held_out, how.seed)
+    elif looks:
+        learned, measured = split(_classes_to_split(labels, how.held_out), how.held_out, how.seed)
     held = images if validation is None else validation
     measured = measured[spread(labels_of(held)[measured], how.limit or len(measured))]
     room = room_for(len(measured), *preprocess.shape[1:], bytes_of_pixel(held))
@@ -160,6 +160,14 @@ def _feeds(
         Feed(held, preprocess, measured, workers=how.workers, memory=room),
         validation,
     )
+
+
+def _classes_to_split(labels: Ints, share: float) -> Ints:
+    """Return the classes of which a share each is held out: all images are one class where classes are too small."""
+    known = labels >= 0
+    if not known.any():
+        return np.zeros_like(labels)
+    return labels if round(share * np.bincount(labels[known]).max()) else np.where(known, 0, -1)
 
 
 def units_kept(groups: ChannelGroups, how: PruningOptions) -> dict[str, int]:

@@ -49,7 +49,8 @@ class PruningOptions(RunOptions):
         finetune: epochs of training after the pruning.
         lr: learning rate of it.
         held_out: share of the images of each class that the accuracy is measured on, where others are trained on or
-            looked at by the criterion. Otherwise it is measured on all images.
+            looked at by the criterion; of all images together where each class has too few. Otherwise it is measured
+            on all images.
         limit: measure on so many images at most, spread over the classes; None takes all.
         repeats: how often a forward pass is timed; 0 does not time it.
         shown: filters of the figure that went, and as many that stayed, of each of up to three layers; 0 draws none.

@@ -169,6 +169,13 @@ def test_fine_tuning_is_measured_on_images_it_has_not_seen(tmp_path: pathlib.Pat
         dv.prune(net(), images, "random", tmp_path / "slim.pth", finetune=1, lr=0.1, held_out=0.3, **ABOUT)
 
 
+def test_images_are_held_out_where_each_class_has_one(tmp_path: pathlib.Path) -> None:
+    values = pictures(10)
+    alone = dv.InMemoryImages([values[n][0] for n in range(10)], list(range(10)), [str(n) for n in range(10)])
+    study, _ = dv.prune(net(), alone, "activity", tmp_path / "slim.pth", held_out=0.3, **{**ABOUT, "outputs": None})
+    assert len(study.indices) == 3 and study.config["held_out"] == 0.3
+
+
 def test_every_command_takes_the_slim_weights(tmp_path: pathlib.Path) -> None:
     demo = load_model("demo")
     plain = dv.Preprocess.from_dict(demo.settings)
