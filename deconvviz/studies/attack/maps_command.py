@@ -10,12 +10,11 @@ import click
 from deconvviz.choices import EDGE_STAGES, EDGES, GOALS, TOWARDS
 from deconvviz.cli.options import option_group
 from deconvviz.registry import require_name
+from deconvviz.studies.attack.registry import LEVELS
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.studies.attack.result import AttackStudy
-
-LEVELS = 255  # in which a change is told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.attack.fooled import MEASURES, Countered, FooledMaps, arrays_of, detection, split
+from deconvviz.studies.attack.registry import LEVELS
 from deconvviz.types import Array, Floats, Ints, Mask, Pathlike, Pixels
 from deconvviz.words import counted
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 KIND, SCHEMA = "attack", 2  # 2: maps and countermeasures
 OF_IMAGES = ("own", "before", "probability_before")  # arrays [N], of the images
 OF_BOTH = ("after", "probability_after", "target_probability", "pixels", "length", "largest")  # [E, N]
-LEVELS = 255.0  # in which a change is told
 
 
 @dataclass(frozen=True, kw_only=True)
