@@ -51,17 +51,33 @@ def moves(before: Tensor, after: Tensor) -> dict[str, Tensor]:
         "pearson": 1 - pairwise(before, after, correlation),
         "spearman": 1 - spearman(before, after),
         "l1": (before - after).abs().mean((1, 2)),
-        "top_15": 1 - _overlap(_strongest(before), _strongest(after)),
+        "top_15": 1 - overlap(*(strongest(maps, SHARE) & (maps > 0) for maps in (before, after))),
     }
     return {name: torch.where(same, 0.0, found[name]) for name in MOVES}
 
 
-def _strongest(maps: Tensor) -> Tensor:
-    """Return which pixels are among the strongest, bool [N, H, W]."""
-    return (ranks(maps) < round(SHARE * maps[0].numel())) & (maps > 0)
+def strongest(maps: Tensor, share: float) -> Tensor:
+    """Return which pixels are among the strongest of their map, bool [N, H, W]; of equal ones the first are.
+
+    Args:
+        maps: [N, H, W].
+        share: of the pixels, 0..1; at least one pixel is taken.
+
+    >>> strongest(torch.tensor([[[0.2, 0.9], [0.9, 0.4]]]), 0.25).tolist()
+    [[[False, True], [False, False]]]
+    """
+    return ranks(maps) < max(1, round(share * maps[0].numel()))
 
 
-def _overlap(first: Tensor, second: Tensor) -> Tensor:
-    """Return the intersection over union of masks [N, H, W]; 0 where both are empty."""
+def overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Return the intersection over union of masks, float64 [N]; 0 where both are empty.
+
+    Args:
+        first: bool [N, H, W].
+        second: bool [N, H, W].
+
+    >>> overlap(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]])).tolist()
+    [0.5]
+    """
     both, either = (each.flatten(1).sum(1).double() for each in (first & second, first | second))
     return both / either.clamp(min=1)

@@ -188,6 +188,15 @@ def arrays_below(group: h5py.Group) -> dict[str, Array]:
     return arrays
 
 
+def of_group(arrays: Mapping[str, Array], group: str) -> dict[str, Array]:
+    """Return the arrays of a group, by their names within it.
+
+    >>> [*of_group({"maps/cam": np.zeros(2), "noise": np.zeros(3)}, "maps")]
+    ['cam']
+    """
+    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{group}/")}
+
+
 SAID = {
     "store_fingerprint": "the images (fingerprint)",
     "images_fingerprint": "the images (fingerprint)",

@@ -34,6 +34,7 @@ from deconvviz.cli.outputs import beside, check_place, save_figure, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
 from deconvviz.studies.attack.maps_command import AskedOfMaps, map_options, maps_caption_of
+from deconvviz.studies.attack.registry import LEVELS
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.attack.result import AttackStudy
-
-LEVELS = 255  # in which --epsilons are given
 
 
 def _list_attacks(context: click.Context, _: click.Parameter, requested: bool) -> None:

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from deconvviz.cam.explain import Explainer, constant_maps_allowed
 from deconvviz.cam.options import ExplainOptions
-from deconvviz.cam.shaping import min_max
 from deconvviz.errors import DataError
+from deconvviz.metrics.sanity import spearman
 from deconvviz.studies.attack.pixels import PixelNetwork
 
 KINDS = {"bit-depth": (1, 8), "median": (2, 15)}
@@ -70,7 +70,7 @@ class Jury:
 
     Attributes:
         network: takes pixels in 0..1.
-        pairs: the names of each two methods.
+        explainers: by name.
     """
 
     def __init__(self, network: PixelNetwork, methods: Sequence[str], layer: str | None, seed: int) -> None:
@@ -78,7 +78,6 @@ class Jury:
         self.network, how = network, ExplainOptions(seed=seed)
         layers = () if layer is None else (layer,)
         self.explainers = {name: Explainer(name, network.network, layers, how, {}) for name in methods}
-        self.pairs = tuple(combinations(self.explainers, 2))
 
     def agreement(self, x: Tensor, classes: Tensor) -> Tensor:
         """Return Spearman's correlation of the maps of each pair of methods, [N, pairs], of images in 0..1.
@@ -87,19 +86,13 @@ class Jury:
         is the same everywhere correlates with nothing, 0.
         """
         with constant_maps_allowed():
-            found = [each(self.network.scale.inputs(x), classes.tolist()) for each in self.explainers.values()]
-        ranks = [_standard_ranks(min_max(maps)) for maps in found]
-        both = combinations(ranks, 2)
-        return torch.stack([(first * second).sum(1) for first, second in both], 1)
+            inputs, listed = self.network.scale.inputs(x), classes.tolist()
+            maps_of_methods = [each(inputs, listed) for each in self.explainers.values()]
+        pairs = combinations([_coarse(maps) for maps in maps_of_methods], 2)
+        return torch.stack([spearman(first, second, absolute=False) for first, second in pairs], 1)
 
 
-def _standard_ranks(maps: Tensor) -> Tensor:
-    """Return the ranks of each map's cells, equal ones sharing theirs, centred and of length 1: [N, cells]."""
+def _coarse(maps: Tensor) -> Tensor:
+    """Return the means of maps [N, H, W] over 28 x 28 cells, float64 [N, 28, 28]; smaller maps keep their pixels."""
     sides = (min(COARSE, maps.shape[-2]), min(COARSE, maps.shape[-1]))
-    cells = functional.adaptive_avg_pool2d(maps.double()[:, None], sides).flatten(1)
-    ordered = cells.sort(1).values
-    below = torch.searchsorted(ordered, cells)
-    ranks = (below + torch.searchsorted(ordered, cells, right=True)).double()  # twice the mean rank
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    lengths: Tensor = ranks.norm(dim=1, keepdim=True)
-    return ranks / lengths.clamp(min=torch.finfo(ranks.dtype).tiny)
+    return functional.adaptive_avg_pool2d(maps.double()[:, None], sides)[:, 0]

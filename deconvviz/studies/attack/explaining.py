@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.cam.shaping import resized
-from deconvviz.metrics.inputs import ranks
+from deconvviz.metrics.movement import overlap, strongest
 from deconvviz.metrics.sanity import WINDOW, ssim
 from deconvviz.studies.attack.attacks import ATTACKS, FOOLERS
 from deconvviz.studies.attack.edges import THRESHOLD, edge_weights
@@ -61,8 +61,7 @@ class Explaining:
         if self.how.goal != "explanation":
             target = self.how.target
             classes = runner_up(scores, own) if target is None else torch.full_like(own, target)
-        maps = {name: maps_of(self.network, each, x, before) for name, each in self.interpreters.items()}
-        return Aims(classes, maps)
+        return Aims(classes, self._maps(x, before))
 
     def changed(self, victims: Victims, aims: Aims, options: Mapping[str, object], method: str) -> Tensor:
         """Return the images that an attack on explanations makes of those of a batch."""
@@ -91,11 +90,12 @@ class Explaining:
             return ATTACKS["pgd"](alike, start="image")
         return alike.ball.nearest(victims.x + epsilon * victims.noise)
 
-    def maps(self, x: Tensor) -> Tensor:
-        """Return the maps of images for the class that is found in them, float16 [N, I, H, W], at the images' size."""
-        with torch.no_grad():
-            found = self.network.scores(x).argmax(1)
-        return self.sized({name: maps_of(self.network, each, x, found) for name, each in self.interpreters.items()}, x)
+    def maps(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Return the maps of images for classes int64 [N], float16 [N, I, H, W], at the images' size."""
+        return self.sized(self._maps(x, classes), x)
+
+    def _maps(self, x: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        return {name: maps_of(self.network, each, x, classes) for name, each in self.interpreters.items()}
 
     def sized(self, maps: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return maps at the size of the images, float16 [N, I, H, W]."""
@@ -127,13 +127,11 @@ def similarities(maps: Tensor, others: Tensor) -> Floats:
     """
     first, second = (each.double().cpu() for each in (maps, others))
     difference = first - second
-    count = max(1, round(STRONGEST * first[0].numel()))
-    strongest = [ranks(each) < count for each in (first, second)]
-    overlap = (strongest[0] & strongest[1]).sum((1, 2)) / (strongest[0] | strongest[1]).sum((1, 2))
+    shared = overlap(strongest(first, STRONGEST), strongest(second, STRONGEST))
     small = min(first.shape[-2:]) < WINDOW
-    structural = torch.zeros_like(overlap) if small else ssim(first, second)
+    structural = torch.zeros_like(shared) if small else ssim(first, second)
     sizes = difference.abs().mean((1, 2)), difference.square().mean((1, 2)).sqrt()
-    return np.stack([each.double().numpy() for each in (*sizes, overlap, structural)])
+    return torch.stack([*sizes, shared, structural]).numpy()
 
 
 def with_maps(part: FooledMaps, found: Mapping[str, Tensor], images: slice, kept: Ints, rows: Ints) -> FooledMaps:

@@ -15,7 +15,7 @@ from deconvviz.figures.overlay import SIGNED
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, image_label, shortened
 from deconvviz.figures.tiles import enlarged
-from deconvviz.studies.attack.result import LEVELS
+from deconvviz.studies.attack.registry import LEVELS
 
 if TYPE_CHECKING:
     from deconvviz.studies.attack.result import AttackStudy

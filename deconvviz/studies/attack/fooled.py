@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
+from deconvviz.results.results import of_group
 from deconvviz.types import Array, Floats, Ints
 
 MEASURES = ("l1", "l2", "iou", "ssim")
@@ -73,8 +74,7 @@ def split(arrays: Mapping[str, Array]) -> dict[str, Any]:
     plain: dict[str, Any] = {name: array for name, array in arrays.items() if "/" not in name}
     kinds: dict[str, type[FooledMaps | Countered]] = {"maps": FooledMaps, "countered": Countered}
     for group, kind in kinds.items():
-        own = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{group}/")}
-        if own:
+        if own := of_group(arrays, group):
             plain[group] = kind(**own)
     return plain
 

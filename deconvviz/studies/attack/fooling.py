@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -55,7 +55,6 @@ class Fooling:
     moves_decision: bool = True
     edges: str = "none"
     both_stages: bool = False
-    _readers: dict[str, Reader] = field(default_factory=dict)
 
     @property
     def classes(self) -> Tensor:
@@ -76,13 +75,10 @@ class Fooling:
         holds = self.edges != "none" and (stage == 1 or self.both_stages or not self.moves_decision)
         return self.weights if holds else 1.0
 
-    @property
+    @cached_property
     def readers(self) -> Mapping[str, Reader]:
         """Name -> reader of the maps, made for these images once."""
-        if not self._readers:
-            readers = {name: each.reader(self.victims.x, self.classes) for name, each in self.interpreters.items()}
-            self._readers.update(readers)
-        return self._readers
+        return {name: each.reader(self.victims.x, self.classes) for name, each in self.interpreters.items()}
 
     def judged(self, x: Tensor, weight: float) -> Judged:
         """Judge images [N, C, H, W] in 0..1, as they are kept; weight: c of `loss`."""
@@ -167,8 +163,3 @@ def runner_up(scores: Tensor, own: Tensor) -> Tensor:
 def lead(victims: Victims, scores: Tensor) -> Tensor:
     """Return how far the class that is wanted leads, [N]; of an attack without targets, how far any other one does."""
     return margin_of(scores, victims.own) if victims.targets is None else -margin_of(scores, victims.targets)
-
-
-def aimed(victims: Victims, targets: Tensor, already: Tensor) -> Victims:
-    """Return the images of a batch with a class for each that it shall have."""
-    return replace(victims, targets=targets, already=already)

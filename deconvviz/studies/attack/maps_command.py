@@ -10,12 +10,11 @@ import click
 from deconvviz.choices import EDGE_STAGES, EDGES, GOALS, TOWARDS
 from deconvviz.cli.options import option_group
 from deconvviz.registry import require_name
+from deconvviz.studies.attack.registry import LEVELS, attack_declarations
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.studies.attack.result import AttackStudy
-
-LEVELS = 255  # in which a change is told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,14 +119,18 @@ map_options = option_group(
 
 def maps_caption_of(study: AttackStudy) -> str:
     """Return what the figure of maps shows."""
-    what, other = {
-        "both": ("to another class under maps like those before", "PGD towards the same class, which ignores maps"),
-        "explanation": ("so that the class stays and the maps move", "noise as strong as PGD's change"),
-        "decision": ("away from the own class, whatever the maps are", "noise as strong as PGD's change"),
+    what = {
+        "both": "to another class under maps like those before",
+        "explanation": "so that the class stays and the maps move",
+        "decision": "away from the own class, whatever the maps are",
     }[study.goal]
+    other = "PGD towards the same class, which ignores maps" if study.goal == "both" else "uniform noise"
+    levels = LEVELS * study.epsilons[-1]
+    levels_of_other = min(levels, attack_declarations()["pgd"].keywords["levels"])
     return (
         f"{counted(len(study.shown), 'image')} of {study.done}, attacked {what}; no pixel may change by more "
-        f"than {LEVELS * study.epsilons[-1]:g}/255. Maps are of the class that the network finds, each with its own "
-        f"range of colours. The last map of an interpreter is that after {other}. IoU and SSIM are to the map before. "
+        f"than {levels:g}/255. Maps are of the class that the network finds, each with its own "
+        f"range of colours. The last map of an interpreter is that after {other}, by at most "
+        f"{levels_of_other:g}/255. IoU and SSIM are to the map before. "
         "The change is the mean over the colours, blue below zero and red above; all rows have one scale. "
     )

@@ -15,7 +15,7 @@ from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, image_label, shortened
 from deconvviz.figures.tiles import enlarged
 from deconvviz.studies.attack.fooled import FooledMaps
-from deconvviz.studies.attack.result import LEVELS
+from deconvviz.studies.attack.registry import LEVELS
 
 if TYPE_CHECKING:
     from deconvviz.studies.attack.result import AttackStudy
@@ -107,10 +107,11 @@ def _words(study: AttackStudy, maps: FooledMaps, epsilon: int, row: int, letters
     place = int(study.places[kept])
     found = (study.before[place], study.after[epsilon, place])
     before, after = (shortened(study.class_name(each), letters) for each in found)
+    missed = study.target is not None and study.after[epsilon, place] != study.target
     words = [
         f"{before}\n{'p' if study.before[place] == study.own[place] else 'p of own'} "
         f"{study.probability_before[place]:.2f}",
-        f"{after}\np {study.target_probability[epsilon, place]:.2f}",
+        f"{after}\n{'p of target' if missed else 'p'} {study.target_probability[epsilon, place]:.2f}",
         f"at most {LEVELS * study.largest[epsilon, place]:.3g}/255",
     ]
     if study.config["edges"] != "none":

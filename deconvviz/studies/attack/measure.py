@@ -210,7 +210,7 @@ def _own_classes(feed: Feed, network: Network, how: AttackOptions) -> Tensor | N
         )
     own = outputs[feed.labels]
     if how.target is not None and np.equal(own, how.target).all():
-        raise TargetError(_is_own(how.target, ()))
+        raise TargetError(_is_own(how.target))
     return torch.from_numpy(own).to(network.device)
 
 
@@ -221,11 +221,11 @@ def _refuse_own(feed: Feed, network: Network, how: AttackOptions) -> None:
             x = feed.tensor(feed.pictures(range(len(feed))), network.device, network.dtype)
             found = network.scores(x).argmax(1)
         if found.tolist() == [how.target] * len(feed):
-            raise TargetError(_is_own(int(found[0]), ()))
+            raise TargetError(_is_own(int(found[0])))
 
 
-def _is_own(target: int, names: Sequence[str]) -> str:
-    return f"target {class_label(target, names)} given, which is the class of every image; give another one"
+def _is_own(target: int) -> str:
+    return f"target {class_label(target)} given, which is the class of every image; give another one"
 
 
 def _empty(

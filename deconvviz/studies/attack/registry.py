@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.attack.victims import Victims
 
 Formula = Callable[..., "Tensor"]
+LEVELS = 255  # in which changes of pixels are given and told: 255 from black to white
 FILES = ("gradient", "sparse", "optimised", "explanations")
 """The files of `attacks/`."""
 
@@ -89,7 +90,7 @@ def fooler(name: str, levels: float) -> Callable[[Formula], Formula]:
 
 def _registering(registry: Registry[Attack], name: str, levels: float) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
-        registry.add(name, Attack(name=name, formula=formula, epsilon=levels / 255))
+        registry.add(name, Attack(name=name, formula=formula, epsilon=levels / LEVELS))
         return formula
 
     return register

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,9 @@ from deconvviz.models.labels import class_label
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
+from deconvviz.studies.attack.columns import of_epsilons, of_images
 from deconvviz.studies.attack.fooled import MEASURES, Countered, FooledMaps, arrays_of, detection, split
+from deconvviz.studies.attack.registry import LEVELS
 from deconvviz.types import Array, Floats, Ints, Mask, Pathlike, Pixels
 from deconvviz.words import counted
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 KIND, SCHEMA = "attack", 2  # 2: maps and countermeasures
 OF_IMAGES = ("own", "before", "probability_before")  # arrays [N], of the images
 OF_BOTH = ("after", "probability_after", "target_probability", "pixels", "length", "largest")  # [E, N]
-LEVELS = 255.0  # in which a change is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,95 +253,21 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
 
     def save_csv(self, path: Pathlike) -> None:
         """Write a table with a row for each epsilon; raises DataError where it cannot be written."""
-        write_csv(path, "attack", *self._summary())
+        write_csv(path, "attack", *of_epsilons(self))
 
     def save_images_csv(self, path: Pathlike) -> None:
         """Write a table with a row for each epsilon and image; raises DataError where it cannot be written."""
-        write_csv(path, "attack of images", *self._table())
+        write_csv(path, "attack of images", *of_images(self))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each epsilon and image as a data frame; DataError where pandas is not installed."""
-        return to_frame("attack of images", *self._table())
-
-    def _summary(self) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
-        """Return the columns of the table of epsilons, and its rows."""
-        pixels, pixels_error = self.mean_over_fooled(self.pixels / self.pixel_count)
-        length, length_error = self.mean_over_fooled(self.length)
-        columns: dict[str, Any] = {
-            "epsilon": np.array(self.epsilons),
-            "levels": np.array(self.epsilons) * LEVELS,
-            "images": [self.done] * len(self.epsilons),
-            "accuracy_before": [float(np.mean((self.before == self.own)[: self.done]))] * len(self.epsilons),
-            "accuracy": self.accuracy,
-            "accuracy_low": self.accuracy_interval[:, 0],
-            "accuracy_high": self.accuracy_interval[:, 1],
-            "attackable": [int(self.attackable.sum())] * len(self.epsilons),
-            "fooled": self.success,
-            "fooled_low": self.success_interval[:, 0],
-            "fooled_high": self.success_interval[:, 1],
-            "pixels_changed": pixels,
-            "pixels_changed_95": pixels_error,
-            "length": length,
-            "length_95": length_error,
-            **self._of_explanations(),
-        }
-        rows = zip(*(_cells(values) for values in columns.values()), strict=True)
-        return ("method", *columns), ((self.config["method"], *row) for row in rows)
-
-    def _of_explanations(self) -> dict[str, Any]:
-        """Return the columns of the table of epsilons that are about maps and countermeasures."""
-        columns: dict[str, Any] = {}
-        if self.maps is not None:
-            for words, plain in (("", False), ("plain_", True)):
-                means, halves = self.similarity(plain)
-                for number, name in enumerate(self.fools):
-                    for measure, label in enumerate(MEASURES):
-                        columns[f"{words}{label}:{name}"] = means[:, number, measure]
-                        columns[f"{words}{label}_95:{name}"] = halves[:, number, measure]
-            flat = self.maps.flat_energy, self.maps.plain_flat_energy
-            columns["flat_energy"], columns["plain_flat_energy"] = (self.mean_over_fooled(each)[0] for each in flat)
-        if self.countered is not None:
-            before, after = self.accuracy_behind()
-            for number, name in enumerate(self.countermeasures):
-                columns[f"accuracy_before:{name}"] = [float(before[number])] * len(self.epsilons)
-                columns[f"accuracy:{name}"] = after[:, number]
-            if len(self.countered.agreement_before):
-                names = ("agreement_before", "agreement", "agreement_roc_auc")
-                columns |= dict(zip(names, self.agreement(), strict=True))
-        return columns
+        return to_frame("attack of images", *of_images(self))
 
     @property
     def pixel_count(self) -> int:
         """Number of pixels of an image."""
         height, width = self.noise.shape[-2:]
         return int(height * width)
-
-    def _table(self) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
-        """Return the columns of the table of images, and its rows."""
-        columns = (
-            *("method", "epsilon", "image", "own_class", "class_before", "class_after", "fooled"),
-            *("probability_before", "probability_after", "pixels_changed", "length", "largest"),
-        )
-
-        def rows() -> Iterator[tuple[Any, ...]]:
-            fooled = self.fooled
-            for number, epsilon in enumerate(self.epsilons):
-                for image in range(self.done):
-                    classes = (self.own[image], self.before[image], self.after[number, image])
-                    yield (
-                        self.config["method"],
-                        epsilon,
-                        self.names[image],
-                        *(self.class_name(each) for each in classes),
-                        int(fooled[number, image]),
-                        float(self.probability_before[image]),
-                        float(self.probability_after[number, image]),
-                        int(self.pixels[number, image]),
-                        float(self.length[number, image]),
-                        float(self.largest[number, image]),
-                    )
-
-        return columns, rows()
 
     def __repr__(self) -> str:
         unfinished = "" if self.complete else f" of {self.total}, unfinished"
@@ -393,8 +319,3 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
                 f"{agree[2][-1]:.2f}"
             )
         return lines
-
-
-def _cells(values: Any) -> list[Any]:
-    """Return a column as a table has it: what is not known is empty."""
-    return ["" if isinstance(v, float) and np.isnan(v) else v for v in np.asarray(values).tolist()]

@@ -134,8 +134,10 @@ class AttackRun:
             )
             with torch.no_grad():
                 noise = (self._changed(victims, aims, study.config["method_options"]) - x).half()
-                found.append((*self._measured(x, noise, victims), noise))
-                beside.append(self._beside(victims, aims, with_noise(x, noise, epsilon)))
+                changed = with_noise(x, noise, epsilon)
+                after, *measured = self._measured(changed, noise, victims)
+                found.append((after, *measured, noise))
+                beside.append(self._beside(victims, aims, changed, after))
         probability = self.network.probabilities(scores).gather(1, own[:, None])[:, 0]
         of_epsilons = {name: torch.stack([each[name] for each in beside]) for name in beside[0]}
         names = Attacked._fields[3:-1]
@@ -151,7 +153,7 @@ class AttackRun:
             return self.entry(victims, **options)
         return self.explaining.changed(victims, aims, options, self.entry.name)
 
-    def _beside_before(self, x: Tensor, found: Tensor, aims: Aims | None) -> dict[str, Tensor]:
+    def _beside_before(self, x: Tensor, before: Tensor, aims: Aims | None) -> dict[str, Tensor]:
         """Return what is measured of the unchanged images, of which the network finds these classes."""
         out = {}
         if self.explaining is not None and aims is not None:
@@ -159,21 +161,22 @@ class AttackRun:
         if self.options.countermeasures:
             out["squeezed_before"] = self._squeezed(x)
         if self.jury is not None:
-            out["agreement_before"] = self.jury.agreement(x, found)
+            out["agreement_before"] = self.jury.agreement(x, before)
         return out
 
-    def _beside(self, victims: Victims, aims: Aims | None, changed: Tensor) -> dict[str, Tensor]:
-        """Return what is measured of the images of a batch that are attacked with one epsilon."""
+    def _beside(self, victims: Victims, aims: Aims | None, changed: Tensor, after: Tensor) -> dict[str, Tensor]:
+        """Return what is measured of images attacked with one epsilon, in which the network finds classes `after`."""
         out = {}
         if self.explaining is not None and aims is not None:
             plain = self.explaining.plain(victims, aims)
-            out["maps_after"], out["maps_plain"] = (self.explaining.maps(each) for each in (changed, plain))
             out["plain_after"] = self.network.scores(plain).argmax(1)
+            out["maps_after"] = self.explaining.maps(changed, after)
+            out["maps_plain"] = self.explaining.maps(plain, out["plain_after"])
             out["flat_energy"], out["plain_flat_energy"] = (flat_energy(victims.x, each) for each in (changed, plain))
         if self.options.countermeasures:
             out["squeezed_after"] = self._squeezed(changed)
         if self.jury is not None:
-            out["agreement_after"] = self.jury.agreement(changed, self.network.scores(changed).argmax(1))
+            out["agreement_after"] = self.jury.agreement(changed, after)
         return out
 
     def _squeezed(self, x: Tensor) -> Tensor:
@@ -182,11 +185,10 @@ class AttackRun:
             seen = [self.network.scores(squeezed(x, text)).argmax(1) for text in self.options.countermeasures]
         return torch.stack(seen, 1)
 
-    def _measured(self, x: Tensor, noise: Tensor, victims: Victims) -> tuple[Tensor, ...]:
+    def _measured(self, changed: Tensor, noise: Tensor, victims: Victims) -> tuple[Tensor, ...]:
         """Return what `Attacked` holds of each epsilon, but for the noise."""
-        changed = with_noise(x, noise, victims.epsilon)
         probabilities = self.network.probabilities(scores := self.network.scores(changed))
-        after, change = scores.argmax(1), (changed - x).flatten(2)
+        after, change = scores.argmax(1), (changed - victims.x).flatten(2)
         wanted = after if victims.targets is None else victims.targets
         of_own, of_wanted = (probabilities.gather(1, each[:, None])[:, 0] for each in (victims.own, wanted))
         pixels = (noise != 0).flatten(2).any(1).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,3 +121,29 @@ def log_odds_against(scores: Tensor, classes: Tensor, readout: Readout) -> Tenso
 def chosen(which: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return the images [N, C, H, W] of `first` where `which`, bool [N], holds, and those of `second` elsewhere."""
     return torch.where(which[:, None, None, None], first, second)
+
+
+class Best(NamedTuple):
+    """The best images of an attack so far: of those that are what it wants, those that cost least.
+
+    Attributes:
+        image: [N, C, H, W].
+        cost: [N], what the attack keeps small, such as the length of the change; infinite where nothing succeeded yet.
+    """
+
+    image: Tensor
+    cost: Tensor
+
+    @classmethod
+    def none(cls, image: Tensor) -> Best:
+        """Return images of which none is known to be what the attack wants."""
+        return cls(image, torch.full_like(image[:, 0, 0, 0], math.inf))
+
+    def or_better(self, image: Tensor, cost: Tensor, succeeds: Tensor) -> Best:
+        """Return the better of these and others, of which those count that are what the attack wants, bool [N]."""
+        better = succeeds & (cost < self.cost)
+        return Best(chosen(better, image, self.image), torch.where(better, cost, self.cost))
+
+    def or_else(self, image: Tensor) -> Tensor:
+        """Return the best images, and others where nothing succeeded."""
+        return chosen(self.cost < math.inf, self.image, image)

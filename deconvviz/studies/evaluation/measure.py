@@ -37,6 +37,7 @@ from deconvviz.studies.evaluation.explaining import MASKED_IMAGES, by_method, de
 from deconvviz.studies.evaluation.metric_groups import BatchMetrics, ExplainedBatch, MetricGroups
 from deconvviz.studies.evaluation.of_all_images import set_values_of_all
 from deconvviz.studies.evaluation.options import EvaluationOptions
+from deconvviz.studies.evaluation.pace import Pace
 from deconvviz.studies.evaluation.result import Evaluation
 from deconvviz.types import Floats, Ints, Mask, Pathlike
 
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 ILLUSTRATED = 4  # images whose maps are kept for the figure
 TOGETHER = 8  # images that are explained and measured together
-PAUSE = 5.0  # seconds between two commits, each of which writes the whole file
-SHARE_OF_COMMITS = 20  # the pause is also this many times what the last commit took: commits cost at most 5 %
 
 
 def evaluate(
@@ -248,7 +247,7 @@ class EvaluationRun:
             batch_size=settings.images_at_once(network.device, MASKED_IMAGES),
             seed=settings.seed,
         )
-        self.committed, self.seconds_of_commit = time.monotonic(), 0.0
+        self.pace = Pace()
 
     def run(self, explainers: Mapping[str, Explainer]) -> Evaluation:
         """Measure what is missing, a few images at a time; an interruption keeps what is measured."""
@@ -261,8 +260,8 @@ class EvaluationRun:
                     for batch in self.feed.batches(TOGETHER, missing[method]):
                         self._measure(method, explainer, batch)
                         bar.update(len(batch.places))
-                        if time.monotonic() - self.committed > max(PAUSE, SHARE_OF_COMMITS * self.seconds_of_commit):
-                            self._commit()
+                        if self.pace.due:
+                            self.pace.commit(self._commit)
         finally:
             set_values_of_all(self.evaluation)
             self._commit()
@@ -270,10 +269,7 @@ class EvaluationRun:
 
     def _commit(self) -> None:
         if self.out is not None:
-            began = time.monotonic()
             self.evaluation.save(self.out)
-            self.committed = time.monotonic()
-            self.seconds_of_commit = self.committed - began
 
     def _measure(self, method: str, explainer: Explainer, batch: PictureBatch) -> None:
         """Explain some images by a method, measure the maps, and note the values."""

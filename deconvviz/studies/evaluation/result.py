@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
-from deconvviz.results.results import Result, whole
+from deconvviz.results.results import Result, of_group, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.evaluation.columns import CONSTANT, COSTS, CURVES, PXAP, SALIENCY, SECONDS
 from deconvviz.types import Array, Floats, Ints, Pathlike, Pixels
@@ -147,7 +147,7 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
             arrays: dict[str, Any] = {
                 name: file.arrays[name] for name in ("explained", "probability", "labels", "pictures")
             }
-        groups: dict[str, Any] = {group: _below(file.arrays, group) for group in GROUPS}
+        groups: dict[str, Any] = {group: of_group(file.arrays, group) for group in GROUPS}
         return replace(cls(config=file.config, sources=file.sources, values={}, **lists, **arrays), **groups)
 
     def save_csv(self, path: Pathlike, more: Mapping[str, Mapping[str, tuple[float, float]]] | None = None) -> None:
@@ -205,8 +205,3 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         cells = ("".join(f"<td>{html.escape(text)}</td>" for text in row) for row in table)
         body = "".join(f"<tr>{row}</tr>" for row in cells)
         return f"<p>Means over {counted(len(self.names), 'image')}.</p><table>{body}</table>"
-
-
-def _below(arrays: Mapping[str, Array], group: str) -> dict[str, Array]:
-    """Return the arrays of a group, by their names within it."""
-    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{group}/")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from deconvviz.arrays import evenly
-from deconvviz.cam.adversarial import ball_around
 from deconvviz.cam.explain import Explainer, constant_maps_allowed
 from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed, PictureBatch
@@ -25,10 +23,10 @@ from deconvviz.graph.network import Network
 from deconvviz.metrics.movement import MOVES, moves
 from deconvviz.results.results import require_same, stamped
 from deconvviz.run.options import RunOptions
-from deconvviz.studies.attack.measure import attacked_images
-from deconvviz.studies.attack.pixels import PixelScale
+from deconvviz.studies.attack.pixels import PixelScale, with_noise
 from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.evaluation.explaining import by_method, described, explainers_by_method
+from deconvviz.studies.evaluation.pace import Pace
 from deconvviz.studies.evaluation.under_attack_result import CASES, MapsUnderAttack
 from deconvviz.types import Ints, Pathlike
 from deconvviz.words import counted
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 
 ILLUSTRATED = 2  # images of each attack whose maps are kept for the figure
 TOGETHER = 8  # images that are explained together
-PAUSE = 5.0  # seconds between two commits, each of which writes the whole file
-SHARE_OF_COMMITS = 20  # the pause is also this many times what the last commit took: commits cost at most 5 %
 
 Attacks = Mapping[str, AttackStudy | Pathlike] | Sequence[Pathlike]
 
@@ -208,15 +204,15 @@ class AttackedImages:
 
     def pixels(self, batch: PictureBatch, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return pictures as they are, attacked, and with noise, [n, C, H, W] in 0..1 each."""
-        x, kept = self.scale.shares(batch.pictures), self.kept[batch.places]
-        attacked = attacked_images(self.study, self.feed.images, places=kept.tolist())
+        x, changes = self.scale.shares(batch.pictures), self.study.noise[-1][self.kept[batch.places]]
         drawn = [
             scattered(change, np.random.default_rng([seed, 5, int(index)]))
-            for change, index in zip(self.study.noise[-1][kept], self.feed.indices[batch.places], strict=True)
+            for change, index in zip(changes, self.feed.indices[batch.places], strict=True)
         ]
-        noise = torch.from_numpy(np.stack(drawn)).to(x)
-        noisy = ball_around(x, self.study.epsilons[-1]).nearest(x + noise)
-        return x, torch.from_numpy(attacked).permute(0, 3, 1, 2), noisy
+        attacked, noisy = (
+            with_noise(x, torch.from_numpy(noise), self.study.epsilons[-1]) for noise in (changes, np.stack(drawn))
+        )
+        return x, attacked, noisy
 
 
 def scattered(change: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -293,18 +289,15 @@ class UnderAttackRun:
             for name in self.attacked
             for method in explainers
         ]
-        committed, took = time.monotonic(), 0.0
+        pace = Pace()
         try:
             with self.settings.bar("image", sum(len(places) for *_, places in missing), "under attack") as bar:
                 for name, method, places in missing:
                     for batch in self.attacked[name].feed.batches(TOGETHER, places):
                         self._measure(name, method, explainers[method], batch)
                         bar.update(len(batch.places))
-                        if time.monotonic() - committed > max(PAUSE, SHARE_OF_COMMITS * took):
-                            began = time.monotonic()
-                            self._commit()
-                            committed = time.monotonic()
-                            took = committed - began
+                        if pace.due:
+                            pace.commit(self._commit)
         finally:
             self._commit()
         return self.found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +13,10 @@ from deconvviz.metrics.intervals import NORMAL_95, share_interval, standard_erro
 from deconvviz.metrics.movement import MOVES
 from deconvviz.models.labels import class_label
 from deconvviz.notebook import Shown
-from deconvviz.results.results import Result, whole
+from deconvviz.results.results import Result, of_group, whole
 from deconvviz.results.tables import to_frame, write_csv
-from deconvviz.types import Array, Floats, Ints, Mask, Pathlike, Pixels
+from deconvviz.studies.attack.registry import LEVELS
+from deconvviz.types import Floats, Ints, Mask, Pathlike, Pixels
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ CASES = ("attacked", "noise", "new_class")
 the same with random noise in the place of the attack, and the map of the class that is found in the attacked image."""
 SHOWN_MOVE = "spearman"  # in figures and in the table of means, where one measure is shown
 GROUPS = ("values", "indices", "own", "after", "fooled", "pictures", "maps")
-LEVELS = 255.0
 
 
 class Estimate(NamedTuple):
@@ -107,9 +107,9 @@ class MapsUnderAttack(Shown, drawn_by="draw_maps_under_attack"):
 
     def attacked_for(self, attack: str) -> str:
         """Return what was attacked: "decision", or the names of the methods whose maps the attack was to change."""
-        fools = self._attack_config(attack).get("fools")
-        named = [fools] if isinstance(fools, str) else list(fools or ())
-        return ", ".join(named) or "decision"
+        config = self._attack_config(attack)
+        watched = config.get("goal") == "decision"  # then maps were measured, and the attack did not heed them
+        return "decision" if watched else ", ".join(config.get("fools", ())) or "decision"
 
     def epsilon(self, attack: str) -> float:
         """Return how far a pixel might go, as a share of the way from black to white."""
@@ -142,7 +142,7 @@ class MapsUnderAttack(Shown, drawn_by="draw_maps_under_attack"):
         """Read what `save` wrote; raises DataError where the file is missing, damaged or of another kind."""
         file = Result.load(path, KIND, SCHEMA)
         with whole(path, KIND):
-            groups: dict[str, Any] = {group: _below(file.arrays, group) for group in GROUPS}
+            groups: dict[str, Any] = {group: of_group(file.arrays, group) for group in GROUPS}
             named = zip(file.state["attacks"], file.state["names"], strict=True)
             lists: dict[str, Any] = {name: tuple(file.state[name]) for name in ("methods", "outputs")}
             names = {attack: tuple(names) for attack, names in named}
@@ -225,8 +225,3 @@ def _estimate(values: Floats) -> Estimate:
     if not len(known):
         return Estimate(float("nan"), float("nan"))
     return Estimate(float(known.mean()), NORMAL_95 * standard_error(known))
-
-
-def _below(arrays: Mapping[str, Array], group: str) -> dict[str, Array]:
-    """Return the arrays of a group, by their names within it."""
-    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{group}/")}

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 from attacked import SIDE, images, linear, victims
+from scipy.stats import spearmanr
 from torch import nn
 
 import deconvviz as dv
 from deconvviz.errors import CamError, DataError, DeconvvizError, MismatchError
+from deconvviz.results.results import Result
 from deconvviz.studies.attack.attacks import ATTACKS
-from deconvviz.studies.attack.countermeasures import squeezed
+from deconvviz.studies.attack.countermeasures import Jury, squeezed
 from deconvviz.studies.attack.edges import THRESHOLD, edge_weights
+from deconvviz.studies.attack.explaining import similarities
 from deconvviz.studies.attack.fooled import arrays_of
 from deconvviz.studies.attack.maps_command import maps_caption_of
+from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
 from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.attack.running import AttackRun
 
@@ -106,6 +110,7 @@ def test_the_class_stays_while_the_map_changes(network: dv.Network, towards: str
     (means, _), (noise, _) = study.similarity(), study.similarity(True)
     assert means[0, 0, 1] > 1.5 * noise[0, 0, 1]
     assert "kept 100.0%" in repr(study) and "noise in brackets" in repr(study)
+    assert "that after uniform noise, by at most 8/255" in maps_caption_of(study)
 
 
 def test_what_is_kept_and_read_again(network: dv.Network, tmp_path: pathlib.Path) -> None:
@@ -133,6 +138,7 @@ def test_what_is_kept_and_read_again(network: dv.Network, tmp_path: pathlib.Path
     assert float(rows[0]["accuracy:median=2"]) == pytest.approx(study.accuracy_behind()[1][0, 1])
     assert len(dv.draw_attack(study).axes) == 2 * 7 + 2
     assert "more than 25.5/255" in maps_caption_of(study)
+    assert "after PGD towards the same class, which ignores maps, by at most 8/255" in maps_caption_of(study)
     before = (tmp_path / "a.h5").read_bytes()
     for options, complaint in (({"edges": "none"}, "edges: weights"), ({"goal": "explanation"}, "goal: both")):
         with pytest.raises(MismatchError, match=complaint):
@@ -161,6 +167,34 @@ def test_an_attack_that_was_interrupted_goes_on(
     for group in ("maps", "countered"):
         one, two = (arrays_of(getattr(each, group), group) for each in (straight, ended))
         assert one and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_a_file_of_schema_1_is_read_and_continued(
+    network: dv.Network, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file from before there were maps: of that schema, and without their arrays and settings."""
+    about: dict[str, Any] = {"fools": [], "epsilons": [0.1], "commit_every": 1, "method_options": {"steps": 3}}
+    straight, original = attack(network, **about), AttackRun.attacked
+
+    def stopping(self: Any, x: Any, first: int, study: AttackStudy) -> Any:
+        if first == 4:
+            raise KeyboardInterrupt
+        return original(self, x, first, study)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AttackRun, "attacked", stopping)
+        attack(network, out=tmp_path / "new.h5", countermeasures=["median=2"], **about)
+    file = Result.load(tmp_path / "new.h5", "attack", 2)
+    arrays = {name: array for name, array in file.arrays.items() if "/" not in name}
+    config = {name: value for name, value in file.config.items() if name != "countermeasures"}
+    assert len(arrays) < len(file.arrays) and file.schema == 2
+    Result("attack", 1, config, file.sources, arrays, file.state).save(tmp_path / "old.h5")
+    old = AttackStudy.load(tmp_path / "old.h5")
+    assert old.done == 4 and old.maps is None and old.countered is None and old.goal == "decision" and old.fools == ()
+    ended = attack(network, out=tmp_path / "old.h5", **about)
+    assert ended.complete and np.array_equal(ended.noise, straight.noise) and repr(ended) == repr(straight)
+    assert Result.load(tmp_path / "old.h5", "attack", 2).schema == 2
+    assert np.array_equal(AttackStudy.load(tmp_path / "old.h5").after, straight.after)
 
 
 def test_maps_that_are_only_watched(network: dv.Network) -> None:
@@ -229,3 +263,36 @@ def test_squeezing_by_hand() -> None:
     assert float(squeezed(x, "median=3")[0, 0, 0, 0]) == pytest.approx(0.3)  # of 4 3 4 1 0 1 4 3 4 by mirroring
     assert torch.allclose(squeezed(x, "bit-depth=2") * 3, (x * 3).round())
     assert math.isclose(float(squeezed(x, "bit-depth=8")[0, 0, 0, 1]), 26 / 255, rel_tol=1e-6)
+
+
+def test_how_alike_maps_are() -> None:
+    """L1, L2 and the overlap of the strongest tenth by their definitions, with values that are equal."""
+    rng = np.random.default_rng(0)
+    maps, others = (rng.integers(0, 8, (4, 13, 12)) / 7 for _ in range(2))
+    found = similarities(torch.from_numpy(maps), torch.from_numpy(others))
+    for number, (one, two) in enumerate(zip(maps, others, strict=True)):
+        first, second = ({*np.argsort(-each.ravel(), kind="stable")[:16].tolist()} for each in (one, two))
+        change = np.abs(one - two)
+        expected = change.mean(), (change**2).mean() ** 0.5, len(first & second) / len(first | second)
+        assert np.allclose(found[:3, number], expected, rtol=1e-12)
+    small = torch.from_numpy(maps[:, :3, :3])
+    assert similarities(small, small)[:, 0].tolist() == [0, 0, 1, 0]  # SSIM needs more rows; of 9 pixels 1 counts
+
+
+def test_methods_agree_by_scipy() -> None:
+    """Rank correlations of maps over 28 x 28 cells, of which each is the mean of 2 x 2 pixels."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    preprocess = dv.Preprocess(resize=None, crop=56)
+    network = dv.capture(nn.Sequential(*layers).eval(), (3, 56, 56))
+    seen, x = PixelNetwork(network, PixelScale(preprocess)), images(2, 56)
+    names, classes = ("grad-cam", "gradient", "guided"), torch.tensor([0, 2])
+    agreement = Jury(seen, names, "1", 0).agreement(x, classes)
+    maps = [
+        dv.cam(name, network, "1" if name == "grad-cam" else ())(seen.scale.inputs(x), classes.tolist())
+        for name in names
+    ]
+    cells = [each.double().numpy().reshape(2, 28, 2, 28, 2).mean((2, 4)).reshape(2, -1) for each in maps]
+    for number in range(2):
+        expected = [spearmanr(cells[a][number], cells[b][number]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
+        assert np.allclose(agreement[number], expected, atol=1e-6)

@@ -273,6 +273,8 @@ def test_tables(network: dv.Network, study: AttackStudy, tmp_path: pathlib.Path)
             assert float(row[f"{move}_beyond_noise"]) == pytest.approx(beyond.mean)
         assert float(row["fooled"]) == pytest.approx(found.fooled["plain"].mean()) and int(row["images"]) == COUNT
     assert "both: fgsm at 25.5/255, on the maps of cam, gradient; 11 images" in repr(found)
+    watching = dataclasses.replace(study, config={**study.config, "fools": ["cam"], "goal": "decision"})
+    assert measured(network, {"watched": watching}).attacked_for("watched") == "decision"
     assert [*found.columns("gradient")] == ["moved_plain", "moved_both"]
     found.save_images_csv(tmp_path / "i.csv")
     with (tmp_path / "i.csv").open(newline="") as file:

@@ -7,9 +7,6 @@ the explanation alone has the second stage only, in which p is that of the class
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -17,30 +14,9 @@ from deconvviz.cam.methods.shared import require_number
 from deconvviz.studies.attack.attacks.optimised import Box, Flow, Form
 from deconvviz.studies.attack.fooling import Fooling, lead
 from deconvviz.studies.attack.registry import fooler
-from deconvviz.studies.attack.victims import chosen
+from deconvviz.studies.attack.victims import Best
 
 BEGINNING = 0.5  # of epsilon: the noise from which maps move away, since at the map itself there is no slope
-
-
-class Best(NamedTuple):
-    """The best images of an attack so far: of those with the class that is wanted, those with the nearest maps.
-
-    Attributes:
-        image: [N, C, H, W].
-        distance: [N], infinite where none had the class.
-    """
-
-    image: Tensor
-    distance: Tensor
-
-    def or_better(self, image: Tensor, distance: Tensor, decided: Tensor) -> Best:
-        """Return the better of these and others."""
-        better = decided & (distance < self.distance)
-        return Best(chosen(better, image, self.image), torch.where(better, distance, self.distance))
-
-    def or_else(self, image: Tensor) -> Tensor:
-        """Return the best images, and others where none had the class."""
-        return chosen(self.distance < math.inf, self.image, image)
 
 
 @fooler("pgd", levels=8)
@@ -60,7 +36,7 @@ def fooling_pgd(
     step as a share of epsilon; joint_steps, joint_step: of the second, in which c grows from weight to last_weight.
     Of the images of the second stage that have the class that is wanted, the one with the nearest map is taken.
     """
-    _require(steps, joint_steps, weight, last_weight)
+    _require(steps, joint_steps, weight=weight, last_weight=last_weight)
     require_number("step", step, 0, 2)
     require_number("joint_step", joint_step, 0, 2)
     v = f.victims
@@ -69,7 +45,7 @@ def fooling_pgd(
         x = v.kept(v.ball.nearest(x + step * v.epsilon * f.shares(1) * v.seen(x).gradient.sign()))
     if f.sign < 0:
         x = v.kept(v.ball.nearest(x + BEGINNING * v.epsilon * f.shares(2) * v.noise))
-    best = Best(x, torch.full_like(x[:, 0, 0, 0], math.inf))
+    best = Best.none(x)
     for number in range(joint_steps + 1):
         judged = f.judged(x, _grown(weight, last_weight, number, joint_steps))
         best = best.or_better(x, judged.distance, judged.decided)
@@ -95,10 +71,8 @@ def fooling_cw(
     u. Of the images of the second stage that have the class that is wanted, the one with the nearest map is taken; the
     released code keeps those that do not have it yet, and epsilon does not bound them.
     """
-    _require(steps, joint_steps, weight, last_weight)
-    require_number("rate", rate, 0)
-    require_number("length", length, 0)
-    require_number("confidence", confidence, 0)
+    numbers = {"rate": rate, "length": length, "confidence": confidence}
+    _require(steps, joint_steps, weight=weight, last_weight=last_weight, **numbers)
     return _by_adam(f, Box(f.victims, length), (steps, joint_steps), rate, confidence, (weight, last_weight))
 
 
@@ -120,19 +94,17 @@ def fooling_stadv(
     the flow. epsilon and reach are those of `stadv`. Of the images of the second stage that have the class that is
     wanted, the one with the nearest map is taken.
     """
-    _require(steps, joint_steps, weight, last_weight)
-    require_number("rate", rate, 0)
-    require_number("tau", tau, 0)
-    require_number("reach", reach, 0)
-    require_number("confidence", confidence, 0)
+    numbers = {"rate": rate, "tau": tau, "reach": reach, "confidence": confidence}
+    _require(steps, joint_steps, weight=weight, last_weight=last_weight, **numbers)
     return _by_adam(f, Flow(f.victims, tau, reach), (steps, joint_steps), rate, confidence, (weight, last_weight))
 
 
-def _require(steps: int, joint_steps: int, weight: float, last_weight: float) -> None:
+def _require(steps: int, joint_steps: int, **numbers: float) -> None:
+    """Raise DataError unless there are steps of both stages, and the other options are numbers of at least 0."""
     require_number("steps", steps, 1, whole=True)
     require_number("joint_steps", joint_steps, 1, whole=True)
-    require_number("weight", weight, 0)
-    require_number("last_weight", last_weight, 0)
+    for name, number in numbers.items():
+        require_number(name, number, 0)
 
 
 def _grown(weight: float, last: float, number: int, steps: int) -> float:
@@ -146,7 +118,7 @@ def _by_adam(
     """Return the best images of both stages of an attack by Adam on the variables of a form."""
     v, variables = f.victims, form.start.clone().requires_grad_()
     optimiser = torch.optim.Adam([variables], lr=rate)
-    best, image = Best(v.x, torch.full_like(v.x[:, 0, 0, 0], math.inf)), v.x
+    best, image = Best.none(v.x), v.x
     first = steps[0] if f.moves_decision else 0
     for number in range(first + steps[1] + 1):
         with torch.enable_grad():

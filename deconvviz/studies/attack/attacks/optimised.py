@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ from torch.nn import functional
 from deconvviz.cam.methods.shared import require_number
 from deconvviz.studies.attack.fooling import lead
 from deconvviz.studies.attack.registry import attack
-from deconvviz.studies.attack.victims import Victims, chosen
+from deconvviz.studies.attack.victims import Best, Victims
 
 NEAREST = 1e-3  # to an end of its range, as a share of it, that a pixel may start: at the end u would be infinite
 SMALL = 1e-8  # below the root of the flow's differences
@@ -95,18 +94,17 @@ def cw(
     require_number("rate", rate, 0)
     require_number("weight", weight, 0)
     require_number("confidence", confidence, 0)
-    form, best = Box(v), v.x
-    least = torch.where(v.already, 0.0, torch.full_like(v.x[:, 0, 0, 0], math.inf))
-    weights = torch.full_like(least, float(weight))
-    below, above = torch.zeros_like(least), torch.full_like(least, UNBOUNDED)
+    form, best = Box(v), _unchanged(v)
+    weights = torch.full_like(best.cost, float(weight))
+    below, above = torch.zeros_like(weights), torch.full_like(weights, UNBOUNDED)
     for _ in range(searches):
-        found = torch.zeros_like(v.already)
+        succeeded = torch.zeros_like(v.already)
         for image, cost, won in descent(v, form, weights, steps, rate, confidence):
-            better = won & (cost < least)
-            best, least, found = chosen(better, image, best), torch.where(better, cost, least), found | won
-        below, above = torch.where(found, below, weights), torch.where(found, torch.minimum(above, weights), above)
+            best, succeeded = best.or_better(image, cost, won), succeeded | won
+        below = torch.where(succeeded, below, weights)
+        above = torch.where(succeeded, torch.minimum(above, weights), above)
         weights = torch.where(above < UNBOUNDED, (below + above) / 2, GROWTH * weights)
-    return best
+    return best.image
 
 
 @attack("stadv", levels=255)
@@ -126,13 +124,16 @@ def stadv(
     require_number("tau", tau, 0)
     require_number("reach", reach, 0)
     require_number("confidence", confidence, 0)
-    best = v.x
-    least = torch.where(v.already, 0.0, torch.full_like(v.x[:, 0, 0, 0], math.inf))
-    ones = torch.ones_like(least)
-    for image, cost, won in descent(v, Flow(v, tau, reach), ones, steps, rate, confidence):
-        better = won & (cost < least)
-        best, least = chosen(better, image, best), torch.where(better, cost, least)
-    return best
+    best = _unchanged(v)
+    for image, cost, won in descent(v, Flow(v, tau, reach), torch.ones_like(best.cost), steps, rate, confidence):
+        best = best.or_better(image, cost, won)
+    return best.image
+
+
+def _unchanged(v: Victims) -> Best:
+    """Return the images as they are, which cost nothing where they fool the network already."""
+    best = Best.none(v.x)
+    return best._replace(cost=torch.where(v.already, 0.0, best.cost))
 
 
 def descent(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -14,11 +13,8 @@ from deconvviz.studies.attack.interpreters.base import Interpreter, Pass, Reader
 
 CELLS, RATE, AREA, SMOOTH = 28, 0.1, 1e-2, 1e-4
 STEPS = 50  # for the maps that are kept
-FIRST, RENEWED = (
-    40,
-    10,
-)  # rounds for a new mask, with which an attack begins, and steps of the attack until the next one
-INNER, UNROLLED = 2, 2  # rounds in each step of the attack, without and with a graph
+FIRST, INNER, UNROLLED = 40, 2, 2  # rounds for a new mask; in each step of the attack, without and with a graph
+RENEWED = 10  # steps of the attack with one mask
 MEAN, SQUARE, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
 
@@ -71,15 +67,17 @@ class OptimisedMask(Interpreter):
     name = "mask"
 
     def reader(self, x: Tensor, classes: Tensor) -> Reader:
-        cost, held = self._cost(x, classes), list[_Descent]()
-        reads = count()
+        cost, steps = self._cost(x, classes), 0
+        descent = _Descent(x, cost)
 
         def read(seen: Pass, _: Tensor) -> Tensor:
-            if next(reads) % RENEWED == 0:
-                held[:] = [_Descent(x, cost)]
-                held[0].go(seen.x, FIRST)
-            held[0].go(seen.x, INNER)
-            return 1 - held[0].unrolled(seen.x, UNROLLED)
+            nonlocal descent, steps
+            if steps % RENEWED == 0:
+                descent = _Descent(x, cost)
+                descent.go(seen.x, FIRST)
+            steps += 1
+            descent.go(seen.x, INNER)
+            return 1 - descent.unrolled(seen.x, UNROLLED)
 
         return read
 
