@@ -197,7 +197,8 @@ def make_explainers(
         )
         for method in methods
     ]
-    if not how.layers and (place := place_of(explainers)):
+    chosen_here = [explainer for explainer in explainers if explainer.method.needs != "trained"]  # a file names its own
+    if not how.layers and (place := place_of(chosen_here)):
         click.echo(f"note: no layer is named; the maps are those{place}, the last with rows and columns: -l", err=True)
     return explainers
 

@@ -263,7 +263,8 @@ def _write(study: AttackStudy, out: str, network: str, page: Page, shown: str) -
     if len(study.shown):
         caption = (caption_of(study) if study.maps is None else maps_caption_of(study)) + shown
         draw = draw_attack if study.maps is None else draw_fooled
-        figure = draw(study, -1, f"{network} attacked by {study.config['method']}", caption, page)
+        what = network if study.maps is None else f"{network} and its {', '.join(study.fools)}"
+        figure = draw(study, -1, f"{what} attacked by {study.config['method']}", caption, page)
         save_figure(figure, beside(path, ".png"), caption)
     if len(study.epsilons) > 1:
         caption = curves_caption_of(study)

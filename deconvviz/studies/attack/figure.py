@@ -112,7 +112,8 @@ def draw_robustness(studies: Mapping[str, AttackStudy], title: str = "", caption
     legend = LEGEND * len(studies) if len(studies) > 1 else 0.0
     sheet = Sheet(fixed + 2 * width, LABELS + HEIGHT + LEGEND + legend, title, caption, page=page)
     places = [LABELS, 2 * LABELS + width + 0.05]
-    labels = ("accuracy (%)", "fooled, of images classified\ncorrectly before (%)")
+    measured = ", ".join(dict.fromkeys(study.measured for study in studies.values()))
+    labels = (f"{measured} (%)", "fooled, of images classified\ncorrectly before (%)")
     panels = [sheet.panel(left, sheet.bottom + LABELS - 0.1, width, HEIGHT) for left in places]
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, max(len(studies), 1)))
     for number, (name, study) in enumerate(studies.items()):

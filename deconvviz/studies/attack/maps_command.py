@@ -129,8 +129,10 @@ def maps_caption_of(study: AttackStudy) -> str:
     levels_of_other = min(levels, attack_declarations()["pgd"].keywords["levels"])
     return (
         f"{counted(len(study.shown), 'image')} of {study.done}, attacked {what}; no pixel may change by more "
-        f"than {levels:g}/255. Maps are of the class that the network finds, each with its own "
-        f"range of colours. The last map of an interpreter is that after {other}, by at most "
+        f"than {levels:g}/255. Below a picture is the class that the network finds, and p, its probability; p of own "
+        "and p of target are those of the class that it had and of the one that was wanted. Maps are of the class that "
+        "the network finds, each with its own range of colours. The last map of an interpreter is that after "
+        f"{other}, by at most "
         f"{levels_of_other:g}/255. IoU and SSIM are to the map before. "
         "The change is the mean over the colours, blue below zero and red above; all rows have one scale. "
     )

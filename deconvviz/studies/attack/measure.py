@@ -22,6 +22,7 @@ from deconvviz.errors import DataError, TargetError
 from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import class_label
+from deconvviz.results.files import require_place
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.attack.attacks import ATTACKS, FOOLERS
 from deconvviz.studies.attack.countermeasures import Jury, squeezer
@@ -129,12 +130,7 @@ def attack(
     study = _begun(_empty(feed, config, stamped(about), how, names), out)
     if study.complete:
         return study
-    try:
-        return AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
-    except DataError:  # an option that the attack itself refuses, such as steps=0, leaves no file behind
-        if out is not None and AttackStudy.load(out).done == 0:
-            pathlib.Path(out).unlink()
-        raise
+    return AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
 
 
 def _entry(method: str, how: AttackOptions) -> Attack:
@@ -270,7 +266,7 @@ def _empty(
 
 
 def _begun(empty: AttackStudy, out: Pathlike | None) -> AttackStudy:
-    """Return what the file holds already, or the empty study, written before the work."""
+    """Return what the file holds already, or the empty study; a place where nothing can be written is refused."""
     if out is None:
         return empty
     if pathlib.Path(out).exists():
@@ -278,5 +274,5 @@ def _begun(empty: AttackStudy, out: Pathlike | None) -> AttackStudy:
         both = study.sources, empty.sources
         require_same(out, study.config, empty.config, "remove it or choose another output", both)
         return study
-    empty.save(out)
+    require_place(out)
     return replace(empty, path=pathlib.Path(out))

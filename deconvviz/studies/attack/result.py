@@ -264,6 +264,11 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         return to_frame("attack of images", *of_images(self))
 
     @property
+    def measured(self) -> str:
+        """What `accuracy` is: that of the labels, or the share of the images in which the network decides as before."""
+        return "accuracy" if self.config["away_from"] == "label" else "same decision"
+
+    @property
     def pixel_count(self) -> int:
         """Number of pixels of an image."""
         height, width = self.noise.shape[-2:]
@@ -275,8 +280,8 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         target = "" if self.target is None else f" towards {self.class_name(self.target)}"
         verb = "kept" if self.goal == "explanation" else "fooled"
         lines = [
-            f"{self.config['method']}{target}{self._aimed} on {counted(self.done, 'image')}{unfinished}: accuracy "
-            f"{right:.1%} before"
+            f"{self.config['method']}{target}{self._aimed} on {counted(self.done, 'image')}{unfinished}: "
+            f"{self.measured} {right:.1%} before"
         ]
         pixels, _ = self.mean_over_fooled(self.pixels)
         intervals = zip(self.success, self.success_interval, pixels, strict=True)
@@ -285,7 +290,7 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         ):
             count = "" if np.isnan(changed) else f", {changed:.0f} of {self.pixel_count} pixels changed"
             lines.append(
-                f"  epsilon {LEVELS * epsilon:g}/255: accuracy {accuracy:.1%}, {verb} {share:.1%} [{low:.1%}, "
+                f"  epsilon {LEVELS * epsilon:g}/255: {self.measured} {accuracy:.1%}, {verb} {share:.1%} [{low:.1%}, "
                 f"{high:.1%}] of {counted(int(self.attackable.sum()), 'image')}{count}"
             )
         return "\n".join([*lines, *self._told()])

@@ -117,7 +117,7 @@ def _words(found: MapsUnderAttack, attack: str) -> str:
 
 
 def _part_title(sheet: Sheet, text: str, top: float) -> None:
-    sheet.text(NAMES, top - HEADING / 2 - 0.03, text, ha="left", va="center", fontsize=7, fontweight="bold")
+    sheet.text(GAP, top - HEADING / 2 - 0.03, text, ha="left", va="center", fontsize=7, fontweight="bold")
 
 
 def _draw_table(sheet: Sheet, table: Rows, top: float, cell: float) -> None:

@@ -268,7 +268,7 @@ def _train(
     loss: LossOptions,
     training: ExplainerTrainingKeywords,
 ) -> TrainedExplainer:
-    """Train an explainer, and write and print how it does on the images held out, beside Grad-CAM."""
+    """Train an explainer; write and print how it does on images held out, beside Grad-CAM where it reads one layer."""
     from deconvviz.studies.explainers.search import evaluate_held_out, hold_out
     from deconvviz.studies.explainers.train import train_explainer
 

@@ -61,7 +61,7 @@ def draw_rows(
 
 
 def _numbers(values: Floats) -> list[str]:
-    return [f"{value:+.1f}" for value in values]
+    return [f"{value:+.2f}" for value in values]
 
 
 def draw_sweeps(views: LatentViews, title: str = "", caption: str = "", page: Page = OWN) -> Figure:

@@ -83,6 +83,11 @@ def latent(
     ((4, 4), (4, 3, 8, 8, 3), 'no scorer was given')
     """
     how = LatentOptions(**options)
+    if how.attributes and scorer is None:
+        raise DataError(
+            f"attributes {', '.join(how.attributes)} given without a scorer, whose outputs they are; give one, such as "
+            "demo"
+        )
     target = device_of(device)
     generator = Generator(model, target)
     judge = None if scorer is None else Scorer(scorer, generator.image_shape, str(target))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deconvviz.figures.page import Page
 from deconvviz.figures.tiles import rendered
 from deconvviz.studies.latent import figure
 from deconvviz.studies.latent.tables import TABLES
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     Drawn = Callable[[str, Figure, str], dict[str, str]]
 
 PAGE = "index.html"
-BARE = Page(caption=False)
 
 
 def write_views(folder: Pathlike, views: LatentViews, *, scorer: str, command: str) -> pathlib.Path:
@@ -45,7 +43,7 @@ def write_views(folder: Pathlike, views: LatentViews, *, scorer: str, command: s
     sections = [_codes(views, drawn)]
     if views.directions is not None:
         sections.append(_directions(views.directions, drawn, scorer, views))
-    axes = drawn("axes", figure.draw_axes(views, page=BARE), f"Images along principal axes of {views.axes.layer}")
+    axes = drawn("axes", figure.draw_axes(views), f"Images along principal axes of {views.axes.layer}")
     text = f"Directions of z that move the layer {views.axes.layer} along its principal axes; no scorer takes part."
     sections.append({"id": "axes", "name": "Principal axes", "text": text, "figures": [axes], "facts": []})
     if views.units is not None:
@@ -62,9 +60,9 @@ def _codes(views: LatentViews, drawn: Drawn) -> dict[str, Any]:
     figures = []
     for n in range(len(sweeps.categories)):
         alt = f"Categorical code {n}, a column for each category"
-        figures.append(drawn(f"code-{n}", figure.draw_categories(views, n, page=BARE), alt))
+        figures.append(drawn(f"code-{n}", figure.draw_categories(views, n), alt))
     if len(sweeps.places):
-        figures.append(drawn("sweeps", figure.draw_sweeps(views, page=BARE), "One place of z swept, a row each"))
+        figures.append(drawn("sweeps", figure.draw_sweeps(views), "One place of z swept, a row each"))
     facts = [
         f"Categorical code {n} and the scorer's class share {found:.3f} nats; by chance up to {chance:.3f}."
         for n, (found, chance) in enumerate(zip(sweeps.information, sweeps.chance, strict=True))
@@ -77,7 +75,7 @@ def _directions(found: Directions, drawn: Drawn, scorer: str, views: LatentViews
     """Return what the page says about directions."""
     figures = []
     for name in found.names:
-        made = figure.draw_direction(views, name, page=BARE)
+        made = figure.draw_direction(views, name)
         figures.append(drawn(f"direction-{name}", made, f"Images along the direction of {name}"))
     text = (
         f"The normal of a linear SVM between the samples that {scorer} scores highest and lowest; below each image is "
@@ -94,9 +92,9 @@ def _directions(found: Directions, drawn: Drawn, scorer: str, views: LatentViews
 
 def _units(views: LatentViews, units: Units, drawn: Drawn) -> dict[str, Any]:
     """Return what the page says about units."""
-    figures = [drawn("units", figure.draw_units(views, page=BARE), f"Units of {units.layer}, off and on")]
+    figures = [drawn("units", figure.draw_units(views), f"Units of {units.layer}, off and on")]
     if units.parts:
-        made = figure.draw_effects(views, page=BARE)
+        made = figure.draw_effects(views)
         figures.append(drawn("effects", made, "What units do to the area of each part"))
     text = (
         f"Units of {units.layer}, with the samples in which each is most active, then two as they are, with the unit "

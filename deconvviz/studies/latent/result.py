@@ -250,7 +250,7 @@ def summary(views: LatentViews) -> Iterator[str]:
                 f"direction {name}: high and low samples told apart {100 * accuracy:.0f} %, its score rises with rank "
                 f"correlation {plain:.2f}, {free:.2f} free of the others"
             )
-    yield f"axes of {views.axes.layer}: {100 * views.axes.explained.sum():.0f} % of its variance"
+    yield f"axes of layer {views.axes.layer}: {100 * views.axes.explained.sum():.0f} % of its variance"
     if views.units is not None:
         for n, unit in enumerate(views.units.chosen.tolist()):
             name = views.units.name(unit)
@@ -258,8 +258,8 @@ def summary(views: LatentViews) -> Iterator[str]:
                 part = views.units.parts.index(name)
                 mean, low, high = 100 * views.units.removed[n, part]
                 yield (
-                    f"unit {unit} of {views.units.layer}: {name}, IoU {views.units.iou[unit, part]:.2f}; without it "
-                    f"{mean:.1f} % of the image ({low:.1f} to {high:.1f}) go from {name}"
+                    f"unit {unit} of layer {views.units.layer}: {name}, IoU {views.units.iou[unit, part]:.2f}; "
+                    f"without it the area of {name} falls by {mean:.1f} % of the image ({low:.1f} to {high:.1f})"
                 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
@@ -97,6 +98,7 @@ def _kept(sheet: Sheet, study: PruningStudy, left: float, bottom: float, width: 
     axes.set_yticks(rows, [shortened(name, 22) for name in study.groups], fontsize=SMALL)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("filters, or groups of tied ones", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=SMALL, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.995), ncols=2)
     axes.set_title("")
 

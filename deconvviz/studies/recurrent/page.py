@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deconvviz.figures.page import Page
 from deconvviz.figures.tiles import rendered
 from deconvviz.studies.recurrent import caption_figure, figure, texts
 from deconvviz.studies.recurrent.naming import activity_words, layer_words, shown_token
@@ -100,8 +99,8 @@ def _layer(figures: _Figures, views: RecurrentViews, layer: LayerViews) -> dict[
     words = layer_words(layer.name)
     best = layer.best
     unit = best[1] if best is not None else int(layer.activity.std(0).argmax())
-    overview = figure.draw_recurrent(views, layer, page=Page(caption=False))
-    cell = texts.draw_cell(views, layer, unit, 0, DRAWN, page=Page(caption=False))
+    overview = figure.draw_recurrent(views, layer)
+    cell = texts.draw_cell(views, layer, unit, 0, DRAWN)
     return {
         "name": layer.name,
         "words": words,
@@ -125,11 +124,14 @@ def _layer(figures: _Figures, views: RecurrentViews, layer: LayerViews) -> dict[
 def _groups(views: RecurrentViews, layer: LayerViews) -> list[tuple[str, str, str]]:
     """Return (number, tokens, units) of each group as text, the tokens by how often they occur."""
     found = []
-    for group in range(int(layer.token_groups.max(initial=-1)) + 1):
+    groups = np.concatenate([layer.token_groups, layer.unit_groups])
+    for group in range(int(groups.max(initial=-1)) + 1):
         tokens = np.flatnonzero(layer.token_groups == group)
         tokens = tokens[np.argsort(-layer.counts[tokens], kind="stable")]
         words = [shown_token(views.sequences.vocabulary[token]) for token in tokens]
-        found.append((str(group), _some(words), _some(list(map(str, np.flatnonzero(layer.unit_groups == group))))))
+        found.append(
+            (str(group), _some(words) or "no token", _some(list(map(str, np.flatnonzero(layer.unit_groups == group)))))
+        )
     return found
 
 
@@ -158,13 +160,13 @@ def _together(views: RecurrentViews, layer: LayerViews) -> dict[str, Any] | None
 
 
 def _relevance(figures: _Figures, views: RecurrentViews) -> dict[str, Any]:
-    drawn = texts.draw_relevance(views, page=Page(caption=False))
+    drawn = texts.draw_relevance(views)
     words = [texts.relevance_words(views, each) for each in views.relevance]
     return {"figure": figures.drawn("relevance", drawn, "; ".join(words)), "words": words}
 
 
 def _caption(figures: _Figures, caption: Caption) -> dict[str, Any]:
-    drawn = caption_figure.draw_caption(caption, page=Page(caption=False))
+    drawn = caption_figure.draw_caption(caption)
     alt = f"An image, and a map for each word of {caption.text!r}"
     rows = []
     for place, word in enumerate(caption.words):
