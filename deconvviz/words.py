@@ -49,6 +49,15 @@ def network_called(spec: str, own_name: str) -> str:
     return spec.partition(":")[2].replace("#", " ") if spec.startswith(("torchvision:", "timm:")) else own_name
 
 
+def with_article(noun: str) -> str:
+    """Return a noun with "a" or "an" before it, by its first letter.
+
+    >>> with_article("mined file"), with_article("attack file")
+    ('a mined file', 'an attack file')
+    """
+    return f"{'an' if noun[:1] in 'aeio' else 'a'} {noun}"
+
+
 def listed(parts: Sequence[str]) -> str:
     """Return words with commas between them, and "and" before the last.
 

@@ -77,7 +77,7 @@ def draw_robustness(
     >>> network = dv.capture(model, (3, 16, 16))
     >>> study = dv.attack(network, dv.Scenes(2), "fgsm", epsilons=[0, 0.01], **about)
     >>> [axes.get_ylabel() for axes in dv.draw_robustness({"FGSM": study}).axes][0]
-    'accuracy (%)'
+    'same decision (%)'
     """
     by_name = studies if isinstance(studies, Mapping) else {studies.config["method"]: studies}
     if not by_name:

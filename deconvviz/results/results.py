@@ -25,6 +25,7 @@ from deconvviz.results.schemas import misfit_of_layout, misfit_of_values
 from deconvviz.results.sealed import check_seal, refuse_foreign, sealed
 from deconvviz.types import Array, Pathlike
 from deconvviz.version import __version__
+from deconvviz.words import with_article
 
 
 @dataclass
@@ -107,7 +108,7 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
         kind_of_file = _kind_in(file)
         if kind_of_file != kind:
             what = f"a file of kind {kind_of_file!r}" if kind_of_file else "an HDF5 file of some other program"
-            raise DataError(f"{path} is {what}; expected a {kind} file")
+            raise DataError(f"{path} is {what}; expected {with_article(f'{kind} file')}")
         if int(file.attrs["schema"]) > schema:
             raise DataError(f"{path} has schema {file.attrs['schema']}; this deconvviz reads up to {schema}: update it")
         layout = refuse_foreign(file, path)
@@ -123,7 +124,7 @@ def _opened(path: Pathlike, expected: str) -> Iterator[tuple[h5py.File, bool]]:
     """Open an HDF5 file within a `with` block, its seal first; also yield whether it has one."""
     if not pathlib.Path(path).is_file():
         what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; expected a {expected}")
+        raise DataError(f"{path} {what}; expected {with_article(expected)}")
     try:
         has_seal = check_seal(path)
         with h5py.File(path, "r") as file:
