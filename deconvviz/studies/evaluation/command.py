@@ -286,15 +286,18 @@ def _draw(
     blur = f" The picture of the insertion curve is blurred by a window of {window} px." if evaluation.curves else ""
     shown = {evaluation.columns[number] for number in drawn_columns(evaluation)}
     constant = "constant is the share of maps that are the same everywhere; " if "constant" in shown else ""
-    of_metrics = (
-        "metrics are fractions where no unit is named, at 100, 50 or 15 % of the pixels where so many are kept; "
-    )
+    covering, of_curves, of_metrics = "", "", ""
+    if measured.groups():
+        covering = f"Masked pixels become {fill}. "
+        of_curves = "Curves show means over the images. "
+        of_metrics = (
+            "metrics are fractions where no unit is named, at 100, 50 or 15 % of the pixels where so many are kept; "
+        )
     caption = (
         f"{counted(len(evaluation.names), 'image')} of {pathlib.PurePath(images).name}; {target} is explained. "
-        f"{f'Masked pixels become {fill}. ' if measured.groups() else ''}{RANGE_NOTE} {DISPLAY_NOTE} p is the probability "
-        f"of the class. {'Curves show means over the images. ' if measured.groups() else ''}Bars show means, and whiskers "
-        f"their 95 % intervals: {of_metrics if measured.groups() else ''}{constant}passes and seconds are those of one "
-        f"image.{blur}{preprocess.shown_words()}"
+        f"{covering}{RANGE_NOTE} {DISPLAY_NOTE} p is the probability of the class. {of_curves}Bars show means, and "
+        f"whiskers their 95 % intervals: {of_metrics}{constant}passes and seconds are those of one image."
+        f"{blur}{preprocess.shown_words()}"
     )
     figure = draw_evaluation(evaluation, directions(evaluation.columns), title, caption, class_names, page)
     save_figure(figure, beside(table, ".png"), caption)
