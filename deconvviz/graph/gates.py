@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,35 @@ class GatedNetwork:
         values = self._gated.run(given, [*nodes.values(), *outputs], x.shape[0])
         output = self._gated.packed(values)
         return ({name: values[node] for name, node in nodes.items()}, output) if layers else output
+
+    def behind(self, x: Tensor, name: str) -> Callable[[Tensor], Any]:
+        """Return the network's output as a function of the factors of one group; what they do not touch runs once.
+
+        Args:
+            x: images [N, C, h, w], as the network takes them.
+            name: of the group.
+
+        Returns:
+            A function that takes factors [units] or [N, units] and returns what the network returns for x. All other
+            factors are 1.
+        """
+        gated, outputs = self._gated, self._gated.output_nodes()
+        given: dict[fx.Node, Any] = {gated.image: x} | {node: self._factors({}, {}, x) for node in self._index}
+        own = {node for node, units in self._index.items() if name in units}
+        touched = set(own)
+        for node in gated.graph.nodes:
+            if not touched.isdisjoint(node.all_input_nodes):
+                touched.add(node)
+        read = [node for each in gated.graph.nodes if each in touched for node in each.all_input_nodes]
+        kept = [node for node in dict.fromkeys([*read, *outputs]) if node not in touched and node.op == "call_function"]
+        values = gated.run(given, kept, x.shape[0])
+        given |= {node: values[node] for node in kept}
+
+        def output(factors: Tensor) -> Any:
+            changed = {node: self._factors(self._index[node], {name: factors}, x) for node in own}
+            return gated.packed(gated.run(given | changed, outputs, x.shape[0]))
+
+        return output
 
     def _factors(self, index: Mapping[str, Tensor], factors: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return the factors of one node [1 or N, ...], which are broadcast over positions."""

@@ -120,6 +120,11 @@ def test_slim_equals_masked(name: str) -> None:
         assert apart(slim(x), silenced(x)) < 1e-10
         factors = {each: torch.from_numpy(~units).double() for each, units in removed.items()}
         assert apart(GatedNetwork(network, groups, list(factors))(x, factors), silenced(x)) < 1e-10
+        gated = GatedNetwork(network, groups, list(factors))
+        for group in (list(factors)[place] for place in (0, len(factors) // 2, -1)):
+            only = {group: factors[group]}
+            assert apart(gated.behind(x, group)(factors[group]), gated(x, only)) < 1e-12
+            assert apart(gated(x, only), network(x)) > 1e-9  # the group does something
         single, single_x = copy.deepcopy(slim).float(), x.float()
         assert (
             apart(single(single_x), network.replaced(network.graph, silenced.tensors).to(torch.float32)(single_x))

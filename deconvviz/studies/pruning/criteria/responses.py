@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -59,22 +62,29 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
     """s_f = mean over images of loss(network without filter f) - loss(network), in nats, of each image's class.
 
     The oracle of Molchanov et al. 2017, arXiv 1611.06440, section 2.2, with its sign; as `lesions` measures it, but for
-    filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass for each
-    filter and image.
+    filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass,
+    from the first of its layers on, for each filter and image.
     """
     require_number("count", count, 1, whole=True)
-    network, chosen = subject.network, list(subject.chosen)
-    gated = GatedNetwork(network, subject.groups, chosen)
-    losses: dict[str, list[Tensor]] = {name: [] for name in chosen}
+    gated = GatedNetwork(subject.network, subject.groups, list(subject.chosen))
+    scores: dict[str, Floats] = {}
     bar = subject.run.bar("filter", sum(gated.groups.values()), "lesions")
     with torch.inference_mode(), bar:
         images = _first_images(subject, count)
-        for name in chosen:
-            for unit in range(gated.groups[name]):
-                losses[name].append(_mean_loss_without(subject, gated, name, unit, images))
+        targets = torch.cat([targets for _, targets in images])
+        for name, units in gated.groups.items():
+            # What comes before the group runs once for all of its filters.
+            outputs = [gated.behind(x, name) for x, _ in images]
+            whole = torch.ones(units, device=subject.network.device)
+            before = _mean_loss(subject, outputs, whole, targets)
+            losses = []
+            for unit in range(units):
+                without = whole.clone()
+                without[unit] = 0
+                losses.append(_mean_loss(subject, outputs, without, targets))
                 bar.update(1)
-        before = _mean_loss_without(subject, gated, "", 0, images)
-    return {name: (torch.stack(each) - before).cpu().numpy() for name, each in losses.items()}
+            scores[name] = (torch.stack(losses) - before).cpu().numpy()
+    return scores
 
 
 def _first_images(subject: PruningSubject, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -93,16 +103,10 @@ def _targets(subject: PruningSubject, places: Ints) -> Tensor:
     return torch.from_numpy(subject.targets[places]).to(subject.network.device)
 
 
-def _mean_loss_without(
-    subject: PruningSubject, gated: GatedNetwork, name: str, unit: int, images: list[tuple[Tensor, Tensor]]
+def _mean_loss(
+    subject: PruningSubject, outputs: list[Callable[[Tensor], Any]], factors: Tensor, targets: Tensor
 ) -> Tensor:
-    """Return the mean loss, float64 on the device: nothing waits for it."""
-    factors = {}
-    if name:
-        factors[name] = torch.ones(gated.groups[name], device=subject.network.device)
-        factors[name][unit] = 0
-    readout, losses = subject.network.readout, []
-    for x, targets in images:
-        shares = readout.log_probabilities(readout.scores(gated(x, factors)))
-        losses.append(-shares.gather(1, targets[:, None])[:, 0])
-    return torch.cat(losses).double().mean()
+    """Return the mean loss with these factors, float64 on the device: nothing waits for it."""
+    readout = subject.network.readout
+    shares = torch.cat([readout.log_probabilities(readout.scores(output(factors))) for output in outputs])
+    return -shares.gather(1, targets[:, None])[:, 0].double().mean()
