@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -20,11 +21,14 @@ from deconvviz.cli.options import (
     run_options,
 )
 from deconvviz.cli.outputs import command_line, sources
+from deconvviz.errors import MismatchError
 from deconvviz.registry import require_name
 
 if TYPE_CHECKING:
     from deconvviz.cli.networks import NamedNetwork
+    from deconvviz.data.datasets import Images
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.comparison.drift import ExplanationDrift
     from deconvviz.studies.comparison.responses import Side
 
 ALL, NONE = "all", "none"
@@ -44,6 +48,8 @@ class Compared:
         decisions: images whose decisions are explained.
         filters: pairs of filters of each layer that are shown.
         k: patches of each.
+        bump: file of a bump explainer of the first network, by which the drift of explanations is measured; None for
+            no drift.
     """
 
     layers: tuple[str, ...]
@@ -55,6 +61,7 @@ class Compared:
     decisions: int
     filters: int
     k: int
+    bump: str | None
 
     @property
     def chosen_checks(self) -> tuple[str, ...] | None:
@@ -97,6 +104,11 @@ class Compared:
         "--filters", default=6, type=click.IntRange(0, 100), help="Pairs of filters of a layer that are shown."
     ),
     click.option("-k", default=9, type=click.IntRange(1, 100), help="Patches of each of these filters."),
+    click.option(
+        "--bump",
+        metavar="FILE",
+        help="A file that `deconvviz train-cam bump` made of BEFORE: also measure how far explanations drift.",
+    ),
 )
 @classes_option
 @run_options(batch_size="Images in one pass.", precision="Precision of forward passes.", workers=DECODING)
@@ -126,6 +138,7 @@ def compare(
       deconvviz compare demo:1 demo:64 scenes:300:1 -o compared
       deconvviz compare before.pth after.pth photos.h5 -o compared
       deconvviz compare torchvision:resnet18 torchvision:resnet18:tuned.pth photos.h5 --checks dead -o compared
+      deconvviz compare before.pth masked.pth photos.h5 --bump bump.pth -o compared
     """
     checks, method = compared.chosen_checks, own_names([compared.method])[0]  # before torch is imported
     from deconvviz.cli.networks import named_network
@@ -137,6 +150,7 @@ def compare(
     opened = open_images(images)
     both = [named_network(text, model) for text in (before, after)]
     one, two = (_side(network, prepared, device) for network in both)
+    measured_drift = _drift_of(one, two, compared.bump)
     class_names = output_names(both[0].loaded, names, one.network, opened)
     note = "accuracy and calibration are left out"
     comparison = compare_networks(
@@ -163,8 +177,11 @@ def compare(
     )
     shown = one.preprocess.shown_words().removesuffix(".")
     described = f"{images}.{shown}" if shown else images
-    page = write_comparison(out, comparison, images=described, command=command_line(), progress=run.progress)
+    drift = measured_drift(_looked_at(opened, compared.limit), run) if measured_drift else None
+    page = write_comparison(out, comparison, drift, images=described, command=command_line(), progress=run.progress)
     click.echo(repr(comparison))
+    if drift:
+        click.echo(repr(drift))
     click.echo(f"open {page}")
 
 
@@ -176,6 +193,35 @@ def _side(named: NamedNetwork, prepared: ImageOptions, device: str) -> Side:
     loaded = named.loaded
     preprocess = preprocess_of(loaded.settings, prepared, trained=loaded.weights != "none")
     return Side(captured(loaded, preprocess, device), preprocess, named.name)
+
+
+def _drift_of(one: Side, two: Side, bump: str | None) -> Callable[[Images, RunOptions], ExplanationDrift] | None:
+    """Return what measures the drift on images; an explainer that does not fit is refused here, before the rest."""
+    from deconvviz.cam.learned.files import fitting
+    from deconvviz.studies.comparison.drift import explanation_drift
+
+    if bump is None:
+        return None
+    if one.preprocess != two.preprocess:
+        raise MismatchError(
+            "--bump given, but both networks prepare images differently, and the drift compares what both explain of "
+            "the same pixels; leave --bump out, or give --resize, --input, --mean and --std"
+        )
+    explainer = fitting(bump, "bump", one.network)
+
+    def measured(images: Images, run: RunOptions) -> ExplanationDrift:
+        settings = run.keywords()
+        return explanation_drift(one.network, two.network, images, explainer, preprocess=one.preprocess, **settings)
+
+    return measured
+
+
+def _looked_at(images: Images, limit: int) -> Images:
+    """Return the images that the comparison looks at."""
+    from deconvviz.data.datasets import Part, labels_of
+    from deconvviz.data.sampling import spread
+
+    return Part(images, spread(labels_of(images), limit))
 
 
 def _distinct(before: str, after: str) -> tuple[str, str]:

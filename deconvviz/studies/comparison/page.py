@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from deconvviz.metrics.calibration import Estimate
+    from deconvviz.studies.comparison.drift import ExplanationDrift
     from deconvviz.studies.comparison.result import Comparison, ExplainedImages, LayerComparison
 
 PAGE = "index.html"
@@ -34,13 +35,20 @@ MAPS = "Each map has its own range; where it is low the image shows in its own c
 
 
 def write_comparison(
-    folder: Pathlike, comparison: Comparison, *, images: str, command: str, progress: bool = False
+    folder: Pathlike,
+    comparison: Comparison,
+    drift: ExplanationDrift | None = None,
+    *,
+    images: str,
+    command: str,
+    progress: bool = False,
 ) -> pathlib.Path:
     """Write the page of a comparison, its figures and its tables into a folder that exists; return the page's path.
 
     Args:
         folder: the folder.
         comparison: what is shown.
+        drift: how far the explanations of both networks lie apart; None where it was not measured.
         images: where the images came from.
         command: the command that makes the page.
         progress: whether a progress bar is shown on standard error.
@@ -53,6 +61,8 @@ def write_comparison(
     comparison.save_json(place / "comparison.json")
     comparison.save_csv(place / "filters.csv")
     comparison.save_changes(place / "findings.csv")
+    if drift:
+        drift.save_csv(place / "drift.csv")
     pages = _Figures(place, command)
     names, decisions, shown = comparison.config["networks"], comparison.decisions, comparison.explained
     with RunOptions(progress=progress).bar("layer", len(comparison.layers), "figures") as bar:
@@ -73,6 +83,7 @@ def write_comparison(
         "layers": layers,
         "changes": comparison.changes,
         "explained": None if shown is None else _explained(pages, comparison, shown),
+        "drift": drift,
         "recognised": RECOGNISED,
         "sharper": SHARPER,
         "diagnosed": comparison.config["checks"] is not None,

@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from compared import PREPROCESS, compare, model, silenced
 
 import deconvviz as dv
 from deconvviz.cli.networks import named_network
+from deconvviz.data.datasets import Part
 from deconvviz.errors import DataError, DeconvvizError, MismatchError, ModelError
 from deconvviz.studies.comparison.command import compare as command
 from deconvviz.studies.comparison.page import write_comparison
@@ -49,6 +51,41 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     torch.save(net.state_dict(), folder / "b.pth")
     record(2, net)
     return folder
+
+
+def test_the_drift_of_explanations(files: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """With a bump of the network before, the page tells how far explanations drift; another's is refused at once."""
+    from deconvviz.cam.learned.base import LEARNED
+    from deconvviz.cam.learned.files import configuration, save_explainer
+
+    before, after = (str(files / name) for name in ("a.pth", "b.pth"))
+    loaded = dv.load_model(f"{files}/net.py:net", weights=before)
+    network = dv.capture(loaded.model, (3, 32, 32))
+    torch.manual_seed(0)
+    bump = LEARNED["bump"]({"1": (5, 14, 14)}, 10, width=4)
+    bump.input_shape = (3, 32, 32)
+    save_explainer(bump, tmp_path / "bump.pth", configuration(bump, network, {}))
+    about = ["scenes:12:3", "--model", f"{files}/net.py:net", "--bump", str(tmp_path / "bump.pth"), "--limit", "8"]
+    about += ["-l", "1", "--checks", "none", "--filters", "0", "--decisions", "0", "-o"]
+    result = invoke(before, after, *about, str(tmp_path / "page"))
+    assert result.exit_code == 0, result.output
+    other = dv.capture(dv.load_model(f"{files}/net.py:net", weights=after).model, (3, 32, 32))
+    images = Part(dv.Scenes(12, seed=3), np.flatnonzero(kept_images(tmp_path / "page" / "drift.csv")))
+    preprocess = dv.Preprocess.from_dict(loaded.settings)
+    found = dv.explanation_drift(network, other, images, bump, preprocess=preprocess, progress=False)
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert found.mean > 0 and f"<strong>{found.mean:.3f}</strong>" in page and repr(found) in result.output
+    with pytest.raises(MismatchError, match="trained for other weights"):
+        invoke(after, before, *about, str(tmp_path / "other"))
+    with pytest.raises(MismatchError, match="prepare images differently"):
+        invoke("demo", before, *about, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def kept_images(drift: pathlib.Path) -> list[bool]:
+    """Which of twelve images a table of the drift has."""
+    names = {row["image"] for row in csv.DictReader(drift.read_text().splitlines())}
+    return [name in names for name in dv.Scenes(12, seed=3).names]
 
 
 def test_the_command_on_two_weights_files(files: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from deconvviz.cam.learned.bump import Bump
 from deconvviz.cam.learned.files import configuration, save_explainer
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import CamError, DeconvvizError, MismatchError
-from deconvviz.studies.explainers.result import ExplanationDrift
+from deconvviz.studies.comparison.drift import ExplanationDrift
 
 
 def pictures(count: int = 9) -> InMemoryImages:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.cam.learned.bump import Bump, bump_of
 from deconvviz.cam.learned.files import fitting
 from deconvviz.cam.learned.reading import BumpReader
@@ -14,9 +16,11 @@ from deconvviz.data.datasets import Images
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.graph.network import Network
+from deconvviz.metrics.intervals import NORMAL_95, standard_error
+from deconvviz.results.tables import write_csv
 from deconvviz.run.options import RunOptions
-from deconvviz.studies.explainers.result import ExplanationDrift
-from deconvviz.types import Pathlike
+from deconvviz.types import Floats, Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,11 +28,82 @@ if TYPE_CHECKING:
     from deconvviz.run.options import RunKeywords
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExplanationDrift:
+    """Where a bump explainer sees two networks look, image by image, and how far the two lie apart.
+
+    Attributes:
+        first: float64 [N, 3], of the first network: row and column of the bump's centre, and sigma, in pixels.
+        second: float64 [N, 3], of the other network.
+        size: rows and columns of the images.
+        names: of the images, [N].
+
+    >>> first = np.array([[16.0, 16.0, 4.0], [16.0, 16.0, 4.0]])
+    >>> drift = ExplanationDrift(first=first, second=first + [[0, 0, 0], [0, 8, 0]], size=(32, 32), names=("a", "b"))
+    >>> drift.distances.round(3), drift.shifts
+    (array([0.   , 0.627]), array([0.  , 0.25]))
+    >>> drift
+    ExplanationDrift(2 images: distance 0.314 ± 0.615, centres 0.125 of the side apart, widths x 1.00)
+    """
+
+    first: Floats
+    second: Floats
+    size: tuple[int, int]
+    names: tuple[str, ...]
+
+    @property
+    def distances(self) -> Floats:
+        """float64 [N], the Hellinger distance of both bumps as normal distributions: 0 for the same, 1 far apart.
+
+        sqrt(1 - BC) with the Bhattacharyya coefficient BC = 2 s t / (s^2 + t^2) exp(-d^2 / 4 (s^2 + t^2)) of two
+        round Gaussians of widths s and t whose centres are d apart. Source: Bhattacharyya 1943, Bulletin of the
+        Calcutta Mathematical Society 35.
+        """
+        s, t = self.first[:, 2], self.second[:, 2]
+        apart = np.square(self.first[:, :2] - self.second[:, :2]).sum(1)
+        both = np.square(s) + np.square(t)
+        return np.asarray(np.sqrt(np.maximum(1 - 2 * s * t / both * np.exp(-apart / (4 * both)), 0)))
+
+    @property
+    def shifts(self) -> Floats:
+        """float64 [N], how far the centres are apart, in shares of the shorter side of the image."""
+        return np.asarray(np.linalg.norm(self.first[:, :2] - self.second[:, :2], axis=1) / min(self.size))
+
+    @property
+    def widths(self) -> Floats:
+        """float64 [N], sigma of the other network's bump over that of the first one's."""
+        return self.second[:, 2] / self.first[:, 2]
+
+    @property
+    def mean(self) -> float:
+        """The drift: the mean distance over the images, in 0..1."""
+        return float(self.distances.mean())
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of its 95 % interval, 1.96 standard errors over the images; NaN for a single image."""
+        return NORMAL_95 * standard_error(self.distances)
+
+    def save_csv(self, path: Pathlike) -> None:
+        """Write a row for each image: both bumps, their distance and the shift of the centre."""
+        columns = [f"{what}_{which}" for which in ("first", "second") for what in ("row", "column", "sigma")]
+        values = np.column_stack([self.first, self.second, self.distances, self.shifts]).tolist()
+        rows = [[name, *numbers] for name, numbers in zip(self.names, values, strict=True)]
+        write_csv(path, "explanation drift", ["image", *columns, "distance", "shift"], rows)
+
+    def __repr__(self) -> str:
+        ratio = float(np.exp(np.log(self.widths).mean()))
+        return (
+            f"ExplanationDrift({counted(len(self.first), 'image')}: distance {self.mean:.3f} ± {self.half_width:.3f}, "
+            f"centres {self.shifts.mean():.3g} of the side apart, widths x {ratio:.2f})"
+        )
+
+
 def explanation_drift(
     network: Network,
     other: Network,
     images: Images,
-    explainer: Bump | Pathlike,
+    explainer: LearnedExplainer | Pathlike,
     *,
     preprocess: Preprocess,
     **run: Unpack[RunKeywords],
