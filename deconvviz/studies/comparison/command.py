@@ -175,8 +175,7 @@ def compare(
         k=compared.k,
         **run.keywords(),
     )
-    shown = one.preprocess.shown_words().removesuffix(".")
-    described = f"{images}.{shown}" if shown else images
+    described = f"{images}.{one.preprocess.shown_words()}".removesuffix(".")
     drift = measured_drift(_looked_at(opened, compared.limit), run) if measured_drift else None
     page = write_comparison(out, comparison, drift, images=described, command=command_line(), progress=run.progress)
     click.echo(repr(comparison))
