@@ -178,10 +178,7 @@ def compare(
     described = f"{images}.{one.preprocess.shown_words()}".removesuffix(".")
     drift = measured_drift(_looked_at(opened, compared.limit), run) if measured_drift else None
     page = write_comparison(out, comparison, drift, images=described, command=command_line(), progress=run.progress)
-    click.echo(repr(comparison))
-    if drift:
-        click.echo(repr(drift))
-    click.echo(f"open {page}")
+    click.echo("\n".join([repr(comparison), *([repr(drift)] if drift else []), f"open {page}"]))
 
 
 def _side(named: NamedNetwork, prepared: ImageOptions, device: str) -> Side:
