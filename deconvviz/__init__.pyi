@@ -88,6 +88,7 @@ from .studies.ablation.ablate import ablate as ablate
 from .studies.attack.measure import attack as attack
 from .studies.attack.measure import attacked_images as attacked_images
 from .studies.attack.result import AttackStudy as AttackStudy
+from .studies.comparison.drift import ExplanationDrift as ExplanationDrift
 from .studies.comparison.drift import explanation_drift as explanation_drift
 from .studies.comparison.measure import compare as compare
 from .studies.comparison.result import Comparison as Comparison
@@ -113,7 +114,6 @@ from .studies.examples.measure import examples as examples
 from .studies.examples.measure import suspects as suspects
 from .studies.examples.result import Examples as Examples
 from .studies.examples.result import Suspects as Suspects
-from .studies.comparison.drift import ExplanationDrift as ExplanationDrift
 from .studies.explainers.train import train_explainer as train_explainer
 from .studies.invariance.measure import invariance as invariance
 from .studies.latent.measure import latent as latent
