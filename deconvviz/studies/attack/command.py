@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +20,7 @@ from deconvviz.cli.inputs import (
     output_names,
     read_image,
 )
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -44,22 +45,19 @@ if TYPE_CHECKING:
     from deconvviz.studies.attack.result import AttackStudy
 
 
-def _list_attacks(context: click.Context, _: click.Parameter, requested: bool) -> None:
-    """Print the attacks with their options and sources, and exit."""
-    if not requested or context.resilient_parsing:
-        return
+def _attack_lines() -> Iterator[str]:
+    """Yield the attacks with their options and sources, and the interpreters that they may fool."""
     from deconvviz.studies.attack.interpreters.base import interpreter_declarations
     from deconvviz.studies.attack.registry import attack_declarations, fooler_declarations
 
     for declared, more in ((attack_declarations(), ""), (fooler_declarations(), " --fools ...")):
         for each in declared.values():
             options = ", ".join(f"{key}={value!r}" for key, value in each.defaults.items()) or "none"
-            click.echo(f"{each.name + more:18s}{' '.join(each.docstring.split())}")
-            click.echo(f"{'':18s}epsilon: {each.keywords['levels']}/255; options: {options}")
-    click.echo("Interpreters that --fools takes:")
+            yield f"{each.name + more:18s}{' '.join(each.docstring.split())}"
+            yield f"{'':18s}epsilon: {each.keywords['levels']}/255; options: {options}"
+    yield "Interpreters that --fools takes:"
     for each in interpreter_declarations().values():
-        click.echo(f"{each.name:18s}{' '.join(each.docstring.split())}")
-    context.exit()
+        yield f"{each.name:18s}{' '.join(each.docstring.split())}"
 
 
 def _own_attack(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -164,9 +162,7 @@ asked_options = option_group(
     required=True,
     help="The file, .h5; beside it the tables OUT.csv and OUT.images.csv and the figure OUT.png.",
 )
-@click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_attacks, help="List the attacks and exit."
-)
+@list_option(_attack_lines, "List the attacks and exit.")
 @asked_options
 @map_options
 @limit_option
