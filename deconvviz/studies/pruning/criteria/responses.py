@@ -12,7 +12,7 @@ from deconvviz.graph.gates import GatedNetwork
 from deconvviz.graph.ops import is_rectified
 from deconvviz.metrics.intervals import DUPLICATE, correlations
 from deconvviz.run.responses import LayerResponses, gather
-from deconvviz.studies.pruning.registry import Scores, criterion
+from deconvviz.studies.pruning.registry import Scores, checks, criterion
 from deconvviz.studies.pruning.subject import PruningSubject
 from deconvviz.types import Floats, Ints
 
@@ -62,7 +62,6 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
     filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass for each
     filter and image.
     """
-    require_number("count", count, 1, whole=True)
     network, chosen = subject.network, list(subject.chosen)
     gated = GatedNetwork(network, subject.groups, chosen)
     losses: dict[str, list[Tensor]] = {name: [] for name in chosen}
@@ -75,6 +74,12 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
                 bar.update(1)
         before = _mean_loss_without(subject, gated, "", 0, images)
     return {name: (torch.stack(each) - before).cpu().numpy() for name, each in losses.items()}
+
+
+@checks("lesion")
+def check(count: object) -> None:
+    """Raise DataError for a number of images that is none."""
+    require_number("count", count, 1, whole=True)
 
 
 def _first_images(subject: PruningSubject, count: int) -> list[tuple[Tensor, Tensor]]:
