@@ -195,7 +195,12 @@ asked_options = option_group(
 )
 @list_option(_criterion_lines, "List the criteria and exit.")
 @asked_options
-@click.option("--limit", metavar="N", type=click.IntRange(1), help="Measure on only N images, spread over the classes.")
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Measure on only N images, spread over the classes.  [default: all]",
+)
 @figure_options()
 @run_options(
     batch_size="Images in one pass, also in those that are timed.",
