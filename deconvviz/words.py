@@ -23,6 +23,22 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {plural or noun + ('es' if noun.endswith(('s', 'x')) else 's')}"
 
 
+def in_points(difference: float, low: float, high: float, signed: bool = False) -> str:
+    """Return a difference of two shares in percentage points, with its interval.
+
+    Args:
+        difference: as a fraction, such as 0.36.
+        low: lower end of its interval.
+        high: upper end.
+        signed: whether a number above zero has a plus.
+
+    >>> in_points(0.36, 0.289, 0.424), in_points(0.005, -0.01, 0.02, signed=True)
+    ('36.0 points [28.9, 42.4]', '+0.5 points [-1.0, +2.0]')
+    """
+    value, lower, upper = (f"{100 * share:{'+' if signed else ''}.1f}" for share in (difference, low, high))
+    return f"{value} points [{lower}, {upper}]"
+
+
 def readable(value: float) -> str:
     """Return a number as it is read in a figure: four digits of it, thousands with commas, millions in words.
 

@@ -13,6 +13,7 @@ from deconvviz.declarations import Declaration, declarations
 from deconvviz.registry import require_name
 
 FOLDER = pathlib.Path(__file__).parent
+OF_LAYERS = ("layer", "layers", "inner")  # what methods need whose layer the user may name
 OTHER_NAMES = {
     "saliency": "gradient",
     "vanilla-gradient": "gradient",

@@ -132,6 +132,7 @@ def cam(
     paths = _images(images)
     _check_out(out, each, len(paths) * max(len(targets), 1))
     outs = [out] if each is None else _files_of_images(paths, images, out, each)
+    how.require_explainers(methods)
     # What a figure shows is read before any work; of many files each is read when its turn comes.
     files = [str(image_file(path)) for path in paths]
     photos = map(read_image, files) if each else [read_image(file) for file in files]

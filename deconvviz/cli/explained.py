@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from deconvviz.cam.catalogue import OF_LAYERS
 from deconvviz.cli.decisions import MEASURES, Question
 from deconvviz.cli.inputs import folder_and_name, load, output_names
+from deconvviz.cli.notes import no_layer_named
 from deconvviz.errors import CamError, CaptureError, TargetError
 from deconvviz.progress import write_line
 from deconvviz.words import network_called
@@ -177,7 +179,7 @@ def make_explainers(
 
     options_by_method = how.by_method(methods)
     layers: Sequence[str] = how.layers
-    of_layers = [method for method in methods if METHODS[method].needs in ("layer", "layers", "inner")]
+    of_layers = [method for method in methods if METHODS[method].needs in OF_LAYERS]
     if not layers and of_layers and subject.captured is None:
         raise CamError(_choices(of_layers[0], subject, example))
     if not layers and of_layers and subject.whole is not None:
@@ -199,7 +201,7 @@ def make_explainers(
     ]
     chosen_here = [explainer for explainer in explainers if explainer.method.needs != "trained"]  # a file names its own
     if not how.layers and (place := place_of(chosen_here)):
-        click.echo(f"note: no layer is named; the maps are those{place}, the last with rows and columns: -l", err=True)
+        click.echo(no_layer_named(place), err=True)
     return explainers
 
 

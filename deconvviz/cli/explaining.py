@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deconvviz.cam.catalogue import own_names
+from deconvviz.cam.catalogue import OF_LAYERS, learned_declarations, own_names
+from deconvviz.cam.learned.described import require_explainer_of
 from deconvviz.cli.inputs import names_of
+from deconvviz.cli.notes import no_layer_named
 from deconvviz.cli.options import Command, explainer_option, layers_option, option_group
-from deconvviz.errors import DataError
+from deconvviz.errors import CamError, DataError
+
+if TYPE_CHECKING:
+    from deconvviz.graph.network import Network
 
 RANGE_NOTE = "Each map is scaled to its own range, so that brightness does not compare between maps."
 RANDOMISED_NOTE = (
@@ -54,19 +59,43 @@ class MethodOptions:
         """Return the options of each method; those of a trained one hold its explainer, which is read once.
 
         Raises:
-            DataError: a pair without a value, or the file of an explainer whose method is not among `methods`.
+            DataError: a pair without a value, or a file that is no explainer.
+            CamError: an explainer of a method that is not among `methods`, or a trained method without its explainer.
             DeconvvizError: a method that does not exist.
         """
         from deconvviz.cam.learned.files import load_explainer
 
+        self.require_explainers(methods)
         options = {method: options_of(method, self.pairs) for method in methods}
         for path in self.explainer_files:
             explainer = load_explainer(path)
-            if explainer.name not in options:
-                kind, listed = explainer.name, ", ".join(methods)
-                raise DataError(f"{path} is an explainer of {kind}, and the methods are {listed}; ask for {kind}")
             options[explainer.name]["explainer"] = explainer
         return options
+
+    def require_explainers(self, methods: Sequence[str]) -> None:
+        """Refuse files that are no explainers of the methods, and a trained method without one; it needs no torch.
+
+        Raises:
+            DataError: a file is missing, or is no explainer.
+            CamError: it is one of a method that is not asked for, or a method has no file.
+        """
+        given = {require_explainer_of(path, methods) for path in self.explainer_files}
+        if any(pair.startswith("explainer=") for pair in self.pairs):
+            return
+        for method in methods:
+            if method in learned_declarations() and method not in given:
+                raise CamError(
+                    f"{method} has to be trained first: deconvviz train-cam {method} MODEL IMAGES -o {method}.pth; "
+                    f"give its file as --explainer {method}.pth"
+                )
+
+    def say_default_layer(self, methods: Sequence[str], network: Network) -> None:
+        """Say which layer the methods explain where they need one and none is named."""
+        from deconvviz.cam.registry import METHODS
+        from deconvviz.graph.choose import last_maps
+
+        if not self.layers and any(METHODS[method].needs in OF_LAYERS for method in methods):
+            click.echo(no_layer_named(f" at {last_maps(network)}"), err=True)
 
     @property
     def place(self) -> str:

@@ -316,6 +316,24 @@ def _say_what_is_kept() -> None:
     click.echo(f"\ndeconvviz: interrupted: {said}", err=True)
 
 
+def told_by_click(error: click.ClickException) -> str:
+    """Return what click finds wrong with a command line as one line, in the form of the package's own errors.
+
+    >>> told_by_click(click.UsageError("Missing argument 'MODEL'."))
+    "missing argument 'MODEL'"
+    """
+    message = " ".join(error.format_message().split()).removesuffix(".")  # click lists choices one a line
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    see = " See" if message.endswith("?") else "; see"
+    where = "" if context is None else f"{see} {context.command_path} --help"
+    return f"{message[:1].lower()}{message[1:]}{where}"
+
+
+def _is_help(error: click.ClickException) -> bool:
+    """Return whether click asks with an error for the help: no command is given. Before 8.2 it printed the help."""
+    return isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ()))
+
+
 def main() -> None:
     """Run the command line; it exits with 0, or with 2 and one line on standard error for what the user can mend.
 
@@ -338,7 +356,10 @@ def main() -> None:
         _say_what_is_kept()
         sys.exit(128 + (signal.SIGTERM if isinstance(_cause(error), Terminated) else signal.SIGINT))
     except click.ClickException as error:
-        error.show()
+        if _is_help(error):
+            error.show()
+        else:
+            click.echo(f"deconvviz: {told_by_click(error)}", err=True)
         sys.exit(error.exit_code)
     except DeconvvizError as error:
         if debug:

@@ -19,6 +19,15 @@ def projection_note(rules: Iterable[str]) -> str:
     return PROJECTION_NOTE if {"deconvnet", "guided"} & set(rules) else ""
 
 
+def no_layer_named(place: str) -> str:
+    """Return the note that says which layer is explained where the user names none; `place` is such as " at layer4".
+
+    >>> no_layer_named(" at layer4")
+    'note: no layer is named; the maps are those at layer4, the last with rows and columns: -l'
+    """
+    return f"note: no layer is named; the maps are those{place}, the last with rows and columns: -l"
+
+
 NO_SWITCHES_NOTE = (
     "No max pooling lies between the image and this layer, so the deconvnet has no switches, and its projections "
     "hardly depend on the image: the rule auto takes one that follows the image."

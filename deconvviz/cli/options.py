@@ -121,7 +121,7 @@ def model_options(command: Command, part: str = "--part") -> Command:
             "part",
             metavar="MODULE",
             help="Name of a module of the model to take in the place of all of it, such as the backbone of a detector. "
-            "It has to take images by itself. MODEL#MODULE means the same.",
+            "It has to take images by itself. MODEL#MODULE means the same.  [default: all of the model]",
         ),
         range_option,
         image_channels_option,
@@ -240,7 +240,8 @@ def figure_options(columns: str | None = None, width: str = "--width") -> Callab
             "page_width",
             type=click.FloatRange(1, 60),
             metavar="INCHES",
-            help="Width of the figure, such as 3.3 for a column of a paper; letters keep their size.",
+            help="Width of the figure, such as 3.3 for a column of a paper; letters keep their size."
+            "  [default: the figure's own]",
         ),
         click.option(
             "--dpi",
@@ -250,7 +251,11 @@ def figure_options(columns: str | None = None, width: str = "--width") -> Callab
         click.option("--caption/--no-caption", default=True, help="Whether the caption stands below the figure."),
     ]
     if columns is not None:
-        options.append(click.option("--columns", type=click.IntRange(1), help=columns))
+        options.append(
+            click.option(
+                "--columns", type=click.IntRange(1), help=f"{columns}  [default: as many as there is room for]"
+            )
+        )
     fields = {"title": "title", "width": "page_width", "dpi": "dpi", "caption": "caption"}
     fields |= {"columns": "columns"} if columns is not None else {}
 
@@ -340,7 +345,7 @@ def limit_option(command: Command) -> Command:
         "--limit",
         type=click.IntRange(1),
         metavar="N",
-        help="Take only N images, spread over the classes and the store.",
+        help="Take only N images, spread over the classes and the store.  [default: all]",
     )(command)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from deconvviz.cam.learned import bump, lcam, masking  # noqa: F401, they register
 from deconvviz.cam.learned.base import LEARNED, LearnedExplainer
+from deconvviz.cam.learned.described import FORMAT, SCHEMA, described, json_beside
 from deconvviz.errors import CamError, DataError, MismatchError
 from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
@@ -22,8 +23,6 @@ from deconvviz.results.files import atomic, one_line
 from deconvviz.results.results import other_network
 from deconvviz.types import Pathlike
 from deconvviz.words import counted
-
-FORMAT, SCHEMA = "deconvviz-explainer", 1
 
 
 def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,11 +42,6 @@ def configuration(explainer: LearnedExplainer, network: Network, about: Mapping[
     }
 
 
-def json_beside(path: Pathlike) -> pathlib.Path:
-    """Return the path of the JSON file of an explainer."""
-    return pathlib.Path(path).with_suffix(".json")
-
-
 def save_explainer(explainer: LearnedExplainer, path: Pathlike, config: Mapping[str, Any]) -> None:
     """Write both files, each atomically; raises DataError where that cannot be done."""
     with atomic(json_beside(path)) as temporary:
@@ -63,7 +57,7 @@ def load_explainer(path: Pathlike) -> LearnedExplainer:
     Raises:
         DataError: one of the files is missing, of another kind, or does not fit the other. ModelError: no state dict.
     """
-    config = _config(json_beside(path), path)
+    config = described(path)
     try:
         kind = LEARNED[config["method"]]
         layers = {name: tuple(shape) for name, shape in config["layers"].items()}
@@ -79,20 +73,6 @@ def load_explainer(path: Pathlike) -> LearnedExplainer:
     explainer.to(next(iter(state.values())).dtype).load_state_dict(state)
     explainer.origin, explainer.input_shape = config, tuple(config.get("input_shape", ()))
     return explainer.eval()
-
-
-def _config(path: pathlib.Path, weights: Pathlike) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"no {path}, which says what {weights} explains; keep both files together")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}); train the explainer again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise DataError(f"{path} does not describe an explainer; give what `deconvviz train-cam` wrote")
-    if not isinstance(config.get("schema"), int) or config["schema"] > SCHEMA:
-        raise DataError(f"{path} has schema {config.get('schema')}; this deconvviz reads up to {SCHEMA}: update it")
-    return config
 
 
 def digest(explainer: LearnedExplainer) -> str:

@@ -9,7 +9,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.ablation.variants import FULL
 from deconvviz.types import Pathlike
-from deconvviz.words import counted
+from deconvviz.words import counted, in_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +92,6 @@ class VariantTable(Shown, drawn_by="draw_variants"):
         for row in self.rows:
             errors = f"{row.training_error:10.1%}{row.validation_error:12.1%}"
             lines.append(f"{row.name:26s}{row.parameters:12,}{row.epochs:8d}{errors}")
-            if row.difference is not None:
-                lines[-1] += f"  {row.difference:+.1%} [{row.low:+.1%}, {row.high:+.1%}]"
+            if row.difference is not None and row.low is not None and row.high is not None:
+                lines[-1] += f"  {in_points(row.difference, row.low, row.high, signed=True)}"
         return "\n".join(lines)

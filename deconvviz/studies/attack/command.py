@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +20,7 @@ from deconvviz.cli.inputs import (
     output_names,
     read_image,
 )
+from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -32,9 +33,16 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_place, save_figure, sources
 from deconvviz.errors import DataError
-from deconvviz.registry import require_name
+from deconvviz.registry import require_name, require_options
 from deconvviz.studies.attack.maps_command import AskedOfMaps, map_options, maps_caption_of
-from deconvviz.studies.attack.registry import LEVELS
+from deconvviz.studies.attack.options import NO_LABELS, AttackOptions
+from deconvviz.studies.attack.registry import (
+    LEVELS,
+    attack_declarations,
+    fooler_declarations,
+    interpreter_declarations,
+    require_fooler,
+)
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
@@ -44,28 +52,20 @@ if TYPE_CHECKING:
     from deconvviz.studies.attack.result import AttackStudy
 
 
-def _list_attacks(context: click.Context, _: click.Parameter, requested: bool) -> None:
-    """Print the attacks with their options and sources, and exit."""
-    if not requested or context.resilient_parsing:
-        return
-    from deconvviz.studies.attack.interpreters.base import interpreter_declarations
-    from deconvviz.studies.attack.registry import attack_declarations, fooler_declarations
-
+def _attack_lines() -> Iterator[str]:
+    """Yield the attacks with their options and sources, and the interpreters that they may fool."""
     for declared, more in ((attack_declarations(), ""), (fooler_declarations(), " --fools ...")):
         for each in declared.values():
             options = ", ".join(f"{key}={value!r}" for key, value in each.defaults.items()) or "none"
-            click.echo(f"{each.name + more:18s}{' '.join(each.docstring.split())}")
-            click.echo(f"{'':18s}epsilon: {each.keywords['levels']}/255; options: {options}")
-    click.echo("Interpreters that --fools takes:")
+            yield f"{each.name + more:18s}{' '.join(each.docstring.split())}"
+            yield f"{'':18s}epsilon: {each.keywords['levels']}/255; options: {options}"
+    yield "Interpreters that --fools takes:"
     for each in interpreter_declarations().values():
-        click.echo(f"{each.name:18s}{' '.join(each.docstring.split())}")
-    context.exit()
+        yield f"{each.name:18s}{' '.join(each.docstring.split())}"
 
 
 def _own_attack(_: click.Context, __: click.Parameter, name: str) -> str:
     """Return the name of an attack that exists, before torch is imported."""
-    from deconvviz.studies.attack.registry import attack_declarations
-
     require_name("attack", name, attack_declarations())
     return name
 
@@ -106,6 +106,26 @@ class Asked:
                 )
             return [level / LEVELS for level in levels]
         return None if self.epsilon is None else [_share(self.epsilon)]
+
+    def require_possible(self, of_maps: AskedOfMaps) -> None:
+        """Refuse what does not fit together, before torch is imported and images or a model are opened.
+
+        Raises:
+            DataError: an option that the attack does not have, a value out of its range, or options that contradict.
+            CamError: an interpreter needs a trained explainer, and none, or one of another method, is given.
+        """
+        how = AttackOptions(
+            epsilons=self.shares(),
+            away_from=self.away_from or "label",
+            target=None if self.target is None else 0,  # which one is known when the model is
+            loss=self.loss,
+            **of_maps.keywords(),
+        )
+        attacks, foolers = attack_declarations(), fooler_declarations()
+        require_fooler(self.method, how.fooling, attacks, foolers)
+        own = (foolers if how.fooling else attacks)[self.method]
+        require_options(self.method, own.defaults, typed_options(self.pairs, "steps=50"))
+        of_maps.require_explainer()
 
 
 def _share(text: str) -> float:
@@ -164,9 +184,7 @@ asked_options = option_group(
     required=True,
     help="The file, .h5; beside it the tables OUT.csv and OUT.images.csv and the figure OUT.png.",
 )
-@click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_attacks, help="List the attacks and exit."
-)
+@list_option(_attack_lines, "List the attacks and exit.")
 @asked_options
 @map_options
 @limit_option
@@ -208,13 +226,16 @@ def attack(
     if not out.endswith(".h5"):
         raise DataError(f"{out} given; expected a name that ends in .h5")
     check_place(out)
-    epsilons, method_options = asked.shares(), typed_options(asked.pairs, "steps=50")
+    asked.require_possible(of_maps)
+    dataset = _opened(images)
+    labelled = bool((dataset.labels >= 0).all())
+    if asked.away_from == "label" and not labelled:
+        raise DataError(NO_LABELS)
     from deconvviz.studies.attack.measure import attack as attack_images
 
-    dataset = _opened(images)
     network, preprocess, loaded = open_model(model, options)
     class_names = output_names(loaded, names, network, dataset)
-    outputs, labelled = None, bool((dataset.labels >= 0).all())
+    outputs = None
     if asked.away_from == "label" or (asked.away_from is None and labelled):
         otherwise = "each image is attacked away from the class that the network finds"
         outputs = matched_outputs(dataset, network, class_names, asked.away_from == "label", otherwise)
@@ -226,16 +247,16 @@ def attack(
         preprocess=preprocess,
         names=class_names if len(class_names) == network.outputs else (),
         sources=sources(loaded),
-        epsilons=epsilons,
+        epsilons=asked.shares(),
         away_from=asked.away_from or ("top" if outputs is None else "label"),
         outputs=outputs,
         target=class_number(asked.target, class_names),
         loss=asked.loss,
-        method_options=method_options,
+        method_options=typed_options(asked.pairs, "steps=50"),
         limit=limit,
         keep=asked.keep,
         commit_every=commit_every,
-        **of_maps.keywords(),
+        **{**of_maps.keywords(), "layer": of_maps.layer_in(network)},
         **run.keywords(),
     )
     _write(study, out, network.name, page, preprocess.shown_words())

@@ -11,31 +11,11 @@ from torch.nn import functional
 
 from deconvviz.cam.explain import Explainer, constant_maps_allowed
 from deconvviz.cam.options import ExplainOptions
-from deconvviz.errors import DataError
 from deconvviz.metrics.sanity import spearman
+from deconvviz.studies.attack.options import squeezer
 from deconvviz.studies.attack.pixels import PixelNetwork
 
-KINDS = {"bit-depth": (1, 8), "median": (2, 15)}
-"""Countermeasure -> the least and the largest number that it takes: bits of a colour, and pixels of a window's side."""
 COARSE = 28  # cells of a side, to which maps are brought before their ranks are compared
-
-
-def squeezer(text: str) -> tuple[str, int]:
-    """Read a countermeasure.
-
-    Raises:
-        DataError: it is none, or its number is out of its range.
-
-    >>> squeezer("median=3")
-    ('median', 3)
-    """
-    kind, _, number = text.partition("=")
-    least, most = KINDS.get(kind, (0, -1))
-    if not (number.isdigit() and least <= int(number) <= most):
-        raise DataError(
-            f"countermeasure {text!r} given; expected bit-depth=N, N from 1 to 8, or median=N, N from 2 to 15"
-        )
-    return kind, int(number)
 
 
 def squeezed(x: Tensor, text: str) -> Tensor:

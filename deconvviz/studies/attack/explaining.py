@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deconvviz.cam import explain  # noqa: F401, the methods register
+from deconvviz.cam.catalogue import OF_LAYERS
+from deconvviz.cam.registry import METHODS
 from deconvviz.cam.shaping import resized
+from deconvviz.graph.choose import last_maps
+from deconvviz.graph.network import Network
 from deconvviz.metrics.movement import overlap, strongest
 from deconvviz.metrics.sanity import WINDOW, ssim
 from deconvviz.studies.attack.attacks import ATTACKS, FOOLERS
@@ -25,6 +30,27 @@ from deconvviz.studies.attack.victims import Victims
 from deconvviz.types import Floats, Ints
 
 STRONGEST = 0.1  # share of the pixels of a map whose overlap is measured
+
+
+def default_layer(network: Network, fools: Sequence[str], agreement: Sequence[str]) -> str | None:
+    """Return the layer that interpreters and methods read where none is named: the last with rows and columns.
+
+    Args:
+        network: captured.
+        fools: names of interpreters.
+        agreement: names of explanation methods.
+
+    Returns:
+        Its name; None where none of them reads a layer that the user names.
+
+    >>> import deconvviz as dv
+    >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+    >>> network = dv.capture(torch.nn.Sequential(*layers).eval(), (3, 8, 8))
+    >>> default_layer(network, ["cam"], []), default_layer(network, ["gradient"], ["rise", "gradient"])
+    ('1', None)
+    """
+    read = "cam" in fools or any(METHODS[name].needs in OF_LAYERS for name in agreement)
+    return last_maps(network) if read else None
 
 
 class Aims(NamedTuple):

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.cam.learned.described import require_explainer_of
 from deconvviz.choices import EDGE_STAGES, EDGES, GOALS, TOWARDS
+from deconvviz.cli.explaining import own_methods
+from deconvviz.cli.notes import no_layer_named
 from deconvviz.cli.options import option_group
 from deconvviz.registry import require_name
-from deconvviz.studies.attack.registry import LEVELS, attack_declarations
+from deconvviz.studies.attack.registry import LEVELS, TRAINED, attack_declarations, interpreter_declarations
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    from deconvviz.graph.network import Network
     from deconvviz.studies.attack.result import AttackStudy
 
 
@@ -43,6 +47,23 @@ class AskedOfMaps:
     countermeasures: str | None
     agreement: str | None
 
+    def layer_in(self, network: Network) -> str | None:
+        """Return the layer that is read; a note says which where none is named."""
+        from deconvviz.studies.attack.explaining import default_layer
+
+        asked = self.keywords()
+        if self.layer is not None:
+            return self.layer
+        layer = default_layer(network, asked["fools"], asked["agreement"])
+        if layer is not None:
+            click.echo(no_layer_named(f" at {layer}"), err=True)
+        return layer
+
+    def require_explainer(self) -> None:
+        """Raise DataError or CamError where the file of an explainer is none, or one of another method."""
+        if self.explainer is not None:
+            require_explainer_of(self.explainer, [TRAINED])
+
     def keywords(self) -> dict[str, Any]:
         """Return the keyword arguments of `dv.attack`."""
         lists = ("fools", "countermeasures", "agreement")
@@ -52,12 +73,16 @@ class AskedOfMaps:
 
 def _own_interpreters(_: click.Context, __: click.Parameter, names: str | None) -> str | None:
     """Return names of interpreters that exist, before torch is imported."""
-    from deconvviz.studies.attack.interpreters.base import interpreter_declarations
-
     for name in (names or "").split(","):
         if name:
             require_name("interpreter", name, interpreter_declarations())
     return names
+
+
+def _own_methods(context: click.Context, option: click.Parameter, names: str | None) -> str | None:
+    """Return the names that explanation methods have here, before torch is imported."""
+    methods = own_methods(context, option, names or None)
+    return None if methods is None else ",".join(methods)
 
 
 map_options = option_group(
@@ -70,12 +95,16 @@ map_options = option_group(
         help="Interpreters whose maps are fooled together: cam, gradient, mask, real-time-masking.",
     ),
     click.option(
-        "-l", "--layer", metavar="LAYER", help="Whose maps cam reads, and the methods of --agreement that need a layer."
+        "-l",
+        "--layer",
+        metavar="LAYER",
+        help="Whose maps cam reads, and the methods of --agreement that need a layer.  [default: the last one with "
+        "rows and columns]",
     ),
     click.option(
         "--explainer",
         metavar="FILE",
-        help="File that `deconvviz train-cam real-time-masking` wrote.",
+        help=f"File that `deconvviz train-cam {TRAINED}` wrote.",
     ),
     click.option(
         "--goal",
@@ -111,6 +140,7 @@ map_options = option_group(
     click.option(
         "--agreement",
         metavar="METHOD,METHOD,...",
+        callback=_own_methods,
         help="Also measure how far the maps of these explanation methods agree, before and after, such as "
         "grad-cam,gradient.",
     ),

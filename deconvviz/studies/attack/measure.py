@@ -25,13 +25,13 @@ from deconvviz.models.labels import class_label
 from deconvviz.results.files import require_place
 from deconvviz.results.results import require_same, stamped
 from deconvviz.studies.attack.attacks import ATTACKS, FOOLERS
-from deconvviz.studies.attack.countermeasures import Jury, squeezer
-from deconvviz.studies.attack.explaining import Explaining
+from deconvviz.studies.attack.countermeasures import Jury
+from deconvviz.studies.attack.explaining import Explaining, default_layer
 from deconvviz.studies.attack.fooled import empty_countered, empty_maps
 from deconvviz.studies.attack.interpreters.learned import RealTimeMasking
-from deconvviz.studies.attack.options import AttackOptions
+from deconvviz.studies.attack.options import NO_LABELS, AttackOptions
 from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale, with_noise
-from deconvviz.studies.attack.registry import Attack
+from deconvviz.studies.attack.registry import Attack, require_fooler
 from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.attack.running import AttackRun
 from deconvviz.types import Pathlike
@@ -83,7 +83,7 @@ def attack(
             needed, or more changes than there is memory for.
         TargetError: the target is no output, or the class of every image.
         CaptureError: the images do not fit the network, or it returns no scores of classes.
-        CamError: an interpreter needs a layer with rows and columns, or a trained explainer, and none is given.
+        CamError: a layer has no rows and columns, or an interpreter needs a trained explainer, and none is given.
         LayerNotFound: a layer of this name does not exist.
         MismatchError: `out` was written with other settings, or the explainer belongs to another network.
 
@@ -102,6 +102,7 @@ def attack(
     entry = _entry(method, how)
     method_options = entry.checked(how.method_options)
     network.check_input(preprocess.shape)
+    how = replace(how, layer=how.layer or default_layer(network, how.fools, how.agreement))
     seen = PixelNetwork(network, PixelScale(preprocess))
     explaining = Explaining(seen, how) if how.fools else None
     jury = Jury(seen, how.agreement, how.layer, how.seed) if how.agreement else None
@@ -135,10 +136,7 @@ def attack(
 
 def _entry(method: str, how: AttackOptions) -> Attack:
     """Return the attack of a name, or its form that fools explanations."""
-    if how.fooling and method in ATTACKS and method not in FOOLERS:
-        raise DataError(f"{method} fools no explanation; take {' or '.join(FOOLERS)}, or the goal decision")
-    for text in how.countermeasures:
-        squeezer(text)
+    require_fooler(method, how.fooling, ATTACKS, FOOLERS)
     return FOOLERS[method] if how.fooling else ATTACKS[method]
 
 
@@ -194,10 +192,7 @@ def _own_classes(feed: Feed, network: Network, how: AttackOptions) -> Tensor | N
             _refuse_own(feed, network, how)
         return None
     if how.outputs is None or (feed.labels < 0).any():
-        raise DataError(
-            "an attack away from the label needs one for every image, and outputs that stand for them; attack the top "
-            "class instead"
-        )
+        raise DataError(NO_LABELS)
     outputs = np.asarray(how.outputs, np.int64)
     if feed.labels.max() >= len(outputs) or outputs.min() < 0 or outputs.max() >= network.outputs:
         raise DataError(

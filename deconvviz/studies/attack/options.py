@@ -5,13 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deconvviz.cam.learned.base import LearnedExplainer
 from deconvviz.choices import ATTACK_LOSSES, EDGE_STAGES, EDGES, EXPLAINED, GOALS, TOWARDS
-from deconvviz.errors import DataError, require, require_choice
+from deconvviz.errors import CamError, DataError, require, require_choice
 from deconvviz.run.options import RunKeywords, RunOptions
+from deconvviz.studies.attack.registry import TRAINED
 from deconvviz.types import Ints, Pathlike
+
+if TYPE_CHECKING:
+    from deconvviz.cam.learned.base import LearnedExplainer
+
+NO_LABELS = (
+    "an attack away from the label needs one for every image, and outputs that stand for them; attack the top class "
+    "instead"
+)
+KINDS = {"bit-depth": (1, 8), "median": (2, 15)}
+"""Countermeasure -> the least and the largest number that it takes: bits of a colour, and pixels of a window's side."""
+
+
+def squeezer(text: str) -> tuple[str, int]:
+    """Read a countermeasure.
+
+    Raises:
+        DataError: it is none, or its number is out of its range.
+
+    >>> squeezer("median=3")
+    ('median', 3)
+    """
+    kind, _, number = text.partition("=")
+    least, most = KINDS.get(kind, (0, -1))
+    if not (number.isdigit() and least <= int(number) <= most):
+        raise DataError(
+            f"countermeasure {text!r} given; expected bit-depth=N, N from 1 to 8, or median=N, N from 2 to 15"
+        )
+    return kind, int(number)
 
 
 class AttackKeywords(RunKeywords, total=False):
@@ -53,7 +81,8 @@ class AttackOptions(RunOptions):
         keep: of so many of them, evenly spread, the changed pixels are kept; None keeps all.
         commit_every: batches between two commits to the file.
         fools: names of interpreters whose maps are measured before and after, and which the attack fools together.
-        layer: whose maps the interpreter "cam" and the methods of `agreement` read.
+        layer: whose maps the interpreter "cam" and the methods of `agreement` read; None takes the last one with rows
+            and columns.
         explainer: of the interpreter "real-time-masking", or its file.
         goal: "both": another class, and a map like the one before; "explanation": the same class, and another map;
             "decision": another class, whatever the map is. Without `fools` it is "decision".
@@ -66,7 +95,8 @@ class AttackOptions(RunOptions):
         agreement: explanation methods, two or more, whose agreement on each image is measured, before and after.
 
     Raises:
-        DataError: a value out of its range.
+        DataError: a value out of its range, or options that do not fit together.
+        CamError: an interpreter needs a trained explainer, and none is given.
 
     >>> AttackOptions(epsilons=(2 / 255,)).epsilons_or(0.5), AttackOptions().epsilons_or(0.5)
     ((0.00784313725490196,), (0.5,))
@@ -120,6 +150,15 @@ class AttackOptions(RunOptions):
 
     def _check_explanations(self) -> None:
         """Raise DataError where what is said of explanations does not fit together."""
+        for text in self.countermeasures:
+            squeezer(text)
+        if TRAINED in self.fools and self.explainer is None:
+            raise CamError(
+                f"{TRAINED} has to be trained first: deconvviz train-cam {TRAINED} MODEL IMAGES -o masking.pth; give "
+                "its file as the explainer"
+            )
+        if TRAINED not in self.fools and self.explainer is not None:
+            raise DataError(f"an explainer given, which {TRAINED} alone reads; name that among the interpreters")
         if self.edges != "none" and not self.fooling:
             raise DataError(
                 f"edges {self.edges} given without an explanation to fool; name interpreters, such as cam, and the "

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import inspect
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from deconvviz.declarations import Declaration, declarations
+from deconvviz.errors import DataError
 from deconvviz.registry import Registry, require_options
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ Formula = Callable[..., "Tensor"]
 LEVELS = 255  # in which changes of pixels are given and told: 255 from black to white
 FILES = ("gradient", "sparse", "optimised", "explanations")
 """The files of `attacks/`."""
+INTERPRETER_FILES = ("activation", "gradient", "mask", "learned")
+"""The files of `interpreters/` that register interpreters."""
+TRAINED = "real-time-masking"  # the interpreter whose explainer is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,34 @@ def fooler_declarations() -> dict[str, Declaration]:
     ['pgd', 'cw', 'stadv']
     """
     return _declared("fooler")
+
+
+@cache
+def interpreter_declarations() -> dict[str, Declaration]:
+    """Return the interpreters by name, likewise.
+
+    >>> list(interpreter_declarations())
+    ['cam', 'gradient', 'mask', 'real-time-masking']
+    """
+    folder = pathlib.Path(__file__).parent / "interpreters"
+    return declarations([folder / f"{name}.py" for name in INTERPRETER_FILES], "interpreter")
+
+
+def require_fooler(method: str, fooling: bool, attacks: Collection[str], foolers: Collection[str]) -> None:
+    """Raise DataError where an attack is to fool explanations and has no form that does.
+
+    Args:
+        method: name of the attack.
+        fooling: whether explanations are to be fooled.
+        attacks: the attacks that there are.
+        foolers: those of them that fool explanations.
+
+    >>> require_fooler("fgsm", True, ["fgsm", "pgd"], ["pgd"])
+    Traceback (most recent call last):
+    deconvviz.errors.DataError: fgsm fools no explanation; take pgd, or the goal decision
+    """
+    if fooling and method in attacks and method not in foolers:
+        raise DataError(f"{method} fools no explanation; take {' or '.join(foolers)}, or the goal decision")
 
 
 def _declared(decorator: str) -> dict[str, Declaration]:

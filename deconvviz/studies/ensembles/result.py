@@ -14,7 +14,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike
-from deconvviz.words import counted
+from deconvviz.words import counted, in_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,7 +189,7 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
         if self.count > 1:
             gain, low, high = self.gain()[self.best]
             best = self.names[self.best]
-            lines.append(f"  all against {best}, the best alone: error {-gain:+.1%} [{-high:+.1%}, {-low:+.1%}]")
+            lines.append(f"  all against {best}, the best alone: error {in_points(-gain, -high, -low, signed=True)}")
         return "\n".join(lines)
 
 

@@ -192,8 +192,7 @@ def evaluate(
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m guided --sanity labels -o labels.csv
       deconvviz evaluate demo scenes:200:7 -l relu5 -m grad-cam -m guided --metrics none --attack pgd.h5 -o trust.csv
     """
-    table = check_table(out)
-    measured.groups()  # refuses one that does not exist, before torch is imported
+    table = _table(out, measured, how, methods)
     from deconvviz.data.datasets import open_images
     from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.evaluation.measure import evaluate as measure
@@ -209,6 +208,7 @@ def evaluate(
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")
     keywords["outputs"] = outputs
     options_by_method, file = how.by_method(methods), beside(table, ".h5")
+    how.say_default_layer(methods, opened.network)
     attacked = AttackSubject(opened, labelled_images, options_by_method, how.layers, limit, run).checked(attacks)
     about: dict[str, Any] = {"limit": limit, "sources": sources(opened.loaded)}
     if cluster is None or (file.exists() and Evaluation.load(file).complete):
@@ -232,6 +232,13 @@ def evaluate(
         feed = feed_of(labelled_images, opened, check.sanity_images, run)
         checked = SanitySubject(opened, feed, options_by_method, how.layers, run)
         check_sanity(check, checked, labelled_images, outputs, table, page.beside())
+
+
+def _table(out: str, measured: MetricOptions, how: MethodOptions, methods: Sequence[str]) -> pathlib.Path:
+    """Return the path of the table; refuses metrics and explainers that do not exist, before torch is imported."""
+    measured.groups()
+    how.require_explainers(methods)
+    return check_table(out)
 
 
 def _write_tables(evaluation: Evaluation, table: pathlib.Path, moved: MapsUnderAttack | None) -> None:

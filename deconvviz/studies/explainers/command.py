@@ -21,7 +21,7 @@ from deconvviz.cli.options import (
     option_group,
     run_options,
 )
-from deconvviz.cli.outputs import beside, sources
+from deconvviz.cli.outputs import beside, check_place, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
 from deconvviz.words import counted
@@ -41,6 +41,19 @@ NOTE = (
     "Grad-CAM. L-CAM's default schedule is its authors', for more than a million images: with some hundred, give a "
     "higher learning rate and smaller batches, such as --lr 1 --batch-size 16."
 )
+
+
+DEFAULTS = {
+    "epochs": "26 for l-cam-fm, l-cam-img",
+    "steps": "8500,3000 for real-time-masking; 1500 for bump",
+    "lr": "0.001 for real-time-masking, bump; 0.0001 for l-cam-fm, l-cam-img",
+    "decay": "0.1 for real-time-masking; 1 for bump; 0.95 for l-cam-fm, l-cam-img",
+    "batch_size": "128,64 for real-time-masking; 16 for bump; 64 for l-cam-fm, l-cam-img",
+}
+"""Option of the schedule -> its defaults by method, those of the phases: the help is written before torch is imported.
+
+Of a method with several phases the values have commas between them, unless all are the same.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,15 @@ class ScheduleOptions:
     batch_size: str | None = None
     augment: bool = True
 
+    def typed(self) -> dict[str, Sequence[float]]:
+        """Return the numbers of each option that was typed; raises DataError for other text."""
+        typed: dict[str, Sequence[float]] = {}
+        for name in DEFAULTS:
+            text = getattr(self, name)
+            if text is not None:
+                typed[name] = numbers(text, "0.1") if name in ("lr", "decay") else integers(text)
+        return typed
+
     def phases(self, method: str, options: Mapping[str, Any] | None = None) -> tuple[Phase, ...]:
         """Return the phases that a method with these options has, changed as was typed.
 
@@ -73,16 +95,14 @@ class ScheduleOptions:
         from deconvviz.cam.learned.base import LEARNED
 
         phases = tuple(replace(phase, augment=self.augment) for phase in LEARNED[method].needed(options or {}))
-        for name in ("epochs", "steps", "lr", "decay", "batch_size"):
-            text = getattr(self, name)
-            if text is None:
-                continue
-            values: Sequence[float] = numbers(text, "0.1") if name in ("lr", "decay") else integers(text)
-            if len(values) not in (1, len(phases)):
+        for name, given in self.typed().items():
+            if len(given) not in (1, len(phases)):
                 known = ", ".join(phase.name for phase in phases)
                 option = name.replace("_", "-")
-                raise DataError(f"--{option} {text} given; expected one value, or one for each of {known}")
-            values = [*values] * len(phases) if len(values) == 1 else values
+                raise DataError(
+                    f"--{option} {getattr(self, name)} given; expected one value, or one for each of {known}"
+                )
+            values = [*given] * len(phases) if len(given) == 1 else given
             changes: list[dict[str, Any]] = [{name: value} for value in values]
             if name == "epochs":  # a phase of a fixed number of steps becomes one of epochs
                 changes = [{**change, "steps": 0} for change in changes]
@@ -96,14 +116,19 @@ schedule_options = option_group(
     click.option(
         "--epochs",
         help="Passes over the images. A higher number than OUT was trained with adds some."
-        "  [default: the method's own]",
+        f"  [default: {DEFAULTS['epochs']}; the others count steps]",
     ),
-    click.option("--steps", help="Number of steps, instead of epochs."),
-    click.option("--lr", help="Learning rate to begin with; that of L-CAM's biases is twice as high."),
+    click.option("--steps", help=f"Number of steps, instead of epochs.  [default: {DEFAULTS['steps']}]"),
     click.option(
-        "--decay", help="Factor on the learning rate after each epoch (real-time-masking: after each 4000 steps)."
+        "--lr",
+        help=f"Learning rate to begin with; that of L-CAM's biases is twice as high.  [default: {DEFAULTS['lr']}]",
     ),
-    click.option("--batch-size", help="Images in a step."),
+    click.option(
+        "--decay",
+        help="Factor on the learning rate after each epoch (real-time-masking: after each 4000 steps)."
+        f"  [default: {DEFAULTS['decay']}]",
+    ),
+    click.option("--batch-size", help=f"Images in a step.  [default: {DEFAULTS['batch_size']}]"),
     click.option("--augment/--no-augment", default=True, help="Crop and flip images at random."),
 )
 
@@ -206,6 +231,8 @@ def train_cam(
     from deconvviz.cam.catalogue import learned_declarations
 
     require_name("learned explainer", method, learned_declarations())  # before torch is imported
+    check_place(out)
+    _ = loss.options(), loss.values(), schedule.typed()
     from deconvviz.data.datasets import open_images
 
     opened_images = open_images(images)

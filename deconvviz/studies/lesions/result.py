@@ -13,7 +13,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike
-from deconvviz.words import counted
+from deconvviz.words import counted, in_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,7 +214,5 @@ class Lesions(Shown, drawn_by="draw_lesions"):
         lines = [f"Lesions of {len(self.drop)} {units} ({self.config['how']}), {images}"]
         for i in self.ranking[:5].tolist():
             (low, high), rise = self.interval[i], self.loss_rise[i]
-            lines.append(
-                f"  without {self.name(i)}: drop {self.drop[i]:.1%} [{low:.1%}, {high:.1%}], log-loss {rise:+.3g}"
-            )
+            lines.append(f"  without {self.name(i)}: drop {in_points(self.drop[i], low, high)}, log-loss {rise:+.3g}")
         return "\n".join(lines)

@@ -204,7 +204,9 @@ class WholeOptions:
     click.option("--features", metavar="FILE.h5", help="Keep the features here; an unfinished file is resumed."),
     click.option("--pool", default="max", help="max, mean, all, or with a grid: 'max 6x6'."),
     click.option("--half", is_flag=True, help="Keep the features in half precision, in half the space."),
-    click.option("--limit", type=click.IntRange(1), help="Images of each class, at most, drawn at random."),
+    click.option(
+        "--limit", type=click.IntRange(1), help="Images of each class, at most, drawn at random.  [default: all]"
+    ),
 )
 @figure_options()
 @run_options(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,20 +24,22 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_place, save_figure, sources
 from deconvviz.errors import DataError
-from deconvviz.registry import require_name
-from deconvviz.words import counted
+from deconvviz.registry import require_name, require_options
+from deconvviz.studies.pruning.options import PruningOptions
+from deconvviz.studies.pruning.registry import criterion_declarations, require_trained
+from deconvviz.words import counted, in_points
 
 if TYPE_CHECKING:
+    from deconvviz.data.datasets import Images
     from deconvviz.figures.page import Page
     from deconvviz.models.load import LoadedModel
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.mining.result import Mined
     from deconvviz.studies.pruning.result import PruningStudy
 
 
 def _criterion_lines() -> Iterator[str]:
     """Yield the criteria with their options and sources."""
-    from deconvviz.studies.pruning.registry import criterion_declarations
-
     for each in criterion_declarations().values():
         needs = each.keywords.get("needs") or "nothing but the weights"
         options = ", ".join(f"{key}={value!r}" for key, value in each.defaults.items()) or "none"
@@ -47,8 +49,6 @@ def _criterion_lines() -> Iterator[str]:
 
 def _own_criterion(_: click.Context, __: click.Parameter, name: str) -> str:
     """Return the name of a criterion that exists, before torch is imported."""
-    from deconvviz.studies.pruning.registry import criterion_declarations
-
     require_name("criterion", name, criterion_declarations())
     return name
 
@@ -87,6 +87,30 @@ class Asked:
     filters: int
     repeats: int
 
+    def opened(self, images: str) -> Given:
+        """Open what is given, and refuse what cannot be done with it, before torch is imported and a model is loaded.
+
+        Raises:
+            DataError: a file is missing or of another kind, an option of the criterion does not exist, or the images
+                have no classes where some are needed.
+            CamError: an explainer of another method.
+            MismatchError: a mined file of other images.
+            PruningError: a share that keeps nothing.
+        """
+        how = PruningOptions(**self.options())
+        declared = criterion_declarations()[self.criterion]
+        require_options(self.criterion, declared.defaults, how.criterion_options)
+        require_trained(self.criterion, declared.keywords.get("trained", ""), how.criterion_options)
+        from deconvviz.data.datasets import open_images
+        from deconvviz.studies.mining.result import load_mined
+        from deconvviz.studies.pruning.possible import require_possible
+
+        dataset = open_images(images)
+        validation = None if self.validation is None else open_images(self.validation)
+        mined = None if self.mined is None else load_mined(self.mined)
+        require_possible(self.criterion, declared.keywords.get("needs", ""), how, dataset, validation, mined)
+        return Given(dataset, validation, mined)
+
     def options(self) -> dict[str, Any]:
         """Return the fields of `PruningOptions` that these options stand for."""
         return {
@@ -101,6 +125,20 @@ class Asked:
             "shown": self.filters,
             "repeats": self.repeats,
         }
+
+
+class Given(NamedTuple):
+    """The files that a pruning is given.
+
+    Attributes:
+        images: those that are looked at and measured on.
+        validation: other ones to measure on; None for a share of them.
+        mined: the mined file for the figure; None for none.
+    """
+
+    images: Images
+    validation: Images | None
+    mined: Mined | None
 
 
 def layer_and_share(text: str) -> tuple[str, float]:
@@ -157,7 +195,12 @@ asked_options = option_group(
 )
 @list_option(_criterion_lines, "List the criteria and exit.")
 @asked_options
-@click.option("--limit", metavar="N", type=click.IntRange(1), help="Measure on only N images, spread over the classes.")
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Measure on only N images, spread over the classes.  [default: all]",
+)
 @figure_options()
 @run_options(
     batch_size="Images in one pass, also in those that are timed.",
@@ -193,30 +236,28 @@ def prune(
         raise DataError(f"{out} given; expected a name that ends in .pth")
     check_place(out)
     how = asked.options()
-    from deconvviz.data.datasets import open_images
+    given = asked.opened(images)
     from deconvviz.run.opening import captured, device_of
-    from deconvviz.studies.mining.result import load_mined
+    from deconvviz.studies.pruning.criteria import CRITERIA
     from deconvviz.studies.pruning.measure import prune as prune_network
-    from deconvviz.studies.pruning.options import PruningOptions
 
-    PruningOptions(**how)  # a share that keeps nothing is refused before a model is loaded
-    dataset = open_images(images)
-    validation = None if asked.validation is None else open_images(asked.validation)
+    CRITERIA[asked.criterion].checked(how["criterion_options"])  # values that are out of their range
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device, options.outputs)
-    class_names = output_names(loaded, names, network, dataset)
+    class_names = output_names(loaded, names, network, given.images)
     otherwise = "it is measured in how many images the network decides as before"
-    outputs = matched_outputs(dataset, network, class_names, False, otherwise) if len(dataset.classes) else None
+    labelled = len(given.images.classes) > 0
+    outputs = matched_outputs(given.images, network, class_names, False, otherwise) if labelled else None
     study, _ = prune_network(
         loaded.model,
-        dataset,
+        given.images,
         asked.criterion,
         out,
         preprocess=preprocess,
         device=device_of(options.device),
         origin=_origin(loaded, options, class_names),
-        validation=validation,
-        mined=None if asked.mined is None else load_mined(asked.mined),
+        validation=given.validation,
+        mined=given.mined,
         sources=sources(loaded),
         outputs=outputs,
         limit=limit,
@@ -272,7 +313,7 @@ def caption_of(study: PruningStudy) -> str:
     above = "; ".join(f"{layer}: {words}" for layer, words in zip(study.pictures, shown, strict=True))
     above = f"Above, filters from the lowest score to the highest, by their numbers ({above}). " if above else ""
     intervals = [
-        f"{form} {accuracy:.1%}, lost {study.accuracy[0] - accuracy:.1%} [{low:.1%}, {high:.1%}]"
+        f"{form} {accuracy:.1%}, lost {in_points(study.accuracy[0] - accuracy, low, high)}"
         for form, accuracy, (low, high) in zip(study.forms, study.accuracy, study.lost_interval, strict=True)
         if form != "whole"
     ]

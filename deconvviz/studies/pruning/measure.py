@@ -15,7 +15,7 @@ from deconvviz.data.datasets import Images, labels_of, limited, place_of
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import bytes_of_pixel, room_for, split, spread
-from deconvviz.errors import PruningError
+from deconvviz.errors import DataError, PruningError
 from deconvviz.graph.capture import capture
 from deconvviz.graph.channels import ChannelGroups, channel_groups
 from deconvviz.graph.digest import architecture
@@ -23,6 +23,7 @@ from deconvviz.graph.network import Network
 from deconvviz.results.results import stamped
 from deconvviz.studies.pruning.criteria import CRITERIA
 from deconvviz.studies.pruning.options import PruningOptions
+from deconvviz.studies.pruning.possible import require_possible
 from deconvviz.studies.pruning.result import PruningStudy
 from deconvviz.studies.pruning.run import PruningRun
 from deconvviz.studies.pruning.slim import Origin, on_device
@@ -94,6 +95,10 @@ def prune(
     how, entry = PruningOptions(**options), CRITERIA[criterion]
     given = how.outputs
     how = replace(how, criterion_options=entry.checked(how.criterion_options))
+    require_possible(criterion, entry.needs, how, images, validation, mined)
+    entry.require_labels(given is not None)
+    if how.finetune and out is None:
+        raise DataError("fine-tuning is kept in a file, from which it resumes; give out, such as slim.pth")
     network = capture(model, preprocess.shape).to(torch.device(device))
     groups = channel_groups(network)
     chosen, looks = units_kept(groups, how), bool(entry.needs or how.finetune)

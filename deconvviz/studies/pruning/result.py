@@ -14,7 +14,7 @@ from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Ints, Mask, Pathlike, Pixels
-from deconvviz.words import counted
+from deconvviz.words import counted, in_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,7 +253,7 @@ class PruningStudy(Shown, drawn_by="draw_pruning"):
             "the parameters are left"
         ]
         for form, accuracy, (low, high) in zip(self.forms, self.accuracy, self.lost_interval, strict=True):
-            lost = "" if form == "whole" else f", lost {self.accuracy[0] - accuracy:.1%} [{low:.1%}, {high:.1%}]"
+            lost = "" if form == "whole" else f", lost {in_points(self.accuracy[0] - accuracy, low, high)}"
             lines.append(f"  {form}: {right} {accuracy:.1%} on {counted(len(self.indices), 'image')}{lost}")
         if self.seconds.size:
             before, after = 1000 * np.median(self.seconds, 1)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from deconvviz.results.results import require_same
 from deconvviz.studies.mining.result import Mined
 from deconvviz.studies.pruning.options import PruningOptions
 from deconvviz.studies.pruning.pictures import filter_pictures
+from deconvviz.studies.pruning.possible import NOT_TUNABLE, OTHER_MINED
 from deconvviz.studies.pruning.registry import Criterion
 from deconvviz.studies.pruning.result import PrunedGroup, PruningStudy
 from deconvviz.studies.pruning.slim import Origin, masked_module, slim_module, timed, write_program, write_weights
@@ -30,6 +31,9 @@ from deconvviz.studies.pruning.subject import Feeds, PruningSubject, best, count
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.train import train
 from deconvviz.types import Ints, Mask
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 BATCH, DECAY = 64, 1e-4  # of fine-tuning: Li et al. 2017
 
@@ -70,19 +74,19 @@ class PruningRun:
         if not study.groups:
             study = self._saved(replace(study, groups=self._scored()))
         if not len(study.correct):
-            study = self._with_right(study, self.network)
+            study = self._with_right(study, self.network, "whole")
         study = self._sensitivity(study)
         removed = {name: ~group.kept for name, group in study.groups.items()}
         silenced = masked(self.network, self.subject.groups, removed)
         if len(study.correct) < 2:
-            study = self._with_right(study, silenced)
+            study = self._with_right(study, silenced, "pruned")
         pruned = self._module(removed, silenced)
         if not study.totals:
             study = self._with_costs(study, pruned)
         if self.how.finetune:
             pruned = self._tuned(pruned)
             if len(study.correct) < 3:
-                study = self._with_right(study, self._captured(pruned))
+                study = self._with_right(study, self._captured(pruned), "fine-tuned")
         if self.how.repeats and not study.seconds.size:
             x = torch.rand(config["timed_batch"], *self.network.input_shape).to(self.network.device, self.network.dtype)
             study = self._saved(replace(study, seconds=timed((self.model, pruned), x, self.how.repeats)))
@@ -104,19 +108,16 @@ class PruningRun:
             names = ("model_fingerprint", "store_fingerprint")
             present = self.network.fingerprint, self.feeds.measured.images.fingerprint
             before = {name: self.mined.config[name] for name in names}
-            advice = "give one of this network and of the images that are measured on, or leave --mined out"
-            require_same("the mined file", before, dict(zip(names, present, strict=True)), advice)
+            require_same("the mined file", before, dict(zip(names, present, strict=True)), OTHER_MINED)
 
     def _require_tunable(self) -> None:
-        """Raise DataError where the network cannot be trained on with these images, or there is no file to do it in."""
+        """Raise DataError where the network cannot be trained on with these images."""
         outputs, classes = self.subject.outputs, len(getattr(self.feeds.learned.images, "classes", ()))
         if outputs is None or list(outputs) != list(range(classes)) or classes != self.network.outputs:
             raise DataError(
-                f"fine-tuning needs images with a class for each of the network's {self.network.outputs} outputs, in "
-                "their order; give those that it was trained on, or --finetune 0"
+                f"fine-tuning needs images with a class for each of the network's {self.network.outputs} outputs, "
+                f"{NOT_TUNABLE}"
             )
-        if self.out is None:
-            raise DataError("fine-tuning is kept in a file, from which it resumes; give out, such as slim.pth")
 
     def _begun(self, config: dict[str, Any], sources: dict[str, Any]) -> PruningStudy:
         """Return what the file holds, or a study of which nothing is done yet; a place without a folder is refused."""
@@ -164,38 +165,50 @@ class PruningRun:
     def targets(self) -> Ints:
         """int64 [N], the right output for each measured image: that of its label, or what the network decides."""
         if self.subject.outputs is None:
-            return self.decisions(self.network)
+            with self._bar("decisions") as bar:
+                return self.decisions(self.network, bar)
         return np.asarray(self.subject.outputs[self.feeds.measured.labels])
 
-    def decisions(self, network: Network) -> Ints:
-        """Return the class that a network finds in each measured image, int64 [N]."""
+    def decisions(self, network: Network, bar: tqdm[Any]) -> Ints:
+        """Return the class that a network finds in each measured image, int64 [N]; the bar counts images."""
         forward, feed = network.forward_only(self.how.precision), self.feeds.measured
         found = np.zeros(len(feed), np.int64)
         size = self.how.images_at_once(network.device)
-        with torch.inference_mode(), self.how.bar("image", len(feed), "accuracy") as bar:
+        with torch.inference_mode():
             for places, x in feed.tensors(size, network.device, network.dtype):
                 found[places] = forward.readout.scores(forward(x)).argmax(1).cpu().numpy()
                 bar.update(len(places))
         return found
 
-    def _with_right(self, study: PruningStudy, network: Network) -> PruningStudy:
-        """Return the study with one more form of the network measured."""
-        right: Mask = self.decisions(network) == self.targets
+    def _bar(self, what: str, passes: int = 1, done: int = 0) -> tqdm[Any]:
+        """Return a bar that counts the images of so many passes over those that are measured on."""
+        count = len(self.feeds.measured)
+        return self.how.bar("image", passes * count, what, done * count)
+
+    def _with_right(self, study: PruningStudy, network: Network, form: str) -> PruningStudy:
+        """Return the study with one more form of the network measured; the bar names it."""
+        targets = self.targets
+        with self._bar(f"accuracy, {form}") as bar:
+            right: Mask = self.decisions(network, bar) == targets
         return self._saved(replace(study, correct=np.concatenate([study.correct, right[None]])))
 
     def _sensitivity(self, study: PruningStudy) -> PruningStudy:
         """Prune each group alone by each share, without fine-tuning; each group is committed when it is measured."""
-        for name in self.subject.chosen if self.how.sensitivity else ():
-            group = study.groups[name]
-            if group.sensitivity is not None:
-                continue
-            right = np.zeros((len(study.shares), len(study.indices)), bool)
-            for row, share in enumerate(study.shares):
-                stays = best(group.scores, count_that_stays(1 - share, len(group.scores)), group.layers)
-                silenced = masked(self.network, self.subject.groups, {name: ~stays})
-                right[row] = self.decisions(silenced) == self.targets
-            groups = {**study.groups, name: replace(group, sensitivity=right)}
-            study = self._saved(replace(study, groups=groups))
+        names = tuple(self.subject.chosen) if self.how.sensitivity else ()
+        left = [name for name in names if study.groups[name].sensitivity is None]
+        if not left:
+            return study
+        shares, targets = len(study.shares), self.targets
+        with self._bar("sensitivity", shares * len(names), shares * (len(names) - len(left))) as bar:
+            for name in left:
+                group = study.groups[name]
+                right = np.zeros((shares, len(study.indices)), bool)
+                for row, share in enumerate(study.shares):
+                    stays = best(group.scores, count_that_stays(1 - share, len(group.scores)), group.layers)
+                    silenced = masked(self.network, self.subject.groups, {name: ~stays})
+                    right[row] = self.decisions(silenced, bar) == targets
+                groups = {**study.groups, name: replace(group, sensitivity=right)}
+                study = self._saved(replace(study, groups=groups))
         return study
 
     def _module(self, removed: Mapping[str, Mask], silenced: Network) -> nn.Module:

@@ -93,7 +93,7 @@ BROKEN: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "outputs no number": (edit(lambda c: c.update(outputs="four")), "not whole"),
     "two layers": (edit(lambda c: c["layers"].update(more=[2, 3, 3])), "not whole"),
     "another width of the layer": (edit(lambda c: c["layers"].update({"4": [9, 3, 2]})), "belong together"),
-    "no weights": (lambda p: p.unlink(), "no weights file"),
+    "no weights": (lambda p: p.unlink(), "no file"),
     "weights cut off": (lambda p: p.write_bytes(p.read_bytes()[:-200]), "damaged archive"),
     "weights empty": (lambda p: p.write_bytes(b""), "an empty file, no state dict"),
     "a pickled object": (lambda p: p.write_bytes(pickle.dumps(Foreign(), 2)), "no plain state dict"),

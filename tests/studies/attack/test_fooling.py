@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import deconvviz as dv
+from deconvviz.cli.explaining import MethodOptions
 from deconvviz.errors import CamError, DataError, DeconvvizError, MismatchError
 from deconvviz.results.results import Result
 from deconvviz.studies.attack.attacks import ATTACKS
@@ -22,7 +23,7 @@ from deconvviz.studies.attack.countermeasures import Jury, squeezed
 from deconvviz.studies.attack.edges import THRESHOLD, edge_weights
 from deconvviz.studies.attack.explaining import similarities
 from deconvviz.studies.attack.fooled import arrays_of
-from deconvviz.studies.attack.maps_command import maps_caption_of
+from deconvviz.studies.attack.maps_command import AskedOfMaps, maps_caption_of
 from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
 from deconvviz.studies.attack.result import AttackStudy
 from deconvviz.studies.attack.running import AttackRun
@@ -205,11 +206,36 @@ def test_maps_that_are_only_watched(network: dv.Network) -> None:
     assert "goal" not in plain.config  # files of attacks without maps are as they were
 
 
+def test_without_a_layer_the_last_with_rows_and_columns_is_read(
+    network: dv.Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cam` takes it: of the layers 0 to 6, the pooled maps of 4 are single numbers, and 3 is the rectifier."""
+    default, named = (attack(network, layer=layer, agreement=["grad-cam", "gradient"]) for layer in (None, "3"))
+    assert default.config == named.config and default.config["layer"] == "3"
+    assert np.array_equal(default.noise, named.noise)
+    assert attack(network, layer=None, fools=["gradient"]).config["layer"] is None
+
+    def asked(**given: Any) -> AskedOfMaps:
+        texts = dict.fromkeys(("fools", "layer", "explainer", "countermeasures", "agreement"))
+        words = {"goal": "both", "edges": "none", "edge_stages": "first", "towards": "away"}
+        return AskedOfMaps(**{**texts, **words, **given})
+
+    assert asked(fools="cam").layer_in(network) == "3"
+    assert "no layer is named; the maps are those at 3, the last with rows and columns" in capsys.readouterr().err
+    assert asked(fools="gradient", agreement="rise,gradient").layer_in(network) is None
+    assert asked(fools="cam", layer="1").layer_in(network) == "1"
+    for methods, layers, noted in ((["grad-cam"], (), True), (["grad-cam"], ("1",), False), (["gradient"], (), False)):
+        assert not capsys.readouterr().err
+        MethodOptions(layers, (), ()).say_default_layer(methods, network)
+        assert ("those at 3," in capsys.readouterr().err) == noted
+
+
 def test_what_is_refused(network: dv.Network, tmp_path: pathlib.Path) -> None:
     found = int(network.scores(PREPROCESS.tensor(pictures()[0][0][None])).argmax())
     one = dv.InMemoryImages([pictures()[0][0]])
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"layer": None}, CamError, "cam reads the maps of a layer, and none is given"),
+        ({"explainer": "masking.pth"}, DataError, "which real-time-masking alone reads"),
+        ({"layer": "6"}, CamError, "cam reads maps with rows and columns"),
         ({"fools": ["real-time-masking"]}, CamError, "has to be trained first"),
         ({"fools": ["cams"]}, DeconvvizError, "no interpreter named 'cams'; nearest: cam"),
         ({"fools": ["cam", "cam"]}, DataError, "name each once"),

@@ -17,10 +17,11 @@ from deconvviz.errors import CamError, DeconvvizError, LayerNotFound
 from deconvviz.studies.attack.edges import edge_weights
 from deconvviz.studies.attack.fooling import maps_of, pass_of, towards
 from deconvviz.studies.attack.interpreters import INTERPRETERS
-from deconvviz.studies.attack.interpreters.base import Explained, interpreter_declarations
+from deconvviz.studies.attack.interpreters.base import Explained
 from deconvviz.studies.attack.interpreters.gradient import softened, softened_step
 from deconvviz.studies.attack.interpreters.mask import OptimisedMask, _Descent
 from deconvviz.studies.attack.pixels import PixelNetwork, PixelScale
+from deconvviz.studies.attack.registry import interpreter_declarations
 
 
 def pooled(seed: int = 0) -> nn.Sequential:

@@ -13,10 +13,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 import deconvviz as dv
+from deconvviz.cam.catalogue import learned_declarations
+from deconvviz.cam.learned.base import LEARNED
 from deconvviz.cam.learned.files import load_explainer
 from deconvviz.cli.main import cli
 from deconvviz.errors import CamError, DataError, DeconvvizError, MismatchError
-from deconvviz.studies.explainers.command import ScheduleOptions, default_layers
+from deconvviz.studies.explainers.command import DEFAULTS, ScheduleOptions, default_layers, train_cam
 
 SHORT = ("--lr", "0.1", "--epochs", "2", "--batch-size", "16", "--quiet", "--device", "cpu")
 
@@ -185,3 +187,23 @@ def test_an_explainer_where_it_does_not_belong(trained: pathlib.Path, tmp_path: 
     with pytest.raises(CamError, match="was trained on relu5, relu4 given"):
         dv.cam("l-cam-img", dv.capture(dv.load_model("demo").model, (3, 64, 64)), "relu4", explainer=trained)
     assert not (tmp_path / "cam.png").exists()
+
+
+def test_the_help_tells_the_schedule_of_each_method() -> None:
+    """Each default is that of the method's phases: one number, or one for each phase."""
+    for name, kind in LEARNED.items():
+        if name not in learned_declarations():
+            continue  # of another test
+        phases = kind.needed({})
+        counts_steps = all(phase.steps for phase in phases)
+        for option, text in DEFAULTS.items():
+            told = {
+                m: words.split(" for ")[0] for words in text.split("; ") for m in words.split(" for ")[1].split(", ")
+            }
+            if option == ("epochs" if counts_steps else "steps"):
+                assert name not in told
+                continue
+            values = list(dict.fromkeys(getattr(phase, option) for phase in phases))
+            assert told[name] == ",".join(f"{value:g}" for value in values), (name, option)
+    shown = " ".join(CliRunner().invoke(train_cam, ["--help"]).output.split())
+    assert "[default: 8500,3000 for real-time-masking; 1500 for bump]" in shown

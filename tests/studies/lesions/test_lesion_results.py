@@ -49,7 +49,7 @@ def test_the_order_and_its_ties(tmp_path: pathlib.Path) -> None:
     found = lesions_of([1, 3, 2, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0], rises, layer, channel)
     assert [found.name(i) for i in found.ranking] == ["y:1", "x:3", "y:0", "x:2", "x:4", "x:9", "y:3"]
     assert "Lesions of 7 filters (zero), 10 images, accuracy 80.0%" in repr(found)
-    assert repr(found).splitlines()[1].startswith("  without y:1: drop 30.0%")
+    assert repr(found).splitlines()[1].startswith("  without y:1: drop 30.0 points [")
     found.save_csv(tmp_path / "l.csv")
     with (tmp_path / "l.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 import pathlib
 from typing import Any
 
@@ -19,6 +21,8 @@ from deconvviz.errors import DataError, LayerNotFound, MismatchError, PruningErr
 from deconvviz.graph.channels import channel_groups
 from deconvviz.metrics.intervals import paired_interval
 from deconvviz.models.load import load_model
+from deconvviz.progress import progress_bar
+from deconvviz.studies.pruning.command import caption_of
 from deconvviz.studies.pruning.command import prune as prune_command
 from deconvviz.studies.pruning.criteria import CRITERIA
 from deconvviz.studies.pruning.result import PruningStudy
@@ -157,6 +161,37 @@ def test_what_is_measured(tmp_path: pathlib.Path) -> None:
     assert len(dv.draw_sensitivity(study).axes) == 1 and len(dv.draw_pruning(study).axes) == 2
 
 
+def test_a_loss_is_told_in_points() -> None:
+    """Nine of twelve images are right before, and six of these nine after."""
+    measured, _ = dv.prune(net(), pictures(), "l1", keep=0.5, **ABOUT)
+    study = dataclasses.replace(measured, correct=np.array([[True] * 9 + [False] * 3, [True] * 6 + [False] * 6]))
+    low, high = 100 * paired_interval(np.array(3), np.array(0), 12)
+    words = f"lost 25.0 points [{low:.1f}, {high:.1f}]"
+    assert f"{study.forms[1]} 50.0%, {words}" in caption_of(study) and words in repr(study)
+
+
+def test_one_bar_for_each_thing_that_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """Two layers, each pruned by two shares: 48 passes over the images are one bar; a resumed one starts behind."""
+    bars: list[Any] = []
+
+    def made(**options: Any) -> Any:
+        bars.append(progress_bar(**{**options, "disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr("deconvviz.run.options.progress_bar", made)
+    given = {**ABOUT, "keep": 0.5, "sensitivity": True, "shares": [0.2, 0.9]}
+    study, _ = dv.prune(net(), pictures(), "l1", tmp_path / "slim.pth", **given)
+    expected = [("accuracy, whole", 12), ("sensitivity", 48), ("accuracy, pruned", 12)]
+    assert [(bar.desc.removesuffix(": "), bar.total) for bar in bars] == expected
+    assert all(bar.n == bar.total and bar.unit == "image" for bar in bars)
+    bars.clear()
+    second = dataclasses.replace(study.groups["3"], sensitivity=None)
+    dataclasses.replace(study, groups={**study.groups, "3": second}).save(tmp_path / "slim.h5")
+    again, _ = dv.prune(net(), pictures(), "l1", tmp_path / "slim.pth", **given)
+    assert [(bar.desc.removesuffix(": "), bar.initial, bar.n) for bar in bars] == [("sensitivity", 24, 48)]
+    assert (again.groups["3"].sensitivity == study.groups["3"].sensitivity).all()
+
+
 def test_fine_tuning_is_measured_on_images_it_has_not_seen(tmp_path: pathlib.Path) -> None:
     images = pictures(30)
     study, slim = dv.prune(net(), images, "random", tmp_path / "slim.pth", finetune=1, held_out=0.3, **ABOUT)
@@ -208,6 +243,8 @@ def test_keep_one_is_the_identity() -> None:
         ({"criterion": "l3"}, dv.errors.DeconvvizError, "no criterion named 'l3'"),
         ({"criterion_options": {"gready": True}}, DataError, "l1 has no option 'gready'"),
         ({"finetune": 1, "outputs": [2, 1, 0]}, DataError, "fine-tuning needs images with a class"),
+        ({"criterion": "explanations"}, DataError, "needs a bump explainer of the network"),
+        ({"criterion": "explanations", "criterion_options": {"explainer": "no.pth"}}, DataError, "no file no.pth"),
         ({"criterion": "lesion", "criterion_options": {"count": "many"}}, DataError, "count 'many' given"),
     ],
 )
@@ -226,11 +263,36 @@ def test_a_mined_file_of_another_network_is_refused(tmp_path: pathlib.Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"criterion": "lesion"}, DataError, "'lesion' needs the class of each image"),
+        ({"finetune": 1}, DataError, "fine-tuning needs images with a class"),
+        ({"criterion": "lesion", "criterion_options": {"count": 0}}, DataError, "count 0 given"),
+        ({"criterion": "explanations"}, DataError, "needs a bump explainer of the network"),
+        ({"mined": True, "shown": 2}, MismatchError, "the images"),
+    ],
+)
+def test_what_the_images_and_options_tell_is_refused_before_the_network_is_captured(
+    options: dict[str, Any], error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**ABOUT, "outputs": None, **options}
+    if given.get("mined"):
+        about: dict[str, Any] = {"preprocess": PREPROCESS, "progress": False}
+        given["mined"] = dv.mine(dv.capture(net(), (3, 12, 12)), pictures(5), ["0"], 2, **about)
+    unlabelled = dv.InMemoryImages([pictures()[n][0] for n in range(12)])
+    monkeypatch.setattr("deconvviz.studies.pruning.measure.capture", None)
+    with pytest.raises(error, match=words):
+        dv.prune(net(), unlabelled, given.pop("criterion", "l1"), **given)
+
+
 def test_the_command_refuses(tmp_path: pathlib.Path) -> None:
     for arguments, words in (
         (["-o", str(tmp_path / "slim.pt")], "ends in .pth"),
         (["--keep", "0", "-o", str(tmp_path / "slim.pth")], "keep 0 given"),
         (["--layer", "conv3", "-o", str(tmp_path / "slim.pth")], "expected LAYER=SHARE"),
+        (["--criterion", "explanations", "-o", str(tmp_path / "slim.pth")], "needs a bump explainer"),
+        (["--mined", str(tmp_path / "no.h5"), "-o", str(tmp_path / "slim.pth")], "no.h5 does not exist"),
     ):
         with pytest.raises(dv.errors.DeconvvizError, match=words):
             CliRunner().invoke(prune_command, ["demo", "scenes:4", *arguments], catch_exceptions=False)

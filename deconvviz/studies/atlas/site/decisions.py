@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvviz.cam.catalogue import learned_declarations, method_declarations
+from deconvviz.cam.catalogue import OF_LAYERS, learned_declarations, method_declarations
 from deconvviz.results.names import Names
 from deconvviz.studies.atlas.site.folders import read_stamp, remove_others, write_stamp
 from deconvviz.studies.atlas.site.inputs import DecisionsFile, ResemblingFile, file_digest
@@ -84,7 +84,7 @@ def at_layer(method: str) -> bool:
     return (
         declared is not None
         and method not in learned_declarations()
-        and declared.keywords.get("needs", "layer") in ("layer", "layers", "inner")
+        and declared.keywords.get("needs", "layer") in OF_LAYERS
     )
 
 

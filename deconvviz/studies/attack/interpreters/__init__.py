@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 
-from deconvviz.studies.attack.interpreters.base import FILES, INTERPRETERS
+from deconvviz.studies.attack.interpreters.base import INTERPRETERS
+from deconvviz.studies.attack.registry import INTERPRETER_FILES
 
-MODULES = tuple(importlib.import_module(f"{__name__}.{name}") for name in FILES)
+MODULES = tuple(importlib.import_module(f"{__name__}.{name}") for name in INTERPRETER_FILES)
 
 __all__ = ["INTERPRETERS", "MODULES"]

@@ -1,27 +1,22 @@
 """Interpreters as attacks need them: maps as tensors through which a gradient reaches the pixels.
 
-To add one, write a subclass of `Interpreter` in a file of this folder, register it, and name the file in `FILES`.
+To add one, write a subclass of `Interpreter` in a file of this folder, register it, and name the file in
+`INTERPRETER_FILES` of `registry.py`.
 """
 
 from __future__ import annotations
 
-import pathlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
 from deconvviz.cam.learned.base import LearnedExplainer
-from deconvviz.declarations import Declaration, declarations
 from deconvviz.registry import Registry
 from deconvviz.studies.attack.pixels import PixelNetwork
 from deconvviz.types import Pathlike
-
-FILES = ("activation", "gradient", "mask", "learned")
-"""The files of this folder that register interpreters."""
 
 
 class Pass(NamedTuple):
@@ -95,14 +90,3 @@ def interpreter(kind: type[Interpreter]) -> type[Interpreter]:
     """Register an interpreter under its name."""
     INTERPRETERS.add(kind.name, kind)
     return kind
-
-
-@cache
-def interpreter_declarations() -> dict[str, Declaration]:
-    """Return the interpreters by name, as their sources declare them: nothing is imported for it.
-
-    >>> list(interpreter_declarations())
-    ['cam', 'gradient', 'mask', 'real-time-masking']
-    """
-    folder = pathlib.Path(__file__).parent
-    return declarations([folder / f"{name}.py" for name in FILES], "interpreter")

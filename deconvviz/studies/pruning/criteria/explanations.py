@@ -20,7 +20,7 @@ from deconvviz.graph.channels import ChannelGroups
 from deconvviz.graph.costs import multiply_adds
 from deconvviz.graph.gates import GatedNetwork
 from deconvviz.graph.network import Network
-from deconvviz.studies.pruning.registry import Scores, criterion
+from deconvviz.studies.pruning.registry import Scores, checks, criterion
 from deconvviz.studies.pruning.subject import PruningSubject
 from deconvviz.types import Ints, Pathlike
 
@@ -28,7 +28,7 @@ OPEN = 3.0  # theta at first: 95 of 100 gates are open
 TEMPERATURE = 0.4
 
 
-@criterion("explanations", needs="images", decides=True)
+@criterion("explanations", needs="images", decides=True, trained="bump")
 def explanations(
     subject: PruningSubject,
     explainer: Bump | Pathlike | None = None,
@@ -48,13 +48,6 @@ def explanations(
     linear layers, of the very gates that are tried, image by image; and the default of the rate, 0.02 for 1000 steps
     (theirs: 0.001 for some 4000). The gradient is mostly noise, and at 0.05 the thetas wander.
     """
-    _check(cost, steps, rate)
-    _check_weights(match=match, answers=answers, decay=decay)
-    if explainer is None:
-        raise DataError(
-            "criterion 'explanations' needs a bump explainer of the network: deconvviz train-cam bump MODEL IMAGES "
-            "-o bump.pth; give its file as the option explainer=bump.pth"
-        )
     bump = fitting(explainer, Bump.name, subject.network)
     assert isinstance(bump, Bump)
     gates = Gates(subject, bump, _wanted(subject, cost))
@@ -74,18 +67,15 @@ def explanations(
     return {name: theta.detach().double().cpu().numpy() for name, theta in gates.theta.items()}
 
 
-def _check(cost: float | None, steps: int, rate: float) -> None:
-    """Raise DataError for a wanted share, a number of steps or a rate that is none, or out of its range."""
+@checks("explanations")
+def check(explainer: object, cost: float | None, steps: int, rate: float, **weights: float) -> None:
+    """Raise DataError for a wanted share, a number of steps, a rate or a weight that is none, or out of its range."""
     if cost is not None and not (_is_number(cost) and 0 < cost <= 1):
         raise DataError(f"cost {cost} given; expected a share above 0 and at most 1")
     if isinstance(steps, bool) or not (isinstance(steps, int) and steps >= 1):
         raise DataError(f"steps {steps} given; expected a whole number, at least 1")
     if not (_is_number(rate) and 0 < rate < math.inf):
         raise DataError(f"rate {rate} given; expected a positive number")
-
-
-def _check_weights(**weights: float) -> None:
-    """Raise DataError for a weight of the loss below 0."""
     for name, value in weights.items():
         if not (_is_number(value) and 0 <= value < math.inf):
             raise DataError(f"{name} {value} given; expected 0 or more")

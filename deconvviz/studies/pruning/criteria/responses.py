@@ -15,7 +15,7 @@ from deconvviz.graph.gates import GatedNetwork
 from deconvviz.graph.ops import is_rectified
 from deconvviz.metrics.intervals import DUPLICATE, correlations
 from deconvviz.run.responses import LayerResponses, gather
-from deconvviz.studies.pruning.registry import Scores, criterion
+from deconvviz.studies.pruning.registry import Scores, checks, criterion
 from deconvviz.studies.pruning.subject import PruningSubject
 from deconvviz.types import Floats, Ints
 
@@ -65,7 +65,6 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
     filters that go together at once. count: of so many images, the first of a spread. It takes a forward pass,
     from the first of its layers on, for each filter and image.
     """
-    require_number("count", count, 1, whole=True)
     gated = GatedNetwork(subject.network, subject.groups, list(subject.chosen))
     scores: dict[str, Floats] = {}
     bar = subject.run.bar("filter", sum(gated.groups.values()), "lesions")
@@ -85,6 +84,12 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
                 bar.update(1)
             scores[name] = (torch.stack(losses) - before).cpu().numpy()
     return scores
+
+
+@checks("lesion")
+def check(count: object) -> None:
+    """Raise DataError for a number of images that is none."""
+    require_number("count", count, 1, whole=True)
 
 
 def _first_images(subject: PruningSubject, count: int) -> list[tuple[Tensor, Tensor]]:
