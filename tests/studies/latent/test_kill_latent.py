@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import sklearn.svm  # noqa: F401, as below
 from killing import Job, answer_of, be_ready_to_fork
 
 import deconvviz.studies.latent.command
