@@ -1,6 +1,6 @@
 """Train a small InfoGAN (Chen et al. 2016) on generated scenes of 32 px, and see what its codes and its parts do.
 
-python examples/infogan.py                   # three minutes on one core; infogan.pth is written where it runs
+python examples/infogan.py                   # some minutes on one core; infogan.pth is written where it runs
 deconvviz latent examples/infogan.py:make --scorer demo --segment examples/infogan.py:colours -o latent
 
 The discriminator is a CNN like any other, that says whether a picture is a scene:
@@ -19,20 +19,21 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import Adam, swa_utils
 
 import deconvviz as dv
+from deconvviz.studies.latent.sweeps import mutual_information
 
-KINDS, CONTINUOUS, NOISE, SIDE = 10, 2, 20, 32
+KINDS, CONTINUOUS, NOISE, SIDE, BATCH = 10, 2, 20, 32, 32
 SIZE, WEIGHTS = KINDS + CONTINUOUS + NOISE, pathlib.Path("infogan.pth")
 CODES = {"categorical": ((0, KINDS),), "codes": (KINDS, KINDS + 1)}
 
 
 def generator() -> nn.Sequential:
-    layers = [nn.Linear(SIZE, 64 * 16, bias=False), nn.BatchNorm1d(64 * 16), nn.ReLU(), nn.Unflatten(1, (64, 4, 4))]
-    for before, after in ((64, 32), (32, 24), (24, 16)):
-        conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        layers += [nn.Upsample(scale_factor=2), conv, nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(16, 3, 3, padding=1), nn.Tanh())
+    layers = [nn.Linear(SIZE, 128 * 16, bias=False), nn.Unflatten(1, (128, 4, 4)), nn.BatchNorm2d(128), nn.ReLU()]
+    for before, after in ((128, 64), (64, 32)):
+        layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(32, 3, 4, 2, 1), nn.Tanh())
 
 
 class Critic(nn.Module):
@@ -40,9 +41,10 @@ class Critic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = ((3, 24), (24, 48), (48, 96))
+        sizes = ((3, 32), (32, 64), (64, 128))
         self.body = nn.Sequential(*[layer for a, b in sizes for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.1))])
-        self.real, self.code = nn.Linear(96 * 16, 1), nn.Linear(96 * 16, KINDS + CONTINUOUS)
+        self.real = nn.Linear(128 * 16, 1)
+        self.code = nn.Sequential(nn.Linear(128 * 16, 128), nn.LeakyReLU(0.1), nn.Linear(128, KINDS + CONTINUOUS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.real(self.body(x).flatten(1))
@@ -68,10 +70,8 @@ def discriminator() -> tuple[nn.Module, dv.Preprocess, tuple[str, str]]:
 
 def colours(images: torch.Tensor) -> dict[str, torch.Tensor]:
     """Masks of what is known of any picture: from images [N, 3, H, W] in 0..1 to name -> bool [N, H, W]."""
-    red, green, blue = images.unbind(1)
     bright, spread = images.mean(1), images.amax(1) - images.amin(1)
-    coloured = {"red": red, "green": green, "blue": blue}
-    masks = {name: (spread > 0.2) & (each == images.amax(1)) for name, each in coloured.items()}
+    masks = {name: (spread > 0.2) & (images[:, n] == images.amax(1)) for n, name in enumerate(("red", "green", "blue"))}
     return {**masks, "bright": bright > 0.75, "dark": bright < 0.25}
 
 
@@ -81,45 +81,43 @@ def scenes(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
     return F.interpolate(pixels, (SIDE, SIDE), mode="area"), drawn.labels
 
 
-def train(seed: int, steps: int, count: int = 2000) -> tuple[nn.Module, nn.Module, float]:
-    """Train for some steps; return both networks, and the bound of the mutual information of code and picture."""
+def train(seed: int, steps: int, count: int = 4000) -> tuple[nn.Module, nn.Module, np.ndarray]:
+    """Train for some steps; return both networks, and of each step the critic's loss and the bound of information."""
     torch.manual_seed(seed)
-    model, critic = generator(), Critic()
+    model, critic = (part.to(memory_format=torch.channels_last) for part in (generator(), Critic()))
+    averaged = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True)
     source, (real, _) = dv.LatentModel(module=model, size=SIZE, **CODES), scenes(count, seed + 1)
-    slow, fast = {"lr": 2e-4, "betas": (0.5, 0.99)}, {"lr": 1e-3, "betas": (0.5, 0.99)}
-    of_critic = torch.optim.Adam([*critic.body.parameters(), *critic.real.parameters()], **slow)
-    of_model = torch.optim.Adam([*model.parameters(), *critic.code.parameters()], **fast)
-    bounds = []
+    of_critic = Adam([*critic.body.parameters(), *critic.real.parameters()], 5e-4, (0.5, 0.99))
+    of_model = Adam([*model.parameters(), *critic.code.parameters()], 1e-3, (0.5, 0.99))
+    history = []
     for step in range(steps):
-        z = torch.from_numpy(source.sample(seed, np.arange(32 * step, 32 * step + 32)))
-        batch, made = real[torch.randint(count, (32,))], model(z)
-        batch = torch.where(torch.rand(32, 1, 1, 1) < 0.5, batch, batch.flip(3))
-        loss = F.softplus(-critic(batch)).mean() + F.softplus(critic(made.detach())).mean()
-        of_critic.zero_grad(), loss.backward(), of_critic.step()
-        told = critic.codes(made)
-        kind = F.cross_entropy(told[:, :KINDS], z[:, :KINDS].argmax(1))
-        place = F.mse_loss(told[:, KINDS:], z[:, KINDS : KINDS + CONTINUOUS])
-        loss = F.softplus(-critic(made)).mean() + kind + 0.1 * place
-        of_critic.zero_grad(), of_model.zero_grad(), loss.backward(), of_model.step()
-        bounds.append(float(np.log(KINDS) - kind.detach()))
-    return model.eval(), critic.eval(), float(np.mean(bounds[-100:]))
-
-
-def agreement(codes: np.ndarray, classes: np.ndarray) -> float:
-    """Mutual information of two labellings in nats."""
-    joint = np.histogram2d(codes, classes, bins=(range(KINDS + 1), range(11)))[0] / len(codes)
-    apart = joint.sum(1, keepdims=True) * joint.sum(0)
-    return float((joint[joint > 0] * np.log(joint[joint > 0] / apart[joint > 0])).sum())
+        z = torch.from_numpy(source.sample(seed, np.arange(BATCH * step, BATCH * step + BATCH)))
+        batch, made = real[torch.randint(count, (BATCH,))], model(z)
+        batch = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, batch, batch.flip(3)).requires_grad_(step % 8 == 0)
+        told, slope = critic(batch), torch.zeros(1, 1, 1, 1)
+        loss = F.softplus(-told).mean() + F.softplus(critic(made.detach())).mean()
+        if step % 8 == 0:  # a critic that is steep at real pictures teaches nothing: R1, Mescheder et al. 2018
+            slope = torch.autograd.grad(told.sum(), batch, create_graph=True)[0]
+        of_critic.zero_grad(), (loss + 0.4 * slope.square().sum((1, 2, 3)).mean()).backward(), of_critic.step()
+        codes = critic.codes(made)
+        kind = F.cross_entropy(codes[:, :KINDS], z[:, :KINDS].argmax(1))
+        place = F.mse_loss(codes[:, KINDS:], z[:, KINDS : KINDS + CONTINUOUS])
+        whole = F.softplus(-critic(made)).mean() + kind + 0.1 * place
+        of_model.zero_grad(), whole.backward(), of_model.step()
+        averaged.update_parameters(model)
+        history.append((loss.item(), np.log(KINDS) - kind.item()))
+    return averaged.module.eval(), critic.eval(), np.array(history)
 
 
 if __name__ == "__main__":
     seed, steps = int([*sys.argv[1:], "0"][0]), int([*sys.argv[2:], "2000"][0])
-    model, critic, bound = train(seed, steps)
+    model, critic, history = train(seed, steps)
     torch.save(nn.ModuleList([model, critic]).state_dict(), WEIGHTS)
+    bound = history[-100:, 1].mean()
     print(f"mutual information of code and picture: at least {bound:.2f} of {np.log(KINDS):.2f} nats")
     pictures, labels = scenes(1000, seed + 1000)  # never seen
-    with torch.no_grad():
-        codes = critic.codes(pictures)[:, :KINDS].argmax(1).numpy()
+    codes = critic.codes(pictures)[:, :KINDS].argmax(1).numpy()
     rng = np.random.default_rng(0)
-    chance = np.quantile([agreement(codes, rng.permutation(labels)) for _ in range(999)], 0.95)
-    print(f"code and class of new scenes share {agreement(codes, labels):.3f} nats; by chance up to {chance:.3f}")
+    chance = np.quantile([mutual_information(codes, rng.permutation(labels)) for _ in range(999)], 0.95)
+    shared = mutual_information(codes, labels)
+    print(f"code and class of new scenes share {shared:.3f} nats; by chance up to {chance:.3f}")

@@ -30,8 +30,9 @@ def draw_latent(
 
     Args:
         views: what `dv.latent` returns.
-        view: "sweeps" (single places of z), "axes" (of a layer), "units" (their images, off and on), "effects" (of
-            units on the area of parts), or the name of a score, for the images along its direction.
+        view: "sweeps" (single places of z), "code 0" (the categories of the first categorical code), "axes" (of a
+            layer), "units" (their images, off and on), "effects" (of units on the area of parts), or the name of a
+            score, for the images along its direction.
         title: text above.
         caption: text below.
         page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
@@ -46,9 +47,13 @@ def draw_latent(
     >>> views = dv.latent(dv.LatentModel(module=module, limits=(0, 1), name="tiny"), progress=False, **few)
     >>> dv.draw_latent(views, "axes").savefig("axes.png")  # doctest: +SKIP
     """
+    kind, _, number = view.partition(" ")
+    if kind == "code" and number.isdecimal():
+        return figure.draw_categories(views, int(number), title, caption, Page(**page))
     if view in VIEWS:
         return VIEWS[view](views, title, caption, Page(**page))
-    names = views.directions.names if views.directions is not None else ()
+    codes = [f"code {number}" for number in range(len(views.sweeps.sizes))]
+    names = (*codes, *(views.directions.names if views.directions is not None else ()))
     if view not in names:
         raise DataError(f"no view {view!r}; {nearest(view, [*VIEWS, *names], 9)}")
     return figure.draw_direction(views, view, title, caption, Page(**page))

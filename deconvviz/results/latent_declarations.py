@@ -26,6 +26,7 @@ LATENTS: Mapping[str, FileSchema] = {
             "sweeps/places i P | 0 | int64: the places that are drawn.",
             "sweeps/images u8 P S H W C |  | uint8: their images.",
             "sweeps/categories u8 K R most H W C |  | uint8: images for each category of a categorical code.",
+            "sweeps/sizes i K | 2 | int64: how many categories each categorical code has.",
             "sweeps/counts i K most classes | 0 | int64: classes that the scorer gives to images of a category.",
             "sweeps/information f codes | 0, finite | float64: mutual information of category and class in nats.",
             "sweeps/chance f codes | 0, finite | float64: 95 % quantile of it with the classes permuted.",

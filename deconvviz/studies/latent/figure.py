@@ -82,8 +82,11 @@ def draw_sweeps(views: LatentViews, title: str = "", caption: str = "", page: Pa
 
 
 def draw_categories(views: LatentViews, code: int, title: str = "", caption: str = "", page: Page = OWN) -> Figure:
-    """Draw a categorical code: a column for each category, a row for each sample."""
-    count = _count_of(views, code)
+    """Draw a categorical code: a column for each category, a row for each sample; DataError where it is not there."""
+    codes = len(views.sweeps.sizes)
+    if not 0 <= code < codes:
+        raise DataError(f"no categorical code {code}; the generator has {codes}, numbered from 0")
+    count = int(views.sweeps.sizes[code])
     images = views.sweeps.categories[code][:, :count]
     return draw_rows(
         list(images),
@@ -93,14 +96,6 @@ def draw_categories(views: LatentViews, code: int, title: str = "", caption: str
         caption or "Each column is a category of the code; all else of z stays as in the sample of the row.",
         page=page,
     )
-
-
-def _count_of(views: LatentViews, code: int) -> int:
-    """Return how many categories a code has: those behind the last one are black in all samples."""
-    there = (
-        views.sweeps.categories[code].reshape(len(views.sweeps.categories[code]), -1, views.first[0].size).any((0, 2))
-    )
-    return int(np.flatnonzero(there).max(initial=0)) + 1
 
 
 def draw_direction(views: LatentViews, attribute: str, title: str = "", caption: str = "", page: Page = OWN) -> Figure:

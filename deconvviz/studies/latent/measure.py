@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from deconvviz.studies.latent.options import LatentKeywords, LatentOptions
 from deconvviz.studies.latent.result import Directions, LatentViews, LayerAxes, Sweeps
 from deconvviz.studies.latent.scoring import Scorer, record
 from deconvviz.studies.latent.sweeps import measured_sweeps
-from deconvviz.studies.latent.units import Segmenter, UnitViews
+from deconvviz.studies.latent.units import Segmenter, UnitViews, checked_masks
 from deconvviz.types import Floats, Pathlike
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def latent(
     generator = Generator(model, target)
     judge = None if scorer is None else Scorer(scorer, generator.image_shape, str(target))
     layers = _layers(generator, how)
+    _try_out(generator, judge, segment, how)
     with tempfile.TemporaryDirectory() as temporary, arithmetic("fp32"):
         place = pathlib.Path(temporary if out is None else out)
         now = {"generator": generator.fingerprint, "scorer": judge and judge.network.fingerprint, **how.as_config()}
@@ -105,6 +106,28 @@ def latent(
     return views
 
 
+def _try_out(generator: Generator, scorer: Scorer | None, segment: Segmenter | None, how: LatentOptions) -> None:
+    """Make, score and segment two images, so that what cannot be used is told before a file is written.
+
+    Raises:
+        DataError: what `latent` raises for images, scores, masks and names of scores.
+    """
+    images = generator.images(generator.model.sample(how.seed, np.arange(2)))
+    if scorer is not None:
+        scorer.scores(images)
+        _numbers_of(how.attributes, scorer.names)
+    if segment is not None:
+        checked_masks(segment, images)
+
+
+def _numbers_of(attributes: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return the numbers of scores that were given by name or number; raises DataError where there is no such one."""
+    chosen = [int(each) if each.isdecimal() else output_named(each, names) for each in attributes]
+    if not all(0 <= each < len(names) for each in chosen):
+        raise DataError(f"attributes {', '.join(attributes)} given; expected 0 to {len(names) - 1}")
+    return list(dict.fromkeys(chosen))
+
+
 def _layers(generator: Generator, how: LatentOptions) -> tuple[str, str | None]:
     """Return the layer of the axes and that of the units; None where there is none with maps."""
     network = generator.network
@@ -114,6 +137,8 @@ def _layers(generator: Generator, how: LatentOptions) -> tuple[str, str | None]:
     for given in (how.axes_layer, how.layer):
         if given is not None:
             network.layer(given)
+    if how.layer is not None:
+        network.layer(how.layer).require_channels()
     maps = [name for name in modules[:-1] if min(network.layer(name).units[1:]) > 1]
     rectified = [name for name in maps if "LU" in network.layer(name).kind] or maps
     middle = rectified[len(rectified) // 2] if rectified else None
@@ -197,10 +222,7 @@ class _Measuring:
         assert self.scorer is not None
         names = self.scorer.names
         if self.how.attributes:
-            chosen = [int(each) if each.isdigit() else output_named(each, names) for each in self.how.attributes]
-            if not all(0 <= each < len(names) for each in chosen):
-                raise DataError(f"attributes {', '.join(self.how.attributes)} given; expected 0 to {len(names) - 1}")
-            return list(dict.fromkeys(chosen))
+            return _numbers_of(self.how.attributes, names)
         # Two scores of "yes" and "no" are one the other's opposite.
         count = 1 if len(names) == 2 else MOST_SCORES
         return sorted(np.argsort(-scores.std(0), kind="stable")[:count].tolist())

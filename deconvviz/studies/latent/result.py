@@ -35,6 +35,7 @@ class Sweeps:
         images: uint8 [P, S, H, W, C], all from one sample.
         categories: uint8 [K, R, most, H, W, C], for each categorical code and each of R samples the image for each
             category; black behind the last one of a code with fewer.
+        sizes: int64 [K], how many categories each code has.
         counts: int64 [K, most, classes], how often the scorer gives each class to images of a category.
         information: float64 [K], mutual information of category and class in nats.
         chance: float64 [K], the 95 % quantile of it with the classes permuted.
@@ -45,6 +46,7 @@ class Sweeps:
     places: Ints
     images: Pictures
     categories: Pictures
+    sizes: Ints
     counts: Ints
     information: Floats
     chance: Floats

@@ -76,6 +76,7 @@ def measured_sweeps(
         places=places,
         images=drawn.reshape(len(places), len(values), *drawn.shape[1:]),
         categories=_categories(model, images, z[: how.rows]),
+        sizes=np.array([stop - first for first, stop in model.categorical], np.int64),
         **_agreement(model, z, classes, class_count, how.seed),
     )
 

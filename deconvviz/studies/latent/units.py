@@ -26,15 +26,21 @@ TOP, TRIED, EDITED = 9, 8, 3  # images of a unit; images on which all units are 
 
 def checked_masks(segment: Segmenter, images: Tensor) -> dict[str, Tensor]:
     """Return the masks of images; raises DataError where a segmenter returns anything else."""
-    found = segment(images)
+    try:
+        found = segment(images)
+    except Exception as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DataError(f"the segmenter raised {reason}; it is given float32 {list(images.shape)} in 0..1") from error
     if not isinstance(found, Mapping) or not found:
-        raise DataError(f"the segmenter returned {type(found).__name__}; expected a dict of name -> bool [N, H, W]")
+        empty = " that is empty" if isinstance(found, Mapping) else ""
+        given = f"{type(found).__name__}{empty}"
+        raise DataError(f"the segmenter returned {given}; expected a dict of name -> bool tensor [N, H, W]")
     wanted = (len(images), *images.shape[2:])
     for name, mask in found.items():
-        if not isinstance(mask, Tensor) or tuple(mask.shape) != wanted:
-            shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise DataError(f"the segmenter returned {shape} for {name!r}; expected bool {list(wanted)}")
-    return {str(name): mask.bool() for name, mask in found.items()}
+        if not isinstance(mask, Tensor) or tuple(mask.shape) != wanted or mask.dtype != torch.bool:
+            given = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise DataError(f"the segmenter returned {given} for {name!r}; expected a bool tensor {list(wanted)}")
+    return {str(name): mask for name, mask in found.items()}
 
 
 def overlaps(maps: Tensor, masks: Tensor, thresholds: Tensor) -> Tensor:
@@ -114,6 +120,9 @@ class UnitViews:
             maps.append(network.maps(self.layer, seen[self.layer]).float().cpu())
             if self.segment is not None:
                 found = checked_masks(self.segment, self.generator.scaled(out))
+                if masks and tuple(found) != names:
+                    parts = f"{', '.join(names)} and then {', '.join(found)}"
+                    raise DataError(f"the segmenter returned the parts {parts}; expected the same ones for all images")
                 names = tuple(found)
                 masks.append(_small(torch.stack(list(found.values()), 1)).cpu())
         return torch.cat(maps), torch.cat(masks) if masks else None, names
