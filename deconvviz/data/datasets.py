@@ -152,11 +152,15 @@ def labels_of(images: Images) -> Ints:
 
 
 def place_of(images: Images) -> dict[str, str]:
-    """Return where images are, for the sources of a result; nothing for those that have no file, as generated ones.
+    """Return where images are, for the sources of a result; nothing for those that were in memory.
 
-    >>> place_of(Scenes(3))
-    {}
+    >>> place_of(Scenes(3, seed=7)), place_of(Scenes(3, size=64))
+    ({'images': 'scenes:3:7'}, {})
     """
+    if isinstance(images, Scenes):
+        text = name_of_store(images)  # which says nothing of the size
+        again = parse_scenes(text)
+        return {"images": text} if again is not None and again.size == images.size else {}
     path = getattr(images, "path", None)
     if path is None:
         return {}
@@ -187,25 +191,34 @@ def open_images(source: Any) -> Images:
     """
     if not isinstance(source, str | pathlib.Path):
         return source  # type: ignore[no-any-return]
-    scenes = parse_scenes(str(source))
-    if scenes is not None:
-        return scenes
     is_folder_of_images = pathlib.Path(source).is_dir() and not is_sharded(source)
     return Folder(source) if is_folder_of_images else open_store(source)
 
 
-Store = ImageStore | DecodedOnDevice
+Store = ImageStore | DecodedOnDevice | Scenes
 
 
 def open_store(source: Pathlike) -> Store:
-    """Open a packed store: its path, or "gpu:PATH" for one whose JPEG files a GPU decodes.
+    """Open a packed store: its path, "gpu:PATH" for one whose JPEG files a GPU decodes, or scenes, which need none.
 
     Raises:
         DataError: it is missing, truncated, foreign or too new; or it has to be decoded on a GPU and there is none.
     """
+    scenes = parse_scenes(str(source))
+    if scenes is not None:
+        return scenes
     path = str(source).removeprefix(PREFIX)
     store = ImageStore.open(path)
     return store if path == str(source) else DecodedOnDevice(store)
+
+
+def name_of_store(store: Store) -> str:
+    """Return what opens a store again: its path, or scenes:COUNT:SEED.
+
+    >>> name_of_store(Scenes(3, seed=7))
+    'scenes:3:7'
+    """
+    return f"scenes:{store.count}:{store.seed}" if isinstance(store, Scenes) else str(store.path)
 
 
 def parse_scenes(text: str) -> Scenes | None:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import pathlib
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -198,6 +199,8 @@ def of_group(arrays: Mapping[str, Array], group: str) -> dict[str, Array]:
     return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{group}/")}
 
 
+MOST_LETTERS = 60  # of a value in a message
+DIGEST = re.compile("[0-9a-f]{17,}")
 SAID = {
     "store_fingerprint": "the images (fingerprint)",
     "images_fingerprint": "the images (fingerprint)",
@@ -256,14 +259,46 @@ def require_same(
             what = other_network(*(of.get("architecture") for of in sources))
             named = ", which --weights names" if "weights" in what else ""
             said["model_fingerprint"] = f"{what}{named}: fingerprint "
-        values = ((name, *(_short(name, of.get(name)) for of in (in_file, now))) for name in differing)
-        listed = "; ".join(f"{said[name]}{before} in the file, {present} now" for name, before, present in values)
+        parts = [part for name in differing for part in _differing(said[name], in_file.get(name), now.get(name))]
+        listed = "; ".join(
+            f"{words}{_short(before)} in the file, {_short(present)} now" for words, before, present in parts
+        )
         raise MismatchError(f"{path} was made with other settings ({listed}); {advice}")
 
 
-def _short(name: str, value: Any) -> Any:
-    """Return a setting as a message tells it: of a fingerprint the first digits."""
-    return value[:16] if name.endswith("fingerprint") and isinstance(value, str) else value
+def _differing(words: str, before: Any, present: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs between two values of a setting: the words before it, and both values.
+
+    Of two mappings it is each entry that differs, and of two lists what only one of them has.
+
+    >>> [*_differing("preprocess: ", {"crop": 64, "resize": 72}, {"crop": 32, "resize": 72})]
+    [('preprocess crop: ', 64, 32)]
+    >>> [*_differing("layers: ", ["conv1", "conv2"], ["conv1", "conv3"])]
+    [('layers: ', ['conv1', 'conv2'], ['conv1', 'conv3'])]
+    """
+    if isinstance(before, dict) and isinstance(present, dict):
+        for key in sorted({*before, *present}):
+            if before.get(key) != present.get(key):
+                yield from _differing(f"{words.removesuffix(': ')} {key}: ", before.get(key), present.get(key))
+        return
+    if isinstance(before, list) and isinstance(present, list):
+        only_before = [each for each in before if each not in present]
+        only_present = [each for each in present if each not in before]
+        if len(before) > 3 and (only_before or only_present):  # short lists, such as means of colours, are told whole
+            before, present = only_before or "nothing more", only_present or "nothing more"
+    yield words, before, present
+
+
+def _short(value: Any) -> str:
+    """Return a value as a message tells it: the first digits of a fingerprint, and the beginning of what is long.
+
+    >>> _short("0123456789abcdef" * 4), _short(list(range(100)))
+    ('0123456789abcdef', '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16...')
+    """
+    text = str(value)
+    if DIGEST.fullmatch(text):
+        return text[:16]
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
 
 
 def digest_of(value: Any, length: int = 16) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import pytest
 import torch
 from torch import nn
@@ -38,5 +36,5 @@ def test_the_grid_says_what_stands_below_vanished_weights(scale: float) -> None:
     images, subject = dv.Scenes(6), network(scale)
     mined = dv.mine(subject, images, ["0"], k=2, preprocess=PREPROCESS, progress=False)
     panels = panels_from(ProjectionCache(mined, images, subject, rule="gradient", progress=False), "0", [0, 3], crop=5)
-    caption = grid_caption(mined, panels, pathlib.Path("scenes"), "")
+    caption = grid_caption(mined, panels, "scenes", "")
     assert ("1/N below it says how many times smaller" in caption) == (scale < 1)

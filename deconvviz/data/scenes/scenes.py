@@ -66,6 +66,13 @@ class Scenes(Shown, drawn_by="draw_images"):
 
     channels = 3
 
+    def __enter__(self) -> Scenes:
+        """Return the scenes: they stand where a packed store is opened and closed."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the scenes as they are: they hold no file."""
+
     def __init__(self, count: int = 8000, size: int = 72, seed: int = 0) -> None:
         for name, value in (("count", count), ("size", size), ("seed", seed)):
             low, high = _BOUNDS[name]

@@ -200,7 +200,7 @@ def atlas(
         raise DataError(
             "--ray-shards given; an atlas is divided by layers and blocks of their filters: leave --ray-shards out"
         )
-    from deconvviz.data.datasets import open_images, open_store
+    from deconvviz.data.datasets import name_of_store, open_images, open_store
     from deconvviz.results.names import read_names, require_names_of
     from deconvviz.studies.atlas.make import make_atlas
     from deconvviz.studies.atlas.on_ray import galleries_on_ray
@@ -224,7 +224,7 @@ def atlas(
             elsewhere = partial(galleries_on_ray, model=remote, cluster=cluster)
         result = make_atlas(inputs, atlas_options, out, elsewhere=elsewhere, **run.keywords())
         click.echo(repr(result))
-        title = f"{opened.network.name} on {pathlib.Path(store.path).name}"
+        title = f"{opened.network.name} on {pathlib.Path(name_of_store(store)).name}"
         _build_site(out, result, store, title, opened.preprocess.shown_words(), filter_names, run.progress)
 
 

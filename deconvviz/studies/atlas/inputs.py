@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from deconvviz.data.datasets import Images, Store
+from deconvviz.data.datasets import Images, Store, name_of_store
 from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, MismatchError
@@ -64,7 +64,7 @@ class AtlasInputs:
     @property
     def provenance(self) -> dict[str, Any]:
         """The sources with the path of the images and the versions of what computes, for the files."""
-        return stamped({"images": str(self.store.path), **self.sources})
+        return stamped({"images": name_of_store(self.store), **self.sources})
 
     @property
     def config(self) -> dict[str, Any]:

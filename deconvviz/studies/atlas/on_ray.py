@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deconvviz.data.datasets import name_of_store
 from deconvviz.results.results import Result, read_config, stamped
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.results.tiles import TILES_KIND, TILES_SCHEMA, joined_tiles
@@ -93,7 +94,7 @@ def galleries_on_ray(maker: AtlasMaker, layers: Sequence[str], model: RemoteMode
     inputs, blocks = maker.inputs, blocks_of({layer: len(maker.galleries.channels(layer)) for layer in layers})
     job = AtlasJob(
         model=model,
-        images=RemoteImages.of(str(inputs.store.path)),
+        images=RemoteImages.of(name_of_store(inputs.store)),
         sources=inputs.sources,
         snapshots=None if inputs.snapshots is None else Place.of(inputs.snapshots.path),
         mined=(maker.mined.path or maker.data / "mined.h5").absolute(),

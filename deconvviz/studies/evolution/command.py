@@ -130,7 +130,7 @@ def evolve(
     Example:
       deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 --filters 6 -o evolution.png
     """
-    from deconvviz.data.datasets import open_store
+    from deconvviz.data.datasets import name_of_store, open_store
     from deconvviz.models.load import DEMO_SNAPSHOTS
     from deconvviz.results.snapshots import Snapshots
     from deconvviz.studies.evolution.evolve import evolve as follow
@@ -164,7 +164,7 @@ def evolve(
             work=work,
             **run.keywords(),
         )
-    caption = _caption(evolution, store.path, preprocess)
+    caption = _caption(evolution, name_of_store(store), preprocess)
     title = f"Evolution of {file.config['network'].split()[0]}"
     save_figure(draw_evolution(evolution, title, caption, page), out, caption)
     evolution.save_csv(*tables)
@@ -172,10 +172,10 @@ def evolve(
     click.echo(repr(evolution))
 
 
-def _caption(evolution: Evolution, store: pathlib.Path, preprocess: Preprocess) -> str:
+def _caption(evolution: Evolution, store: str, preprocess: Preprocess) -> str:
     return (
         f"Rows are filters (the number is the channel's). Each picture is the projection of the filter's strongest "
-        f"activation over {counted(evolution.count, 'image')} of {store.name}, by the "
+        f"activation over {counted(evolution.count, 'image')} of {pathlib.Path(store).name}, by the "
         "weights after each epoch. It has its own "
         "contrast; zero is grey. A coloured frame marks that the strongest image differs from that of the epoch "
         f"before.{preprocess.shown_words()}\n{evolution.rules()}\n"

@@ -67,8 +67,8 @@ def mine(
 ) -> None:
     """Find the k images that activate each channel most, in one pass over a packed store.
 
-    IMAGES is a store that `deconvviz pack` wrote; gpu:STORE lets a GPU decode its JPEG files. After an interruption,
-    even by a power cut, the same command resumes.
+    IMAGES is a store that `deconvviz pack` wrote, or scenes[:COUNT[:SEED]]; gpu:STORE lets a GPU decode its JPEG files.
+    After an interruption, even by a power cut, the same command resumes.
 
     \b
     Examples:

@@ -162,6 +162,7 @@ def grid(
       deconvviz grid mined.h5 -l features.7 -o features.7.png
       deconvviz grid mined.h5 -l features.7 -c 5,40,150,200 --crop receptive-field -o features.7.pdf
     """
+    from deconvviz.data.datasets import name_of_store
     from deconvviz.results.names import read_names
     from deconvviz.studies.mining.cache import ProjectionCache
     from deconvviz.studies.mining.directions import subject_of
@@ -188,7 +189,7 @@ def grid(
         panels = _with_wanted(cache, panels, numbers, run.progress) if wanted else panels
         words = projection.words() + cache.feed.preprocess.shown_words()
         words += " Above each filter stands what it detects, by deconvviz dissect." if names else ""
-        caption = _caption(mined, panels, store.path, words)
+        caption = _caption(mined, panels, name_of_store(store), words)
         if with_range:
             _save_range(cache, panels, out, page, run)
     figure = draw_grid(panels, f"{subject_of(mined, layer)} of {mined.network_name}", caption, page, names)
@@ -224,7 +225,7 @@ def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int
     return replace(panels, panels=each)
 
 
-def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: str) -> str:
+def _caption(mined: Mined, panels: LayerPanels, store: str, averages: str) -> str:
     """Return the text below the figure: what is shown, of which images and which network."""
     from deconvviz.arrays import displayed
     from deconvviz.figures.tiles import filter_pictures, vanished_words
@@ -262,7 +263,7 @@ def _caption(mined: Mined, panels: LayerPanels, store: pathlib.Path, averages: s
         f"first{wanted}.{about}{vanished}{strip} Below are the classes of the images. {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the {noun} "
         f"is above half of the patch's activation.\n"
-        f"{counted(images, 'image')} of {store.name}{unfinished}."
+        f"{counted(images, 'image')} of {pathlib.Path(store).name}{unfinished}."
     )
 
 
