@@ -36,7 +36,7 @@ def explanations(
     steps: int = 1000,
     rate: float = 0.02,
     match: float = 10.0,
-    answers: float = 0.0,
+    answers: float = 1.0,
     decay: float = 1e-3,
 ) -> Scores:
     """s_f = theta_f of a gate that learns to close where a bump explainer sees no difference; above 0 it stays.
@@ -46,7 +46,8 @@ def explanations(
     cost. explainer: a file of `deconvviz train-cam bump`. Ganjdanesh, Gao, Huang, ECCV 2022, arXiv 2209.02869. Ours:
     logistic noise instead of one Gumbel, which is biased towards open gates, and the cost of all convolutions and
     linear layers, of the very gates that are tried, image by image; and the default of the rate, 0.02 for 1000 steps
-    (theirs: 0.001 for some 4000). The gradient is mostly noise, and at 0.05 the thetas wander.
+    (theirs: 0.001 for some 4000): the gradient is mostly noise, and at 0.05 the thetas wander; and the outputs take
+    part by default, as a filter may decide what the explainer does not see (theirs: off).
     """
     bump = fitting(explainer, Bump.name, subject.network)
     assert isinstance(bump, Bump)
