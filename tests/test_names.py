@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import pathlib
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -59,3 +62,21 @@ def test_the_names_a_user_types(tmp_path: pathlib.Path) -> None:
     assert dv.parse_unit("features.5:12@3,4") == ("features.5", 12, (3, 4))
     assert dv.parse_unit("features.5@1:12") == ("features.5@1", 12, None)
     assert set(dv.__all__) <= set(dir(dv))
+
+
+def scripts() -> list[pathlib.Path]:
+    """The Python programs of `tools`, which the type checker does not read where they have no ending."""
+    tools = pathlib.Path(__file__).resolve().parent.parent / "tools"
+    return [path for path in sorted(tools.iterdir()) if path.is_file() and "python3" in path.read_text()[:40]]
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda path: path.name)
+def test_a_script_uses_names_that_exist(script: pathlib.Path) -> None:
+    tree = ast.parse(script.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "dv":
+            assert hasattr(dv, node.attr), f"dv.{node.attr} in line {node.lineno}"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deconvviz"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module}.{alias.name} in line {node.lineno}"
