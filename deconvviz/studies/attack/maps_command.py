@@ -157,10 +157,14 @@ def maps_caption_of(study: AttackStudy) -> str:
     other = "PGD towards the same class, which ignores maps" if study.goal == "both" else "uniform noise"
     levels = LEVELS * study.epsilons[-1]
     levels_of_other = min(levels, attack_declarations()["pgd"].keywords["levels"])
+    places = study.places[study.shown]
+    own = "; p of own is that of the class that it had" * bool((study.before[places] != study.own[places]).any())
+    missed = study.target is not None and bool((study.after[-1, places] != study.target).any())
+    target = "; p of target is that of the class that was wanted" * missed
     return (
         f"{counted(len(study.shown), 'image')} of {study.done}, attacked {what}; no pixel may change by more "
-        f"than {levels:g}/255. Below a picture is the class that the network finds, and p, its probability; p of own "
-        "and p of target are those of the class that it had and of the one that was wanted. Maps are of the class that "
+        f"than {levels:g}/255. Below a picture is the class that the network finds, and p, its "
+        f"probability{own}{target}. Maps are of the class that "
         "the network finds, each with its own range of colours. The last map of an interpreter is that after "
         f"{other}, by at most "
         f"{levels_of_other:g}/255. IoU and SSIM are to the map before. "
