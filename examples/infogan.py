@@ -65,7 +65,7 @@ def make() -> dv.LatentModel:
 
 
 def discriminator() -> tuple[nn.Module, dv.Preprocess, tuple[str, str]]:
-    return loaded()[1], dv.Preprocess(resize=SIDE, crop=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3), ("scene", "generated")
+    return loaded()[1], dv.Preprocess(resize=SIDE, crop=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3), ("generated", "scene")
 
 
 def colours(images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -166,7 +166,7 @@ class LatentViews(Shown, drawn_by="draw_latent"):
         directions: of scores; None without a scorer.
         axes: of a layer.
         units: of a layer.
-        classes: names of the scorer's outputs.
+        classes: names of the scorer's scores.
         skipped: view -> why it is not there.
         config: the settings, JSON values.
         sources: where the models came from, JSON values.

@@ -13,6 +13,7 @@ from torch import Tensor
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError, ModelError
 from deconvviz.graph.network import Network
+from deconvviz.models.labels import names_of_outputs
 from deconvviz.models.load import LoadedModel
 from deconvviz.results.features import Features, write_features
 from deconvviz.results.results import stamped
@@ -30,7 +31,7 @@ class Scorer:
     Attributes:
         network: the classifier, captured.
         preprocess: how an image becomes its input.
-        names: of its outputs; numbers where they have no names.
+        names: of its scores; a network with a single output has two, "yes" and "no". Numbers where there are no names.
 
     Raises:
         ModelError: the classifier takes other images than the generator makes.
@@ -43,8 +44,8 @@ class Scorer:
             raise ModelError(f"{loaded.spec} takes images of {wanted} channels; the generator makes {given}")
         self.network: Network = captured(loaded, self.preprocess, device)
         count = self.network.outputs
-        named = len(loaded.classes) == count
-        self.names = tuple(loaded.classes) if named else tuple(map(str, range(count)))
+        own = loaded.classes if len(loaded.classes) == count else ()
+        self.names = names_of_outputs(self.network.width, own, loaded.classes) or tuple(map(str, range(count)))
         self._channels = max(wanted, given)
 
     @torch.no_grad()

@@ -278,13 +278,6 @@ def test_scorers_of_other_images() -> None:
         Scorer(four, (3, 8, 8))
 
 
-def test_segmenters_that_return_no_masks_are_refused() -> None:
-    for wrong, words in ((lambda x: x, "returned Tensor"), (lambda x: {"a": x[:, 0, :4]}, r"\[4, 4, 8\] for 'a'")):
-        with pytest.raises(DataError, match=words):
-            model = dv.LatentModel(module=drawing_generator(), limits=(0, 1), name="d")
-            dv.latent(model, segment=wrong, samples=20, masked=4, layer="2", progress=False)
-
-
 # --- the command
 
 FACTORY = """

@@ -57,6 +57,16 @@ def test_categories_that_are_black_are_drawn(tmp_path: pathlib.Path) -> None:
         dv.draw_latent(again, "code 2")
 
 
+def test_a_single_score_has_two_classes() -> None:
+    """The image is white for the first category of the first code, else black: one score tells both."""
+    one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    one[1].weight.data[:], one[1].bias.data[:] = 1 / 192, -0.3
+    views = dv.latent(coded_generator(), scorer=LoadedModel(one.eval(), PLAIN, "s", "none", ("dark", "light")), **FEW)
+    assert views.classes == ("light", "dark")
+    counts = views.sweeps.counts[0]
+    assert counts[0, 1] == counts[1, 0] == 0 < min(counts[0, 0], counts[1, 1]) and counts.sum() == 20
+
+
 # --- what cannot be used
 
 
@@ -114,7 +124,7 @@ def test_scorers_and_generators_are_tried_before_a_file_is_written(tmp_path: pat
     refused(tmp_path, "expected 0 to 1", scorer=scorer(two), attributes=("2",))
     refused(tmp_path, "mat1 and mat2|192", scorer=scorer(two, crop=9, resize=9))
     refused(tmp_path, "expected one score for each class", scorer=scorer(nn.Conv2d(3, 2, 3)))
-    refused(tmp_path, "channel", layer="0")
+    refused(tmp_path, "no layer", layer="9")
 
 
 def test_parts_must_be_the_same_for_all_images() -> None:
