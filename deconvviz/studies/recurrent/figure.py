@@ -43,24 +43,28 @@ def draw_recurrent(
     """
     tokens, units = drawn_rows(layer)
     panels = (["gates"] if layer.gates else []) + list(layer.tracked)
-    columns = min(len(panels), 2)
+    # The matrix and the panels beside it are equally high: whichever is lower is stretched.
+    columns = 1 if len(panels) < 3 else 2
+    rows = max(math.ceil(len(panels) / columns), 1)
+    tall = max(len(tokens) * _cell(tokens) + 0.6, rows * (PANEL + GAP))
+    high = tall / rows - GAP if len(tokens) else PANEL
     matrix = max(min(len(units) * 0.7 * _cell(tokens), max(len(units) * NARROW, 2.5)), 0.6) if len(tokens) else 0.0
     left = 0.95 if len(tokens) else 0.0
     middle = left + matrix + (1.15 if len(tokens) else 0.0)
     width = page.fitted(PANEL, middle + GAP * columns + 0.1, max(columns, 1), 1.0)
     sheet = Sheet(
         max(middle + columns * (width + GAP) + 0.1, 4.5),
-        max(len(tokens) * _cell(tokens) + 0.6, math.ceil(len(panels) / 2) * (PANEL + GAP)),
+        tall,
         title or f"{views.network}: {views.kind}, {layer_words(layer.name)}",
         caption or caption_of(views, layer),
         page=page,
     )
     if len(tokens):
-        _draw_responses(sheet, views, layer, tokens, units, left, matrix)
+        _draw_responses(sheet, views, layer, (tokens, units), left, (matrix, tall - 0.6))
     for number, name in enumerate(panels):
-        row, column = divmod(number, 2)
-        x, y = middle + column * (width + GAP) + GAP - 0.1, sheet.top - row * (PANEL + GAP) - PANEL - 0.2
-        axes = sheet.panel(x, y, width, PANEL, name)
+        row, column = divmod(number, columns)
+        x, y = middle + column * (width + GAP) + GAP - 0.1, sheet.top - row * (high + GAP) - high - 0.2
+        axes = sheet.panel(x, y, width, high, name)
         if name == "gates":
             _draw_gates(axes, layer)
         else:
@@ -112,17 +116,21 @@ def _by_group(members: Ints, groups: Ints) -> Ints:
 
 
 def _draw_responses(
-    sheet: Sheet, views: RecurrentViews, layer: LayerViews, tokens: Ints, units: Ints, left: float, width: float
+    sheet: Sheet,
+    views: RecurrentViews,
+    layer: LayerViews,
+    drawn: tuple[Ints, Ints],
+    left: float,
+    size: tuple[float, float],
 ) -> None:
-    height = len(tokens) * _cell(tokens)
+    (tokens, units), (width, height) = drawn, size
     axes = sheet.axes(left, sheet.top - height - 0.05, width, height)
     values = layer.mean[np.ix_(tokens, units)]
     most = float(np.abs(values).max()) or 1.0
     image = axes.imshow(values, cmap=SIGNED, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
     words = [shortened(shown_token(views.sequences.vocabulary[token]), 12) for token in tokens]
     axes.set_yticks(range(len(tokens)), words, fontsize=SMALL, family="monospace")
-    step = max(len(units) // 20, 1)
-    axes.set_xticks(range(0, len(units), step), units[::step].tolist(), fontsize=5, rotation=90)
+    axes.set_xticks(range(len(units)), units.tolist(), fontsize=5, rotation=90)
     axes.tick_params(length=1.5, pad=1.5)
     axes.set_xlabel("unit", fontsize=SMALL, labelpad=1)
     axes.set_ylabel("token", fontsize=SMALL)
