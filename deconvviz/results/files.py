@@ -116,14 +116,18 @@ def _sweep(target: pathlib.Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process runs on this machine."""
+    """Whether a process runs on this machine; one that has ended does not, even if its parent has not asked for it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except OSError:
         return True
-    return True
+    try:  # the state stands behind the name, which is in brackets and may hold any letter
+        state = pathlib.Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):  # there is no such folder but on Linux
+        return True
+    return state not in (b"Z", b"X")
 
 
 def one_line(error: BaseException) -> str:

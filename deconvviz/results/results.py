@@ -278,7 +278,7 @@ def _differing(words: str, before: Any, present: Any) -> Iterator[tuple[str, Any
     """
     if isinstance(before, dict) and isinstance(present, dict):
         for key in sorted({*before, *present}):
-            if before.get(key) != present.get(key):
+            if (key in before, before.get(key)) != (key in present, present.get(key)):
                 yield from _differing(f"{words.removesuffix(': ')} {key}: ", before.get(key), present.get(key))
         return
     if isinstance(before, list) and isinstance(present, list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -92,6 +93,21 @@ def test_parts_of_another_users_processes_stay(tmp_path: pathlib.Path, monkeypat
     monkeypatch.setattr(os, "kill", refused)
     write(tmp_path / "r.h5")
     assert parts(tmp_path) == [part.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the state of a process")
+def test_parts_of_processes_that_nobody_waited_for_are_swept(tmp_path: pathlib.Path) -> None:
+    """A killed process whose parent has not asked for it yet still has its number, and writes no more."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    part = tmp_path / f".r.h5.{process.pid}-00ff00ff00ff.part"
+    part.touch()
+    write(tmp_path / "r.h5")
+    assert part.exists()
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    write(tmp_path / "r.h5")
+    assert not part.exists()
+    process.wait()
 
 
 def test_a_part_that_another_process_is_writing_becomes_its_file(tmp_path: pathlib.Path, other: Other) -> None:

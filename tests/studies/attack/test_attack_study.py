@@ -145,7 +145,7 @@ def test_what_does_not_belong_to_the_file(network: dv.Network, tmp_path: pathlib
         (other, {}, "other weights of the same architecture"),
         (network, {"images": pictures(seed=1)}, "the images"),
         (network, {"epsilons": [0, 0.02]}, "epsilons: "),
-        (network, {"method_options": {"steps": 3}}, "method_options: "),
+        (network, {"method_options": {"steps": 3}}, "method_options steps: 20 in the file, 3 now"),
         (network, {"method": "fgsm"}, "method: pgd in the file, fgsm now"),
         (network, {"target": 1}, "target: None in the file, 1 now"),
         (network, {"loss": "margin"}, "loss: "),
@@ -153,7 +153,7 @@ def test_what_does_not_belong_to_the_file(network: dv.Network, tmp_path: pathlib
         (network, {"keep": 3}, "keep: None in the file, 3 now"),
         (network, {"limit": 5}, "limit: "),
         (network, {"outputs": (0, 1, 2)}, "outputs: "),
-        (network, {"preprocess": dataclasses.replace(PREPROCESS, resize=12)}, "preprocess: "),
+        (network, {"preprocess": dataclasses.replace(PREPROCESS, resize=12)}, "preprocess resize: "),
     ):
         with pytest.raises(MismatchError, match=complaint):
             attack(net, out=out, **options)

@@ -212,7 +212,7 @@ def test_interrupted_and_continued(
     assert measured(network, {"b": study, "a": study}, methods, out=out).complete and len(calls) == done
     with pytest.raises(MismatchError, match=r"seed: 0 in the file, 1 now"):
         measured(network, {"b": study, "a": study}, methods, out=out, seed=1)
-    with pytest.raises(MismatchError, match="attacks: "):
+    with pytest.raises(MismatchError, match="attacks "):
         measured(network, {"b": study, "a": by_hand(study, np.zeros((3, SIDE, SIDE)))}, methods, out=out)
 
 

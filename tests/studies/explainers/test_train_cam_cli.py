@@ -180,7 +180,7 @@ def test_an_explainer_where_it_does_not_belong(trained: pathlib.Path, tmp_path: 
     asked = ["cam", "l-cam-img", "demo", tmp_path / "0.png", "-o", tmp_path / "cam.png"]
     with pytest.raises(CamError, match="train-cam l-cam-img"):
         run(*asked)
-    with pytest.raises(DataError, match="ask for l-cam-img"):
+    with pytest.raises(CamError, match="ask for l-cam-img"):
         run("cam", "grad-cam", *asked[2:], "-l", "relu5", "--explainer", trained)
     with pytest.raises(MismatchError, match=r"trained for another architecture .* give that network"):
         run(*asked[:2], "torchvision:squeezenet1_0", *asked[3:], "--weights", "none", "--explainer", trained)

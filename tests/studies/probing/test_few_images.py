@@ -93,7 +93,7 @@ def test_interrupted_and_resumed_measures_the_same(tmp_path: pathlib.Path, monke
         run("k.h5")
     assert np.array_equal(run("k.h5")["fine-tuned"], straight["fine-tuned"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["k.h5", "straight.h5"]
-    with pytest.raises(MismatchError, match=r"recipe: .*choose another --features"):
+    with pytest.raises(MismatchError, match=r"recipe batch_size: 8 in the file, 16 now.*choose another --features"):
         train_on_few(only, images, np.arange(60), SETTINGS, RECIPE, tmp_path / "k.h5", **options)
 
 

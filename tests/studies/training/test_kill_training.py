@@ -62,7 +62,8 @@ def program(root: pathlib.Path) -> None:
     rng, kills, parts = random.Random(1), list[tuple[int, int, list[int]]](), set[str]()
     folder = root / "killed"
     for attempt in range(5 * KILLS):
-        if len(kills) == KILLS:
+        caught = all(any(part.startswith(f".{name}.") for part in parts) for name in (OUT, SNAPSHOTS))
+        if len(kills) >= KILLS and caught:
             break
         if killed(folder, MOMENTS[len(kills) % 3], rng):
             kills.append(progress(folder))
@@ -84,7 +85,7 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
         path.write_bytes(encode(rng.integers(0, 256, (36, 36, 3), np.uint8)))
     pack(tmp_path / "images", tmp_path / "store.h5", progress=False)
     found = answer_of(__file__, tmp_path)
-    assert len(found["kills"]) == KILLS and len({tuple(kill[:2]) for kill in found["kills"]}) >= KILLS // 2, found
+    assert len(found["kills"]) >= KILLS and len({tuple(kill[:2]) for kill in found["kills"]}) >= KILLS // 2, found
     assert any(step > 0 for _, step, _ in found["kills"]), "no kill left an epoch half done"
     for name in (OUT, SNAPSHOTS):
         assert any(part.startswith(f".{name}.") for part in found["parts"]), f"no kill came while {name} was written"
