@@ -23,9 +23,9 @@ def no_layer_named(place: str) -> str:
     """Return the note that says which layer is explained where the user names none; `place` is such as " at layer4".
 
     >>> no_layer_named(" at layer4")
-    'note: no layer is named; the maps are those at layer4, the last with rows and columns: -l'
+    'note: no layer is named; the maps are those at layer4, the last with rows and columns; -l names another'
     """
-    return f"note: no layer is named; the maps are those{place}, the last with rows and columns: -l"
+    return f"note: no layer is named; the maps are those{place}, the last with rows and columns; -l names another"
 
 
 NO_SWITCHES_NOTE = (

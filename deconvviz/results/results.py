@@ -120,12 +120,22 @@ def reading(path: Pathlike, kind: str, schema: int) -> Iterator[h5py.File]:
         yield file
 
 
-@contextlib.contextmanager
-def _opened(path: Pathlike, expected: str) -> Iterator[tuple[h5py.File, bool]]:
-    """Open an HDF5 file within a `with` block, its seal first; also yield whether it has one."""
+def require_file(path: Pathlike, expected: str) -> None:
+    """Raise DataError where there is no file of this name; `expected` says what it should be, such as "mined file".
+
+    >>> require_file("m.h5", "mined file")
+    Traceback (most recent call last):
+    deconvviz.errors.DataError: m.h5 does not exist; expected a mined file
+    """
     if not pathlib.Path(path).is_file():
         what = "is a folder" if pathlib.Path(path).is_dir() else "does not exist"
         raise DataError(f"{path} {what}; expected {with_article(expected)}")
+
+
+@contextlib.contextmanager
+def _opened(path: Pathlike, expected: str) -> Iterator[tuple[h5py.File, bool]]:
+    """Open an HDF5 file within a `with` block, its seal first; also yield whether it has one."""
+    require_file(path, expected)
     try:
         has_seal = check_seal(path)
         with h5py.File(path, "r") as file:

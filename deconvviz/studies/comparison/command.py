@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from deconvviz.cam.catalogue import own_names
+from deconvviz.cam.learned.described import require_explainer_of
 from deconvviz.cli.inputs import matched_outputs, names_of, output_names, preprocess_of
 from deconvviz.cli.options import (
     DECODING,
@@ -25,6 +25,7 @@ from deconvviz.errors import MismatchError
 from deconvviz.registry import require_name
 
 if TYPE_CHECKING:
+    from deconvviz.cam.learned.base import LearnedExplainer
     from deconvviz.cli.networks import NamedNetwork
     from deconvviz.data.datasets import Images
     from deconvviz.run.options import RunOptions
@@ -73,6 +74,11 @@ class Compared:
         for name in names_of(self.checks):
             require_name("check", name, check_declarations())
         return tuple(names_of(self.checks))
+
+    def require_bump(self) -> None:
+        """Raise DataError or CamError where the file is no bump explainer; it needs no torch."""
+        if self.bump is not None:
+            require_explainer_of(self.bump, ["bump"])
 
 
 @click.command()
@@ -141,16 +147,18 @@ def compare(
       deconvviz compare before.pth masked.pth photos.h5 --bump bump.pth -o compared
     """
     checks, method = compared.chosen_checks, own_names([compared.method])[0]  # before torch is imported
+    compared.require_bump()
     from deconvviz.cli.networks import named_network
-    from deconvviz.data.datasets import open_images
+    from deconvviz.data.datasets import Part, open_images
     from deconvviz.data.truth import open_truth
     from deconvviz.studies.comparison.measure import compare as compare_networks
     from deconvviz.studies.comparison.page import write_comparison
+    from deconvviz.studies.comparison.responses import looked_at
 
     opened = open_images(images)
     both = [named_network(text, model) for text in (before, after)]
     one, two = (_side(network, prepared, device) for network in both)
-    measured_drift = _drift_of(one, two, compared.bump)
+    explainer = _bump_of(one, two, compared.bump)
     class_names = output_names(both[0].loaded, names, one.network, opened)
     note = "accuracy and calibration are left out"
     comparison = compare_networks(
@@ -176,7 +184,7 @@ def compare(
         **run.keywords(),
     )
     described = f"{images}.{one.preprocess.shown_words()}".removesuffix(".")
-    drift = measured_drift(_looked_at(opened, compared.limit), run) if measured_drift else None
+    drift = _drift(one, two, Part(opened, looked_at(opened, compared.limit)), explainer, run)
     page = write_comparison(out, comparison, drift, images=described, command=command_line(), progress=run.progress)
     click.echo("\n".join([repr(comparison), *([repr(drift)] if drift else []), f"open {page}"]))
 
@@ -191,10 +199,9 @@ def _side(named: NamedNetwork, prepared: ImageOptions, device: str) -> Side:
     return Side(captured(loaded, preprocess, device), preprocess, named.name)
 
 
-def _drift_of(one: Side, two: Side, bump: str | None) -> Callable[[Images, RunOptions], ExplanationDrift] | None:
-    """Return what measures the drift on images; an explainer that does not fit is refused here, before the rest."""
+def _bump_of(one: Side, two: Side, bump: str | None) -> LearnedExplainer | None:
+    """Return the explainer of a file, None for none; one that does not fit is refused here, before anything runs."""
     from deconvviz.cam.learned.files import fitting
-    from deconvviz.studies.comparison.drift import explanation_drift
 
     if bump is None:
         return None
@@ -203,21 +210,19 @@ def _drift_of(one: Side, two: Side, bump: str | None) -> Callable[[Images, RunOp
             "--bump given, but both networks prepare images differently, and the drift compares what both explain of "
             "the same pixels; leave --bump out, or give --resize, --input, --mean and --std"
         )
-    explainer = fitting(bump, "bump", one.network)
-
-    def measured(images: Images, run: RunOptions) -> ExplanationDrift:
-        settings = run.keywords()
-        return explanation_drift(one.network, two.network, images, explainer, preprocess=one.preprocess, **settings)
-
-    return measured
+    return fitting(bump, "bump", one.network)
 
 
-def _looked_at(images: Images, limit: int) -> Images:
-    """Return the images that the comparison looks at."""
-    from deconvviz.data.datasets import Part, labels_of
-    from deconvviz.data.sampling import spread
+def _drift(
+    one: Side, two: Side, images: Images, explainer: LearnedExplainer | None, run: RunOptions
+) -> ExplanationDrift | None:
+    """Measure how far the explanations drift on images; None without an explainer."""
+    from deconvviz.studies.comparison.drift import explanation_drift
 
-    return Part(images, spread(labels_of(images), limit))
+    if explainer is None:
+        return None
+    settings = run.keywords()
+    return explanation_drift(one.network, two.network, images, explainer, preprocess=one.preprocess, **settings)
 
 
 def _distinct(before: str, after: str) -> tuple[str, str]:

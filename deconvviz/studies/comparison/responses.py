@@ -32,6 +32,11 @@ GRID = 16  # rows and columns of a map at which responses are compared: our choi
 OUTCOMES = ("predicted", "confidence", "loss")
 
 
+def looked_at(images: Images, limit: int | None) -> Ints:
+    """Return the images that a comparison looks at, int64 ascending, spread over the classes; without a limit all."""
+    return spread(labels_of(images), limit or len(images))
+
+
 class Side(NamedTuple):
     """One of two networks that are compared.
 
@@ -78,7 +83,7 @@ class Pair:
     @property
     def indices(self) -> Ints:
         """int64 [N], the images that are looked at, ascending."""
-        return spread(labels_of(self.images), self.options.limit or len(self.images))
+        return looked_at(self.images, self.options.limit)
 
     def feed(self, side: Side) -> Feed:
         """Return the images as one of the networks takes them."""

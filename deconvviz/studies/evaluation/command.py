@@ -192,7 +192,7 @@ def evaluate(
       deconvviz evaluate demo scenes:99:7 -l relu5 -m grad-cam -m guided --sanity labels -o labels.csv
       deconvviz evaluate demo scenes:200:7 -l relu5 -m grad-cam -m guided --metrics none --attack pgd.h5 -o trust.csv
     """
-    table = _table(out, measured, how, methods)
+    table = _table(out, measured, how, methods, attacks)
     from deconvviz.data.datasets import open_images
     from deconvviz.run.shipping import RemoteImages
     from deconvviz.studies.evaluation.measure import evaluate as measure
@@ -234,10 +234,16 @@ def evaluate(
         check_sanity(check, checked, labelled_images, outputs, table, page.beside())
 
 
-def _table(out: str, measured: MetricOptions, how: MethodOptions, methods: Sequence[str]) -> pathlib.Path:
-    """Return the path of the table; refuses metrics and explainers that do not exist, before torch is imported."""
+def _table(
+    out: str, measured: MetricOptions, how: MethodOptions, methods: Sequence[str], attacks: Sequence[str]
+) -> pathlib.Path:
+    """Return the path of the table; refuses metrics and files that do not exist, before torch is imported."""
+    from deconvviz.results.results import require_file
+
     measured.groups()
     how.require_explainers(methods)
+    for path in attacks:
+        require_file(path, "attack file")
     return check_table(out)
 
 
