@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deconvviz.errors import TrainingError
 from deconvviz.studies.training.additions import templates
 from deconvviz.studies.training.additions.base import Part
+from deconvviz.studies.training.additions.branches import branches
 from deconvviz.studies.training.additions.interpretable_filters import InterpretableFilters
 
 Array = np.ndarray[Any, Any]
@@ -198,6 +199,43 @@ def test_maps_that_follow_the_loss_get_one_peak(form: str) -> None:
         assert after[1] < 0.3 * before[1] and after[2] < 0.5 * before[2] and after[1] > 0
 
 
+def test_the_gradient_of_a_branch_by_loop() -> None:
+    x = torch.randn(4, 5, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    task, further = torch.randn_like(x), torch.randn_like(x)
+    task[:, 1], further[:, 2], further[:, 3] = 0, 0, 1e-3 * further[:, 3]
+    onwards, looked_at = branches(x, 0.5)
+    assert torch.equal(onwards, x) and torch.equal(looked_at, x)
+    (found,) = torch.autograd.grad((task * onwards + further * looked_at).sum(), x)
+    for k in range(5):
+        g, f = task[:, k].numpy().ravel(), further[:, k].numpy().ravel()
+        length, longest = math.sqrt((f**2).sum()), 0.5 * math.sqrt((g**2).sum())
+        expected = g + f * (longest / length if length > longest else 1)
+        assert found[:, k].numpy().ravel() == pytest.approx(expected, rel=1e-12)
+    assert torch.equal(found[:, 1], task[:, 1]) and torch.equal(found[:, 2], task[:, 2])
+    (alone,) = torch.autograd.grad((task * branches(x, 0.5)[0]).sum(), x)
+    assert torch.equal(alone, task)
+
+
+def test_a_filter_that_the_task_does_not_ask_for_is_left_alone() -> None:
+    """However small its values are, which is where the loss's own gradient is largest."""
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 2, 3), nn.Linear(2 * 100, 2)
+    model = nn.Sequential(first, nn.ReLU(), nn.Flatten(), last)
+    with torch.no_grad():
+        first.weight.mul_(1e-3)
+        last.weight[:, 100:] = 0  # nothing of the second filter arrives
+    addition = InterpretableFilters(layer="1", weight=100.0)
+    addition.begin(course_of(model))
+    labels = torch.tensor([0, 1, 1])
+    outputs = model(torch.randn(3, 3, 12, 12))
+    terms = addition.terms(outputs, part_of(labels))
+    task = nn.functional.cross_entropy(outputs, labels)
+    plain = torch.autograd.grad(task, first.weight, retain_graph=True)[0]
+    both = torch.autograd.grad(task + terms["information"], first.weight)[0]
+    assert torch.equal(both[1], torch.zeros_like(both[1])) and not torch.allclose(both[0], plain[0], rtol=0.1)
+    assert float((both[0] - plain[0]).norm()) < 10 * float(plain[0].norm())
+
+
 @pytest.mark.parametrize("form", ["information", "spread"])
 def test_its_weight_counts(tmp_path: pathlib.Path, form: str) -> None:
     """With weight 0 it is plain training, bit for bit, and still measures the spread."""
@@ -211,7 +249,11 @@ def test_its_weight_counts(tmp_path: pathlib.Path, form: str) -> None:
 
 
 def test_layers_and_options_that_do_not_fit() -> None:
-    for options, complaint in (({"form": "peak"}, "form"), ({"weight": -1}, "weight"), ({"slope": 0}, "slope")):
+    for options, complaint in (
+        ({"form": "peak"}, "form"),
+        ({"weight": -1}, "weight"),
+        ({"at_most": math.inf}, "at most"),
+    ):
         with pytest.raises(TrainingError, match=complaint):
             InterpretableFilters(**options)
     with pytest.raises(TrainingError, match="no layer '6' that gives maps"):

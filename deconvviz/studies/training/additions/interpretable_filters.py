@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from deconvviz.errors import TrainingError, nearest, require
 from deconvviz.studies.training.additions import templates
 from deconvviz.studies.training.additions.base import Addition, Course, Part
+from deconvviz.studies.training.additions.branches import branches
 from deconvviz.studies.training.additions.registry import registered
 from deconvviz.studies.training.additions.shapes import RECTIFIERS, output_shapes
 
@@ -32,11 +34,13 @@ class InterpretableFilters(Addition):
     in the epoch before; in the first epoch there is none, and the distance counts on all images.
 
     Options: layer, whose values are rectified (last: the last rectifier that gives maps); form (information); weight
-    of the loss (0.1); slope, how fast a template falls from its peak (2); mask, whether the maps are also
-    multiplied by the template at their peak while training (false: the file's network has no such layer).
+    of the loss (0.1); at_most, the length of its gradient at a filter's maps in lengths of the task's, at most (1);
+    slope, how fast a template falls from its peak (2); mask, whether the maps are also multiplied by the template at
+    their peak while training (false: the file's network has no such layer).
 
-    Neither form depends on the size of the values, so that its gradient grows as they shrink: a weight that is too
-    large for the learning rate silences the layer, which shows as a spread of 0 and an accuracy of chance.
+    Neither form depends on the size of the values, so that its gradient grows as they shrink, and could silence a
+    filter for good. Therefore it is shortened, at each filter's maps, to at_most times the length of the task's: a
+    filter that the task does not ask for is left alone.
 
     In the history: "information" or "distance" and "elsewhere", the weighted terms of the loss; "spread", the mean
     distance of all activity from the peak (coordinates from -1 to 1), by which both forms can be compared.
@@ -44,14 +48,15 @@ class InterpretableFilters(Addition):
     Source: Zhang, Wu, Zhu 2018, "Interpretable Convolutional Neural Networks": templates, masks and the information;
     the rectified product is from memory. They let a filter's class choose between peaks and silence in an approximate
     gradient, and their T shrinks with the number of positions; ours is the gradient of the equation, and t makes it the
-    same for values of any size. The other form is ours. What it cannot show: that a part which people have a name for
-    is what a filter stands for.
+    same for values of any size. The other form, and at_most, are ours. What it cannot show: that a part which people
+    have a name for is what a filter stands for.
     """
 
     name = "interpretable-filters"
     layer: str = "last"
     form: str = "information"
     weight: float = 0.1
+    at_most: float = 1.0
     slope: float = templates.SLOPE
     mask: bool = False
 
@@ -61,6 +66,7 @@ class InterpretableFilters(Addition):
             TrainingError,
             form=(self.form in FORMS, " or ".join(FORMS)),
             weight=(self.weight >= 0, "0 or more"),
+            at_most=(0 <= self.at_most < math.inf, "0 or more, and finite"),
             slope=(self.slope > 0, "a number above 0"),
         )
         self._handle: RemovableHandle | None = None
@@ -85,8 +91,9 @@ class InterpretableFilters(Addition):
     def _after(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
         if not module.training:
             return None
-        self._maps = output.relu()
-        return templates.masked(self._maps, self.slope) if self.mask else None
+        onwards, looked_at = branches(output, self.at_most)
+        self._maps = looked_at.relu()
+        return templates.masked(onwards.relu(), self.slope) if self.mask else onwards
 
     def terms(self, outputs: Tensor, part: Part) -> Mapping[str, Tensor]:
         """Return the terms of the loss, and note what the classes of the filters and the figures are made of."""
