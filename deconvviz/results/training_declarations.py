@@ -31,7 +31,7 @@ _MAPS_OF_ATTACKS = (
 
 TRAININGS: Mapping[str, FileSchema] = {
     "comparison": FileSchema(
-        version=1,
+        version=2,
         what="Two networks of one architecture side by side, before and after a change.",
         written_by="`deconvviz compare` and `Comparison.save`",
         read_by="`dv.Comparison.load`",
@@ -51,6 +51,7 @@ TRAININGS: Mapping[str, FileSchema] = {
             "layers/*/alive_after b channels* |  | bool: the same of each filter after.",
             "layers/*/sharpness_before f channels* | 0, finite | float64: Gini index over the images, before.",
             "layers/*/sharpness_after f channels* | 0, finite | float64: the same of each filter after.",
+            "layers/*/sharpness_error f channels* | 0, finite | float64: standard error of the change to the partner.",
             "layers/*/weight_cosine f channels* |  | float64: cosine between the weights of one number; may be NaN.",
             "layers/*/shown i shown* | 0 | int64: filters before whose pairs have pictures.",
             "layers/*/tiles_before u8 shown* k* side* side* 3 |  | uint8: their strongest patches.",

@@ -20,7 +20,7 @@ from deconvviz.graph.network import Network
 from deconvviz.metrics.intervals import correlation
 from deconvviz.results.folders import claim
 from deconvviz.results.results import Result, digest_of, require_same, stamped
-from deconvviz.studies.comparison.matching import match, sharpness
+from deconvviz.studies.comparison.matching import match, sharpness, sharpness_error
 from deconvviz.studies.comparison.options import ComparisonOptions
 from deconvviz.studies.comparison.pictures import explained, strongest, with_tiles
 from deconvviz.studies.comparison.responses import Pair, Responses, Side, respond
@@ -243,6 +243,7 @@ def _layer(pair: Pair, name: str, responses: Responses) -> LayerComparison:
         alive_after=alive_after,
         sharpness_before=sharpness(before),
         sharpness_after=sharpness(after),
+        sharpness_error=sharpness_error(before, after[:, matching.partner]),
         weight_cosine=_weight_cosines(pair, name),
     )
 

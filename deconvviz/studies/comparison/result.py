@@ -23,18 +23,20 @@ from deconvviz.words import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-KIND, SCHEMA = "comparison", 1
+KIND, SCHEMA = "comparison", 2
 RECOGNISED = 0.5  # correlation from which a filter counts as one of the other network: our choice
 SHARPER = 0.05  # rise of the Gini index from which a filter counts as sharper: our choice
+NORMAL = 1.96  # standard errors in half a 95 % interval
 GONE, NEW, SHARP, BLUNT, KEPT = "gone", "new", "sharper", "blunter", "kept"
 COLUMNS = (
     *("layer", "filter", "partner", "correlation", "same_number", "best_before", "best_after"),
-    *("alive_before", "alive_after", "sharpness_before", "sharpness_after", "weight_cosine", "status"),
+    *("alive_before", "alive_after", "sharpness_before", "sharpness_after", "sharpness_error"),
+    *("weight_cosine", "status"),
 )
 CHANGE_COLUMNS = ("change", "check", "kind", "layer", "severity", "before", "after")
 PER_FILTER = (
     *("partner", "correlation", "same", "best_before", "best_after", "alive_before", "alive_after"),
-    *("sharpness_before", "sharpness_after", "weight_cosine"),
+    *("sharpness_before", "sharpness_after", "sharpness_error", "weight_cosine"),
 )
 PICTURES = ("shown", "tiles_before", "tiles_after")
 
@@ -54,6 +56,7 @@ class LayerComparison:
         alive_after: bool [C], the same of each filter after.
         sharpness_before: float64 [C], the Gini index of each filter's largest responses to the images, before.
         sharpness_after: float64 [C], the same of each filter after.
+        sharpness_error: float64 [C], the standard error of `sharpened`, over the images that were chosen.
         weight_cosine: float64 [C], cosine between the weights of the filters of one number; NaN where there are none.
         shown: int64 [n], the filters before whose pairs have pictures.
         tiles_before: uint8 [n, k, side, side, 3], the strongest patches of these; grey where there are
@@ -71,6 +74,7 @@ class LayerComparison:
     alive_after: Mask
     sharpness_before: Floats
     sharpness_after: Floats
+    sharpness_error: Floats
     weight_cosine: Floats
     shown: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     tiles_before: Pixels = field(default_factory=lambda: np.zeros((0, 1, 1, 1, 3), np.uint8))
@@ -98,13 +102,24 @@ class LayerComparison:
 
     @property
     def sharper(self) -> Ints:
-        """int64, filters before whose partner is recognisable, and whose Gini index rose by 0.05 or more."""
-        return np.flatnonzero(self._recognised & (self.sharpened >= SHARPER))
+        """int64, filters before whose partner is recognisable, and whose Gini index rose by 0.05 or more.
+
+        The 95 % interval of the rise lies above zero.
+        """
+        return np.flatnonzero(self._recognised & (self.sharpened >= self._clear_change))
 
     @property
     def blunter(self) -> Ints:
-        """int64, filters before whose partner is recognisable, and whose Gini index fell by 0.05 or more."""
-        return np.flatnonzero(self._recognised & (self.sharpened <= -SHARPER))
+        """int64, filters before whose partner is recognisable, and whose Gini index fell by 0.05 or more.
+
+        The 95 % interval of the fall lies above zero.
+        """
+        return np.flatnonzero(self._recognised & (self.sharpened <= -self._clear_change))
+
+    @property
+    def _clear_change(self) -> Floats:
+        """float64 [C], the change of the Gini index from which it counts."""
+        return np.maximum(SHARPER, np.nextafter(NORMAL * self.sharpness_error, np.inf))
 
     @property
     def _recognised(self) -> Mask:
@@ -172,7 +187,7 @@ class Comparison(Shown, drawn_by="draw_comparison"):
     >>> layer = LayerComparison(
     ...     layer="conv1", partner=np.array([0]), correlation=one, same=one, best_before=one, best_after=one,
     ...     alive_before=one > 0, alive_after=one > 0, sharpness_before=0.2 * one, sharpness_after=0.4 * one,
-    ...     weight_cosine=one,
+    ...     sharpness_error=0.05 * one, weight_cosine=one,
     ... )
     >>> Comparison(config={"networks": ["epoch 1", "epoch 9"], "images": 3}, layers=(layer,))
     Comparison of epoch 1 (before) and epoch 9 (after) on 3 images
@@ -234,6 +249,7 @@ class Comparison(Shown, drawn_by="draw_comparison"):
                     *(float(layer.best_before[channel]), float(layer.best_after[partner])),
                     *(int(layer.alive_before[channel]), int(layer.alive_after[partner])),
                     *(float(layer.sharpness_before[channel]), float(layer.sharpness_after[partner])),
+                    float(layer.sharpness_error[channel]),
                     *("" if np.isnan(cosine) else cosine, layer.status(channel)),
                 )
 

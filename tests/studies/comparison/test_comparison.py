@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -73,6 +74,9 @@ def test_a_filter_with_a_higher_threshold_is_sharper() -> None:
     result = compare(net, other, filters=0, decisions=0)
     assert result.layers[0].sharper.tolist() == [2] and result.layers[0].status(2) == "sharper"
     assert compare(other, net, filters=0, decisions=0).layers[0].blunter.tolist() == [2]
+    assert np.isfinite(result.layers[0].sharpness_error).all() and result.layers[0].sharpness_error[2] > 0
+    unsure = dataclasses.replace(result.layers[0], sharpness_error=result.layers[0].sharpened / 1.9)
+    assert not len(unsure.sharper)  # the rise is within its interval
 
 
 def test_correlations_and_decisions_are_those_of_plain_torch() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deconvviz.studies.comparison.matching import Moments, match, sharpness
+from deconvviz.studies.comparison.matching import Moments, match, sharpness, sharpness_error
 from deconvviz.types import Floats
 
 
@@ -67,3 +67,26 @@ def test_sharpness_is_the_gini_index_by_its_definition() -> None:
         x = values[:, channel]  # half of the relative mean absolute difference
         assert found == pytest.approx(np.abs(x[:, None] - x).sum() / (2 * len(x) ** 2 * x.mean()))
     assert sharpness(np.array([[0.0, 5.0], [0.0, 0.0]])).tolist() == [0, 0.5]
+
+
+def test_the_error_of_sharpness_leaves_each_image_out_in_turn() -> None:
+    rng = np.random.default_rng(4)
+    before, after = rng.normal(0.3, 1, (11, 5)), rng.normal(0.1, 1, (11, 5)).round(1)  # with ties
+    before[:, 1] = after[:, 2] = 0
+    after[:, 3], after[:, 4] = 0, 2 * before[:, 4]
+    after[7, 3] = 1.0  # without image 7 it never responds
+    found = sharpness_error(before, after)
+    without = [[sharpness(np.delete(maxima, image, 0)) for image in range(11)] for maxima in (before, after)]
+    differences = np.array(without[1]) - without[0]
+    expected = np.sqrt(10 / 11 * ((differences - differences.mean(0)) ** 2).sum(0))
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found[:4].min() > 0 and found[4] == pytest.approx(0, abs=1e-12)
+    assert sharpness_error(before[:1], after[:1]).tolist() == [0] * 5
+
+
+def test_the_error_of_sharpness_is_how_much_it_varies_over_samples() -> None:
+    rng = np.random.default_rng(5)
+    samples = rng.gamma(2.0, 1.0, (400, 60, 2))
+    differences = [float((sharpness(each[:, 1:]) - sharpness(each[:, :1])).item()) for each in samples]
+    errors = [float(sharpness_error(each[:, :1], each[:, 1:]).item()) for each in samples]
+    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.12)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvviz.errors import TrainingError
+from deconvviz.metrics.class_channels import channel_constraint, score_gradient
 from deconvviz.studies.training.additions import gradient_mask
+from deconvviz.studies.training.additions.doctor import ModelDoctor
 from deconvviz.studies.training.additions.gradient_mask import GradientMask, lateral_mask
 from deconvviz.studies.training.additions.gradient_quality import gradient_quality
 
@@ -190,3 +192,46 @@ def test_a_network_without_maps_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 11), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     with pytest.raises(TrainingError, match="no rectifier module with maps of at least 3 x 3"):
         GradientMask().begin(course_of(model))
+
+
+def test_gradients_that_another_addition_makes_its_loss_of_are_as_they_are() -> None:
+    """The loss is that of the true gradients, in training and where it is measured; what follows from it is masked."""
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Softplus(), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)
+    )
+    x, labels = torch.randn(5, 3, 12, 12), torch.tensor([0, 1, 1, 0, 1])
+    masks = torch.tensor([[True, False, True, False], [False, True, True, False]])
+    kept: list[Tensor] = []
+    model[1].register_forward_hook(lambda module, given, output: kept.append(output))
+
+    def constraint() -> Tensor:
+        outputs = model(x)
+        return channel_constraint(outputs, labels, kept.pop(), masks).mean()
+
+    weights = next(model.parameters())
+    plain = constraint()
+    (slope,) = torch.autograd.grad(plain, weights)
+    addition = GradientMask(images=0)
+    addition.begin(course_of(model))
+    addition.inputs(x, labels, step_of(labels))
+    masked = constraint()
+    (masked_slope,) = torch.autograd.grad(masked, weights)
+    assert torch.equal(masked, plain) and not torch.allclose(masked_slope, slope)
+    model.eval()
+    scores = model(x)
+    own = score_gradient(scores, labels, kept.pop())
+    addition.end()
+    scores = model(x)
+    assert torch.equal(own, score_gradient(scores, labels, kept.pop()))
+
+
+def test_it_goes_with_model_doctor_in_either_order(tmp_path: pathlib.Path) -> None:
+    """The channels that classes lean on, measured before any update, are those of the plain network."""
+    found = []
+    for name, order in (("a", (0, 1)), ("b", (1, 0)), ("c", (1,))):
+        both = [GradientMask(images=0), ModelDoctor(after=0)]
+        trained(tmp_path / f"{name}.pth", [both[place] for place in order])
+        assert both[1]._masks is not None
+        found.append(both[1]._masks)
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[2]) and found[0].any()

@@ -58,7 +58,8 @@ class GradientMask(Addition):
 
     On the way back, g <- M g at the input of each rectifier with maps of at least 3 x 3, with M = 1[R > 0] and
     R = -(LoG * |g|), |g| the norm over channels, LoG a 5 x 5 Laplacian of a Gaussian; one mask for each image, the
-    same for all channels. What the network computes is unchanged, and so are the fully connected layers.
+    same for all channels. What the network computes is unchanged, and so are the fully connected layers. Gradients that
+    another addition makes its loss of are left as they are; that of its loss is masked with the others.
 
     Options: sigma of the Gaussian in positions of the map (1); soft, M = max(R, 0) / max R (false); renormalise, which
     gives g of each image its former norm back, so that the learning rate means the same (false); from_epoch, the first
@@ -118,13 +119,16 @@ class GradientMask(Addition):
     def _before(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Hand a rectifier its input as it is, and look at the gradient that it alone sends back to it."""
         x, *rest = inputs
-        if not (self._masking and x.requires_grad and _has_maps(x.shape)):
+        of_the_training = module.training or not self._counting  # others measure in eval mode between two steps
+        if not (self._masking and of_the_training and x.requires_grad and _has_maps(x.shape)):
             return None
         own = x.clone() if getattr(module, "inplace", False) else x.view_as(x)  # others may read x too
         own.register_hook(partial(self._masked, name))  # type: ignore[no-untyped-call]
         return own, *rest
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # it will be differentiated again: a part of another addition's loss, no update
+            return gradient
         mask = lateral_mask(gradient, self._kernel, self.soft)
         kept = mask * gradient
         if self._counting:
