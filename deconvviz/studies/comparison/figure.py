@@ -141,7 +141,7 @@ def _pair_words(layer: LayerComparison, channel: int) -> tuple[str, str]:
     status = ", ".join([layer.status(channel), *dead])
     return f"{number}: {status}", (
         f"correlation {layer.correlation[channel]:.2f}, sharpness {layer.sharpness_before[channel]:.2f} "
-        f"{layer.sharpened[channel]:+.2f} ± {NORMAL * layer.sharpness_error[channel]:.2f}"
+        f"({layer.sharpened[channel]:+.2f} ± {NORMAL * layer.sharpness_error[channel]:.2f})"
     )
 
 

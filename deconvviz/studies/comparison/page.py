@@ -134,8 +134,9 @@ def _layer(figures: _Figures, number: int, layer: LayerComparison) -> dict[str, 
         caption = (
             "Each block is a pair of matched filters: the strongest patches of the filter before at the left, those of "
             "its partner after at the right; a dead filter has none. Patches are the receptive field, at most half of "
-            "the image's side. Pairs with a filter that is gone or new come first, then those that are sharper or "
-            "blunter, then the least alike."
+            "the image's side. A pair with a filter that is gone or new, one that is sharper, one that is blunter and "
+            "one of the others follow each other, the least alike first. Sharpness is that before; its change has the "
+            "half width of its 95 % interval over the images."
         )
         name = f"pairs-{number:02d}-{re.sub(r'[^A-Za-z0-9.]+', '_', layer.layer)[:60]}"
         figure = figures.drawn(

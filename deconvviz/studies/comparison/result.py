@@ -136,13 +136,22 @@ class LayerComparison:
 
     @property
     def ranking(self) -> Ints:
-        """int64 [C], the filters before: pairs with one that is gone or new first, then those that changed most."""
-        pairs = np.zeros(len(self.partner), bool)
-        pairs[self.gone] = True
-        pairs |= np.isin(self.partner, self.new)
-        shifted = np.isin(np.arange(len(self.partner)), [*self.sharper, *self.blunter])
+        """int64 [C], the filters before in the order in which a page shows them.
+
+        A pair with one that is gone or new, one that is sharper, one that is blunter, one of the others, and so on in
+        turn; of each kind those first that are least alike, and pairs that are dead before and after last.
+        """
+        everyone = np.arange(len(self.partner))
+        pairs = np.isin(everyone, self.gone) | np.isin(self.partner, self.new)
+        kinds = [pairs, np.isin(everyone, self.sharper) & ~pairs, np.isin(everyone, self.blunter) & ~pairs]
+        kind = np.select(kinds, [0, 1, 2], 3)
         dead = ~(self.alive_before | self.alive_after[self.partner])
-        return np.lexsort((self.correlation.round(9), ~shifted, ~pairs, dead))
+        likeness = np.lexsort((self.correlation.round(9), dead))
+        turn = np.empty(len(everyone), np.int64)
+        for each in range(4):
+            of_kind = likeness[kind[likeness] == each]
+            turn[of_kind] = np.arange(len(of_kind))
+        return np.lexsort((kind, turn, dead))
 
 
 @dataclass(frozen=True, kw_only=True)

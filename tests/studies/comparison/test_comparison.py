@@ -17,6 +17,7 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError, LayerNotFound, MismatchError
 from deconvviz.studies.comparison import measure, responses
+from deconvviz.studies.comparison.result import LayerComparison
 
 
 def test_a_network_and_itself() -> None:
@@ -217,3 +218,17 @@ def test_refusals(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="not finite"):
         compare(model(), broken, checks=None)
     assert captured(model()).fingerprint == captured(model()).fingerprint and LAYERS == ("2", "5")
+
+
+def test_pairs_of_each_kind_are_shown_in_turn() -> None:
+    ones, count = np.ones(9), 9
+    correlation = np.array([0.0, 0.1, 0.9, 0.8, 0.95, 0.7, 0.99, 0.6, 0.0])
+    alive = np.arange(count) < 8
+    layer = LayerComparison(
+        layer="conv", partner=np.arange(count), correlation=correlation, same=correlation, best_before=correlation,
+        best_after=correlation, alive_before=alive, alive_after=alive, sharpness_before=0.5 * ones,
+        sharpness_after=np.array([0.5, 0.5, 0.7, 0.7, 0.2, 0.2, 0.5, 0.5, 0.5]), sharpness_error=0.01 * ones,
+        weight_cosine=ones,
+    )  # fmt: skip
+    # 0, 1 gone and new; 3, 2 sharper; 5, 4 blunter; 7, 6 kept; 8 dead before and after
+    assert layer.ranking.tolist() == [0, 3, 5, 7, 1, 2, 4, 6, 8]

@@ -230,8 +230,9 @@ def test_it_goes_with_model_doctor_in_either_order(tmp_path: pathlib.Path) -> No
     """The channels that classes lean on, measured before any update, are those of the plain network."""
     found = []
     for name, order in (("a", (0, 1)), ("b", (1, 0)), ("c", (1,))):
-        both = [GradientMask(images=0), ModelDoctor(after=0)]
+        doctor = ModelDoctor(after=0)
+        both = [GradientMask(images=0), doctor]
         trained(tmp_path / f"{name}.pth", [both[place] for place in order])
-        assert both[1]._masks is not None
-        found.append(both[1]._masks)
+        assert doctor._masks is not None
+        found.append(doctor._masks)
     assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[2]) and found[0].any()
