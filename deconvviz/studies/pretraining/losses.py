@@ -91,7 +91,14 @@ def sinkhorn(scores: Tensor, epsilon: float, rounds: int) -> Tensor:
     return logarithm.exp()
 
 
-def swapped_prediction(a: Tensor, b: Tensor, temperature: float, epsilon: float, rounds: int) -> Tensor:
+def swapped_prediction(
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    epsilon: float,
+    rounds: int,
+    earlier: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """SwAV: the code of one view is predicted from the other view.
 
     mean over images of -sum over k of (q_a log softmax(s_b / t) + q_b log softmax(s_a / t)) / 2, q being `sinkhorn(s)`.
@@ -102,17 +109,21 @@ def swapped_prediction(a: Tensor, b: Tensor, temperature: float, epsilon: float,
         temperature: t.
         epsilon: of the codes.
         rounds: of the codes.
+        earlier: floating [Q, K] twice, scores of earlier first and second views. They share the prototypes with those
+            of the batch, which makes the codes of a batch that is smaller than K meaningful, and are not predicted.
 
     Returns:
         A scalar, in nats.
 
-    Source: Caron et al. 2020, equation 2; t 0.1, epsilon 0.05 and 3 rounds are those of its release.
+    Source: Caron et al. 2020, equation 2, and section 3.1 for earlier views; t 0.1, epsilon 0.05 and 3 rounds are those
+    of its release.
 
     >>> round(float(swapped_prediction(torch.eye(3), torch.eye(3), 0.1, 0.05, 3)), 4)
     0.0001
     """
     total = a.new_zeros(())
-    for coded, predicted in ((a, b), (b, a)):
-        codes = sinkhorn(coded, epsilon, rounds)
+    for place, (coded, predicted) in enumerate(((a, b), (b, a))):
+        shared = coded if earlier is None else torch.cat([earlier[place], coded.detach()])
+        codes = sinkhorn(shared, epsilon, rounds)[-len(coded) :]
         total = total - (codes * functional.log_softmax(predicted / temperature, 1)).sum(1).mean() / 2
     return total

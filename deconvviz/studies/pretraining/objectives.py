@@ -136,10 +136,18 @@ class BarlowTwins(Objective):
 class SwAV(Objective):
     """SwAV: images are shared out among prototypes, and one view predicts the share of the other.
 
+    Attributes:
+        prototypes: [K, out], of length 1.
+        queue: [2, Q, out], projections of the last first and second views, the latest first.
+        queued: int64, how many of them there are by now, at most Q; they take part once the queue is full.
+
     Source: Caron et al. 2020. The numbers of prototypes and units are our choice, for small data (the paper's are 3000
-    prototypes, 2048 hidden units and 128 numbers out). Its queue of earlier projections and its additional small crops
-    are not built.
+    prototypes, 2048 hidden units and 128 numbers out; its queue holds 3840 projections from the 15th epoch on, both
+    from memory). Its additional small crops are not built.
     """
+
+    queue: Tensor
+    queued: Tensor
 
     def __init__(
         self,
@@ -149,6 +157,7 @@ class SwAV(Objective):
         rounds: int = 3,
         prototypes: int = 100,
         freeze: int = 313,
+        queue: int = 0,
         hidden: int = 512,
         out: int = 64,
     ) -> None:
@@ -161,6 +170,8 @@ class SwAV(Objective):
             rounds: of scaling the codes.
             prototypes: K, how many there are.
             freeze: steps at the beginning in which the prototypes stay as they are.
+            queue: Q, earlier projections of each view that share the prototypes with the batch's; for batches of fewer
+                images than prototypes.
             hidden: units of the projector's hidden layer.
             out: numbers in a projection.
         """
@@ -172,19 +183,30 @@ class SwAV(Objective):
             epsilon=(epsilon > 0, "a positive number"),
             rounds=(rounds >= 1, "at least 1"),
             freeze=(freeze >= 0, "0 or more"),
+            queue=(queue >= 0, "0 or more"),
         )
         _require_sizes(prototypes=prototypes, hidden=hidden, out=out)
         self.temperature, self.epsilon, self.rounds, self.freeze = temperature, epsilon, rounds, freeze
         self.projector = _mlp(inputs, hidden, out)
         self.prototypes = nn.Parameter(functional.normalize(torch.randn(prototypes, out), dim=1))
+        for name, start in (("queue", torch.zeros(2, queue, out)), ("queued", torch.zeros((), dtype=torch.int64))):
+            self.register_buffer(name, start, persistent=queue > 0)
+        self._latest: Tensor | None = None  # [2, N, out], of the step under way
 
     def scores(self, z: Tensor) -> Tensor:
         """Return the cosines of projections [N, out] with the prototypes, [N, K]."""
         return functional.normalize(z, dim=1) @ self.prototypes.T
 
     def terms(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Return the swapped prediction as the only term."""
-        how = self.temperature, self.epsilon, self.rounds
+        """Return the swapped prediction as the only term; the queue takes the projections of a step's first call."""
+        if self._latest is None:
+            self._latest = torch.stack([a, b]).detach()
+        length = self.queue.shape[1]
+        earlier = None
+        if length and int(self.queued) == length:
+            with torch.no_grad():
+                earlier = self.scores(self.queue[0]), self.scores(self.queue[1])
+        how = self.temperature, self.epsilon, self.rounds, earlier
         return {"prediction": swapped_prediction(self.scores(a), self.scores(b), *how)}
 
     def before_update(self, step: int) -> None:
@@ -194,5 +216,10 @@ class SwAV(Objective):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Scale the prototypes to length 1."""
+        """Scale the prototypes to length 1, and let the projections of the step into the queue."""
         self.prototypes.copy_(functional.normalize(self.prototypes, dim=1))
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            length = self.queue.shape[1]
+            self.queue.copy_(torch.cat([latest.to(self.queue), self.queue], 1)[:, :length])
+            self.queued.add_(latest.shape[1]).clamp_(max=length)

@@ -199,6 +199,33 @@ def test_prototypes_are_frozen_at_first_and_of_length_one() -> None:
     assert torch.allclose(objective.prototypes.norm(dim=1), torch.ones(5))
 
 
+def test_earlier_projections_share_the_prototypes() -> None:
+    """Codes are those of queue and batch together, by the replica; the queue works once it is full, latest first."""
+    objective = make_objective("swav", 6, {"prototypes": 5, "queue": 7, "hidden": 4, "out": 3})
+    assert isinstance(objective, SwAV)
+    kept: list[list[Tensor]] = [[], []]
+    for step in range(5):
+        views = [each.float()[:, :3] for each in drawn(4, 6, seed=step)]
+        found = float(objective.terms(*views)["prediction"].detach())
+        objective.terms(*(10 * each for each in views))  # masked maps, which do not enter the queue
+        queues = [torch.cat([view, *old])[: 4 + 7] for view, old in zip(views, kept, strict=True)]
+        unit = [each / each.norm(dim=1, keepdim=True) for each in queues]
+        scores = [(each @ objective.prototypes.detach().T).double().numpy() for each in unit]
+        if step < 2:  # 4 and 8 projections, of which 7 are kept: full before the third step
+            scores = [each[:4] for each in scores]
+        expected = 0.0
+        for coded, predicted in ((0, 1), (1, 0)):
+            codes = replica_sinkhorn(scores[coded], 0.05, 3)[:4]
+            shares = np.exp(scores[predicted][:4] / 0.1)
+            expected -= float((codes * np.log(shares / shares.sum(1, keepdims=True))).sum(1).mean()) / 2
+        assert found == pytest.approx(expected, rel=1e-4)
+        objective.after_update()
+        kept = [[view, *old] for view, old in zip(views, kept, strict=True)]
+    again = make_objective("swav", 6, {"prototypes": 5, "queue": 7, "hidden": 4, "out": 3}, seed=9)
+    again.load_state_dict(objective.state_dict())
+    assert isinstance(again, SwAV) and int(again.queued) == 7 and torch.equal(again.queue, objective.queue)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "complaint"),
     [
@@ -207,6 +234,7 @@ def test_prototypes_are_frozen_at_first_and_of_length_one() -> None:
         ("simclr", {"temperature": -1.0}, "temperature -1.0 given; expected a positive number"),
         ("swav", {"prototypes": 1.5}, "expected a whole number"),
         ("swav", {"prototypes": True}, "expected a whole number"),
+        ("swav", {"queue": -1}, "queue -1 given; expected 0 or more"),
         ("barlow-twins", {"out": 1}, "out 1 given; expected 2 or more"),
     ],
 )

@@ -152,8 +152,8 @@ class Stop(Exception):
 def test_continued_equals_straight(
     tmp_path: pathlib.Path, scenes: InMemoryImages, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """Stopped after any step, with dropout, prototypes and the add-on: same weights, history, table and snapshots."""
-    rules = recipe(objective="swav", options={**SMALL, "freeze": 3}, attention={"form": "module"}, lr=0.01)
+    """Stopped after any step, with dropout, prototypes, a queue and the add-on: all files and weights are the same."""
+    rules = recipe(objective="swav", options={**SMALL, "freeze": 3, "queue": 20}, attention={"form": "module"}, lr=0.01)
     recorder = dv.SnapshotRecorder(tmp_path / "s.h5", (1, 2))
     straight = run(network(), scenes, tmp_path / "s.pth", rules, recorder=recorder)
     steps, step = 0, Pretraining.step
