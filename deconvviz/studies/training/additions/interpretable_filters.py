@@ -34,13 +34,14 @@ class InterpretableFilters(Addition):
     in the epoch before; in the first epoch there is none, and the distance counts on all images.
 
     Options: layer, whose values are rectified (last: the last rectifier that gives maps); form (information); weight
-    of the loss (0.1); at_most, the length of its gradient at a filter's maps in lengths of the task's, at most (1);
+    of the loss (0.1); at_most, the length of its gradient at a filter's maps in lengths of the task's, at most (0.02);
     slope, how fast a template falls from its peak (2); mask, whether the maps are also multiplied by the template at
     their peak while training (false: the file's network has no such layer).
 
     Neither form depends on the size of the values, so that its gradient grows as they shrink, and could silence a
     filter for good. Therefore it is shortened, at each filter's maps, to at_most times the length of the task's: a
-    filter that the task does not ask for is left alone.
+    filter that the task does not ask for is left alone. The limit is low because the task's gradient of a batch is
+    mostly noise, which this loss's is not: with 1, a network may learn nothing but places.
 
     In the history: "information" or "distance" and "elsewhere", the weighted terms of the loss; "spread", the mean
     distance of all activity from the peak (coordinates from -1 to 1), by which both forms can be compared.
@@ -56,7 +57,7 @@ class InterpretableFilters(Addition):
     layer: str = "last"
     form: str = "information"
     weight: float = 0.1
-    at_most: float = 1.0
+    at_most: float = 0.02
     slope: float = templates.SLOPE
     mask: bool = False
 
