@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -45,8 +47,9 @@ def victims(
     own = before if own is None else own
     targets = None if target is None else torch.full_like(own, target)
 
-    def noise() -> Tensor:
-        return 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype) - 1
+    def noise(places: Sequence[int], shape: tuple[int, ...], stream: int) -> Tensor:
+        generator = torch.Generator().manual_seed(2 + stream)
+        return (2 * torch.rand((len(x), *shape), generator=generator, dtype=x.dtype) - 1)[list(places)]
 
     return Victims(
         network=network,
