@@ -125,8 +125,9 @@ def fewest_changes(slopes: Slopes, x: Tensor, ball: Ball, step: Tensor | float, 
         steps: for the change of all pixels.
         mask_steps: for the mask.
 
-    Source: ours, in the form of AdvMask's attack (Yang et al. 2022, arXiv 2211.16040; the released code of the authors'
-    later IPF-RDA), whose mask is a convolution as large as the image, and which trades the cross-entropy for pixels.
+    Source: ours, after AdvMask's attack (Yang et al. 2022, arXiv 2211.16040; the released code of the authors' later
+    IPF-RDA), whose mask is a convolution as large as the image, and which trades the cross-entropy for pixels: the
+    attack sparse-convolution.
 
     >>> weights = torch.tensor([3.0, 1.0, 0.5, 2.0]).view(1, 1, 2, 2)
     >>> def slopes(x):
