@@ -17,8 +17,8 @@ def sparse(v: Victims, steps: int = 20, mask_steps: int = 60) -> Tensor:
 
     Ours, after AdvMask's attack (Yang et al. 2022, arXiv 2211.16040), whose own form is sparse-convolution: one logit a
     pixel in the place of a convolution as large as the image, the margin in the place of the cross-entropy, and the
-    number of pixels by halving; see `cam.adversarial.fewest_changes`. steps: for all pixels, epsilon / 2 each; mask_steps: for the mask.
-    Where not even the change of all pixels is enough, the image stays as it is.
+    number of pixels by halving; see `cam.adversarial.fewest_changes`. steps: for all pixels, epsilon / 2 each;
+    mask_steps: for the mask. Where not even the change of all pixels is enough, the image stays as it is.
     """
     require_number("steps", steps, 1, whole=True)
     require_number("mask_steps", mask_steps, 1, whole=True)
