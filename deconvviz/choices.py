@@ -112,6 +112,7 @@ NODE_SCORES = ("mean", "sum")  # the score of a node: the mean of its classes', 
 
 # --- attacks ---
 ATTACK_LOSSES = ("cross-entropy", "margin")  # what an attack raises
+KEY_POINT_ATTACKS = ("sparse", "sparse-convolution")  # that change the fewest pixels
 PRUNED_RESULTS = ("slim", "masked")
 GOALS = ("decision", "both", "explanation")  # what an attack is to change: "both" is the decision under an unmoved map
 EDGES = ("none", "weights", "threshold")  # where it may change pixels: AdvEdge and AdvEdge+

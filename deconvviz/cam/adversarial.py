@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Slopes = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images [N, C, H, W] -> the margin of each, [N], which is above zero where the network is fooled, and its gradient."""
+"""Images [N, C, H, W] -> the loss of each, [N], and its gradient. The margin is above 0 where the network is fooled."""
 
 DECAY = 0.9  # of the sum of gradients, from step to step
 PULL = 10.0  # of a pixel of mean effect while the network is not fooled, in units of the penalty of a changed pixel
@@ -89,6 +89,23 @@ def margin_of(scores: Tensor, classes: Tensor) -> Tensor:
     return others.amax(1) - own
 
 
+def full_change(slopes: Slopes, start: Tensor, ball: Ball, step: Tensor | float, steps: int) -> Tensor:
+    """Return images of which every pixel is changed: `steps` steps of `step` by the sign of the summed gradients.
+
+    Args:
+        slopes: of what is to rise.
+        start: [N, C, H, W], the images that the steps start from.
+        ball: where the changed ones have to stay.
+        step: the largest change of a pixel in a step, a number or a tensor that broadcasts to `start`.
+        steps: how many.
+    """
+    full, momentum = start, torch.zeros_like(start)
+    for _ in range(steps):
+        momentum = DECAY * momentum + unit_length(slopes(full)[1])
+        full = ball.nearest(full + step * momentum.sign())
+    return full
+
+
 def fewest_changes(slopes: Slopes, x: Tensor, ball: Ball, step: Tensor | float, steps: int, mask_steps: int) -> Changes:
     """Find how every pixel is changed best, and which pixels are enough.
 
@@ -108,8 +125,9 @@ def fewest_changes(slopes: Slopes, x: Tensor, ball: Ball, step: Tensor | float, 
         steps: for the change of all pixels.
         mask_steps: for the mask.
 
-    Source: ours, in the form of AdvMask's attack (Yang et al. 2022, arXiv 2211.16040; the released code of the authors'
-    later IPF-RDA), whose mask is a convolution as large as the image, and which trades the cross-entropy for pixels.
+    Source: ours, after AdvMask's attack (Yang et al. 2022, arXiv 2211.16040; the released code of the authors' later
+    IPF-RDA), whose mask is a convolution as large as the image, and which trades the cross-entropy for pixels: the
+    attack sparse-convolution.
 
     >>> weights = torch.tensor([3.0, 1.0, 0.5, 2.0]).view(1, 1, 2, 2)
     >>> def slopes(x):
@@ -119,10 +137,7 @@ def fewest_changes(slopes: Slopes, x: Tensor, ball: Ball, step: Tensor | float, 
     >>> fewest_pixels(lambda x: slopes(x)[0] > 0, x, changes, torch.tensor([False])).long().tolist()
     [[[1, 0], [0, 1]]]
     """
-    full, momentum = x, torch.zeros_like(x)
-    for _ in range(steps):
-        momentum = DECAY * momentum + unit_length(slopes(full)[1])
-        full = ball.nearest(full + step * momentum.sign())
+    full = full_change(slopes, x, ball, step, steps)
     logits, momentum = torch.zeros_like(x[:, 0]), torch.zeros_like(x)
     for _ in range(mask_steps):
         mask, change = torch.sigmoid(logits)[:, None], full - x

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,8 +49,9 @@ def victims(
     own = before if own is None else own
     targets = None if target is None else torch.full_like(own, target)
 
-    def noise() -> Tensor:
-        return 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype) - 1
+    def noise(places: Sequence[int], shape: tuple[int, ...], stream: int) -> Tensor:
+        generator = torch.Generator().manual_seed(2 + stream)
+        return (2 * torch.rand((len(x), *shape), generator=generator, dtype=x.dtype) - 1)[list(places)]
 
     return Victims(
         network=network,
@@ -58,3 +63,20 @@ def victims(
         loss=loss,
         draw=noise,
     )
+
+
+def fewest_of_linear(weights: np.ndarray[Any, Any], x: np.ndarray[Any, Any], own: int, epsilon: float) -> set[int]:
+    """By brute force over the other classes: pixels in the order of what they move the margin by, until it is 0."""
+    best: set[int] | None = None
+    scores = weights @ x.ravel()
+    for other in set(range(len(weights))) - {own}:
+        row = (weights[other] - weights[own]).reshape(x.shape)
+        gain = (row * (np.clip(x + epsilon * np.sign(row), 0, 1) - x)).sum(0).ravel()
+        margin, chosen = scores[other] - scores[own], set[int]()
+        for pixel in np.argsort(-gain).tolist():
+            if margin > 0:
+                break
+            margin, chosen = margin + gain[pixel], chosen | {pixel}
+        if margin > 0 and (best is None or len(chosen) < len(best)):
+            best = chosen
+    return best or set()

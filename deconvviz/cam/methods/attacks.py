@@ -22,11 +22,12 @@ from deconvviz.errors import CamError
 def sparse_attack(v: View, steps: int = 20, mask_steps: int = 60, levels: float = 4.0, search: int = 0) -> Tensor:
     """sigmoid(s), the mask of the smallest mean through which a small change takes the decision away.
 
-    Ours, in the form of AdvMask's attack (Yang et al. 2022, arXiv 2211.16040): s is one logit a pixel, see
-    `cam.adversarial.fewest_changes`. The margin is the largest other score less the target's. levels: of 255, how far a
-    pixel may go; steps: for the change, levels / 2 each; mask_steps: for the mask; search: with a number above 0
-    the map is 1 at the key points and 0 elsewhere: the first pixels by s that are enough, their number found by asking
-    so often (17 are exact up to 256 px). There are none where all pixels do not suffice, or the decision is another.
+    Ours, after AdvMask's attack (Yang et al. 2022, arXiv 2211.16040): s is one logit a pixel, see
+    `cam.adversarial.fewest_changes`; theirs is the attack sparse-convolution. The margin is the largest other score
+    less the target's. levels: of 255, how far a pixel may go; steps: for the change, levels / 2 each; mask_steps: for
+    the mask; search: with a number above 0 the map is 1 at the key points and 0 elsewhere: the first pixels by s that
+    are enough, their number found by asking so often (17 are exact up to 256 px). There are none where all pixels do
+    not suffice, or the decision is another.
     """
     require_number("steps", steps, 1, whole=True)
     require_number("mask_steps", mask_steps, 1, whole=True)

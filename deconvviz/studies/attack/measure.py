@@ -80,7 +80,7 @@ def attack(
     Raises:
         DeconvvizError: an attack of this name does not exist.
         DataError: an option out of its range or that the attack does not have, an image without a class where that is
-            needed, or more changes than there is memory for.
+            needed, images too large for the attack, or more changes than there is memory for.
         TargetError: the target is no output, or the class of every image.
         CaptureError: the images do not fit the network, or it returns no scores of classes.
         CamError: a layer has no rows and columns, or an interpreter needs a trained explainer, and none is given.
@@ -102,6 +102,7 @@ def attack(
     entry = _entry(method, how)
     method_options = entry.checked(how.method_options)
     network.check_input(preprocess.shape)
+    entry.require_room(preprocess.shape)
     how = replace(how, layer=how.layer or default_layer(network, how.fools, how.agreement))
     seen = PixelNetwork(network, PixelScale(preprocess))
     explaining = Explaining(seen, how) if how.fools else None

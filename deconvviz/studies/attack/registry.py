@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from deconvviz.studies.attack.victims import Victims
 
 Formula = Callable[..., "Tensor"]
+Room = Callable[[Sequence[int]], None]
 LEVELS = 255  # in which changes of pixels are given and told: 255 from black to white
-FILES = ("gradient", "sparse", "optimised", "explanations")
+FILES = ("gradient", "sparse", "sparse_convolution", "optimised", "explanations")
 """The files of `attacks/`."""
 INTERPRETER_FILES = ("activation", "gradient", "mask", "learned")
 """The files of `interpreters/` that register interpreters."""
@@ -44,11 +45,13 @@ class Attack:
         name: by which it is asked for.
         formula: `formula(victims, **options)` returns the changed images [N, C, H, W] in 0..1.
         epsilon: how far a pixel may go where the user does not say it, as a share of the way from black to white.
+        room: of the shape [C, H, W] of an image; it raises DataError where images of this size are too large.
     """
 
     name: str
     formula: Formula
     epsilon: float
+    room: Room | None = None
 
     @property
     def source(self) -> str:
@@ -66,6 +69,11 @@ class Attack:
         require_options(self.name, self.options, options)
         return {**self.options, **options}
 
+    def require_room(self, shape: Sequence[int]) -> None:
+        """Raise DataError where images [C, H, W] are too large for it."""
+        if self.room is not None:
+            self.room(shape)
+
     def __call__(self, victims: Victims | Fooling, **options: Any) -> Tensor:
         """Return the changed images [N, C, H, W] in 0..1."""
         return self.formula(victims, **options)
@@ -76,15 +84,16 @@ FOOLERS: Registry[Attack] = Registry("attack on explanations")
 """The attacks that change the map of an interpreter too; their formula takes a `Fooling` in the place of `Victims`."""
 
 
-def attack(name: str, levels: float) -> Callable[[Formula], Formula]:
+def attack(name: str, levels: float, room: Room | None = None) -> Callable[[Formula], Formula]:
     """Register a function as an attack.
 
     Args:
         name: by which it is asked for.
         levels: how far a pixel may go by default, in 255ths of the way from black to white.
+        room: of the shape [C, H, W] of an image; it raises DataError where images of this size are too large.
     """
 
-    return _registering(ATTACKS, name, levels)
+    return _registering(ATTACKS, name, levels, room)
 
 
 def fooler(name: str, levels: float) -> Callable[[Formula], Formula]:
@@ -92,9 +101,11 @@ def fooler(name: str, levels: float) -> Callable[[Formula], Formula]:
     return _registering(FOOLERS, name, levels)
 
 
-def _registering(registry: Registry[Attack], name: str, levels: float) -> Callable[[Formula], Formula]:
+def _registering(
+    registry: Registry[Attack], name: str, levels: float, room: Room | None = None
+) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
-        registry.add(name, Attack(name=name, formula=formula, epsilon=levels / LEVELS))
+        registry.add(name, Attack(name=name, formula=formula, epsilon=levels / LEVELS, room=room))
         return formula
 
     return register
@@ -105,7 +116,7 @@ def attack_declarations() -> dict[str, Declaration]:
     """Return the attacks by name, as their sources declare them: nothing is imported for it.
 
     >>> list(attack_declarations())
-    ['fgsm', 'pgd', 'sparse', 'cw', 'stadv']
+    ['fgsm', 'pgd', 'sparse', 'sparse-convolution', 'cw', 'stadv']
     """
     return _declared("attack")
 
@@ -150,4 +161,4 @@ def require_fooler(method: str, fooling: bool, attacks: Collection[str], foolers
 
 def _declared(decorator: str) -> dict[str, Declaration]:
     folder = pathlib.Path(__file__).parent / "attacks"
-    return declarations([folder / f"{name}.py" for name in FILES], decorator)
+    return declarations([folder / f"{name}.py" for name in FILES], decorator, {"require_room": True})

@@ -130,7 +130,9 @@ class AttackRun:
                 already=before != own if targets is None else before == targets,
                 epsilon=epsilon,
                 loss=self.options.loss,
-                draw=lambda: self.noise(study.indices[first : first + len(x)], x),
+                draw=lambda places, shape, stream: self.noise(
+                    study.indices[first : first + len(x)][list(places)], shape, stream
+                ),
             )
             with torch.no_grad():
                 noise = (self._changed(victims, aims, study.config["method_options"]) - x).half()
@@ -194,12 +196,16 @@ class AttackRun:
         pixels = (noise != 0).flatten(2).any(1).sum(1)
         return after, of_own, of_wanted, pixels, change.flatten(1).norm(dim=1), change.abs().amax((1, 2))
 
-    def noise(self, indices: Ints, x: Tensor) -> Tensor:
-        """Return noise, uniform in -1..1, [n, C, H, W]: that of (seed, image), in whatever batch the image comes."""
-        address = [np.random.default_rng([self.options.seed, 3, int(index)]) for index in indices]
-        drawn = np.stack([2 * rng.random(tuple(x.shape[1:]), np.float32) - 1 for rng in address])
+    def noise(self, indices: Ints, shape: tuple[int, ...], stream: int = 0) -> Tensor:
+        """Return numbers uniform in -1..1, [n, *shape]: those of (seed, image, stream), in whatever batch it comes."""
+        drawn = np.empty((len(indices), *shape), np.float32)
+        for row, index in zip(drawn, indices, strict=True):
+            address = [self.options.seed, 3, int(index), *([stream] if stream else [])]
+            np.random.default_rng(address).random(out=row, dtype=np.float32)
+        drawn *= 2
+        drawn -= 1
         (sent,) = self.transfer.send(torch.from_numpy(drawn))()
-        return sent.to(x.dtype)
+        return sent.to(self.network.network.dtype)
 
     def _without_others(self, attacked: Attacked, kept: Ints) -> Attacked:
         """Return what was found, with the changes of the kept images alone."""

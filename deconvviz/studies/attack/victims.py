@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from deconvviz.cam.adversarial import Ball, ball_around, margin_of
 from deconvviz.graph.scores import Readout
 from deconvviz.studies.attack.pixels import PixelNetwork, with_noise
+
+NEAREST = 1e-6  # to 1 that a probability is taken as, where the logarithm of the rest is
 
 
 class Seen(NamedTuple):
@@ -44,7 +47,8 @@ class Victims:
         already: bool [N], whether it is fooled by the images as they are.
         epsilon: how far a pixel may go, as a share of the way from black to white.
         loss: "cross-entropy" or "margin".
-        draw: () -> noise [N, C, H, W], uniform in -1..1, the same for an image in whatever batch it comes.
+        draw: (places of some of the images, shape, stream) -> [len(places), *shape], uniform in -1..1: the same for an
+            image in whatever batch it comes, and others in another stream.
     """
 
     network: PixelNetwork
@@ -54,7 +58,7 @@ class Victims:
     already: Tensor
     epsilon: float
     loss: str
-    draw: Callable[[], Tensor]
+    draw: Callable[[Sequence[int], tuple[int, ...], int], Tensor]
 
     @cached_property
     def ball(self) -> Ball:
@@ -64,7 +68,19 @@ class Victims:
     @cached_property
     def noise(self) -> Tensor:
         """Uniform in -1..1, [N, C, H, W]."""
-        return self.draw()
+        return self.draw(range(len(self.x)), tuple(self.x.shape[1:]), 0)
+
+    def part(self, places: Sequence[int]) -> Victims:
+        """Return some of the images, by their places."""
+        rows, targets = list(places), self.targets
+        return replace(
+            self,
+            x=self.x[rows],
+            own=self.own[rows],
+            targets=None if targets is None else targets[rows],
+            already=self.already[rows],
+            draw=lambda within, shape, stream: self.draw([rows[place] for place in within], shape, stream),
+        )
 
     def kept(self, x: Tensor) -> Tensor:
         """Return images [N, C, H, W] as they are kept and measured: their changes in float16, within the ball."""
@@ -91,6 +107,18 @@ class Victims:
         if loss == "margin":
             return -sign * margin_of(scores, wanted)
         return -sign * log_odds_against(scores, wanted, self.network.network.readout)
+
+    def entropy(self, scores: Tensor) -> Tensor:
+        """Return the cross-entropy -log p of the own class, or -log(1 - p) of the target, [N], of scores [N, K].
+
+        It is positive and rises with what the attack raises.
+        """
+        if self.network.network.readout.kind in ("softmax", "sigmoid"):
+            return functional.softplus(self.losses(scores, "cross-entropy"))
+        logarithms = self.network.network.readout.log_probabilities(scores)
+        if self.targets is None:
+            return -logarithms.gather(1, self.own[:, None])[:, 0]
+        return -torch.log1p(-logarithms.gather(1, self.targets[:, None])[:, 0].exp().clamp(max=1 - NEAREST))
 
     def won(self, scores: Tensor) -> Tensor:
         """Return whether scores [N, K] are what the attack wants, bool [N]."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from attacked import PLAIN, classifier, images, linear, victims
+from attacked import PLAIN, classifier, fewest_of_linear, images, linear, victims
 
 import deconvviz as dv
 from deconvviz.cam.adversarial import Changes, ball_around, fewest_changes, fewest_pixels, margin_of
@@ -62,23 +61,6 @@ def test_on_a_linear_network_the_sign_steps_have_the_closed_form() -> None:
     to_first = victims(model, x, epsilon, torch.ones(6, dtype=torch.int64), target=0)
     direction = (rows[0] - rows[1]).sign().view(1, *x.shape[1:])
     assert torch.allclose(ATTACKS["pgd"](to_first, **full), (x + epsilon * direction).clamp(0, 1), atol=1e-12)
-
-
-def fewest_of_linear(weights: np.ndarray[Any, Any], x: np.ndarray[Any, Any], own: int, epsilon: float) -> set[int]:
-    """By brute force over the other classes: pixels in the order of what they move the margin by, until it is 0."""
-    best: set[int] | None = None
-    scores = weights @ x.ravel()
-    for other in set(range(len(weights))) - {own}:
-        row = (weights[other] - weights[own]).reshape(x.shape)
-        gain = (row * (np.clip(x + epsilon * np.sign(row), 0, 1) - x)).sum(0).ravel()
-        margin, chosen = scores[other] - scores[own], set[int]()
-        for pixel in np.argsort(-gain).tolist():
-            if margin > 0:
-                break
-            margin, chosen = margin + gain[pixel], chosen | {pixel}
-        if margin > 0 and (best is None or len(chosen) < len(best)):
-            best = chosen
-    return best or set()
 
 
 @pytest.mark.parametrize("seed", range(6))

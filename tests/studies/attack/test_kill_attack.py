@@ -1,6 +1,7 @@
 """Attacks that are killed at any moment and continued make the files of those that never were.
 
-Killed are an attack on decisions, one on explanations, and `evaluate --attack`, which reads what the first has made.
+Killed are an attack on decisions, one with weights of its own for each image, one on explanations, and `evaluate
+--attack`, which reads what the first has made.
 This file is run as a program: its processes are forks of one that has imported torch.
 """
 
@@ -36,6 +37,11 @@ FOOLED = f"--limit {IMAGES // 3} --option joint_steps=2 --away-from top -l relu5
 # The file that is written -> the command, and how many images it measures.
 JOBS = {
     "attack.h5": (f"{PGD} {WHAT} --epsilons 2,8 --option steps=3", IMAGES),
+    "sparse.h5": (
+        f"attack zfnet ../store.h5 --method sparse-convolution --workers 1 --commit-every 1 --weights {WHAT} "
+        f"--epsilon 32/255 --option steps=3 --option mask_steps=12 --limit {IMAGES // 2} --away-from top",
+        IMAGES // 2,
+    ),
     "fooled.h5": (f"{PGD} {WHAT} --epsilon 8/255 --option steps=2 --fools cam,gradient {FOOLED}", IMAGES // 3),
     "trust.attack.h5": (
         f"evaluate zfnet ../store.h5 --weights {WHAT} -l relu5 -m grad-cam -m guided -m recipro-cam --metrics none "
@@ -52,7 +58,7 @@ def arguments_of(out: str) -> list[str]:
 
 def done_in(path: pathlib.Path) -> int:
     """How much of a job is in its file."""
-    if path.name in ("attack.h5", "fooled.h5"):
+    if path.name in ("attack.h5", "sparse.h5", "fooled.h5"):
         return AttackStudy.load(path).done
     found = MapsUnderAttack.load(path)
     return sum(int(found.measured(*name.split("/")).sum()) for name in found.values)
@@ -120,7 +126,8 @@ def test_killed_and_continued(tmp_path: pathlib.Path) -> None:
         assert not count or any(0 < done < count for done in left[out]), (out, left)
     for straight in sorted((tmp_path / "straight").iterdir()):
         # Not compared are the tables of the evaluation itself: they have seconds.
-        if straight.suffix in (".h5", ".csv") and straight.name.startswith(("attack.", "fooled.", "trust.attack.")):
+        ours = straight.name.startswith(("attack.", "sparse.", "fooled.", "trust.attack."))
+        if ours and straight.suffix in (".h5", ".csv"):
             assert straight.read_bytes() == (tmp_path / "killed" / straight.name).read_bytes(), straight.name
     assert AttackStudy.load(tmp_path / "killed" / "attack.h5").complete
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -139,6 +140,19 @@ def test_what_is_hidden_follows_crop_and_flip(tmp_path: pathlib.Path) -> None:
     crops, plain = (random_crops(each, 12, np.random.default_rng(5)) for each in (hidden, number))
     kept = random_crops(masks[..., None].astype(np.uint8), 12, np.random.default_rng(5))[..., 0] > 0
     assert ((crops != plain).any(3) == kept).all() and kept.any()
+
+
+def test_points_of_the_form_with_a_convolution_are_taken(tmp_path: pathlib.Path) -> None:
+    """Those of an attack that is finished: each image has the pixels that the attack has changed."""
+    path = attacked(tmp_path, "sparse-convolution", method_options={"steps": 5, "mask_steps": 30}, limit=12)
+    adding, study = AdvMask(points=path), AttackStudy.load(path)
+    adding.begin(course(squares()))
+    assert adding._by_image.keys() == set(study.indices.tolist()) and study.points().any()
+    for place, index in enumerate(study.indices.tolist()):
+        assert adding._by_image[index].tolist() == (np.argwhere(study.points()[place]) + 2).tolist()
+    dataclasses.replace(study, done=5).save(path)
+    with pytest.raises(TrainingError, match="sparse-convolution, 5 of 12 images; give one of sparse or sparse-conv"):
+        AdvMask(points=path).begin(course(squares()))
 
 
 def test_an_image_without_points_gets_a_grid(tmp_path: pathlib.Path) -> None:

@@ -15,10 +15,10 @@ from deconvviz.studies.attack.victims import Victims
 def sparse(v: Victims, steps: int = 20, mask_steps: int = 60) -> Tensor:
     """x + m n: the fewest pixels m in 0 or 1 whose change n, at most epsilon, fools the network; its key points.
 
-    Ours, in the form of AdvMask's attack (Yang et al. 2022, arXiv 2211.16040): one logit a pixel in the place of a
-    convolution as large as the image, the margin in the place of the cross-entropy, and the number of pixels by
-    halving; see `cam.adversarial.fewest_changes`. steps: for all pixels, epsilon / 2 each; mask_steps: for the mask.
-    Where not even the change of all pixels is enough, the image stays as it is.
+    Ours, after AdvMask's attack (Yang et al. 2022, arXiv 2211.16040), whose own form is sparse-convolution: one logit a
+    pixel in the place of a convolution as large as the image, the margin in the place of the cross-entropy, and the
+    number of pixels by halving; see `cam.adversarial.fewest_changes`. steps: for all pixels, epsilon / 2 each;
+    mask_steps: for the mask. Where not even the change of all pixels is enough, the image stays as it is.
     """
     require_number("steps", steps, 1, whole=True)
     require_number("mask_steps", mask_steps, 1, whole=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deconvviz.arrays import PEAKS
+from deconvviz.choices import KEY_POINT_ATTACKS
 from deconvviz.errors import MismatchError, TrainingError, require
 from deconvviz.results.declarations import FILES
 from deconvviz.results.results import Result, require_same
@@ -127,13 +128,14 @@ class AdvMask(Addition):
     with less than 100/1024 hidden, gets a grid instead. Then it is cropped and mirrored as ever. What is hidden has the
     mean colour.
 
-    Options: points, the file that `deconvviz attack --method sparse` wrote for the training images; epochs, over which
-    the probability rises (100); final, the probability then (0.8); shortest and longest, the length of a square as a
-    share of the side (0.16 and 0.66: 5 and 21 of 32 px).
+    Options: points, the file that `deconvviz attack --method sparse` wrote for the training images, or `--method
+    sparse-convolution`, the authors' form, which takes longer; epochs, over which the probability rises (100); final,
+    the probability then (0.8); shortest and longest, the length of a square as a share of the side (0.16 and 0.66: 5
+    and 21 of 32 px).
 
     Source: Yang et al. 2022, AdvMask, arXiv 2211.16040: the augmentation of the released code for CIFAR-10. That the
-    lengths are shares of the side, and the mean colour in the place of "zero", are our choice; the points are those of
-    our sparse attack. What it cannot show: whether points of another network would serve as well.
+    lengths are shares of the side, and the mean colour in the place of "zero", are our choice; so is the attack sparse.
+    What it cannot show: whether points of another network would serve as well.
     """
 
     name = "adv-mask"
@@ -167,10 +169,12 @@ class AdvMask(Addition):
     def begin(self, course: Course) -> None:
         """Read the points, and refuse those of other images, or of images that were resized in another way."""
         config, arrays, state = self._attack.config, self._attack.arrays, self._attack.state
-        if config["method"] != "sparse" or state["done"] < len(arrays["indices"]):
-            unfinished = "" if config["method"] != "sparse" else f", {state['done']} of {len(arrays['indices'])} images"
+        known = config["method"] in KEY_POINT_ATTACKS
+        if not known or state["done"] < len(arrays["indices"]):
+            unfinished = f", {state['done']} of {len(arrays['indices'])} images" if known else ""
             raise TrainingError(
-                f"{self.points} is of the attack {config['method']}{unfinished}; give one of sparse that is finished"
+                f"{self.points} is of the attack {config['method']}{unfinished}; give one of "
+                f"{' or '.join(KEY_POINT_ATTACKS)} that is finished"
             )
         now = {"images_fingerprint": course.training.images.fingerprint}
         require_same(
