@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deconvviz.types import Floats
 
 LABEL_ROW = 0.17  # inches of the row of a label
-APART = 0.35  # inches between the networks' panels and the labels'
+APART = 0.15  # inches between the networks' panels and the labels'
 MOST_LABELS = 60  # those that are drawn: of most images
 CHANCE = "0.35"  # grey
 
@@ -67,7 +67,7 @@ def _draw_networks(panels: Sequence[Axes], ensemble: LabelEnsemble, names: Seque
         gains[-1, 1:] = np.nan  # all together are what they are compared with
         for row, gain, colour in zip(rows, gains, colours, strict=True):
             draw_interval(panels[1], gain, row, colour)
-        _finish(panels[1], rows, [""] * len(rows), "that of all together less it\n(percentage points, 95 % interval)")
+        _finish(panels[1], rows, [""] * len(rows), "all together less each row\n(percentage points, 95 % interval)")
 
 
 def _draw_labels(panels: Sequence[Axes], ensemble: LabelEnsemble, places: list[int], names: Sequence[str]) -> None:
@@ -78,6 +78,7 @@ def _draw_labels(panels: Sequence[Axes], ensemble: LabelEnsemble, places: list[i
     last = TOGETHER if ensemble.count > 1 else ALONE
     for row, value in zip(rows, precision[-1], strict=True):
         draw_interval(panels[0], (value, np.nan, np.nan), row, last)
+        panels[0].text(111, row, f"{value:.1f}", va="center", ha="right", fontsize=6.5)
     if ensemble.count > 1:
         for alone in precision[: ensemble.count]:
             panels[0].plot(alone, rows, "o", color=ALONE, markersize=3, alpha=0.7, markeredgewidth=0)
@@ -123,8 +124,8 @@ def _panels(
 def caption_of_labels(result: LabelEnsemble, data: str) -> str:
     """Return what the figure shows: the images, how networks decide together, and what the intervals cover."""
     text = (
-        f"{counted(result.images, 'image')} of {data}; behind each label is how many have it, and the grey tick is "
-        "what chance reaches. "
+        f"{counted(result.images, 'image')} of {data}; in brackets, how many have the label; the grey tick is what "
+        "chance reaches. "
     )
     left_out = int((result.positives == 0).sum())
     if left_out:
