@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from deconvviz.errors import DataError
-from deconvviz.types import Floats, Mask
+from deconvviz.types import Floats, Ints, Mask
 
 DRAWS, AT_ONCE = 1000, 100  # of the bootstrap; that many are in memory together
 
@@ -104,12 +104,20 @@ def resampled_average_precision(
 def _of_one(truth: Mask, scores: Floats, weights: Floats) -> Floats:
     """Return the average precision of one label, [draws]; truth and scores [N], weights [N, draws]."""
     order = np.argsort(-scores, kind="stable")
-    ranked, drawn = scores[order], weights[order]
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True)) if len(ranked) else np.zeros(0, int)
-    hits = np.cumsum(np.where(truth[order, None], drawn, 0), 0)[last]
-    seen = np.cumsum(drawn, 0)[last]
-    total = hits[-1] if len(hits) else np.zeros(weights.shape[1])
+    ranked, has = scores[order], truth[order]
+    if not has.any():
+        return np.full(weights.shape[1], np.nan)
+    ends = np.flatnonzero(np.append(np.diff(ranked) != 0, True)) + 1  # of the images of one score
+    before = np.cumsum(has)[ends - 1]
+    rising = np.diff(before, prepend=0) > 0  # recall stays where no image of a score has the label
+    ends, before = ends[rising], before[rising]
+    seen = _sums(weights[order[: ends[-1]]], ends)
+    hits = _sums(weights[order[has]], before)
     precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    steps = np.diff(hits, axis=0, prepend=0.0)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((steps * precision).sum(0) / np.where(total > 0, total, np.nan))
+    total = np.where(hits[-1] > 0, hits[-1], np.nan)
+    return np.asarray((np.diff(hits, axis=0, prepend=0.0) * precision).sum(0) / total)
+
+
+def _sums(rows: Floats, ends: Ints) -> Floats:
+    """Return the sum of the rows before each end, [ends, draws]; the last end is that of the rows."""
+    return np.asarray(np.cumsum(np.add.reduceat(rows, np.concatenate([[0], ends[:-1]]), axis=0), 0))

@@ -27,6 +27,7 @@ from deconvviz.metrics.ranking import resampled_average_precision, weighted_aver
 from deconvviz.models.labels import outputs_of_labels
 from deconvviz.results.columns import TABLES
 from deconvviz.studies.ensembles import passes
+from deconvviz.studies.ensembles.cams import on_image
 from deconvviz.studies.ensembles.labels_figure import MOST_LABELS, caption_of_labels, drawn_labels
 from deconvviz.studies.ensembles.labels_measure import label_ensemble
 from deconvviz.studies.ensembles.labels_result import LabelEnsemble
@@ -411,3 +412,23 @@ def test_a_wrong_command_is_refused_in_one_line(
     told = [line for line in told if not line.startswith("images: ") and not line.endswith("left out")]
     assert ended.value.code == 2 and len(told) == 1 and said in told[0], told
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_maps_explain_the_label_that_all_give_the_highest_probability() -> None:
+    """Each network's own output for that label, which is another one of the third network."""
+    data = Labelled()
+    maps = dv.ensemble_maps(MEMBERS, data, [0, 4], names=LABELS, outputs=OUTPUTS)
+    for place, index in enumerate((0, 4)):
+        every = []
+        for each, own in zip(MEMBERS, OUTPUTS, strict=True):
+            z = each.network(each.preprocess(data.pictures[index])[None].double())[0].numpy()[own]
+            every.append(z if each.name == "sigmoid" else 1 / (1 + np.exp(-z)))
+        mean = np.mean(every, 0)
+        label = int(mean.argmax())
+        assert maps.labels[place] == f"{LABELS[label]} {mean[label]:.0%}"
+        sigmoid, own = MEMBERS[2], OUTPUTS[2][label]
+        x = sigmoid.preprocess(data.pictures[index])[None].double()
+        expected = dv.cam("grad-cam", sigmoid.network)(x, target=own)[0].double().numpy()
+        height, width = maps.pictures[place].shape[:2]
+        placed = on_image(expected, sigmoid.preprocess, (16, 14), (height, width))
+        np.testing.assert_allclose(maps.maps[place][2], np.nan_to_num(placed))
