@@ -108,7 +108,7 @@ def _of_one(truth: Mask, scores: Floats, weights: Floats) -> Floats:
     if not has.any():
         return np.full(weights.shape[1], np.nan)
     ends = np.flatnonzero(np.append(np.diff(ranked) != 0, True)) + 1  # of the images of one score
-    before = np.cumsum(has)[ends - 1]
+    before: Ints = np.cumsum(has, dtype=np.int64)[ends - 1]
     rising = np.diff(before, prepend=0) > 0  # recall stays where no image of a score has the label
     ends, before = ends[rising], before[rising]
     seen = _sums(weights[order[: ends[-1]]], ends)

@@ -426,9 +426,9 @@ def test_maps_explain_the_label_that_all_give_the_highest_probability() -> None:
         mean = np.mean(every, 0)
         label = int(mean.argmax())
         assert maps.labels[place] == f"{LABELS[label]} {mean[label]:.0%}"
-        sigmoid, own = MEMBERS[2], OUTPUTS[2][label]
+        sigmoid, output = MEMBERS[2], OUTPUTS[2][label]
         x = sigmoid.preprocess(data.pictures[index])[None].double()
-        expected = dv.cam("grad-cam", sigmoid.network)(x, target=own)[0].double().numpy()
+        expected = dv.cam("grad-cam", sigmoid.network)(x, target=output)[0].double().numpy()
         height, width = maps.pictures[place].shape[:2]
         placed = on_image(expected, sigmoid.preprocess, (16, 14), (height, width))
         np.testing.assert_allclose(maps.maps[place][2], np.nan_to_num(placed))
