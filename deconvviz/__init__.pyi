@@ -34,6 +34,7 @@ from .drawing.decisions import draw_ensemble as draw_ensemble
 from .drawing.decisions import draw_ensemble_maps as draw_ensemble_maps
 from .drawing.decisions import draw_evaluation as draw_evaluation
 from .drawing.decisions import draw_finding as draw_finding
+from .drawing.decisions import draw_label_ensemble as draw_label_ensemble
 from .drawing.decisions import draw_lesions as draw_lesions
 from .drawing.decisions import draw_mistakes as draw_mistakes
 from .drawing.decisions import draw_occlusion as draw_occlusion
@@ -101,6 +102,8 @@ from .studies.dissection.naming import NamingRule as NamingRule
 from .studies.dissection.result import Dissection as Dissection
 from .studies.dissection.result import merge_dissections as merge_dissections
 from .studies.ensembles.cams import ensemble_maps as ensemble_maps
+from .studies.ensembles.labels_measure import label_ensemble as label_ensemble
+from .studies.ensembles.labels_result import LabelEnsemble as LabelEnsemble
 from .studies.ensembles.measure import ensemble as ensemble
 from .studies.ensembles.result import Ensemble as Ensemble
 from .studies.ensembles.result import EnsembleMaps as EnsembleMaps

@@ -27,6 +27,12 @@ WORKERS = "Threads that decode images; with --shards, processes that pack image 
 )
 @limit_option
 @click.option(
+    "--labels",
+    metavar="FILE.csv",
+    help="Several labels an image go into the store: a table with the columns image and label, a row for each label, "
+    "with the images' names in the store.",
+)
+@click.option(
     "--shards",
     metavar="N",
     type=click.IntRange(1),
@@ -34,7 +40,7 @@ WORKERS = "Threads that decode images; with --shards, processes that pack image 
     "one shard: take a few times as many shards. The same command goes on after an interruption.",
 )
 @click.option(
-    "--force", is_flag=True, help="Replace OUT if it exists; of a folder, shards of other images or settings."
+    "--force", is_flag=True, help="Replace OUT if it exists; of a folder, shards of other images, labels or settings."
 )
 @run_options(workers=WORKERS)
 def pack(
@@ -43,6 +49,7 @@ def pack(
     raw: bool,
     size: int | None,
     limit: int | None,
+    labels: str | None,
     shards: int | None,
     force: bool,
     run: RunOptions,
@@ -58,11 +65,15 @@ def pack(
     array, and TIFF. Their values, uint8, uint16 or float32, are kept as they are. A store holds images of one type and
     one number of channels.
 
+    With --labels, the store holds several labels of each image, and `train` and `ensemble` take them from it: its
+    images have no single class then. Every row of the table has to be of an image that is packed.
+
     \b
     Examples:
       deconvviz pack photos/ photos.h5
       deconvviz pack --raw bands/ bands.h5
       deconvviz pack --shards 64 imagenet/train/ train/
+      deconvviz pack photos/ labelled.h5 --labels labels.csv
     """
     from deconvviz.data.datasets import parse_scenes
     from deconvviz.data.pack import pack as pack_images
@@ -74,6 +85,7 @@ def pack(
         raw=raw,
         size=size,
         limit=limit,
+        labels=labels,
         shards=shards,
         workers=run.workers,
         progress=run.progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from deconvviz.data.sources import folder_source
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.results.files import one_line
-from deconvviz.types import Ints, Pathlike, Picture
+from deconvviz.types import Ints, Mask, Pathlike, Picture
 from deconvviz.words import counted
 
 SCENES = 8000  # how many "scenes" are without a number
@@ -51,6 +51,30 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Picture, int]: ...
+
+
+class ImagesOfLabels(Images, Protocol):
+    """Images each of which may have several labels, as `SeveralLabels` or a store that was packed with them.
+
+    Their `classes` are the names of the labels, and their `labels` are -1: there is no single class.
+    """
+
+    @property
+    def targets(self) -> Mask:
+        """bool [N, classes], whether an image has a label."""
+
+    @property
+    def known(self) -> Mask:
+        """bool [N], whether the labels of an image are known; of others all targets are False."""
+
+
+def has_several_labels(images: Images) -> TypeGuard[ImagesOfLabels]:
+    """Return whether images have several labels each, and no single class.
+
+    >>> has_several_labels(Scenes(3))
+    False
+    """
+    return getattr(images, "known", None) is not None and getattr(images, "targets", None) is not None
 
 
 class Folder(Shown, drawn_by="draw_images"):
@@ -116,6 +140,8 @@ class Part(Shown, drawn_by="draw_images"):
         fingerprint: SHA-256 in hex over the whole's fingerprint and the indices.
         channels: number of channels of the images, None where the whole does not tell it.
         dtype: of the images' values.
+        targets: of images with several labels bool [n, classes], whether an image has a label; None otherwise.
+        known: of images with several labels bool [n], whether those of an image are known; None otherwise.
 
     Raises:
         DataError: no image belongs to the part.
@@ -132,6 +158,10 @@ class Part(Shown, drawn_by="draw_images"):
         self.images, self.indices, self.classes = images, np.asarray(indices, np.int64), images.classes
         self.channels, self.dtype = getattr(images, "channels", None), getattr(images, "dtype", np.dtype(np.uint8))
         self.labels, self.names = images.labels[self.indices], tuple(images.names[i] for i in self.indices.tolist())
+        self.targets: Mask | None = None
+        self.known: Mask | None = None
+        if has_several_labels(images):
+            self.targets, self.known = images.targets[self.indices], images.known[self.indices]
         self.fingerprint = sha256(images.fingerprint.encode() + self.indices.tobytes()).hexdigest()
 
     def __len__(self) -> int:

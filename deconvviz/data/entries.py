@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,14 @@ class Written:
         skipped: (name, reason) of each image that could not be read.
         fingerprint: of the file.
         labels: the classes of these images, as indices; those of images of unknown class are not among them.
+        unlabelled: how many images have none of several labels.
     """
 
     count: int
     skipped: list[tuple[str, str]]
     fingerprint: str
     labels: set[int]
+    unlabelled: int
 
 
 def write_entries(
@@ -82,6 +84,7 @@ def write_entries(
     classes: list[str],
     configuration: dict[str, Any],
     tell: Callable[[int], Any],
+    label_names: Sequence[str] | None = None,
 ) -> Written:
     """Write a store of what `EntryReader` returns for each entry, in this order.
 
@@ -92,6 +95,7 @@ def write_entries(
         classes: the class names.
         configuration: what the file says about how it was made.
         tell: called with 1 after each entry.
+        label_names: the names of several labels an image; None where images have one class.
 
     Raises:
         DataError: raw images are of several kinds.
@@ -99,16 +103,18 @@ def write_entries(
     """
     skipped: list[tuple[str, str]] = []
     labels: set[int] = set()
-    with StoreWriter(path, reader.raw, reader.size) as writer:
+    unlabelled = 0
+    with StoreWriter(path, reader.raw, reader.size, label_names) as writer:
         for entry, result in results:
             if isinstance(result, str):
                 skipped.append((entry.name, result))
             else:
-                writer.add(entry.name, entry.label, *result)
+                writer.add(entry.name, entry.label, *result, entry.several)
                 labels.add(entry.label)
+                unlabelled += not entry.several
             tell(1)
         fingerprint = writer.finish(classes, skipped, configuration)
-        return Written(len(writer), skipped, fingerprint, labels - {-1})
+        return Written(len(writer), skipped, fingerprint, labels - {-1}, unlabelled)
 
 
 def is_array(content: Any) -> bool:

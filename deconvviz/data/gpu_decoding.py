@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from deconvviz.data.decode import decode, orientation_of, refuse_bomb, upright
+from deconvviz.data.store_file import fingerprint_with
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
 from deconvviz.types import Ints, Picture, Pixels
@@ -68,8 +69,11 @@ class DecodedOnDevice(Shown, drawn_by="draw_images"):
             raise DataError(f"{PREFIX}{store.path} is decoded on a GPU, and torch finds none; give {store.path}")
         self.path, self.names, self.labels, self.classes = store.path, store.names, store.labels, store.classes
         self.sizes, self.channels, self.dtype = store.sizes, store.channels, store.dtype
-        identity = f"{store.fingerprint}\0{DECODER}\0{self.device.type}"
+        identity = f"{store.images_fingerprint}\0{DECODER}\0{self.device.type}"
         self.fingerprint = sha256(identity.encode()).hexdigest()
+        self.targets, self.known = store.targets, store.known
+        if store.targets is not None:
+            self.fingerprint = fingerprint_with(self.fingerprint, store.classes, store.targets)
         self.source = f"{PREFIX}{store.path}" if self.device.type == "cuda" else None
 
     def __len__(self) -> int:

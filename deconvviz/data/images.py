@@ -19,10 +19,10 @@ import numpy as np
 
 from deconvviz.data.decode import encode
 from deconvviz.data.shards import first_with_images, open_shards
-from deconvviz.data.store_file import SCHEMA, StoreFile, fingerprint_of
+from deconvviz.data.store_file import StoreFile, fingerprint_of, fingerprint_with
 from deconvviz.errors import DataError
 from deconvviz.notebook import Shown
-from deconvviz.types import Array, Ints, Pathlike, Picture, Pixels
+from deconvviz.types import Array, Ints, Mask, Pathlike, Picture, Pixels
 
 
 class ImageStore(Shown, drawn_by="draw_images"):
@@ -39,13 +39,17 @@ class ImageStore(Shown, drawn_by="draw_images"):
         channels: number of channels of each image: 3, except of kind "arrays".
         dtype: of the values: uint8, uint16 or float32. Of kind "encoded" 16-bit files become uint16 all the same.
         names: N paths, relative to the folder that was packed.
-        classes: the class names; empty where none were given.
-        labels: int64 [N], an index into the classes, -1 where unknown.
+        classes: the class names; empty where none were given. Of images with several labels, the sorted names of these.
+        labels: int64 [N], an index into the classes, -1 where unknown; -1 everywhere where images have several labels.
+        targets: of images with several labels (`pack(..., labels=FILE)`) bool [N, classes], whether an image has a
+            label; None where images have one class.
+        known: of images with several labels bool [N], whether any of them is known; None where images have one class.
         sizes: int64 [N, 2], height and width of each image in pixels.
         skipped: (name, reason) of each image that could not be read when the images were packed.
         configuration: the command line, the source and the settings that made the store, and the number of its shards.
         fingerprint: SHA-256 in hex over names, labels and image bytes; equal content has an equal fingerprint, in one
             file or in shards.
+        images_fingerprint: the same without several labels an image; equal to `fingerprint` where there are none.
         shards: number of files of a folder; 0 where the store is a single file.
 
     >>> import tempfile
@@ -72,11 +76,15 @@ class ImageStore(Shown, drawn_by="draw_images"):
         self.labels = _joined([file.labels for file in self._files])
         self.sizes = _joined([file.sizes for file in self._files])
         self.configuration = first.configuration
-        self.fingerprint = first.fingerprint
+        self.fingerprint, self.images_fingerprint = first.fingerprint, first.images_fingerprint
         if is_folder:
             self.configuration = {key: value for key, value in first.configuration.items() if key != "shard"}
             self.configuration["shards"] = self.shards
-            self.fingerprint = self._fingerprint()
+            self.fingerprint = self.images_fingerprint = self._fingerprint()
+        self.targets: Mask | None = None
+        self.known: Mask | None = None
+        if first.label_names is not None:
+            self._take_several_labels(first.label_names)
 
     @classmethod
     def open(cls, path: Pathlike) -> ImageStore:
@@ -140,12 +148,12 @@ class ImageStore(Shown, drawn_by="draw_images"):
         return {
             "path": str(self.path),
             "kind": self.kind,
-            "schema": SCHEMA if self.kind == "arrays" else 1,
+            "schema": self._files[0].schema,
             **shards,
             "images": len(self),
             "channels": self.channels,
             "dtype": str(self.dtype),
-            "classes": len(self.classes),
+            ("classes" if self.targets is None else "labels"): len(self.classes),
             "skipped": len(self.skipped),
             "bytes": sum(file.path.stat().st_size for file in self._files),
             "fingerprint": self.fingerprint,
@@ -168,7 +176,8 @@ class ImageStore(Shown, drawn_by="draw_images"):
 
     def __repr__(self) -> str:
         shards = f" in {self.shards} shards" if self.shards else ""
-        classes = f", {len(self.classes)} classes" if self.classes else ""
+        kind = "classes" if self.targets is None else "labels"
+        classes = f", {len(self.classes)} {kind}" if self.classes else ""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"<ImageStore {self.path}: {len(self)} {self.kind} images{shards}{classes}{skipped}>"
 
@@ -210,8 +219,18 @@ class ImageStore(Shown, drawn_by="draw_images"):
             pictures[places] = read
         return pictures
 
+    def _take_several_labels(self, label_names: tuple[str, ...]) -> None:
+        """Let images have several labels each, and no single class."""
+        targets: Mask = np.concatenate([file.targets for file in self._files if file.targets is not None])
+        known: Mask = targets.sum(1) > 0
+        labels: Ints = np.full(len(self), -1, np.int64)
+        for array in (targets, known, labels):
+            array.setflags(write=False)
+        self.classes, self.labels, self.targets, self.known = label_names, labels, targets, known
+        self.fingerprint = fingerprint_with(self.images_fingerprint, label_names, targets)
+
     def _fingerprint(self) -> str:
-        """Return the fingerprint that a single file of the same images has."""
+        """Return the fingerprint that a single file of the same images, with one class each, has."""
         filled = [file for file in self._files if len(file)]
         digests = [np.zeros((0, 16), np.uint8), *(file.digests for file in filled if file.digests is not None)]
         lengths = np.concatenate([np.zeros(0, np.int64), *(file.lengths for file in filled)])

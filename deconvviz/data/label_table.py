@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
 
-from deconvviz.data.datasets import Images
+from deconvviz.data.datasets import Images, ImagesOfLabels, has_several_labels
+from deconvviz.data.store_file import fingerprint_with
 from deconvviz.errors import DataError, nearest
 from deconvviz.notebook import Shown
 from deconvviz.types import Ints, Mask, Pathlike, Picture
@@ -71,13 +72,21 @@ class LabelTable:
     def check(self, *datasets: Images) -> None:
         """Raise DataError where the table has a row of an image that none of the datasets has."""
         names = [str(name) for images in datasets for name in images.names]
+        other = self.row_of_none(names)
+        if other is not None:
+            raise self.unknown(other, names)
+
+    def row_of_none(self, names: Sequence[str]) -> str | None:
+        """Return the first image of the table that is not among these; None where all are."""
         known = set(names)
-        for image in self.labels:
-            if image not in known:
-                raise DataError(
-                    f"{self.path}: no image {image!r} among the {len(known)}; names are as packed, "
-                    f"{nearest(image, names[:2000])}"
-                )
+        return next((image for image in self.labels if image not in known), None)
+
+    def unknown(self, image: str, names: Sequence[str]) -> DataError:
+        """Return the error for a row of an image that is not among these."""
+        return DataError(
+            f"{self.path}: no image {image!r} among the {len(set(names))}; names are as packed, "
+            f"{nearest(image, names[:2000])}"
+        )
 
 
 class SeveralLabels(Shown, drawn_by="draw_images"):
@@ -94,10 +103,11 @@ class SeveralLabels(Shown, drawn_by="draw_images"):
         known: bool [N], whether the table has a row of an image; the others are left out of a training.
         labels: int64 [N], -1 everywhere: there is no single class.
         names: those of the dataset.
-        fingerprint: SHA-256 in hex over those of the dataset and of the table.
+        fingerprint: SHA-256 in hex over that of the dataset, the labels and who has which; a store that the same table
+            was packed into has the same one.
 
     Raises:
-        DataError: no image of the dataset is in the table.
+        DataError: no image of the dataset is in the table, or the dataset has several labels of its own.
 
     >>> import tempfile
     >>> from deconvviz.data.scenes.scenes import Scenes
@@ -111,6 +121,11 @@ class SeveralLabels(Shown, drawn_by="draw_images"):
 
     def __init__(self, images: Images, table: LabelTable) -> None:
         """Give images the labels of a table; the table may have rows of other images, see `LabelTable.check`."""
+        if has_several_labels(images):
+            raise DataError(
+                f"{table.path} given for images that hold labels of their own; leave the table out, or pack the images "
+                "without labels"
+            )
         self.images, self.table, self.classes = images, table, table.classes
         self.channels, self.dtype = getattr(images, "channels", None), getattr(images, "dtype", np.dtype(np.uint8))
         self.names = tuple(map(str, images.names))
@@ -124,7 +139,7 @@ class SeveralLabels(Shown, drawn_by="draw_images"):
                 f"{table.path} has no row of any of these {counted(len(images), 'image')}; give their table"
             )
         self.labels: Ints = np.full(len(images), -1, np.int64)
-        self.fingerprint = sha256((images.fingerprint + table.fingerprint).encode()).hexdigest()
+        self.fingerprint = fingerprint_with(images.fingerprint, self.classes, self.targets)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -136,6 +151,33 @@ class SeveralLabels(Shown, drawn_by="draw_images"):
     def __repr__(self) -> str:
         labelled = f"{int(self.known.sum())} with labels of {len(self.classes)}"
         return f"<SeveralLabels: {counted(len(self), 'image')}, {labelled}>"
+
+
+def labelled(images: Images, table: LabelTable) -> ImagesOfLabels:
+    """Return images with the labels of a table; a store that holds these labels already is returned as it is.
+
+    Raises:
+        DataError: no image is in the table, or the images hold labels of their own that differ from the table's.
+    """
+    if not has_several_labels(images):
+        return SeveralLabels(images, table)
+    place = getattr(images, "path", "the images")
+    for index, name in enumerate(map(str, images.names)):
+        own = {images.classes[label] for label in np.flatnonzero(images.targets[index]).tolist()}
+        other = table.labels.get(name, frozenset())
+        if own != other:
+            one, two = (", ".join(sorted(labels)) or "none" for labels in (own, other))
+            raise DataError(
+                f"{place} holds labels of its own, and {table.path} differs from them: {name} has {one} there and "
+                f"{two} in the table; leave --labels out, or pack the images without labels"
+            )
+    if tuple(images.classes) != table.classes:
+        other_label = sorted({*images.classes} ^ {*table.classes})[0]
+        raise DataError(
+            f"{place} holds labels of its own, and {table.path} differs from them: {other_label!r} is only in one; "
+            "leave --labels out, or pack the images without labels"
+        )
+    return images
 
 
 def _text(path: pathlib.Path) -> str:

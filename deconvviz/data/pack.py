@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from deconvviz.data.entries import EntryReader, is_array, write_entries
+from deconvviz.data.label_table import LabelTable
+from deconvviz.data.packed_labels import refuse_other_rows, with_labels, with_own_labels
 from deconvviz.data.parallel import cores, in_order
 from deconvviz.data.sampling import spread
 from deconvviz.data.shard_packing import ShardJob, pack_shards, plan_for
@@ -20,6 +22,7 @@ from deconvviz.errors import DataError, require
 from deconvviz.progress import progress_bar
 from deconvviz.results.files import atomic
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,6 +47,7 @@ class PackKeywords(TypedDict, total=False):
     progress: bool
     command: str | None
     overwrite: bool
+    labels: Pathlike | LabelTable | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,9 @@ class PackOptions:
         workers: threads that decode images; of shards of image files the number of processes.
         progress: whether a progress bar is shown on standard error.
         command: the command line, which is kept in the file.
-        overwrite: whether an existing file is replaced, or shards of other images or settings.
+        overwrite: whether an existing file is replaced, or shards of other images, labels or settings.
+        labels: a table of several labels an image, or its path; it goes into the store. None leaves images their
+            class, and the several labels that a dataset such as `SeveralLabels` has.
 
     Raises:
         DataError: a limit, a number of workers or of shards or a size below 1, or more than 99,999 shards.
@@ -76,6 +82,7 @@ class PackOptions:
     progress: bool = True
     command: str | None = None
     overwrite: bool = False
+    labels: Pathlike | LabelTable | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -95,12 +102,13 @@ class PackReport:
     Attributes:
         path: the file that was written, or the folder of shards.
         count: number of images that were packed.
-        classes: number of classes that a packed image is of.
+        classes: number of classes that a packed image is of; of images with several labels, the number of these.
         skipped: (name, reason) of each image that could not be read.
         ignored: number of files that are not named like images.
         fingerprint: of the store: SHA-256 in hex over names, labels and image bytes.
         shards: number of files in the folder; 0 where a single file was written.
         found: number of these that were there before, from an earlier run.
+        unlabelled: of images with several labels, how many have none; None where images have one class.
     """
 
     path: pathlib.Path
@@ -111,9 +119,13 @@ class PackReport:
     fingerprint: str
     shards: int = 0
     found: int = 0
+    unlabelled: int | None = None
 
     def __str__(self) -> str:
         classes = f" of {self.classes} classes" if self.classes else ""
+        if self.unlabelled is not None:
+            without = f" ({self.unlabelled} have none)" if self.unlabelled else ""
+            classes = f" with {counted(self.classes, 'label')}{without}"
         files = shards_in(self.path) if self.shards else [self.path]
         size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
         there = f", {self.found} of which were there" if self.found else ""
@@ -146,7 +158,8 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
             uint16 or float32 with any number of channels. Its `classes` and `names` are used if it has them.
         out: path of the file; it is written as a whole or not at all. With `shards`, path of a folder, in which each
             file is written as a whole or not at all.
-        options: `raw`, `size`, `limit`, `shards`, `workers`, `progress`, `command` and `overwrite`; see `PackOptions`.
+        options: `raw`, `size`, `limit`, `shards`, `workers`, `progress`, `command`, `overwrite` and `labels`; see
+            `PackOptions`.
 
     Returns:
         What was packed and what was skipped.
@@ -154,7 +167,8 @@ def pack(source: Any, out: Pathlike, **options: Unpack[PackKeywords]) -> PackRep
     Raises:
         DataError: the source does not exist or has no image that can be read, `out` exists and `overwrite` is not set,
             `out` cannot be written, an option is invalid, or raw images are of several kinds; the folder for shards
-            holds other things, or there are more shards than images.
+            holds other things, or there are more shards than images; the table of labels cannot be read, or has rows of
+            images that are not packed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -171,24 +185,29 @@ def _pack_file(source: Any, path: pathlib.Path, settings: PackOptions) -> PackRe
     """Pack images into one file."""
     with atomic(path) as temporary:
         _refuse_output(path, source, settings.overwrite)
-        images = _limited(find_source(source, settings.raw), settings.limit)
+        images = _found(source, settings)
         if images.count > MANY and not isinstance(images.entries, DatasetEntries):
             warnings.warn(MANY_IN_ONE.format(images.count), stacklevel=3)
         reader = EntryReader(settings.raw, _size(images, settings))
         results = in_order(reader, images.entries, settings.workers)
         with progress_bar(total=images.count, unit="image", disable=not settings.progress) as bar:
             configuration = _configuration(images, reader, settings)
-            written = write_entries(temporary, results, reader, images.classes, configuration, bar.update)
+            written = write_entries(
+                temporary, results, reader, images.classes, configuration, bar.update, images.label_names
+            )
         if not written.count:
             raise DataError(_nothing_packed(images, written.skipped))
     classes = len(written.labels) if images.classes else 0
-    return PackReport(path, written.count, classes, written.skipped, images.ignored, written.fingerprint)
+    report = PackReport(path, written.count, classes, written.skipped, images.ignored, written.fingerprint)
+    if images.label_names is None:
+        return report
+    return dataclasses.replace(report, classes=len(images.label_names), unlabelled=written.unlabelled)
 
 
 def _pack_folder(source: Any, path: pathlib.Path, settings: PackOptions) -> PackReport:
     """Pack images into shards in a folder."""
     _refuse_output(path, source, settings.overwrite, folder=True)
-    images = _limited(find_source(source, settings.raw), settings.limit)
+    images = _found(source, settings)
     count = settings.shards or 1
     if not images.count:
         raise DataError(_nothing_packed(images, []))
@@ -198,14 +217,35 @@ def _pack_folder(source: Any, path: pathlib.Path, settings: PackOptions) -> Pack
     configuration = _configuration(images, reader, settings)
     plan = plan_for(images, reader, count)
     job = ShardJob(
-        folder=path, count=count, reader=reader, classes=images.classes, configuration=configuration, plan=plan
+        folder=path,
+        count=count,
+        reader=reader,
+        classes=images.classes,
+        configuration=configuration,
+        plan=plan,
+        label_names=images.label_names,
     )
     store, found = pack_shards(job, images, settings.workers, settings.progress, settings.overwrite)
     skipped = list(store.skipped)
     if not len(store):
         raise DataError(_nothing_packed(images, skipped))
     classes = len({*store.labels.tolist()} - {-1}) if images.classes else 0
-    return PackReport(path, len(store), classes, skipped, images.ignored, store.fingerprint, count, found)
+    report = PackReport(path, len(store), classes, skipped, images.ignored, store.fingerprint, count, found)
+    if store.known is None:
+        return report
+    return dataclasses.replace(report, classes=len(store.classes), unlabelled=int((~store.known).sum()))
+
+
+def _found(source: Any, settings: PackOptions) -> Source:
+    """Return the images to pack, with the labels that they have."""
+    labels = settings.labels
+    table = LabelTable.read(labels) if isinstance(labels, str | os.PathLike) else labels  # before the images are listed
+    every = find_source(source, settings.raw)
+    images = _limited(every, settings.limit)
+    if table is not None:
+        refuse_other_rows(table, images, every)
+        images = with_labels(images, table)
+    return with_own_labels(images, source, table is not None)
 
 
 def _size(images: Source, settings: PackOptions) -> int | None:
@@ -218,7 +258,9 @@ def _size(images: Source, settings: PackOptions) -> int | None:
 def _configuration(images: Source, reader: EntryReader, settings: PackOptions) -> dict[str, Any]:
     """Return what a store says about how it was made."""
     made_by = {"command": settings.command, "source": images.description, "limit": settings.limit}
-    return {**made_by, "raw": reader.raw, "size": reader.size}
+    table = settings.labels.path if isinstance(settings.labels, LabelTable) else settings.labels
+    labels = {} if table is None else {"labels": str(table)}
+    return {**made_by, **labels, "raw": reader.raw, "size": reader.size}
 
 
 def _any_array(images: Source) -> bool:

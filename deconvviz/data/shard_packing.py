@@ -8,12 +8,13 @@ import json
 import pathlib
 from collections.abc import Generator, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deconvviz.data.entries import EntryReader, write_entries
 from deconvviz.data.images import ImageStore
+from deconvviz.data.packed_labels import several_of
 from deconvviz.data.parallel import in_order
 from deconvviz.data.processes import Tell, in_processes
 from deconvviz.data.shards import plan_of, refuse_mixture, shard_path, shards_in
@@ -22,6 +23,9 @@ from deconvviz.data.store_file import StoreFile
 from deconvviz.errors import DataError
 from deconvviz.progress import progress_bar
 from deconvviz.results.files import atomic, note_committed, one_line
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 PLAN = 1  # goes up where shards that were packed by an older version would not be what this one packs
 
@@ -37,6 +41,7 @@ class ShardJob:
         classes: the class names.
         configuration: what each shard says about how it was made.
         plan: digest of what is packed; see `plan_for`.
+        label_names: the names of several labels an image; None where images have one class.
     """
 
     folder: pathlib.Path
@@ -45,6 +50,7 @@ class ShardJob:
     classes: list[str]
     configuration: dict[str, Any]
     plan: str
+    label_names: tuple[str, ...] | None = None
 
     def path(self, index: int) -> pathlib.Path:
         """Return the path of a shard."""
@@ -74,19 +80,28 @@ def write_shard(shard: Shard, tell: Tell) -> None:
     results = in_order(job.reader, shard.entries, shard.threads) if shard.threads else map(job.reader, shard.entries)
     configuration = {**job.configuration, "shard": {"index": shard.index, "of": job.count, "plan": job.plan}}
     with atomic(job.path(shard.index)) as temporary:
-        write_entries(temporary, results, job.reader, job.classes, configuration, tell)
+        write_entries(temporary, results, job.reader, job.classes, configuration, tell, job.label_names)
 
 
 def plan_for(images: Source, reader: EntryReader, count: int) -> str:
     """Return a digest of all that decides what shards hold: SHA-256 in hex.
 
     It is made of the settings, the classes, the names and labels of all images and, of files, their sizes in bytes and
-    when they were changed; of a dataset, its type and its fingerprint where it has one.
+    when they were changed; of a dataset, its type and its fingerprint where it has one. Of images with several labels,
+    which they have follows.
     """
+    digest = _plan_of_images(images, reader, count)
+    if images.label_names is not None:  # without several labels, a plan is what it was before there were any
+        digest.update(json.dumps([images.label_names, several_of(images)]).encode())
+    return digest.hexdigest()
+
+
+def _plan_of_images(images: Source, reader: EntryReader, count: int) -> _Hash:
+    """Return the digest of all but several labels an image."""
     digest = sha256(json.dumps([PLAN, count, reader.raw, reader.size, images.classes, images.count]).encode())
     if isinstance(images.entries, DatasetEntries):
         digest.update(images.entries.identity().encode())
-        return digest.hexdigest()
+        return digest
     names, numbers = [], np.empty((images.count, 4), "<i8")
     for place, entry in enumerate(images.entries):
         name, size, changed = entry.name.encode(), -1, -1
@@ -97,7 +112,7 @@ def plan_for(images: Source, reader: EntryReader, count: int) -> str:
         names.append(name)
     digest.update(numbers.data)
     digest.update(b"".join(names))
-    return digest.hexdigest()
+    return digest
 
 
 def pack_shards(job: ShardJob, images: Source, workers: int, progress: bool, overwrite: bool) -> tuple[ImageStore, int]:
@@ -221,7 +236,7 @@ def _finished(job: ShardJob, overwrite: bool) -> dict[int, StoreFile]:
             if path in index_by_path and plan_of(file, index_by_path[path], job.count) == job.plan:
                 finished[index_by_path[path]] = file
             else:
-                foreign.append((path, "is a shard of other images or settings"))
+                foreign.append((path, "is a shard of other images, labels or settings"))
         except DataError:
             foreign.append((path, "is damaged, or no shard"))
     if foreign and not overwrite:

@@ -38,11 +38,13 @@ class Entry:
         label: an index into the classes, -1 where unknown.
         content: the path of the image file, or what a dataset returned: a PIL image, a tensor or an array. Where the
             dataset raised an error, it is that error as a DataError.
+        several: of images with several labels each, those that it has: indices into the source's `label_names`.
     """
 
     name: str
     label: int
     content: Any
+    several: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Source:
         entries: the images; those of a dataset are read when they are asked for.
         classes: the class names; empty where none were given.
         ignored: number of files that are not named like images.
+        label_names: the names of several labels an image; None where images have one class.
     """
 
     description: str
@@ -62,6 +65,7 @@ class Source:
     entries: Sequence[Entry]
     classes: list[str]
     ignored: int = 0
+    label_names: tuple[str, ...] | None = None
 
 
 def find_source(source: Any, arrays: bool = False) -> Source:
@@ -183,11 +187,13 @@ class DatasetEntries(Sequence[Entry]):
         indices: int64 [n], the items of the dataset, in their order.
         labels: int64 [N], where the dataset tells them without its images (`labels`, or `targets` as torchvision's
             have); -1 for all otherwise.
+        names: of the items, in their order.
     """
 
     def __init__(self, dataset: Any, classes: list[str]) -> None:
         self._dataset, self._classes = dataset, classes
         self._names = getattr(dataset, "names", None)
+        self._several: Mapping[str, tuple[int, ...]] = {}
         try:
             labels = np.asarray(getattr(dataset, "labels", getattr(dataset, "targets", None)), np.int64)
         except (TypeError, ValueError):
@@ -208,6 +214,25 @@ class DatasetEntries(Sequence[Entry]):
         some.indices, some.labels = self.indices[indices], self.labels[indices]
         return some
 
+    def labelled(self, several: Mapping[str, tuple[int, ...]]) -> DatasetEntries:
+        """Return the same entries with several labels each: name -> indices of its labels."""
+        labelled = copy.copy(self)
+        labelled._several = several
+        return labelled
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the entries; no item is asked for."""
+        return [self._name(index) for index in self.indices.tolist()]
+
+    @property
+    def several(self) -> list[Sequence[int]]:
+        """Which of several labels each entry has, as indices."""
+        return [self._several.get(name, ()) for name in self.names]
+
+    def _name(self, index: int) -> str:
+        return f"{index:08d}.png" if self._names is None else str(self._names[index])
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -223,10 +248,10 @@ class DatasetEntries(Sequence[Entry]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         index = int(self.indices[index])
-        name = f"{index:08d}.png" if self._names is None else str(self._names[index])
+        name = self._name(index)
         try:
             content, label = _image_and_label(self._dataset[index])
-            return Entry(name, _label_of(label, self._classes), content)
+            return Entry(name, _label_of(label, self._classes), content, self._several.get(name, ()))
         except Exception as error:  # whatever a dataset raises for one image, the others can be packed
             return Entry(name, -1, DataError(one_line(error)))
 

@@ -1,14 +1,17 @@
 """StoreFile: one HDF5 file of images, read in any order; an `ImageStore` is one of them, or several shards.
 
-The layout of the file, schema 2; schema 1 is the same without the kind "arrays", and is written where it suffices.
+The layout of the file, schema 3. Schema 2 is the same without several labels an image, schema 1 also without the kind
+"arrays"; the lowest that suffices is written.
 
 Attributes:
   format          "deconvviz-images"
-  schema          1 or 2
+  schema          1, 2 or 3
   kind            "encoded", "raw" or "arrays"
   dtype           of a store of kind "arrays": "uint8", "uint16" or "float32"
   channels        of a store of kind "arrays": C
-  fingerprint     SHA-256 in hex over names, labels and image bytes; see `fingerprint_of`
+  fingerprint     SHA-256 in hex over names, labels and image bytes; see `fingerprint_of`, and `fingerprint_with` for
+                  a store with several labels an image
+  images_fingerprint  of such a store, the fingerprint that it would have without them
   configuration   JSON: the command line, the source and the settings that made the file. That of a shard has an entry
                   "shard": its index from 0, the number of shards ("of"), and their plan; see `data.shards`
 
@@ -18,6 +21,8 @@ Datasets:
   sizes     [N, 2] int64, height and width
   classes   [K] text
   skipped   [M, 2] text: name and reason of each image that could not be read
+  label_names  of a store with several labels an image: [L] text, sorted
+  targets   of such a store: [N, L] uint8, 1 where an image has a label; all are 0 where its labels are unknown
   bytes     of a store of kind "encoded": [B] uint8, the image files one after the other; of kind "arrays" the values of
             the images, [H, W, C] each, little-endian
   offsets   of a store of these kinds: [N + 1] int64, where each image begins in `bytes`
@@ -47,10 +52,10 @@ from deconvviz.errors import DataError
 from deconvviz.results.files import READ_ERRORS, one_line, unreadable
 from deconvviz.results.schemas import misfit_of_layout
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists, refuse_foreign
-from deconvviz.types import Array, Ints, Pathlike, Picture, Pixels
+from deconvviz.types import Array, Ints, Mask, Pathlike, Picture, Pixels
 
 FORMAT = "deconvviz-images"
-SCHEMA = 2
+SCHEMA = 3
 
 # Held only while a handle is opened or closed: h5py itself makes the reads of several threads take turns. It is also
 # held across a fork: a child would otherwise inherit a lock that a thread of its parent had to release.
@@ -74,6 +79,10 @@ class StoreFile:
         skipped: (name, reason) of each image that could not be read when the file was packed.
         configuration: the command line, the source and the settings that made the file.
         fingerprint: as the file tells it: SHA-256 in hex over names, labels and image bytes.
+        schema: of the file's layout.
+        label_names: the names of several labels an image; None where images have one class.
+        targets: bool [N, labels], whether an image has a label; None where images have one class.
+        images_fingerprint: the fingerprint without several labels an image.
         digests: uint8 [N, 16], BLAKE2 of each image's bytes; None in older files.
 
     Raises:
@@ -98,6 +107,14 @@ class StoreFile:
             self.channels = int(file.attrs.get("channels", 3))
             self.dtype = np.dtype(str(file.attrs.get("dtype", "uint8")))
             self.digests: Array | None = file["digests"][:] if "digests" in file else None
+            self.schema = int(file.attrs["schema"])
+            self.label_names: tuple[str, ...] | None = None
+            self.targets: Mask | None = None
+            self.images_fingerprint = self.fingerprint
+            if "targets" in file:
+                self.label_names = tuple(file["label_names"].asstr()[:])
+                self.targets = file["targets"][:] != 0
+                self.images_fingerprint = str(file.attrs["images_fingerprint"])
             self._refuse_inconsistent(file)
             if "lists" in file.attrs and file.attrs["lists"] != self._digest_of_lists():
                 raise DataError(
@@ -171,6 +188,9 @@ class StoreFile:
         lists += [self.kind, self.fingerprint]
         lists += [str(self.dtype), self.channels] if self.kind == "arrays" else []
         arrays = [self.labels, self.sizes, self._offsets, self.digests]
+        if self.targets is not None:
+            lists += [self.label_names, self.images_fingerprint]
+            arrays.append(self.targets.astype(np.uint8))
         return digest_of_lists(lists, arrays)
 
     def _data(self) -> h5py.Dataset:
@@ -237,6 +257,29 @@ def fingerprint_of(
         dtype, channels, sizes = arrays
         digest.update(f"{dtype} {channels}".encode())
         digest.update(np.ascontiguousarray(sizes, "<i8").data)
+    return digest.hexdigest()
+
+
+def fingerprint_with(images_fingerprint: str, label_names: Sequence[str], targets: Mask) -> str:
+    """Return the fingerprint of images with several labels each, be these packed with them or in a table beside them.
+
+    It is SHA-256 over the fingerprint of the images without these labels, the number of labels and the numbers of bytes
+    of their names (little-endian int64), the names in UTF-8, and a byte for each image and label: 1 where it has it.
+
+    Args:
+        images_fingerprint: of the images, in hex.
+        label_names: L names.
+        targets: bool [N, L], whether an image has a label.
+
+    >>> one = fingerprint_with("00", ["cat", "dog"], np.array([[True, False]]))
+    >>> one[:16], one == fingerprint_with("00", ["cat", "dog"], np.array([[True, True]]))
+    ('aef969b744e5141d', False)
+    """
+    texts = [name.encode() for name in label_names]
+    digest = sha256(images_fingerprint.encode())
+    digest.update(np.array([len(texts), *map(len, texts)], "<i8").data)
+    digest.update(b"".join(texts))
+    digest.update(np.ascontiguousarray(targets, np.uint8).data)
     return digest.hexdigest()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
-from deconvviz.data.store_file import FORMAT, SCHEMA, fingerprint_of
+from deconvviz.data.store_file import FORMAT, SCHEMA, fingerprint_of, fingerprint_with
 from deconvviz.errors import DataError
 from deconvviz.results.files import Sink
 from deconvviz.results.sealed import digest_of_bytes, digest_of_lists
@@ -28,7 +29,9 @@ class StoreWriter:
         kind: of the store, "encoded", "raw" or "arrays"; that of pixels is settled by the first image.
     """
 
-    def __init__(self, path: Pathlike, raw: bool, size: int | None = None) -> None:
+    def __init__(
+        self, path: Pathlike, raw: bool, size: int | None = None, label_names: Sequence[str] | None = None
+    ) -> None:
         """Begin a file.
 
         Args:
@@ -36,6 +39,7 @@ class StoreWriter:
             raw: whether pixels are stored, and not image files.
             size: the side that images have all. Raw colours of 8 bits are then stored as one array; others, and without
                 a size, one after the other.
+            label_names: the names of several labels an image; None where images have one class.
         """
         self._exits = contextlib.ExitStack()
         self._sink = self._exits.enter_context(Sink(path))
@@ -45,6 +49,7 @@ class StoreWriter:
         self._data: h5py.Dataset | None = None
         self._names: list[str] = []
         self._labels: list[int] = []
+        self._label_names, self._several = label_names, list[tuple[int, ...]]()
         self._sizes: list[tuple[int, int]] = []
         self._offsets = [0]
         self._digests: list[bytes] = []
@@ -55,7 +60,7 @@ class StoreWriter:
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, label: int, data: Picture, size: tuple[int, int]) -> None:
+    def add(self, name: str, label: int, data: Picture, size: tuple[int, int], several: tuple[int, ...] = ()) -> None:
         """Append one image.
 
         Args:
@@ -63,6 +68,7 @@ class StoreWriter:
             label: an index into the classes, -1 where unknown.
             data: uint8 [B], the content of an image file, or uint8, uint16 or float32 [H, W, C], its pixels.
             size: (height, width) of the image.
+            several: of images with several labels, those that it has: indices into the names of the labels.
 
         Raises:
             DataError: raw pixels are of another type, or have other channels, than those before them.
@@ -79,6 +85,7 @@ class StoreWriter:
         self._lengths.append(rows.size)
         self._names.append(name)
         self._labels.append(label)
+        self._several.append(several)
         self._sizes.append(size)
         self._waiting_bytes += rows.size
         if self._waiting_bytes > _BATCH:
@@ -114,7 +121,7 @@ class StoreWriter:
         labels, sizes = np.array(self._labels, np.int64), np.array(self._sizes, np.int64).reshape(-1, 2)
         offsets = None if self.kind == "raw" else np.array(self._offsets, np.int64)
         digests = np.frombuffer(bytearray().join(self._digests), np.uint8).reshape(-1, 16)
-        arrays = [labels, sizes, offsets, digests]
+        arrays: list[Any] = [labels, sizes, offsets, digests]
         for name, array in zip(("labels", "sizes", "offsets", "digests"), arrays, strict=True):
             if array is not None:
                 self._file[name] = array
@@ -124,17 +131,32 @@ class StoreWriter:
         kinds = (*self._pixels, sizes) if self.kind == "arrays" and self._pixels is not None else None
         fingerprint = fingerprint_of(self._names, labels, np.array(self._lengths, np.int64), digests, kinds)
         made = json.dumps(configuration, sort_keys=True)
+        several: list[Any] = []
+        if self._label_names is not None:
+            several = [list(self._label_names), fingerprint]
+            fingerprint = self._write_several(fingerprint, arrays)
         lists: list[Any] = [self._names, classes, [list(pair) for pair in skipped], made, self.kind, fingerprint]
         self._file.attrs.update(
             about,
-            lists=digest_of_lists([*lists, *about.values()], arrays),
+            lists=digest_of_lists([*lists, *about.values(), *several], arrays),
             format=FORMAT,
-            schema=SCHEMA if about else 1,
+            schema=SCHEMA if several else 2 if about else 1,
             kind=self.kind,
             fingerprint=fingerprint,
             configuration=made,
         )
         return fingerprint
+
+    def _write_several(self, images_fingerprint: str, arrays: list[Any]) -> str:
+        """Write several labels an image, add them to the arrays that are digested, and return the fingerprint."""
+        names = self._label_names or ()
+        targets = np.zeros((len(self), len(names)), np.uint8)
+        for row, labels in zip(targets, self._several, strict=True):
+            row[list(labels)] = 1
+        self._file["label_names"], self._file["targets"] = np.array(names, _TEXT), targets
+        self._file.attrs["images_fingerprint"] = images_fingerprint
+        arrays.append(targets)
+        return fingerprint_with(images_fingerprint, names, targets != 0)
 
     def _settle_nothing(self) -> None:
         """Give a file without an image a kind and an empty array, as if its first image had settled them."""

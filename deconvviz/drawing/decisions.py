@@ -12,6 +12,7 @@ from deconvviz.figures.page import Page
 from deconvviz.studies.ablation import figure as ablation
 from deconvviz.studies.diagnosis import figure as diagnosing
 from deconvviz.studies.ensembles import figure as ensembling
+from deconvviz.studies.ensembles import labels_figure as ensembling_labels
 from deconvviz.studies.evaluation import figure as evaluating
 from deconvviz.studies.evaluation import sanity_figure
 from deconvviz.studies.lesions import figure as lesioning
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.ablation.result import VariantTable
     from deconvviz.studies.diagnosis.finding import Finding
     from deconvviz.studies.diagnosis.result import Diagnosis
+    from deconvviz.studies.ensembles.labels_result import LabelEnsemble
     from deconvviz.studies.ensembles.result import Ensemble, EnsembleMaps
     from deconvviz.studies.evaluation.mistakes_result import Mistakes
     from deconvviz.studies.evaluation.result import Evaluation
@@ -261,6 +263,27 @@ def draw_ensemble(ensemble: Ensemble, title: str = "", caption: str = "", **page
     3
     """
     return ensembling.draw_ensemble(ensemble, title, caption, page=Page(**page))
+
+
+def draw_label_ensemble(
+    ensemble: LabelEnsemble, title: str = "", caption: str = "", **page: Unpack[PageKeywords]
+) -> Figure:
+    """Draw how well networks tell which labels images have, alone and together: a row for each, and for each label.
+
+    Args:
+        ensemble: what `dv.label_ensemble` returns, or `dv.LabelEnsemble.load`.
+        title: text above.
+        caption: text below.
+        page: `width` in inches and `dpi` of `Page`, which say how the figure is laid out.
+
+    >>> import numpy as np
+    >>> import deconvviz as dv
+    >>> config = {"networks": [{"name": "a", "outputs": "softmax"}], "labels": ["dog"]}
+    >>> one = dv.LabelEnsemble.empty(config, {}, np.array([[True], [False]])).with_images(np.zeros((1, 2, 1)))
+    >>> len(dv.draw_label_ensemble(one).axes)  # networks and labels
+    2
+    """
+    return ensembling_labels.draw_label_ensemble(ensemble, title, caption, page=Page(**page))
 
 
 def draw_ensemble_maps(maps: EnsembleMaps, title: str = "", caption: str = "", **page: Unpack[PageKeywords]) -> Figure:

@@ -222,6 +222,40 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     )
 
 
+def outputs_of_labels(labels: Sequence[str], outputs: int, names: Sequence[str] = ()) -> Ints:
+    """Return the output that stands for each of several labels an image; no two of them are one output.
+
+    As for `outputs_of`, but where the outputs have names, every label has to be among them: outputs of other names are
+    never taken in their order. A network with a single output knows a single label.
+
+    Args:
+        labels: their names.
+        outputs: number of the network's outputs, `Network.width`.
+        names: names of the outputs, as `names_of_outputs` returns them; empty where they are unknown.
+
+    Returns:
+        int64 [len(labels)], indices of outputs.
+
+    Raises:
+        DataError: a label has no output, or several; or names are unknown and there are not as many outputs as labels.
+
+    >>> outputs_of_labels(["dog", "sky"], 3, ["dog", "cat", "sky"])
+    array([0, 2])
+    """
+    lacking = [name for name in labels if name not in names]
+    if names and lacking and tuple(names) != ("yes", "no"):
+        raise DataError(
+            f"no output for the label {lacking[0]!r} of the images: the network knows {counted(len(names), 'class')}, "
+            f"{nearest(lacking[0], names)}; give a network that was trained with these labels, or the names of its "
+            "outputs with --classes FILE"
+        )
+    if outputs == 1 and len(labels) == 1:
+        return np.array([0])
+    if outputs == 1:
+        raise DataError(f"one output given for {len(labels)} labels; expected an output for each label")
+    return outputs_of(labels, outputs, names)
+
+
 def _by_value(classes: Sequence[str], outputs: int) -> Ints:
     """Return the outputs of classes that are numbers, such as ImageNetV2's folders "0" to "999"."""
     numbers = np.array([int(name) for name in classes], np.int64)

@@ -321,6 +321,24 @@ ANALYSES: Mapping[str, TableSchema] = {
             "gain_top5_high number? | share, -1..1 | Upper end of it.",
         ),
     ),
+    "ensemble of labels": TableSchema(
+        what="For each network alone, in their order, then for the first 2, 3, ... together, the last of which is all: "
+        "a row for the mean over the labels, then one for each label.",
+        written_by="`deconvviz ensemble` on images with several labels, `LabelEnsemble.save_csv` and "
+        "`LabelEnsemble.to_frame`",
+        columns=_columns(
+            'networks text |  | Name of the network, "the first N", or "all N".',
+            "count integer | networks | How many decide.",
+            "images integer | images | How many were ranked.",
+            "label text? |  | Name of the label; empty in the row of the mean over labels.",
+            "positives integer? | images | How many have the label; empty in the row of the mean.",
+            "average_precision number? | share, 0..1 | Of the label, or its mean over the labels; empty where no image "
+            "has the label.",
+            "gain number? | share, -1..1 | That of all together less `average_precision`.",
+            "gain_low number? | share, -1..1 | Lower end of its 95 % interval, by a paired bootstrap over the images.",
+            "gain_high number? | share, -1..1 | Upper end of it.",
+        ),
+    ),
     "pretraining": TableSchema(
         what="A row for each epoch of a training without labels.",
         written_by="`deconvviz pretrain`, beside the weights",

@@ -192,7 +192,7 @@ FILES: Mapping[str, FileSchema] = {
         ),
     ),
     "deconvviz-images": FileSchema(
-        version=2,
+        version=3,
         what="A store of images, or one shard of it: `pack --shards N` writes N such files, "
         "`shard-00003-of-00008.h5` and so on, to a folder that reads as one store, in the order of their names.",
         written_by="`deconvviz pack` and `dv.pack`",
@@ -211,6 +211,8 @@ FILES: Mapping[str, FileSchema] = {
             "configuration": "JSON: the command line, the source and the settings that made the file. That of a shard "
             "has an entry `shard`: `index` from 0, the number of shards `of`, and `plan`, a digest of all that is "
             "packed, which is equal in shards that belong together.",
+            "images_fingerprint": "of a store with several labels an image, the fingerprint without them; "
+            "`fingerprint` is then over it and these, as `deconvviz.data.store_file.fingerprint_with` says.",
             "lists": "BLAKE2 digest of all lists and settings, checked when the file is opened.",
         },
         arrays=_arrays(
@@ -226,6 +228,10 @@ FILES: Mapping[str, FileSchema] = {
             "images u8 images side side 3 | ? | uint8: of `raw`: the pixels, red, green, blue.",
             "digests u8 images 16 | ? | uint8: BLAKE2 digest of each image's bytes, checked when it is read. Absent in "
             "older files.",
+            "label_names t several | ? | text: of a store with several labels an image (`pack --labels`), their names, "
+            "sorted. `labels` and `classes` are then those of the folders, which readers leave aside.",
+            "targets u8 images several | ? | uint8: of such a store, 1 where the image has the label and 0 elsewhere. "
+            "Of an image whose labels are unknown all are 0.",
         ),
     ),
     **ANALYSES,

@@ -173,4 +173,23 @@ TRAININGS: Mapping[str, FileSchema] = {
             "probabilities f rows images |  | float64: of the image's class; NaN until the image is done.",
         ),
     ),
+    "ensemble of labels": FileSchema(
+        version=1,
+        what="What several networks say of each of several labels of each image.",
+        written_by="`deconvviz ensemble`, where images have several labels, and `dv.label_ensemble`",
+        read_by="`dv.LabelEnsemble.load`",
+        settings={
+            **CONFIG,
+            "config.networks": "JSON: `name`, `fingerprint` and `preprocess` of each network, in their order; "
+            "`outputs`, which is `independent` where the network returns probabilities; and `of_labels`, a digest of "
+            "the outputs that stand for the labels.",
+            "config.labels": "JSON: the names of the labels.",
+            "state": "JSON: `images` that are done, from the first on.",
+        },
+        arrays=_arrays(
+            "targets b images labels |  | bool: whether the image has the label.",
+            "scores f networks images labels |  | float64: what each network returns for the label: before the "
+            "sigmoid, or the probability; NaN until the image is done.",
+        ),
+    ),
 }

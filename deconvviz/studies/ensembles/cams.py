@@ -16,7 +16,7 @@ from deconvviz.data.framing import middle, resized_to
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import DataError
 from deconvviz.models.labels import class_label
-from deconvviz.studies.ensembles.measure import Member
+from deconvviz.studies.ensembles.passes import Member
 from deconvviz.studies.ensembles.result import EnsembleMaps
 from deconvviz.types import Floats, Ints
 
@@ -34,6 +34,7 @@ def ensemble_maps(
     *,
     method: str = "grad-cam",
     names: Sequence[str] = (),
+    outputs: Sequence[Sequence[int] | Ints] | None = None,
 ) -> EnsembleMaps:
     """Explain some images by each network of an ensemble, and by the mean of their maps.
 
@@ -48,7 +49,10 @@ def ensemble_maps(
         indices: which of them are explained.
         method: of `deconvviz.cam`, one that needs no options; it explains each network's last layer with rows and
             columns.
-        names: of the networks' outputs; empty where they are unknown.
+        names: of the networks' outputs; empty where they are unknown. With `outputs`, names of the labels.
+        outputs: of networks that know several labels an image, the output of each network that stands for each label,
+            as for `label_ensemble`. The label with the highest mean probability is explained then, each network's by
+            its own sigmoid. None where classes exclude each other.
 
     Raises:
         DataError: no image, or no network.
@@ -71,16 +75,11 @@ def ensemble_maps(
     for index in map(int, indices):
         image = images[index][0]
         inputs = [each.preprocess(image)[None].to(each.network.device, each.network.dtype) for each in networks]
-        with torch.no_grad():
-            probabilities = sum(
-                each.network.probabilities(x).double().cpu() for each, x in zip(networks, inputs, strict=True)
-            )
-        assert isinstance(probabilities, Tensor)
-        target = int(probabilities.argmax())
+        target, share, targets = _decided(networks, inputs, outputs)
         with constant_maps_allowed():
             own = [
-                explainer(x, target=target)[0].double().cpu().numpy()
-                for explainer, x in zip(explainers, inputs, strict=True)
+                explainer(x, target=each)[0].double().cpu().numpy()
+                for explainer, x, each in zip(explainers, inputs, targets, strict=True)
             ]
         height, width = (round(side * SIDE / min(image.shape[:2])) for side in image.shape[:2])
         placed = [
@@ -90,7 +89,6 @@ def ensemble_maps(
         maps.append(np.stack([*(np.nan_to_num(map_) for map_ in placed), mean_map(placed)]))
         shown = networks[0].preprocess.display(resized_to(image, (height, width), "bilinear"))
         pictures.append(shown)
-        share = float(probabilities[0, target]) / len(networks)
         called = names[target] if target < len(names) else class_label(target)
         labels.append(f"{called} {share:.0%}")
     columns = (*(each.name for each in networks), "mean")
@@ -102,6 +100,30 @@ def ensemble_maps(
         labels=tuple(labels),
         images=tuple(str(images.names[int(index)]) for index in indices),
     )
+
+
+def _decided(
+    members: Sequence[Member], inputs: Sequence[Tensor], outputs: Sequence[Sequence[int] | Ints] | None
+) -> tuple[int, float, list[int]]:
+    """Return what networks decide for together, its mean probability, and the output of each that stands for it."""
+    with torch.no_grad():
+        if outputs is None:
+            each_says = [each.network.probabilities(x)[0] for each, x in zip(members, inputs, strict=True)]
+        else:
+            each_says = [
+                of_labels(each.network, x)[0, torch.as_tensor(np.asarray(own), device=x.device)]
+                for each, x, own in zip(members, inputs, outputs, strict=True)
+            ]
+        mean = torch.stack([says.double().cpu() for says in each_says]).mean(0)
+    decided = int(mean.argmax())
+    targets = [decided] * len(members) if outputs is None else [int(own[decided]) for own in outputs]
+    return decided, float(mean[decided]), targets
+
+
+def of_labels(network: Network, x: Tensor) -> Tensor:
+    """Return the probability of each output as that of a label for itself, [n, outputs]."""
+    scores = network.scores(x).double()
+    return scores if network.readout.kind == "independent" else scores.sigmoid()
 
 
 def mean_map(maps: Sequence[Floats]) -> Floats:

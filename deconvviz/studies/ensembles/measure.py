@@ -1,52 +1,32 @@
 """Measure an ensemble: the error of several networks, alone and by the mean of their probabilities.
 
-Each picture goes through all networks, each with its own preprocessing. Networks with the same preprocessing are given
-the same pictures, which are read once.
+Where images have several labels each, `labels_measure` measures it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pathlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deconvviz.data.datasets import Images
-from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
-from deconvviz.graph.memory import fitting
 from deconvviz.graph.network import Network
-from deconvviz.results.results import require_same, stamped
+from deconvviz.results.results import stamped
 from deconvviz.run.options import RunKeywords, RunOptions
+from deconvviz.studies.ensembles.passes import Member, Passes, check_members, resumed
 from deconvviz.studies.ensembles.result import Ensemble
 from deconvviz.types import Ints, Pathlike
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-COMMIT = 10.0  # seconds between two writes of an unfinished file
-
-
-class Member(NamedTuple):
-    """One network of an ensemble.
-
-    Attributes:
-        name: what tables and figures call it.
-        network: a captured network.
-        preprocess: how an image becomes its input.
-    """
-
-    name: str
-    network: Network
-    preprocess: Preprocess
 
 
 def ensemble(
@@ -103,83 +83,36 @@ def ensemble(
     _check(networks, targets)
     indices = _indices(images, targets, limit)
     config = {
-        "networks": [
-            {"name": each.name, "fingerprint": each.network.fingerprint, "preprocess": each.preprocess.as_dict()}
-            for each in networks
-        ],
+        "networks": [each.as_dict() for each in networks],
         "outputs": networks[0].network.outputs,
         "images_fingerprint": images.fingerprint,
-        "chosen": _digest(indices),
-        "targets": _digest(targets),
+        "chosen": digest_of(indices),
+        "targets": digest_of(targets),
         "precision": run.precision,
     }
-    result = _resumed(config, stamped(sources), len(indices), out)
-    return result if result.complete else _Run(networks, images, indices, targets, run).resume(result, out)
-
-
-class _Run:
-    """The measurement, batch after batch.
-
-    Attributes:
-        networks: those that run, in the form for forward passes, and the dtype of the images that each takes.
-        feeds: the pictures, once for each different preprocessing.
-        feed_of: of each network, the number of its feed.
-        targets: int64 [n], the output that stands for the class of each image.
-        run: how the job runs.
-        size: images in a pass.
-    """
-
-    def __init__(
-        self, members: Sequence[Member], images: Images, indices: Ints, outputs: Ints, run: RunOptions
-    ) -> None:
-        self.run, self.device = run, members[0].network.device
-        self.networks = [(each.network.forward_only(run.precision), each.network.dtype) for each in members]
-        different = list(dict.fromkeys(repr(each.preprocess.as_dict()) for each in members))
-        first = [next(m for m in members if repr(m.preprocess.as_dict()) == text) for text in different]
-        self.feeds = [Feed(images, each.preprocess, indices, workers=run.workers) for each in first]
-        self.feed_of = [different.index(repr(each.preprocess.as_dict())) for each in members]
-        self.targets = torch.from_numpy(outputs[self.feeds[0].labels]).to(self.device)
-        at_once = run.images_at_once(self.device)
-        self.size = min(fitting(network, at_once) for network, _ in self.networks)
-
-    def resume(self, result: Ensemble, out: Pathlike | None) -> Ensemble:
-        """Measure the images that are not done yet, and write to `out` every COMMIT seconds and at the end."""
-        start, written = result.images, time.monotonic()
-        waiting: list[tuple[Tensor, Tensor]] = []  # on the device: nothing waits for it between two commits
-        bar = self.run.bar("image", result.ranks.shape[1], "ensemble", start)
-        with bar, torch.inference_mode():
-            for inputs in self._batches(start):
-                stop = start + len(inputs[0])
-                waiting.append(self._rows(inputs, self.targets[start:stop]))
-                if stop == result.ranks.shape[1] or time.monotonic() - written >= COMMIT:
-                    ranks, of_class = (torch.cat(parts, 1).cpu().numpy() for parts in zip(*waiting, strict=True))
-                    result, written, waiting = result.with_images(ranks, of_class), time.monotonic(), []
-                    if out is not None:
-                        result.save(out)
-                bar.update(stop - start)
-                start = stop
+    empty = Ensemble.empty(config, stamped(sources), len(indices))
+    result = resumed(empty, Ensemble.load, out)
+    if result.complete:
         return result
+    passes = Passes(networks, images, indices, run)
+    of_images = torch.from_numpy(targets[np.asarray(images.labels, np.int64)[indices]]).to(passes.device)
 
-    def _batches(self, start: int) -> Iterator[list[Tensor]]:
-        """Yield the next images as each feed prepares them, [m, C, h, w] each, on the device."""
-        streams = [feed.tensors(self.size, self.device, start=start) for feed in self.feeds]
-        for parts in zip(*streams, strict=True):
-            yield [x for _, x in parts]
+    def rows(inputs: list[Tensor], start: int) -> tuple[Tensor, Tensor]:
+        return _rows(passes, inputs, of_images[start : start + len(inputs[0])])
 
-    def _rows(self, inputs: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rank and the probability of the target in each row of the result, both [R, m]."""
-        alone = [
-            network.probabilities(inputs[feed].to(dtype)).double()
-            for (network, dtype), feed in zip(self.networks, self.feed_of, strict=True)
-        ]
-        sums, together = alone[0], []
-        for count, probabilities in enumerate(alone[1:], 2):
-            sums = sums + probabilities
-            together.append(sums / count)
-        rows = [*alone, *together]
-        pairs = [rank_of(probabilities, targets) for probabilities in rows]
-        ranks, of_class = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        return ranks, of_class
+    return passes.resume(result, rows, out)
+
+
+def _rows(passes: Passes, inputs: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rank and the probability of the target in each row of the result, both [R, m]."""
+    alone = [network.probabilities(x).double() for (network, _), x in zip(passes.networks, inputs, strict=True)]
+    sums, together = alone[0], []
+    for count, probabilities in enumerate(alone[1:], 2):
+        sums = sums + probabilities
+        together.append(sums / count)
+    pairs = [rank_of(probabilities, targets) for probabilities in (*alone, *together)]
+    ranks, of_class = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    return ranks, of_class
 
 
 def rank_of(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,23 +135,13 @@ def rank_of(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check(members: Sequence[Member], outputs: Ints) -> None:
     """Refuse networks that cannot classify together."""
-    if not members:
-        raise DataError("no network given; expected at least 1")
-    names = [each.name for each in members]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"two networks are called {twice[0]!r}; give each a name of its own")
+    check_members(members)
     first = members[0]
     for each in members:
-        each.network.check_input(each.preprocess.shape)
         if each.network.outputs != first.network.outputs:
             raise DataError(
                 f"{first.name} tells {counted(first.network.outputs, 'class')} apart and {each.name} "
                 f"{counted(each.network.outputs, 'class')}; expected networks of the same classes"
-            )
-        if each.network.device != first.network.device:
-            raise DataError(
-                f"{first.name} is on {first.network.device} and {each.name} on {each.network.device}; move all to one"
             )
     if not len(outputs) or outputs.min() < 0 or outputs.max() >= first.network.outputs:
         ends = f"{outputs.min()} to {outputs.max()}" if len(outputs) else "none"
@@ -238,17 +161,5 @@ def _indices(images: Images, outputs: Ints, limit: int | None) -> Ints:
     return indices if limit is None else np.asarray(indices[spread(labels[indices], limit)], np.int64)
 
 
-def _digest(numbers: Ints) -> str:
+def digest_of(numbers: Ints) -> str:
     return f"{len(numbers)}, SHA-256 {hashlib.sha256(numbers.tobytes()).hexdigest()[:12]}"
-
-
-def _resumed(config: dict[str, Any], sources: dict[str, Any], total: int, out: Pathlike | None) -> Ensemble:
-    """Return what the file holds, or an ensemble of which no image is done yet."""
-    if out is not None and pathlib.Path(out).exists():
-        result = Ensemble.load(out)
-        require_same(out, result.config, config, "remove it or choose another output", (result.sources, sources))
-        return result
-    result = Ensemble.empty(config, sources, total)
-    if out is not None:
-        result.save(out)  # before the work: a place that cannot be written to is found out now
-    return result

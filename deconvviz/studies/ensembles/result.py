@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -102,14 +102,12 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each row: the networks, then "the first 2" and so on, and "all 3" of three."""
-        alone = [str(network["name"]) for network in self.config["networks"]]
-        several = [f"the first {count}" for count in range(2, self.count)]
-        return (*alone, *several, *([f"all {self.count}"] if self.count > 1 else []))
+        return names_of_rows(self.config["networks"])
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The number of networks in each row."""
-        return (*(1 for _ in range(self.count)), *range(2, self.count + 1))
+        return counts_of_rows(self.count)
 
     @property
     def top(self) -> int | None:
@@ -191,6 +189,26 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
             best = self.names[self.best]
             lines.append(f"  all against {best}, the best alone: error {in_points(-gain, -high, -low, signed=True)}")
         return "\n".join(lines)
+
+
+def names_of_rows(networks: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the names of the rows of an ensemble's result, from what it says of its networks.
+
+    >>> names_of_rows([{"name": "a"}, {"name": "b"}, {"name": "c"}])
+    ('a', 'b', 'c', 'the first 2', 'all 3')
+    """
+    alone, count = [str(network["name"]) for network in networks], len(networks)
+    several = [f"the first {number}" for number in range(2, count)]
+    return (*alone, *several, *([f"all {count}"] if count > 1 else []))
+
+
+def counts_of_rows(networks: int) -> tuple[int, ...]:
+    """Return the number of networks in each row of an ensemble's result.
+
+    >>> counts_of_rows(3)
+    (1, 1, 1, 2, 3)
+    """
+    return (*(1 for _ in range(networks)), *range(2, networks + 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -64,22 +64,23 @@ class HeadOptions:
         """Return the images to train and to validate on, with the labels of the table where there is one.
 
         Raises:
-            DataError: the table cannot be read, or has images that are in neither dataset.
+            DataError: the table cannot be read, has images that are in neither dataset, or differs from the labels that
+                a store holds; or both datasets have other labels.
         """
-        from deconvviz.data.label_table import LabelTable, SeveralLabels
+        from deconvviz.data.datasets import has_several_labels
+        from deconvviz.data.label_table import LabelTable, labelled
+        from deconvviz.studies.training.labelled import require_same_labels
 
-        if self.labels is None:
-            return images, validation
-        table = LabelTable.read(self.labels)
-        table.check(images, *([] if validation is None else [validation]))
-
-        def with_labels(each: Images) -> SeveralLabels:
-            labelled = SeveralLabels(each, table)
-            if without := int((~labelled.known).sum()):
-                click.echo(f"{without} of {len(each)} images have no row in {self.labels}: left out", err=True)
-            return labelled
-
-        return with_labels(images), None if validation is None else with_labels(validation)
+        if self.labels is not None:
+            table = LabelTable.read(self.labels)
+            table.check(images, *([] if validation is None else [validation]))
+            images, validation = labelled(images, table), None if validation is None else labelled(validation, table)
+        require_same_labels(images, validation)
+        for each in (images, validation):
+            if each is not None and has_several_labels(each) and not each.known.all():
+                lacking = f"no row in {self.labels}" if self.labels else "none of the store's labels"
+                click.echo(f"{int((~each.known).sum())} of {len(each)} images have {lacking}: left out", err=True)
+        return images, validation
 
     def beginning(
         self, model: str, weights: str, arguments: dict[str, Any], classes: int, seed: int, input_size: int | None
@@ -158,6 +159,7 @@ head_options = option_group(
     click.option(
         "--labels",
         metavar="FILE.csv",
-        help="Several labels an image: a table with the columns image and label, a row for each label.",
+        help="Several labels an image: a table with the columns image and label, a row for each label. A store that "
+        "was packed with --labels needs none.",
     ),
 )

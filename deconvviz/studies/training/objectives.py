@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deconvviz.data.datasets import Images
-from deconvviz.data.label_table import SeveralLabels
+from deconvviz.data.datasets import Images, has_several_labels
 from deconvviz.metrics.ranking import average_precision
 from deconvviz.studies.training.result import OF_LABEL
 from deconvviz.types import Ints
@@ -92,7 +91,7 @@ class EachLabel:
 
     def targets(self, images: Images, indices: Ints) -> Tensor:
         """Return whether each image has each label, float32 [n, labels]."""
-        assert isinstance(images, SeveralLabels)
+        assert has_several_labels(images)
         return torch.from_numpy(images.targets[indices].astype(np.float32))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -131,4 +130,4 @@ def objective_of(images: Images) -> Objective:
     >>> type(objective_of(Scenes(3))).__name__
     'OneClass'
     """
-    return EachLabel(images.classes) if isinstance(images, SeveralLabels) else OneClass()
+    return EachLabel(tuple(images.classes)) if has_several_labels(images) else OneClass()

@@ -21,10 +21,10 @@ import deconvviz as dv
 from deconvviz.cli.main import cli, main
 from deconvviz.errors import DataError, MismatchError
 from deconvviz.results.columns import TABLES
-from deconvviz.studies.ensembles import measure
+from deconvviz.studies.ensembles import passes
 from deconvviz.studies.ensembles.cams import ensemble_maps, mean_map, on_image
-from deconvviz.studies.ensembles.command import member_of
 from deconvviz.studies.ensembles.measure import ensemble, rank_of
+from deconvviz.studies.ensembles.members_command import member_of
 from deconvviz.studies.ensembles.result import Ensemble
 
 CLASSES, OUTPUTS = 7, [4, 0, 5, 2]  # which output stands for a class of the images: not the order, and not all
@@ -39,7 +39,7 @@ def images(count: int = 29) -> ReadImages:
     return ReadImages(noise(count, 16, 14, seed=5), labels, ("a", "b", "c", "d"))
 
 
-def member(name: str, seed: int, preprocess: dv.Preprocess, scale: float = 1.0) -> measure.Member:
+def member(name: str, seed: int, preprocess: dv.Preprocess, scale: float = 1.0) -> passes.Member:
     """A network of seeded weights, in float64, whose scores are scaled; each class is decided for now and then."""
     torch.manual_seed(seed)
     model = nn.Sequential(
@@ -50,13 +50,13 @@ def member(name: str, seed: int, preprocess: dv.Preprocess, scale: float = 1.0) 
         model[4].bias.sub_(model(x).mean(0))
         model[4].weight.div_(model(x).std() / scale)
         model[4].bias.sub_(model(x).mean(0))
-    return measure.Member(name, dv.capture(model.eval(), preprocess.shape), preprocess)
+    return passes.Member(name, dv.capture(model.eval(), preprocess.shape), preprocess)
 
 
 MEMBERS = [member("small", 0, SMALL), member("large", 1, LARGE, 5.0), member("other", 2, SMALL, 0.3)]
 
 
-def replica(members: list[measure.Member], data: ReadImages) -> tuple[np.ndarray, np.ndarray]:
+def replica(members: list[passes.Member], data: ReadImages) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [R, n, classes] of each network and of the means of the first ones, and the true outputs [n]."""
     known = [n for n in range(len(data)) if data.labels[n] >= 0]
     alone = []
@@ -134,7 +134,7 @@ def test_five_classes_have_no_second_error(tmp_path: pathlib.Path) -> None:
 def test_any_batch_size_and_resuming_give_the_same(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = images(), tmp_path / "e.h5"
     whole = ensemble(MEMBERS, data, outputs=OUTPUTS, batch_size=29, progress=False)
-    monkeypatch.setattr(measure, "COMMIT", 0.0)
+    monkeypatch.setattr(passes, "COMMIT", 0.0)
     saves: list[int] = []
     save = Ensemble.save
 
@@ -170,9 +170,9 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path: pathlib.Path) -> None:
         """
         import os, signal, sys
         import deconvviz as dv
-        from deconvviz.studies.ensembles import measure
+        from deconvviz.studies.ensembles import passes
         from deconvviz.studies.ensembles.result import Ensemble
-        measure.COMMIT, save = 0.0, Ensemble.save
+        passes.COMMIT, save = 0.0, Ensemble.save
         def killing(self, path):
             save(self, path)
             if self.images >= 8 and not self.complete:
@@ -192,7 +192,7 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path: pathlib.Path) -> None:
     loaded = dv.load_model("demo")
     preprocess = dv.Preprocess.from_dict(loaded.settings)
     demo = dv.capture(loaded.model, preprocess.shape)
-    members = [measure.Member(name, demo, preprocess) for name in ("a", "b")]
+    members = [passes.Member(name, demo, preprocess) for name in ("a", "b")]
     killed, straight = (
         ensemble(members, dv.Scenes(20), outputs=range(10), out=path, batch_size=4, progress=False)
         for path in (out, tmp_path / "whole.h5")
@@ -205,7 +205,7 @@ def test_what_is_refused() -> None:
     data = images()
     torch.manual_seed(0)
     ten = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 10)).double().eval()
-    other = measure.Member("ten", dv.capture(ten, SMALL.shape), SMALL)
+    other = passes.Member("ten", dv.capture(ten, SMALL.shape), SMALL)
     for members, outputs, said in (
         ([], OUTPUTS, "no network given"),
         ([MEMBERS[0], MEMBERS[0]], OUTPUTS, "two networks are called 'small'"),

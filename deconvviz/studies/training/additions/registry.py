@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from deconvviz.data.datasets import Images
-from deconvviz.data.label_table import SeveralLabels
+from deconvviz.data.datasets import Images, has_several_labels
 from deconvviz.errors import TrainingError, nearest
 from deconvviz.registry import Registry
 from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
@@ -138,7 +137,7 @@ class Additions:
     def check(self, images: Images) -> None:
         """Raise TrainingError where an addition needs the one class of each image, and images have several labels."""
         for one in self.each:
-            if one.of_one_class and isinstance(images, SeveralLabels):
+            if one.of_one_class and has_several_labels(images):
                 raise TrainingError(f"{one.name} needs the one class of each image, and these have several labels")
 
     @contextmanager

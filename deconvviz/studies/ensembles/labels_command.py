@@ -1,0 +1,142 @@
+"""What `deconvviz ensemble` does with images that have several labels each, and what is asked of it in any case."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from deconvviz.cli.outputs import beside, command_line, save_figure
+from deconvviz.errors import DataError
+from deconvviz.words import counted
+
+if TYPE_CHECKING:
+    from deconvviz.data.datasets import Images
+    from deconvviz.figures.page import Page
+    from deconvviz.run.options import RunOptions
+    from deconvviz.studies.ensembles.members_command import OpenedMembers
+    from deconvviz.studies.ensembles.result import EnsembleMaps
+    from deconvviz.types import Ints, Mask
+
+CLASS, LABEL = "class", "label"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks for, beside networks and images.
+
+    Attributes:
+        data: the images, as they were named.
+        out: the table, as it was named.
+        table: its path.
+        show: how many images have their maps drawn.
+        method: that makes these maps.
+        limit: how many images are measured; None for all.
+        page: how figures are laid out.
+        run: how the job runs.
+    """
+
+    data: str
+    out: str
+    table: pathlib.Path
+    show: int
+    method: str
+    limit: int | None
+    page: Page
+    run: RunOptions
+
+    def chosen(self, known: Mask) -> Ints:
+        """Return the images whose maps are drawn: evenly chosen of those that are known, bool [N]."""
+        import numpy as np
+
+        from deconvviz.arrays import evenly
+
+        indices = np.flatnonzero(known)
+        return np.asarray(indices[evenly(len(indices), min(self.show, self.limit or self.show))], np.int64)
+
+    def draw_maps(self, maps: EnsembleMaps, what: str) -> None:
+        """Draw the maps of a CLASS or a LABEL beside the table."""
+        from deconvviz.studies.ensembles.figure import draw_ensemble_maps
+
+        caption = (
+            f"Maps of {maps.method} for the {what} that all decide for together, with its mean probability at the "
+            "left. Each map is in 0..1; the last column is their mean over the networks that see the pixel."
+        )
+        figure = draw_ensemble_maps(maps, f"Where the networks see the {what}", caption, self.page.beside())
+        save_figure(figure, beside(self.out, ".maps.png"), caption)
+
+
+def labelled_images(images: Images, labels: str | None) -> Images:
+    """Return images with the labels of a table where one is named; notes say what of both is left out.
+
+    Raises:
+        DataError: the table cannot be read, has no row of any of the images, or differs from the labels that a store
+            holds.
+    """
+    from deconvviz.data.datasets import has_several_labels
+    from deconvviz.data.label_table import LabelTable, labelled
+
+    if labels is not None:
+        table = LabelTable.read(labels)
+        images = labelled(images, table)
+        if others := len({*table.labels} - {*map(str, images.names)}):
+            click.echo(f"{counted(others, 'image')} of {labels} are not among these: left out", err=True)
+    if has_several_labels(images) and not images.known.all():
+        lacking = f"no row in {labels}" if labels else "none of the store's labels"
+        click.echo(f"{int((~images.known).sum())} of {len(images)} images have {lacking}: left out", err=True)
+    return images
+
+
+def measure_labels(opened: OpenedMembers, images: Images, asked: Asked) -> None:
+    """Measure average precisions on images with several labels; write the table, the file and the figures.
+
+    Raises:
+        DataError: a network has no output for a label.
+    """
+    from deconvviz.data.datasets import has_several_labels
+    from deconvviz.studies.ensembles.cams import ensemble_maps
+    from deconvviz.studies.ensembles.labels_figure import caption_of_labels, draw_label_ensemble
+    from deconvviz.studies.ensembles.labels_measure import label_ensemble
+
+    assert has_several_labels(images)
+    outputs = _outputs(opened, images)
+    result = label_ensemble(
+        opened.members,
+        images,
+        outputs=outputs,
+        limit=asked.limit,
+        out=beside(asked.table, ".h5"),
+        sources={"networks": opened.origins, "command": command_line()},
+        **asked.run.keywords(),
+    )
+    result.save_csv(asked.table)
+    caption = caption_of_labels(result, asked.data)
+    title = f"{counted(result.count, 'network')}, alone and together" if result.count > 1 else result.names[0]
+    save_figure(draw_label_ensemble(result, title, caption, asked.page), beside(asked.table, ".png"), caption)
+    if asked.show:
+        maps = ensemble_maps(
+            opened.members,
+            images,
+            asked.chosen(images.known),
+            method=asked.method,
+            names=tuple(images.classes),
+            outputs=outputs,
+        )
+        asked.draw_maps(maps, LABEL)
+    click.echo(f"wrote {asked.table} and {beside(asked.table, '.h5')}")
+    click.echo(repr(result))
+
+
+def _outputs(opened: OpenedMembers, images: Images) -> list[Ints]:
+    """Return for each network the output that stands for each label."""
+    from deconvviz.models.labels import outputs_of_labels
+
+    outputs = []
+    for member, names in zip(opened.members, opened.named, strict=True):
+        try:
+            outputs.append(outputs_of_labels(images.classes, member.network.width, names))
+        except DataError as error:
+            raise DataError(f"{member.name}: {error}") from error
+    return outputs
