@@ -130,6 +130,7 @@ class WholeOptions:
         train_lr: learning rate at the beginning.
         train_batch: images in a step, at most; the steps of an epoch have about as many.
         body_rate: factor on the learning rate of a fine-tuned network's layers but the last.
+        keep_statistics: whether BatchNorm of a fine-tuned network keeps its statistics.
     """
 
     scratch: bool
@@ -138,6 +139,7 @@ class WholeOptions:
     train_lr: float
     train_batch: int
     body_rate: float
+    keep_statistics: bool
 
     def starts(self, loaded: LoadedModel, network: Network, images: Images, preprocess: Preprocess) -> dict[str, Any]:
         """Return `starts` and `recipe` of `transfer`; nothing where no whole network is trained.
@@ -158,7 +160,8 @@ class WholeOptions:
         starts = {"scratch": from_scratch(loaded, classes, preprocess.shape)} if self.scratch else {}
         if self.fine_tune:
             shape, fingerprint = preprocess.shape, network.fingerprint
-            starts["fine-tuned"] = fine_tuned(loaded, classes, shape, fingerprint, self.body_rate)
+            how = self.body_rate, self.keep_statistics
+            starts["fine-tuned"] = fine_tuned(loaded, classes, shape, fingerprint, *how)
         recipe = dataclasses.replace(FEW, epochs=self.train_epochs, lr=self.train_lr, batch_size=self.train_batch)
         return {"starts": starts, "recipe": recipe}
 
@@ -197,6 +200,7 @@ class WholeOptions:
     click.option("--train-lr", default=0.01, help="Learning rate at their beginning."),
     click.option("--train-batch", default=16, help="Images in a step of theirs, at most."),
     click.option("--body-rate", default=0.1, help="Fine-tuning: factor on the rate of all but the last layer."),
+    click.option("--keep-statistics", is_flag=True, help="Fine-tuning: BatchNorm keeps its statistics."),
 )
 @option_group(
     "storage",

@@ -56,7 +56,12 @@ def from_scratch(loaded: LoadedModel, classes: int, shape: Sequence[int]) -> Sta
 
 
 def fine_tuned(
-    loaded: LoadedModel, classes: int, shape: Sequence[int], fingerprint: str, rate: float = BODY_RATE
+    loaded: LoadedModel,
+    classes: int,
+    shape: Sequence[int],
+    fingerprint: str,
+    rate: float = BODY_RATE,
+    keep_statistics: bool = False,
 ) -> Start:
     """Return a start from trained weights with a new last layer; the rest learns at a smaller rate.
 
@@ -66,13 +71,16 @@ def fine_tuned(
         shape: of an image, (channels, height, width).
         fingerprint: of the trained network.
         rate: factor on the learning rate of everything but the last layer.
+        keep_statistics: whether BatchNorm keeps the statistics of the trained network.
     """
 
     def make(seed: int) -> tuple[nn.Module, FineTuning]:
         model = copy.deepcopy(loaded.model)
-        return model, FineTuning(head=new_head(model, "new", classes, shape, seed), body_rate=rate)
+        head = new_head(model, "new", classes, shape, seed)
+        return model, FineTuning(head=head, body_rate=rate, keep_statistics=keep_statistics)
 
-    return Start(make=make, radius=0.0, of={"start": fingerprint, "model": loaded.spec, "body_rate": rate})
+    of = {"start": fingerprint, "model": loaded.spec, "body_rate": rate}
+    return Start(make=make, radius=0.0, of=of | ({"keep_statistics": True} if keep_statistics else {}))
 
 
 def untrained(loaded: LoadedModel, seed: int = 0) -> nn.Module:

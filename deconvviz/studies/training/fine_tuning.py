@@ -15,6 +15,7 @@ from deconvviz.graph.module_calls import ModuleCall, module_calls
 from deconvviz.models.heads import Head
 from deconvviz.run.heads import last_layer
 
+WITH_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 ALL = "all"  # as a layer to freeze until: everything but the head
 
 
@@ -27,6 +28,8 @@ class FineTuning:
         freeze: name of a layer: it and all that comes before it keep their weights and the statistics of their
             BatchNorm, and drop nothing; "all" trains the head alone; None trains everything.
         body_rate: factor on the learning rate of everything but the head.
+        keep_statistics: whether BatchNorm outside of the head keeps its statistics while its weights learn; those of a
+            few images are uncertain.
 
     Raises:
         TrainingError: a factor that is not positive.
@@ -38,19 +41,21 @@ class FineTuning:
     head: Head | None = None
     freeze: str | None = None
     body_rate: float = 1.0
+    keep_statistics: bool = False
 
     def __post_init__(self) -> None:
         require(self, TrainingError, body_rate=(0 < self.body_rate < math.inf, "a positive factor"))
 
     @property
     def plain(self) -> bool:
-        """Whether all weights are trained alike."""
-        return self.freeze is None and self.body_rate == 1
+        """Whether all layers are trained alike."""
+        return self.freeze is None and self.body_rate == 1 and not self.keep_statistics
 
     def identity(self) -> dict[str, Any]:
         """Return what must agree when a training is resumed, JSON values: nothing of what is as usual."""
         rate = None if self.body_rate == 1 else self.body_rate
         values = {"head": self.head and self.head.as_dict(), "freeze": self.freeze, "body_rate": rate}
+        values |= {"keep_statistics": self.keep_statistics or None}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -141,6 +146,11 @@ class Parts:
         self.model.train()
         for module in self.frozen:
             module.eval()
+        if self.settings.keep_statistics:
+            of_head = {id(module) for module in self.head.modules()}
+            for module in self.model.modules():
+                if isinstance(module, WITH_STATISTICS) and id(module) not in of_head:
+                    module.eval()
         if self.settings.freeze == ALL:
             for module in self.model.modules():  # what holds the head may drop values by itself
                 if _holds(module, self.head) and module is not self.head:

@@ -47,18 +47,20 @@ class HeadOptions:
         head: kind of a new head; None keeps the network's own.
         freeze: the layer until which weights are kept, or "all"; None trains everything.
         body_rate: factor on the learning rate of everything but the head.
+        keep_statistics: whether BatchNorm outside of the head keeps its statistics.
         labels: path of a table of several labels an image; None where images have one class.
     """
 
     head: str | None
     freeze: str | None
     body_rate: float
+    keep_statistics: bool
     labels: str | None
 
     @property
     def tunes(self) -> bool:
         """Whether a network that has weights is adapted: its images are prepared as it knows them."""
-        return self.head is not None or self.freeze is not None or self.body_rate != 1
+        return self.head is not None or self.freeze is not None or self.body_rate != 1 or self.keep_statistics
 
     def labelled(self, images: Images, validation: Images | None) -> tuple[Images, Images | None]:
         """Return the images to train and to validate on, with the labels of the table where there is one.
@@ -118,9 +120,10 @@ class HeadOptions:
         if self.head is not None:
             shape = preprocess.shape if preprocess else (3, *[arguments["input_size"]] * 2)
             head = new_head(network, self.head, classes, shape, seed)
-        return Beginning(
-            network, preprocess, arguments, FineTuning(head=head, freeze=self.freeze, body_rate=self.body_rate)
+        tuning = FineTuning(
+            head=head, freeze=self.freeze, body_rate=self.body_rate, keep_statistics=self.keep_statistics
         )
+        return Beginning(network, preprocess, arguments, tuning)
 
 
 def network_to_train(
@@ -156,6 +159,11 @@ head_options = option_group(
         help="Keep the weights of this layer and of all before it, or of everything but the head.",
     ),
     click.option("--body-rate", default=1.0, help="Factor on the learning rate of everything but the head."),
+    click.option(
+        "--keep-statistics",
+        is_flag=True,
+        help="BatchNorm keeps the statistics that it has; those of a few images are uncertain.",
+    ),
     click.option(
         "--labels",
         metavar="FILE.csv",

@@ -79,6 +79,26 @@ def test_frozen_parts_stay_bit_for_bit(tmp_path: pathlib.Path, kind: str, freeze
     assert result.model.get_parameter("0.weight").square().mean().sqrt() > 0.1
 
 
+def test_batchnorm_keeps_its_statistics_and_learns(tmp_path: pathlib.Path) -> None:
+    for keep in (True, False):
+        model = body()
+        before = states(model)
+        tuning = FineTuning(head=new_head(model, "new", 2, PLAIN.shape), keep_statistics=keep)
+        after = trained(tmp_path / f"{keep}.pth", tuning, model).model.state_dict()
+        for layer in ("1", "5"):
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                assert torch.equal(after[f"{layer}.{name}"], before[f"{layer}.{name}"]) == keep
+            assert not torch.equal(after[f"{layer}.weight"], before[f"{layer}.weight"])
+    with pytest.raises(MismatchError, match="keep_statistics"):
+        other = body()
+        trained(tmp_path / "True.pth", FineTuning(head=new_head(other, "new", 2, PLAIN.shape)), other)
+    model = body()
+    parts = Parts(model, FineTuning(keep_statistics=True), PLAIN.shape)
+    parts.train_mode()
+    x = torch.randn(4, 3, 12, 12)
+    assert torch.equal(model[:8](x), model.eval()[:8](x))  # what comes before dropout is as in use
+
+
 def test_frozen_parts_drop_nothing_and_use_their_statistics() -> None:
     model = body()
     head = new_head(model, "new", 2, PLAIN.shape)
