@@ -256,6 +256,8 @@ def probe(
         raise DataError("--ray needs --features FILE.h5, on storage that every node sees")
     if cluster is not None and (whole.scratch or whole.fine_tune):
         raise DataError("--scratch and --fine-tune train on this machine: give them in a second run, without --ray")
+    if whole.keep_statistics and not whole.fine_tune:
+        raise DataError("--keep-statistics given without --fine-tune, which it is a part of; give both")
     settings.check_library()
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers

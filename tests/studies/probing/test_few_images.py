@@ -62,6 +62,9 @@ def test_starts_are_random_by_their_seed_or_the_trained_weights() -> None:
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert torch.equal(both["fine-tuned"].make(3)[0].get_parameter("conv3.weight"), demo)
     assert both["scratch"].radius == 0.1 and both["fine-tuned"].radius == 0
+    kept = fine_tuned(dv.load_model("demo"), 10, (3, 64, 64), "f", keep_statistics=True)
+    assert kept.make(3)[1].keep_statistics and not both["fine-tuned"].make(3)[1].keep_statistics
+    assert kept.of != both["fine-tuned"].of
 
 
 def test_interrupted_and_resumed_measures_the_same(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +172,7 @@ def test_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_cannot_be_asked_for(tmp_path: pathlib.Path) -> None:
     asked = ["demo", "scenes:70:6", "-l", "relu7", "--per-class", "3", "--device", "cpu", "-o", tmp_path / "p.csv"]
+    assert "--keep-statistics given without --fine-tune" in run(*asked, "--keep-statistics", code=2)
     assert "give --scratch instead" in run(*asked, "--fine-tune", "--weights", "none", code=2)
     assert "epochs 0 given" in run(*asked, "--scratch", "--train-epochs", "0", code=2)
     with pytest.raises(DataError, match="without --ray"):
