@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
 from deconvviz.errors import DataError, ModelError
+from deconvviz.results.results import require_file
 from deconvviz.run.opening import device_of
 from deconvviz.words import counted
 
@@ -130,6 +131,7 @@ def evolve(
     Example:
       deconvviz evolve evolution.h5 photos.h5 -l conv1 -l conv3 -l conv5 --filters 6 -o evolution.png
     """
+    _require_snapshots(snapshots)
     from deconvviz.data.datasets import name_of_store, open_store
     from deconvviz.models.load import DEMO_SNAPSHOTS
     from deconvviz.results.snapshots import Snapshots
@@ -170,6 +172,12 @@ def evolve(
     evolution.save_csv(*tables)
     click.echo(f"wrote {tables[0]} and {tables[1]}")
     click.echo(repr(evolution))
+
+
+def _require_snapshots(snapshots: str) -> None:
+    """Raise DataError where there is no such file, before torch is imported."""
+    if snapshots != "demo":
+        require_file(snapshots, "snapshots file")
 
 
 def _caption(evolution: Evolution, store: str, preprocess: Preprocess) -> str:
