@@ -188,4 +188,4 @@ def test_numbers_that_nobody_gave_fit_the_images(
     assert given.fitted(given.settings(0), scenes, None).per_class == (29,) and not capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(DeconvvizError, match="scikit-learn is not installed; install it: pip install scikit-learn"):
-        run("demo", "nowhere.h5", "-o", tmp_path / "p.csv")  # before images are opened or a model is loaded
+        run("demo", "scenes:300", "-o", tmp_path / "p.csv")  # before a model is loaded
