@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from deconvviz.arrays import pictures_of
 from deconvviz.choices import RELEVANCE_RULES
 from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan, memory_plan
 from deconvviz.deconv.places import Places
@@ -355,7 +354,7 @@ def project_decision(
     (3, (1, 8, 8))
     """
     projection = Decisions(network, [layer], rule, bounds=bounds).project(x, layer, [channel], target)[0]
-    return replace(projection, picture=pictures_of(network.checked(x))[0])
+    return replace(projection, seen=network.checked(x).detach()[0])
 
 
 def _adds_constants(node: fx.Node) -> bool:

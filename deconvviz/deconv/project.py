@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deconvviz.arrays import pictures_of
 from deconvviz.deconv.averages import averaged
 from deconvviz.deconv.batches import batches
 from deconvviz.deconv.places import Places
@@ -104,8 +103,8 @@ def project_units(
     Source: Zeiler and Fergus 2013, section 2.1; the windows are this package's.
     """
     projections = project_by_rules(network, images, units, [rule], **signal)[rule]
-    pictures = pictures_of(network.checked(images))
-    return [replace(projection, picture=pictures[projection.image]) for projection in projections]
+    seen = network.checked(images).detach()
+    return [replace(projection, seen=seen[projection.image]) for projection in projections]
 
 
 @outside_inference_mode()

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from deconvviz.arrays import pictures_of
 from deconvviz.choices import LRN_POLICIES, OVERLAPS, PRECISIONS, SEEDS, Precision
 from deconvviz.deconv.rules import PixelBounds
 from deconvviz.errors import ProjectionError, require, require_choice
@@ -101,7 +102,8 @@ class Projection(Shown, drawn_by="draw_projection"):
         pixels: [C, h, w], the projection inside the window; it is zero everywhere else.
         image_shape: (C, H, W).
         linearised: names of ops on the way that are not linear, for which their vector-Jacobian product stands.
-        picture: uint8 [H, W, 3], the image as the network received it, with the contrast stretched.
+        seen: [C, H, W], the image as the network received it: a part of the images that were given, not a copy; None
+            where it was not kept.
     """
 
     image: int
@@ -114,7 +116,12 @@ class Projection(Shown, drawn_by="draw_projection"):
     pixels: Tensor
     image_shape: tuple[int, int, int]
     linearised: tuple[str, ...] = ()
-    picture: Pixels | None = field(default=None, repr=False, compare=False)
+    seen: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def picture(self) -> Pixels | None:
+        """uint8 [H, W, 3], the image with its contrast stretched, made when it is asked for; None where `seen` is."""
+        return None if self.seen is None else pictures_of(self.seen[None])[0]
 
     def full(self) -> Tensor:
         """Return the projection on a zero canvas of the image's shape, [C, H, W]."""
