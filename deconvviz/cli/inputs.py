@@ -169,6 +169,26 @@ def with_input(preprocess: Preprocess, side: int | None, resize: int | None) -> 
     return dataclasses.replace(preprocess, resize=resize or preprocess.resize, crop=side)
 
 
+def are_photos(paths: Sequence[str]) -> bool:
+    """Return whether images that are given are picture files, and not one store, folder or set of scenes.
+
+    >>> are_photos(["a.png"]), are_photos(["a.h5", "b.h5"]), are_photos(["photos.h5"]), are_photos(["scenes:20"])
+    (True, True, False, False)
+    """
+    first = pathlib.Path(paths[0])
+    one_set = first.suffix == ".h5" or first.is_dir() or paths[0].startswith(("scenes", "gpu:"))
+    return len(paths) > 1 or not one_set
+
+
+def say_what_is_left_out(images: Images, labels: str | None) -> None:
+    """Say how many images with several labels have none that is known; `labels` is the path of a table, or None."""
+    from deconvviz.data.datasets import has_several_labels
+
+    if has_several_labels(images) and not images.known.all():
+        lacking = f"no row in {labels}" if labels else "none of the store's labels"
+        click.echo(f"{int((~images.known).sum())} of {len(images)} images have {lacking}: left out", err=True)
+
+
 def image_file(path: str) -> pathlib.Path:
     """Return the path of an image's file; raises DataError where there is none."""
     file = pathlib.Path(path)

@@ -259,9 +259,9 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"deconvviz.{COMMANDS[name].module}")
         command = getattr(module, name.replace("-", "_"))
         assert isinstance(command, click.Command)
-        present = importlib.import_module("deconvviz.cli.present")
-        looking: click.Command = present.looking_first(name, command)
-        return looking
+        from deconvviz.cli.present import looking_first  # --help needs none of it
+
+        return looking_first(name, command)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands for --help, without importing them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -12,8 +12,8 @@ import click
 STORES, PHOTO = ("images", "data"), "image"
 """Names of the arguments that are labelled images, and of the one that is a photo."""
 
-DIFFERENT = frozenset({"cam", "pair", "attack", "correspond"})
-"""Commands whose `images` may be photos or tables too; each of them looks before torch is imported by itself."""
+DIFFERENT = frozenset({"cam", "pair", "correspond"})
+"""Commands whose `images` are photos or a table; `cam` and `pair` look before torch is imported by themselves."""
 
 
 def require_images(path: str) -> None:
@@ -38,27 +38,19 @@ def require_inputs(command: str, arguments: Mapping[str, Any]) -> None:
         command: its name.
         arguments: what its function is called with, by name.
     """
-    from deconvviz.cli.inputs import image_file
+    from deconvviz.cli.inputs import are_photos, image_file
 
     if command in DIFFERENT:
         return
     for name in STORES:
         value = arguments.get(name)
-        if isinstance(value, tuple) and value and not _is_set(value):
+        if isinstance(value, tuple) and value and are_photos(value):
             for path in value:
                 image_file(path)
         elif isinstance(value, tuple | str) and value:
             require_images(value if isinstance(value, str) else value[0])
     if isinstance(photo := arguments.get(PHOTO), str):
         image_file(photo)
-
-
-def _is_set(paths: Sequence[str]) -> bool:
-    """Return whether one or more images that are given are one store, folder or set of scenes, and not photos."""
-    first = paths[0]
-    return len(paths) == 1 and (
-        first.startswith(("scenes", "gpu:")) or pathlib.Path(first).suffix == ".h5" or pathlib.Path(first).is_dir()
-    )
 
 
 def looking_first(name: str, command: click.Command) -> click.Command:

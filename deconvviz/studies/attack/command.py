@@ -12,6 +12,7 @@ import click
 from deconvviz.choices import ATTACK_LOSSES, EXPLAINED
 from deconvviz.cli.explaining import method_option, typed_options
 from deconvviz.cli.inputs import (
+    are_photos,
     class_number,
     folder_and_name,
     matched_outputs,
@@ -267,8 +268,7 @@ def _opened(paths: Sequence[str]) -> Images:
     from deconvviz.data.datasets import open_images
     from deconvviz.data.memory import InMemoryImages
 
-    first = pathlib.Path(paths[0])
-    if len(paths) == 1 and (first.suffix == ".h5" or first.is_dir() or paths[0].startswith(("scenes", "gpu:"))):
+    if not are_photos(paths):
         return open_images(paths[0])
     return InMemoryImages([read_image(path) for path in paths], names=[folder_and_name(path) for path in paths])
 

@@ -15,7 +15,8 @@ from deconvviz.errors import DataError
 from deconvviz.figures.overlay import draw_maps
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import HEADING, SMALL, Sheet, shortened
-from deconvviz.studies.comparison.result import NORMAL, RECOGNISED, STATUSES
+from deconvviz.metrics.intervals import NORMAL_95
+from deconvviz.studies.comparison.result import RECOGNISED, STATUSES
 
 if TYPE_CHECKING:
     from deconvviz.studies.comparison.decisions import Decisions
@@ -141,7 +142,7 @@ def _pair_words(layer: LayerComparison, channel: int) -> tuple[str, str]:
     status = ", ".join([layer.status(channel), *dead])
     return f"{number}: {status}", (
         f"correlation {layer.correlation[channel]:.2f}, sharpness {layer.sharpness_before[channel]:.2f} "
-        f"({layer.sharpened[channel]:+.2f} ± {NORMAL * layer.sharpness_error[channel]:.2f})"
+        f"({layer.sharpened[channel]:+.2f} ± {NORMAL_95 * layer.sharpness_error[channel]:.2f})"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deconvviz.metrics.intervals import correlation
+from deconvviz.metrics.intervals import NORMAL_95, correlation
 from deconvviz.notebook import Shown
 from deconvviz.results.files import atomic
 from deconvviz.results.results import Result, whole
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 KIND, SCHEMA = "comparison", 2
 RECOGNISED = 0.5  # correlation from which a filter counts as one of the other network: our choice
 SHARPER = 0.05  # rise of the Gini index from which a filter counts as sharper: our choice
-NORMAL = 1.96  # standard errors in half a 95 % interval
 GONE, NEW, SHARP, BLUNT, KEPT = "gone", "new", "sharper", "blunter", "kept"
 COLUMNS = (
     *("layer", "filter", "partner", "correlation", "same_number", "best_before", "best_after"),
@@ -119,7 +118,7 @@ class LayerComparison:
     @property
     def _clear_change(self) -> Floats:
         """float64 [C], the change of the Gini index from which it counts."""
-        return np.maximum(SHARPER, np.nextafter(NORMAL * self.sharpness_error, np.inf))
+        return np.maximum(SHARPER, np.nextafter(NORMAL_95 * self.sharpness_error, np.inf))
 
     @property
     def _recognised(self) -> Mask:

@@ -15,7 +15,7 @@ from deconvviz.cli.options import (
     limit_option,
     run_options,
 )
-from deconvviz.cli.outputs import beside, check_table, command_line, save_figure
+from deconvviz.cli.outputs import beside, check_table, command_line
 from deconvviz.errors import DataError
 from deconvviz.studies.ensembles.labels_command import CLASS, Asked, labelled_images, measure_labels
 from deconvviz.studies.ensembles.members_command import OpenedMembers, opened
@@ -86,12 +86,12 @@ def ensemble(
       deconvviz ensemble torchvision:squeezenet1_0:labels.pth test/ --labels test.csv -o precision.csv
     """
     table = check_table(out)
-    from deconvviz.data.datasets import open_images
+    from deconvviz.data.datasets import has_several_labels, open_images
 
     images = labelled_images(open_images(data), labels)
     opened_members = opened(models, images, device, names)
     asked = Asked(data=data, out=out, table=table, show=show, method=method, limit=limit, page=page, run=run)
-    if labels is not None or getattr(images, "known", None) is not None:
+    if has_several_labels(images):
         measure_labels(opened_members, images, asked)
         return
     _measure_classes(opened_members, models, images, asked)
@@ -113,15 +113,11 @@ def _measure_classes(opened_members: OpenedMembers, models: tuple[str, ...], ima
         sources={"networks": opened_members.origins, "command": command_line()},
         **asked.run.keywords(),
     )
-    result.save_csv(asked.table)
-    caption = caption_of(result, asked.data)
-    title = f"{counted(result.count, 'network')}, alone and together" if result.count > 1 else result.names[0]
-    save_figure(draw_ensemble(result, title, caption, asked.page), beside(asked.table, ".png"), caption)
+    asked.write(result, draw_ensemble, caption_of(result, asked.data))
     if asked.show:
         chosen = asked.chosen(images.labels >= 0)
         asked.draw_maps(ensemble_maps(opened_members.members, images, chosen, method=asked.method, names=named), CLASS)
-    click.echo(f"wrote {asked.table} and {beside(asked.table, '.h5')}")
-    click.echo(repr(result))
+    asked.say(result)
 
 
 def _common_outputs(opened: OpenedMembers, models: tuple[str, ...], images: Images) -> tuple[Ints, tuple[str, ...]]:

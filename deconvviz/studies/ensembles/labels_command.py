@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from deconvviz.cli.inputs import say_what_is_left_out
 from deconvviz.cli.outputs import beside, command_line, save_figure
 from deconvviz.errors import DataError
 from deconvviz.words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
     from deconvviz.data.datasets import Images
     from deconvviz.figures.page import Page
     from deconvviz.run.options import RunOptions
+    from deconvviz.studies.ensembles.labels_result import LabelEnsemble
     from deconvviz.studies.ensembles.members_command import OpenedMembers
-    from deconvviz.studies.ensembles.result import EnsembleMaps
+    from deconvviz.studies.ensembles.result import Ensemble, EnsembleMaps
     from deconvviz.types import Ints, Mask
 
+AnyEnsemble = TypeVar("AnyEnsemble", "Ensemble", "LabelEnsemble")
 CLASS, LABEL = "class", "label"
 
 
@@ -56,6 +63,17 @@ class Asked:
         indices = np.flatnonzero(known)
         return np.asarray(indices[evenly(len(indices), min(self.show, self.limit or self.show))], np.int64)
 
+    def write(self, result: AnyEnsemble, draw: Callable[[AnyEnsemble, str, str, Page], Figure], caption: str) -> None:
+        """Write the table and the figure beside the file; `draw` takes result, title, caption and page."""
+        result.save_csv(self.table)
+        title = f"{counted(result.count, 'network')}, alone and together" if result.count > 1 else result.names[0]
+        save_figure(draw(result, title, caption, self.page), beside(self.table, ".png"), caption)
+
+    def say(self, result: Ensemble | LabelEnsemble) -> None:
+        """Say what was written, and what was found."""
+        click.echo(f"wrote {self.table} and {beside(self.table, '.h5')}")
+        click.echo(repr(result))
+
     def draw_maps(self, maps: EnsembleMaps, what: str) -> None:
         """Draw the maps of a CLASS or a LABEL beside the table."""
         from deconvviz.studies.ensembles.figure import draw_ensemble_maps
@@ -75,7 +93,6 @@ def labelled_images(images: Images, labels: str | None) -> Images:
         DataError: the table cannot be read, has no row of any of the images, or differs from the labels that a store
             holds.
     """
-    from deconvviz.data.datasets import has_several_labels
     from deconvviz.data.label_table import LabelTable, labelled
 
     if labels is not None:
@@ -83,9 +100,7 @@ def labelled_images(images: Images, labels: str | None) -> Images:
         images = labelled(images, table)
         if others := len({*table.labels} - {*map(str, images.names)}):
             click.echo(f"{counted(others, 'image')} of {labels} are not among these: left out", err=True)
-    if has_several_labels(images) and not images.known.all():
-        lacking = f"no row in {labels}" if labels else "none of the store's labels"
-        click.echo(f"{int((~images.known).sum())} of {len(images)} images have {lacking}: left out", err=True)
+    say_what_is_left_out(images, labels)
     return images
 
 
@@ -111,10 +126,7 @@ def measure_labels(opened: OpenedMembers, images: Images, asked: Asked) -> None:
         sources={"networks": opened.origins, "command": command_line()},
         **asked.run.keywords(),
     )
-    result.save_csv(asked.table)
-    caption = caption_of_labels(result, asked.data)
-    title = f"{counted(result.count, 'network')}, alone and together" if result.count > 1 else result.names[0]
-    save_figure(draw_label_ensemble(result, title, caption, asked.page), beside(asked.table, ".png"), caption)
+    asked.write(result, draw_label_ensemble, caption_of_labels(result, asked.data))
     if asked.show:
         maps = ensemble_maps(
             opened.members,
@@ -125,8 +137,7 @@ def measure_labels(opened: OpenedMembers, images: Images, asked: Asked) -> None:
             outputs=outputs,
         )
         asked.draw_maps(maps, LABEL)
-    click.echo(f"wrote {asked.table} and {beside(asked.table, '.h5')}")
-    click.echo(repr(result))
+    asked.say(result)
 
 
 def _outputs(opened: OpenedMembers, images: Images) -> list[Ints]:

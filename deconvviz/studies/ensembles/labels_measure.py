@@ -17,7 +17,7 @@ from deconvviz.graph.network import Network
 from deconvviz.results.results import stamped
 from deconvviz.run.options import RunKeywords, RunOptions
 from deconvviz.studies.ensembles.labels_result import LabelEnsemble
-from deconvviz.studies.ensembles.measure import digest_of
+from deconvviz.studies.ensembles.measure import digest_of_numbers
 from deconvviz.studies.ensembles.passes import Member, Passes, check_members, resumed
 from deconvviz.types import Ints, Mask, Pathlike
 from deconvviz.words import counted
@@ -90,12 +90,12 @@ def label_ensemble(
     indices = _indices(images.known, limit)
     config = {
         "networks": [
-            {**each.as_dict(), "outputs": each.network.readout.kind, "of_labels": digest_of(own)}
+            {**each.as_dict(), "outputs": each.network.readout.kind, "of_labels": digest_of_numbers(own)}
             for each, own in zip(networks, every, strict=True)
         ],
         "labels": list(images.classes),
         "images_fingerprint": images.fingerprint,
-        "chosen": digest_of(indices),
+        "chosen": digest_of_numbers(indices),
         "precision": run.precision,
     }
     empty = LabelEnsemble.empty(config, stamped(sources), images.targets[indices])

@@ -13,7 +13,7 @@ from deconvviz.metrics.ranking import DRAWS, average_precision, resampled_averag
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
-from deconvviz.studies.ensembles.result import counts_of_rows, names_of_rows
+from deconvviz.studies.ensembles.rows import RowsOfNetworks
 from deconvviz.types import Floats, Ints, Mask, Pathlike
 from deconvviz.words import counted, in_points
 
@@ -37,7 +37,7 @@ LOWEST = 3  # labels that the text names
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelEnsemble(Shown, drawn_by="draw_label_ensemble"):
+class LabelEnsemble(RowsOfNetworks, Shown, drawn_by="draw_label_ensemble"):
     """How well several networks tell which of several labels images have, each alone and the first 2, 3, ... together.
 
     M networks have R = 2 M - 1 rows: first each network alone, then the mean of the probabilities (sigmoids) of the
@@ -89,24 +89,9 @@ class LabelEnsemble(Shown, drawn_by="draw_label_ensemble"):
         return bool(self.images == len(self.targets))
 
     @property
-    def count(self) -> int:
-        """The number of networks."""
-        return len(self.config["networks"])
-
-    @property
     def labels(self) -> tuple[str, ...]:
         """The names of the labels."""
         return tuple(self.config["labels"])
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The name of each row: the networks, then "the first 2" and so on, and "all 3" of three."""
-        return names_of_rows(self.config["networks"])
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """The number of networks in each row."""
-        return counts_of_rows(self.count)
 
     @property
     def positives(self) -> Ints:

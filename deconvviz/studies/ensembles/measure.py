@@ -86,8 +86,8 @@ def ensemble(
         "networks": [each.as_dict() for each in networks],
         "outputs": networks[0].network.outputs,
         "images_fingerprint": images.fingerprint,
-        "chosen": digest_of(indices),
-        "targets": digest_of(targets),
+        "chosen": digest_of_numbers(indices),
+        "targets": digest_of_numbers(targets),
         "precision": run.precision,
     }
     empty = Ensemble.empty(config, stamped(sources), len(indices))
@@ -161,5 +161,6 @@ def _indices(images: Images, outputs: Ints, limit: int | None) -> Ints:
     return indices if limit is None else np.asarray(indices[spread(labels[indices], limit)], np.int64)
 
 
-def digest_of(numbers: Ints) -> str:
+def digest_of_numbers(numbers: Ints) -> str:
+    """Return how many numbers there are and a digest of them, as text for a file's settings."""
     return f"{len(numbers)}, SHA-256 {hashlib.sha256(numbers.tobytes()).hexdigest()[:12]}"

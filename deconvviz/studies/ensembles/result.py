@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from deconvviz.metrics.intervals import paired_interval
 from deconvviz.notebook import Shown
 from deconvviz.results.results import Result, whole
 from deconvviz.results.tables import to_frame, write_csv
+from deconvviz.studies.ensembles.rows import RowsOfNetworks
 from deconvviz.types import Floats, Ints, Mask, Pathlike
 from deconvviz.words import counted, in_points
 
@@ -40,7 +41,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble(Shown, drawn_by="draw_ensemble"):
+class Ensemble(RowsOfNetworks, Shown, drawn_by="draw_ensemble"):
     """How several networks classify some images, each alone and the first two, three, ... of them together.
 
     M networks have R = 2 M - 1 rows: first each network alone, then the mean of the probabilities of the first 2, 3,
@@ -93,21 +94,6 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
     def complete(self) -> bool:
         """Whether every image is done."""
         return bool(self.images == self.ranks.shape[1])
-
-    @property
-    def count(self) -> int:
-        """The number of networks."""
-        return len(self.config["networks"])
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The name of each row: the networks, then "the first 2" and so on, and "all 3" of three."""
-        return names_of_rows(self.config["networks"])
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """The number of networks in each row."""
-        return counts_of_rows(self.count)
 
     @property
     def top(self) -> int | None:
@@ -189,26 +175,6 @@ class Ensemble(Shown, drawn_by="draw_ensemble"):
             best = self.names[self.best]
             lines.append(f"  all against {best}, the best alone: error {in_points(-gain, -high, -low, signed=True)}")
         return "\n".join(lines)
-
-
-def names_of_rows(networks: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the names of the rows of an ensemble's result, from what it says of its networks.
-
-    >>> names_of_rows([{"name": "a"}, {"name": "b"}, {"name": "c"}])
-    ('a', 'b', 'c', 'the first 2', 'all 3')
-    """
-    alone, count = [str(network["name"]) for network in networks], len(networks)
-    several = [f"the first {number}" for number in range(2, count)]
-    return (*alone, *several, *([f"all {count}"] if count > 1 else []))
-
-
-def counts_of_rows(networks: int) -> tuple[int, ...]:
-    """Return the number of networks in each row of an ensemble's result.
-
-    >>> counts_of_rows(3)
-    (1, 1, 1, 2, 3)
-    """
-    return (*(1 for _ in range(networks)), *range(2, networks + 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,6 +11,7 @@ import click
 
 from deconvviz.choices import BORDERS, OCCLUDER_FILLS, STRONGEST
 from deconvviz.cli.inputs import (
+    are_photos,
     class_number,
     folder_and_name,
     integers,
@@ -195,7 +196,7 @@ def occlude(
 
     check_figure(out)
     network, preprocess, loaded = open_model(model, options, [layer] if layer else ())
-    if _are_files(images):
+    if are_photos(images):
         class_names = output_names(loaded, names, network)
         subjects = _from_files(images, indices, preprocess)
     else:
@@ -265,12 +266,6 @@ class OutputNames(NamedTuple):
     network: Network
     names: Sequence[str]
     required: bool
-
-
-def _are_files(images: Sequence[str]) -> bool:
-    """Return whether IMAGES are picture files, and not one set of images."""
-    first = pathlib.Path(images[0])
-    return len(images) > 1 or not (first.suffix == ".h5" or first.is_dir() or images[0].startswith("scenes"))
 
 
 def _from_files(paths: Sequence[str], indices: str | None, preprocess: Preprocess) -> Subjects:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from deconvviz.choices import HEADS
-from deconvviz.cli.inputs import with_input
+from deconvviz.cli.inputs import say_what_is_left_out, with_input
 from deconvviz.cli.options import option_group
 from deconvviz.errors import ModelError
 
@@ -69,7 +69,6 @@ class HeadOptions:
             DataError: the table cannot be read, has images that are in neither dataset, or differs from the labels that
                 a store holds; or both datasets have other labels.
         """
-        from deconvviz.data.datasets import has_several_labels
         from deconvviz.data.label_table import LabelTable, labelled
         from deconvviz.studies.training.labelled import require_same_labels
 
@@ -79,9 +78,8 @@ class HeadOptions:
             images, validation = labelled(images, table), None if validation is None else labelled(validation, table)
         require_same_labels(images, validation)
         for each in (images, validation):
-            if each is not None and has_several_labels(each) and not each.known.all():
-                lacking = f"no row in {self.labels}" if self.labels else "none of the store's labels"
-                click.echo(f"{int((~each.known).sum())} of {len(each)} images have {lacking}: left out", err=True)
+            if each is not None:
+                say_what_is_left_out(each, self.labels)
         return images, validation
 
     def beginning(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deconvviz.arrays import widened
+
 
 class _Branches(torch.autograd.Function):
     """Two copies of x; backwards, the second one's gradient is shortened to a multiple of the first one's."""
@@ -51,5 +53,4 @@ def branches(x: Tensor, at_most: float) -> tuple[Tensor, Tensor]:
 
 def _lengths(gradient: Tensor) -> Tensor:
     """Return the length of each filter's gradient [N, K, h, w] in at least float32, [1, K, 1, 1]."""
-    exact = gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
-    return exact.square().sum((0, 2, 3), keepdim=True).sqrt()
+    return gradient.to(widened(gradient.dtype)).square().sum((0, 2, 3), keepdim=True).sqrt()
