@@ -80,7 +80,7 @@ def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan
         window = needed[node]
         if window is not None and (not geometry.local or _covers(window, lengths(node))):
             window = needed[node] = None
-        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+        for source, reach in edges(node):
             step = None if window is None or reach is None else then(window, reach)
             needed[source] = _union(needed[source], step, source) if source in needed else step
     return WindowPlan(tuple(steps), {node: window for node, window in needed.items() if window is not None})
@@ -105,6 +105,17 @@ def descendants(nodes: Sequence[fx.Node], steps: Sequence[fx.Node]) -> set[fx.No
         if any(source in after or source in nodes for source in step.all_input_nodes):
             after.add(step)
     return after
+
+
+def edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
+    """Return the inputs of a node that depend on the image, and the rows and columns that it reads of each."""
+    geometry: Geometry = node.meta["geometry"]
+    return list(zip(data_inputs(node), geometry.reach, strict=True))
+
+
+def stays(source: fx.Node, reach: Reach | None, node: fx.Node) -> bool:
+    """Return whether each position of a node's map is computed from the same position of an input's map alone."""
+    return reach == (SAME, SAME) and lengths(source) == lengths(node)
 
 
 def _covers(window: Reach, sizes: tuple[int, int]) -> bool:

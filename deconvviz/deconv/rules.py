@@ -39,23 +39,20 @@ RULES: Registry[Rectify] = Registry("rule")
 
 def _gradient(call: Call, signal: Tensor) -> Tensor:
     if op_name(call.node) == "relu":
-        return torch.where(call.inputs[0] > 0, signal, 0)  # not a product: where it is off, inf and NaN end too
+        passed: Tensor = torch.ops.aten.threshold_backward(signal, call.inputs[0], 0)
+        return passed  # not a product: where it is off, inf and NaN end too
     product = vector_jacobian(call, signal)[0]
     assert product is not None
     return product
 
 
 def _deconvnet(call: Call, signal: Tensor) -> Tensor:
-    return torch.where((signal > 0) & signal.isfinite(), signal, 0)  # behind a root of zero it is infinite
+    return signal.nan_to_num(0, 0, 0).clamp_(min=0)  # behind a root of zero it is infinite
 
 
 def _guided(call: Call, signal: Tensor) -> Tensor:
-    x = call.inputs[0]
-    passed = x > 0
-    cap = _cap(call)
-    if cap < math.inf:
-        passed = passed & (x < cap)
-    return torch.where(passed & (signal > 0), signal, 0)
+    passed: Tensor = torch.ops.aten.hardtanh_backward(_deconvnet(call, signal), call.inputs[0], 0, _cap(call))
+    return passed
 
 
 def _cap(call: Call) -> float:

@@ -3,9 +3,10 @@
 `plan.make_plan` walks the graph backwards from a layer and notes for every value the interval of rows and columns
 on which a unit at position (y, x) depends. Units of one layer have windows of one size, so they form batches. A value
 is kept either as a whole, one for each distinct image, or as windows, one for each unit. A window may extend beyond the
-border of its map. Positions outside hold zero there, which is what the padding of a convolution would be; max pooling
-reads minus infinity instead, and average pooling divides by its own count. So the value, the switches and the
-projection of a unit are exact.
+border of its map. An op that reads beside its own position finds zero there, which is what the padding of a convolution
+would be; max pooling reads minus infinity instead, and average pooling divides by its own count. So the value, the
+switches and the projection of a unit are exact. An op that reads its own position alone, such as a rectifier, is left
+to compute anything outside the map: nothing else is made of it.
 
 Where many units share few images, their windows overlap, and running forward once over the whole images costs less than
 over all windows (`whole`). The way back runs on windows all the same: those of the switches, and of values where a rule
@@ -25,14 +26,14 @@ from torch import Tensor, fx
 from deconvviz.deconv import switches
 from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan
 from deconvviz.deconv.places import Places
-from deconvviz.deconv.plan import WindowPlan, descendants, then
+from deconvviz.deconv.plan import WindowPlan, descendants, edges, stays, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.totals import kept_by, total_of
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
-from deconvviz.graph.reach import Geometry, Reach, axes_of, data_inputs, lengths, shape_of
+from deconvviz.graph.reach import Reach, axes_of, data_inputs, lengths, shape_of
 
 
 @dataclass
@@ -143,29 +144,27 @@ class Sweep:
         return call
 
     def _run_window(self, node: fx.Node) -> Tensor:
-        op, window = op_of(node), self.plan.windows[node]
+        op = op_of(node)
         call = self._window_call(node)
         out = switches.execute(call)
         if op.counts:
             call.extra["counts"] = self._counts(node)
             out = out / call.extra["counts"]
         self.calls[node] = call
-        call.out = self._filled(out, node, window, 0.0)
-        return call.out
+        call.out = out
+        return out
 
     def _window_call(self, node: fx.Node, reads: bool = True) -> Call:
         """Return the call of a node on windows; its inputs have their shapes alone where nothing reads their values."""
         op, window = op_of(node), self.plan.windows[node]
-        geometry: Geometry = node.meta["geometry"]
         inputs = []
-        for source, reach in zip(data_inputs(node), geometry.reach, strict=True):
+        for source, reach in edges(node):
             assert reach is not None
             needed = then(window, reach)
             if not reads:
                 inputs.append(self.values[source].new_empty(self._window_shape(source, needed)))
                 continue
-            value = self._fetch(source, needed)
-            inputs.append(self._filled(value, source, needed, op.fill) if op.fill else value)
+            inputs.append(self._fetch(source, needed, None if stays(source, reach, node) else op.fill))
         return self._call(node, inputs, len(self.places.index), (window[0].size, window[1].size))
 
     def _window_shape(self, node: fx.Node, window: Reach) -> list[int]:
@@ -175,16 +174,17 @@ class Sweep:
             shape[axis] = interval.size
         return shape
 
-    def _fetch(self, source: fx.Node, window: Reach) -> Tensor:
-        """Return one input on the window that its reader needs, [N, ...]."""
-        stored = self.windows.get(source)
-        if stored is None:
-            return self.cut(self.values[source], source, window)
-        value, axes = self.values[source], axes_of(source)
+    def _fetch(self, source: fx.Node, window: Reach, fill: float | None) -> Tensor:
+        """Return one input on the window that its reader needs, [N, ...]; `fill` is what it reads outside the map."""
+        stored, value, axes = self.windows.get(source), self.values[source], axes_of(source)
         assert axes is not None
-        for axis, stored_interval, interval in zip(axes, stored, window, strict=True):
-            value = value.narrow(axis, interval.low - stored_interval.low, interval.size)
-        return value
+        if stored is None:
+            value = self.cut(value, source, window)
+        else:
+            for axis, stored_interval, interval in zip(axes, stored, window, strict=True):
+                value = value.narrow(axis, interval.low - stored_interval.low, interval.size)
+        zero_outside = stored is None or source is self.network.image
+        return value if fill is None or (zero_outside and fill == 0) else self._filled(value, source, window, fill)
 
     def cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
         """Cut the window of each unit out of whole maps [M, ...]; it is zero outside the map."""
@@ -192,14 +192,11 @@ class Sweep:
         assert axes is not None
         return self.places.cut(value, window, axes)
 
-    def outside(self, node: fx.Node, window: Reach) -> Tensor | None:
-        """Return a mask, true outside the map, that broadcasts over the window; None where nothing is outside."""
+    def _filled(self, value: Tensor, node: fx.Node, window: Reach, fill: float) -> Tensor:
+        """Return a value on windows that holds `fill` outside the map."""
         axes = axes_of(node)
         assert axes is not None
-        return self.places.outside(window, axes, len(shape_of(node)), lengths(node))
-
-    def _filled(self, value: Tensor, node: fx.Node, window: Reach, fill: float) -> Tensor:
-        outside = self.outside(node, window)
+        outside = self.places.outside(window, axes, value.dim(), lengths(node))
         return value if outside is None else value.masked_fill(outside, fill)
 
     def _inside(self, node: fx.Node, windowed: bool) -> Tensor | None:
@@ -305,13 +302,14 @@ class Sweep:
         window = self.plan.windows.get(node)
         call = self._window_of_call(node, policy) if window else self._expanded(node, policy)
         if window:
-            signal = self._filled(signal, node, window, 0.0)
+            if not all(stays(source, reach, node) for source, reach in edges(node)):
+                signal = self._filled(signal, node, window, 0.0)
             if "counts" in call.extra:
                 signal = signal / call.extra["counts"]
         if not is_linear(node):
             self.linearised.add(op_name(node))
         parts = self._transposed(call, signal, policy)
-        for (source, reach), part in zip(_edges(node), parts, strict=True):
+        for (source, reach), part in zip(edges(node), parts, strict=True):
             if part is not None:
                 placed = self._placed(part, source, then(window, reach) if window and reach else None)
                 signals[source] = signals[source] + placed if source in signals else placed
@@ -393,8 +391,3 @@ class Sweep:
             view = view.narrow(axis, interval.low - stored_interval.low, interval.size)
         view.copy_(part)
         return out
-
-
-def _edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
-    geometry: Geometry = node.meta["geometry"]
-    return list(zip(data_inputs(node), geometry.reach, strict=True))
