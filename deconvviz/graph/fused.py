@@ -1,6 +1,8 @@
 """A convolution with its bias, a sum and the rectifier after it as one call of cuDNN, where only a forward pass runs.
 
-On a GPU each of these ops reads and writes the whole map; cuDNN's fused kernels write it once.
+On a GPU each of these ops reads and writes the whole map; cuDNN's fused kernels write it once. Their rectifiers may make
+zero of NaN, so that a filter with a weight that is not finite would look dead; it stays as it is. On a CPU oneDNN has
+such calls too, and they do make zero of NaN: they are not used.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def with_fused_rectifiers(network: Network, keep: frozenset[str]) -> Network:
     out = network.replaced(network.graph, dict(network.tensors))
     for node in list(out.graph.nodes):
         parts = _parts(node, keep)
-        if parts is None:
+        if parts is None or not _finite(network, parts[0]):
             continue
         convolution, addend = parts
         x, weight, bias, stride, padding, dilation, _ = _arguments(convolution)
@@ -89,6 +91,11 @@ def _parts(node: fx.Node, keep: frozenset[str]) -> tuple[fx.Node, fx.Node | None
         if whole and addend.meta["data"] and _fusable(convolution, keep):
             return (convolution, addend) if addend not in (convolution, convolution.args[0]) else None
     return None
+
+
+def _finite(network: Network, convolution: fx.Node) -> bool:
+    """Return whether the weights and biases of a convolution are finite."""
+    return all(bool(network.tensors[str(part.target)].isfinite().all()) for part in _arguments(convolution)[1:3])
 
 
 def _alone(node: Any, keep: frozenset[str]) -> bool:

@@ -49,3 +49,12 @@ def test_values_that_are_read_stay() -> None:
     with torch.inference_mode():
         assert torch.equal(kept.activations(x, ["one"])["one"], network.activations(x, ["one"])["one"])
         assert kept.activations(x, ["one"])["one"].min() < 0  # before its rectifier
+
+
+def test_a_filter_that_is_not_finite_is_not_hidden_by_a_fused_rectifier() -> None:
+    blocks = Blocks().eval()
+    with torch.no_grad():
+        blocks.one.weight[1, 0, 0, 0] = torch.nan
+    fused = with_fused_rectifiers(with_folded_norms(dv.capture(blocks, (3, 12, 10)), []), frozenset())
+    weights = {str(node.args[1].target) for node in fused.graph.nodes if node.target is conv_relu}
+    assert len(weights) == 2 and not any("one" in name for name in weights)
