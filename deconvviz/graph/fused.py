@@ -1,8 +1,8 @@
 """A convolution with its bias, a sum and the rectifier after it as one call of cuDNN, where only a forward pass runs.
 
-On a GPU each of these ops reads and writes the whole map; cuDNN's fused kernels write it once. Their rectifiers may make
-zero of NaN, so that a filter with a weight that is not finite would look dead; it stays as it is. On a CPU oneDNN has
-such calls too, and they do make zero of NaN: they are not used.
+On a GPU each of these ops reads and writes the whole map; cuDNN's fused kernels write it once. Their rectifiers may
+make zero of NaN, so that a filter with a weight that is not finite would look dead; it stays as it is. On a CPU oneDNN
+has such calls too, and they do make zero of NaN: they are not used.
 """
 
 from __future__ import annotations
