@@ -32,7 +32,7 @@ def _conv_reach(node: fx.Node) -> Geometry:
 
 def _conv_relu_reach(node: fx.Node) -> Geometry:
     """The geometry of `fused.conv_relu`: a convolution of its first input, and a sum with the second one, if any."""
-    _, weight, _, stride, padding, dilation, addend = node.args
+    _, weight, _, stride, padding, dilation, _, addend, _ = node.args
     slid = reach.window_reach(reach.shape_of(weight)[2:], stride, padding, dilation)  # type: ignore[arg-type]
     return Geometry((2, 3), (slid,) if addend is None else (slid, (reach.SAME, reach.SAME)))
 
