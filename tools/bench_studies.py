@@ -166,6 +166,24 @@ def dissection(bench: Any, race: Race, model: nn.Module, network: dv.Network, ph
         bench.add(title, f"the fast network's bare passes, to {layer} only", (mine, to_layer))
 
 
+def lesions(bench: Any, race: Race, model: nn.Module, network: dv.Network, photos: dv.ImageStore) -> None:
+    """Every filter of three layers of SqueezeNet silenced in turn, against as many bare passes of the whole model."""
+    count, preprocess = 4 if bench.quick else 16, dv.Preprocess(resize=None, crop=network.input_shape[1])
+    prepare = dv.Preprocess(resize=256, crop=network.input_shape[1])
+    pictures = [prepare.picture(photos[number][0]) for number in range(count)]
+    images, x = dv.InMemoryImages(pictures, [0] * count, ("any",)), torch.randn(32, *network.input_shape)
+
+    def ours(layer: str) -> None:
+        dv.lesion(network, images, [layer], preprocess=preprocess, outputs=[0], progress=False)
+
+    for layer in ("features.3", "features.7", "features.12"):
+        mine, one = race(1 if bench.quick else 2, lambda n=layer: ours(n), lambda: forward(model, x))
+        filters = network.layer(layer).units[0]
+        passes = one / len(x) * count * (1 + filters)
+        title = f"silence each of {filters} filters of {layer}, SqueezeNet, {count} photos"
+        bench.add(title, "the model's bare passes", (mine, passes))
+
+
 def visualise(bench: Any, race: Race, model: nn.Module, network: dv.Network) -> None:
     """Nine pictures of SqueezeNet's features.7 by 512 steps, against as many bare passes forward and backward."""
     channels, side, steps = list(range(0, 90, 10)), 128, 64 if bench.quick else 512
