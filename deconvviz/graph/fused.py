@@ -45,7 +45,8 @@ def conv_relu(
     3.0
     """
     window: Any = (stride, padding, dilation, groups)
-    if torch.is_grad_enabled() or x.dtype != weight.dtype or not fuses(x.device, x.dtype) or not x.numel():
+    plain = not x.is_cuda and (x.dtype != torch.bfloat16 or not _bf16_by_onednn())
+    if plain or torch.is_grad_enabled() or x.dtype != weight.dtype or not x.numel():
         value = functional.conv2d(x, weight, bias, *window)
         return (value if addend is None else value + addend).clamp_(0, highest)
     if x.is_cuda:
