@@ -48,6 +48,7 @@ def occlude(bench: Any, race: Race, device: torch.device) -> None:
                 targets=[3],
                 fill="mean",
                 channel=channel,
+                rule="deconvnet",
                 batch_size=BATCH,
                 precision=precision,
                 progress=False,
