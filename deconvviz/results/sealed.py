@@ -16,7 +16,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -59,7 +59,9 @@ def sealed(path: Pathlike) -> Iterator[h5py.File]:
         with Sink(temporary) as sink, h5py.File(sink, "w", userblock_size=BLOCK) as file:
             yield file
         with temporary.open("r+b") as raw:
-            raw.write(MAGIC + _digest(temporary))
+            digest = _digest(raw)
+            raw.seek(0)
+            raw.write(MAGIC + digest)
 
 
 def is_sealed(path: Pathlike) -> bool:
@@ -78,47 +80,48 @@ def check_seal(path: Pathlike) -> bool:
         DataError: its bytes are not those that were sealed.
         OSError: it cannot be read, or is open for writing in another program.
     """
-    status = os.stat(path)  # noqa: PTH116, follows links as open does
-    state = status.st_mtime_ns, status.st_size, status.st_ino
     key = os.path.realpath(path)
-    if _checked.get(key) == state:
-        return True
-    if not is_sealed(path):
-        return False
-    with pathlib.Path(path).open("rb") as file:
-        told = file.read(BLOCK)[len(MAGIC) :][:32]
-    if told != _digest(pathlib.Path(path)):
-        if _is_locked(path):  # HDF5 marks a file that is open for writing
-            raise BlockingIOError(errno.EAGAIN, "unable to lock the file")
-        raise DataError(
-            f"{path} is damaged or was changed: its content is not what was written; restore it, or remove it and make "
-            "it again"
-        )
+    with pathlib.Path(path).open(
+        "rb"
+    ) as file:  # once: a job may put its next commit in the place of this file meanwhile
+        status = os.fstat(file.fileno())
+        state = status.st_mtime_ns, status.st_size, status.st_ino
+        if _checked.get(key) == state:
+            return True
+        head = file.read(BLOCK)
+        if not head.startswith(MAGIC):
+            return False
+        if head[len(MAGIC) :][:32] != _digest(file):
+            if _is_locked(file):  # HDF5 marks a file that is open for writing
+                raise BlockingIOError(errno.EAGAIN, "unable to lock the file")
+            raise DataError(
+                f"{path} is damaged or was changed: its content is not what was written; restore it, or remove it and "
+                "make it again"
+            )
     _checked[key] = state
     return True
 
 
-def _is_locked(path: Pathlike) -> bool:
+def _is_locked(file: BinaryIO) -> bool:
     """Return whether another process has locked a file for writing, as HDF5 does."""
     try:
         import fcntl
     except ImportError:  # where HDF5 does not lock like this either
         return False
-    with pathlib.Path(path).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        fcntl.flock(file, fcntl.LOCK_UN)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
     return False
 
 
-def _digest(path: pathlib.Path) -> bytes:
+def _digest(file: BinaryIO) -> bytes:
+    """Return the digest of all bytes of an open file that the seal does not hold."""
     digest = hashlib.blake2b(digest_size=32)
-    with path.open("rb") as file:
-        file.seek(BLOCK)
-        while chunk := file.read(READ):
-            digest.update(chunk)
+    file.seek(BLOCK)
+    while chunk := file.read(READ):
+        digest.update(chunk)
     return digest.digest()
 
 
