@@ -43,8 +43,8 @@ from deconvviz.cam.targets import Scorer, Target
 from deconvviz.choices import Precision
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError
-from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.calling import Call
+from deconvviz.graph.computing import computing
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import class_label
@@ -149,7 +149,7 @@ class Explainer:
             CamError: the layer has no rows and columns, or the network lacks the structure that the method needs.
         """
         self.passes, self.extras = Counter(), {}
-        with outside_inference_mode(), torch.no_grad(), arithmetic("fp32"):
+        with outside_inference_mode(), torch.no_grad(), computing("fp32"):
             x = differentiable(as_input(x, self.network, self.how.preprocess))
             chosen = as_target(target, self.network, self.how.classes)
             layers = self.layers if self.method.needs in ("layer", "layers") else ()

@@ -30,7 +30,7 @@ from deconvviz.deconv.plan import WindowPlan, descendants, edges, stays, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.totals import kept_by, total_of
 from deconvviz.errors import ProjectionError
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
 from deconvviz.graph.reach import Reach, axes_of, data_inputs, lengths, shape_of
@@ -81,7 +81,7 @@ class Sweep:
         Args:
             windows: [N, C, h, w], what the units see, where it is not to be cut out of the images.
         """
-        with arithmetic(self.network.precision):
+        with computing(self.network.precision):
             for node in self.plan.steps:
                 if node is self.network.image:
                     self.values[node] = self._image(node) if windows is None else windows
@@ -276,7 +276,7 @@ class Sweep:
         signals, passed = dict(seeds), descendants(nodes, self.plan.steps)
         totals = None if taken is None else {node: total_of(seed) for node, seed in seeds.items()}
         arrived: dict[fx.Node, Tensor] = {}
-        with arithmetic(self.network.precision):
+        with computing(self.network.precision):
             for node in reversed(self.plan.steps):
                 if node in nodes and node in signals:
                     arrived[node] = signals[node]

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from deconvviz.choices import OUTPUTS
 from deconvviz.errors import CaptureError, LayerNotFound, nearest, require_choice
 from deconvviz.graph import layers as tables
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.graph.digest import fingerprint
 from deconvviz.graph.fast import DTYPES, accelerated, in_bf16, in_channels_last, with_folded_norms
 from deconvviz.graph.inputs import check_shape, checked_images
@@ -182,7 +182,7 @@ class Network(WithScores):
         plan = self._plan(frozenset(given), tuple(targets))
         values: Values = {**given, self.batch_size: batch_size}
         overwriting = plan.overwriting if self.precision != "as captured" and not torch.is_grad_enabled() else ()
-        with arithmetic(self.precision):
+        with computing(self.precision):
             for node in plan.steps:
                 if node in overwriting:  # saves a copy of the map
                     values[node] = torch.relu_(values[node.all_input_nodes[0]])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.errors import DataError, ModelError, TrainingError
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.models.checkpoints import read_file
 from deconvviz.results.files import atomic
 
@@ -97,7 +97,7 @@ def run_steps(
         bar: a progress bar over the steps.
         precision: of what the steps compute, both ways.
     """
-    with arithmetic(precision):
+    with computing(precision):
         _run_steps(training, per_epoch, total, commit_every, bar)
 
 

@@ -23,8 +23,8 @@ from deconvviz.cam.shaping import shaped
 from deconvviz.choices import Precision
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.errors import CamError, CaptureError, DataError
-from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.choose import maps_behind
+from deconvviz.graph.computing import computing
 from deconvviz.graph.embedding import default_embedding, embedding_network
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
 from deconvviz.graph.network import Network
@@ -120,7 +120,7 @@ class PairExplainer:
             CaptureError: the images have another shape than the network takes, or do not fit in memory.
             CamError: the method cannot explain the network.
         """
-        with outside_inference_mode(), torch.no_grad(), arithmetic("fp32"):
+        with outside_inference_mode(), torch.no_grad(), computing("fp32"):
             x = tuple(differentiable(as_input(images, self.network, self.how.preprocess)) for images in (a, b))
             if x[0].shape != x[1].shape or x[0].dim() != 4 or not len(x[0]):
                 shapes = " and ".join(str(list(images.shape)) for images in x)

@@ -16,7 +16,7 @@ from deconvviz.data.feed import Feed
 from deconvviz.data.preprocess import Preprocess
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError, missing_library, require
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.graph.network import Network
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.dissection.scores import ALL, ConceptScore, ConceptScores
@@ -145,7 +145,7 @@ class DirectionRun:
                     value = value.detach().requires_grad_(True)
                     classes = self.network.readout.scores(tail(value))
                     chosen = classes[torch.arange(len(targets), device=device), targets].sum()
-                    with arithmetic("fp32"):
+                    with computing("fp32"):
                         (gradient,) = torch.autograd.grad(chosen, value)
                     rows[layer].append(self.network.maps(layer, gradient).sum((2, 3)).double().cpu().numpy())
                 bar.update(len(places))

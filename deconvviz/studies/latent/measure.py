@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from deconvviz.errors import DataError, ModelError
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.models.labels import output_named
 from deconvviz.results.folders import claim
 from deconvviz.results.results import stamped
@@ -93,7 +93,7 @@ def latent(
     judge = None if scorer is None else Scorer(scorer, generator.image_shape, str(target))
     layers = _layers(generator, how)
     _try_out(generator, judge, segment, how)
-    with tempfile.TemporaryDirectory() as temporary, arithmetic("fp32"):
+    with tempfile.TemporaryDirectory() as temporary, computing("fp32"):
         place = pathlib.Path(temporary if out is None else out)
         now = {"generator": generator.fingerprint, "scorer": judge and judge.network.fingerprint, **how.as_config()}
         claim(place, "latent-job", {name: now[name] for name in ("generator", "scorer", "samples", "seed")})

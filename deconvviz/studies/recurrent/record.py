@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deconvviz.errors import DataError
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.results.features import Features, FeatureWriter, write_features
 from deconvviz.results.results import stamped
 from deconvviz.run.options import RunOptions
@@ -66,7 +66,7 @@ def record(
     widths = {f"{layer}.{state}": model.units for layer in model.layers for state in STATES[model.kind]}
     starts = np.array([0, len(sequences)]) if carry else sequences.starts
     rows = write_features(out, widths, sequences.ids, sequences.vocabulary, config, stamped(sources), row_of="step")
-    with rows as writer, arithmetic("fp32"):
+    with rows as writer, computing("fp32"):
         _Recording(model.to(model.device, torch.float32), sequences, starts, run).run(writer)
     return Features(out)
 

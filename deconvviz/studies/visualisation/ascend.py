@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.graph.evaluating import outside_inference_mode
 from deconvviz.studies.visualisation.canvas import Canvas
 from deconvviz.types import Floats
@@ -95,7 +95,7 @@ def ascended(canvas: Canvas, loss: Loss, steps: int, rate: float | None, settle:
     kind = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}[canvas.algorithm]
     optimiser: torch.optim.Optimizer = kind([canvas.parameters], lr=start)
     curve = []
-    with outside_inference_mode(), torch.enable_grad(), arithmetic("fp32"):
+    with outside_inference_mode(), torch.enable_grad(), computing("fp32"):
         for step in range(steps):
             if settle:
                 optimiser.param_groups[0]["lr"] = start * (1 + math.cos(math.pi * step / steps)) / 2
@@ -107,7 +107,7 @@ def ascended(canvas: Canvas, loss: Loss, steps: int, rate: float | None, settle:
 def seconds_of_a_step(canvas: Canvas, loss: Loss) -> float:
     """Return how long a step takes, from a few that leave the canvas as it is."""
     times = []
-    with outside_inference_mode(), torch.enable_grad(), arithmetic("fp32"):
+    with outside_inference_mode(), torch.enable_grad(), computing("fp32"):
         for _ in range(TIMED):
             begin = time.perf_counter()
             (gradient,) = torch.autograd.grad(loss(canvas.pictures(), 0).sum(), canvas.parameters)

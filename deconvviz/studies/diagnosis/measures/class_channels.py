@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvviz.graph.arithmetic import arithmetic
 from deconvviz.graph.choose import last_maps
+from deconvviz.graph.computing import computing
 from deconvviz.metrics.class_channels import channel_strengths, class_masks, score_gradient, surest
 from deconvviz.studies.diagnosis.subject import Subject, remembered
 from deconvviz.types import Floats, Ints, Mask
@@ -195,7 +195,7 @@ def _sent_back(
 def _of_batch(subject: Subject, layer: str, x: Tensor, outputs: Tensor) -> Tensor:
     network = subject.network
     value, tail = network.split(layer, x)
-    with torch.enable_grad(), arithmetic("fp32"):
+    with torch.enable_grad(), computing("fp32"):
         value = value.detach().requires_grad_()
         gradient = score_gradient(network.readout.scores(tail(value)), outputs, value)
     g, maps = network.maps(layer, gradient), network.maps(layer, value.detach())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deconvviz.data.pictures import side_that_holds
 from deconvviz.data.truth import OBJECT, Truth, bounds
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import axes_of, data_inputs, shape_of
@@ -75,7 +75,7 @@ def effective_fields(
     random = torch.Generator().manual_seed(seed)
     for batch in batches:
         x = batch.detach().clone().requires_grad_()
-        with torch.enable_grad(), arithmetic("fp32"):
+        with torch.enable_grad(), computing("fp32"):
             values = network.activations(x, with_maps)
             for place, name in enumerate(with_maps):
                 maps = network.maps(name, values[name])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deconvviz.arrays import evenly
 from deconvviz.data.truth import OBJECT
-from deconvviz.graph.arithmetic import arithmetic
+from deconvviz.graph.computing import computing
 from deconvviz.graph.reach import axes_of
 from deconvviz.studies.diagnosis.subject import Subject, remembered
 from deconvviz.types import Floats, Ints, Mask
@@ -112,7 +112,7 @@ def outside_object(subject: Subject) -> tuple[Outside, ...]:
 def _sizes(subject: Subject, layers: Sequence[str], x: Tensor, classes: Tensor) -> list[Tensor]:
     """Return the size of the gradient at each place of each layer, [n, h, w]."""
     network = subject.network
-    with torch.enable_grad(), arithmetic("fp32"):
+    with torch.enable_grad(), computing("fp32"):
         values, output = network.observed(x.detach().requires_grad_(), layers)
         score = network.readout.scores(output).gather(1, classes[:, None]).sum()
         gradients = torch.autograd.grad(score, list(values.values()), allow_unused=True)
