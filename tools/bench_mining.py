@@ -85,14 +85,13 @@ def _repeated(run: Callable[[Tensor], Any], x: Tensor, count: int) -> None:
 
 
 def _reduced(network: dv.Network, x: Tensor, layers: Sequence[str] = STAGES) -> None:
-    values = network.activations(x, layers)
     images = torch.arange(len(x), device=x.device)
     for name in layers:
         channels, _, columns = network.layer(name).units
         empty = MinedLayer(name=name, top=TopK.empty(channels, 9), activity=Activity.empty(channels))
         if name not in _TABLES or _TABLES[name].keys.device != x.device:
             _TABLES[name] = LayerTable.of(empty, columns, x.device)
-        _TABLES[name].with_batch(network.maps(name, values.pop(name)), images)
+    network.reduced(x, layers, lambda name, value: _TABLES[name].with_batch(network.maps(name, value), images))
 
 
 _TABLES: dict[str, LayerTable] = {}

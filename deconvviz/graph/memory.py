@@ -35,12 +35,13 @@ def free_bytes(device: torch.device) -> int | None:
     return int(available.split()[1]) * 1024
 
 
-def bytes_of_one(network: Network, layers: Sequence[str] | None = None) -> int:
+def bytes_of_one(network: Network, layers: Sequence[str] | None = None, kept: bool = True) -> int:
     """Return the bytes that one image takes while a network runs forward: the most that lives at the same time.
 
     Args:
         network: a network in the form in which it runs.
         layers: names of the layers whose values are asked for; None for what the network returns.
+        kept: whether these values are kept to the end, or reduced as soon as they are there (`Network.reduced`).
 
     >>> import deconvviz as dv
     >>> network = dv.capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), (3, 10, 10))
@@ -48,7 +49,7 @@ def bytes_of_one(network: Network, layers: Sequence[str] | None = None) -> int:
     True
     """
     targets = network.output_nodes() if layers is None else [network.layer(name).node for name in layers]
-    plan = make_plan(network.graph, frozenset({network.image, network.batch_size}), targets)
+    plan = make_plan(network.graph, frozenset({network.image, network.batch_size}), targets, kept)
     in_place = plan.overwriting if network.precision != "as captured" else frozenset()
     held = {network.image: math.prod(network.input_shape)}
     copied = 0 if network.precision == "as captured" else held[network.image]  # in the network's own order in memory
@@ -65,9 +66,12 @@ def bytes_of_one(network: Network, layers: Sequence[str] | None = None) -> int:
     return most * network.dtype.itemsize
 
 
-def fitting(network: Network, size: int, layers: Sequence[str] | None = None) -> int:
-    """Return how many images, `size` at most, are expected to fit in the memory that is free; at least 1."""
-    free, one = free_bytes(network.device), bytes_of_one(network, layers)
+def fitting(network: Network, size: int, layers: Sequence[str] | None = None, kept: bool = True) -> int:
+    """Return how many images, `size` at most, are expected to fit in the memory that is free; at least 1.
+
+    The other arguments are those of `bytes_of_one`.
+    """
+    free, one = free_bytes(network.device), bytes_of_one(network, layers, kept)
     if free is None or one * size <= SPARE * free:
         return size
     fits = max(int(SPARE * free / one), 1)

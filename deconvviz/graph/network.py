@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,19 +14,18 @@ from torch.utils import _pytree as pytree
 from deconvviz.choices import OUTPUTS
 from deconvviz.errors import CaptureError, LayerNotFound, nearest, require_choice
 from deconvviz.graph import layers as tables
-from deconvviz.graph.computing import computing
 from deconvviz.graph.digest import fingerprint
-from deconvviz.graph.fast import DTYPES, accelerated, in_bf16, in_channels_last, with_folded_norms
+from deconvviz.graph.fast import DTYPES, accelerated, in_channels_last, with_folded_norms
 from deconvviz.graph.inputs import check_shape, checked_images
 from deconvviz.graph.layers import Layer
-from deconvviz.graph.ops import affine_norm, op_name
+from deconvviz.graph.program import Program, Values
 from deconvviz.graph.scores import WithScores
-from deconvviz.graph.steps import Plan, crossing, make_plan, names_a_device
+from deconvviz.graph.steps import crossing
 
-Values = dict[fx.Node, Any]
+Reduced = TypeVar("Reduced")
 
 
-class Network(WithScores):
+class Network(Program, WithScores):
     """What a model computes, as a graph of ops. `capture` makes it.
 
     Attributes:
@@ -50,21 +49,17 @@ class Network(WithScores):
         out_spec: Any,
         name: str,
     ) -> None:
-        self.graph, self.tensors, self.input_shape, self.name = graph, tensors, input_shape, name
+        super().__init__(graph, tensors)
+        self.input_shape, self.name = input_shape, name
         self.parameters, self.out_spec = dict(parameters), out_spec
-        self.batch_size, self.image, *_ = [n for n in graph.nodes if n.op == "placeholder"]
         self.output = next(n for n in graph.nodes if n.op == "output")
         self.memory_format = torch.preserve_format
-        self.precision = "as captured"
         self.folded: dict[str, str] = {}
         self.outputs_are = "auto"
         self.example: Any = None
         self.module_names: Mapping[nn.Module, str] = {}
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
-        self._norms = frozenset(n for n in graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
-        self._placed = frozenset(n for n in graph.nodes if names_a_device(n))
-        self._plans: dict[Any, Plan] = {}
         self._precisions: dict[str, Network] = {}
         self._without_norms: dict[tuple[str, ...], Network] = {}
 
@@ -98,6 +93,40 @@ class Network(WithScores):
         nodes = {name: self.layer(name).node for name in layers}
         values = self.run({self.image: self.checked(x)}, list(nodes.values()), x.shape[0])
         return {name: values[node] for name, node in nodes.items()}
+
+    def reduced(self, x: Tensor, layers: Sequence[str], reduce: Callable[[str, Tensor], Reduced]) -> dict[str, Reduced]:
+        """Return what a function makes of the values of `layers`, each as soon as it is computed.
+
+        A value that no later op needs is released then: this takes less memory than `activations`, and less time where
+        the function finds the value in the processor's cache.
+
+        Args:
+            x: [N, *input_shape], on the network's device and of its dtype.
+            layers: names from `self.layers`.
+            reduce: of the name of a layer and its value [N, *layer.shape].
+
+        Returns:
+            name -> what `reduce` returned.
+
+        Raises:
+            LayerNotFound, CaptureError: as those of `activations`.
+
+        >>> import deconvviz as dv
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> network = dv.capture(model, (3, 8, 8))
+        >>> network.reduced(torch.zeros(2, 3, 8, 8), ["1", "0"], lambda name, value: value.amin() >= 0)["1"]
+        tensor(True)
+        """
+        names: dict[fx.Node, list[str]] = {}  # a block is a layer, and so is its last part
+        for name in layers:
+            names.setdefault(self.layer(name).node, []).append(name)
+        made: dict[str, Reduced] = {}
+
+        def take(node: fx.Node, value: Tensor) -> None:
+            made.update({name: reduce(name, value) for name in names[node]})
+
+        self.run({self.image: self.checked(x)}, list(names), x.shape[0], take)
+        return {name: made[name] for name in layers}
 
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
         """Return the values of `layers` and what the model returns, from one pass.
@@ -168,64 +197,6 @@ class Network(WithScores):
             values = self.run({self.image: self.checked(x)}, [node, *bypassing], x.shape[0])
         return values[node], self._tail(layer, {other: values[other] for other in bypassing})
 
-    def run(self, given: Values, targets: Sequence[fx.Node], batch_size: int) -> Values:
-        """Compute the values of `targets` from the given ones, each op once, and forget what is not needed any more.
-
-        Args:
-            given: node -> its value.
-            targets: nodes whose values are computed.
-            batch_size: number of images that the values belong to.
-
-        Returns:
-            node -> value, of the targets at least.
-        """
-        plan = self._plan(frozenset(given), tuple(targets))
-        values: Values = {**given, self.batch_size: batch_size}
-        overwriting = plan.overwriting if self.precision != "as captured" and not torch.is_grad_enabled() else ()
-        with computing(self.precision):
-            for node in plan.steps:
-                if node in overwriting:  # saves a copy of the map
-                    values[node] = torch.relu_(values[node.all_input_nodes[0]])
-                else:
-                    values[node] = self.value(node, values)
-                for spent in plan.release.get(node, ()):
-                    del values[spent]
-        return values
-
-    def value(self, node: fx.Node, values: Values) -> Any:
-        """Compute one node from the values of its inputs."""
-        if node.op == "get_attr":
-            return self.tensors[str(node.target)]
-        args, kwargs = self.arguments(node, values)
-        if node in self._norms and args[0].requires_grad and len(args[0]) == 1:
-            return affine_norm(*args)
-        if self.precision == "bf16":
-            return in_bf16(node, args, kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-
-    def constant(self, node: fx.Node) -> Tensor | None:
-        """Return a weight, or what is computed of weights alone; None where images take part."""
-        if node.op == "get_attr":
-            return self.tensors[str(node.target)]
-        if node.op != "call_function" or node.meta["data"]:
-            return None
-        with torch.no_grad():
-            value: Tensor = self.run({}, [node], 1)[node]
-        return value
-
-    def arguments(self, node: fx.Node, values: Values) -> tuple[Any, Any]:
-        """Return a node's arguments with values in the place of nodes."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-        return self.on_its_device(args, kwargs) if node in self._placed else (args, kwargs)
-
-    def on_its_device(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Return the arguments of an op with the network's device in the place of the CPU, which the export wrote."""
-        if "device" in kwargs:
-            kwargs = {**kwargs, "device": self.device}
-        if any(isinstance(value, torch.device) for value in args):
-            args = tuple(self.device if isinstance(value, torch.device) else value for value in args)
-        return args, kwargs
-
     def checked(self, x: Tensor) -> Tensor:
         """Return images as this network takes them; see `checked_images`."""
         return checked_images(self, x)
@@ -243,14 +214,6 @@ class Network(WithScores):
     def maps(self, layer: str, value: Tensor) -> Tensor:
         """View a layer's value as maps [N, channels, rows, columns]; a vector has one position, tokens one column."""
         return tables.as_maps(self.layer(layer).node, value)
-
-    @property
-    def device(self) -> torch.device:
-        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next((t.dtype for t in self.tensors.values() if t.is_floating_point()), torch.float32)
 
     @property
     def fingerprint(self) -> str:
@@ -392,9 +355,3 @@ class Network(WithScores):
     def _bypassing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
         """Return the nodes whose values the output needs and that do not follow from `node`."""
         return crossing(self.graph, node, self._plan(frozenset({node, self.image}), tuple(outputs)), outputs)
-
-    def _plan(self, given: frozenset[fx.Node], targets: tuple[fx.Node, ...]) -> Plan:
-        key = (given, targets)
-        if key not in self._plans:
-            self._plans[key] = make_plan(self.graph, given | {self.batch_size}, targets)
-        return self._plans[key]

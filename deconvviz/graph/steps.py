@@ -25,8 +25,11 @@ class Plan(NamedTuple):
     overwriting: frozenset[fx.Node]
 
 
-def make_plan(graph: fx.Graph, given: frozenset[fx.Node], targets: Sequence[fx.Node]) -> Plan:
-    """Return the steps that compute the values of `targets` where those of `given` are there."""
+def make_plan(graph: fx.Graph, given: frozenset[fx.Node], targets: Sequence[fx.Node], kept: bool = True) -> Plan:
+    """Return the steps that compute the values of `targets` where those of `given` are there.
+
+    Targets are kept to the end, or else released as other values are; nothing writes into them in either case.
+    """
     needed: set[fx.Node] = set()
     stack = [node for node in targets if node not in given]
     while stack:
@@ -36,11 +39,13 @@ def make_plan(graph: fx.Graph, given: frozenset[fx.Node], targets: Sequence[fx.N
             stack += [source for source in node.all_input_nodes if source not in given]
     steps = tuple(node for node in graph.nodes if node in needed)
     last = {source: node for node in steps for source in node.all_input_nodes}
+    if not kept:
+        last |= {node: node for node in targets if node not in last}  # nothing reads it
     release: dict[fx.Node, tuple[fx.Node, ...]] = {}
     for source, node in last.items():
-        if source not in targets:
+        if not kept or source not in targets:
             release[node] = (*release.get(node, ()), source)
-    fresh = {node for node in steps if node.op == "call_function" and op_of(node).fresh}
+    fresh = {node for node in steps if node.op == "call_function" and op_of(node).fresh and node not in targets}
     overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
     return Plan(steps, release, frozenset(overwriting))
 

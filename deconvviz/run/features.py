@@ -224,7 +224,7 @@ class FeatureStream:
     def run(self, writer: FeatureWriter) -> None:
         """Write the rows that the file does not have yet, and commit after every few batches."""
         layers, device = list(writer.widths), self.network.device
-        size = fitting(self.network, self.options.images_at_once(device), layers)
+        size = fitting(self.network, self.options.images_at_once(device), layers, kept=False)
         at_once = AtOnce(size, "images", "ask for fewer layers at once, or use another --device: what is done is kept")
         bar = self.options.bar("image", len(self.feed), "features", writer.row)
         with bar, torch.inference_mode(), ThreadPoolExecutor(1) as pool:
@@ -243,8 +243,7 @@ class FeatureStream:
 
     def _features(self, pictures: Tensor, layers: list[str], start: int, stop: int) -> dict[str, Tensor]:
         x = self.feed.tensor(pictures[start:stop], self.network.device, self.input_dtype)
-        values = self.network.activations(x, layers)
-        return {name: self.pooling(self.network.maps(name, values.pop(name))).float() for name in layers}
+        return self.network.reduced(x, layers, lambda name, value: self.pooling(self.network.maps(name, value)).float())
 
     @staticmethod
     def _write(writer: FeatureWriter, features: dict[str, Tensor]) -> None:

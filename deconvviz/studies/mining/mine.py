@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from deconvviz.data.datasets import Images, labels_of, limited, place_of
 from deconvviz.data.feed import Feed, InputBatch
@@ -157,7 +158,7 @@ class MiningRun:
         self, network: Network, feed: Feed, settings: ShardedOptions, path: pathlib.Path | None, layers: Sequence[str]
     ) -> None:
         self.network, self.feed, self.settings, self.path = network, feed, settings, path
-        size = fitting(network, settings.images_at_once(network.device), layers)
+        size = fitting(network, settings.images_at_once(network.device), layers, kept=False)
         advice = f"the layers are {', '.join(layers)}: ask for fewer layers at once, or use another --device"
         self.at_once = AtOnce(size, "images", advice)
         self.counting = False
@@ -206,14 +207,12 @@ class MiningRun:
 
         def part(start: int, stop: int) -> dict[str, LayerTable]:
             x = self.feed.tensor(batch.pictures[start:stop], self.network.device, self.network.dtype)
-            values = self.network.activations(x, list(tables))
-            return {
-                # Each layer's values are released before the next layer's maps are reduced.
-                name: table.with_batch(
-                    self.network.maps(name, values.pop(name)), batch.images[start:stop], self.counting
-                )
-                for name, table in tables.items()
-            }
+            images = batch.images[start:stop]
+
+            def with_maps(name: str, value: Tensor) -> LayerTable:
+                return tables[name].with_batch(self.network.maps(name, value), images, self.counting)
+
+            return self.network.reduced(x, list(tables), with_maps)
 
         for larger in self.at_once.parts(len(batch.places), part):
             tables = larger

@@ -349,15 +349,15 @@ def test_batchnorm_is_folded_and_a_convolution_before_it_keeps_its_own_value(
 def test_out_of_memory_halves_the_batch(
     error: BaseException, run: Run, whole: Mined, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes, compute = [], Network.activations
+    sizes, compute = [], Network.reduced
 
-    def small(self: Network, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def small(self: Network, x: Tensor, layers: Sequence[str], reduce: Any) -> dict[str, Any]:
         sizes.append(len(x))
         if len(x) > 4:
             raise error
-        return compute(self, x, layers)
+        return compute(self, x, layers, reduce)
 
-    monkeypatch.setattr(Network, "activations", small)
+    monkeypatch.setattr(Network, "reduced", small)
     assert_same(run(batch_size=32), whole)
     assert sizes[:4] == [32, 16, 8, 4] and max(sizes[4:]) == 4 and sum(sizes[3:]) == COUNT  # halved once and for all
     assert "batches of 4" in capsys.readouterr().err
@@ -366,12 +366,12 @@ def test_out_of_memory_halves_the_batch(
 def test_out_of_memory_at_batch_1(
     run: Run, whole: Mined, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    def none(self: Network, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def none(self: Network, x: Tensor, layers: Sequence[str], reduce: Any) -> dict[str, Any]:
         raise RuntimeError(NO_MEMORY)
 
     told = r"one image does not fit in memory.*fewer layers"
     with monkeypatch.context() as patch, pytest.raises(CaptureError, match=told):
-        patch.setattr(Network, "activations", none)
+        patch.setattr(Network, "reduced", none)
         run(out=tmp_path / "m.h5")
     assert load_mined(tmp_path / "m.h5").done == 0
     assert_same(run(out=tmp_path / "m.h5"), whole)
@@ -380,11 +380,11 @@ def test_out_of_memory_at_batch_1(
 def test_another_error_is_not_tried_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def broken(self: Network, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def broken(self: Network, x: Tensor, layers: Sequence[str], reduce: Any) -> dict[str, Any]:
         sizes.append(len(x))
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Network, "activations", broken)
+    monkeypatch.setattr(Network, "reduced", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         run(batch_size=32)
     assert sizes == [32]
