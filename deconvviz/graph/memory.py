@@ -9,6 +9,7 @@ import torch
 
 from deconvviz.graph.ops import op_of
 from deconvviz.graph.reach import shape_of
+from deconvviz.graph.reuse import kept_bytes
 from deconvviz.graph.steps import make_plan
 from deconvviz.progress import write_line
 
@@ -32,7 +33,7 @@ def free_bytes(device: torch.device) -> int | None:
             available = next(line for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-    return int(available.split()[1]) * 1024
+    return int(available.split()[1]) * 1024 + kept_bytes()
 
 
 def bytes_of_one(network: Network, layers: Sequence[str] | None = None, kept: bool = True) -> int:

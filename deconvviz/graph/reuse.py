@@ -18,6 +18,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 KEPT = (1 << 31) - 1  # bytes at the end of the heap that stay with the process: the most that mallopt can be told
 LARGE = 32 << 20  # bytes from which other code's blocks come from the system: glibc's own choice where it may choose
 OFTEN = 65_536  # such blocks at most: glibc's default
+# and the fields of what its `mallinfo2` returns
+_COUNTS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 _lock = threading.Lock()
 _inside = 0  # blocks that compute now, over all threads
@@ -35,6 +37,26 @@ def _allocator() -> ctypes.CDLL | None:
     library.mallopt(_MMAP_THRESHOLD, LARGE)
     library.mallopt(_TRIM_THRESHOLD, KEPT)
     return library
+
+
+class _Usage(ctypes.Structure):
+    """What glibc's `mallinfo2` returns: bytes and numbers of blocks; `fordblks` are the bytes that are free."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _COUNTS)
+
+
+def kept_bytes() -> int:
+    """Return how many bytes that were freed the process has kept; 0 where that is not known.
+
+    >>> kept_bytes() >= 0
+    True
+    """
+    try:
+        usage = ctypes.CDLL(None).mallinfo2  # since glibc 2.33
+    except (AttributeError, OSError, TypeError):
+        return 0
+    usage.restype = _Usage
+    return int(usage().fordblks)
 
 
 @contextlib.contextmanager

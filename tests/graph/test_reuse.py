@@ -52,6 +52,16 @@ def test_maps_of_a_network_lie_where_the_former_ones_lay(fast: bool) -> None:
         assert _pages(lambda: network(x)) < PAGES / 2
 
 
+@on_glibc
+def test_what_is_kept_counts_as_free() -> None:
+    with reusing_memory():
+        block, above = torch.ones(LARGE), torch.ones(1 << 16)
+        before = reuse.kept_bytes()
+        del block
+        assert reuse.kept_bytes() - before == pytest.approx(PAGES * resource.getpagesize(), rel=0.01)
+    assert above.all()
+
+
 class Recorded:
     """An allocator that notes what it is told."""
 
