@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,14 @@ CHROMIUM = pathlib.Path("/usr/bin/chromium")
 HELPERS = str(pathlib.Path(__file__).resolve().parent / "helpers")
 # A test file that is run as a program by its own test finds the helpers as pytest does.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
+
+
+@pytest.fixture(autouse=True)
+def cycles_are_collected_as_usual() -> Iterator[None]:
+    """Undo what the command line sets for its process, where a test runs it in its own."""
+    usual = gc.get_threshold()
+    yield
+    gc.set_threshold(*usual)
 
 
 def data_folder() -> pathlib.Path:

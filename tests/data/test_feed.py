@@ -211,7 +211,13 @@ def test_batches_on_a_device_are_those_on_the_host() -> None:
             assert other.images.tolist() == [feed.indices[place] for place in one.places] == numbers(one.pictures)
 
 
+def threads() -> set[threading.Thread]:
+    """Return the threads that read images now; those of an earlier test's batches may wait to be collected."""
+    return {thread for thread in threading.enumerate() if "ThreadPool" in thread.name}
+
+
 def test_the_next_batch_is_made_while_one_is_used_and_no_more() -> None:
+    earlier = threads()
     images = numbered(200)
     batches = Feed(images, PRE, workers=1).on_device(5, "cpu")
     assert not images.read  # nothing begins before the first batch is asked for
@@ -221,7 +227,7 @@ def test_the_next_batch_is_made_while_one_is_used_and_no_more() -> None:
     batches.close()
     before = len(images.read)
     time.sleep(0.1)
-    assert len(images.read) == before and not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    assert len(images.read) == before and not threads() - earlier
 
 
 @pytest.mark.parametrize("error", [ValueError("image 5 is broken"), KeyboardInterrupt()])
@@ -232,19 +238,20 @@ def test_what_a_thread_raises_comes_after_the_batches_before_it_and_ends_the_thr
                 raise error
             return super().__getitem__(index)
 
-    seen = list[int]()
+    seen, earlier = list[int](), threads()
     with pytest.raises(type(error)):
         for batch in Feed(Broken(numbered().pictures), PRE, workers=2).on_device(2, "cpu"):
             seen += numbers(batch.pictures.numpy())
-    assert seen == [0, 1, 2, 3] and not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    assert seen == [0, 1, 2, 3] and not threads() - earlier
 
 
 def test_an_interrupt_of_the_one_who_computes_ends_the_threads() -> None:
+    earlier = threads()
     batches = Feed(numbered(200), PRE, workers=2).on_device(2, "cpu")
     with pytest.raises(KeyboardInterrupt), contextlib.closing(batches):
         for _ in batches:
             raise KeyboardInterrupt
-    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    assert not threads() - earlier
 
 
 def test_a_store_of_pixels_is_read_in_blocks_and_a_damaged_image_is_named(tmp_path: pathlib.Path) -> None:
