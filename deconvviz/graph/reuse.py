@@ -12,6 +12,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 # glibc's malloc.h: what `mallopt` sets
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -51,9 +52,8 @@ def kept_bytes() -> int:
     >>> kept_bytes() >= 0
     True
     """
-    try:
-        usage = ctypes.CDLL(None).mallinfo2  # since glibc 2.33
-    except (AttributeError, OSError, TypeError):
+    usage: Any = getattr(_allocator(), "mallinfo2", None)  # since glibc 2.33
+    if usage is None:
         return 0
     usage.restype = _Usage
     return int(usage().fordblks)

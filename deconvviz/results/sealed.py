@@ -81,9 +81,8 @@ def check_seal(path: Pathlike) -> bool:
         OSError: it cannot be read, or is open for writing in another program.
     """
     key = os.path.realpath(path)
-    with pathlib.Path(path).open(
-        "rb"
-    ) as file:  # once: a job may put its next commit in the place of this file meanwhile
+    # Opened once: meanwhile a job may put its next commit in the place of this file
+    with pathlib.Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         state = status.st_mtime_ns, status.st_size, status.st_ino
         if _checked.get(key) == state:
