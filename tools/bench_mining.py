@@ -91,7 +91,8 @@ def _reduced(network: dv.Network, x: Tensor, layers: Sequence[str] = STAGES) -> 
         empty = MinedLayer(name=name, top=TopK.empty(channels, 9), activity=Activity.empty(channels))
         if name not in _TABLES or _TABLES[name].keys.device != x.device:
             _TABLES[name] = LayerTable.of(empty, columns, x.device)
-    network.reduced(x, layers, lambda name, value: _TABLES[name].with_batch(network.maps(name, value), images))
+    tables = network.reduced(x, layers, lambda name, value: _TABLES[name].with_batch(network.maps(name, value), images))
+    _TABLES.update(tables)
 
 
 _TABLES: dict[str, LayerTable] = {}

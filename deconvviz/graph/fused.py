@@ -143,7 +143,8 @@ def _highest(node: fx.Node) -> float | None:
 def _finite(network: Network, convolution: fx.Node) -> bool:
     """Return whether the weights and biases of a convolution are finite."""
     weights = [network.tensors[str(part.target)] for part in _arguments(convolution)[1:3] if part is not None]
-    return all(bool(weight.isfinite().all()) for weight in weights)
+    ends = torch.cat([torch.stack(weight.aminmax()) for weight in weights])  # NaN where one weight is NaN
+    return bool(ends.isfinite().all())
 
 
 def _alone(node: Any, keep: frozenset[str]) -> bool:

@@ -64,10 +64,9 @@ class Result:
             for name in ("config", "sources", "state"):
                 file.attrs[name] = json.dumps(getattr(self, name), sort_keys=True)
             for name, array in sorted(self.arrays.items()):
-                large = array.nbytes > 1 << 16
-                file.create_dataset(
-                    name, data=array, compression="gzip" if large else None, compression_opts=1 if large else None
-                )
+                # The first bytes of all numbers, then the second ones: smaller, and compressed in less time
+                how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+                file.create_dataset(name, data=array, **(how if array.nbytes > 1 << 16 else {}))
 
     @classmethod
     def load(cls, path: Pathlike, kind: str, schema: int) -> Result:

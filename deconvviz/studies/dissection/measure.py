@@ -273,6 +273,7 @@ class DissectionRun:
                     tables[name] = tables[name].with_batch(of_layer, batch.images[part])
             done += len(batch.places)
             if commits:
+                tables = {name: table.up_to_date() for name, table in tables.items()}
                 dissection = replace(dissection, layers=self._first_counts(dissection, tables, histograms), done=done)
                 self._commit(dissection)
         return dissection

@@ -187,6 +187,7 @@ class MiningRun:
                 done, sources = done + images, _with_left_out(sources, batch.left_out)
                 uncommitted += 1
                 if uncommitted >= self.settings.commit_every or done == mined.total:
+                    tables = {name: table.up_to_date() for name, table in tables.items()}
                     if bool(torch.stack([table.doubtful for table in tables.values()]).any()):
                         self.counting = True
                         return mined

@@ -5,7 +5,8 @@ Nothing here waits for the device: tables are tensors where the network is, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from deconvviz.types import Ints
 
 _IMAGES = (1 << 32) - 1  # an image's index takes the lower 32 bits of a key
 _MAGNITUDE = (1 << 31) - 1  # the bits of a float32 that are not its sign
+TOGETHER = 128  # images that enter a table at once on a CPU: that takes hardly longer for many than for a few
 
 
 def ranking_keys(values: Tensor, images: Tensor) -> Tensor:
@@ -116,18 +118,28 @@ class Maxima(NamedTuple):
     """What the maps of a batch are reduced to.
 
     Attributes:
+        images: int64 [N], indices into the store.
         values: float32 [N, C], each map's largest finite value.
         places: int64 [N, C], its first position on the map, y * columns + x; None where it is searched for later.
         means: float32 [N, C], each map's mean.
         broken: int64 [N, C], number of values that are NaN or infinite; None where they were not counted.
-        maps: the maps [N, C, H, W]; where values were counted, those that are not finite are minus infinity.
+        maps: the maps [N, C, H, W] where places are searched for later; where values were counted, those that are not
+            finite are minus infinity.
     """
 
+    images: Tensor
     values: Tensor
     places: Tensor | None
     means: Tensor
     broken: Tensor | None
-    maps: Tensor
+    maps: Tensor | None
+
+    @classmethod
+    def of_all(cls, batches: Sequence[Maxima]) -> Maxima:
+        """Return those of several batches as one; of batches that were reduced alike."""
+        if len(batches) == 1:
+            return batches[0]
+        return cls._make(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True))
 
 
 @dataclass(frozen=True)
@@ -142,9 +154,10 @@ class LayerTable:
         maximum: float32 [C], as in `Activity`.
         broken: int64 [C], as in `Activity`.
         doubtful: bool [], true where values were met that are not finite and were not counted: the table is wrong then.
-        images: number of images.
+        images: number of images, those that wait included.
         columns: columns of the layer's maps.
         ranges: the whole range of each channel; None where it is not recorded.
+        waiting: batches whose maxima have not entered the table yet, as their means have; see `up_to_date`.
 
     >>> layer = MinedLayer(name="conv", top=TopK.empty(1, k=2), activity=Activity.empty(1))
     >>> maps = torch.tensor([[[[0.0, 3.0]]], [[[5.0, 1.0]]]])
@@ -163,6 +176,7 @@ class LayerTable:
     images: int
     columns: int
     ranges: Ranges | None = None
+    waiting: tuple[Maxima, ...] = ()
 
     @classmethod
     def of(cls, layer: MinedLayer, columns: int, device: torch.device | str) -> LayerTable:
@@ -192,26 +206,40 @@ class LayerTable:
             counting: whether NaN and infinite values are counted and left out, which takes more passes over the maps;
                 otherwise a table that has met them says so.
         """
-        maxima = _counted(maps) if counting else _maxima(maps)
-        k = self.keys.shape[1]
-        values = maxima.values.T
-        keys, slots = torch.cat([self.keys, ranking_keys(values, images)], 1).topk(k, 1)
+        maxima = _counted(maps, images) if counting else _maxima(maps, images)
+        table = replace(
+            self,
+            total=self.total + maxima.means.double().sum(0),
+            images=self.images + len(images),
+            waiting=(*self.waiting, maxima),
+        )
+        few = sum(len(batch.images) for batch in table.waiting) < TOGETHER
+        return table if few and maxima.maps is None else table.up_to_date()
+
+    def up_to_date(self) -> LayerTable:
+        """Return the table with the batches that wait in it; only then does it hold what `mined` returns."""
+        if not self.waiting:
+            return self
+        maxima, k = Maxima.of_all(self.waiting), self.keys.shape[1]
+        values, broken = maxima.values.T, maxima.broken
+        keys, slots = torch.cat([self.keys, ranking_keys(values, maxima.images)], 1).topk(k, 1)
         finite = torch.isfinite(maxima.means).all() & torch.isfinite(values).all()
-        return LayerTable(
-            keys,
-            self._places(maxima, slots),
-            self.fired + (values > 0).sum(1),
-            self.total + maxima.means.double().sum(0),
-            torch.maximum(self.maximum, values.amax(1)),
-            self.broken if maxima.broken is None else self.broken + maxima.broken.sum(0),
-            self.doubtful if counting else self.doubtful | ~finite,
-            self.images + len(images),
-            self.columns,
-            None if self.ranges is None else self.ranges.with_batch(values, images),
+        return replace(
+            self,
+            keys=keys,
+            places=self._places(maxima, slots),
+            fired=self.fired + (values > 0).sum(1),
+            maximum=torch.maximum(self.maximum, values.amax(1)),
+            broken=self.broken if broken is None else self.broken + broken.sum(0),
+            doubtful=self.doubtful | ~finite if broken is None else self.doubtful,
+            ranges=None if self.ranges is None else self.ranges.with_batch(values, maxima.images),
+            waiting=(),
         )
 
     def mined(self, name: str) -> MinedLayer:
         """Return the table and the record on the host."""
+        if self.waiting:
+            return self.up_to_date().mined(name)
         values, images = values_and_images(self.keys.cpu().numpy())
         positions = np.stack(np.divmod(self.places.cpu().numpy(), self.columns), 2)
         positions[images < 0] = -1
@@ -229,12 +257,13 @@ class LayerTable:
         if maxima.places is not None:
             return torch.cat([self.places, maxima.places.T], 1).gather(1, slots)
         earlier = self.places.gather(1, slots.clamp(max=k - 1))
+        assert maxima.maps is not None
         channels = torch.arange(len(slots), device=slots.device)[:, None]
         searched = maxima.maps[(slots - k).clamp(min=0), channels].flatten(2)
         return torch.where(slots < k, earlier, searched.argmax(2))
 
 
-def _maxima(maps: Tensor) -> Maxima:
+def _maxima(maps: Tensor, images: Tensor) -> Maxima:
     """Return each map's maximum and mean, which are not finite where a value is not.
 
     On a CPU pooling finds the first maximum and its place in one pass, ten times as fast as `argmax`. On a GPU the
@@ -244,15 +273,15 @@ def _maxima(maps: Tensor) -> Maxima:
     """
     means = maps.sum((2, 3)).float() / maps[0, 0].numel()
     if maps.device.type != "cpu":
-        return Maxima(maps.amax((2, 3)).float(), None, means, None, maps)
+        return Maxima(images, maps.amax((2, 3)).float(), None, means, None, maps)
     size = (maps.shape[2], maps.shape[3])
     values, places = functional.max_pool2d(maps, size, return_indices=True)
-    return Maxima(values.flatten(1).float(), places.flatten(1), means, None, maps)
+    return Maxima(images, values.flatten(1).float(), places.flatten(1), means, None, None)
 
 
-def _counted(maps: Tensor) -> Maxima:
+def _counted(maps: Tensor, images: Tensor) -> Maxima:
     """Return the same of the finite values alone, and how many are not finite."""
     broken = ~torch.isfinite(maps)
-    maxima = _maxima(maps.masked_fill(broken, -torch.inf))
+    maxima = _maxima(maps.masked_fill(broken, -torch.inf), images)
     means = maps.masked_fill(broken, 0).sum((2, 3)).float() / maps[0, 0].numel()
     return maxima._replace(means=means, broken=broken.sum((2, 3)))

@@ -19,6 +19,7 @@ from deconvviz.data.memory import InMemoryImages
 from deconvviz.studies.mining.mine import MiningRun, mine
 from deconvviz.studies.mining.reduction import LayerTable, Maxima, ranking_keys, values_and_images
 from deconvviz.studies.mining.result import MinedLayer
+from deconvviz.studies.mining.spread import Spread
 from deconvviz.studies.mining.topk import Activity, TopK
 
 FEW = [-np.inf, -1.5, -0.0, 0.0, 1.0, 2.0]  # values that tie often
@@ -65,8 +66,8 @@ def test_ties_are_in_the_order_of_image_y_x(data: st.DataObject, k: int, layout:
 
             pooled = reduction._maxima
 
-            def unsearched(maps: Tensor) -> Maxima:
-                return pooled(maps)._replace(places=None)
+            def unsearched(maps: Tensor, images: Tensor) -> Maxima:
+                return pooled(maps, images)._replace(places=None, maps=maps)
 
             patch.setattr(reduction, "_maxima", unsearched)
         for part in (slice(0, cut), slice(cut, None)):
@@ -75,7 +76,9 @@ def test_ties_are_in_the_order_of_image_y_x(data: st.DataObject, k: int, layout:
                 table = table.with_batch(batch, torch.tensor(images[part]), counting=True)
     assert as_rows(table.mined("layer")) == ranked(maps, list(images), k)
     again = LayerTable.of(table.mined("layer"), shape[3], "cpu")  # to the host and back
-    assert torch.equal(again.keys, table.keys) and as_rows(again.mined("layer")) == as_rows(table.mined("layer"))
+    assert torch.equal(again.keys, table.up_to_date().keys) and as_rows(again.mined("layer")) == as_rows(
+        table.mined("layer")
+    )
 
 
 @given(arrays.arrays(np.float32, 30, elements=st.floats(-np.inf, np.inf, width=32)))
@@ -87,6 +90,42 @@ def test_keys_have_the_order_of_values_and_then_images(values: np.ndarray[Any, A
     back, owners = values_and_images(keys.numpy())
     np.testing.assert_array_equal(back, values)
     np.testing.assert_array_equal(owners, np.where(values > -np.inf, images, -1))
+
+
+@pytest.mark.parametrize("counting", [False, True])
+def test_batches_that_wait_change_nothing(counting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images enter a table at once, it holds the same to the last bit; no maps are kept for it."""
+    from deconvviz.studies.mining import reduction
+
+    maps = torch.randn(20, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for together in (1, 5, 128):
+        monkeypatch.setattr(reduction, "TOGETHER", together)
+        spread = Spread.empty(3, np.arange(20))
+        table = LayerTable.of(
+            MinedLayer(name="layer", top=TopK.empty(3, 4), activity=Activity.empty(3), spread=spread), 5, "cpu"
+        )
+        most = 0
+        for start in range(0, 20, 2):
+            table = table.with_batch(maps[start : start + 2], torch.arange(start, start + 2), counting)
+            assert all(batch.maps is None for batch in table.waiting)
+            most = max(most, len(table.waiting))
+        assert (most, table.images) == ({1: 0, 5: 2, 128: 10}[together], 20)
+        found.append(table.mined("layer"))
+    for other in found[1:]:
+        assert as_rows(other) == as_rows(found[0]) == ranked(maps.numpy(), range(20), 4)
+        for key in ("fired", "total", "maximum", "broken"):
+            np.testing.assert_array_equal(getattr(other.activity, key), getattr(found[0].activity, key))
+        assert other.spread is not None and found[0].spread is not None
+        np.testing.assert_array_equal(other.spread.counts, found[0].spread.counts)
+        np.testing.assert_array_equal(other.spread.maxima, found[0].spread.maxima)
+
+
+def test_a_table_with_batches_that_wait_knows_that_it_is_wrong() -> None:
+    maps = torch.zeros(2, 1, 2, 2)
+    maps[1, 0, 0, 1] = torch.nan
+    table = empty(1, 2, 2).with_batch(maps, torch.arange(2)).with_batch(torch.ones(1, 1, 2, 2), torch.tensor([2]))
+    assert len(table.waiting) == 2 and bool(table.up_to_date().doubtful)
 
 
 # --- nothing waits
