@@ -113,7 +113,7 @@ def test_batches_that_wait_change_nothing(counting: bool, monkeypatch: pytest.Mo
         assert (most, table.images) == ({1: 0, 5: 2, 128: 10}[together], 20)
         found.append(table.mined("layer"))
     for other in found[1:]:
-        assert as_rows(other) == as_rows(found[0]) == ranked(maps.numpy(), range(20), 4)
+        assert as_rows(other) == as_rows(found[0]) == ranked(maps.numpy(), [*range(20)], 4)
         for key in ("fired", "total", "maximum", "broken"):
             np.testing.assert_array_equal(getattr(other.activity, key), getattr(found[0].activity, key))
         assert other.spread is not None and found[0].spread is not None
