@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional
 
-from deconvviz.graph.reach import Axes, Interval, Reach
+from deconvviz.deconv.plan import then
+from deconvviz.graph.reach import Axes, Interval, Reach, data_inputs, lengths
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,34 @@ class Places:
             for interval, (first, last) in zip(window, self.ends, strict=True)
         )
         return rows, columns
+
+
+def pixels_read(node: fx.Node, image: fx.Node, window: Reach | None, places: Places) -> Tensor | None:
+    """Return which positions of an op's input are pixels, bool [N, 1, h, w] or [1, 1, h, w]; None where all are.
+
+    Args:
+        node: an op that reads the image, perhaps with borders of zeros around it.
+        image: the node of the images.
+        window: that of the op's output, which may reach beyond the image; None where the op runs on whole maps.
+        places: where the units are.
+    """
+    source = border = data_inputs(node)[0]
+    shifts = [0, 0]
+    while border is not image:
+        reach = border.meta["geometry"].reach[0]
+        if reach is None:  # a border of reflected pixels is made of pixels
+            break
+        shifts = [shift + interval.low for shift, interval in zip(shifts, reach, strict=True)]
+        border = data_inputs(border)[0]
+    if window is None and source is border:
+        return None
+    covered = None if window is None else places.covered(then(window, node.meta["geometry"].reach[0]))
+    masks = []
+    for axis, length in enumerate(lengths(source)):
+        whole = torch.arange(length, device=places.rows.device)[None]
+        positions = shifts[axis] + (whole if covered is None else covered[axis])
+        masks.append((positions >= 0) & (positions < lengths(border)[axis]))
+    return masks[0][:, None, :, None] & masks[1][:, None, None, :]
 
 
 def _within(interval: Interval, ends: tuple[int, int], length: int) -> bool:

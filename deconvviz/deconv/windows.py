@@ -25,7 +25,7 @@ from torch import Tensor, fx
 
 from deconvviz.deconv import switches
 from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan
-from deconvviz.deconv.places import Places
+from deconvviz.deconv.places import Places, pixels_read
 from deconvviz.deconv.plan import WindowPlan, descendants, edges, stays, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.totals import kept_by, total_of
@@ -140,7 +140,9 @@ class Sweep:
         if size and on_window:
             args = on_window(node, args, size)
         call = Call(node.target, args, kwargs, list(inputs), node)  # type: ignore[arg-type]
-        call.inside = partial(self._inside, node, size is not None)
+        # Calls know nothing of the sweep: two that hold each other keep their maps until Python looks for cycles
+        window = None if size is None else self.plan.windows[node]
+        call.inside = partial(pixels_read, node, self.network.image, window, self.places)
         return call
 
     def _run_window(self, node: fx.Node) -> Tensor:
@@ -198,29 +200,6 @@ class Sweep:
         assert axes is not None
         outside = self.places.outside(window, axes, value.dim(), lengths(node))
         return value if outside is None else value.masked_fill(outside, fill)
-
-    def _inside(self, node: fx.Node, windowed: bool) -> Tensor | None:
-        """Return which positions of an op's input are pixels, bool [N, 1, h, w] or [1, 1, h, w]; None where all are.
-
-        The op reads the image, perhaps with borders of zeros around it; a window may reach beyond the image as well.
-        """
-        source = border = data_inputs(node)[0]
-        window = then(self.plan.windows[node], node.meta["geometry"].reach[0]) if windowed else None
-        shifts = [0, 0]
-        while border is not self.network.image:
-            reach = border.meta["geometry"].reach[0]
-            if reach is None:  # a border of reflected pixels is made of pixels
-                break
-            shifts = [shift + interval.low for shift, interval in zip(shifts, reach, strict=True)]
-            border = data_inputs(border)[0]
-        if window is None and source is border:
-            return None
-        masks = []
-        for axis, length in enumerate(lengths(source)):
-            whole = torch.arange(length, device=self.images.device)[None]
-            places = shifts[axis] + (whole if window is None else self.places.covered(window)[axis])
-            masks.append((places >= 0) & (places < lengths(border)[axis]))
-        return masks[0][:, None, :, None] & masks[1][:, None, None, :]
 
     def _counts(self, node: fx.Node) -> Tensor:
         """Return the divisor of average pooling at each position of the window of each unit, [N, 1, h, w]."""
