@@ -176,3 +176,18 @@ def test_weights_are_never_unpickled() -> None:
     assert loads
     for name, node in loads:
         assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), name
+
+
+def test_no_function_within_another_calls_itself() -> None:
+    """It would hold itself, and with it whatever it sees, such as maps, until Python looks for cycles."""
+    recursive = [
+        f"{path.name}: {inner.name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for outer in ast.walk(ast.parse(path.read_text()))
+        if isinstance(outer, ast.FunctionDef)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.FunctionDef)
+        and inner is not outer
+        and any(isinstance(part, ast.Name) and part.id == inner.name for part in ast.walk(inner))
+    ]
+    assert not recursive

@@ -73,9 +73,8 @@ class View:
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
         self.seed, self.preprocess, self.tokens = options.seed, options.preprocess, options.tokens
         self.batch_size = options.batch_size or (ON_A_CPU if x.device.type == "cpu" else ON_A_GPU)
-        self.passes: Counter[str] = Counter()
+        self.passes, self.lower = Counter[str](), options.lower
         self.extras: dict[str, Tensor] = {}
-        self.lower = options.lower
         self._lower_tail: tuple[Tail, torch.dtype] | None = None
         exact = forward if not self.lower and self.base.dtype == x.dtype else backend
         with torch.no_grad():

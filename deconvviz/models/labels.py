@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -290,12 +291,13 @@ def _listed(outputs: Sequence[int]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _synsets() -> list[str]:
-    """Return ImageNet's synset numbers in the order of the usual 1000 outputs."""
+@cache
+def _synsets() -> tuple[str, ...]:
+    """Return ImageNet's synset numbers in the order of the usual 1000 outputs; timm reads its files at each call."""
     try:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
         raise DataError(
             f"ImageNet's synset numbers need timm's list: {missing_library('timm')}, or give --classes FILE"
         ) from None
-    return list(ImageNetInfo().label_names())  # type: ignore[no-untyped-call, unused-ignore]
+    return tuple(ImageNetInfo().label_names())  # type: ignore[no-untyped-call, unused-ignore]

@@ -138,7 +138,9 @@ def _only_after(model: nn.Module, calls: Sequence[ModuleCall], cut: ModuleCall) 
         of_module.setdefault(call.name, []).append(call)
     removed: dict[str, tuple[int, ...]] = {}
 
-    def visit(name: str, module: nn.Module) -> None:
+    parents = [("", model)]
+    while parents:
+        name, module = parents.pop()
         for part, child in module.named_children():
             full = f"{name}.{part}".lstrip(".")
             own = of_module.get(full, [])
@@ -148,7 +150,5 @@ def _only_after(model: nn.Module, calls: Sequence[ModuleCall], cut: ModuleCall) 
             if shape and shape[0] == 1 and all(call.began > cut.ended for call in inner):
                 removed[full] = shape[1:]
             elif not own or any(call.ended > cut.ended for call in own):
-                visit(full, child)
-
-    visit("", model)
-    return removed
+                parents.append((full, child))
+    return {name: removed[name] for name, _ in model.named_modules() if name in removed}

@@ -73,14 +73,15 @@ def draw_tree(tree: ClassTree, title: str, caption: str, page: Page = OWN) -> Fi
 def tips_of(tree: ClassTree, count: int) -> list[int]:
     """Return the nodes at which a drawing of `count` tips ends, from the top to the bottom of the page."""
     first = tree.root - count + 2  # inner nodes from here on are drawn
-
-    def below(node: int) -> list[int]:
+    tips, waiting = list[int](), [tree.root]
+    while waiting:
+        node = waiting.pop()
         if node < max(first, tree.count):
-            return [node]
-        left, right = tree.children(node)
-        return below(left) + below(right)
-
-    return below(tree.root)
+            tips.append(node)
+        else:
+            left, right = tree.children(node)
+            waiting += [right, left]
+    return tips
 
 
 def _draw_branches(axes: Axes, tree: ClassTree, places: dict[int, float]) -> None:
