@@ -92,8 +92,8 @@ def test_every_method_that_explains(network: dv.Network, images: Tensor, without
         for name, method in METHODS.items():
             if method.needs == "trained" or name in ("attention-rollout", "legrad"):  # this network has no attention
                 continue
-            layers = {"layer": ["8"], "inner": ["8"], "layers": [["4", "8"]]}.get(method.needs, [])
-            dv.cam(name, network, *layers)(images, 1)
+            layers = {"layer": ["8"], "inner": ["8"], "layers": ["4", "8"]}.get(method.needs, [])
+            dv.cam(name, network, layers)(images, 1)
 
     assert not left_in_cycles(job)
 
