@@ -109,9 +109,11 @@ class ModelDoctor(Addition):
         return truth
 
     def end(self) -> None:
-        """Take the hook away."""
+        """Take the hook away, and the cache of objects, which holds this addition as it is held by it."""
         if self._hook is not None:
             self._hook.remove()
+            self._hook = None
+            del self._object
 
     def state(self) -> dict[str, Any]:
         """Return the masks, once they were measured."""
