@@ -84,18 +84,21 @@ class Page(html.parser.HTMLParser):
             self.anchors.append(str(found["href"]))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("demo") / "a demo"
-    result = CliRunner().invoke(
-        cli, ["demo", "--out", str(folder), "--images", "80", "--quiet"], catch_exceptions=False
-    )
-    assert result.exit_code == 0, result.output
-    return folder
-
-
 @pytest.mark.slow
-def test_the_page_is_whole(made: pathlib.Path) -> None:
+def test_a_demo(tmp_path: pathlib.Path) -> None:
+    """The page is whole, its commands can be typed, and a second demo takes its place: one test, since it is slow."""
+    made = tmp_path / "a demo"
+    arguments = ["demo", "--out", str(made), "--images", "80", "--quiet"]
+    assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
+    before = (made / "index.html").read_bytes()
+    its_page_is_whole(made)
+    its_commands_can_be_typed(made)
+    assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
+    without = re.compile(rb"in \d+ seconds")
+    assert without.sub(b"", before) == without.sub(b"", (made / "index.html").read_bytes())
+
+
+def its_page_is_whole(made: pathlib.Path) -> None:
     text = (made / "index.html").read_text("utf-8")
     page = Page(text)
     own = [source for source in page.sources if not source.startswith(("data:image/webp;base64,", "#"))]
@@ -113,8 +116,7 @@ def test_the_page_is_whole(made: pathlib.Path) -> None:
     assert text.index("unpools") < text.index("<svg") < text.index("This is filter") < text.index("randomised")
 
 
-@pytest.mark.slow
-def test_its_commands_can_be_typed(made: pathlib.Path) -> None:
+def its_commands_can_be_typed(made: pathlib.Path) -> None:
     """Each figure's command, as the page prints it, makes that figure again."""
     text = (made / "index.html").read_text("utf-8")
     typed = [
@@ -131,15 +133,6 @@ def test_its_commands_can_be_typed(made: pathlib.Path) -> None:
 def picture(path: pathlib.Path) -> tuple[np.ndarray, str]:
     with Image.open(path) as figure:
         return np.asarray(figure), figure.text["Description"]
-
-
-@pytest.mark.slow
-def test_a_second_demo_takes_the_place_of_the_first(made: pathlib.Path) -> None:
-    before = (made / "index.html").read_bytes()
-    arguments = ["demo", "--out", str(made), "--images", "80", "--quiet"]
-    assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
-    without = re.compile(rb"in \d+ seconds")
-    assert without.sub(b"", before) == without.sub(b"", (made / "index.html").read_bytes())
 
 
 @pytest.mark.slow
