@@ -63,7 +63,7 @@ class View:
         Args:
             backend: the network, for gradients.
             forward: the same network for masked images, which may be faster and of lower precision; it then also serves
-                for changed values. Of the same precision it serves for the layer's value and what follows, too.
+                for changed values.
             x: images [N, C, H, W].
             layer: the layer that is explained, or None.
             target: what is explained, see `targets`, or what reads its score.
@@ -73,10 +73,10 @@ class View:
         self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
         self.seed, self.preprocess, self.tokens = options.seed, options.preprocess, options.tokens
         self.batch_size = options.batch_size or (ON_A_CPU if x.device.type == "cpu" else ON_A_GPU)
-        self.passes, self.lower = Counter[str](), options.lower
+        self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
+        self.lower = options.lower
         self._lower_tail: tuple[Tail, torch.dtype] | None = None
-        exact = forward if not self.lower and self.base.dtype == x.dtype else backend
         with torch.no_grad():
             if watched:
                 values, self.output = forward.observed(x, watched)
@@ -85,9 +85,9 @@ class View:
                 }
                 self.stages = {name: layouts[name].maps(value) for name, value in values.items()}
             elif layer is None:
-                self.output = exact(x)
+                self.output = backend(x)
             else:
-                self.value, self.tail = exact.split(layer, x)
+                self.value, self.tail = backend.split(layer, x)
                 self.output = self.tail(self.value, None)
                 self.layout = backend.layout(layer, self.value, self.size, options.tokens)
         self.passes["forward"] += len(x)
