@@ -91,8 +91,12 @@ def _reduced(network: dv.Network, x: Tensor, layers: Sequence[str] = STAGES) -> 
         empty = MinedLayer(name=name, top=TopK.empty(channels, 9), activity=Activity.empty(channels))
         if name not in _TABLES or _TABLES[name].keys.device != x.device:
             _TABLES[name] = LayerTable.of(empty, columns, x.device)
-    tables = network.reduced(x, layers, lambda name, value: _TABLES[name].with_batch(network.maps(name, value), images))
-    _TABLES.update(tables)
+
+    def entered(name: str, value: Tensor) -> LayerTable:
+        table = _TABLES[name]  # of images with other numbers
+        return table.with_batch(network.maps(name, value), images + table.images)
+
+    _TABLES.update(network.reduced(x, layers, entered))
 
 
 _TABLES: dict[str, LayerTable] = {}

@@ -222,22 +222,12 @@ def _leaf(value: Tensor) -> Tensor:
 def _replace(call: Call, supply: Callable[[], Tensor]) -> tuple[Any, Any]:
     """Return the call's arguments with each data input replaced, in order, by what `supply` returns."""
     inputs = {id(value) for value in call.inputs}
-    return _swapped(call.args, inputs, supply), {
-        key: _swapped(value, inputs, supply) for key, value in call.kwargs.items()
-    }
 
-
-def _swapped(value: Any, inputs: set[int], supply: Callable[[], Tensor]) -> Any:
-    """Return an argument with the tensors of `inputs`, told by their `id`, replaced.
-
-    A function within `_replace` that calls itself would hold itself, and with it the maps, until Python looks for
-    cycles.
-    """
-    if isinstance(value, Tensor):
+    def swapped(value: Any) -> Any:
         return supply() if id(value) in inputs else value
-    if isinstance(value, list | tuple):
-        return type(value)(_swapped(item, inputs, supply) for item in value)
-    return value
+
+    args, kwargs = fx.node.map_aggregate((call.args, call.kwargs), swapped)
+    return args, kwargs
 
 
 def affine_norm(x: Tensor, *call_args: Any) -> Tensor:

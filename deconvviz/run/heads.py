@@ -138,17 +138,20 @@ def _only_after(model: nn.Module, calls: Sequence[ModuleCall], cut: ModuleCall) 
         of_module.setdefault(call.name, []).append(call)
     removed: dict[str, tuple[int, ...]] = {}
 
-    parents = [("", model)]
-    while parents:
-        name, module = parents.pop()
-        for part, child in module.named_children():
-            full = f"{name}.{part}".lstrip(".")
-            own = of_module.get(full, [])
-            inner = [call for each, _ in child.named_modules(prefix=full) for call in of_module.get(each, [])]
-            shapes = {call.shape for call in own}
-            shape = shapes.pop() if len(shapes) == 1 else None
-            if shape and shape[0] == 1 and all(call.began > cut.ended for call in inner):
-                removed[full] = shape[1:]
-            elif not own or any(call.ended > cut.ended for call in own):
-                parents.append((full, child))
-    return {name: removed[name] for name, _ in model.named_modules() if name in removed}
+    waiting = _children("", model)
+    while waiting:
+        name, module = waiting.pop()
+        own = of_module.get(name, [])
+        inner = [call for each, _ in module.named_modules(prefix=name) for call in of_module.get(each, [])]
+        shapes = {call.shape for call in own}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape and shape[0] == 1 and all(call.began > cut.ended for call in inner):
+            removed[name] = shape[1:]
+        elif not own or any(call.ended > cut.ended for call in own):
+            waiting += _children(name, module)
+    return removed
+
+
+def _children(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the full names of a module's children, and the children, the last one first."""
+    return [(f"{name}.{part}".lstrip("."), child) for part, child in module.named_children()][::-1]

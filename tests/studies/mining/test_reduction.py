@@ -76,9 +76,8 @@ def test_ties_are_in_the_order_of_image_y_x(data: st.DataObject, k: int, layout:
                 table = table.with_batch(batch, torch.tensor(images[part]), counting=True)
     assert as_rows(table.mined("layer")) == ranked(maps, list(images), k)
     again = LayerTable.of(table.mined("layer"), shape[3], "cpu")  # to the host and back
-    assert torch.equal(again.keys, table.up_to_date().keys) and as_rows(again.mined("layer")) == as_rows(
-        table.mined("layer")
-    )
+    assert torch.equal(again.keys, table.up_to_date().keys)
+    assert as_rows(again.mined("layer")) == as_rows(table.mined("layer"))
 
 
 @given(arrays.arrays(np.float32, 30, elements=st.floats(-np.inf, np.inf, width=32)))
