@@ -256,11 +256,12 @@ def _caption(mined: Mined, panels: LayerPanels, store: str, averages: str) -> st
     if panels.weights is not None:
         notes = [note for _, note in filter_pictures(displayed(panels.weights, panels.shown), panels.largest_weight)]
         vanished = f" {vanished_words(notes)}" * any(notes)
+    classes = " Below are the classes of the images." * any(any(panel.classes) for panel in panels.panels)
     wanted = "" if panels.panels[0].wanted is None else f", and {_wanted_words(panels.panels[0].wanted)}"
     return (
         f"For each {noun} (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first{wanted}.{about}{vanished}{strip} Below are the classes of the images. {rule}{averages}\n"
+        f"first{wanted}.{about}{vanished}{strip}{classes} {rule}{averages}\n"
         f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the {noun} "
         f"is above half of the patch's activation.\n"
         f"{counted(images, 'image')} of {pathlib.Path(store).name}{unfinished}."
