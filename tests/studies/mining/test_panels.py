@@ -21,6 +21,7 @@ from deconvviz.metrics.intervals import median_interval
 from deconvviz.studies.mining import cache as caching
 from deconvviz.studies.mining.cache import ProjectionCache
 from deconvviz.studies.mining.figure import class_line
+from deconvviz.studies.mining.grid_command import _caption
 from deconvviz.studies.mining.panels import panels_from
 from deconvviz.studies.mining.result import Mined, load_mined
 from deconvviz.types import Box, Pixels
@@ -192,6 +193,16 @@ def test_synset_numbers_are_shown_by_name(network: Network, images: dv.InMemoryI
     numbered.fingerprint = images.fingerprint
     cache = ProjectionCache(mined, numbered, network, "gradient", progress=False)
     assert {*panels_from(cache, "1", [0], 9).panels[0].classes} <= {"tench", "paintbrush", "cat", ""}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_caption_speaks_of_classes_where_they_are_shown(
+    known: bool, network: Network, images: dv.InMemoryImages, mined: Mined
+) -> None:
+    shown = images if known else dv.InMemoryImages(images.pictures)
+    shown.fingerprint = images.fingerprint
+    panels = panels_from(ProjectionCache(mined, shown, network, "gradient", progress=False), "1", [0], 9)
+    assert ("Below are the classes" in _caption(mined, panels, "store.h5", "")) == known
 
 
 def test_the_line_of_classes() -> None:
