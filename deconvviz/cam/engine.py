@@ -7,91 +7,30 @@ batches over (image, mask) with masks that are made when they are needed.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deconvviz.cam.backend import Backend, Form, Make, Read, Tail
-from deconvviz.cam.options import ExplainOptions
+from deconvviz.cam.backend import Form, Make, Read, Tail
+from deconvviz.cam.observation import LESS, Observation
 from deconvviz.cam.shaping import resized
-from deconvviz.cam.targets import Scorer, Target, scorer_of
 from deconvviz.deconv.rules import BackwardRule
-from deconvviz.errors import CamError
 from deconvviz.graph.memory import fitting
-from deconvviz.graph.scores import Readout
 from deconvviz.halving import AtOnce
 
 ON_A_CPU, ON_A_GPU = 32, 256  # changed values or masked images at once, where no number is given
-LESS = "take smaller images, or use another --device"
 IN_CACHE = 8  # whole images at once on a CPU: their maps stay in its cache, which is faster than 32 at once
 
 
-class View:
-    """A batch of images, one layer and a target: what a method computes with.
+class View(Observation):
+    """What a method computes with: an observation, and scores after a change."""
 
-    Attributes:
-        backend: the network, for gradients.
-        forward: the network for masked images and changed values.
-        output: what the network returned for the images.
-        x: images [N, C, H, W].
-        value: the layer's value, as the model returned it.
-        A: the layer's value as maps [N, K, h, w].
-        stages: the maps of watched layers, by name.
-        scorer: reads the target's score off an output.
-        passes: how much was run, in passes over one image: "forward" and "backward" are whole ones, "tail" and
-            "tail backward" go from the layer to the output.
-        extras: what a method has to tell besides its map, by name.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        forward: Backend,
-        x: Tensor,
-        layer: str | None,
-        target: Target | Scorer,
-        options: ExplainOptions,
-        watched: Sequence[str] = (),
-    ) -> None:
-        """Look at a batch of images.
-
-        Args:
-            backend: the network, for gradients.
-            forward: the same network for masked images, which may be faster and of lower precision; it then also serves
-                for changed values.
-            x: images [N, C, H, W].
-            layer: the layer that is explained, or None.
-            target: what is explained, see `targets`, or what reads its score.
-            options: batch size, precision, seed and tokens.
-            watched: without a layer, those whose maps are kept.
-        """
-        self.backend, self.forward, self.x, self.layer = backend, forward, x, layer
-        self.seed, self.preprocess, self.tokens = options.seed, options.preprocess, options.tokens
-        self.batch_size = options.batch_size or (ON_A_CPU if x.device.type == "cpu" else ON_A_GPU)
-        self.passes: Counter[str] = Counter()
-        self.extras: dict[str, Tensor] = {}
-        self.lower = options.lower
-        self._lower_tail: tuple[Tail, torch.dtype] | None = None
-        with torch.no_grad():
-            if watched:
-                values, self.output = forward.observed(x, watched)
-                layouts = {
-                    name: backend.layout(name, value, self.size, options.tokens) for name, value in values.items()
-                }
-                self.stages = {name: layouts[name].maps(value) for name, value in values.items()}
-            elif layer is None:
-                self.output = backend(x)
-            else:
-                self.value, self.tail = backend.split(layer, x)
-                self.output = self.tail(self.value, None)
-                self.layout = backend.layout(layer, self.value, self.size, options.tokens)
-        self.passes["forward"] += len(x)
-        self.scorer: Scorer = scorer_of(target, self.output, len(x), backend.readout(self.output))
+    @property
+    def batch_size(self) -> int:
+        """How many changed values or masked images run at once, where they fit."""
+        return self.options.batch_size or (ON_A_CPU if self.x.device.type == "cpu" else ON_A_GPU)
 
     @cached_property
     def whole_at_once(self) -> AtOnce:
@@ -108,75 +47,6 @@ class View:
     def base(self) -> Tensor:
         """The images as the network for masked images takes them, [N, C, H, W]."""
         return self.forward.prepared(self.x)
-
-    @cached_property
-    def everyone(self) -> Tensor:
-        """int64 [N], the images in order."""
-        return torch.arange(len(self.x), device=self.x.device)
-
-    @cached_property
-    def readout(self) -> Readout:
-        """How the output becomes scores and probabilities of classes; raises CamError where it has none."""
-        readout = self.backend.readout(self.output)
-        if readout is None:
-            raise CamError("the method reads probabilities of classes, and the model returns none; take grad-cam")
-        return readout
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return int(self.x.shape[-2]), int(self.x.shape[-1])
-
-    @cached_property
-    def A(self) -> Tensor:
-        """The layer's maps, [N, K, h, w]."""
-        return self.layout.maps(self.value)
-
-    @cached_property
-    def y(self) -> Tensor:
-        """The targets' scores (logits), [N]."""
-        return self.scorer.logit(self.output, self.everyone)
-
-    @cached_property
-    def p(self) -> Tensor:
-        """The targets' probabilities, [N]."""
-        return self.scorer.probability(self.output, self.everyone)
-
-    @cached_property
-    def g(self) -> Tensor:
-        """The gradient of the targets' scores with respect to the layer's maps alone, [N, K, h, w]."""
-        return self.sensitivity(self.scorer.logit)
-
-    def sensitivity(self, read: Read, curved: bool = False) -> Tensor:
-        """Return the gradient of what is read off the output with respect to the layer's maps alone, [N, K, h, w].
-
-        Nothing before the layer is differentiated, and nothing accumulates on parameters.
-
-        Args:
-            read: takes an output and the images that its rows belong to, returns one number for each row.
-            curved: return the Hessian times the layer's value in its place; zero where the gradient is constant.
-        """
-
-        def gradient(start: int, stop: int) -> Tensor:
-            images = self.everyone[start:stop]
-            unfused = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()  # fused, it has one derivative only
-            with torch.enable_grad(), unfused:
-                value = self.value[start:stop].detach().clone().requires_grad_()
-                output = self.tail(value, None if len(images) == len(self.x) else images)
-                score = read(output, images).sum()
-                if not score.requires_grad:
-                    raise CamError("the output does not follow from this layer; take a method that needs no gradient")
-                (signal,) = torch.autograd.grad(score, value, create_graph=curved)
-                if curved and signal.requires_grad:
-                    (curvature,) = torch.autograd.grad(signal, value, value.detach(), allow_unused=True)
-                    return torch.zeros_like(value) if curvature is None else curvature
-            return torch.zeros_like(value) if curved else signal
-
-        parts = [*AtOnce(len(self.x), "images", LESS).parts(len(self.x), gradient)]
-        signal = parts[0] if len(parts) == 1 else torch.cat(parts)
-        self.passes["tail"] += len(self.x)
-        self.passes["tail backward"] += len(self.x) * (1 + curved)
-        return self.layout.maps(signal)
 
     def slopes(self, x: Tensor, images: Tensor, read: Read | None = None) -> tuple[Tensor, Tensor]:
         """Return the scores of other images, and the gradients of each with respect to its image.
@@ -215,7 +85,7 @@ class View:
         Returns:
             [N, count], or [N, count, ...] where `read` returns more than one number.
         """
-        read, (tail, dtype) = read or self.scorer.logit, self._fast_tail()
+        read, (tail, dtype) = read or self.scorer.logit, self._fast_tail
 
         def scored(images: Tensor, variants: Tensor) -> Tensor:
             value = self.layout.value(make(images, variants), self.value[images]).to(dtype)
@@ -352,19 +222,18 @@ class View:
             drawn.append(torch.randn(shape, generator=generator, dtype=torch.float32))
         return torch.stack(drawn).to(self.x.device, self.x.dtype)
 
+    @cached_property
     def _fast_tail(self) -> tuple[Tail, torch.dtype]:
-        """Return the function from changed values to the output, and the dtype of the values.
+        """The function from changed values to the output, and the dtype of the values.
 
         In a lower precision the values that bypass the layer are computed once more. Otherwise the function that
         gradients use serves, and nothing before the layer runs again.
         """
-        if not self.lower:
+        if not self.options.lower:
             return self.tail, self.value.dtype
-        if self._lower_tail is None:
-            value, tail = self.forward.split(str(self.layer), self.x)
-            self._lower_tail = tail, value.dtype
-            self.passes["forward"] += len(self.x)
-        return self._lower_tail
+        value, tail = self.forward.split(str(self.layer), self.x)
+        self.passes["forward"] += len(self.x)
+        return tail, value.dtype
 
     def _over_pairs(self, count: int, scored: Make, keep: Tensor | None, at_once: AtOnce) -> Tensor:
         """Score every pair of an image and a variant, a batch at a time, in order; those not kept get zero."""

@@ -74,10 +74,7 @@ class Explainer:
             "backward".
         extras: after a call, what the method has to tell besides its map, such as a standard error.
         output: after a call, what the network returned for the images, as it was computed for the maps.
-        logits: after a call, the scores of the classes [N, classes]; None where the network returns none.
         classes: after a call, the class explained of each image, int64 [N]; None where the target is no class.
-        scores: after a call, what masked images are measured by, of the images as they are [N]: the probability of the
-            target, its cosine, or its number.
     """
 
     def __init__(
@@ -100,9 +97,9 @@ class Explainer:
         self.passes: Counter[str] = Counter()
         self.extras: dict[str, Tensor] = {}
         self.output: Any = None
-        self.logits: Tensor | None = None
         self.classes: Tensor | None = None
-        self.scores: Tensor | None = None
+        self._scorer: Scorer | None = None
+        self._images: Tensor | None = None
         if self.method.needs in ("layer", "layers") and not self.layers:
             raise CamError(f"{self.method.name} explains a layer; name one, such as the last one with rows and columns")
         if inner is not None:
@@ -158,16 +155,31 @@ class Explainer:
                 View(self.backend, self.forward, x, layer, chosen, self.how, watched) for layer in layers or (None,)
             ]
             maps = self._maps(views)
-            self.output, scorer = views[0].output, views[0].scorer
-            self.classes, self.scores = scorer.classes, views[0].p
-            self.logits = None if self.classes is None else scorer.readout.scores(self.output)
+            self.output, self._scorer, self._images = views[0].output, views[0].scorer, views[0].everyone
+            self.classes = self._scorer.classes
             for view in views:
                 self.extras |= view.extras
                 self.passes.update(view.passes)
             if raw:
                 return maps[0] if len(maps) == 1 else torch.stack([views[0].up(each) for each in maps]).mean(0)
             finished = self._finished(maps, views[0].size)
-        return Maps.of(finished, x, self.method.name, self.layers, partial(_in_words, scorer, self.how.classes))
+        return Maps.of(finished, x, self.method.name, self.layers, partial(_in_words, self._scorer, self.how.classes))
+
+    @property
+    def logits(self) -> Tensor | None:
+        """After a call, the scores of the classes [N, classes]; None where the network returns none."""
+        return None if self._scorer is None or self.classes is None else self._scorer.readout.scores(self.output)
+
+    @property
+    def scores(self) -> Tensor | None:
+        """After a call, what masked images are measured by, of the images as they are [N].
+
+        It is the probability of the target, its cosine, or its number.
+        """
+        if self._scorer is None or self._images is None:
+            return None
+        with torch.no_grad():
+            return self._scorer.probability(self.output, self._images)
 
     def _maps(self, views: list[View]) -> list[Tensor]:
         """Return the maps of the method's equation: one, or one for each layer."""
@@ -229,8 +241,8 @@ def _in_words(scorer: Scorer, names: Sequence[str]) -> list[str]:
 
 def _varies(maps: Tensor) -> Tensor:
     """Return which maps [N, h, w] differ over their positions by more than rounding, bool [N]."""
-    span, largest = maps.amax((1, 2)) - maps.amin((1, 2)), maps.abs().amax((1, 2))
-    return span > 16 * torch.finfo(maps.dtype).eps * largest
+    low, high = maps.flatten(1).aminmax(dim=1)
+    return high - low > 16 * torch.finfo(maps.dtype).eps * torch.maximum(high, -low)
 
 
 def cam(

@@ -36,9 +36,15 @@ def min_max(maps: Tensor) -> Tensor:
     tensor([[0.0000, 0.5000],
             [1.0000, 0.2500]])
     """
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0)
+    low, span = lowest_and_span(maps)
+    varies = span > 0
+    return torch.where(varies, (maps - low) / torch.where(varies, span, 1.0), 0.0)
+
+
+def lowest_and_span(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest value of each map [..., h, w] and how far the highest is above it, [..., 1, 1] each."""
+    low, high = maps.flatten(-2).aminmax(dim=-1)
+    return low[..., None, None], (high - low)[..., None, None]
 
 
 def shaped(maps: Tensor, size: tuple[int, int], convention: str, align_corners: bool) -> Tensor:

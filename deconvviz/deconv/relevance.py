@@ -78,26 +78,31 @@ class LRP:
     rectified: frozenset[fx.Node] = frozenset()
 
     def reads_values(self, node: fx.Node) -> bool:
-        """Return True: every share depends on the values."""
-        return True
+        """Return whether the shares at an op depend on the values, and not on their shapes or the switches alone."""
+        return not self._hands_through(node) and op_of(node).kind != "max_pool" and not _moves_or_ends(node)
 
     def transpose(self, call: Call, signal: Tensor) -> Sequence[Tensor | None]:
         """Return the relevance of each data input of one call, from that of its output."""
         op, name = op_of(call.node), op_name(call.node)
-        if op.kind in ("rectifier", "lrn") or (op.normalises and self.normalisation == "pass"):
+        if self._hands_through(call.node):
             return [signal]
         if op.kind == "max_pool":
             height, width = call.inputs[0].shape[2:]
             return [unpool(signal, call.extra["switches"], height, width)]
-        if moves_values(call.node) or name in ("cat", "stack"):
-            return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)
         if name in GATES:
             return [None] * len(call.inputs)
+        if _moves_or_ends(call.node):
+            return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)
         if name == "conv2d":
             return [self._convolution(call, signal)]
         if len(call.inputs) > 1 and name in PRODUCTS:
             return self._factors(call, signal)
         return self._shared(call, signal)
+
+    def _hands_through(self, node: fx.Node) -> bool:
+        """Return whether the relevance of an op's output is that of its input."""
+        op = op_of(node)
+        return op.kind in ("rectifier", "lrn") or (op.normalises and self.normalisation == "pass")
 
     # --- rules ---
 
@@ -159,7 +164,8 @@ class LRP:
         value, weight, bias = call.args[:3]
         if call.node in self.rectified and never_negative(call.node):
             return self._gamma_above_zero(call, signal)
-        signed, unsigned = _with(call, value, weight), _with(call, value.abs(), weight.abs())
+        magnitude = value if never_negative(call.node) else value.abs()
+        signed, unsigned = _with(call, value, weight), _with(call, magnitude, weight.abs())
         out, half, size = call.value(), self.gamma / 2, unsigned.run()
         if bias is not None:
             size = size + bias.abs()[:, None, None]
@@ -261,6 +267,11 @@ def _layer_norm_transpose(call: Call, share: Tensor) -> Tensor:
     deviation = (value.var(axes, unbiased=False, keepdim=True) + eps).sqrt()
     scaled: Tensor = share / deviation if weight is None else share * weight / deviation
     return scaled - scaled.mean(axes, keepdim=True)
+
+
+def _moves_or_ends(node: fx.Node) -> bool:
+    """Return whether an op moves values, joins them, or takes no relevance."""
+    return moves_values(node) or op_name(node) in ("cat", "stack", *GATES)
 
 
 def is_gate(node: fx.Node) -> bool:

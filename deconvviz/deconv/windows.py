@@ -304,8 +304,9 @@ class Sweep:
             call.extra["counts"] = self._counts(node)
         if "switches" in self.calls[node].extra:
             call.extra["switches"] = self._window_of_switches(node)
-        if reads:
-            call.out = self.cut(self.values[node], node, window)
+        axes = axes_of(node)
+        assert axes is not None
+        call.later = partial(self.places.cut, self.values[node], window, axes)  # many rules do not look at it
         return call
 
     def _window_of_switches(self, node: fx.Node) -> Tensor:
@@ -352,7 +353,7 @@ class Sweep:
             inputs = [value[:1].expand(len(index), *value.shape[1:]) for value in call.inputs]
         twin = self._call(node, inputs, len(index))
         twin.extra = {key: value[index] for key, value in call.extra.items()}
-        twin.out = call.value()[index] if policy.reads_values(node) else None
+        twin.later = partial(_rows_of, call, index)  # many rules do not look at it
         return twin
 
     def _placed(self, part: Tensor, source: fx.Node, window: Reach | None) -> Tensor:
@@ -370,3 +371,8 @@ class Sweep:
             view = view.narrow(axis, interval.low - stored_interval.low, interval.size)
         view.copy_(part)
         return out
+
+
+def _rows_of(call: Call, index: Tensor) -> Tensor:
+    """Return some rows of the value of a call."""
+    return call.value()[index]

@@ -62,6 +62,7 @@ class Network(Program, WithScores):
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
         self._precisions: dict[str, Network] = {}
         self._without_norms: dict[tuple[str, ...], Network] = {}
+        self._bypasses: dict[tuple[fx.Node, tuple[fx.Node, ...]], list[fx.Node]] = {}
 
     # --- running ---
 
@@ -354,4 +355,8 @@ class Network(Program, WithScores):
 
     def _bypassing(self, node: fx.Node, outputs: Sequence[fx.Node]) -> list[fx.Node]:
         """Return the nodes whose values the output needs and that do not follow from `node`."""
-        return crossing(self.graph, node, self._plan(frozenset({node, self.image}), tuple(outputs)), outputs)
+        key = node, tuple(outputs)
+        if key not in self._bypasses:
+            plan = self._plan(frozenset({node, self.image}), tuple(outputs))
+            self._bypasses[key] = crossing(self.graph, node, plan, outputs)
+        return self._bypasses[key]

@@ -29,6 +29,7 @@ class Call:
         node: the op's node in the graph.
         extra: what the op recorded besides its value, such as "switches".
         out: the value that it returned, where the caller keeps it.
+        later: where the caller does not keep it, makes it of what is kept; None where the op has to run again.
         inside: for an op that reads pixels: which positions of its input are pixels, a mask, or None where all are.
     """
 
@@ -39,6 +40,7 @@ class Call:
     node: fx.Node
     extra: dict[str, Tensor] = field(default_factory=dict)
     out: Tensor | None = None
+    later: Callable[[], Tensor] | None = None
     inside: Callable[[], Tensor | None] | None = None
 
     def run(self) -> Any:
@@ -47,7 +49,9 @@ class Call:
 
     def value(self) -> Tensor:
         """Return the value that the call returned; it runs again only where nobody kept it."""
-        out: Tensor = self.run() if self.out is None else self.out
+        if self.out is not None:
+            return self.out
+        out: Tensor = self.run() if self.later is None else self.later()
         return out
 
 

@@ -64,7 +64,9 @@ class Program:
             node -> value, of the targets at least where they are kept.
         """
         plan = self._plan(frozenset(given), tuple(targets), take is None)
-        values: Values = {**given, self.batch_size: batch_size}
+        values: Values = {node: self.tensors[str(node.target)] for node in plan.weights}
+        values.update(given)
+        values[self.batch_size] = batch_size
         taken = frozenset(targets) if take is not None else frozenset()
         overwriting = plan.overwriting if self.precision != "as captured" and not torch.is_grad_enabled() else ()
         with computing(self.precision):

@@ -15,12 +15,14 @@ class Plan(NamedTuple):
     """What to run.
 
     Attributes:
-        steps: the nodes to compute, in order.
+        steps: the ops to compute, in order.
+        weights: the weights, buffers and constants that they read.
         release: node -> the values that are not needed any more once it is computed.
         overwriting: rectifiers that may write into their input, which nobody else reads.
     """
 
     steps: tuple[fx.Node, ...]
+    weights: tuple[fx.Node, ...]
     release: dict[fx.Node, tuple[fx.Node, ...]]
     overwriting: frozenset[fx.Node]
 
@@ -37,17 +39,19 @@ def make_plan(graph: fx.Graph, given: frozenset[fx.Node], targets: Sequence[fx.N
         if node not in needed:
             needed.add(node)
             stack += [source for source in node.all_input_nodes if source not in given]
-    steps = tuple(node for node in graph.nodes if node in needed)
+    ordered = [node for node in graph.nodes if node in needed]
+    steps = tuple(node for node in ordered if node.op != "get_attr" or node in targets)
+    weights = tuple(node for node in ordered if node.op == "get_attr" and node not in targets)
     last = {source: node for node in steps for source in node.all_input_nodes}
     if not kept:
         last |= {node: node for node in targets if node not in last}  # nothing reads it
     release: dict[fx.Node, tuple[fx.Node, ...]] = {}
     for source, node in last.items():
-        if not kept or source not in targets:
+        if source.op != "get_attr" and (not kept or source not in targets):  # weights stay in memory anyway
             release[node] = (*release.get(node, ()), source)
     fresh = {node for node in steps if node.op == "call_function" and op_of(node).fresh and node not in targets}
     overwriting = {n for n in steps if n.target is torch.ops.aten.relu.default and fresh & {*release.get(n, ())}}
-    return Plan(steps, release, frozenset(overwriting))
+    return Plan(steps, weights, release, frozenset(overwriting))
 
 
 def crossing(graph: fx.Graph, node: fx.Node, plan: Plan, outputs: Sequence[fx.Node]) -> list[fx.Node]:

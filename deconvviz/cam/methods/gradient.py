@@ -17,13 +17,13 @@ from deconvviz.cam.registry import method
 from deconvviz.errors import CamError, require_choice
 
 
-@method("grad-cam", passes="1 forward, 1 tail, 1 tail backward")
+@method("grad-cam", passes="1 forward, 1 tail backward")
 def grad_cam(v: View) -> Tensor:
     """ReLU(sum_k mean(g_k) A_k). Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2."""
     return weighted(mean(v.g), v.A).relu()
 
 
-@method("grad-cam++", passes="1 forward, 1 tail, 1 tail backward")
+@method("grad-cam++", passes="1 forward, 1 tail backward")
 def grad_cam_plus_plus(v: View) -> Tensor:
     """ReLU(sum_k w_k A_k), w_k = sum alpha ReLU(e^S g), alpha = g^2 / (2 g^2 + g^3 sum A); Y = e^S makes it closed.
 
@@ -35,26 +35,26 @@ def grad_cam_plus_plus(v: View) -> Tensor:
     return weighted((alpha * v.g.relu()).sum((2, 3)), v.A).relu()
 
 
-@method("xgrad-cam", passes="1 forward, 1 tail, 1 tail backward")
+@method("xgrad-cam", passes="1 forward, 1 tail backward")
 def xgrad_cam(v: View) -> Tensor:
     """ReLU(sum_k w_k A_k), w_k = sum(g A) / (sum A + 1e-6). Fu et al. 2020, arXiv 2008.02312, equation 8."""
     return weighted((v.g * v.A).sum((2, 3)) / (v.A.sum((2, 3)) + 1e-6), v.A).relu()
 
 
-@method("hirescam", passes="1 forward, 1 tail, 1 tail backward")
+@method("hirescam", passes="1 forward, 1 tail backward")
 def hires_cam(v: View) -> Tensor:
     """sum_k g_k A_k, element by element, signed. Draelos and Carin 2020, arXiv 2011.08891."""
     return (v.g * v.A).sum(1)
 
 
-@method("layercam", fuse="max", passes="1 forward, 1 tail, 1 tail backward")
+@method("layercam", fuse="max", passes="1 forward, 1 tail backward")
 def layer_cam(v: View) -> Tensor:
     """ReLU(sum_k ReLU(g_k) A_k), element by element. Jiang et al. 2021 (TIP), equations 6 to 8; several layers are
     fused by the maximum of tanh(2 L / max L), equation 9."""
     return (v.g.relu() * v.A).sum(1).relu()
 
 
-@method("abs-cam", passes="1 forward, 1 tail, 1 tail backward")
+@method("abs-cam", passes="1 forward, 1 tail backward")
 def abs_cam(v: View, refined: bool = False) -> Tensor:
     """ReLU(sum_k mean(|g_k|) A_k). Zeng et al. 2022, arXiv 2207.03648, its first stage.
 
@@ -75,7 +75,7 @@ def eigen_cam(v: View) -> Tensor:
     return first_component(v.A)
 
 
-@method("eigengrad-cam", passes="1 forward, 1 tail, 1 tail backward")
+@method("eigengrad-cam", passes="1 forward, 1 tail backward")
 def eigen_grad_cam(v: View) -> Tensor:
     """Eigen-CAM of g A: it knows the class. From pytorch-grad-cam (Gildenblat 2021), which centres the columns."""
     return first_component(v.g * v.A)
@@ -114,7 +114,7 @@ def finer_cam(v: View, references: int = 3, gamma: float = 0.6) -> Tensor:
     return weighted(mean(v.sensitivity(contrast)), v.A).relu()
 
 
-@method("shapley-cam", passes="1 forward, 2 tail, 3 tail backward")
+@method("shapley-cam", passes="1 forward, 1 tail, 3 tail backward")
 def shapley_cam(v: View, utility: str = "rest") -> Tensor:
     """ReLU(sum_k w_k A_k), w_k = mean(g - H A / 2), g and H the gradient and the Hessian of the utility.
 

@@ -74,7 +74,7 @@ def occlusion(v: View, square: int, stride: int, fill: float | str | Tensor = 0.
     return occluder.averaged(significant((v.p[:, None] - scores).to(v.x.dtype), scores))
 
 
-@method("sise", needs="layers", passes="up to layers * (1 + K) forward, layers tail, layers tail backward")
+@method("sise", needs="layers", passes="up to layers * (1 + K) forward, layers tail backward")
 def sise(views: Sequence[View], mu: float = 0.0) -> Tensor:
     """Layers' masks, chosen by their gradients and scored on the image, fused from the first layer to the last.
 
@@ -91,7 +91,7 @@ def sise(views: Sequence[View], mu: float = 0.0) -> Tensor:
     return fused
 
 
-@method("ada-sise", needs="layers", passes="up to layers * (1 + K) forward, layers tail, layers tail backward")
+@method("ada-sise", needs="layers", passes="up to layers * (1 + K) forward, layers tail backward")
 def ada_sise(views: Sequence[View]) -> Tensor:
     """SISE with the share of maps found by Otsu's threshold on each layer's gradients, and hard masks in the fusion.
 
@@ -108,7 +108,7 @@ def ada_sise(views: Sequence[View]) -> Tensor:
     return fused
 
 
-@method("refine-cam", needs="layers", passes="layers forward, layers tail, layers tail backward")
+@method("refine-cam", needs="layers", passes="layers forward, layers tail backward")
 def refine_cam(views: Sequence[View], base: str = "grad-cam++") -> Tensor:
     """The product over layers of up(mm(ReLU(map))), of maps of another method of one layer.
 

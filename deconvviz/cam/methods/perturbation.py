@@ -83,7 +83,7 @@ def _averaged(v: View, make: Make, varied: Tensor, samples: int) -> Tensor:
     return v.up(weighted(scores, v.A)).relu()
 
 
-@method("group-cam", lengths={"blur": STRONG_BLUR}, passes="up to 2 + groups forward, 1 tail, 1 tail backward")
+@method("group-cam", lengths={"blur": STRONG_BLUR}, passes="up to 2 + groups forward, 1 tail backward")
 def group_cam(v: View, *, groups: int = 32, percentile: float = 70.0, blur: tuple[int, float]) -> Tensor:
     """Masks of groups of channels, scored by what they restore of a blurred image. Zhang et al. 2021, arXiv 2103.13859.
 
@@ -126,13 +126,14 @@ def sidu(v: View, threshold: float = 0.1, sigma: float = 0.25) -> Tensor:
     return v.combined((alike * unique / (0.5 * count)).to(v.x.dtype), masks)
 
 
-@method("fd-cam", passes="1 forward, 1 + 2 * K tail, 1 tail backward")
+@method("fd-cam", passes="1 forward, 2 * K tail, 1 tail backward")
 def fd_cam(v: View, share: float = 0.95) -> Tensor:
     """Channels grouped by cosine similarity, switched on and off together. Li et al. 2022, arXiv 2206.08792.
 
     s_k = y(only the group of k) + y - y(without it); w_k = exp(mm(s)_k) mm(mean g)_k - 0.5; ReLU(sum w_k A_k).
     share: a channel's group is those more alike to it than this share of all.
     """
+    slopes = mean(v.g)
     flat = functional.normalize(v.A.flatten(2), dim=2, eps=1e-12)
     alike = flat @ flat.transpose(1, 2)
     group = alike > quantile(alike, share)  # [N, K, K]
@@ -144,7 +145,7 @@ def fd_cam(v: View, share: float = 0.95) -> Tensor:
 
     scores = v.after(2 * count, switched)
     worth = scores[:, :count] + v.y[:, None] - scores[:, count:]
-    weights = torch.exp(_min_max_row(worth)) * _min_max_row(mean(v.g)) - 0.5
+    weights = torch.exp(_min_max_row(worth)) * _min_max_row(slopes) - 0.5
     return weighted(weights, v.A).relu()
 
 

@@ -68,10 +68,11 @@ def smoothgrad(v: View, samples: int = 25, noise: float = 0.15) -> Tensor:
     return (total / samples).abs().amax(1)
 
 
-@method("guided-grad-cam", passes="2 forward, 1 backward, 1 tail, 1 tail backward")
+@method("guided-grad-cam", passes="2 forward, 1 backward, 1 tail backward")
 def guided_grad_cam(v: View) -> Tensor:
     """max over colours of |guided backpropagation| times Grad-CAM, resized. Selvaraju et al. 2017, section 3.2."""
-    return v.back(Policy("guided")).abs().amax(1) * v.up(grad_cam(v))
+    places = v.up(grad_cam(v))
+    return v.back(Policy("guided")).abs().amax(1) * places
 
 
 @method("lrp-epsilon", needs="image", passes="2 forward, 1 backward")
