@@ -6,6 +6,7 @@ Python looks for cycles by the number of objects, and a batch of maps is a few o
 from __future__ import annotations
 
 import gc
+import pathlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,8 +18,11 @@ from in_memory import drawn_scenes
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.cam.learned.base import LEARNED, Phase
 from deconvviz.cam.registry import METHODS
 from deconvviz.choices import RULES
+from deconvviz.studies.attack.attacks import ATTACKS
+from deconvviz.studies.explainers.train import train_explainer
 
 SIZE = 24
 PRE = dv.Preprocess(resize=SIZE, crop=SIZE)
@@ -107,5 +111,30 @@ def test_studies(network: dv.Network, without_collector: None) -> None:
         dv.dissect(network, store, ["8"], preprocess=PRE, progress=False)
         dv.occlude(network, picture, "8", preprocess=PRE, square=8, stride=8, progress=False)
         dv.visualise(network, "8", preprocess=PRE, steps=3, progress=False)
+
+    assert not left_in_cycles(job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_attacks(name: str, network: dv.Network, without_collector: None) -> None:
+    steps = {"steps": 3} & ATTACKS[name].options.keys()
+    how: dict[str, Any] = {"preprocess": PRE, "away_from": "top", "epsilons": [8 / 255], "progress": False}
+    options = dict.fromkeys(steps, 3)
+    assert not left_in_cycles(lambda: dv.attack(network, drawn_scenes(4, 0), name, method_options=options, **how))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["l-cam-fm", "l-cam-img", "real-time-masking", "bump"])
+def test_trained_explainers(
+    name: str, network: dv.Network, images: Tensor, tmp_path: pathlib.Path, without_collector: None
+) -> None:
+    layers = ["4", "8"] if LEARNED[name].many else ["8"]
+    phase, how = Phase("all", epochs=1, batch_size=2), {"workers": 1, "preprocess": PRE, "progress": False}
+
+    def job() -> None:
+        out = tmp_path / "e.pth"
+        trained = train_explainer(name, network, drawn_scenes(4, 0), layers, out, phases=(phase,), **how)
+        dv.cam(name, network, explainer=trained.explainer)(images)
 
     assert not left_in_cycles(job)

@@ -49,7 +49,7 @@ class HookedModel:
             values.append(output.clone() if isinstance(output, Tensor) else output)
 
         with self._hooked(layer, keep):
-            self(x)
+            whole = self(x)
         if len(values) != 1 or not isinstance(values[0], Tensor) or len(values[0]) != len(x):
             what = type(values[0]).__name__ if len(values) == 1 else counted(len(values), "value")
             raise CamError(
@@ -57,7 +57,11 @@ class HookedModel:
                 "that returns a tensor [N, ...] once"
             )
 
+        unchanged = values[0].detach().clone()
+
         def tail(value: Tensor, images: Tensor | None = None) -> Any:
+            if value is unchanged and images is None and not torch.is_grad_enabled():
+                return whole
             images_of_value = x if images is None else x[images]
             # The backward of torch 2.14's BatchNorm misreads the gradient of one image on a CPU; see `affine_norm`.
             alone = len(value) == 1 and value.requires_grad
@@ -67,7 +71,7 @@ class HookedModel:
                 output = self(images_of_value)
             return _first(output) if alone else output
 
-        return values[0].detach().clone(), tail
+        return unchanged, tail
 
     def last_of_each_size(self, x: Tensor, most: int = 4) -> dict[str, tuple[int, int]]:
         """Return the modules that return maps once: of each size (rows, columns) the last, for the `most` last sizes.

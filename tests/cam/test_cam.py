@@ -587,6 +587,24 @@ def test_awkward_networks(x: Tensor) -> None:
         assert torch.allclose(ablated[n], expected)
 
 
+def test_what_is_known_does_not_run_again(net: Net, x: Tensor) -> None:
+    """The output comes with the layer's value where hooks look on, and with its gradient; of a graph only the head."""
+    model, network = net
+    runs: list[str] = []
+    handle = model.register_forward_hook(lambda *arguments: runs.append("model"))
+    for name, expected in {"eigen-cam": 1, "grad-cam": 2, "recipro-cam": 2}.items():
+        runs.clear()
+        cam(name, model, "4")(x, 1)
+        assert len(runs) == expected, name
+    handle.remove()
+    explained = cam("grad-cam", network, "4")
+    explained(x, 1)
+    assert dict(explained.passes) == {"forward": 1, "tail backward": 1}
+    assert explained.logits is not None and torch.allclose(explained.logits, model(x), atol=1e-12)
+    assert explained.scores is not None and torch.allclose(explained.scores, model(x).softmax(1)[:, 1], atol=1e-12)
+    assert not explained.output.requires_grad
+
+
 def test_hooks_are_the_same_and_leave_nothing(net: Net, x: Tensor) -> None:
     """A plain module, explained through hooks, gives what the captured network gives, and is left as it was."""
     model, network = net

@@ -11,6 +11,8 @@ from networks import build, by_weight
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.convnext import CNBlock
+from torchvision.models.mobilenetv2 import InvertedResidual as MobileBlock
+from torchvision.models.shufflenetv2 import InvertedResidual as ShuffleBlock
 
 import deconvviz as dv
 from deconvviz.deconv import batches
@@ -45,13 +47,16 @@ NETWORKS = (
     "shufflenet_v2_x1_0",
     "convnext_tiny",
 )
+BLOCKS = (CNBlock, MobileBlock, ShuffleBlock)
 
 
 def shallow(model: nn.Module) -> nn.Module:
-    """Leave two blocks in each stage of a ConvNeXt: the others are of the same kind, and each costs seconds."""
+    """Leave out blocks that come after one with the same structure: each costs seconds."""
     for stage in (module for module in model.modules() if isinstance(module, nn.Sequential)):
-        if len(stage) and isinstance(stage[0], CNBlock):
-            del stage[2:]
+        for place in reversed(range(2, len(stage))):
+            pair = stage[place - 1], stage[place]
+            if isinstance(pair[1], BLOCKS) and all(getattr(block, "use_res_connect", True) for block in pair):
+                del stage[place]
     return model
 
 

@@ -3,6 +3,9 @@
 Every kind of file that version 0.1.0 wrote is changed at random, as it is (without a seal) and written anew (sealed, or
 with digests of its parts). Each changed file is read in a process of its own with a limit of memory and time. A
 failure prints the seed of the change. `--fuzz SECONDS` runs longer than the default.
+
+This file is run as a program: its processes are forks of one that holds nothing but what it has imported, since to fork
+takes as long as the memory of a process is large.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import pickle
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 import zipfile
@@ -25,6 +30,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from killing import ONE_THREAD
 
 import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError
@@ -182,10 +188,8 @@ CHANGES |= {each.__name__: in_hdf5(each) for each in HDF5}
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, pathlib.Path, bool]]:
+def files_of_every_kind(folder: pathlib.Path) -> list[tuple[str, pathlib.Path, bool]]:
     """(kind, path, whether a digest guards it) of every kind, as it was written by 0.1.0 and written anew."""
-    folder = tmp_path_factory.mktemp("fuzz")
     with zipfile.ZipFile(FROZEN) as archive:
         archive.extractall(folder)
     found = []
@@ -258,15 +262,16 @@ def cases(files: list[tuple[str, pathlib.Path, bool]]) -> Iterator[tuple[int, st
             yield seed, kind, path, guarded, change
 
 
-def test_changed_files_are_refused_or_the_same(
-    files: list[tuple[str, pathlib.Path, bool]], tmp_path: pathlib.Path, request: pytest.FixtureRequest
-) -> None:
+def program(folder: pathlib.Path, seconds: float) -> None:
+    """Change files for so long, each kind in each way at least once; print how many, and what went wrong, as JSON."""
+    (folder / "files").mkdir()
+    files = files_of_every_kind(folder / "files")
     right = {path: told(kind, path).hex() for kind, path, _ in files}
-    until, tried, wrong = time.monotonic() + float(request.config.getoption("--fuzz")), 0, []
+    until, tried, wrong = time.monotonic() + seconds, 0, []
     for seed, kind, path, guarded, change in cases(files):
         if time.monotonic() > until and seed > 0:
             break
-        changed = tmp_path / "changed.h5"
+        changed = folder / "changed.h5"
         shutil.copy(path, changed)
         rng = np.random.default_rng([seed, *f"{path.name} {change}".encode()])
         CHANGES[change](changed, rng)
@@ -274,12 +279,21 @@ def test_changed_files_are_refused_or_the_same(
         other = guarded and found not in ("refused", right[path])
         if other or not (found == "refused" or len(found) == 64):
             wrong.append(f"seed {seed}, {change} of {path.name}: {found[:400]}")
-    assert not wrong, f"{len(wrong)} of {tried}:\n" + "\n".join(wrong[:20])
-    assert tried >= len(files) * len(CHANGES)
+    print(json.dumps({"kinds": len(files), "tried": tried, "wrong": wrong}))
 
 
-def test_verify_tells_what_changed(files: list[tuple[str, pathlib.Path, bool]], tmp_path: pathlib.Path) -> None:
-    for kind, path, guarded in files:
+def test_changed_files_are_refused_or_the_same(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> None:
+    command = [sys.executable, __file__, str(tmp_path), str(request.config.getoption("--fuzz"))]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert not found["wrong"], f"{len(found['wrong'])} of {found['tried']}:\n" + "\n".join(found["wrong"][:20])
+    assert found["tried"] >= found["kinds"] * len(CHANGES)
+
+
+def test_verify_tells_what_changed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "files").mkdir()
+    for kind, path, guarded in files_of_every_kind(tmp_path / "files"):
         assert ("unchanged since it was written" in verify(path)) is guarded, kind
         if guarded:
             content = bytearray(path.read_bytes())
@@ -290,3 +304,7 @@ def test_verify_tells_what_changed(files: list[tuple[str, pathlib.Path, bool]], 
             except DataError:
                 continue
             assert kind == "deconvviz-images", kind  # a byte of HDF5's own between the images: no image is another one
+
+
+if __name__ == "__main__":
+    program(pathlib.Path(sys.argv[1]), float(sys.argv[2]))
