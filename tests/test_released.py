@@ -130,11 +130,11 @@ def test_trained_explainers(
     name: str, network: dv.Network, images: Tensor, tmp_path: pathlib.Path, without_collector: None
 ) -> None:
     layers = ["4", "8"] if LEARNED[name].many else ["8"]
-    phase, how = Phase("all", epochs=1, batch_size=2), {"workers": 1, "preprocess": PRE, "progress": False}
+    how: dict[str, Any] = {"phases": (Phase("all", epochs=1, batch_size=2),), "workers": 1, "progress": False}
 
     def job() -> None:
         out = tmp_path / "e.pth"
-        trained = train_explainer(name, network, drawn_scenes(4, 0), layers, out, phases=(phase,), **how)
+        trained = train_explainer(name, network, drawn_scenes(4, 0), layers, out, preprocess=PRE, **how)
         dv.cam(name, network, explainer=trained.explainer)(images)
 
     assert not left_in_cycles(job)

@@ -264,13 +264,21 @@ def _project_batch(
         start = maps.new_zeros(len(units), *maps.shape[1:])
     start[everyone, channels, y, x] = values if options.seed == "activation" else torch.ones_like(values)
     seed = as_value(node, start)
-    return values, {rule: _sent_back(sweep, seed, rule, options) for rule in rules}
+    # A unit of zero starts with no activation; a seed of one would start there too. A GPU is not asked: it would wait
+    proportional = options.seed == "activation" or (values.device.type == "cpu" and bool((values != 0).all()))
+    return values, {rule: _sent_back(sweep, seed, rule, options, proportional) for rule in rules}
 
 
-def _sent_back(sweep: Sweep, seed: Tensor, rule: str, options: SignalOptions) -> Signal:
-    """Send the signal of a batch of units back by one rule."""
+def _sent_back(sweep: Sweep, seed: Tensor, rule: str, options: SignalOptions, proportional: bool) -> Signal:
+    """Send the signal of a batch of units back by one rule; `proportional` as in `Descent`."""
     way = WAYS[rule]
-    descent = Descent(overlap=options.overlap, lrn=options.lrn, bounds=options.bounds, steps=sweep.plan.steps)
+    descent = Descent(
+        overlap=options.overlap,
+        lrn=options.lrn,
+        bounds=options.bounds,
+        steps=sweep.plan.steps,
+        proportional=proportional,
+    )
     sweep.linearised.clear()
     signal = sweep.back(seed, way.policy(descent))
     if way.times_input:

@@ -168,10 +168,16 @@ class LRP:
         signed, unsigned = _with(call, value, weight), _with(call, magnitude, weight.abs())
         out, half, size = call.value(), self.gamma / 2, unsigned.run()
         if bias is not None:
-            size = size + bias.abs()[:, None, None]
-        sign = out.sign()
-        share = signal * sign / (out.abs().mul_(1 + half).add_(size, alpha=half).add_(self.epsilon))
-        from_signed, from_unsigned = _returned([signed], share), _returned([unsigned], share * sign)
+            size.add_(bias.abs()[:, None, None])
+        if call.node in self.rectified:  # what has relevance is above zero; the clamp is for the rest
+            total = out.mul(1 + half).add_(size, alpha=half).add_(self.epsilon).clamp_(min=self.epsilon)
+            share = share_of_unsigned = torch.div(signal, total, out=total)
+        else:
+            sign = out.sign()
+            total = out.abs().mul_(1 + half).add_(size, alpha=half).add_(self.epsilon)
+            share = torch.div(signal * sign, total, out=total)
+            share_of_unsigned = share * sign
+        from_signed, from_unsigned = _returned([signed], share), _returned([unsigned], share_of_unsigned)
         return from_signed.mul_(1 + half).add_(from_unsigned, alpha=half)
 
     def _gamma_above_zero(self, call: Call, signal: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 import deconvviz as dv
 from deconvviz.choices import RELEVANCE_RULES
+from deconvviz.deconv import rules
 from deconvviz.deconv.decision import Decisions
 from deconvviz.deconv.memory import EVERYTHING_STAYS
 from deconvviz.deconv.relevance import LRP, never_negative, only_rectified
@@ -110,3 +112,33 @@ def test_totals(layout: torch.memory_format) -> None:
     expected = signal.double().sum((1, 2, 3))
     assert total_of(signal).dtype == torch.float64
     assert torch.allclose(total_of(signal), expected, rtol=0, atol=1e-7 * float(signal.abs().sum((1, 2, 3)).max()))
+
+
+@pytest.mark.parametrize("rule", ["lrp-gamma", "lrp-composite", "lrp-epsilon", "lrp-zplus"])
+def test_units_take_the_shortcuts_too(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with a unit of zero among them, which a seed of one starts from although nothing contributed to it."""
+    network, x = (
+        captured(Fire()),
+        torch.randn(1, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    )
+    layer = "cat"
+    maps = network.activations(x, [layer])[layer][0]
+    alive, dead = ((maps > 0).nonzero()[::17].tolist(), (maps == 0).nonzero()[:2].tolist())
+    for places, seed, shortcut in (
+        (alive, "one", True),
+        (alive + dead, "one", False),
+        (alive + dead, "activation", True),
+    ):
+        asked: list[int] = []
+
+        def counted(steps: Sequence[fx.Node], asked: list[int] = asked) -> frozenset[fx.Node]:
+            asked.append(len(steps))
+            return only_rectified(steps)
+
+        units = [(0, layer, channel, (row, column)) for channel, row, column in places]
+        monkeypatch.setattr(rules, "only_rectified", counted)
+        found = dv.project_units(network, x, units, rule, seed=seed)
+        assert bool(asked) is shortcut
+        monkeypatch.setattr(rules, "only_rectified", lambda steps: frozenset())
+        for one, other in zip(found, dv.project_units(network, x, units, rule, seed=seed), strict=True):
+            torch.testing.assert_close(one.full(), other.full(), rtol=1e-9, atol=1e-12)
