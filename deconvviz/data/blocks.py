@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import NamedTuple
 
@@ -84,8 +85,9 @@ def filled_batches(
         return block, fill(block.batch.places[block.rows], block.batch.pictures[block.rows])
 
     unusable: dict[int, DataError] = {}
-    for block, refused in in_order(filled, blocks(), workers, AHEAD):
-        unusable.update(refused)
-        if block.rows.stop >= len(block.batch.places):
-            yield block.batch._replace(unusable=unusable)
-            unusable = {}
+    with contextlib.closing(in_order(filled, blocks(), workers, AHEAD)) as filled_blocks:
+        for block, refused in filled_blocks:
+            unusable.update(refused)
+            if block.rows.stop >= len(block.batch.places):
+                yield block.batch._replace(unusable=unusable)
+                unusable = {}

@@ -327,9 +327,11 @@ class Feed:
         def room(count: int) -> Tensor:
             return transfer.room((count, *shape))
 
-        for batch in filled_batches(fill, places, size, room, min(self.workers, readers(cores()))):
-            left_out = {self.name(place): str(reason) for place, reason in batch.unusable.items()}
-            yield _Part(*batch.usable(), left_out)
+        workers = min(self.workers, readers(cores()))
+        with contextlib.closing(filled_batches(fill, places, size, room, workers)) as batches:
+            for batch in batches:
+                left_out = {self.name(place): str(reason) for place, reason in batch.unusable.items()}
+                yield _Part(*batch.usable(), left_out)
 
     def _filled_one_by_one(self, some: Ints, batch: Tensor, tolerant: bool) -> Unusable:
         unusable: dict[int, DataError] = {}

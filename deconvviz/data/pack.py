@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -189,8 +190,10 @@ def _pack_file(source: Any, path: pathlib.Path, settings: PackOptions) -> PackRe
         if images.count > MANY and not isinstance(images.entries, DatasetEntries):
             warnings.warn(MANY_IN_ONE.format(images.count), stacklevel=3)
         reader = EntryReader(settings.raw, _size(images, settings))
-        results = in_order(reader, images.entries, settings.workers)
-        with progress_bar(total=images.count, unit="image", disable=not settings.progress) as bar:
+        with (
+            contextlib.closing(in_order(reader, images.entries, settings.workers)) as results,
+            progress_bar(total=images.count, unit="image", disable=not settings.progress) as bar,
+        ):
             configuration = _configuration(images, reader, settings)
             written = write_entries(
                 temporary, results, reader, images.classes, configuration, bar.update, images.label_names

@@ -29,6 +29,9 @@ def in_order(
     At most `ahead` items for each thread are under way, so that a long sequence of large results fits in memory. What
     the function raises for an item is raised where its result would be yielded; items that were not begun then are not.
 
+    A user who may leave before the end closes the iterator (`contextlib.closing`). Where Python's collector of cycles
+    does, it may be a thread that is just beginning, which then waits for the other threads with a lock that they need.
+
     Args:
         function: what is applied; several threads call it at once.
         items: taken one after the other, as results are taken.

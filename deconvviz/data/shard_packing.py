@@ -77,9 +77,14 @@ class Shard:
 def write_shard(shard: Shard, tell: Tell) -> None:
     """Write a shard; it is there as a whole, or not at all. `tell` is called with 1 after each image."""
     job = shard.job
-    results = in_order(job.reader, shard.entries, shard.threads) if shard.threads else map(job.reader, shard.entries)
+    # One thread where processes read in parallel: then it is this one
+    reading = (
+        in_order(job.reader, shard.entries, shard.threads)
+        if shard.threads
+        else (job.reader(entry) for entry in shard.entries)
+    )
     configuration = {**job.configuration, "shard": {"index": shard.index, "of": job.count, "plan": job.plan}}
-    with atomic(job.path(shard.index)) as temporary:
+    with atomic(job.path(shard.index)) as temporary, contextlib.closing(reading) as results:
         write_entries(temporary, results, job.reader, job.classes, configuration, tell, job.label_names)
 
 

@@ -30,7 +30,11 @@ def interrupted(
     while not begun() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:  # Python loses it where it comes within a weak reference's callback
+        process.send_signal(number)
+        _, said = process.communicate(timeout=40)
     return process.returncode, said.splitlines()[-1]
 
 

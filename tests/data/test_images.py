@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,6 +37,7 @@ from deconvviz.data.images import ImageStore
 from deconvviz.data.pack import PackReport, pack
 from deconvviz.data.parallel import in_order
 from deconvviz.data.preprocess import Preprocess
+from deconvviz.data.scenes.scenes import Scenes
 from deconvviz.data.store_file import SCHEMA
 from deconvviz.data.writing import StoreWriter
 from deconvviz.errors import DataError
@@ -697,3 +698,22 @@ def test_hdf5_survives_a_full_disk(tmp_path: pathlib.Path) -> None:
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 0 and done.stderr == ""
     assert report.path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("shards", [None, 1])
+def test_no_thread_is_left_where_writing_fails(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, shards: int | None
+) -> None:
+    """Not even while the error is held: what the collector of cycles ends later, it may end at a bad moment."""
+
+    def failing(path: pathlib.Path, results: Iterator[Any], *others: Any) -> None:
+        next(results)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deconvviz.data.pack.write_entries", failing)
+    monkeypatch.setattr("deconvviz.data.shard_packing.write_entries", failing)
+    before = set(threading.enumerate())
+    with pytest.raises((OSError, DataError)) as held:
+        pack(Scenes(40), tmp_path / "out", progress=False, shards=shards, workers=2)
+    assert held.value.__traceback__ is not None
+    assert not [thread for thread in set(threading.enumerate()) - before if "ThreadPool" in thread.name]

@@ -5,6 +5,7 @@ Beyond the paper, every layer and filter gets a score: how much less a transform
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -239,10 +240,10 @@ def _transformed(
 
     # Each thread works on 8 pictures ahead: so many threads that the next batch is ready when the network is.
     threads = max(settings.workers, min(at_once // 8, 8))
-    pictures = in_order(picture, variants, threads)
-    for start in range(0, len(variants), at_once):
-        batch = variants[start : start + at_once]
-        yield batch, list(islice(pictures, len(batch)))
+    with contextlib.closing(in_order(picture, variants, threads)) as pictures:
+        for start in range(0, len(variants), at_once):
+            batch = variants[start : start + at_once]
+            yield batch, list(islice(pictures, len(batch)))
 
 
 def _record_originals(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -87,8 +88,12 @@ def probe(
     def probed(task: tuple[int, int]) -> tuple[Floats, Floats]:
         return _probe_split(features, names[task[0]], splits[task[1]], settings)
 
-    with RunOptions(progress=progress).bar("split", len(tasks), "probing") as bar, _one_thread_each():
-        for (place, number), measured in zip(tasks, in_order(probed, tasks, os.cpu_count() or 1), strict=True):
+    with (
+        RunOptions(progress=progress).bar("split", len(tasks), "probing") as bar,
+        _one_thread_each(),
+        contextlib.closing(in_order(probed, tasks, os.cpu_count() or 1)) as all_measured,
+    ):
+        for (place, number), measured in zip(tasks, all_measured, strict=True):
             accuracy[place, ..., number], costs[place, ..., number] = measured
             bar.update()
     config, sources = (getattr(features, name, {}) for name in ("config", "sources"))  # of a file; arrays have none
