@@ -85,9 +85,8 @@ class Observation:
         self.passes["forward"] += len(x)
 
     def _note(self, output: Any) -> None:
-        """Keep an output for the images, without the graph that led to it, unless there is one."""
-        if "output" not in self.__dict__:
-            self.output = pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
+        """Keep an output for the images, without the graph that led to it."""
+        self.output = pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
 
     @cached_property
     def output(self) -> Any:
@@ -147,16 +146,15 @@ class Observation:
             read: takes an output and the images that its rows belong to, returns one number for each row.
             curved: return the Hessian times the layer's value in its place; zero where the gradient is constant.
         """
-
         first = "output" not in self.__dict__  # the pass that the gradient is taken of is that of the images, then
 
         def gradient(start: int, stop: int) -> Tensor:
-            images = self.everyone[start:stop]
+            images, whole = self.everyone[start:stop], stop - start == len(self.x)
             unfused = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()  # fused, it has one derivative only
             with torch.enable_grad(), unfused:
                 value = self.value[start:stop].detach().clone().requires_grad_()
-                output = self.tail(value, None if len(images) == len(self.x) else images)
-                if len(images) == len(self.x):
+                output = self.tail(value, None if whole else images)
+                if first and whole:
                     self._note(output)
                 score = read(output, images).sum()
                 if not score.requires_grad:
