@@ -122,10 +122,10 @@ def test_large_maps_are_compared_at_16_rows_and_columns() -> None:
 
 
 def test_any_batch_size_and_networks_that_prepare_images_apart() -> None:
-    nets = model(0), model(1)
+    nets = model(0).double(), model(1).double()
     one, several = (compare(*nets, batch_size=size, checks=None) for size in (1, 16))
     for a, b in zip(one.layers, several.layers, strict=True):
-        assert a.partner.tolist() == b.partner.tolist() and a.correlation == pytest.approx(b.correlation, abs=1e-6)
+        assert a.partner.tolist() == b.partner.tolist() and a.correlation == pytest.approx(b.correlation, abs=1e-9)
         assert (a.tiles_before == b.tiles_before).all()
     darker = dv.Preprocess(resize=32, crop=32, mean=(0.6, 0.6, 0.6))
     shifted = compare(nets[0], nets[0], preprocess_after=darker, filters=0, decisions=0, checks=None)
