@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import ReadImages
+from reading_threads import all_end, reading_threads
 
 from deconvviz.data.feed import Feed
 from deconvviz.data.images import ImageStore
@@ -211,13 +212,8 @@ def test_batches_on_a_device_are_those_on_the_host() -> None:
             assert other.images.tolist() == [feed.indices[place] for place in one.places] == numbers(one.pictures)
 
 
-def threads() -> set[threading.Thread]:
-    """Return the threads that read images now; those of an earlier test's batches may wait to be collected."""
-    return {thread for thread in threading.enumerate() if "ThreadPool" in thread.name}
-
-
 def test_the_next_batch_is_made_while_one_is_used_and_no_more() -> None:
-    earlier = threads()
+    earlier = reading_threads()
     images = numbered(200)
     batches = Feed(images, PRE, workers=1).on_device(5, "cpu")
     assert not images.read  # nothing begins before the first batch is asked for
@@ -225,9 +221,10 @@ def test_the_next_batch_is_made_while_one_is_used_and_no_more() -> None:
     time.sleep(0.2)
     assert 10 <= len(images.read) <= 2 * 5 + 8 + 1
     batches.close()
+    assert all_end(earlier)
     before = len(images.read)
     time.sleep(0.1)
-    assert len(images.read) == before and not threads() - earlier
+    assert len(images.read) == before
 
 
 @pytest.mark.parametrize("error", [ValueError("image 5 is broken"), KeyboardInterrupt()])
@@ -238,20 +235,20 @@ def test_what_a_thread_raises_comes_after_the_batches_before_it_and_ends_the_thr
                 raise error
             return super().__getitem__(index)
 
-    seen, earlier = list[int](), threads()
+    seen, earlier = list[int](), reading_threads()
     with pytest.raises(type(error)):
         for batch in Feed(Broken(numbered().pictures), PRE, workers=2).on_device(2, "cpu"):
             seen += numbers(batch.pictures.numpy())
-    assert seen == [0, 1, 2, 3] and not threads() - earlier
+    assert seen == [0, 1, 2, 3] and all_end(earlier)
 
 
 def test_an_interrupt_of_the_one_who_computes_ends_the_threads() -> None:
-    earlier = threads()
+    earlier = reading_threads()
     batches = Feed(numbered(200), PRE, workers=2).on_device(2, "cpu")
     with pytest.raises(KeyboardInterrupt), contextlib.closing(batches):
         for _ in batches:
             raise KeyboardInterrupt
-    assert not threads() - earlier
+    assert all_end(earlier)
 
 
 def test_a_store_of_pixels_is_read_in_blocks_and_a_damaged_image_is_named(tmp_path: pathlib.Path) -> None:

@@ -29,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from reading_threads import all_end, reading_threads
 from torch.utils.data import DataLoader
 
 from deconvviz.data import store_file
@@ -701,10 +702,10 @@ def test_hdf5_survives_a_full_disk(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [None, 1])
-def test_no_thread_is_left_where_writing_fails(
+def test_the_threads_end_where_writing_fails(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, shards: int | None
 ) -> None:
-    """Not even while the error is held: what the collector of cycles ends later, it may end at a bad moment."""
+    """Also while the error is held: its frames hold what reads."""
 
     def failing(path: pathlib.Path, results: Iterator[Any], *others: Any) -> None:
         next(results)
@@ -712,8 +713,8 @@ def test_no_thread_is_left_where_writing_fails(
 
     monkeypatch.setattr("deconvviz.data.pack.write_entries", failing)
     monkeypatch.setattr("deconvviz.data.shard_packing.write_entries", failing)
-    before = set(threading.enumerate())
+    before = reading_threads()
     with pytest.raises((OSError, DataError)) as held:
         pack(Scenes(40), tmp_path / "out", progress=False, shards=shards, workers=2)
     assert held.value.__traceback__ is not None
-    assert not [thread for thread in set(threading.enumerate()) - before if "ThreadPool" in thread.name]
+    assert all_end(before)
