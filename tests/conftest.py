@@ -55,6 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = f"({given}) and {fast}" if given else fast
 
 
+def pytest_collection_finish() -> None:
+    """Keep Python's collector from looking through all that was imported and captured, again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) -> bool | None:
     """With --fast, import no file for the sake of a large library alone: peers, and the callback for Lightning."""
     large = collection_path.name.endswith("_peers.py") or collection_path.name == "lightning.py"

@@ -104,11 +104,12 @@ def test_a_demo(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def its_own_network_is_shown(made: pathlib.Path, arguments: list[str], patched: pytest.MonkeyPatch) -> None:
-    """--train, with a short training: its own weights and snapshots, and the page says so."""
+    """--train, with a short training, and two layers of five: its own weights and snapshots, and the page says so."""
     from deconvviz.cli import demo
 
     short = "train zfnet scenes:60 --input 64 --resize 72 --width 0.1 --fc 200,200 --batch-size 16 --epochs 2"
     patched.setattr(demo, "TRAINING", tuple(short.split()))
+    patched.setattr(demo, "LAYERS", ("conv1", demo.READ_LAYER))
     assert CliRunner().invoke(cli, [*arguments, "--train"], catch_exceptions=False).exit_code == 0
     text = (made / "index.html").read_text("utf-8")
     assert "on this machine, just now" in text and "for 2 epochs" in text and "deconvviz evolve" in text
