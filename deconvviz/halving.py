@@ -68,8 +68,8 @@ class AtOnce:
 
     def _halve(self, items: int, error: BaseException) -> None:
         if items == 1:
-            one = self.what.removesuffix("s")
-            raise CaptureError(f"one {one} does not fit in memory; {self.advice}") from error
+            singular = self.what.removesuffix("s")
+            raise CaptureError(f"one {singular} does not fit in memory; {self.advice}") from error
         self.size = (items + 1) // 2
 
 
@@ -110,14 +110,14 @@ def gradients_in_parts(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
 
     def part(start: int, stop: int) -> tuple[tuple[Tensor | None, ...], Part]:
-        value, known = loss(start, stop)
-        return torch.autograd.grad(value, trained, allow_unused=True), known
+        value, extras = loss(start, stop)
+        return torch.autograd.grad(value, trained, allow_unused=True), extras
 
     for parameter in parameters:
         parameter.grad = None
     all_known = []
-    for gradients, known in at_once.parts(count, part):
-        all_known.append(known)
+    for gradients, extras in at_once.parts(count, part):
+        all_known.append(extras)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -25,10 +25,10 @@ def attention_nodes(network: Network) -> list[fx.Node]:
         CamError: the network has none.
     """
     nodes = [node for node in network.graph.nodes if node.op == "call_function" and node.meta.get("data")]
-    found = [node for node in nodes if op_name(node) == FUSED or _softmax_of(node) is not None]
-    if not found:
+    candidates = [node for node in nodes if op_name(node) == FUSED or _softmax_of(node) is not None]
+    if not candidates:
         raise CamError(f"{network.name} has no attention; take a method for convolutional networks")
-    return found
+    return candidates
 
 
 def sources(node: fx.Node) -> list[fx.Node]:
@@ -52,8 +52,8 @@ def probabilities(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[Tensor, Te
     args, kwargs = bound
     if op_name(node) != FUSED:
         return args[0], args[1]
-    given: list[Any] = [*args, *[None] * 3]
-    query, key, value, bias, _, causal = given[:6]
+    arguments: list[Any] = [*args, *[None] * 3]
+    query, key, value, bias, _, causal = arguments[:6]
     if causal or kwargs.get("is_causal") or kwargs.get("enable_gqa") or query.shape[:-2] != key.shape[:-2]:
         raise CamError("the network's attention is causal or shares its keys; no map of patches is made of it")
     bias = kwargs.get("attn_mask", bias)
@@ -94,6 +94,6 @@ def _passes(node: fx.Node) -> bool:
 def all_probabilities(network: Network, x: Tensor) -> list[Tensor]:
     """Return the probabilities of all attentions for images x, [N, heads, L, L] each; errors as above."""
     nodes = attention_nodes(network)
-    wanted: Sequence[fx.Node] = list(dict.fromkeys(source for node in nodes for source in sources(node)))
-    values = network.run({network.image: network.checked(x)}, wanted, len(x))
+    source_nodes: Sequence[fx.Node] = list(dict.fromkeys(source for node in nodes for source in sources(node)))
+    values = network.run({network.image: network.checked(x)}, source_nodes, len(x))
     return [by_image(probabilities(node, values)[0], len(x)) for node in nodes]

@@ -68,9 +68,9 @@ class Scorer(ABC):
                 free = [_free(leaf) for leaf in leaves]
                 score = self.logit(pytree.tree_unflatten(free, structure), images).sum()
                 tensors = [leaf for leaf in free if isinstance(leaf, Tensor)]
-                wanted = [leaf for leaf in tensors if leaf.requires_grad]
-                found = iter(torch.autograd.grad(score, wanted, allow_unused=True))
-            gradients = [next(found) if leaf.requires_grad else None for leaf in tensors]
+                differentiable = [leaf for leaf in tensors if leaf.requires_grad]
+                of_leaves = iter(torch.autograd.grad(score, differentiable, allow_unused=True))
+            gradients = [next(of_leaves) if leaf.requires_grad else None for leaf in tensors]
             return [g if g is None or not relevance else g * leaf for g, leaf in zip(gradients, tensors, strict=True)]
 
         return signals
@@ -156,8 +156,8 @@ class DecisionScorer(Scorer):
         values: list[Tensor] = [images.new_zeros(())] * len(owners)
         for image in dict.fromkeys(owners):
             rows = [row for row, owner in enumerate(owners) if owner == image]
-            own = read(self.bound[image], rows_of(output, rows), images.new_zeros(len(rows)))
-            for row, value in zip(rows, own, strict=True):
+            score_of_rows = read(self.bound[image], rows_of(output, rows), images.new_zeros(len(rows)))
+            for row, value in zip(rows, score_of_rows, strict=True):
                 values[row] = value
         return torch.stack(values)
 
@@ -227,8 +227,12 @@ def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout
         return ClassScorer(scores.argmax(1), readout=readout)
     if isinstance(target, np.ndarray):
         target = target.tolist()
-    given: Any = target
-    classes = [int(c) for c in given] if isinstance(given, Tensor | Sequence) else [operator.index(given)] * count
+    any_target: Any = target
+    classes = (
+        [int(c) for c in any_target]
+        if isinstance(any_target, Tensor | Sequence)
+        else [operator.index(any_target)] * count
+    )
     if len(classes) != count:
         raise TargetError(
             f"{counted(len(classes), 'target')} given for {counted(count, 'image')}; "

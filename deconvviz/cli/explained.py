@@ -103,11 +103,13 @@ class Subject:
             return None
         from deconvviz.graph.ending import embedding_layer
 
-        chosen = None if layer == "output" else layer or embedding_layer(self.captured)
+        layer_name = None if layer == "output" else layer or embedding_layer(self.captured)
         if not layer:
-            place = f"at {chosen}, the last layer before the classifier" if chosen else "what the network returns"
+            place = (
+                f"at {layer_name}, the last layer before the classifier" if layer_name else "what the network returns"
+            )
             click.echo(f"note: the embedding is that {place}: similarity:OTHER.jpg@LAYER takes another", err=True)
-        return chosen
+        return layer_name
 
     def ending_at(self, layer: str | None) -> Subject:
         """Return the subject whose network ends at a layer; itself where that is None."""
@@ -268,8 +270,8 @@ def explain_image(
 
     preprocess = subject.preprocess
     size, picture = (photo.shape[0], photo.shape[1]), preprocess.picture(photo)
-    seen, placement = (picture.shape[0], picture.shape[1]), placement_of(preprocess, *size)
-    target = question.of_image(path, size, placement, seen)
+    seen_size, placement = (picture.shape[0], picture.shape[1]), placement_of(preprocess, *size)
+    target = question.of_image(path, size, placement, seen_size)
     x = subject.input_of(picture)
     with constant_maps_allowed():
         maps = [_map(explainer, x, target, signed) for explainer in explainers]
@@ -279,7 +281,7 @@ def explain_image(
     first = explainers[0]
     assert first.scores is not None
     contained = preprocess.fit == "contain"
-    window = placement.seen(*seen) if contained else Box(0, 0, *seen)
+    window = placement.seen(*seen_size) if contained else Box(0, 0, *seen_size)
     box = getattr(target, "box", None)
     return ExplainedImage(
         folder_and_name(path),
@@ -288,7 +290,7 @@ def explain_image(
         _words(first, target, question.names),
         f"{MEASURES[question.kind][0]} {float(first.scores[0]):.2f}",
         None if box is None else tuple(v - o for v, o in zip(box, (window.left, window.top) * 2, strict=True)),
-        seen,
+        seen_size,
     )
 
 
@@ -298,8 +300,8 @@ def _words(explainer: Explainer, target: Any, names: Sequence[str]) -> str:
     if explainer.classes is None:
         return str(target.words)
     number, network = int(explainer.classes[0]), explainer.logits
-    known = network is not None and len(names) == network.shape[1]
-    return names[number] if known else class_label(number)
+    has_class_names = network is not None and len(names) == network.shape[1]
+    return names[number] if has_class_names else class_label(number)
 
 
 def _map(explainer: Explainer, x: torch.Tensor, target: Any, signed: bool) -> NDArray[np.float32]:

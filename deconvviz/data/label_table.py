@@ -78,8 +78,8 @@ class LabelTable:
 
     def row_of_none(self, names: Sequence[str]) -> str | None:
         """Return the first image of the table that is not among these; None where all are."""
-        known = set(names)
-        return next((image for image in self.labels if image not in known), None)
+        known_names = set(names)
+        return next((image for image in self.labels if image not in known_names), None)
 
     def unknown(self, image: str, names: Sequence[str]) -> DataError:
         """Return the error for a row of an image that is not among these."""
@@ -163,13 +163,13 @@ def labelled(images: Images, table: LabelTable) -> ImagesOfLabels:
         return SeveralLabels(images, table)
     place = getattr(images, "path", "the images")
     for index, name in enumerate(map(str, images.names)):
-        own = {images.classes[label] for label in np.flatnonzero(images.targets[index]).tolist()}
-        other = table.labels.get(name, frozenset())
-        if own != other:
-            one, two = (", ".join(sorted(labels)) or "none" for labels in (own, other))
+        labels_of_images = {images.classes[label] for label in np.flatnonzero(images.targets[index]).tolist()}
+        labels_of_table = table.labels.get(name, frozenset())
+        if labels_of_images != labels_of_table:
+            ours, theirs = (", ".join(sorted(labels)) or "none" for labels in (labels_of_images, labels_of_table))
             raise DataError(
-                f"{place} holds labels of its own, and {table.path} differs from them: {name} has {one} there and "
-                f"{two} in the table; leave --labels out, or pack the images without labels"
+                f"{place} holds labels of its own, and {table.path} differs from them: {name} has {ours} there and "
+                f"{theirs} in the table; leave --labels out, or pack the images without labels"
             )
     if tuple(images.classes) != table.classes:
         other_label = sorted({*images.classes} ^ {*table.classes})[0]

@@ -103,8 +103,8 @@ def project_units(
     Source: Zeiler and Fergus 2013, section 2.1; the windows are this package's.
     """
     projections = project_by_rules(network, images, units, [rule], **signal)[rule]
-    seen = network.checked(images).detach()
-    return [replace(projection, seen=seen[projection.image]) for projection in projections]
+    checked_images = network.checked(images).detach()
+    return [replace(projection, seen=checked_images[projection.image]) for projection in projections]
 
 
 @outside_inference_mode()
@@ -147,9 +147,9 @@ def _projected(
     projections: dict[str, dict[int, Projection]] = {rule: {} for rule in rules}
     with torch.no_grad():
         for numbers, folded in product(numbers_by_layer.values(), (False, True)):
-            chosen = [rule for rule in rules if WAYS[rule].folded == folded]
-            if chosen:
-                by_rule = _of_layer(network, images, units, numbers, chosen, options)
+            rules_together = [rule for rule in rules if WAYS[rule].folded == folded]
+            if rules_together:
+                by_rule = _of_layer(network, images, units, numbers, rules_together, options)
                 for rule, projected in by_rule.items():
                     projections[rule].update(projected)
     return {rule: [by_number[number] for number in range(len(units))] for rule, by_number in projections.items()}
@@ -251,8 +251,8 @@ def _project_batch(
     places = Places.of([at[unit[0]] for unit in units], [unit[3] for unit in units], images.device)
     of_batch = torch.tensor([[unit[2] for unit in units], range(len(units))]).to(images.device)
     channels, everyone = of_batch.unbind()
-    chosen = images if len(distinct) == len(images) else images[torch.tensor(distinct).to(images.device)]
-    sweep = Sweep(network, plan, chosen, places, whole)
+    distinct_images = images if len(distinct) == len(images) else images[torch.tensor(distinct).to(images.device)]
+    sweep = Sweep(network, plan, distinct_images, places, whole)
     target, node = sweep.forward(), plan.steps[-1]
     maps, y, x = as_maps(node, target), places.rows, places.columns
     on_window = node in sweep.windows  # the window of the layer itself is the unit

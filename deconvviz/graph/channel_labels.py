@@ -175,23 +175,23 @@ class Follower:
         if not self._zero[inputs[0]]:  # factors have to stand here, too
             self.nodes[inputs[0]] = self._labels[inputs[0]]
         groups: Any = 1 if dims == 2 else node.args[6]
-        made = self.new(outputs)
-        self.belongs(weight, 0, made)
+        new_labels = self.new(outputs)
+        self.belongs(weight, 0, new_labels)
         if bias is not None:
-            self.belongs(bias, 0, made)
+            self.belongs(bias, 0, new_labels)
         if groups == 1:
             self.belongs(weight, 1, read)
         else:  # a group goes as a whole, with what it reads
-            for labels in zip(read.reshape(groups, -1), made.reshape(groups, -1), strict=True):
+            for labels in zip(read.reshape(groups, -1), new_labels.reshape(groups, -1), strict=True):
                 joined = np.concatenate(labels)
                 self.unite(joined[0], joined)
         name = self.network.name_of(node) or node.name
-        self.layers[name], self.weights[name] = made, str(weight.target)
+        self.layers[name], self.weights[name] = new_labels, str(weight.target)
         self.convolutions |= {name} if dims > 2 else set()
         shape = [1] * (len(shape_of(node)) - 1)
         shape[axis if axis < 0 else axis - 1] = outputs
-        self.nodes[node] = made.reshape(shape)
-        return made.reshape(shape), True
+        self.nodes[node] = new_labels.reshape(shape)
+        return new_labels.reshape(shape), True
 
     def _passed(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:
         """Rectifiers, poolings and normalisations of single channels, whose numbers belong to the channels."""
@@ -269,11 +269,11 @@ class Follower:
     def _picked(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:
         """Channels put at their places for a contrast normalisation, or taken from them again."""
         index: Any = node.args[2]
-        chosen = self.network.constant(index)
+        positions = self.network.constant(index)
         around = [*node.users, *inputs]
-        if node.args[1] != 1 or chosen is None or not any(op_of(each).kind == "lrn" for each in around):
+        if node.args[1] != 1 or positions is None or not any(op_of(each).kind == "lrn" for each in around):
             raise Unfollowed("and picks them by their numbers")
-        line = self._along(inputs[0], 1)[chosen.cpu().numpy()]
+        line = self._along(inputs[0], 1)[positions.cpu().numpy()]
         return line.reshape(-1, *[1] * (len(shape_of(node)) - 2)), self._zero[inputs[0]]
 
     def _cut(self, node: fx.Node, op: Op, inputs: list[fx.Node]) -> tuple[Ints, bool]:

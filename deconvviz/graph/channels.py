@@ -133,11 +133,11 @@ class ChannelGroups:
             for part in self.groups[name].slices if units.any() else ():
                 mask = gone.setdefault((part.tensor, part.axis), np.zeros(len(part.units), bool))
                 mask |= (part.units >= 0) & units[part.units]
-        kept: dict[str, dict[int, Ints]] = {}
+        kept_by_tensor: dict[str, dict[int, Ints]] = {}
         for (tensor, axis), mask in gone.items():
             if mask.any():
-                kept.setdefault(tensor, {})[axis] = np.flatnonzero(~mask)
-        return kept
+                kept_by_tensor.setdefault(tensor, {})[axis] = np.flatnonzero(~mask)
+        return kept_by_tensor
 
     def kept_places(self, removed: Mapping[str, Mask]) -> dict[str, tuple[int, Ints]]:
         """Return module -> (number of places, int64 the places that stay), of contrast normalisations that change."""
@@ -217,36 +217,38 @@ class _Grouping:
 
     def _nodes(self, of_root: Mapping[int, tuple[str, int]]) -> dict[str, dict[str, Ints]]:
         """Return for each node with numbers of its own the units of its channels, group by group."""
-        found: dict[str, dict[str, Ints]] = {}
+        units_by_layer: dict[str, dict[str, Ints]] = {}
         for node, labels in self.followed.nodes.items():
             roots = self.root_of[labels]
-            units = found.setdefault(node.name, {})
+            units = units_by_layer.setdefault(node.name, {})
             for place, root in enumerate(roots.ravel().tolist()):
                 name, unit = of_root.get(root, ("", -1))
                 if name:
                     units.setdefault(name, np.full(roots.shape, -1)).flat[place] = unit
-        return found
+        return units_by_layer
 
     def _tied(self) -> list[list[str]]:
         """Return the names of layers that share a unit, together."""
         together: list[tuple[set[int], list[str]]] = []
         for name, roots in self.layers.items():
-            own, names = {int(root) for root in roots}, [name]
+            own_roots, names = {int(root) for root in roots}, [name]
             apart = []
             for others, members in together:
-                if own & others:
-                    own, names = own | others, members + names
+                if own_roots & others:
+                    own_roots, names = own_roots | others, members + names
                 else:
                     apart.append((others, members))
-            together = [*apart, (own, names)]
+            together = [*apart, (own_roots, names)]
         order = {name: place for place, name in enumerate(self.layers)}
         tied = [sorted(names, key=order.__getitem__) for _, names in together]
         return sorted(tied, key=lambda names: order[names[0]])
 
     def _slices(self) -> tuple[Slices, ...]:
         """Return the numbers of every tensor that belong to the group that is being made."""
-        found = ((key, self.unit[roots]) for key, roots in self.tensors.items())
-        return tuple(Slices(tensor=key[0], axis=key[1], units=units) for key, units in found if (units >= 0).any())
+        units_of_tensors = ((key, self.unit[roots]) for key, roots in self.tensors.items())
+        return tuple(
+            Slices(tensor=key[0], axis=key[1], units=units) for key, units in units_of_tensors if (units >= 0).any()
+        )
 
 
 def masked(network: Network, groups: ChannelGroups, removed: Mapping[str, Mask]) -> Network:

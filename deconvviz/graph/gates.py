@@ -71,12 +71,12 @@ class GatedNetwork:
         Returns:
             The output; with `layers` a pair of name -> value and the output.
         """
-        given: dict[fx.Node, Any] = {self._gated.image: x}
+        values_given: dict[fx.Node, Any] = {self._gated.image: x}
         for node, index in self._index.items():
-            given[node] = self._factors(index, factors, x)
+            values_given[node] = self._factors(index, factors, x)
         nodes = {name: self._gated.layer(name).node for name in layers}
         outputs = self._gated.output_nodes()
-        values = self._gated.run(given, [*nodes.values(), *outputs], x.shape[0])
+        values = self._gated.run(values_given, [*nodes.values(), *outputs], x.shape[0])
         output = self._gated.packed(values)
         return ({name: values[node] for name, node in nodes.items()}, output) if layers else output
 
@@ -92,20 +92,22 @@ class GatedNetwork:
             factors are 1.
         """
         gated, outputs = self._gated, self._gated.output_nodes()
-        given: dict[fx.Node, Any] = {gated.image: x} | {node: self._factors({}, {}, x) for node in self._index}
-        own = {node for node, units in self._index.items() if name in units}
-        touched = set(own)
+        values_given: dict[fx.Node, Any] = {gated.image: x} | {node: self._factors({}, {}, x) for node in self._index}
+        own_nodes = {node for node, units in self._index.items() if name in units}
+        touched = set(own_nodes)
         for node in gated.graph.nodes:
             if not touched.isdisjoint(node.all_input_nodes):
                 touched.add(node)
         read = [node for each in gated.graph.nodes if each in touched for node in each.all_input_nodes]
-        kept = [node for node in dict.fromkeys([*read, *outputs]) if node not in touched and node.op == "call_function"]
-        values = gated.run(given, kept, x.shape[0])
-        given |= {node: values[node] for node in kept}
+        kept_nodes = [
+            node for node in dict.fromkeys([*read, *outputs]) if node not in touched and node.op == "call_function"
+        ]
+        values = gated.run(values_given, kept_nodes, x.shape[0])
+        values_given |= {node: values[node] for node in kept_nodes}
 
         def output(factors: Tensor) -> Any:
-            changed = {node: self._factors(self._index[node], {name: factors}, x) for node in own}
-            return gated.packed(gated.run(given | changed, outputs, x.shape[0]))
+            changed = {node: self._factors(self._index[node], {name: factors}, x) for node in own_nodes}
+            return gated.packed(gated.run(values_given | changed, outputs, x.shape[0]))
 
         return output
 
@@ -116,9 +118,9 @@ class GatedNetwork:
             if name not in factors:
                 continue
             each = factors[name].reshape(-1, self.groups[name]).to(x)
-            chosen = each[:, units.clamp(min=0).flatten()].reshape(-1, *units.shape)
-            chosen = torch.where(units >= 0, chosen, torch.ones_like(chosen))
-            total = chosen if total is None else total * chosen
+            of_units = each[:, units.clamp(min=0).flatten()].reshape(-1, *units.shape)
+            of_units = torch.where(units >= 0, of_units, torch.ones_like(of_units))
+            total = of_units if total is None else total * of_units
         return torch.ones(1, device=x.device, dtype=x.dtype) if total is None else total
 
 

@@ -121,13 +121,13 @@ class Network(Program, WithScores):
         names: dict[fx.Node, list[str]] = {}  # a block is a layer, and so is its last part
         for name in layers:
             names.setdefault(self.layer(name).node, []).append(name)
-        made: dict[str, Reduced] = {}
+        reduced_by_layer: dict[str, Reduced] = {}
 
         def take(node: fx.Node, value: Tensor) -> None:
-            made.update({name: reduce(name, value) for name in names[node]})
+            reduced_by_layer.update({name: reduce(name, value) for name in names[node]})
 
         self.run({self.image: self.checked(x)}, list(names), x.shape[0], take)
-        return {name: made[name] for name in layers}
+        return {name: reduced_by_layer[name] for name in layers}
 
     def observed(self, x: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
         """Return the values of `layers` and what the model returns, from one pass.
@@ -345,11 +345,11 @@ class Network(Program, WithScores):
             expected = self.layers[layer].shape
             if tuple(value.shape[1:]) != expected:
                 raise CaptureError(f"value of shape {tuple(value.shape)} given for {layer!r}; expected [N, {expected}]")
-            given = {
-                other: kept if images is None or kept.shape[0] == 1 else kept[images]
-                for other, kept in bypassing.items()
+            values_given = {
+                other: kept_value if images is None or kept_value.shape[0] == 1 else kept_value[images]
+                for other, kept_value in bypassing.items()
             }
-            return self.packed(self.run({**given, node: value}, outputs, value.shape[0]))
+            return self.packed(self.run({**values_given, node: value}, outputs, value.shape[0]))
 
         return tail
 

@@ -67,7 +67,7 @@ def saliency_metric(
     check_scored(images, maps, classes, batch_size)
     cuts = as_thresholds(thresholds)
     boxes = [[tightest_box(values > cut) for cut in cuts] for values in as_array(maps)]
-    distinct = sorted({(image, box) for image, own in enumerate(boxes) for box in own})
+    distinct = sorted({(image, box) for image, own_boxes in enumerate(boxes) for box in own_boxes})
     number = {crop: place for place, crop in enumerate(distinct)}
 
     def cropped(indices: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ def saliency_metric(
 
     of_image = torch.tensor([image for image, _ in distinct])
     probability = scored(scores, cropped, classes.cpu()[of_image], batch_size).numpy()
-    places = np.array([[number[image, box] for box in own] for image, own in enumerate(boxes)])
-    areas = np.array([[box.height * box.width for box in own] for own in boxes]) / maps[0].numel()
+    places = np.array([[number[image, box] for box in own_boxes] for image, own_boxes in enumerate(boxes)])
+    areas = np.array([[box.height * box.width for box in own_boxes] for own_boxes in boxes]) / maps[0].numel()
     logarithms = np.log(np.maximum(probability[places], LEAST_PROBABILITY))
     return torch.from_numpy(np.log(np.maximum(areas, LEAST_AREA)) - logarithms)
 

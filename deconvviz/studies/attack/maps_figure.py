@@ -87,26 +87,30 @@ def _pictures(study: AttackStudy, epsilon: int, row: int, signed: Array) -> list
     if study.config["edges"] != "none":
         assert study.maps is not None
         weights = study.maps.edges[row].astype(np.float64)
-        shown = (weights > 0.1).astype(np.float64) if study.config["edges"] == "threshold" else weights / STRONG
-        tiles.append(np.repeat(np.clip(shown, 0, 1)[..., None], 3, 2))
+        drawn_weights = (weights > 0.1).astype(np.float64) if study.config["edges"] == "threshold" else weights / STRONG
+        tiles.append(np.repeat(np.clip(drawn_weights, 0, 1)[..., None], 3, 2))
     return tiles
 
 
 def _maps(study: AttackStudy, maps: FooledMaps, epsilon: int, row: int) -> list[Array]:
     """Return the maps of an image over it: of each interpreter before, after, and after the other attack."""
-    kept, tiles = int(study.shown[row]), list[Any]()
+    kept_row, tiles = int(study.shown[row]), list[Any]()
     for number in range(len(study.fools)):
-        for map_ in (maps.before[number, kept], maps.after[epsilon, number, kept], maps.plain[epsilon, number, kept]):
+        for map_ in (
+            maps.before[number, kept_row],
+            maps.after[epsilon, number, kept_row],
+            maps.plain[epsilon, number, kept_row],
+        ):
             tiles.append(overlay(study.pictures[row], displayed(map_.astype(np.float64))))
     return tiles
 
 
 def _words(study: AttackStudy, maps: FooledMaps, epsilon: int, row: int, letters: int) -> list[str]:
     """Return what stands below the tiles of an image."""
-    kept = int(study.shown[row])
-    place = int(study.places[kept])
-    found = (study.before[place], study.after[epsilon, place])
-    before, after = (shortened(study.class_name(each), letters) for each in found)
+    kept_row = int(study.shown[row])
+    place = int(study.places[kept_row])
+    classes = (study.before[place], study.after[epsilon, place])
+    before, after = (shortened(study.class_name(each), letters) for each in classes)
     missed = study.target is not None and study.after[epsilon, place] != study.target
     words = [
         f"{before}\n{'p' if study.before[place] == study.own[place] else 'p of own'} "
@@ -117,11 +121,11 @@ def _words(study: AttackStudy, maps: FooledMaps, epsilon: int, row: int, letters
     if study.config["edges"] != "none":
         words.append(f"{1 - maps.flat_energy[epsilon, place]:.0%} of the\nchange on edges")
     for number in range(len(study.fools)):
-        own = maps.before[number, kept]
-        words.append("constant map" if is_constant(own) else "")
+        map_before = maps.before[number, kept_row]
+        words.append("constant map" if is_constant(map_before) else "")
         for similar, map_ in (
-            (maps.similarity, maps.after[epsilon, number, kept]),
-            (maps.plain_similarity, maps.plain[epsilon, number, kept]),
+            (maps.similarity, maps.after[epsilon, number, kept_row]),
+            (maps.plain_similarity, maps.plain[epsilon, number, kept_row]),
         ):
             alike = similar[epsilon, number, :, place]
             words.append("constant map" if is_constant(map_) else f"IoU {alike[2]:.2f}\nSSIM {alike[3]:.2f}")

@@ -104,12 +104,12 @@ def attack(
     network.check_input(preprocess.shape)
     entry.require_room(preprocess.shape)
     how = replace(how, layer=how.layer or default_layer(network, how.fools, how.agreement))
-    seen = PixelNetwork(network, PixelScale(preprocess))
-    explaining = Explaining(seen, how) if how.fools else None
-    jury = Jury(seen, how.agreement, how.layer, how.seed) if how.agreement else None
+    pixel_network = PixelNetwork(network, PixelScale(preprocess))
+    explaining = Explaining(pixel_network, how) if how.fools else None
+    jury = Jury(pixel_network, how.agreement, how.layer, how.seed) if how.agreement else None
     labels = labels_of(images)
     feed = Feed(images, preprocess, spread(labels, how.limit or len(labels)), workers=how.workers)
-    own = _own_classes(feed, network, how)
+    own_classes = _own_classes(feed, network, how)
     config = {
         "model": network.name,
         "model_fingerprint": network.fingerprint,
@@ -132,7 +132,7 @@ def attack(
     study = _begun(_empty(feed, config, stamped(about), how, names), out)
     if study.complete:
         return study
-    return AttackRun(seen, feed, entry, how, own, explaining, jury).resume(study, out)
+    return AttackRun(pixel_network, feed, entry, how, own_classes, explaining, jury).resume(study, out)
 
 
 def _entry(method: str, how: AttackOptions) -> Attack:
@@ -176,11 +176,11 @@ def attacked_images(
     """
     now = {"images_fingerprint": images.fingerprint}
     require_same(study.path or "the study", {name: study.config[name] for name in now}, now, "give its own images")
-    kept = np.arange(len(study.places)) if places is None else np.asarray(places, np.int64)
+    kept_rows = np.arange(len(study.places)) if places is None else np.asarray(places, np.int64)
     preprocess = Preprocess.from_dict(study.config["preprocess"])
-    feed = Feed(images, preprocess, study.indices[study.places[kept]])
+    feed = Feed(images, preprocess, study.indices[study.places[kept_rows]])
     x = PixelScale(preprocess).shares(feed.pictures(range(len(feed))))
-    changed = with_noise(x, torch.from_numpy(study.noise[epsilon][kept]), study.epsilons[epsilon])
+    changed = with_noise(x, torch.from_numpy(study.noise[epsilon][kept_rows]), study.epsilons[epsilon])
     return np.ascontiguousarray(changed.permute(0, 2, 3, 1).numpy())
 
 
@@ -200,10 +200,10 @@ def _own_classes(feed: Feed, network: Network, how: AttackOptions) -> Tensor | N
             f"outputs {outputs.min()} to {outputs.max()} given for {counted(len(outputs), 'class')}; the images have "
             f"{counted(int(feed.labels.max()) + 1, 'class')}, and {network.name} has outputs 0 to {network.outputs - 1}"
         )
-    own = outputs[feed.labels]
-    if how.target is not None and np.equal(own, how.target).all():
+    classes = outputs[feed.labels]
+    if how.target is not None and np.equal(classes, how.target).all():
         raise TargetError(_is_own(how.target))
-    return torch.from_numpy(own).to(network.device)
+    return torch.from_numpy(classes).to(network.device)
 
 
 def _refuse_own(feed: Feed, network: Network, how: AttackOptions) -> None:
@@ -211,9 +211,9 @@ def _refuse_own(feed: Feed, network: Network, how: AttackOptions) -> None:
     if len(feed) <= how.images_at_once(network.device):
         with torch.no_grad():
             x = feed.tensor(feed.pictures(range(len(feed))), network.device, network.dtype)
-            found = network.scores(x).argmax(1)
-        if found.tolist() == [how.target] * len(feed):
-            raise TargetError(_is_own(int(found[0])))
+            decisions = network.scores(x).argmax(1)
+        if decisions.tolist() == [how.target] * len(feed):
+            raise TargetError(_is_own(int(decisions[0])))
 
 
 def _is_own(target: int) -> str:
@@ -226,14 +226,14 @@ def _empty(
     """Return a study of which no image is attacked yet."""
     count, epsilons = len(feed), len(config["epsilons"])
     places = evenly(count, count if how.keep is None else how.keep)
-    shown, (channels, height, width) = evenly(len(places), DRAWN), feed.preprocess.shape
+    drawn, (channels, height, width) = evenly(len(places), DRAWN), feed.preprocess.shape
     size = 2 * epsilons * len(places) * channels * height * width
     size += 2 * (1 + 2 * epsilons) * len(how.fools) * len(places) * height * width
     if size > LARGEST:
         raise DataError(
             f"the changes of {counted(len(places), 'image')} take {size / 1e9:.1f} GB; keep those of fewer images"
         )
-    about = (epsilons, len(how.fools), count, len(places), (height, width), len(shown))
+    about = (epsilons, len(how.fools), count, len(places), (height, width), len(drawn))
     pairs = len(how.agreement) * (len(how.agreement) - 1) // 2
     counters = (epsilons, len(how.countermeasures), pairs, count)
     return AttackStudy(
@@ -253,9 +253,9 @@ def _empty(
         largest=np.zeros((epsilons, count)),
         places=places,
         noise=np.zeros((epsilons, len(places), channels, height, width), np.float16),
-        shown=shown,
-        pictures=np.zeros((len(shown), height, width, 3), np.uint8),
-        attacked=np.zeros((epsilons, len(shown), height, width, 3), np.uint8),
+        shown=drawn,
+        pictures=np.zeros((len(drawn), height, width, 3), np.uint8),
+        attacked=np.zeros((epsilons, len(drawn), height, width, 3), np.uint8),
         maps=empty_maps(*about) if how.fools else None,
         countered=empty_countered(*counters) if how.countermeasures or how.agreement else None,
     )

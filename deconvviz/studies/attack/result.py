@@ -193,9 +193,9 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         means, halves = np.full(values.shape[:3], np.nan), np.full(values.shape[:3], np.nan)
         for epsilon, rows in enumerate(both):
             if rows.any():
-                chosen = values[epsilon][..., rows]
-                means[epsilon] = chosen.mean(2)
-                halves[epsilon] = NORMAL_95 * np.apply_along_axis(standard_error, 2, chosen)
+                of_epsilon = values[epsilon][..., rows]
+                means[epsilon] = of_epsilon.mean(2)
+                halves[epsilon] = NORMAL_95 * np.apply_along_axis(standard_error, 2, of_epsilon)
         return means, halves
 
     @property
@@ -207,8 +207,10 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         """Return the accuracy behind each countermeasure: of unchanged images [D], and of attacked ones [E, D]."""
         if self.countered is None:
             return np.zeros(0), np.zeros((len(self.epsilons), 0))
-        own, done = self.own[: self.done], slice(self.done)
-        before, after = ((each[..., done] == own).mean(-1) for each in (self.countered.before, self.countered.after))
+        own_classes, done = self.own[: self.done], slice(self.done)
+        before, after = (
+            (each[..., done] == own_classes).mean(-1) for each in (self.countered.before, self.countered.after)
+        )
         return np.asarray(before), np.asarray(after)
 
     def agreement(self) -> tuple[Floats, Floats, Floats]:

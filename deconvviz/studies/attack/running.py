@@ -93,8 +93,8 @@ class AttackRun:
         with self.options.bar("image", study.total, self.entry.name, done) as bar:
             for number, batch in enumerate(self.feed.on_device(size, device, start=done), 1):
                 x = self.network.shares(batch.pictures)
-                kept = np.flatnonzero(np.isin(batch.places, study.places))
-                pending.append(self._without_others(self._attacked_in_parts(x, done, study), kept))
+                kept_rows = np.flatnonzero(np.isin(batch.places, study.places))
+                pending.append(self._without_others(self._attacked_in_parts(x, done, study), kept_rows))
                 done += len(x)
                 if number % self.options.commit_every == 0 or done == study.total:
                     study = self._with_images(study, pending, done)
@@ -117,17 +117,17 @@ class AttackRun:
         with torch.no_grad():
             scores = self.network.scores(x)
         before = scores.argmax(1)
-        own = before if self.own is None else self.own[first : first + len(x)]
-        targets = None if study.target is None else torch.full_like(own, study.target)
-        aims = None if self.explaining is None else self.explaining.aims(x, scores, own)
-        found, beside = [], []
+        own_classes = before if self.own is None else self.own[first : first + len(x)]
+        targets = None if study.target is None else torch.full_like(own_classes, study.target)
+        aims = None if self.explaining is None else self.explaining.aims(x, scores, own_classes)
+        changes, beside = [], []
         for epsilon in study.epsilons:
             victims = Victims(
                 network=self.network,
                 x=x,
-                own=own,
+                own=own_classes,
                 targets=targets,
-                already=before != own if targets is None else before == targets,
+                already=before != own_classes if targets is None else before == targets,
                 epsilon=epsilon,
                 loss=self.options.loss,
                 draw=lambda places, shape, stream: self.noise(
@@ -138,16 +138,16 @@ class AttackRun:
                 noise = (self._changed(victims, aims, study.config["method_options"]) - x).half()
                 changed = with_noise(x, noise, epsilon)
                 after, *measured = self._measured(changed, noise, victims)
-                found.append((after, *measured, noise))
+                changes.append((after, *measured, noise))
                 beside.append(self._beside(victims, aims, changed, after))
-        probability = self.network.probabilities(scores).gather(1, own[:, None])[:, 0]
+        probability = self.network.probabilities(scores).gather(1, own_classes[:, None])[:, 0]
         of_epsilons = {name: torch.stack([each[name] for each in beside]) for name in beside[0]}
         names = Attacked._fields[3:-1]
         columns: dict[str, Any] = {
-            name: torch.stack(values) for name, values in zip(names, zip(*found, strict=True), strict=True)
+            name: torch.stack(values) for name, values in zip(names, zip(*changes, strict=True), strict=True)
         }
         of_epsilons |= self._beside_before(x, before, aims)
-        return Attacked(own, before, probability, **columns, beside=of_epsilons)
+        return Attacked(own_classes, before, probability, **columns, beside=of_epsilons)
 
     def _changed(self, victims: Victims, aims: Aims | None, options: Mapping[str, Any]) -> Tensor:
         """Return the attacked images."""
@@ -184,15 +184,15 @@ class AttackRun:
     def _squeezed(self, x: Tensor) -> Tensor:
         """Return the classes that the network finds behind each countermeasure, int64 [n, D]."""
         with torch.no_grad():
-            seen = [self.network.scores(squeezed(x, text)).argmax(1) for text in self.options.countermeasures]
-        return torch.stack(seen, 1)
+            decisions = [self.network.scores(squeezed(x, text)).argmax(1) for text in self.options.countermeasures]
+        return torch.stack(decisions, 1)
 
     def _measured(self, changed: Tensor, noise: Tensor, victims: Victims) -> tuple[Tensor, ...]:
         """Return what `Attacked` holds of each epsilon, but for the noise."""
         probabilities = self.network.probabilities(scores := self.network.scores(changed))
         after, change = scores.argmax(1), (changed - victims.x).flatten(2)
-        wanted = after if victims.targets is None else victims.targets
-        of_own, of_wanted = (probabilities.gather(1, each[:, None])[:, 0] for each in (victims.own, wanted))
+        wanted_classes = after if victims.targets is None else victims.targets
+        of_own, of_wanted = (probabilities.gather(1, each[:, None])[:, 0] for each in (victims.own, wanted_classes))
         pixels = (noise != 0).flatten(2).any(1).sum(1)
         return after, of_own, of_wanted, pixels, change.flatten(1).norm(dim=1), change.abs().amax((1, 2))
 
@@ -216,21 +216,21 @@ class AttackRun:
 
     def _with_images(self, study: AttackStudy, pending: Sequence[Attacked], done: int) -> AttackStudy:
         """Return the study with the images up to `done`, and those of the figure as pictures."""
-        found, arrays = _joined(pending), {name: getattr(study, name).copy() for name in (*OF_IMAGES, *OF_BOTH)}
+        measured, arrays = _joined(pending), {name: getattr(study, name).copy() for name in (*OF_IMAGES, *OF_BOTH)}
         for name, array in arrays.items():
-            array[..., study.done : done] = getattr(found, name).cpu().numpy()
+            array[..., study.done : done] = getattr(measured, name).cpu().numpy()
         noise, pictures, attacked = study.noise, study.pictures.copy(), study.attacked.copy()
         new = np.flatnonzero((study.places >= study.done) & (study.places < done))
         if len(new):
-            noise[:, new] = found.noise.cpu().numpy()  # in place: it may be large, and nobody else has it
+            noise[:, new] = measured.noise.cpu().numpy()  # in place: it may be large, and nobody else has it
         images, rows = slice(study.done, done), study.places[new] - study.done
-        maps = None if study.maps is None else with_maps(study.maps, found.beside, images, new, rows)
-        for row, kept in enumerate(study.shown.tolist()):
-            if kept in new:
-                pictures[row], attacked[:, row], edges = self._pictures(study, kept)
+        maps = None if study.maps is None else with_maps(study.maps, measured.beside, images, new, rows)
+        for row, place in enumerate(study.shown.tolist()):
+            if place in new:
+                pictures[row], attacked[:, row], edges = self._pictures(study, place)
                 if maps is not None:
                     maps.edges[row] = edges
-        countered = None if study.countered is None else with_countered(study.countered, found.beside, images)
+        countered = None if study.countered is None else with_countered(study.countered, measured.beside, images)
         beside: dict[str, Any] = {"maps": maps, "countered": countered, **arrays}
         return replace(study, done=done, noise=noise, pictures=pictures, attacked=attacked, **beside)
 

@@ -103,10 +103,10 @@ class Victims:
         has one where p is 1 to rounding. "margin" is above zero where the network is fooled: the largest other score
         less that of the own class, or the target's less the largest other.
         """
-        wanted, sign = (self.own, -1) if self.targets is None else (self.targets, 1)
+        classes, sign = (self.own, -1) if self.targets is None else (self.targets, 1)
         if loss == "margin":
-            return -sign * margin_of(scores, wanted)
-        return -sign * log_odds_against(scores, wanted, self.network.network.readout)
+            return -sign * margin_of(scores, classes)
+        return -sign * log_odds_against(scores, classes, self.network.network.readout)
 
     def entropy(self, scores: Tensor) -> Tensor:
         """Return the cross-entropy -log p of the own class, or -log(1 - p) of the target, [N], of scores [N, K].
@@ -138,11 +138,11 @@ def log_odds_against(scores: Tensor, classes: Tensor, readout: Readout) -> Tenso
     >>> round(float(odds), 3)  # where -log p is 0 in float32, and so is its gradient
     -199.687
     """
-    own = scores.gather(1, classes[:, None])[:, 0]
+    own_scores = scores.gather(1, classes[:, None])[:, 0]
     if readout.kind == "softmax":
-        return scores.scatter(1, classes[:, None], float("-inf")).logsumexp(1) - own
+        return scores.scatter(1, classes[:, None], float("-inf")).logsumexp(1) - own_scores
     if readout.kind == "sigmoid":
-        return -own
+        return -own_scores
     return -readout.log_probabilities(scores).gather(1, classes[:, None])[:, 0]
 
 

@@ -212,7 +212,7 @@ class _Work:
             require_same(place, file.config, self.config, "remove it or choose another output")
             return FoundRows.from_json(file.state)
         options = self.pair.options
-        found = FoundRows.of(
+        found_rows = FoundRows.of(
             diagnose(
                 side.network,
                 self.pair.images,
@@ -226,8 +226,8 @@ class _Work:
             )
         )
         if place is not None:
-            Result(FOUND, FOUND_SCHEMA, self.config, {}, {}, found.as_json()).save(place)
-        return found
+            Result(FOUND, FOUND_SCHEMA, self.config, {}, {}, found_rows.as_json()).save(place)
+        return found_rows
 
 
 def _layer(pair: Pair, name: str, responses: Responses) -> LayerComparison:

@@ -64,13 +64,13 @@ def write_comparison(
     if drift:
         drift.save_csv(place / "drift.csv")
     pages = _Figures(place, command)
-    names, decisions, shown = comparison.config["networks"], comparison.decisions, comparison.explained
+    names, decisions, explained = comparison.config["networks"], comparison.decisions, comparison.explained
     with RunOptions(progress=progress).bar("layer", len(comparison.layers), "figures") as bar:
         layers = []
         for number, layer in enumerate(comparison.layers):
             layers.append(_layer(pages, number, layer))
             bar.update()
-    known = decisions is not None and bool(decisions.labelled.any())
+    labelled = decisions is not None and bool(decisions.labelled.any())
     values = {
         "names": names,
         "images": images,
@@ -79,10 +79,10 @@ def write_comparison(
         "config": comparison.config,
         "overview": _overview(pages, comparison),
         "decisions": None if decisions is None else _decisions(comparison),
-        "calibration": _calibration(pages, comparison) if known else None,
+        "calibration": _calibration(pages, comparison) if labelled else None,
         "layers": layers,
         "changes": comparison.changes,
-        "explained": None if shown is None else _explained(pages, comparison, shown),
+        "explained": None if explained is None else _explained(pages, comparison, explained),
         "drift": drift,
         "recognised": RECOGNISED,
         "sharper": SHARPER,
@@ -105,7 +105,7 @@ class _Figures:
 
 def caption_of(comparison: Comparison) -> str:
     """Return what the figure of a whole comparison shows."""
-    known = comparison.decisions is not None and bool(comparison.decisions.labelled.any())
+    labelled = comparison.decisions is not None and bool(comparison.decisions.labelled.any())
     words = (
         "Left: a dot is a filter, at the correlation of its responses with those of its partner; the black bar is the "
         "median, the orange diamond the median of the filters of one number, and the dashed line the limit below which "
@@ -113,7 +113,7 @@ def caption_of(comparison: Comparison) -> str:
         "varied before the change have no dot. Middle: which share of a layer's filters is gone, new, sharper or "
         "blunter."
     )
-    return words + known * (
+    return words + labelled * (
         " Right: how often each network is right among images to which it gives a similar confidence; a larger point "
         "has more images, and on the grey line both are equal. Error: expected calibration error (Guo et al. 2017), in "
         "15 bins."

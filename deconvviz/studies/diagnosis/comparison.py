@@ -233,16 +233,16 @@ def changes(before: FoundRows, after: FoundRows) -> tuple[Change, ...]:
     for key in dict.fromkeys([*ours, *theirs]):
         old, new = ours.get(key), theirs.get(key)
         gap = (new.strength if new else 0.0) - (old.strength if old else 0.0)
-        one = new or old
-        if key[0] not in both or one is None or abs(gap) <= math.log(FARTHER):
+        either = new or old
+        if key[0] not in both or either is None or abs(gap) <= math.log(FARTHER):
             continue
         found.append(
             Change(
                 change="new" if old is None else "gone" if new is None else "worse" if gap > 0 else "better",
-                check=one.check,
-                kind=one.kind,
-                layer=one.layer,
-                severity=one.severity,
+                check=either.check,
+                kind=either.kind,
+                layer=either.layer,
+                severity=either.severity,
                 before=str(old or ""),
                 after=str(new or ""),
             )

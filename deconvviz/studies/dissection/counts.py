@@ -51,7 +51,7 @@ class Counts:
             shapes: layer -> rows and columns of its maps.
             device: of the network.
         """
-        known, places = len(planes.concepts), len(planes.rows) * len(planes.columns)
+        concept_count, places = len(planes.concepts), len(planes.rows) * len(planes.columns)
         begun = bool(dissection.concepts)
         fires, both, thresholds, axes = {}, {}, {}, {}
         height, width = planes.feed.preprocess.shape[1:]
@@ -60,15 +60,15 @@ class Counts:
             channels = len(layer.fires)
             thresholds[name] = on_device(layer.thresholds, device)
             fires[name] = on_device(layer.fires if begun else np.zeros((channels, places), np.int32), device)
-            common = layer.both if begun else np.zeros((channels, known), np.int64)
+            common = layer.both if begun else np.zeros((channels, concept_count), np.int64)
             both[name] = functional.pad(on_device(common, device), (1, 0))
             rows, columns = shapes[name]
             axes[name] = (
                 Axis.of(rows, height, planes.rows, device),
                 Axis.of(columns, width, planes.columns, device),
             )
-        shown = on_device(dissection.shown if begun else np.zeros((known, places), np.int32), device)
-        return cls(thresholds, fires, both, functional.pad(shown, (0, 0, 1, 0)), axes)
+        shown_counts = on_device(dissection.shown if begun else np.zeros((concept_count, places), np.int32), device)
+        return cls(thresholds, fires, both, functional.pad(shown_counts, (0, 0, 1, 0)), axes)
 
     def add_concepts(self, concepts: Tensor, known: int) -> None:
         """Add the concepts of a batch: int64 [N, Q, rows, columns], numbers up to `known`."""

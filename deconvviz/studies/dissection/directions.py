@@ -111,9 +111,9 @@ class DirectionRun:
 
     def __post_init__(self) -> None:
         labels = labels_of(self.images)
-        known = np.flatnonzero(labels >= 0)
-        chosen = [known[labels[known] == label][:PER_CLASS] for label in np.unique(labels[known])]
-        self.chosen = np.sort(np.concatenate(chosen))
+        labelled = np.flatnonzero(labels >= 0)
+        chosen_by_class = [labelled[labels[labelled] == label][:PER_CLASS] for label in np.unique(labels[labelled])]
+        self.chosen = np.sort(np.concatenate(chosen_by_class))
         self.labels = labels[self.chosen]
         pool = spread(labels, min(len(labels), 2000))
         self.pool = self.features(self.images, pool)
@@ -144,9 +144,9 @@ class DirectionRun:
                         value, tail = self.network.split(layer, x)
                     value = value.detach().requires_grad_(True)
                     classes = self.network.readout.scores(tail(value))
-                    chosen = classes[torch.arange(len(targets), device=device), targets].sum()
+                    score = classes[torch.arange(len(targets), device=device), targets].sum()
                     with computing("fp32"):
-                        (gradient,) = torch.autograd.grad(chosen, value)
+                        (gradient,) = torch.autograd.grad(score, value)
                     rows[layer].append(self.network.maps(layer, gradient).sum((2, 3)).double().cpu().numpy())
                 bar.update(len(places))
         return {layer: np.concatenate(of_layer) for layer, of_layer in rows.items()}

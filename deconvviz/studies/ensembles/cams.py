@@ -77,18 +77,18 @@ def ensemble_maps(
         inputs = [each.preprocess(image)[None].to(each.network.device, each.network.dtype) for each in networks]
         target, share, targets = _decided(networks, inputs, outputs)
         with constant_maps_allowed():
-            own = [
+            own_maps = [
                 explainer(x, target=each)[0].double().cpu().numpy()
                 for explainer, x, each in zip(explainers, inputs, targets, strict=True)
             ]
         height, width = (round(side * SIDE / min(image.shape[:2])) for side in image.shape[:2])
         placed = [
             on_image(map_, each.preprocess, (image.shape[0], image.shape[1]), (height, width))
-            for map_, each in zip(own, networks, strict=True)
+            for map_, each in zip(own_maps, networks, strict=True)
         ]
         maps.append(np.stack([*(np.nan_to_num(map_) for map_ in placed), mean_map(placed)]))
-        shown = networks[0].preprocess.display(resized_to(image, (height, width), "bilinear"))
-        pictures.append(shown)
+        picture = networks[0].preprocess.display(resized_to(image, (height, width), "bilinear"))
+        pictures.append(picture)
         called = names[target] if target < len(names) else class_label(target)
         labels.append(f"{called} {share:.0%}")
     columns = (*(each.name for each in networks), "mean")
@@ -133,9 +133,9 @@ def mean_map(maps: Sequence[Floats]) -> Floats:
     [[0.5, 0.5, 0.0]]
     """
     stack = np.stack(list(maps))
-    seen = ~np.isnan(stack)
-    total = np.where(seen, stack, 0).sum(0)
-    return np.asarray(total / np.maximum(seen.sum(0), 1))
+    is_seen = ~np.isnan(stack)
+    total = np.where(is_seen, stack, 0).sum(0)
+    return np.asarray(total / np.maximum(is_seen.sum(0), 1))
 
 
 def on_image(map_: Floats, preprocess: Preprocess, size: tuple[int, int], shown: tuple[int, int]) -> Floats:

@@ -115,8 +115,8 @@ def _measure_classes(opened_members: OpenedMembers, models: tuple[str, ...], ima
     )
     asked.write(result, draw_ensemble, caption_of(result, asked.data))
     if asked.show:
-        chosen = asked.chosen(images.labels >= 0)
-        asked.draw_maps(ensemble_maps(opened_members.members, images, chosen, method=asked.method, names=named), CLASS)
+        indices = asked.chosen(images.labels >= 0)
+        asked.draw_maps(ensemble_maps(opened_members.members, images, indices, method=asked.method, names=named), CLASS)
     asked.say(result)
 
 
@@ -128,14 +128,14 @@ def _common_outputs(opened: OpenedMembers, models: tuple[str, ...], images: Imag
     """
     outputs: Ints | None = None
     for text, member, own_names in zip(models, opened.members, opened.named, strict=True):
-        own = matched_outputs(images, member.network, own_names, True, "")
-        assert own is not None
-        if outputs is not None and own.tolist() != outputs.tolist():
+        outputs_of_member = matched_outputs(images, member.network, own_names, True, "")
+        assert outputs_of_member is not None
+        if outputs is not None and outputs_of_member.tolist() != outputs.tolist():
             raise DataError(
                 f"{text} has the classes of the images at other outputs than {models[0]}; expected networks whose "
                 "outputs stand in the same order (--classes FILE names them)"
             )
-        outputs = own
+        outputs = outputs_of_member
     assert outputs is not None
     return outputs, next((names for names in opened.named if names), ())
 

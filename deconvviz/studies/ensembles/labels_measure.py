@@ -90,8 +90,8 @@ def label_ensemble(
     indices = _indices(images.known, limit)
     config = {
         "networks": [
-            {**each.as_dict(), "outputs": each.network.readout.kind, "of_labels": digest_of_numbers(own)}
-            for each, own in zip(networks, every, strict=True)
+            {**each.as_dict(), "outputs": each.network.readout.kind, "of_labels": digest_of_numbers(own_outputs)}
+            for each, own_outputs in zip(networks, every, strict=True)
         ],
         "labels": list(images.classes),
         "images_fingerprint": images.fingerprint,
@@ -107,7 +107,9 @@ def label_ensemble(
 
     def rows(inputs: list[Tensor], _: int) -> tuple[Tensor]:
         scores = [network.scores(x) for (network, _), x in zip(passes.networks, inputs, strict=True)]
-        return (torch.stack([score[:, own].double() for score, own in zip(scores, columns, strict=True)]),)
+        return (
+            torch.stack([score[:, own_outputs].double() for score, own_outputs in zip(scores, columns, strict=True)]),
+        )
 
     return passes.resume(result, rows, out)
 
@@ -116,11 +118,11 @@ def _check_outputs(networks: Sequence[Member], outputs: Sequence[Ints], labels: 
     """Refuse outputs that are no labels of the networks."""
     if len(outputs) != len(networks):
         raise DataError(f"outputs of {len(outputs)} networks given; expected those of {len(networks)}")
-    for each, own in zip(networks, outputs, strict=True):
-        if len(own) != labels or own.min() < 0 or own.max() >= each.network.width:
-            ends = f"{own.min()} to {own.max()}" if len(own) else "none"
+    for each, own_outputs in zip(networks, outputs, strict=True):
+        if len(own_outputs) != labels or own_outputs.min() < 0 or own_outputs.max() >= each.network.width:
+            ends = f"{own_outputs.min()} to {own_outputs.max()}" if len(own_outputs) else "none"
             raise DataError(
-                f"{counted(len(own), 'output')}, {ends}, given for {counted(labels, 'label')}; {each.name} has "
+                f"{counted(len(own_outputs), 'output')}, {ends}, given for {counted(labels, 'label')}; {each.name} has "
                 f"{counted(each.network.width, 'output')}"
             )
         if each.network.readout.kind in EXCLUDING:

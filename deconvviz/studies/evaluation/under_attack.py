@@ -235,16 +235,18 @@ def _begun(
 ) -> MapsUnderAttack:
     """Return what the file holds already, or a result without values, written before the work."""
     if out is not None and pathlib.Path(out).exists():
-        found = MapsUnderAttack.load(out)
-        require_same(out, found.config, config, "remove it or choose another output", (found.sources, sources))
-        return found
+        begun_file = MapsUnderAttack.load(out)
+        require_same(
+            out, begun_file.config, config, "remove it or choose another output", (begun_file.sources, sources)
+        )
+        return begun_file
     values, pictures, maps = {}, {}, {}
     for name, each in attacked.items():
-        size, shown = each.feed.preprocess.shape[1:], min(len(each.feed), ILLUSTRATED)
-        pictures[name] = np.zeros((shown, 2, *size, 3), np.uint8)
+        size, illustrated = each.feed.preprocess.shape[1:], min(len(each.feed), ILLUSTRATED)
+        pictures[name] = np.zeros((illustrated, 2, *size, 3), np.uint8)
         for method in config["methods"]:
             values[f"{name}/{method}"] = np.full((len(each.feed), len(CASES), len(MOVES)), np.nan)
-            maps[f"{name}/{method}"] = np.zeros((shown, 2, *size), np.float32)
+            maps[f"{name}/{method}"] = np.zeros((illustrated, 2, *size), np.float32)
     begun = MapsUnderAttack(
         config=config,
         sources=sources,
@@ -309,14 +311,14 @@ class UnderAttackRun:
     def _measure(self, name: str, method: str, explainer: Explainer, batch: PictureBatch) -> None:
         """Explain some images as they are, attacked and with noise, and note how far their maps moved."""
         attacked, rows, key = self.attacked[name], batch.places, f"{name}/{method}"
-        own, after = self.found.own[name][rows], self.found.after[name][rows]
+        map_before, after = self.found.own[name][rows], self.found.after[name][rows]
         pixels = attacked.pixels(batch, self.settings.seed)
         inputs = [attacked.scale.inputs(x).to(self.network.device, self.network.dtype) for x in pixels]
-        before, *others = (self._maps(explainer, x, own) for x in inputs)
+        before, *others = (self._maps(explainer, x, map_before) for x in inputs)
         values = np.full((len(rows), len(CASES), len(MOVES)), np.nan)
         for case, maps in enumerate(others):
             values[:, case] = _table(before, maps)
-        other = np.flatnonzero(after != own)
+        other = np.flatnonzero(after != map_before)
         if len(other):
             of_new_class = self._maps(explainer, inputs[1][torch.from_numpy(other)], after[other])
             values[other, CASES.index("new_class")] = _table(before[torch.from_numpy(other)], of_new_class)

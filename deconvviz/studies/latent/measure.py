@@ -122,10 +122,10 @@ def _try_out(generator: Generator, scorer: Scorer | None, segment: Segmenter | N
 
 def _numbers_of(attributes: Sequence[str], names: Sequence[str]) -> list[int]:
     """Return the numbers of scores that were given by name or number; raises DataError where there is no such one."""
-    chosen = [int(each) if each.isdecimal() else output_named(each, names) for each in attributes]
-    if not all(0 <= each < len(names) for each in chosen):
+    numbers = [int(each) if each.isdecimal() else output_named(each, names) for each in attributes]
+    if not all(0 <= each < len(names) for each in numbers):
         raise DataError(f"attributes {', '.join(attributes)} given; expected 0 to {len(names) - 1}")
-    return list(dict.fromkeys(chosen))
+    return list(dict.fromkeys(numbers))
 
 
 def _layers(generator: Generator, how: LatentOptions) -> tuple[str, str | None]:
@@ -134,9 +134,9 @@ def _layers(generator: Generator, how: LatentOptions) -> tuple[str, str | None]:
     modules = [name for name, layer in network.layers.items() if not layer.functional]
     if not modules:
         raise ModelError(f"{generator.model.name} has no layer made by a module; return a network of torch.nn modules")
-    for given in (how.axes_layer, how.layer):
-        if given is not None:
-            network.layer(given)
+    for named_layer in (how.axes_layer, how.layer):
+        if named_layer is not None:
+            network.layer(named_layer)
     if how.layer is not None:
         network.layer(how.layer).require_channels()
     maps = [name for name in modules[:-1] if min(network.layer(name).units[1:]) > 1]
@@ -207,9 +207,9 @@ class _Measuring:
         assert self.scorer is not None
         images, scores = [], []
         for part in batches(z, self.size):
-            made = self.generator.images(part)
-            images.append(pictures(made))
-            scores.append(self.scorer.scores(made))
+            generated = self.generator.images(part)
+            images.append(pictures(generated))
+            scores.append(self.scorer.scores(generated))
         return np.concatenate(images), np.concatenate(scores).astype(np.float64)
 
     def _sweeps(self, scores: NDArray[np.float32] | None) -> Sweeps:
@@ -230,32 +230,32 @@ class _Measuring:
     def _directions(self, scores: NDArray[np.float32], skipped: dict[str, str]) -> Directions | None:
         """Return the directions of scores; the reason why one is not there goes into `skipped`."""
         assert self.scorer is not None
-        found, names, numbers, how = [], [], [], self.how
+        directions, names, numbers, how = [], [], [], self.how
         for number in self._chosen(scores):
             name = self.scorer.names[number]
             try:
-                found.append(semantic_direction(self.z, scores[:, number], share=how.share, seed=how.seed))
+                directions.append(semantic_direction(self.z, scores[:, number], share=how.share, seed=how.seed))
             except DataError as error:
                 skipped[f"direction {name}"] = str(error)
                 continue
             names.append(name)
             numbers.append(number)
-        if not found:
+        if not directions:
             return None
-        vectors = np.stack([each.vector for each in found])
+        vectors = np.stack([each.vector for each in directions])
         free = [conditional_direction(each, np.delete(vectors, n, 0)) for n, each in enumerate(vectors)]
         images, values = self._walked(np.stack([vectors, free]), numbers)
-        own = np.stack([[monotonicity(form[n, :, :, n]) for n in range(len(names))] for form in values])
+        own_monotonicity = np.stack([[monotonicity(form[n, :, :, n]) for n in range(len(names))] for form in values])
         return Directions(
             names=tuple(names),
             vectors=vectors,
             conditional=np.stack(free),
-            accuracy=np.array([each.accuracy for each in found]),
+            accuracy=np.array([each.accuracy for each in directions]),
             deviation=scores[:, numbers].std(0, dtype=np.float64),
             steps=self.steps,
             images=images,
             scores=values,
-            monotonic=own,
+            monotonic=own_monotonicity,
         )
 
     def _walked(self, vectors: Floats, numbers: list[int]) -> tuple[NDArray[np.uint8], Floats]:

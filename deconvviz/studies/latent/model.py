@@ -121,14 +121,14 @@ def as_latent(returned: Any, name: str = "") -> LatentModel:
     4
     """
     if isinstance(returned, LatentModel):
-        own = returned.name or name or type(returned.module).__name__
-        return LatentModel(**{**vars(returned), "name": own})
+        own_name = returned.name or name or type(returned.module).__name__
+        return LatentModel(**{**vars(returned), "name": own_name})
     if not isinstance(returned, nn.Module):
         raise ModelError(
             f"the factory returned {type(returned).__name__}; expected a dv.LatentModel, or a module from z to images"
         )
-    given = {part: getattr(returned, part) for part in OF_A_MODULE if getattr(returned, part, None) is not None}
-    return LatentModel(module=returned, name=name or type(returned).__name__, **given)
+    parts_given = {part: getattr(returned, part) for part in OF_A_MODULE if getattr(returned, part, None) is not None}
+    return LatentModel(module=returned, name=name or type(returned).__name__, **parts_given)
 
 
 def _inputs_of(module: nn.Module) -> int:
@@ -169,8 +169,8 @@ class Generator:
     def fingerprint(self) -> str:
         """Digest of the network and of what z is drawn from."""
         model = self.model
-        known = repr((model.limits, model.prior, tuple(model.categorical), tuple(model.codes)))
-        return f"{self.network.fingerprint} {known}"
+        description = repr((model.limits, model.prior, tuple(model.categorical), tuple(model.codes)))
+        return f"{self.network.fingerprint} {description}"
 
     def z(self, rows: NDArray[Any]) -> Tensor:
         """Return z, float32 [N, d, 1, 1] on the network's device, of rows [N, d]."""

@@ -64,8 +64,8 @@ def _codes(views: LatentViews, drawn: Drawn) -> dict[str, Any]:
     if len(sweeps.places):
         figures.append(drawn("sweeps", figure.draw_sweeps(views), "One place of z swept, a row each"))
     facts = [
-        f"Categorical code {n} and the scorer's class share {found:.3f} nats; by chance up to {chance:.3f}."
-        for n, (found, chance) in enumerate(zip(sweeps.information, sweeps.chance, strict=True))
+        f"Categorical code {n} and the scorer's class share {information:.3f} nats; by chance up to {chance:.3f}."
+        for n, (information, chance) in enumerate(zip(sweeps.information, sweeps.chance, strict=True))
     ]
     text = "A row changes a single code and leaves the rest of z alone; a column of a categorical code is a category."
     return {"id": "codes", "name": "Codes", "text": text, "figures": figures, "facts": facts}
@@ -75,8 +75,8 @@ def _directions(found: Directions, drawn: Drawn, scorer: str, views: LatentViews
     """Return what the page says about directions."""
     figures = []
     for name in found.names:
-        made = figure.draw_direction(views, name)
-        figures.append(drawn(f"direction-{name}", made, f"Images along the direction of {name}"))
+        drawing = figure.draw_direction(views, name)
+        figures.append(drawn(f"direction-{name}", drawing, f"Images along the direction of {name}"))
     text = (
         f"The normal of a linear SVM between the samples that {scorer} scores highest and lowest; below each image is "
         "its score. Conditional directions are orthogonal to all others. A direction shows what the scorer takes for "
@@ -94,8 +94,8 @@ def _units(views: LatentViews, units: Units, drawn: Drawn) -> dict[str, Any]:
     """Return what the page says about units."""
     figures = [drawn("units", figure.draw_units(views), f"Units of {units.layer}, off and on")]
     if units.parts:
-        made = figure.draw_effects(views)
-        figures.append(drawn("effects", made, "What units do to the area of each part"))
+        drawing = figure.draw_effects(views)
+        figures.append(drawn("effects", drawing, "What units do to the area of each part"))
     text = (
         f"Units of {units.layer}, with the samples in which each is most active, then two as they are, with the unit "
         "off, and with it on everywhere. A unit is named by the part on which it fires best, if it does so better than "

@@ -203,13 +203,13 @@ class LatentViews(Shown, drawn_by="draw_latent"):
         result = Result.load(path, KIND, SCHEMA)
         with whole(path, KIND):
             state = result.state
-            found: dict[str, Any] = {name: _part(kind, name, result) for name, kind in PARTS.items()}
+            parts: dict[str, Any] = {name: _part(kind, name, result) for name, kind in PARTS.items()}
             return cls(
                 name=state["name"],
                 size=state["size"],
                 samples=state["samples"],
                 first=result.arrays["first"],
-                **found,
+                **parts,
                 classes=tuple(state["classes"]),
                 skipped=state["skipped"],
                 config=result.config,
@@ -241,10 +241,10 @@ class LatentViews(Shown, drawn_by="draw_latent"):
 
 def summary(views: LatentViews) -> Iterator[str]:
     """Yield what was found, a sentence each."""
-    for number, (found, chance) in enumerate(
+    for number, (information, chance) in enumerate(
         zip(views.sweeps.information, views.sweeps.chance, strict=True) if views.classes else ()
     ):
-        yield f"categorical code {number}: {found:.3f} nats shared with the class, by chance up to {chance:.3f}"
+        yield f"categorical code {number}: {information:.3f} nats shared with the class, by chance up to {chance:.3f}"
     if views.directions is not None:
         for n, name in enumerate(views.directions.names):
             accuracy, (plain, free) = views.directions.accuracy[n], views.directions.monotonic[:, n]
@@ -273,9 +273,9 @@ def _part(kind: type[Part], name: str, result: Result) -> Part | None:
     """Return a part of the views from a file; None where it has none."""
     if f"{name}_named" not in result.state:
         return None
-    given: dict[str, Any] = {
+    fields_given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in result.state[f"{name}_named"].items()
     }
     start = f"{name}/"
-    given |= {key.removeprefix(start): value for key, value in result.arrays.items() if key.startswith(start)}
-    return kind(**given)
+    fields_given |= {key.removeprefix(start): value for key, value in result.arrays.items() if key.startswith(start)}
+    return kind(**fields_given)

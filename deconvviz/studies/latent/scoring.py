@@ -39,14 +39,16 @@ class Scorer:
 
     def __init__(self, loaded: LoadedModel, image_shape: tuple[int, int, int], device: str = "cpu") -> None:
         self.preprocess = Preprocess(**loaded.settings)
-        wanted, given = len(self.preprocess.mean), image_shape[0]
-        if wanted not in (1, 3):
-            raise ModelError(f"{loaded.spec} takes images of {wanted} channels; the generator makes {given}")
+        channels_wanted, channels_given = len(self.preprocess.mean), image_shape[0]
+        if channels_wanted not in (1, 3):
+            raise ModelError(
+                f"{loaded.spec} takes images of {channels_wanted} channels; the generator makes {channels_given}"
+            )
         self.network: Network = captured(loaded, self.preprocess, device)
         count = self.network.outputs
-        own = loaded.classes if len(loaded.classes) == count else ()
-        self.names = names_of_outputs(self.network.width, own, loaded.classes) or tuple(map(str, range(count)))
-        self._channels = max(wanted, given)
+        own_classes = loaded.classes if len(loaded.classes) == count else ()
+        self.names = names_of_outputs(self.network.width, own_classes, loaded.classes) or tuple(map(str, range(count)))
+        self._channels = max(channels_wanted, channels_given)
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> NDArray[np.float32]:
@@ -54,8 +56,8 @@ class Scorer:
 
         Grey images are given to a network for colours with three equal channels.
         """
-        shown = pictures(images.expand(-1, self._channels, -1, -1))
-        x = torch.stack([self.preprocess(picture) for picture in shown])
+        pixels = pictures(images.expand(-1, self._channels, -1, -1))
+        x = torch.stack([self.preprocess(picture) for picture in pixels])
         scores = self.network.scores(x.to(self.network.device, self.network.dtype)).float()
         if not bool(torch.isfinite(scores).all()):
             raise DataError("the scorer returned a score that is NaN or infinite; check its weights")

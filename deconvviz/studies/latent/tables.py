@@ -16,25 +16,25 @@ FORMS = ("plain", "conditional")
 
 def direction_rows(views: LatentViews) -> Rows:
     """Yield a row for each direction, plain and conditional, and each score."""
-    found = views.directions
-    if found is not None:
+    directions = views.directions
+    if directions is not None:
         for form, name in enumerate(FORMS):
-            for a, direction in enumerate(found.names):
-                for b, score in enumerate(found.names):
-                    numbers = (found.cosines[a, b], found.moved[form, a, b])
-                    own = (found.accuracy[a], found.monotonic[form, a])
-                    yield direction, name, score, *map(float, (*own, *numbers))
+            for a, direction in enumerate(directions.names):
+                for b, score in enumerate(directions.names):
+                    numbers = (directions.cosines[a, b], directions.moved[form, a, b])
+                    own_values = (directions.accuracy[a], directions.monotonic[form, a])
+                    yield direction, name, score, *map(float, (*own_values, *numbers))
 
 
 def _walks(views: LatentViews) -> Rows:
-    found = views.directions
-    if found is not None:
+    directions = views.directions
+    if directions is not None:
         for form, name in enumerate(FORMS):
-            for a, direction in enumerate(found.names):
-                for row in range(found.scores.shape[2]):
-                    for step, value in enumerate(found.steps.tolist()):
-                        for b, score in enumerate(found.names):
-                            yield direction, name, row, value, score, float(found.scores[form, a, row, step, b])
+            for a, direction in enumerate(directions.names):
+                for row in range(directions.scores.shape[2]):
+                    for step, value in enumerate(directions.steps.tolist()):
+                        for b, score in enumerate(directions.names):
+                            yield direction, name, row, value, score, float(directions.scores[form, a, row, step, b])
 
 
 def _codes(views: LatentViews) -> Rows:

@@ -27,20 +27,22 @@ TOP, TRIED, EDITED = 9, 8, 3  # images of a unit; images on which all units are 
 def checked_masks(segment: Segmenter, images: Tensor) -> dict[str, Tensor]:
     """Return the masks of images; raises DataError where a segmenter returns anything else."""
     try:
-        found = segment(images)
+        masks = segment(images)
     except Exception as error:  # the user's code may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(f"the segmenter raised {reason}; it is given float32 {list(images.shape)} in 0..1") from error
-    if not isinstance(found, Mapping) or not found:
-        empty = " that is empty" if isinstance(found, Mapping) else ""
-        given = f"{type(found).__name__}{empty}"
-        raise DataError(f"the segmenter returned {given}; expected a dict of name -> bool tensor [N, H, W]")
-    wanted = (len(images), *images.shape[2:])
-    for name, mask in found.items():
-        if not isinstance(mask, Tensor) or tuple(mask.shape) != wanted or mask.dtype != torch.bool:
-            given = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise DataError(f"the segmenter returned {given} for {name!r}; expected a bool tensor {list(wanted)}")
-    return {str(name): mask for name, mask in found.items()}
+    if not isinstance(masks, Mapping) or not masks:
+        empty = " that is empty" if isinstance(masks, Mapping) else ""
+        given_words = f"{type(masks).__name__}{empty}"
+        raise DataError(f"the segmenter returned {given_words}; expected a dict of name -> bool tensor [N, H, W]")
+    wanted_shape = (len(images), *images.shape[2:])
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or tuple(mask.shape) != wanted_shape or mask.dtype != torch.bool:
+            given_words = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise DataError(
+                f"the segmenter returned {given_words} for {name!r}; expected a bool tensor {list(wanted_shape)}"
+            )
+    return {str(name): mask for name, mask in masks.items()}
 
 
 def overlaps(maps: Tensor, masks: Tensor, thresholds: Tensor) -> Tensor:
@@ -78,8 +80,8 @@ def compared(maps: Tensor, masks: Tensor) -> tuple[Floats, Floats]:
     thresholds = torch.from_numpy(np.quantile(values.numpy(), QUANTILES, axis=1)).float()
 
     def best(parts: Tensor) -> Floats:
-        chosen = overlaps(maps[:half], parts[:half], thresholds).argmax(0)
-        return np.asarray(overlaps(maps[half:], parts[half:], thresholds).gather(0, chosen[None])[0].numpy())
+        best_thresholds = overlaps(maps[:half], parts[:half], thresholds).argmax(0)
+        return np.asarray(overlaps(maps[half:], parts[half:], thresholds).gather(0, best_thresholds[None])[0].numpy())
 
     return best(masks), best(masks.roll(1, 0)).max(0, initial=0)
 
@@ -116,15 +118,15 @@ class UnitViews:
         """Return the maps [N, U, h, w] of samples, the masks [N, M, H, W] of their images, and the parts' names."""
         network, maps, masks, names = self.generator.network, list[Tensor](), list[Tensor](), tuple[str, ...]()
         for rows in batches(z, self.size):
-            seen, out = network.observed(self.generator.z(rows), [self.layer])
-            maps.append(network.maps(self.layer, seen[self.layer]).float().cpu())
+            value_by_layer, out = network.observed(self.generator.z(rows), [self.layer])
+            maps.append(network.maps(self.layer, value_by_layer[self.layer]).float().cpu())
             if self.segment is not None:
-                found = checked_masks(self.segment, self.generator.scaled(out))
-                if masks and tuple(found) != names:
-                    parts = f"{', '.join(names)} and then {', '.join(found)}"
+                mask_by_part = checked_masks(self.segment, self.generator.scaled(out))
+                if masks and tuple(mask_by_part) != names:
+                    parts = f"{', '.join(names)} and then {', '.join(mask_by_part)}"
                     raise DataError(f"the segmenter returned the parts {parts}; expected the same ones for all images")
-                names = tuple(found)
-                masks.append(_small(torch.stack(list(found.values()), 1)).cpu())
+                names = tuple(mask_by_part)
+                masks.append(_small(torch.stack(list(mask_by_part.values()), 1)).cpu())
         return torch.cat(maps), torch.cat(masks) if masks else None, names
 
     def set_to(self, rows: Rows, unit: int, value: float) -> Tensor:
@@ -177,11 +179,11 @@ class UnitViews:
         iou, chance = compared(maps, masks) if masks is not None else empty
         change = self.changes(z[:TRIED])
         order = np.argsort(-(iou.max(1) if len(names) else change), kind="stable")
-        chosen = np.asarray(order[:shown], np.int64)
-        levels = [_level(maps[:, unit].numpy()) for unit in chosen]
-        pairs = zip(chosen.tolist(), levels, strict=True)
+        shown_units = np.asarray(order[:shown], np.int64)
+        levels = [_level(maps[:, unit].numpy()) for unit in shown_units]
+        pairs = zip(shown_units.tolist(), levels, strict=True)
         effects = [self.effects(z[:masked], unit, level) for unit, level in pairs if self.segment is not None]
-        none = np.zeros((len(chosen), 0, 3))
+        none = np.zeros((len(shown_units), 0, 3))
         return Units(
             layer=self.layer,
             parts=names,
@@ -190,12 +192,12 @@ class UnitViews:
             change=change,
             top_values=table.values,
             top_samples=table.images,
-            chosen=chosen,
+            chosen=shown_units,
             levels=np.array(levels),
             removed=np.stack([each[0] for each in effects]) if effects else none,
             inserted=np.stack([each[1] for each in effects]) if effects else none,
-            images=np.stack([self._shown(z, table.images[unit]) for unit in chosen]),
-            edited=np.stack([self._edited(z, table.images[u], u, v) for u, v in zip(chosen, levels, strict=True)]),
+            images=np.stack([self._shown(z, table.images[unit]) for unit in shown_units]),
+            edited=np.stack([self._edited(z, table.images[u], u, v) for u, v in zip(shown_units, levels, strict=True)]),
         )
 
     def _shown(self, z: Rows, samples: Ints) -> NDArray[np.uint8]:

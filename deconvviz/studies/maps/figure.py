@@ -65,18 +65,19 @@ def draw_feature_maps(
     grid = grid_of(maps, count, page)
     columns, side = grid.columns, grid.side
     width = LEFT + max(columns * (side + GAP), 3.2) + RIGHT if page.width is None else page.width
-    chosen = [layer.order(sort)[: grid.most] for layer in maps.layers]
+    channels_by_layer = [layer.order(sort)[: grid.most] for layer in maps.layers]
     headings = [
-        _wrapped(_heading(layer, len(channels)), width) for layer, channels in zip(maps.layers, chosen, strict=True)
+        _wrapped(_heading(layer, len(channels)), width)
+        for layer, channels in zip(maps.layers, channels_by_layer, strict=True)
     ]
     blocks = [
         _block_height(layer, len(channels), columns, side) + LINE * heading.count("\n")
-        for layer, channels, heading in zip(maps.layers, chosen, headings, strict=True)
+        for layer, channels, heading in zip(maps.layers, channels_by_layer, headings, strict=True)
     ]
     sheet = Sheet(width, PICTURE + 0.1 + sum(blocks), title, caption, page=page)
     _draw_image(sheet, maps)
     top = sheet.top - PICTURE - 0.1
-    for layer, channels, heading, height in zip(maps.layers, chosen, headings, blocks, strict=True):
+    for layer, channels, heading, height in zip(maps.layers, channels_by_layer, headings, blocks, strict=True):
         sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
         _draw_layer(sheet, layer, channels, scale, columns, side, top - LINE * heading.count("\n"))
         top -= height
@@ -129,12 +130,12 @@ def _block_height(layer: LayerMaps, count: int, columns: int, side: float) -> fl
 
 def _draw_image(sheet: Sheet, maps: FeatureMaps) -> None:
     height, width = maps.picture.shape[:2]
-    shown = min(PICTURE * width / height, 2.2)
-    sheet.picture(maps.picture, LEFT, sheet.top - PICTURE, shown, PICTURE)
-    room = max(int((sheet.width - LEFT - shown - 0.3) / LETTER), 8)
+    width_shown = min(PICTURE * width / height, 2.2)
+    sheet.picture(maps.picture, LEFT, sheet.top - PICTURE, width_shown, PICTURE)
+    room = max(int((sheet.width - LEFT - width_shown - 0.3) / LETTER), 8)
     lines = [maps.name or "one image", f"{width} x {height} px", maps.network]
     text = "\n".join(textwrap.fill(line, room) for line in lines)
-    sheet.text(LEFT + shown + 0.15, sheet.top - 0.08, text, ha="left", va="top", fontsize=8)
+    sheet.text(LEFT + width_shown + 0.15, sheet.top - 0.08, text, ha="left", va="top", fontsize=8)
 
 
 def _heading(layer: LayerMaps, count: int) -> str:
@@ -227,17 +228,19 @@ def draw_kernels(
             A matrix has all filters.
     """
     width = page.width or LEFT + TILES / 2 + 3 * RIGHT
-    chosen = [pictured(layer, filters) for layer in kernels.layers]
-    columns = page.across(max(map(len, chosen)) or 1, 12, 0.45, LEFT + RIGHT)
+    pictures_by_layer = [pictured(layer, filters) for layer in kernels.layers]
+    columns = page.across(max(map(len, pictures_by_layer)) or 1, 12, 0.45, LEFT + RIGHT)
     side = page.fitted((width - LEFT - RIGHT) / columns - GAP, LEFT + RIGHT + columns * GAP, columns, LEAST)
-    headings = [_wrapped(_kernels_heading(*each), width) for each in zip(kernels.layers, chosen, strict=True)]
+    headings = [
+        _wrapped(_kernels_heading(*each), width) for each in zip(kernels.layers, pictures_by_layer, strict=True)
+    ]
     heights = [
         _kernels_height(layer, len(numbers), columns, side, width) + LINE * heading.count("\n")
-        for layer, numbers, heading in zip(kernels.layers, chosen, headings, strict=True)
+        for layer, numbers, heading in zip(kernels.layers, pictures_by_layer, headings, strict=True)
     ]
     sheet = Sheet(width, sum(heights), title, caption, page=page)
     top = sheet.top
-    for layer, numbers, heading, height in zip(kernels.layers, chosen, headings, heights, strict=True):
+    for layer, numbers, heading, height in zip(kernels.layers, pictures_by_layer, headings, heights, strict=True):
         sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
         below = top - HEADING - LINE * heading.count("\n")
         if layer.pictures is None:

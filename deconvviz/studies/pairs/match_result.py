@@ -65,8 +65,8 @@ class Matches(Shown, drawn_by="draw_matches"):
     def mutual(self, pair: int) -> list[Match]:
         """Return the matches of a pair in which each place matches the other best, the one that weighs most first."""
         there, back = self.places[pair]
-        own = np.arange(len(there))
-        both = own[back[there] == own]
+        numbers = np.arange(len(there))
+        both = numbers[back[there] == numbers]
         strongest = both[np.argsort(-self.weights[pair, 0, both], kind="stable")]
         return [
             Match(
@@ -80,13 +80,13 @@ class Matches(Shown, drawn_by="draw_matches"):
 
     def apart(self, pair: int, count: int) -> list[Match]:
         """Return up to `count` of the mutual matches of a pair, those that weigh most and are apart in both images."""
-        least, chosen = APART * max(self.size), list[Match]()
+        least, matches = APART * max(self.size), list[Match]()
         for match in self.mutual(pair):
-            if len(chosen) == count:
+            if len(matches) == count:
                 break
-            if all(_distance(match.a, other.a) >= least and _distance(match.b, other.b) >= least for other in chosen):
-                chosen.append(match)
-        return chosen
+            if all(_distance(match.a, other.a) >= least and _distance(match.b, other.b) >= least for other in matches):
+                matches.append(match)
+        return matches
 
     def middle(self, place: tuple[int, int]) -> tuple[float, float]:
         """Return the middle (row, column) in pixels of a place (row, column) of the maps."""
@@ -112,9 +112,9 @@ class Matches(Shown, drawn_by="draw_matches"):
     def __repr__(self) -> str:
         places = self.size[0] * self.size[1]
         lines = [
-            f"  {a} and {b}: {counted(len(found), 'mutual match', 'mutual matches')} of {places} places"
-            + (f", cosine {found[0].cosine:.3f} of the one that weighs most" if found else "")
-            for (a, b), found in ((names, self.mutual(pair)) for pair, names in enumerate(self.names[:8]))
+            f"  {a} and {b}: {counted(len(matches), 'mutual match', 'mutual matches')} of {places} places"
+            + (f", cosine {matches[0].cosine:.3f} of the one that weighs most" if matches else "")
+            for (a, b), matches in ((names, self.mutual(pair)) for pair, names in enumerate(self.names[:8]))
         ]
         return "\n".join(
             [f"Matches({counted(len(self.names), 'pair')} of images in {self.network} at {self.layer})", *lines]

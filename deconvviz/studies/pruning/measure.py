@@ -93,23 +93,28 @@ def prune(
     ((77, 51, 3, 3), (38, 25, 3, 3))
     """
     how, entry = PruningOptions(**options), CRITERIA[criterion]
-    given = how.outputs
+    outputs_given = how.outputs
     how = replace(how, criterion_options=entry.checked(how.criterion_options))
     require_possible(criterion, entry.needs, how, images, validation, mined)
-    entry.require_labels(given is not None)
+    entry.require_labels(outputs_given is not None)
     if how.finetune and out is None:
         raise DataError("fine-tuning is kept in a file, from which it resumes; give out, such as slim.pth")
     network = capture(model, preprocess.shape).to(torch.device(device))
     groups = channel_groups(network)
-    chosen, looks = units_kept(groups, how), bool(entry.needs or how.finetune)
+    kept_counts, looks = units_kept(groups, how), bool(entry.needs or how.finetune)
     feeds = _feeds(images, validation, preprocess, how, looks)
-    outputs = None if given is None else np.asarray(given, np.int64)
+    outputs = None if outputs_given is None else np.asarray(outputs_given, np.int64)
     config = _config(network, images, feeds, how, criterion)
-    config |= {"kept": dict(chosen), "held_out": how.held_out if looks and validation is None else None}
+    config |= {"kept": dict(kept_counts), "held_out": how.held_out if looks and validation is None else None}
     config |= {"measured_by": "decisions" if outputs is None else "labels"}
     about = stamped({"architecture": architecture(network), **place_of(images), **(sources or {})})
     subject = PruningSubject(
-        network=network, groups=groups, chosen=chosen, feed=feeds.learned if looks else None, outputs=outputs, run=how
+        network=network,
+        groups=groups,
+        chosen=kept_counts,
+        feed=feeds.learned if looks else None,
+        outputs=outputs,
+        run=how,
     )
     run = PruningRun(
         model=on_device(model, torch.device(device)),
@@ -169,10 +174,10 @@ def _feeds(
 
 def _classes_to_split(labels: Ints, share: float) -> Ints:
     """Return the classes of which a share each is held out: all images are one class where classes are too small."""
-    known = labels >= 0
-    if not known.any():
+    labelled = labels >= 0
+    if not labelled.any():
         return np.zeros_like(labels)
-    return labels if round(share * np.bincount(labels[known]).max()) else np.where(known, 0, -1)
+    return labels if round(share * np.bincount(labels[labelled]).max()) else np.where(labelled, 0, -1)
 
 
 def units_kept(groups: ChannelGroups, how: PruningOptions) -> dict[str, int]:
@@ -188,11 +193,11 @@ def units_kept(groups: ChannelGroups, how: PruningOptions) -> dict[str, int]:
         if shares.setdefault(group.name, share) != share:
             raise PruningError(f"layer {layer!r} goes together with {group.name!r}; give both the same share")
     for name in groups.prunable:
-        own = how.share_of(name, prunable=True)
-        if own is not None:
-            shares.setdefault(name, own)
+        own_share = how.share_of(name, prunable=True)
+        if own_share is not None:
+            shares.setdefault(name, own_share)
     if not shares:
         reasons = {group.stopped for group in groups.groups.values() if group.stopped}
         raise PruningError(f"no convolution of {groups.network} can be slimmed: {'; '.join(sorted(reasons)[:2])}")
-    kept = {name: count_that_stays(share, groups.groups[name].units) for name, share in shares.items()}
-    return {name: kept[name] for name in groups.groups if name in kept}
+    counts = {name: count_that_stays(share, groups.groups[name].units) for name, share in shares.items()}
+    return {name: counts[name] for name in groups.groups if name in counts}

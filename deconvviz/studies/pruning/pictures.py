@@ -32,22 +32,22 @@ def filter_pictures(run: PruningRun, study: PruningStudy) -> dict[str, FilterPic
     first = [name for name in names[:1] if (filters := filters_of(run.network, name)) and filters.of_image]
     others = [name for name in names if name not in first]
     deeper = [others[place] for place in evenly(len(others), LAYERS - len(first))]
-    found = {}
+    pictures_by_layer = {}
     for name in first:
         filters = filters_of(run.network, name)
         assert filters is not None
-        channels, kept = _chosen(study.groups[name], name, run.how.shown)
+        channels, is_kept = _chosen(study.groups[name], name, run.how.shown)
         tiles = np.stack([_as_picture(filters.as_pictures[channel]) for channel in channels])
-        found[name] = FilterPictures(channels=channels, kept=kept, tiles=tiles[:, None], weights=True)
-    return found | _with_patches(run, study, deeper)
+        pictures_by_layer[name] = FilterPictures(channels=channels, kept=is_kept, tiles=tiles[:, None], weights=True)
+    return pictures_by_layer | _with_patches(run, study, deeper)
 
 
 def _chosen(group: PrunedGroup, layer: str, count: int) -> tuple[Ints, Mask]:
     """Return filters that went, and as many that stayed, evenly spread over their scores, the lowest first."""
     units = group.layers[layer]
     order = np.argsort(group.scores[units], kind="stable")
-    kept = group.kept[units][order]
-    parts = [order[kept == stays] for stays in (False, True)]
+    is_kept = group.kept[units][order]
+    parts = [order[is_kept == stays] for stays in (False, True)]
     parts = [part[evenly(len(part), count)] for part in parts]
     return np.concatenate(parts), np.repeat([False, True], [len(part) for part in parts])
 
@@ -69,13 +69,13 @@ def _with_patches(run: PruningRun, study: PruningStudy, names: list[str]) -> dic
         layers = [*values.values()]
         about = run.how.keywords()
         mined = mine(run.network, images, layers, PATCHES, preprocess=preprocess, limit=MINED_IMAGES, **about)
-    found = {}
+    pictures_by_layer = {}
     for name, value in values.items():
         within = next((each for each in (value, name) if each in mined), None)
         if within is None:
             raise DataError(f"the mined file has no layer {value!r}; mine it, or leave --mined out")
-        channels, kept = _chosen(study.groups[name], name, run.how.shown)
+        channels, is_kept = _chosen(study.groups[name], name, run.how.shown)
         alive = np.ones(len(study.groups[name].layers[name]), bool)
         tiles = strongest_patches(Feed(images, preprocess), mined, within, channels, alive)[:, :PATCHES]
-        found[name] = FilterPictures(channels=channels, kept=kept, tiles=tiles, weights=False)
-    return found
+        pictures_by_layer[name] = FilterPictures(channels=channels, kept=is_kept, tiles=tiles, weights=False)
+    return pictures_by_layer

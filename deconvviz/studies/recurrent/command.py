@@ -70,9 +70,9 @@ class LookedAt:
 
     def keywords(self) -> dict[str, Any]:
         """Return them as the keyword arguments of `recurrent`; raises DataError for a text that cannot be read."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        explain = given.pop("explain")
-        return {**given, "chosen": _range(self.chosen), "explained": list(map(_place, explain)) or None}
+        keywords = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        explain = keywords.pop("explain")
+        return {**keywords, "chosen": _range(self.chosen), "explained": list(map(_place, explain)) or None}
 
 
 read_options = option_group(
@@ -184,8 +184,8 @@ def recurrent(
         loaded = dataclasses.replace(loaded, tokens=reading.tokens)
     loaded = loaded.to(device_of(device), torch.float32)
     pixels = None if image is None else read_image(image)
-    told = words.split() if words else None
-    caption = None if pixels is None else explain_caption(loaded, pixels, words=told, method=method)
+    words_of_user = words.split() if words else None
+    caption = None if pixels is None else explain_caption(loaded, pixels, words=words_of_user, method=method)
     views = None
     if sequences is not None:
         views = _views(loaded, model, sequences, out, reading, {**options, **run.keywords()})
@@ -207,7 +207,7 @@ def _views(
 
     if model.embedding is not None and is_vector_file(path):
         raise ModelError(f"{path} has vectors, and {model.name} has an embedding, which reads tokens; give a text")
-    found = read_sequences(
+    sequences = read_sequences(
         path,
         model.vocabulary,
         tokens=model.tokens,
@@ -215,13 +215,13 @@ def _views(
         unknown=model.unknown,
         count=model.token_count,
     )
-    if not model.vocabulary and found.vocabulary:
+    if not model.vocabulary and sequences.vocabulary:
         click.echo(
             "note: the network names no vocabulary: its tokens are numbered as those of the text are, in their order",
             err=True,
         )
     sources = {"model": spec, "sequences": path, "command": command_line()}
-    return measure(model, found, out=out, sources=sources, carry=reading.carry, **options)
+    return measure(model, sequences, out=out, sources=sources, carry=reading.carry, **options)
 
 
 def _range(text: str | None) -> tuple[int, int, int] | None:

@@ -78,10 +78,10 @@ def caption_of(views: RecurrentViews, layer: LayerViews) -> str:
     texts = []
     if len(tokens):
         all_tokens = int((layer.counts > 0).sum())
-        shown = f"{len(tokens)} of {counted(all_tokens, 'token')}, {len(units)} of {counted(layer.units, 'unit')}"
+        counts = f"{len(tokens)} of {counted(all_tokens, 'token')}, {len(units)} of {counted(layer.units, 'unit')}"
         texts.append(
             "Expected response: the mean change of a unit's hidden state when it reads a token, over all places where "
-            f"the token occurs ({shown}). Lines part groups of tokens and units that belong together (spectral "
+            f"the token occurs ({counts}). Lines part groups of tokens and units that belong together (spectral "
             "co-clustering)."
         )
     if layer.gates:
@@ -111,8 +111,8 @@ def drawn_rows(layer: LayerViews) -> tuple[Ints, Ints]:
 
 def _by_group(members: Ints, groups: Ints) -> Ints:
     """Sort tokens or units by their groups; those without a group stand last."""
-    own = np.where(groups[members] < 0, groups.max(initial=0) + 1, groups[members])
-    return np.asarray(members[np.lexsort((members, own))], np.int64)
+    group_numbers = np.where(groups[members] < 0, groups.max(initial=0) + 1, groups[members])
+    return np.asarray(members[np.lexsort((members, group_numbers))], np.int64)
 
 
 def _draw_responses(
@@ -163,12 +163,12 @@ def _draw_gates(axes: Axes, layer: LayerViews) -> None:
 
 
 def _draw_tracking(axes: Axes, layer: LayerViews, name: str) -> None:
-    found = layer.tracked[name]
-    order = found.order[:RANKED]
-    values = np.abs(found.correlation[order])
+    tracking = layer.tracked[name]
+    order = tracking.order[:RANKED]
+    values = np.abs(tracking.correlation[order])
     axes.barh(range(len(order)), values, color=OPEN, height=0.7)
-    axes.axvline(found.chance, color=CHANCE, linewidth=1, linestyle="--")
-    signs = ["−" if found.correlation[unit] < 0 else "+" for unit in order]
+    axes.axvline(tracking.chance, color=CHANCE, linewidth=1, linestyle="--")
+    signs = ["−" if tracking.correlation[unit] < 0 else "+" for unit in order]
     axes.set_yticks(range(len(order)), [f"{unit} ({sign})" for unit, sign in zip(order, signs, strict=True)])
     axes.set(xlim=(0, 1), ylim=(len(order) - 0.4, -0.6))
     axes.set_xlabel("correlation, absolute", fontsize=SMALL, labelpad=1)

@@ -154,10 +154,10 @@ class _Layer:
     ) -> None:
         self.model, self.rule, self.backwards = model, rule, layer.endswith("backwards")
         self.weights = weights_of(model, layer)
-        own = {
+        parameters = {
             name.removeprefix(f"{layer}."): each for name, each in states.items() if name.rpartition(".")[0] == layer
         }
-        self.states = {name: each.flip(0) if self.backwards else each for name, each in own.items()}
+        self.states = {name: each.flip(0) if self.backwards else each for name, each in parameters.items()}
         self.x = x.flip(0) if self.backwards else x
         zeros = x.new_zeros(model.units)
         self.before = {
@@ -180,9 +180,9 @@ class _Layer:
                 signal, cell = self._split("cell", cell + hidden, place)
                 of_inputs, hidden = self._linear(signal, place)
             elif self.model.kind == "GRU":
-                signal, kept = self._split("hidden", hidden, place)
+                signal, kept_signal = self._split("hidden", hidden, place)
                 of_inputs, hidden = self._linear(signal, place)
-                hidden = hidden + kept
+                hidden = hidden + kept_signal
             else:
                 of_inputs, hidden = self._linear(hidden, place)
             inputs.append(of_inputs)

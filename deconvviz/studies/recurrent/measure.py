@@ -88,7 +88,7 @@ def recurrent(
     for name, values in properties.items():
         if np.ptp(values) == 0:
             raise DataError(f"property {name} is the same at every step; leave it out or give other sequences")
-    chosen = _chosen_steps(how, sequences)
+    steps = _chosen_steps(how, sequences)
     explained = _explained(how, sequences)
     with tempfile.TemporaryDirectory() as temporary:
         place = pathlib.Path(temporary if out is None else out)
@@ -96,7 +96,7 @@ def recurrent(
         claim(place, "recording", now)
         states = record(model, sequences, place / "data" / "states.h5", carry=how.carry, sources=sources, run=how)
         measuring = _Measuring(model, sequences, states, how)
-        layers = measuring.layers(properties, chosen)
+        layers = measuring.layers(properties, steps)
         relevance, skipped = measuring.relevance(explained)
         views = RecurrentViews(
             network=model.name or model.kind,
@@ -128,16 +128,16 @@ def _chosen_steps(how: RecurrentOptions, sequences: Sequences) -> tuple[int, int
 
 def _explained(how: RecurrentOptions, sequences: Sequences) -> list[tuple[int, int]]:
     """Return (sequence, step counted over all sequences) of the outputs that are explained."""
-    count, found = len(sequences.lengths), []
-    asked = how.explained
-    for sequence, place in [(n, -1) for n in range(min(EXPLAINED, count))] if asked is None else asked:
+    count, explained = len(sequences.lengths), []
+    asked_places = how.explained
+    for sequence, place in [(n, -1) for n in range(min(EXPLAINED, count))] if asked_places is None else asked_places:
         if not 0 <= sequence < count:
             raise DataError(f"sequence {sequence} is to be explained; expected 0 to {count - 1}")
         length = int(sequences.lengths[sequence])
         if not -1 <= place < length:
             raise DataError(f"step {place} is to be explained; sequence {sequence} has 0 to {length - 1}")
-        found.append((sequence, int(sequences.starts[sequence]) + (length - 1 if place == -1 else place)))
-    return found
+        explained.append((sequence, int(sequences.starts[sequence]) + (length - 1 if place == -1 else place)))
+    return explained
 
 
 def passages_of(lengths: Ints, most: int = PASSAGE) -> Ints:
@@ -184,19 +184,19 @@ class _Measuring:
 
     def layers(self, properties: Mapping[str, Floats], chosen: tuple[int, int] | None) -> tuple[LayerViews, ...]:
         """Return the views of all layers."""
-        found = []
+        views = []
         with self.how.bar("layer", len(self.model.layers), "views") as bar:
             for layer in self.model.layers:
-                found.append(self._layer(layer, properties, chosen))
+                views.append(self._layer(layer, properties, chosen))
                 bar.update()
-        return tuple(found)
+        return tuple(views)
 
     def _layer(self, layer: str, properties: Mapping[str, Floats], chosen: tuple[int, int] | None) -> LayerViews:
         hidden = self._rows(f"{layer}.hidden")
         activity = np.tanh(self._rows(f"{layer}.cell")) if self.model.kind == "LSTM" else hidden
         counts, mean, quantiles = self._responses(layer, hidden)
         groups = co_clusters(mean, counts, self.how.groups, part=self.how.part, seed=self.how.seed)
-        found = {name: self._tracked(activity, values) for name, values in properties.items()}
+        tracked = {name: self._tracked(activity, values) for name, values in properties.items()}
         values, steps = top_passages(activity, self.passages, self.how.k)
         return LayerViews(
             name=layer,
@@ -206,10 +206,10 @@ class _Measuring:
             token_groups=groups[0],
             unit_groups=groups[1],
             gates={gate: gate_shares(self._rows(f"{layer}.{gate}")) for gate in GATES[self.model.kind]},
-            tracked=found,
+            tracked=tracked,
             top_values=values,
             top_steps=steps,
-            together=self._together(activity, found, chosen),
+            together=self._together(activity, tracked, chosen),
             activity=np.asarray(activity[: self.how.shown], np.float32),
         )
 
@@ -267,15 +267,15 @@ class _Measuring:
             output = int(model.head(outputs_of(model, states)[0, step - start]).argmax())
         places = torch.tensor([[step - start], [output]], device=x.device)
         rule = LinearRule(epsilon=self.how.epsilon)
-        found = input_relevance(model, x, places[0], places[1], rule=rule, before=before)
+        relevance = input_relevance(model, x, places[0], places[1], rule=rule, before=before)
         return TokenRelevance(
             start=start,
             step=step,
             output=output,
             name=model.named_outputs(linear_head(model).out_features)[output],
-            score=float(found.scores[0]),
-            relevance=found.inputs[0].sum(1).cpu().numpy(),
-            before=float(found.before[0]),
+            score=float(relevance.scores[0]),
+            relevance=relevance.inputs[0].sum(1).cpu().numpy(),
+            before=float(relevance.before[0]),
         )
 
     def _steps(self, start: int, stop: int) -> torch.Tensor:

@@ -202,8 +202,8 @@ def as_recurrent(returned: Any, name: str = "") -> RecurrentModel:
     ('GRU', Linear(in_features=3, out_features=5, bias=True), ('a', 'b', 'c', 'd', 'e'), 'Reader')
     """
     if isinstance(returned, RecurrentModel):
-        own = returned.name or name or returned.kind
-        return RecurrentModel(**{**vars(returned), "name": own})
+        own_name = returned.name or name or returned.kind
+        return RecurrentModel(**{**vars(returned), "name": own_name})
     if not isinstance(returned, nn.Module):
         raise ModelError(
             f"the factory returned {type(returned).__name__}; expected a dv.RecurrentModel, or a module with {EXPECTED}"
@@ -215,19 +215,19 @@ def as_recurrent(returned: Any, name: str = "") -> RecurrentModel:
     embedding = _only(returned, (nn.Embedding,), "an Embedding", lambda each: each.embedding_dim == bare.width)
     read = bare.units * bare.directions
     head = _only(returned, (nn.Linear,), "a Linear that reads the states", lambda each: each.in_features == read)
-    given = {part: getattr(returned, part) for part in OF_A_MODULE if getattr(returned, part, None) is not None}
+    parts_given = {part: getattr(returned, part) for part in OF_A_MODULE if getattr(returned, part, None) is not None}
     return RecurrentModel(
-        recurrent=recurrent, embedding=embedding, head=head, name=name or type(returned).__name__, **given
+        recurrent=recurrent, embedding=embedding, head=head, name=name or type(returned).__name__, **parts_given
     )
 
 
 def _only(module: nn.Module, kinds: tuple[type[Any], ...], what: str, fits: Any) -> Any:
     """Return the only part of some kinds that fits, None where there is none; raises ModelError for several."""
-    found = {name: part for name, part in module.named_modules() if isinstance(part, kinds) and fits(part)}
-    if len(found) > 1:
-        names = listed([name or "itself" for name in found])
+    fitting_parts = {name: part for name, part in module.named_modules() if isinstance(part, kinds) and fits(part)}
+    if len(fitting_parts) > 1:
+        names = listed([name or "itself" for name in fitting_parts])
         raise ModelError(
-            f"{type(module).__name__} has {counted(len(found), 'part')} that may be {what}: {names}; return a "
+            f"{type(module).__name__} has {counted(len(fitting_parts), 'part')} that may be {what}: {names}; return a "
             "dv.RecurrentModel, which names its parts"
         )
-    return next(iter(found.values()), None)
+    return next(iter(fitting_parts.values()), None)

@@ -113,9 +113,9 @@ def _layer(figures: _Figures, views: RecurrentViews, layer: LayerViews) -> dict[
             (gate, *(f"{100 * share:.0f} %" for share in shares.mean(0))) for gate, shares in layer.gates.items()
         ],
         "tracked": [
-            (name, int(each), f"{found.correlation[each]:+.3f}", f"{found.p[each]:.3f}", f"{found.chance:.3f}")
-            for name, found in layer.tracked.items()
-            for each in found.order[:3]
+            (name, int(each), f"{tracking.correlation[each]:+.3f}", f"{tracking.p[each]:.3f}", f"{tracking.chance:.3f}")
+            for name, tracking in layer.tracked.items()
+            for each in tracking.order[:3]
         ],
         "together": _together(views, layer),
     }
@@ -123,16 +123,16 @@ def _layer(figures: _Figures, views: RecurrentViews, layer: LayerViews) -> dict[
 
 def _groups(views: RecurrentViews, layer: LayerViews) -> list[tuple[str, str, str]]:
     """Return (number, tokens, units) of each group as text, the tokens by how often they occur."""
-    found = []
+    described = []
     groups = np.concatenate([layer.token_groups, layer.unit_groups])
     for group in range(int(groups.max(initial=-1)) + 1):
         tokens = np.flatnonzero(layer.token_groups == group)
         tokens = tokens[np.argsort(-layer.counts[tokens], kind="stable")]
         words = [shown_token(views.sequences.vocabulary[token]) for token in tokens]
-        found.append(
+        described.append(
             (str(group), _some(words) or "no token", _some(list(map(str, np.flatnonzero(layer.unit_groups == group)))))
         )
-    return found
+    return described
 
 
 def _some(words: list[str]) -> str:
@@ -142,19 +142,19 @@ def _some(words: list[str]) -> str:
 
 def _together(views: RecurrentViews, layer: LayerViews) -> dict[str, Any] | None:
     """Return what the page says about units that are on together."""
-    found = layer.together
-    if found is None:
+    together = layer.together
+    if together is None:
         return None
 
     def told(start: int, stop: int) -> tuple[str, str]:
         sequence, first = views.where(start)
         return f"sequence {sequence}, steps {first}–{first + stop - start - 1}", text_of(views, start, stop)
 
-    rows = zip(found.ranges.tolist(), found.counts.tolist(), found.others.tolist(), strict=True)
+    rows = zip(together.ranges.tolist(), together.counts.tolist(), together.others.tolist(), strict=True)
     return {
-        "chosen": told(found.start, found.stop),
-        "units": ", ".join(map(str, found.units.tolist())) or "none",
-        "count": len(found.units),
+        "chosen": told(together.start, together.stop),
+        "units": ", ".join(map(str, together.units.tolist())) or "none",
+        "count": len(together.units),
         "rows": [(*told(*each), count, others) for each, count, others in rows],
     }
 
@@ -179,12 +179,12 @@ def _caption(figures: _Figures, caption: Caption) -> dict[str, Any]:
 
 def _data(views: RecurrentViews) -> dict[str, Any]:
     """Return what the page's script reads: the tokens, and of each layer activities and passages."""
-    sequences, shown = views.sequences, len(views.layers[0].activity)
+    sequences, shown_steps = views.sequences, len(views.layers[0].activity)
     return {
-        "tokens": [sequences.token(step) for step in range(shown)],
+        "tokens": [sequences.token(step) for step in range(shown_steps)],
         "vocabulary": list(sequences.vocabulary),
         "spaced": bool(sequences.words or not sequences.vocabulary),
-        "starts": [int(start) for start in sequences.starts if start < shown],
+        "starts": [int(start) for start in sequences.starts if start < shown_steps],
         "layers": [_layer_data(views, layer) for layer in views.layers],
     }
 
@@ -212,21 +212,21 @@ def page_units(layer: LayerViews) -> Ints:
 
 def _passages(views: RecurrentViews, layer: LayerViews, unit: int) -> list[list[Any]]:
     """Return [activity, sequence, place, tokens or places, which of them is the strongest] of each passage."""
-    found = []
+    passages = []
     for value, step in zip(layer.top_values[unit].tolist(), layer.top_steps[unit].tolist(), strict=True):
         if step < 0:
             continue
         start, stop = views.passage(step)
         numbers = views.sequences.ids if views.sequences.vocabulary else views.sequences.places
-        found.append([round(value, 3), *views.where(step), numbers[start:stop].tolist(), step - start])
-    return found
+        passages.append([round(value, 3), *views.where(step), numbers[start:stop].tolist(), step - start])
+    return passages
 
 
 def _facts(views: RecurrentViews, layer: LayerViews, unit: int) -> str:
     """Return what is known of a unit, in one sentence."""
     parts = []
-    for name, found in layer.tracked.items():
-        parts.append(f"{name} r = {found.correlation[unit]:+.2f} (p = {found.p[unit]:.3f})")
+    for name, tracking in layer.tracked.items():
+        parts.append(f"{name} r = {tracking.correlation[unit]:+.2f} (p = {tracking.p[unit]:.3f})")
     if layer.counts.any():
         moved = (
             f"{shown_token(views.sequences.vocabulary[token])} {layer.mean[token, unit]:+.2f}"

@@ -23,13 +23,13 @@ def position(sequences: Sequences) -> Floats:
     >>> position(text_sequences("ab\\nc", split="file")).tolist()
     [0.0, 1.0, 2.0, 0.0]
     """
-    since, found = 0, []
+    since, distances = 0, []
     for step, place in enumerate(sequences.places):
         since = 0 if not place else since + 1
-        found.append(since)
+        distances.append(since)
         if sequences.vocabulary and sequences.token(step) == "\n":
             since = -1
-    return np.array(found, np.float64)
+    return np.array(distances, np.float64)
 
 
 def inside_quotes(sequences: Sequences) -> Floats:
@@ -90,17 +90,17 @@ def properties_of(names: Sequence[str], sequences: Sequences) -> dict[str, Float
     if names:
         return dict(named_property(name, sequences) for name in names)
     possible = PROPERTIES if sequences.vocabulary else ("position",)
-    found = dict(named_property(name, sequences) for name in possible)
-    return {name: values for name, values in found.items() if np.ptp(values) > 0}
+    property_by_name = dict(named_property(name, sequences) for name in possible)
+    return {name: values for name, values in property_by_name.items() if np.ptp(values) > 0}
 
 
 def _counted(sequences: Sequences, after: Callable[[int, str], int]) -> Floats:
     """Carry a number through the tokens of each sequence; return it after each step."""
-    number, found = 0, []
+    number, counts = 0, []
     for step, place in enumerate(sequences.places):
         number = after(number if place else 0, sequences.token(step))
-        found.append(number)
-    return np.array(found, np.float64)
+        counts.append(number)
+    return np.array(counts, np.float64)
 
 
 def _column(path: str, column: str, steps: int) -> Floats:

@@ -164,8 +164,8 @@ class RecurrentViews(Shown, drawn_by="draw_recurrent"):
         for layer in self.layers:
             arrays |= {f"layers/{layer.name}/{name}": array for name, array in _arrays_of(layer).items()}
         arrays |= {f"relevance/{n}/values": each.relevance for n, each in enumerate(self.relevance)}
-        told = ("start", "step", "output", "name", "score", "before")
-        relevance = [{name: getattr(each, name) for name in told} for each in self.relevance]
+        keys = ("start", "step", "output", "name", "score", "before")
+        relevance = [{name: getattr(each, name) for name in keys} for each in self.relevance]
         state = {"skipped": dict(self.skipped), "relevance": relevance}
         Result(KIND, SCHEMA, config, dict(self.sources), arrays, state).save(path)
 
@@ -246,15 +246,21 @@ def _arrays_of(layer: LayerViews) -> dict[str, Array]:
 def _layer_of(name: str, arrays: Mapping[str, Array], properties: list[str], chance: list[float]) -> LayerViews:
     """Return a layer from the arrays of a file."""
     start = f"layers/{name}/"
-    own = {key.removeprefix(start): each for key, each in arrays.items() if key.startswith(start)}
+    own_arrays = {key.removeprefix(start): each for key, each in arrays.items() if key.startswith(start)}
     tracked = {
-        each: Tracked(correlation=own[f"tracked/{n}/correlation"], p=own[f"tracked/{n}/p"], chance=chance[n])
+        each: Tracked(
+            correlation=own_arrays[f"tracked/{n}/correlation"], p=own_arrays[f"tracked/{n}/p"], chance=chance[n]
+        )
         for n, each in enumerate(properties)
     }
     together = None
-    if "together/chosen" in own:
-        parts = {field: own[f"together/{part}"].astype(np.int64) for field, part in TOGETHER.items()}
-        together = Together(start=int(own["together/chosen"][0]), stop=int(own["together/chosen"][1]), **parts)
-    ordered = [gate for gates in GATES.values() for gate in gates if f"gates/{gate}" in own]
-    gates = {gate: own[f"gates/{gate}"] for gate in ordered}
-    return LayerViews(name=name, gates=gates, tracked=tracked, together=together, **{key: own[key] for key in PLAIN})
+    if "together/chosen" in own_arrays:
+        parts = {field: own_arrays[f"together/{part}"].astype(np.int64) for field, part in TOGETHER.items()}
+        together = Together(
+            start=int(own_arrays["together/chosen"][0]), stop=int(own_arrays["together/chosen"][1]), **parts
+        )
+    ordered = [gate for gates in GATES.values() for gate in gates if f"gates/{gate}" in own_arrays]
+    gates = {gate: own_arrays[f"gates/{gate}"] for gate in ordered}
+    return LayerViews(
+        name=name, gates=gates, tracked=tracked, together=together, **{key: own_arrays[key] for key in PLAIN}
+    )

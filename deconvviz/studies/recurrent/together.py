@@ -45,12 +45,12 @@ def on_units(on: On, start: int, stop: int, starts: Ints, edges: bool = False) -
         starts: int64, the first step of each sequence, and N.
         edges: whether a unit must be off just before and just after the range, where the sequence has such steps.
     """
-    found = on[start:stop].all(0)
+    is_on = on[start:stop].all(0)
     if edges and start not in starts:
-        found &= ~on[start - 1]
+        is_on &= ~on[start - 1]
     if edges and stop not in starts:
-        found &= ~on[stop]
-    return np.flatnonzero(found)
+        is_on &= ~on[stop]
+    return np.flatnonzero(is_on)
 
 
 def together(on: On, start: int, stop: int, starts: Ints, *, edges: bool = False, count: int = 10) -> Together:
@@ -77,11 +77,11 @@ def together(on: On, start: int, stop: int, starts: Ints, *, edges: bool = False
     ([0, 1], [[3, 4]], [2], [1])
     """
     units = on_units(on, start, stop, starts, edges)
-    chosen = on[:, units]
-    begins, ends = run_edges(chosen, starts)
-    low = np.where(chosen, begins, -1).max(1, initial=-1)
-    high = np.where(chosen, ends, len(on) + 1).min(1, initial=len(on) + 1)
-    counts = chosen.sum(1)
+    on_chosen = on[:, units]
+    begins, ends = run_edges(on_chosen, starts)
+    low = np.where(on_chosen, begins, -1).max(1, initial=-1)
+    high = np.where(on_chosen, ends, len(on) + 1).min(1, initial=len(on) + 1)
+    counts = on_chosen.sum(1)
     steps = np.flatnonzero(counts)
     _, first = np.unique(np.stack([low[steps], high[steps], counts[steps]], 1), axis=0, return_index=True)
     steps = steps[np.sort(first)]

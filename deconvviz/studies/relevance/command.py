@@ -124,11 +124,11 @@ def relevance(
     network, preprocess, loaded = opened
     outputs = output_names(loaded, names, network, images)
     whose: Target = target if target in ("predicted", "label") else class_number(target, outputs)  # type: ignore[assignment]
-    shown = class_number(shown_class, outputs)
-    if shown is not None:
-        checked_target(shown, network.outputs)
+    shown_output = class_number(shown_class, outputs)
+    if shown_output is not None:
+        checked_target(shown_output, network.outputs)
     matched = matched_outputs(images, network, outputs, required=True, otherwise="") if whose == "label" else None
-    found = share_out(
+    shares = share_out(
         network,
         images,
         layers,
@@ -144,14 +144,14 @@ def relevance(
         commit_every=commit_every,
         **run.keywords(),
     )
-    click.echo(repr(found))
+    click.echo(repr(shares))
     if table is not None:
-        found.save_csv(table)
+        shares.save_csv(table)
         click.echo(f"wrote {table}")
     if shard is not None:
         click.echo(f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards")
         return
-    figures = [_show(found, images, layer, shown, pixels, opened, out, page, image or "") for layer in found]
+    figures = [_show(shares, images, layer, shown_output, pixels, opened, out, page, image or "") for layer in shares]
     click.echo(f"wrote {out}; next: {_next(model, image, figures[-1])}")
 
 
@@ -196,9 +196,9 @@ def _show(
     decision = picture = None
     name = pathlib.Path(image).name
     if pixels is not None:
-        seen = opened.preprocess.picture(pixels)
-        picture = opened.preprocess.display(seen)
-        x = opened.preprocess.tensor(seen[None], opened.network.device, opened.network.dtype)
+        picture_seen = opened.preprocess.picture(pixels)
+        picture = opened.preprocess.display(picture_seen)
+        x = opened.preprocess.tensor(picture_seen[None], opened.network.device, opened.network.dtype)
         whose = found.config["target"]
         decision = image_relevance(
             opened.network, x, layer, whose if isinstance(whose, int) else None, found.config["rule"]

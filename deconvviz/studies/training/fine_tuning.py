@@ -91,14 +91,14 @@ class Parts:
             return
         calls = module_calls(model, shape)
         self.head = self._head(calls)
-        own = {id(parameter) for parameter in self.head.parameters()}
+        own_ids = {id(parameter) for parameter in self.head.parameters()}
         if settings.freeze == ALL:
             within = {id(module) for module in self.head.modules()}
             self.frozen = [m for m in model.modules() if id(m) not in within and not _holds(m, self.head)]
-            self._kept = [parameter for parameter in model.parameters() if id(parameter) not in own]
+            self._kept = [parameter for parameter in model.parameters() if id(parameter) not in own_ids]
         elif settings.freeze is not None:
             self._freeze_until(settings.freeze, calls)
-            if any(id(parameter) in own for parameter in self._kept):
+            if any(id(parameter) in own_ids for parameter in self._kept):
                 raise TrainingError(
                     f"everything up to {settings.freeze!r} is frozen, and with it the head: nothing would be trained; "
                     f"give an earlier layer, or {ALL} for everything but the head"
@@ -122,22 +122,22 @@ class Parts:
             names = [call.name for call in calls if call.name]
             raise LayerNotFound(f"no layer {layer!r} to freeze until; {nearest(layer, names)}, or {ALL}")
         modules = dict(self.model.named_modules())
-        kept: dict[int, nn.Parameter] = {}
+        kept_by_id: dict[int, nn.Parameter] = {}
         for call in calls:
             if call.began < ends[-1]:
                 ended, module = call.ended <= ends[-1], modules[call.name]
                 self.frozen += [module] * ended
-                kept |= {id(parameter): parameter for parameter in module.parameters(recurse=ended)}
-        self._kept = list(kept.values())
+                kept_by_id |= {id(parameter): parameter for parameter in module.parameters(recurse=ended)}
+        self._kept = list(kept_by_id.values())
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
         """Return the groups of weights for an optimiser, the head's first, each with its learning rate."""
-        kept = {id(parameter) for parameter in self._kept}
-        trained = [parameter for parameter in self.model.parameters() if id(parameter) not in kept]
+        kept_ids = {id(parameter) for parameter in self._kept}
+        trained = [parameter for parameter in self.model.parameters() if id(parameter) not in kept_ids]
         if self.settings.body_rate == 1:
             return [{"params": trained, "lr": rate}]
-        own = {id(parameter) for parameter in self.head.parameters()}
-        head, body = ([p for p in trained if (id(p) in own) == is_head] for is_head in (True, False))
+        head_ids = {id(parameter) for parameter in self.head.parameters()}
+        head, body = ([p for p in trained if (id(p) in head_ids) == is_head] for is_head in (True, False))
         groups = [{"params": head, "lr": rate}, {"params": body, "lr": rate * self.settings.body_rate}]
         return [group for group in groups if group["params"]]
 

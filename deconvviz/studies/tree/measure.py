@@ -118,15 +118,15 @@ def _measured(
 ) -> TreeAccuracy:
     """Return how often network and tree are right, from one pass over the labelled images."""
     labels = np.asarray(images.labels)
-    known = np.flatnonzero(labels >= 0)
-    chosen = known if limit is None else known[spread(labels[known], limit)]
+    labelled = np.flatnonzero(labels >= 0)
+    indices = labelled if limit is None else labelled[spread(labels[labelled], limit)]
     network.check_input(preprocess.shape)
-    feed, forward = Feed(images, preprocess, chosen, workers=run.workers), network.forward_only(run.precision)
+    feed, forward = Feed(images, preprocess, indices, workers=run.workers), network.forward_only(run.precision)
     counts = _Counts(class_tree)
     with torch.inference_mode(), run.bar("image", len(feed), "tree") as bar:
         for places, x in feed.tensors(run.images_at_once(network.device), network.device, network.dtype):
             scores = scores_of(network.readout, forward(x)).cpu().numpy()
-            counts.add(scores, of_class[labels[chosen[places]]])
+            counts.add(scores, of_class[labels[indices[places]]])
             bar.update(len(places))
     return counts.accuracy()
 
@@ -156,13 +156,13 @@ class _Counts:
             self.gained[place] += int((~plain & (followed == truth)).sum())
         self.images, self.plain = self.images + len(truth), self.plain + int(plain.sum())
         for leaf, label in zip(hard.tolist(), truth.tolist(), strict=True):
-            own = {node: taken for node, taken, _ in self.paths[label]}
+            branch_by_node = {node: taken for node, taken, _ in self.paths[label]}
             self.decisions[self.tree.root] += 1
             for node, taken, _ in self.paths[leaf]:
                 self.decisions[taken] += 1
-                if node in own:
+                if node in branch_by_node:
                     self.below[node - self.tree.count] += 1
-                    self.right[node - self.tree.count] += own[node] == taken
+                    self.right[node - self.tree.count] += branch_by_node[node] == taken
 
     def accuracy(self) -> TreeAccuracy:
         """Return what was counted."""

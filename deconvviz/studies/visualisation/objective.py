@@ -32,12 +32,12 @@ class _LetThrough(torch.autograd.Function):
         (x,) = context.saved_tensors
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            (own,) = torch.autograd.grad(context.op(leaf, *context.arguments), leaf, gradient)
-        silent = (own.flatten(1) == 0).all(1)
+            (own_gradient,) = torch.autograd.grad(context.op(leaf, *context.arguments), leaf, gradient)
+        silent = (own_gradient.flatten(1) == 0).all(1)
         if silent.any():  # scores are made large: a negative gradient would push a value down that is below zero
             raised = gradient.where((x >= 0) | (gradient > 0), 0)
-            own = raised.where(silent.reshape(-1, *[1] * (own.dim() - 1)), own)
-        return None, own, *[None] * len(context.arguments)
+            own_gradient = raised.where(silent.reshape(-1, *[1] * (own_gradient.dim() - 1)), own_gradient)
+        return None, own_gradient, *[None] * len(context.arguments)
 
 
 class LetThrough:
@@ -115,11 +115,11 @@ class Objective:
             along = torch.einsum("nkhw,nk->nhw", maps, rows)
             along = along / (maps.norm(dim=1) + 1e-8) if self.kind == "cosine" else along
             return along.flatten(1).mean(1)
-        own = maps[every, channels]
+        map_of_each = maps[every, channels]
         if self.kind == "unit":
-            row, column = self.position or (own.shape[1] // 2, own.shape[2] // 2)
-            return own[:, row, column]
-        return own.flatten(1).mean(1)
+            row, column = self.position or (map_of_each.shape[1] // 2, map_of_each.shape[2] // 2)
+            return map_of_each[:, row, column]
+        return map_of_each.flatten(1).mean(1)
 
     def strongest(self, maps: Tensor) -> Tensor:
         """Return what is compared with what was mined, [N]: a channel's largest value on its map, else the objective.

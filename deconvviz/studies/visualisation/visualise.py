@@ -132,13 +132,13 @@ class Visualiser:
     def _objective(self, channels: Sequence[int]) -> Objective:
         """Return what is made large for each picture; raises an error where the layer lacks it."""
         settings = self.settings
-        chosen = (0,) if settings.objective == "dream" else tuple(int(channel) for channel in channels)
-        if not chosen:
+        channels_shown = (0,) if settings.objective == "dream" else tuple(int(channel) for channel in channels)
+        if not channels_shown:
             raise DataError("no channel given; expected at least 1")
         objective = Objective(
             kind=settings.objective,
             layer=self.layer,
-            channels=tuple(channel for channel in chosen for _ in range(settings.variants)),
+            channels=tuple(channel for channel in channels_shown for _ in range(settings.variants)),
             position=settings.position,
             directions=None if settings.directions is None else np.asarray(settings.directions, np.float64),
         )
@@ -171,20 +171,20 @@ class Visualiser:
 
     def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return (height, width) of the pictures, and of what the network sees of them."""
-        settings, own = self.settings, (self.original.input_shape[1], self.original.input_shape[2])
+        settings, own_size = self.settings, (self.original.input_shape[1], self.original.input_shape[2])
         if settings.start is not None:
             if settings.size is not None:
                 raise DataError("a size and a start are given; pictures have the size of their start")
-            return own, own
-        side = min(SIDE, *own)
-        small = own if settings.objective == "class" or self.exact.runs_at((side, side)) else (side, side)
+            return own_size, own_size
+        side = min(SIDE, *own_size)
+        small = own_size if settings.objective == "class" or self.exact.runs_at((side, side)) else (side, side)
         if settings.canvas == "phase":
             size = settings.size or PHASE_SIDE
             return (size, size), small
         if settings.size is None:
             return small, small
         size = settings.size
-        if (size, size) != own and (complaint := self.exact.runs_at((size, size))):
+        if (size, size) != own_size and (complaint := self.exact.runs_at((size, size))):
             raise DataError(
                 f"a size of {size} px given; {self.layer or 'the output'} of {self.original.name} does not run at it "
                 f"({complaint}): leave --size out, or capture the model with that size (--input {size})"
@@ -198,8 +198,10 @@ class Visualiser:
             return None
         expected = [self.original.input_shape[0], *spectrum_of(self.size)]
         if spectrum is None or list(np.shape(spectrum)) != expected:
-            given = "no spectrum" if spectrum is None else f"a spectrum of shape {list(np.shape(spectrum))}"
-            raise DataError(f"{given} given; pictures of {self.size[0]} px need one of {expected}: see mean_spectrum")
+            given_words = "no spectrum" if spectrum is None else f"a spectrum of shape {list(np.shape(spectrum))}"
+            raise DataError(
+                f"{given_words} given; pictures of {self.size[0]} px need one of {expected}: see mean_spectrum"
+            )
         return torch.from_numpy(np.asarray(spectrum)).to(self.original.device, self.parameter_type)
 
     def _start(self, preprocess: Preprocess, picture: Array) -> Tensor:
@@ -269,22 +271,22 @@ class _Ascent:
             pictures = self.canvas.pictures().detach()
             maps = self.visualiser.exact(self.visualiser.inputs(distort.whole(pictures, self.visualiser.seen)))
             values, strongest = self.objective.of_maps(maps), self.objective.strongest(maps)
-        shown = pictures.permute(0, 2, 3, 1).float().cpu().numpy()
+        pixels = pictures.permute(0, 2, 3, 1).float().cpu().numpy()
         numbers = (column.double().cpu().numpy() for column in (values, strongest))
-        return shown, *numbers, curve, self._opacity(len(shown))  # type: ignore[return-value]
+        return pixels, *numbers, curve, self._opacity(len(pixels))  # type: ignore[return-value]
 
     def loss(self, pictures: Tensor, step: int) -> Tensor:
         """Return minus the objective of each picture, with what is taken off it."""
         job, settings = self.visualiser, self.settings
-        seen = pictures
+        views = pictures
         if job.how_viewed != distort.UNCHANGED:
             maps = torch.from_numpy(np.concatenate([maps[step] for maps in self.maps])).to(pictures)
-            seen = viewed(pictures, maps, job.seen)
+            views = viewed(pictures, maps, job.seen)
         if job.how_viewed.noise:
-            seen = seen + job.how_viewed.noise * self._noise(step, seen)
+            views = views + job.how_viewed.noise * self._noise(step, views)
         if job.spectrum is not None and pictures.requires_grad:
             pictures.register_hook(self._touch)  # type: ignore[no-untyped-call]
-        many = len(seen) // len(pictures)
+        many = len(views) // len(pictures)
         diversity = settings.diversity if settings.variants > 1 else 0.0
 
         def score(head: Head, x: Tensor, which: list[int]) -> Tensor:
@@ -295,7 +297,7 @@ class _Ascent:
                 return value
             return value - diversity * value.detach().abs() * alike(maps[::many], settings.variants)
 
-        score_of, value = driven(job.inputs(seen), score, job.exact, job.head, len(pictures))
+        score_of, value = driven(job.inputs(views), score, job.exact, job.head, len(pictures))
         if not (settings.tv or settings.l2):
             return -score_of
         taken_off = settings.tv * roughness(pictures) + settings.l2 * (pictures - 0.5).square().flatten(1).mean(1)

@@ -110,16 +110,16 @@ def class_channels(subject: Subject) -> ClassChannels:
     certainty = subject.network.readout.probabilities(scores).numpy()
     outputs = np.unique(targets[targets >= 0])
     right = np.array([int(((targets == output) & (decisions == output)).sum()) for output in outputs])
-    chosen = [surest(certainty[:, n], decisions == n, targets == n, MOST) for n in outputs]
-    rows = np.repeat(np.arange(len(outputs)), list(map(len, chosen)))
-    places = np.concatenate(chosen)
+    surest_images = [surest(certainty[:, n], decisions == n, targets == n, MOST) for n in outputs]
+    rows = np.repeat(np.arange(len(outputs)), list(map(len, surest_images)))
+    places = np.concatenate(surest_images)
     strengths, evidence = _sent_back(subject, layer, places, outputs[rows])
     sums = np.zeros((len(outputs), strengths.shape[1]))
     np.add.at(sums, rows, strengths)
     images = np.bincount(rows, minlength=len(outputs))
     masks = class_masks(torch.from_numpy(sums)).numpy()
-    own = right[rows] >= ENOUGH
-    usual = _usual(strengths[own], evidence[own], rows[own], sums)
+    often_right = right[rows] >= ENOUGH
+    usual = _usual(strengths[often_right], evidence[often_right], rows[often_right], sums)
     return ClassChannels(
         layer=layer,
         classes=np.array([int(subject.labels[targets == output][0]) for output in outputs]),
@@ -139,11 +139,11 @@ def _wrong(
     assert subject.logits is not None
     outputs, right = of_rows
     decisions, targets = subject.logits.argmax(1), subject.targets
-    chosen = []
+    wrong_images = []
     for output in outputs[right >= ENOUGH]:
         places = np.flatnonzero((targets == output) & (decisions != output))
-        chosen.append(places[np.argsort(-certainty[places, decisions[places]], kind="stable")][:MOST])
-    places = np.concatenate([*chosen, np.zeros(0, np.int64)]).astype(np.int64)
+        wrong_images.append(places[np.argsort(-certainty[places, decisions[places]], kind="stable")][:MOST])
+    places = np.concatenate([*wrong_images, np.zeros(0, np.int64)]).astype(np.int64)
     rows = np.searchsorted(outputs, targets[places])
     _, evidence = _sent_back(subject, layer, places, decisions[places])
     return WrongDecisions(
@@ -182,13 +182,13 @@ def _sent_back(
     One pass forward and one from the output back to the layer; nothing before the layer is differentiated.
     """
     network, channels = subject.network, subject.network.layer(layer).units[0]
-    found = torch.zeros(2, len(places), channels, device=network.device)
-    wanted, start = torch.from_numpy(outputs.astype(np.int64)).to(network.device), 0
+    sent_back = torch.zeros(2, len(places), channels, device=network.device)
+    outputs_on_device, start = torch.from_numpy(outputs.astype(np.int64)).to(network.device), 0
     for batch, x in subject.watched("channels of classes", places):
         stop = start + len(batch)
-        found[:, start:stop] = _of_batch(subject, layer, x, wanted[start:stop])
+        sent_back[:, start:stop] = _of_batch(subject, layer, x, outputs_on_device[start:stop])
         start = stop
-    strengths, evidence = found.cpu().numpy()
+    strengths, evidence = sent_back.cpu().numpy()
     return strengths, evidence
 
 

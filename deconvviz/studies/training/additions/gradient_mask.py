@@ -122,26 +122,26 @@ class GradientMask(Addition):
         of_the_training = module.training or not self._counting  # others measure in eval mode between two steps
         if not (self._masking and of_the_training and x.requires_grad and _has_maps(x.shape)):
             return None
-        own = x.clone() if getattr(module, "inplace", False) else x.view_as(x)  # others may read x too
-        own.register_hook(partial(self._masked, name))  # type: ignore[no-untyped-call]
-        return own, *rest
+        own_x = x.clone() if getattr(module, "inplace", False) else x.view_as(x)  # others may read x too
+        own_x.register_hook(partial(self._masked, name))  # type: ignore[no-untyped-call]
+        return own_x, *rest
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor:
         if torch.is_grad_enabled():  # it will be differentiated again: a part of another addition's loss, no update
             return gradient
         mask = lateral_mask(gradient, self._kernel, self.soft)
-        kept = mask * gradient
+        masked = mask * gradient
         if self._counting:
-            norms = [torch.linalg.vector_norm(each.detach(), dtype=torch.float64) for each in (kept, gradient)]
+            norms = [torch.linalg.vector_norm(each.detach(), dtype=torch.float64) for each in (masked, gradient)]
             self._energies[name] += torch.stack(norms).square()
-        return renormalised(kept, gradient) if self.renormalise else kept
+        return renormalised(masked, gradient) if self.renormalise else masked
 
     def end_epoch(self, epoch: int) -> Mapping[str, float]:
         """Return the figures of the epoch's gradients, and those measured now, with masks where the epoch had them."""
         energies = torch.stack(list(self._energies.values())).tolist()
         figures = {
-            f"kept energy/{name}": kept / whole
-            for name, (kept, whole) in zip(self._energies, energies, strict=True)
+            f"kept energy/{name}": kept_energy / whole
+            for name, (kept_energy, whole) in zip(self._energies, energies, strict=True)
             if whole > 0
         }
         for total in self._energies.values():

@@ -112,8 +112,8 @@ def hidden_grid(side: int, rng: np.random.Generator) -> Mask:
     True
     """
     period = int(rng.integers(round(PERIODS[0] * side), round(PERIODS[1] * side) + 1))
-    kept = math.ceil(KEPT * period)
-    rows, columns = ((np.arange(side) + int(by)) % period >= kept for by in rng.integers(0, period, 2))
+    kept_pixels = math.ceil(KEPT * period)
+    rows, columns = ((np.arange(side) + int(by)) % period >= kept_pixels for by in rng.integers(0, period, 2))
     return np.asarray(rows[:, None] & columns)
 
 
@@ -161,17 +161,17 @@ class AdvMask(Addition):
 
     def settings(self) -> dict[str, Any]:
         """Return the options; a digest of the points stands for their file, which may move."""
-        told = hashlib.sha256(str(sorted(self._attack.config.items())).encode())
+        digest = hashlib.sha256(str(sorted(self._attack.config.items())).encode())
         for name in ("indices", "places", "noise"):
-            told.update(self._attack.arrays[name].tobytes())
-        return {**super().settings(), "points": told.hexdigest()[:16]}
+            digest.update(self._attack.arrays[name].tobytes())
+        return {**super().settings(), "points": digest.hexdigest()[:16]}
 
     def begin(self, course: Course) -> None:
         """Read the points, and refuse those of other images, or of images that were resized in another way."""
         config, arrays, state = self._attack.config, self._attack.arrays, self._attack.state
-        known = config["method"] in KEY_POINT_ATTACKS
-        if not known or state["done"] < len(arrays["indices"]):
-            unfinished = f", {state['done']} of {len(arrays['indices'])} images" if known else ""
+        has_key_points = config["method"] in KEY_POINT_ATTACKS
+        if not has_key_points or state["done"] < len(arrays["indices"]):
+            unfinished = f", {state['done']} of {len(arrays['indices'])} images" if has_key_points else ""
             raise TrainingError(
                 f"{self.points} is of the attack {config['method']}{unfinished}; give one of "
                 f"{' or '.join(KEY_POINT_ATTACKS)} that is finished"
@@ -180,12 +180,12 @@ class AdvMask(Addition):
         require_same(
             self.points, {name: config[name] for name in now}, now, "attack the images that the training is given"
         )
-        own = course.preprocess.as_dict()
+        own_preprocess = course.preprocess.as_dict()
         for name in ("resize", "interpolation", "fit"):
-            if config["preprocess"].get(name) != own.get(name):
+            if config["preprocess"].get(name) != own_preprocess.get(name):
                 raise MismatchError(
                     f"{self.points} has points of images with {name} {config['preprocess'].get(name)}, the training "
-                    f"has {own.get(name)}; attack a network with the same input, or train with --resize"
+                    f"has {own_preprocess.get(name)}; attack a network with the same input, or train with --resize"
                 )
         side = course.training.preprocess.shape[1]
         self._by_image = _points_by_image(arrays, side)

@@ -103,15 +103,15 @@ def from_text(names: Iterable[str], options: Mapping[str, Any]) -> list[Addition
     """
     register_all()
     names = list(names)
-    known = {name: options_of(ADDITIONS[name]) for name in names}
+    options_by_name = {name: options_of(ADDITIONS[name]) for name in names}
     taken: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in options.items():
         only, _, option = key.rpartition(".")
-        having = [name for name in names if option in known[name] and only in ("", name)]
+        having = [name for name in names if option in options_by_name[name] and only in ("", name)]
         if not having and not names:
             raise TrainingError(f"option {key!r} given, but no addition was named by --with")
         if not having:
-            every = sorted({option for options in known.values() for option in options})
+            every = sorted({option for options in options_by_name.values() for option in options})
             raise TrainingError(f"option {key!r} given, which {', '.join(names)} has not; {nearest(option, every)}")
         for name in having:
             taken[name][option] = value
@@ -124,7 +124,7 @@ class Additions:
     def __init__(self, given: Sequence[Addition]) -> None:
         """Take the additions; raises TrainingError where two have one name."""
         self.each = tuple(given)
-        names = [one.name for one in self.each]
+        names = [addition.name for addition in self.each]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise TrainingError(f"{twice[0]} is asked for twice; name each addition once")
@@ -132,68 +132,76 @@ class Additions:
     @property
     def identity(self) -> list[dict[str, Any]]:
         """Names and options, as a checkpoint keeps them."""
-        return [{"name": one.name, **one.settings()} for one in self.each]
+        return [{"name": addition.name, **addition.settings()} for addition in self.each]
 
     def check(self, images: Images) -> None:
         """Raise TrainingError where an addition needs the one class of each image, and images have several labels."""
-        for one in self.each:
-            if one.of_one_class and has_several_labels(images):
-                raise TrainingError(f"{one.name} needs the one class of each image, and these have several labels")
+        for addition in self.each:
+            if addition.of_one_class and has_several_labels(images):
+                raise TrainingError(f"{addition.name} needs the one class of each image, and these have several labels")
 
     @contextmanager
     def taking_part(self, course: Course, states: Mapping[str, Any] | None = None) -> Iterator[None]:
         """While this lasts, the network has what the additions put into it."""
         begun: list[Addition] = []
         try:
-            for one in self.each:
-                begun.append(one)
-                one.begin(course)
+            for addition in self.each:
+                begun.append(addition)
+                addition.begin(course)
                 if states is not None:
-                    one.load(states.get(one.name, {}))
+                    addition.load(states.get(addition.name, {}))
             yield
         finally:
-            for one in reversed(begun):
-                one.end()
+            for addition in reversed(begun):
+                addition.end()
 
     def pictures(self, pictures: Picture, step: Step) -> Picture:
         """Return the pictures to crop from."""
-        for one in self.each:
-            pictures = one.pictures(pictures, step)
+        for addition in self.each:
+            pictures = addition.pictures(pictures, step)
         return pictures
 
     def crops(self, crops: Picture, step: Step) -> Picture:
         """Return the pictures to learn from."""
-        for one in self.each:
-            crops = one.crops(crops, step)
+        for addition in self.each:
+            crops = addition.crops(crops, step)
         return crops
 
     def inputs(self, x: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Return the normalised inputs and the targets."""
-        for one in self.each:
-            x, targets = one.inputs(x, targets, step)
+        for addition in self.each:
+            x, targets = addition.inputs(x, targets, step)
         return x, targets
 
     def terms(self, outputs: Tensor, part: Part) -> dict[str, Tensor]:
         """Return what is added to the loss, by the names that the history has for it."""
-        return {title(one, name): value for one in self.each for name, value in one.terms(outputs, part).items()}
+        return {
+            title(addition, name): value
+            for addition in self.each
+            for name, value in addition.terms(outputs, part).items()
+        }
 
     def after_backward(self, step: Step) -> None:
         """Hand on the gradients."""
-        for one in self.each:
-            one.after_backward(step)
+        for addition in self.each:
+            addition.after_backward(step)
 
     def after_step(self, step: Step) -> None:
         """Go on after the optimiser's step."""
-        for one in self.each:
-            one.after_step(step)
+        for addition in self.each:
+            addition.after_step(step)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Return figures of the epoch, by the names that the history has for them."""
-        return {title(one, name): float(value) for one in self.each for name, value in one.end_epoch(epoch).items()}
+        return {
+            title(addition, name): float(value)
+            for addition in self.each
+            for name, value in addition.end_epoch(epoch).items()
+        }
 
     def state(self) -> dict[str, Any]:
         """Return what has to be kept to resume, by name of the addition."""
-        return {one.name: one.state() for one in self.each}
+        return {addition.name: addition.state() for addition in self.each}
 
 
 def title(one: Addition, name: str) -> str:
