@@ -59,7 +59,7 @@ class MethodOptions:
         """Return the options of each method; those of a trained one hold its explainer, which is read once.
 
         Raises:
-            DataError: a pair without a value, or a file that is no explainer.
+            DataError: a pair without a value, or a file that does not hold an explainer.
             CamError: an explainer of a method that is not among `methods`, or a trained method without its explainer.
             DeconvvizError: a method that does not exist.
         """
@@ -73,7 +73,7 @@ class MethodOptions:
         return options
 
     def require_explainers(self, methods: Sequence[str]) -> None:
-        """Refuse files that are no explainers of the methods, and a trained method without one; it needs no torch.
+        """Refuse files without an explainer of the methods, and a trained method without its file; it needs no torch.
 
         Raises:
             DataError: a file is missing, or is no explainer.

@@ -39,7 +39,7 @@ def panels_of(
 
     Args:
         records: a record for each epoch; in a training of several phases, the epochs are counted through.
-        without: names of a record that are no metrics.
+        without: names of a record that are not metrics.
         left_out: what the names of metrics begin with that are left out.
         own: metric -> label of the panel that it has for itself.
 

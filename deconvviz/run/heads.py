@@ -24,9 +24,9 @@ def new_head(model: nn.Module, kind: str, classes: int, shape: Sequence[int], se
     normalisation, addition and rectifier that follow it, and pool them: "gap" takes the mean of each map and one linear
     layer, which is CAM's own architecture; "max", "lse" and "wildcat" make maps of each class by a 1x1 convolution, and
     take the maximum, (1/10) log mean exp(10 s), or half of the mean of the highest half plus 0.6 times that of the
-    lowest half of the mean of five maps. Modules that only came after the last maps are removed, and what follows the
-    module of the last maps as a function that is no module, such as DenseNet's last rectifier, is left out. A network
-    that has a head that pools keeps its place; "new" makes its head anew.
+    lowest half of the mean of five maps. Modules that only came after the last maps are removed, and functions that
+    follow the module of the last maps and are not modules themselves, such as DenseNet's last rectifier, are left out.
+    A network that has a head that pools keeps its place; "new" makes its head anew.
 
     Args:
         model: the network, changed in place.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from deconvviz.studies.comparison.responses import Side
 
 ALL, NONE = "all", "none"
+LEFT_OUT = "accuracy and calibration are left out"  # where outputs and classes cannot be matched
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,6 @@ def compare(
     one, two = (_side(network, prepared, device) for network in both)
     explainer = _bump_of(one, two, compared.bump)
     class_names = output_names(both[0].loaded, names, one.network, opened)
-    note = "accuracy and calibration are left out"
     comparison = compare_networks(
         one.network,
         two.network,
@@ -173,7 +173,7 @@ def compare(
         layers=compared.layers,
         limit=compared.limit,
         checks=checks,
-        outputs=matched_outputs(opened, one.network, class_names, False, note) if len(opened.classes) else None,
+        outputs=matched_outputs(opened, one.network, class_names, False, LEFT_OUT) if len(opened.classes) else None,
         class_names=class_names,
         truth=open_truth(compared.truth, opened) if checks is not None else None,
         method=method,

@@ -24,8 +24,8 @@ NOTHING = 0  # the number that stands where a plane shows no concept; concept i 
 def with_families(masks: dict[str, Mask]) -> dict[str, Mask]:
     """Return masks of parts, and of each family of them all together: "wheel" for "front wheel" and "rear wheel".
 
-    A part's family is the last word of its name that is no number; a part that is called like its family stays what it
-    is where it has no relatives.
+    A part's family is the last word of its name, numbers left aside; a part that is called like its family stays what
+    it is where it has no relatives.
 
     >>> masks = {"left eye": np.array([[True, False]]), "eye 2": np.array([[False, True]])}
     >>> with_families(masks)["eye"].tolist()

@@ -115,7 +115,7 @@ def label_ensemble(
 
 
 def _check_outputs(networks: Sequence[Member], outputs: Sequence[Ints], labels: int) -> None:
-    """Refuse outputs that are no labels of the networks."""
+    """Refuse outputs that do not match the labels of the networks."""
     if len(outputs) != len(networks):
         raise DataError(f"outputs of {len(outputs)} networks given; expected those of {len(networks)}")
     for each, own_outputs in zip(networks, outputs, strict=True):

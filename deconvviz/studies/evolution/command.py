@@ -167,11 +167,10 @@ def evolve(
             **run.keywords(),
         )
     caption = _caption(evolution, name_of_store(store), preprocess)
-    title = f"Evolution of {file.config['network'].split()[0]}"
-    save_figure(draw_evolution(evolution, title, caption, page), out, caption)
+    figure = draw_evolution(evolution, f"Evolution of {file.config['network'].split()[0]}", caption, page)
+    save_figure(figure, out, caption)
     evolution.save_csv(*tables)
-    click.echo(f"wrote {tables[0]} and {tables[1]}")
-    click.echo(repr(evolution))
+    click.echo(f"wrote {tables[0]} and {tables[1]}\n{evolution!r}")
 
 
 def _require_snapshots(snapshots: str) -> None:

@@ -140,7 +140,7 @@ def checks(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def require_trained(name: str, method: str, options: Mapping[str, Any]) -> None:
-    """Refuse a missing explainer, and a file that is none of the method; it needs no torch where a file is given.
+    """Refuse a missing explainer, and a file of another method; it needs no torch where a file is given.
 
     Args:
         name: of the criterion.

@@ -118,7 +118,7 @@ def _column(path: str, column: str, steps: int) -> Floats:
     try:
         values = np.array([float(row[column]) for row in rows])
     except (TypeError, ValueError) as error:
-        raise DataError(f"column {column} of {path} has a cell that is no number ({one_line(error)})") from error
+        raise DataError(f"column {column} of {path} has a cell that is not a number ({one_line(error)})") from error
     if not np.isfinite(values).all():
         raise DataError(f"column {column} of {path} has NaN or infinite values; replace them")
     return values

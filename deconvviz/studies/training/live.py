@@ -112,7 +112,7 @@ class LiveDiagnosis:
         self.add_writers(())
 
     def add_writers(self, writers: Sequence[Any]) -> None:
-        """Log to more writers; raises DataError for an object that is none."""
+        """Log to more writers; raises DataError for an object that cannot write."""
         self.writers = [*self.writers, *(each for each in writers if not any(each is known for known in self.writers))]
         for writer in self.writers:
             require_writer(writer)

@@ -37,7 +37,7 @@ class Visualisation(Shown, drawn_by="draw_visualisation"):
         values: float64 [N], the objective for the finished picture, neither moved nor turned, in units of the layer's
             values.
         strongest: float64 [N], the largest value on the channel's map for the finished picture, which is what mining
-            compares; the objective itself where that is no channel's mean.
+            compares; the objective itself where that is not the mean of a channel.
         mined: float64 [N], the largest activation of the channel that was mined; NaN where none is known.
         curve: float64 [steps, N], the objective at each step, for the moved and turned picture.
         opacity: float32 [N, h, w] in 0..1, how much the objective looked at each pixel; [N, 0, 0] where it was not

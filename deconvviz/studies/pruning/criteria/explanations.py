@@ -70,7 +70,7 @@ def explanations(
 
 @checks("explanations")
 def check(explainer: object, cost: float | None, steps: int, rate: float, **weights: float) -> None:
-    """Raise DataError for a wanted share, a number of steps, a rate or a weight that is none, or out of its range."""
+    """Raise DataError where the wanted share, the steps, the rate or a weight is not a number in its range."""
     if cost is not None and not (_is_number(cost) and 0 < cost <= 1):
         raise DataError(f"cost {cost} given; expected a share above 0 and at most 1")
     if isinstance(steps, bool) or not (isinstance(steps, int) and steps >= 1):

@@ -88,7 +88,7 @@ def lesion(subject: PruningSubject, count: int = 32) -> Scores:
 
 @checks("lesion")
 def check(count: object) -> None:
-    """Raise DataError for a number of images that is none."""
+    """Raise DataError where the number of images is not a whole number above 0."""
     require_number("count", count, 1, whole=True)
 
 

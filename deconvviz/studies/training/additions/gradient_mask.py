@@ -71,8 +71,8 @@ class GradientMask(Addition):
 
     Source: Jiang et al. 2022, arXiv 2208.06918. Their abstract and the code of their map were available, not their rule
     of training and not their criterion of quality: the mask, its options and the three figures are ours. Their kernel
-    (sigma 11) is a blur, which inhibits nothing; ours is centred. Rectifiers that are no modules (functional.relu) are
-    not masked. What it cannot show: that a gradient is better because less of it is kept.
+    (sigma 11) is a blur, which inhibits nothing; ours is centred. Rectifiers that are functions, not modules
+    (functional.relu), are not masked. What it cannot show: that a gradient is better because less of it is kept.
     """
 
     name = "gradient-mask"
