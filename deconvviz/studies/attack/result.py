@@ -314,8 +314,10 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
             other = "plain pgd" if self.goal == "both" else "noise"
             for number, name in enumerate(self.fools):
                 pairs = zip(MEASURES, means[number], plain[number], strict=True)
-                told = ", ".join(f"{measure} {one:.3f} ({two:.3f})" for measure, one, two in pairs)
-                lines.append(f"  map of {name} against the one before ({other} in brackets): {told}")
+                similarities = ", ".join(
+                    f"{measure} {after:.3f} ({of_plain:.3f})" for measure, after, of_plain in pairs
+                )
+                lines.append(f"  map of {name} against the one before ({other} in brackets): {similarities}")
         before, after = self.accuracy_behind()
         for number, name in enumerate(self.countermeasures):
             lines.append(f"  behind {name}: accuracy {before[number]:.1%} before, {after[-1, number]:.1%} attacked")

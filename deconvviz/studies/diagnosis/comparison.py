@@ -228,15 +228,15 @@ def changes(before: FoundRows, after: FoundRows) -> tuple[Change, ...]:
     >>> [str(change) for change in changes(one, two)]
     ['worse: dead, layer conv1: note, 10 % of the filters -> warning, 30 % of the filters']
     """
-    ours, theirs = ({(row.check, row.kind, row.layer): row for row in found.rows} for found in (before, after))
-    both, found = {*before.made} & {*after.made}, list[Change]()
+    ours, theirs = ({(row.check, row.kind, row.layer): row for row in rows_of.rows} for rows_of in (before, after))
+    both, all_changes = {*before.made} & {*after.made}, list[Change]()
     for key in dict.fromkeys([*ours, *theirs]):
         old, new = ours.get(key), theirs.get(key)
         gap = (new.strength if new else 0.0) - (old.strength if old else 0.0)
         either = new or old
         if key[0] not in both or either is None or abs(gap) <= math.log(FARTHER):
             continue
-        found.append(
+        all_changes.append(
             Change(
                 change="new" if old is None else "gone" if new is None else "worse" if gap > 0 else "better",
                 check=either.check,
@@ -247,4 +247,4 @@ def changes(before: FoundRows, after: FoundRows) -> tuple[Change, ...]:
                 after=str(new or ""),
             )
         )
-    return tuple(sorted(found, key=lambda each: (ORDER.index(each.change), -SEVERITIES.index(each.severity))))
+    return tuple(sorted(all_changes, key=lambda each: (ORDER.index(each.change), -SEVERITIES.index(each.severity))))

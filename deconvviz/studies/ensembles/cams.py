@@ -111,12 +111,12 @@ def _decided(
             each_says = [each.network.probabilities(x)[0] for each, x in zip(members, inputs, strict=True)]
         else:
             each_says = [
-                of_labels(each.network, x)[0, torch.as_tensor(np.asarray(own), device=x.device)]
-                for each, x, own in zip(members, inputs, outputs, strict=True)
+                of_labels(each.network, x)[0, torch.as_tensor(np.asarray(numbers), device=x.device)]
+                for each, x, numbers in zip(members, inputs, outputs, strict=True)
             ]
         mean = torch.stack([says.double().cpu() for says in each_says]).mean(0)
     decided = int(mean.argmax())
-    targets = [decided] * len(members) if outputs is None else [int(own[decided]) for own in outputs]
+    targets = [decided] * len(members) if outputs is None else [int(numbers[decided]) for numbers in outputs]
     return decided, float(mean[decided]), targets
 
 
@@ -154,15 +154,15 @@ def on_image(map_: Floats, preprocess: Preprocess, size: tuple[int, int], shown:
     [[nan, 1.0, 1.0, nan], [nan, 1.0, 1.0, nan]]
     """
     room = preprocess.resized(*size)
-    canvas, seen = np.zeros(room), np.zeros(room)
+    canvas, covered = np.zeros(room), np.zeros(room)
     there, here = ([], [])  # type: tuple[list[slice], list[slice]]
-    for length, own in zip(room, map_.shape, strict=True):
-        common = min(length, own)
+    for length, side in zip(room, map_.shape, strict=True):
+        common = min(length, side)
         there.append(middle(length, common))
-        here.append(slice((own - common) // 2, (own - common) // 2 + common))
+        here.append(slice((side - common) // 2, (side - common) // 2 + common))
     canvas[there[0], there[1]] = map_[here[0], here[1]]
-    seen[there[0], there[1]] = 1
-    values, part = (_resized(array, shown) for array in (canvas, seen))
+    covered[there[0], there[1]] = 1
+    values, part = (_resized(array, shown) for array in (canvas, covered))
     return np.where(part >= EDGE, values / np.maximum(part, EDGE), np.nan)
 
 
