@@ -93,10 +93,10 @@ class LRP:
             return [None] * len(call.inputs)
         if _moves_or_ends(call.node):
             return op.transpose(call, signal) if op.transpose else vector_jacobian(call, signal)
+        if len(call.inputs) > 1 and (name in PRODUCTS or op.weighted):  # filters may follow from the image
+            return self._factors(call, signal)
         if name == "conv2d":
             return [self._convolution(call, signal)]
-        if len(call.inputs) > 1 and name in PRODUCTS:
-            return self._factors(call, signal)
         return self._shared(call, signal)
 
     def _hands_through(self, node: fx.Node) -> bool:
@@ -225,7 +225,8 @@ class LRP:
             each = [signal.sum_to_size(value.shape) for value in call.inputs[:2]]
         else:
             each = [part for part in self._shared(call, signal)[:2] if part is not None]
-        return [part * weight for part, weight in zip(each, weights, strict=True)]
+        both = [part * weight for part, weight in zip(each, weights, strict=True)]
+        return [*both, *[None] * (len(call.inputs) - 2)]
 
     def _share(self, call: Call, signal: Tensor) -> Tensor:
         """Return the relevance over the output, by the epsilon rule."""

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
+from deconvviz.graph.any_order import in_any_order
 from deconvviz.graph.calling import Call, called, parts_in_words
 from deconvviz.graph.evaluating import evaluating, outside_inference_mode, without_inference_tensors
 from deconvviz.graph.exporting import Exported, export, first_line, same, unwrapped
@@ -27,7 +28,7 @@ from deconvviz.graph.fuse import fuse_response_norm
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.scores import example_of
-from deconvviz.graph.table import norm_of_batch, subsampled
+from deconvviz.graph.table import norm_of_batch, overwritten, subsampled
 
 aten = torch.ops.aten
 
@@ -315,8 +316,10 @@ def _canonical(target: Any, index: int | None, args: tuple[Any, ...]) -> tuple[A
         return (subsampled, (args[0], *steps)) if steps else (target, args)
     if target is aten.batch_norm.default and (args[5] or args[3] is None):
         return norm_of_batch, (args[0], args[1], args[2], args[7])
+    if target is aten.copy.default:
+        return overwritten, args[:2]
     if index is None:
-        return target, args
+        return in_any_order(target), args
     name = getattr(target, "_opname", "")
     if name == "_native_batch_norm_legit_no_training":
         x, weight, bias, mean, variance, momentum, eps = args

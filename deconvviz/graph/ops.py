@@ -149,6 +149,8 @@ def is_linear(node: fx.Node) -> bool:
     name = op_name(node)
     if name in ("mul", "div"):  # by a constant
         return len(data_inputs(node)) == 1 and (name == "mul" or data_inputs(node)[0] is node.args[0])
+    if op_of(node).weighted and len(data_inputs(node)) > 1:  # filters that follow from the image
+        return False
     return op_of(node).kind != "other"
 
 

@@ -183,13 +183,15 @@ def _reordered_reach(order: Callable[[fx.Node], list[int]]) -> Callable[[fx.Node
 def _conv_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
     """The same filters, flipped, over the signal; the bias takes no part (paper, section 2.1, "Filtering")."""
     x, weight, _, stride, padding, dilation, groups = call.args
-    if padding == "same":
+    if padding == "same" or len(call.inputs) > 1:  # filters may follow from the image
         return vector_jacobian(call, signal)
     arguments = (list(reach.pair(stride)), list(reach.pair(padding)), list(reach.pair(dilation)), False, [0, 0], groups)
     return [aten.convolution_backward(signal, x, weight, None, *arguments, [True, False, False])[0]]
 
 
 def _linear_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
+    if len(call.inputs) > 1:
+        return vector_jacobian(call, signal)
     return [signal @ call.args[1]]
 
 
@@ -204,14 +206,15 @@ def _add_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
     factors = (1, call.kwargs.get("alpha", 1) * (-1 if op_name(call.node) == "sub" else 1))
     data = {id(value) for value in call.inputs}
     pairs = [(v, f) for v, f in zip((first, second), factors, strict=True) if id(v) in data]
-    return [(signal if factor == 1 else signal * factor).sum_to_size(value.shape) for value, factor in pairs]
+    scaled = ((signal if factor == 1 else signal * factor, value) for value, factor in pairs)
+    return [part.sum_to_size(value.shape).to(value.dtype) for part, value in scaled]
 
 
 def _cat_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
     tensors, dim = call.args
     parts = torch.split(signal, [value.shape[dim] for value in tensors], dim)
     data = {id(value) for value in call.inputs}
-    return [part for part, value in zip(parts, tensors, strict=True) if id(value) in data]
+    return [part.to(value.dtype) for part, value in zip(parts, tensors, strict=True) if id(value) in data]
 
 
 def _identity_transpose(call: Call, signal: Tensor) -> Sequence[Tensor | None]:
@@ -230,6 +233,11 @@ def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: floa
 def subsampled(x: Tensor, rows: int, columns: int) -> Tensor:
     """Every so-many-th row and column: what interpolation of the nearest is, where it reduces by whole factors."""
     return x[:, :, ::rows, ::columns]
+
+
+def overwritten(x: Tensor, values: Tensor) -> Tensor:
+    """What a tensor holds after values were written into all of it: these, in its shape and of its dtype."""
+    return values.to(x.dtype).expand_as(x)
 
 
 def norm_of_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -340,6 +348,7 @@ _entries("slice", reach=_slice_reach, on_window=_window_slice, channels="cut")
 _entries("pad constant_pad_nd", reach=_pad_reach, on_window=_window_pad, pads=True)
 _entries("split chunk split_with_sizes", reach=_split_reach)
 _entries("pixel_unshuffle", reach=_unshuffle_reach)
+_entries("overwritten", reach=reach.elementwise)
 _entries("subsampled", reach=_subsampled_reach)
 _entries("conv1d conv_transpose1d", weighted=True, channels_first=True)
 _entries("conv_transpose2d conv_transpose3d conv3d convolution", weighted=True)
