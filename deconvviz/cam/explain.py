@@ -105,13 +105,22 @@ class Explainer:
         if inner is not None:
             self._wrapped = Explainer(inner, network, layers, how, {}, call)
         self.backend: Backend = Captured(network) if isinstance(network, Network) else HookedModel(network, call)
-        self.forward = self.backend
+        self._forward: Backend = self.backend
+        self._version = -1  # of the weights that `forward` has copies of
         if isinstance(network, Network):
             for layer in self.layers:
                 network.layer(layer)
-            self.forward = Captured(network.forward_only(how.precision, keep=self.layers))
+            _ = self.forward
         elif how.lower:
             raise CamError("a model that is not captured runs in its own precision; move it with .bfloat16() instead")
+
+    @property
+    def forward(self) -> Backend:
+        """What only runs forward; of a captured network, a form with copies of its weights, as they are now."""
+        if isinstance(self.network, Network) and self._version != self.network.version:
+            self._forward = Captured(self.network.forward_only(self.how.precision, keep=self.layers))
+            self._version = self.network.version
+        return self._forward
 
     def _trained(self, explainer_or_file: Any, network: Network | nn.Module) -> LearnedExplainer:
         """Return the trained explainer; the layers are those that it was trained on."""

@@ -107,6 +107,13 @@ def export(model: nn.Module, example: Tensor, output: Any, call: Call | None = N
                 f"{first_line(error)}; look for control flow that depends on values, or a batch size written into "
                 "the code"
             ) from error
+    lost = list(dict.fromkeys(call.function.__name__ for call in calls if call.lost))
+    if lost:
+        warnings.warn(
+            f"the backward of {', '.join(lost)}, a torch.autograd.Function, cannot be kept: gradients are those of the "
+            "ops that its forward calls",
+            stacklevel=3,
+        )
     _inline(program.graph_module, {example.device.type, NEUTRAL.type})
     program.graph_module.recompile()
     return Exported(program, calls, f"{INNER}." if wrapped else "", weights, example.device)
@@ -163,11 +170,15 @@ def _marked_program(
     module: nn.Module, example: Tensor, batch: Any
 ) -> tuple[torch.export.ExportedProgram, list[FunctionCall]]:
     options: Any = {"strict": False, "dynamic_shapes": ({0: batch},)}
+    calls: list[FunctionCall] = []
     try:
         with marked_functions() as calls:
             return torch.export.export(module, (example,), **options), calls
-    except Exception:  # marks copy: a function that changes its argument in place does not bear that
-        return torch.export.export(module, (example,), **options), []
+    except Exception:  # the model may do with the copies that marks make what it does not do without
+        program = torch.export.export(module, (example,), **options)
+    for call in calls:
+        call.lost = True
+    return program, calls
 
 
 @contextlib.contextmanager

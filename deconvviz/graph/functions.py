@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils import _pytree as pytree
 
 
 @torch.library.custom_op("deconvviz::mark", mutates_args=())
@@ -32,14 +33,30 @@ def _marked(value: Tensor, call: int, place: int, leaves: bool) -> Tensor:
 MARK = torch.ops.deconvviz.mark.default
 
 
+def own_name(name: str) -> str:
+    """Return the name of an op that is not PyTorch's: it may be called as one of PyTorch's is.
+
+    >>> own_name("relu"), own_name("surrogate")
+    ('relu of its own', 'surrogate')
+    """
+    return f"{name} of its own" if hasattr(torch.ops.aten, name) else name
+
+
 class FunctionCall:
-    """One call of a torch.autograd.Function in a graph: it takes the tensors among the arguments, in their order."""
+    """One call of a torch.autograd.Function in a graph: it takes the tensors among the arguments, in their order.
+
+    Attributes:
+        function: the class.
+        place: number of the output that the call stands for; -1 is the only output.
+        in_place: whether it changes an argument in place.
+        lost: whether the graph holds the ops of its forward in its place, and its backward is lost.
+    """
 
     def __init__(self, function: type[Function], arguments: tuple[Any, ...]) -> None:
-        self.function, self.place = function, -1
+        self.function, self.place, self.in_place, self.lost = function, -1, False, False
         self.arguments = tuple(None if isinstance(value, Tensor) else value for value in arguments)
         self.tensors = tuple(place for place, value in enumerate(arguments) if isinstance(value, Tensor))
-        self._opname = function.__name__
+        self._opname = own_name(function.__name__)
 
     @property
     def __name__(self) -> str:
@@ -51,11 +68,15 @@ class FunctionCall:
         other.place = place
         return other
 
+    def changes(self, *tensors: Tensor) -> None:
+        """Note that the function changes an argument in place, as it says itself by `ctx.mark_dirty`."""
+        self.in_place = True
+
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Apply the function and return the output that this call stands for."""
         arguments = list(self.arguments)
         for place, tensor in zip(self.tensors, tensors, strict=True):
-            arguments[place] = tensor
+            arguments[place] = tensor.clone() if self.in_place else tensor
         result: Any = self.function.apply(*arguments)
         value: Tensor = result if self.place < 0 else result[self.place]
         return value
@@ -93,22 +114,32 @@ def _functions(kind: type[Function]) -> Iterator[type[Function]]:
 
 
 def _marking(kind: type[Function], forward: Callable[..., Any], calls: list[FunctionCall]) -> Callable[..., Any]:
-    """Return a forward that marks its tensors; one that takes tensors in lists stays as it is."""
+    """Return a forward that marks its tensors; one that takes tensors in lists, or the batch size, stays as it is.
+
+    A function that changes its argument in place changes a copy, which it returns.
+    """
     has_context = kind.setup_context is Function.setup_context  # else forward takes no ctx
 
     @functools.wraps(forward)
     def marking(*given: Any) -> Any:
         context, arguments = (given[:1], given[1:]) if has_context else ((), given)
-        if any(isinstance(value, list | tuple | dict) for value in arguments):
+        if any(isinstance(leaf, torch.SymInt) or _within(leaf, arguments) for leaf in pytree.tree_leaves(arguments)):
             return forward(*given)
         number = len(calls)
         calls.append(FunctionCall(kind, arguments))
+        if context:
+            context[0].mark_dirty = calls[number].changes
         result = forward(*context, *_all_marked(arguments, number, leaves=False))
         if isinstance(result, tuple):
             return tuple(_all_marked(result, number, leaves=True))
         return mark(result, number, -1, True)
 
     return marking
+
+
+def _within(leaf: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether a value is a tensor in a list, tuple or dict among the arguments."""
+    return isinstance(leaf, Tensor) and not any(leaf is argument for argument in arguments)
 
 
 def _all_marked(values: Sequence[Any], call: int, leaves: bool) -> list[Any]:

@@ -60,8 +60,7 @@ class Network(Program, WithScores):
         self.module_names: Mapping[nn.Module, str] = {}
         tables.annotate(graph, self.image)
         self.layers: Mapping[str, Layer] = tables.layer_table(graph, input_shape, parameters)
-        self._precisions: dict[str, Network] = {}
-        self._without_norms: dict[tuple[str, ...], Network] = {}
+        self._forms: dict[str | tuple[str, ...], tuple[int, Network]] = {}
         self._bypasses: dict[tuple[fx.Node, tuple[fx.Node, ...]], list[fx.Node]] = {}
 
     # --- running ---
@@ -284,7 +283,8 @@ class Network(Program, WithScores):
     def fast(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
         """Return an equal network for jobs that only run forward: BatchNorm folded, channels-last, in a precision.
 
-        A convolution that was folded with its BatchNorm is not a layer any more, unless it is in `keep`.
+        A convolution that was folded with its BatchNorm is not a layer any more, unless it is in `keep`. It has copies
+        of the weights: what a training changes afterwards, it does not have.
         """
         return accelerated(self, precision, keep)
 
@@ -297,9 +297,7 @@ class Network(Program, WithScores):
             keep: layers whose values are read; raises LayerNotFound where one does not exist.
         """
         key = tuple(sorted(keep))
-        if key not in self._without_norms:
-            self._without_norms[key] = in_channels_last(with_folded_norms(self, key))
-        return self._without_norms[key]
+        return self._form(key, lambda: in_channels_last(with_folded_norms(self, key)))
 
     def forward_only(self, precision: str = "fp32", keep: Sequence[str] = ()) -> Network:
         """Return the network for jobs that only run forward: `fast`, but a float64 network stays float64 in "fp32".
@@ -321,12 +319,18 @@ class Network(Program, WithScores):
         """Return the same network in one of `choices.PRECISIONS`; in "fp32" it is as it was captured."""
         if precision == "fp32":
             return self
-        if precision not in self._precisions:
-            self._precisions[precision] = self.to(DTYPES[precision])
-            self._precisions[precision].precision = precision
-        return self._precisions[precision]
+        form = self._form(precision, lambda: self.to(DTYPES[precision]))
+        form.precision = precision
+        return form
 
     # --- inside ---
+
+    def _form(self, key: str | tuple[str, ...], make: Callable[[], Network]) -> Network:
+        """Return a form of this network that holds copies of its weights; made again where these have changed."""
+        now = self.version
+        if self._forms.get(key, (-1, self))[0] != now:
+            self._forms[key] = now, make()
+        return self._forms[key][1]
 
     def output_nodes(self) -> list[fx.Node]:
         """Return the nodes whose values the model returns, in their order."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from deconvviz.graph.evaluating import differentiable
+from deconvviz.graph.functions import own_name
 from deconvviz.graph.reach import Geometry, data_inputs, whole_map
 from deconvviz.registry import Registry
 
@@ -136,6 +137,8 @@ def op_of(node: fx.Node) -> Op:
 def op_name(node: fx.Node) -> str:
     """Return the plain name of a node's op: "conv2d" for torch.ops.aten.conv2d.default."""
     target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload) and target.namespace not in ("aten", "mkldnn", "deconvviz"):
+        return own_name(target._opname)
     return str(getattr(target, "_opname", None) or getattr(target, "__name__", target))
 
 

@@ -35,6 +35,11 @@ class Program:
         self._plans: dict[Any, Plan] = {}
 
     @property
+    def version(self) -> int:
+        """A number that grows whenever a weight is changed in place, as a training does at each step."""
+        return sum(tensor._version for tensor in self.tensors.values() if not tensor.is_inference())
+
+    @property
     def device(self) -> torch.device:
         """Where the tensors are."""
         return next((t.device for t in self.tensors.values()), torch.device("cpu"))
