@@ -29,6 +29,8 @@ class HookedModel:
     """
 
     def __init__(self, model: nn.Module, call: Call | None = None) -> None:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise CamError(f"{type(model).__name__} given, which takes no hooks; give the module that it was made of")
         self.model, self.call = without_inference_tensors(model), call
         self.name = type(model).__name__
         self.modules = {name: module for name, module in self.model.named_modules() if name}

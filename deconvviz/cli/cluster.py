@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import Command, with_options
 from deconvviz.errors import DataError
 from deconvviz.run.cluster import RayOptions, require_address, require_ray
@@ -36,7 +37,7 @@ def ray_options(command: Command) -> Command:
         click.option(
             "--ray-gpus",
             "gpus",
-            type=click.FloatRange(0),
+            type=FiniteRange(0),
             help="GPUs for each part, also a fraction.  [default: 1 where the cluster has any]",
         ),
         click.option(

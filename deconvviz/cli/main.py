@@ -337,6 +337,12 @@ def _is_help(error: click.ClickException) -> bool:
     return isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ()))
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(
+        word in str(error) for word in ("can't allocate memory", "out of memory")
+    )
+
+
 def main() -> None:
     """Run the command line; it exits with 0, or with 2 and one line on standard error for what the user can mend.
 
@@ -373,8 +379,21 @@ def main() -> None:
             raise
         click.echo(f"deconvviz: {error}", err=True)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_out_of_memory(error):
+            raise
+        click.echo(
+            f"deconvviz: there is not enough memory: {' '.join(str(error).split())[:200]}; ask for less", err=True
+        )
+        sys.exit(2)
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # the reader, such as `head`, has closed the pipe
         sys.exit(0)
+    except OSError as error:
+        if debug or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left cannot be written there either
+        click.echo(f"deconvviz: what is said cannot be written: {error.strerror}; write it to another place", err=True)
+        sys.exit(2)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from deconvviz.choices import OUTPUTS, PRECISIONS, RULE_CHOICES
+from deconvviz.cli.numbers import LARGEST_SEED, FiniteRange
 from deconvviz.data.parallel import cores
 from deconvviz.errors import DataError
 from deconvviz.figures.page import Page
@@ -168,7 +169,7 @@ def run_options(
                 help=workers,
             ),
         ),
-        "seed": (seed, click.option("--seed", default=0, type=click.IntRange(0), help=seed)),
+        "seed": (seed, click.option("--seed", default=0, type=click.IntRange(0, LARGEST_SEED), help=seed)),
     }
     names = [name for name, (text, _) in options.items() if text is not None]
 
@@ -238,7 +239,7 @@ def figure_options(columns: str | None = None, width: str = "--width") -> Callab
         click.option(
             width,
             "page_width",
-            type=click.FloatRange(1, 60),
+            type=FiniteRange(1, 60),
             metavar="INCHES",
             help="Width of the figure, such as 3.3 for a column of a paper; letters keep their size."
             "  [default: the figure's own]",
@@ -325,7 +326,7 @@ def _averages_options() -> tuple[Callable[[Command], Command], ...]:
     )
     return (
         click.option("--shifts", default=1, type=click.IntRange(1), help=shifts),
-        click.option("--noise", default=0.0, type=click.FloatRange(0), help=noise),
+        click.option("--noise", default=0.0, type=FiniteRange(0), help=noise),
     )
 
 

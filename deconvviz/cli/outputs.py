@@ -124,9 +124,10 @@ def check_table(out: Pathlike) -> pathlib.Path:
 
 
 def check_place(out: Pathlike) -> None:
-    """Raise DataError where a file cannot be written because its folder does not exist, or because it is a folder."""
-    from deconvviz.results.files import atomic
+    """Raise DataError where a file cannot be written: there is no folder for it, it is a folder, or it is read."""
+    from deconvviz.results.files import atomic, refuse_what_is_read
 
+    refuse_what_is_read(out)
     if not pathlib.Path(out).resolve().parent.is_dir() or pathlib.Path(out).is_dir():
         with atomic(out):  # raises the error
             pass

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 
+from deconvviz.errors import DataError
+
 STORES, PHOTO = ("images", "data"), "image"
 """Names of the arguments that are labelled images, and of the one that is a photo."""
+
+WRITTEN = frozenset({"out", "table", "save", "features", "work", "snapshots"})
+"""Names of the arguments that say where results go; `snapshots` and `features` may also be read."""
 
 DIFFERENT = frozenset({"cam", "pair", "correspond"})
 """Commands whose `images` are photos or a table; `cam` and `pair` look before torch is imported by themselves."""
@@ -53,6 +58,36 @@ def require_inputs(command: str, arguments: Mapping[str, Any]) -> None:
         image_file(photo)
 
 
+def files_among(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the files that the values of arguments name, also before or behind a colon.
+
+    >>> list(files_among([("no such file", 3), f"{__file__}:factory"])) == [__file__]
+    True
+    """
+    for value in values:
+        if isinstance(value, tuple):
+            yield from files_among(value)
+        elif isinstance(value, str):
+            ends = (value, value.rpartition(":")[0], value.rpartition(":")[2])
+            yield from dict.fromkeys(end for end in ends if end and pathlib.Path(end).is_file())
+
+
+def require_free(outputs: Mapping[str, str]) -> None:
+    """Raise DataError where a file is to be written that the command reads, or two results into one file.
+
+    Args:
+        outputs: name of an argument -> the path that is to be written.
+    """
+    from deconvviz.results.files import refuse_what_is_read
+
+    names: dict[pathlib.Path, str] = {}
+    for name, path in outputs.items():
+        refuse_what_is_read(path)
+        other = names.setdefault(pathlib.Path(path).resolve(), name)
+        if other != name:
+            raise DataError(f"{path} is given for two results; give each a file of its own")
+
+
 def looking_first(name: str, command: click.Command) -> click.Command:
     """Return the command, whose function now looks for its images first."""
     function: Callable[..., Any] | None = command.callback
@@ -61,8 +96,13 @@ def looking_first(name: str, command: click.Command) -> click.Command:
 
     @functools.wraps(function)
     def looking(*given: Any, **arguments: Any) -> Any:
+        from deconvviz.results.files import reading
+
         require_inputs(name, arguments)
-        return function(*given, **arguments)
+        outputs = {key: value for key, value in arguments.items() if key in WRITTEN and isinstance(value, str)}
+        with reading(files_among(value for key, value in arguments.items() if key not in outputs)):
+            require_free(outputs)
+            return function(*given, **arguments)
 
     looking.looks_first = True  # type: ignore[attr-defined]
     command.callback = looking

@@ -8,7 +8,6 @@ contrast normalisation as one op, and the batch size a value of its own.
 from __future__ import annotations
 
 import operator
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,15 +15,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
 from deconvviz.graph.any_order import in_any_order
 from deconvviz.graph.calling import Call, called, parts_in_words
-from deconvviz.graph.evaluating import evaluating, outside_inference_mode, without_inference_tensors
-from deconvviz.graph.exporting import Exported, export, first_line, same, unwrapped
+from deconvviz.graph.checked import check_captured
+from deconvviz.graph.evaluating import (
+    changes_with_its_mode,
+    evaluating,
+    gradients_not_asked_for,
+    outside_inference_mode,
+    unchanged,
+    without_inference_tensors,
+)
+from deconvviz.graph.exporting import Exported, export, first_line, require_module, unwrapped
 from deconvviz.graph.functions import MARK
 from deconvviz.graph.fuse import fuse_response_norm
+from deconvviz.graph.idle_hooks import same
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.scores import example_of
@@ -58,10 +65,12 @@ def capture(model: nn.Module, input_shape: Sequence[int], call: Call | None = No
     """
     shape = _shape(input_shape)
     bare = unwrapped(model)
+    require_module(bare)
     inner = without_inference_tensors(bare)
+    changing = changes_with_its_mode(inner)
     first = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(first)
-    with evaluating(inner), outside_inference_mode(), torch.no_grad():
+    with unchanged(inner), evaluating(inner), outside_inference_mode(), torch.no_grad(), gradients_not_asked_for():
         _complaint(inner, example[:1], call)
         output = called(inner, example, call)
         random = not same(called(inner, example, call), output)
@@ -77,7 +86,9 @@ def capture(model: nn.Module, input_shape: Sequence[int], call: Call | None = No
         parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in names.items()}
         structure = exported.program.call_spec.out_spec
         network = Network(graph, tensors, shape, parameters, structure, type(inner).__name__)
-        _check(network, example, output, random)
+        check_captured(network, example, output, random)
+        evaluated = {name: tensor.clone() for name, tensor in network.tensors.items()} if changing else {}
+    network.tensors |= {name: each for name, each in evaluated.items() if not torch.equal(each, network.tensors[name])}
     network.module_names = weakref.WeakKeyDictionary({module: name for name, module in reversed(names.items())})
     network.example = example_of(output)
     return network
@@ -117,49 +128,6 @@ def _other_names(names: Mapping[str, nn.Module]) -> dict[str, list[str]]:
     for name, module in names.items():
         names_by_module.setdefault(id(module), []).append(name)
     return {name: [n for n in names_by_module[id(module)] if n != name] for name, module in names.items()}
-
-
-def _check(network: Network, images: Tensor, output: Any, random: bool) -> None:
-    """Compare a captured network with its model on two images, and on one alone; warn of what depends on chance.
-
-    Raises:
-        CaptureError: the network fails, or its output has another shape or other values.
-    """
-    mixing = [name for name, layer in network.layers.items() if op_name(layer.node) == "norm_of_batch"]
-    if mixing:
-        warnings.warn(
-            f"{mixing[0]} of {network.name} normalises by the statistics of its batch, also in eval mode: values "
-            "depend on which images are together",
-            stacklevel=3,
-        )
-    if random:
-        warnings.warn(
-            f"{network.name} gives other values each time for the same images, in eval mode: dropout that stays on, or "
-            "another random op; every result is that of one draw",
-            stacklevel=3,
-        )
-    try:
-        together, alone = network(images), network(images[:1])
-    except Exception as error:
-        raise CaptureError(
-            f"{network.name}, as captured, does not run on one image: {first_line(error)}; look for a size that is "
-            "written into the code, or for .squeeze() without a dimension"
-        ) from error
-    parts = [(single, pair[:1]) for single, pair in _of_images(network, alone, together)]
-    equal = same(together, output, 1e-2) and (bool(mixing) or all(same(*part, 1e-2) for part in parts))
-    if random or equal:
-        return
-    raise CaptureError(
-        f"{network.name} gives other values as captured than by itself: look for code that depends on values, or on "
-        "the number of images"
-    )
-
-
-def _of_images(network: Network, alone: Any, together: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return the tensors of two outputs that count images first; not those of the whole batch, or of none."""
-    leaves = [[leaf for leaf in pytree.tree_leaves(each) if isinstance(leaf, Tensor)] for each in (alone, together)]
-    nodes = network.output_nodes()
-    return [pair for node, *pair in zip(nodes, *leaves, strict=True) if node.meta.get("batched")]  # type: ignore[misc]
 
 
 # --- in-place ops ----------------------------------------------------------------------------------------------------

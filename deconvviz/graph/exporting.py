@@ -18,6 +18,7 @@ from deconvviz.errors import CaptureError
 from deconvviz.graph.calling import Call, called
 from deconvviz.graph.evaluating import evaluating
 from deconvviz.graph.functions import FunctionCall, marked_functions
+from deconvviz.graph.idle_hooks import without_idle_hooks
 
 INNER = "inner_of_deconvviz"  # the name of a module within `_OneImage`
 NEUTRAL = torch.device("cpu")  # every module is exported as if it were here
@@ -82,6 +83,33 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def require_module(model: object) -> None:
+    """Refuse what cannot be captured whatever its code, in words that say what it is.
+
+    Raises:
+        CaptureError: a class, a function, a state dict, a program that is written down already, or a module that has no
+            weights yet.
+    """
+    given = f"{model.__name__ if isinstance(model, type) else type(model).__name__} given; "
+    if isinstance(model, torch.jit.ScriptModule | torch.export.ExportedProgram) or _is_exported(model):
+        raise CaptureError(f"{given}expected the module that this program was made of: torch.export reads its code")
+    if isinstance(model, Mapping):
+        raise CaptureError(f"{given}expected a module: build the network, and load_state_dict() these weights")
+    if isinstance(model, type) or not isinstance(model, nn.Module):
+        raise CaptureError(f"{given}expected a torch.nn.Module, such as torchvision.models.resnet18()")
+    lazy = [name for name, part in model.named_parameters() if nn.parameter.is_lazy(part)]
+    if lazy:
+        raise CaptureError(
+            f"{type(model).__name__} has no {lazy[0]} yet; run it once on images: it makes its weights then"
+        )
+
+
+def _is_exported(model: object) -> bool:
+    """Whether a module is what torch.export.ExportedProgram.module() returns: it knows no eval mode."""
+    own_eval = getattr(getattr(model, "eval", None), "__func__", None)
+    return isinstance(model, fx.GraphModule) and own_eval is not nn.Module.eval
+
+
 def export(model: nn.Module, example: Tensor, output: Any, call: Call | None = None) -> Exported:
     """Export a module for any batch size.
 
@@ -98,7 +126,7 @@ def export(model: nn.Module, example: Tensor, output: Any, call: Call | None = N
     wrapped = not kinds or kinds[0] is inspect.Parameter.VAR_POSITIONAL or call is not None
     module = _OneImage(model, call) if wrapped else model
     weights = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
-    with _without_idle_hooks(model, example, output, call), _silent():
+    with without_idle_hooks(model, example, output, call), _silent():
         try:
             program, calls = _program_on_any_device(module, example)
         except Exception as error:
@@ -226,55 +254,6 @@ def _silent() -> Iterator[None]:
     """Keep torch from printing the graph of a failed export: the error says what is to be said."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-@contextlib.contextmanager
-def _without_idle_hooks(model: nn.Module, example: Tensor, output: Any, call: Call | None) -> Iterator[None]:
-    """Take forward hooks off that do not change the output: they keep values, or print, which no exporter can follow.
-
-    Hooks that change it stay, because they are part of what the model computes.
-    """
-    hooked = {module: dict(module._forward_hooks) for module in model.modules() if module._forward_hooks}
-    if not hooked:
-        yield
-        return
-    for module in hooked:
-        module._forward_hooks.clear()
-    try:
-        try:
-            without = called(model, example, call)
-        except Exception:
-            idle = False
-        else:
-            idle = same(without, output)
-        if not idle:
-            _put_back(hooked)
-        yield
-    finally:
-        _put_back(hooked)
-
-
-def _put_back(hooked: dict[nn.Module, dict[int, Any]]) -> None:
-    for module, hooks in hooked.items():
-        module._forward_hooks.update(hooks)
-
-
-def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
-    """Return whether two outputs have the same shapes, and values that are equal but for rounding.
-
-    Tensors on the device "meta" have no values; their shapes alone count.
-    """
-    leaves = [[leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)] for output in (first, second)]
-    if [leaf.shape for leaf in leaves[0]] != [leaf.shape for leaf in leaves[1]]:
-        return False
-    for a, b in zip(*leaves, strict=True):
-        if b.is_meta:
-            continue
-        finite = b[b.isfinite()] if b.is_floating_point() else b[:0]
-        span = float(finite.abs().max()) if finite.numel() else 0.0
-        if not torch.allclose(a.to(b.dtype), b, rtol=tolerance, atol=tolerance * span, equal_nan=True):
-            return False
-    return True
 
 
 # --- sub-graphs ------------------------------------------------------------------------------------------------------

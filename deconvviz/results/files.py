@@ -10,7 +10,7 @@ import pathlib
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from deconvviz.errors import DataError
@@ -18,6 +18,34 @@ from deconvviz.types import Pathlike
 
 COMMITTED: list[pathlib.Path] = []
 """The files that this process has written, the first one first: what an interrupted command has kept."""
+
+
+READ: set[pathlib.Path] = set()
+"""The files that the command reads that runs now: what it writes must not take their place."""
+
+
+@contextlib.contextmanager
+def reading(paths: Iterable[Pathlike]) -> Iterator[None]:
+    """Note what a command reads, within a `with` block, so that it is not written over.
+
+    >>> with reading(["photo.png"]), atomic("photo.png"):
+    ...     pass
+    Traceback (most recent call last):
+    deconvviz.errors.DataError: photo.png is read, and would be replaced; give the result another name
+    """
+    before = set(READ)
+    READ.update(pathlib.Path(os.path.realpath(path)) for path in paths)
+    try:
+        yield
+    finally:
+        READ.clear()
+        READ.update(before)
+
+
+def refuse_what_is_read(path: Pathlike) -> None:
+    """Raise DataError where a file that is to be written is one that the command reads."""
+    if pathlib.Path(os.path.realpath(path)) in READ:
+        raise DataError(f"{path} is read, and would be replaced; give the result another name")
 
 
 def note_committed(path: Pathlike) -> None:
@@ -207,6 +235,7 @@ class Sink:
 
 def _refuse_unusable(target: pathlib.Path, path: Pathlike) -> None:
     """Raise DataError where no file can be at `target`, which is where `path` leads."""
+    refuse_what_is_read(path)
     if not target.parent.is_dir():
         raise DataError(f"cannot write {path}: there is no folder {target.parent}; create it first")
     if target.is_dir():

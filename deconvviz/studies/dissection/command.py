@@ -10,6 +10,7 @@ import click
 
 from deconvviz.cli.following import PICTURE, following
 from deconvviz.cli.inputs import matched_outputs, open_model, output_names
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -55,20 +56,20 @@ class RuleOptions:
 rule_options = option_group(
     "naming",
     RuleOptions,
-    click.option("--iou", default=0.04, type=click.FloatRange(0, 1, True), help="Overlap from which a part is a name."),
+    click.option("--iou", default=0.04, type=FiniteRange(0, 1, True), help="Overlap from which a part is a name."),
     click.option(
         "--share",
         default=0.5,
-        type=click.FloatRange(0, 1, True),
+        type=FiniteRange(0, 1, True),
         help="Share of a channel's pixels from which a colour or a texture is a name.",
     ),
     click.option(
-        "--times", default=2.0, type=click.FloatRange(1), help="Overlap or share must be so many times that of chance."
+        "--times", default=2.0, type=FiniteRange(1), help="Overlap or share must be so many times that of chance."
     ),
     click.option(
         "--alpha",
         default=0.05,
-        type=click.FloatRange(0, 1, True, True),
+        type=FiniteRange(0, 1, True, True),
         help="Corrected p value below which a class is a name.",
     ),
 )
@@ -96,7 +97,7 @@ rule_options = option_group(
 @click.option(
     "--quantile",
     default=0.995,
-    type=click.FloatRange(0.5, 1, max_open=True),
+    type=FiniteRange(0.5, 1, max_open=True),
     help="Of a channel's values: its threshold.",
 )
 @click.option("--top", default=20, type=click.IntRange(4), help="Strongest images among which classes are counted.")

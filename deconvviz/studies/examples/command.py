@@ -10,6 +10,7 @@ import click
 
 from deconvviz.cli.following import PICTURE, following
 from deconvviz.cli.inputs import class_number, open_model, output_names, read_image
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -78,7 +79,7 @@ compared_options = option_group(
     ),
     click.option(
         "--damping",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         help="Added to the diagonal of the Hessian.  [default: 0.1 of its mean]",
     ),
     click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 
@@ -39,7 +40,7 @@ view_options = option_group(
     "looked",
     LookedAt,
     click.option("--samples", default=2000, type=click.IntRange(20), help="Samples that are generated and scored."),
-    click.option("--share", default=0.1, type=float, help="Share of samples that count as high, and as low."),
+    click.option("--share", default=0.1, type=FiniteRange(), help="Share of samples that count as high, and as low."),
     click.option(
         "--attribute",
         "attributes",
@@ -52,7 +53,7 @@ view_options = option_group(
     click.option("--axes", default=6, type=click.IntRange(1), help="Principal axes at most."),
     click.option("--units", default=6, type=click.IntRange(1), help="Units that are switched off and on."),
     click.option("--masked", default=100, type=click.IntRange(4), help="Samples on which units meet masks."),
-    click.option("--reach", default=3.0, type=float, help="How far codes and directions are followed."),
+    click.option("--reach", default=3.0, type=FiniteRange(), help="How far codes and directions are followed."),
     click.option("--steps", default=9, type=click.IntRange(2), help="Images of each walk."),
     click.option("--rows", default=3, type=click.IntRange(1), help="Samples that each direction is followed from."),
 )

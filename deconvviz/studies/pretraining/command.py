@@ -11,6 +11,7 @@ import click
 from deconvviz.choices import OBJECTIVE_NAMES, TRAINING_PRECISIONS
 from deconvviz.cli.explaining import typed_options
 from deconvviz.cli.following import announced, following
+from deconvviz.cli.numbers import LARGEST_SEED
 from deconvviz.cli.options import DECODING, device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
@@ -148,7 +149,9 @@ pretraining_options = option_group(
         type=click.Choice(TRAINING_PRECISIONS),
         help="Precision of forward and backward passes; weights stay fp32.",
     ),
-    click.option("--seed", default=0, type=click.IntRange(0), help="Seed of weights, order, views and dropout."),
+    click.option(
+        "--seed", default=0, type=click.IntRange(0, LARGEST_SEED), help="Seed of weights, order, views and dropout."
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from deconvviz.choices import PRUNED_RESULTS
 from deconvviz.cli.explaining import method_option, typed_options
 from deconvviz.cli.inputs import load, matched_outputs, output_names
 from deconvviz.cli.listing import list_option
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import (
     DECODING,
     ModelOptions,
@@ -160,7 +161,7 @@ asked_options = option_group(
     click.option("--criterion", default="l1", callback=_own_criterion, help="Which filters go; --list lists them."),
     click.option(
         "--keep",
-        type=float,
+        type=FiniteRange(),
         help="Share of the filters of each convolution that stays.  [default: 0.5; none with --layer]",
     ),
     click.option("--layer", multiple=True, metavar="LAYER=SHARE", help="The same for one layer. May be given often."),
@@ -173,11 +174,11 @@ asked_options = option_group(
     method_option("greedy=true"),
     click.option("--sensitivity", is_flag=True, help="Also prune each layer alone, by 10 to 90 %."),
     click.option("--finetune", default=0, type=click.IntRange(0), help="Epochs of training afterwards."),
-    click.option("--lr", default=1e-3, type=float, help="Learning rate of it."),
+    click.option("--lr", default=1e-3, type=FiniteRange(), help="Learning rate of it."),
     click.option(
         "--held-out",
         default=0.2,
-        type=float,
+        type=FiniteRange(),
         help="Share of the images that is measured on, where the criterion or the training looks at the others.",
     ),
     click.option("--validation", metavar="IMAGES", help="Other images to measure on, instead of that share."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.cli.inputs import read_image
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
@@ -113,7 +114,7 @@ view_options = option_group(
         metavar="SEQUENCE:FIRST-LAST",
         help="Steps whose units are looked for elsewhere, from 0.  [default: the longest run of the best unit]",
     ),
-    click.option("--threshold", default=0.3, type=float, help="Activity from which a unit counts as on."),
+    click.option("--threshold", default=0.3, type=FiniteRange(), help="Activity from which a unit counts as on."),
     click.option("--magnitude", is_flag=True, help="Count a strongly negative activity as on, too."),
     click.option("--edges", is_flag=True, help="Units of the range must be off just outside of it."),
     click.option("-k", default=5, type=click.IntRange(1), help="Passages of each unit."),
@@ -123,7 +124,7 @@ view_options = option_group(
         metavar="SEQUENCE[:STEP]",
         help="Explain the highest output at a step, from 0; several.  [default: the last one of the first three]",
     ),
-    click.option("--epsilon", default=1e-3, type=float, help="Stabiliser of the relevance."),
+    click.option("--epsilon", default=1e-3, type=FiniteRange(), help="Stabiliser of the relevance."),
     click.option("--shown", default=2000, type=click.IntRange(1), help="Steps of the coloured text on the page."),
 )
 

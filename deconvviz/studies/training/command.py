@@ -12,6 +12,7 @@ import click
 from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
 from deconvviz.cli.following import IMAGE, announced, following
 from deconvviz.cli.inputs import integers
+from deconvviz.cli.numbers import LARGEST_SEED, FiniteRange
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options, with_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError
@@ -203,7 +204,7 @@ recipe_options = option_group(
     click.option("--patience", default=5, help="Number of such epochs."),
     click.option(
         "--radius",
-        type=float,
+        type=FiniteRange(),
         help="Largest root mean square of a filter; 0 sets no limit.  [default: 0.1, as in the paper; where a trained "
         "network is adapted, 0]",
     ),
@@ -220,7 +221,12 @@ recipe_options = option_group(
         type=click.Choice(TRAINING_PRECISIONS),
         help="Precision of forward and backward passes; weights stay fp32.",
     ),
-    click.option("--seed", default=0, help="Seed of weights, order, crops, flips and dropout."),
+    click.option(
+        "--seed",
+        default=0,
+        type=click.IntRange(0, LARGEST_SEED),
+        help="Seed of weights, order, crops, flips and dropout.",
+    ),
 )
 
 

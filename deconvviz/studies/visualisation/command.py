@@ -18,6 +18,7 @@ from deconvviz.cli.inputs import (
     position_of,
     read_image,
 )
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import (
     ModelOptions,
     classes_option,
@@ -129,7 +130,7 @@ def _wanted_options() -> tuple[Any, ...]:
 
 
 def _ascent_options() -> tuple[Any, ...]:
-    positive = click.FloatRange(0, min_open=True)
+    positive = FiniteRange(0, min_open=True)
     return (
         click.option(
             "--canvas",
@@ -155,9 +156,9 @@ def _ascent_options() -> tuple[Any, ...]:
         click.option(
             "--variants", default=1, type=click.IntRange(1), help="Pictures of each channel, unlike each other."
         ),
-        click.option("--diversity", default=1.0, type=click.FloatRange(0), help="How much they are kept unlike."),
-        click.option("--tv", default=0.0, type=click.FloatRange(0), help="Weight of the roughness that is taken off."),
-        click.option("--l2", default=0.0, type=click.FloatRange(0), help="Weight of the distance from grey."),
+        click.option("--diversity", default=1.0, type=FiniteRange(0), help="How much they are kept unlike."),
+        click.option("--tv", default=0.0, type=FiniteRange(0), help="Weight of the roughness that is taken off."),
+        click.option("--l2", default=0.0, type=FiniteRange(0), help="Weight of the distance from grey."),
     )
 
 

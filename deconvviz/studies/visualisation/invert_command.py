@@ -11,6 +11,7 @@ import click
 
 from deconvviz.choices import CANVASES
 from deconvviz.cli.inputs import OpenedModel, integers, load, open_model, opened_model, read_image
+from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import ModelOptions, figure_options, layers_option, model_options, option_group, run_options
 from deconvviz.cli.outputs import check_figure, save_figure, sources
 from deconvviz.errors import DataError, LayerNotFound, MismatchError
@@ -69,9 +70,9 @@ class Compared:
     help="What is optimised: Fourier coefficients in decorrelated colours, or plain pixels.",
 )
 @click.option("--steps", default=512, type=click.IntRange(1), help="Steps of the optimiser.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Learning rate at the start.  [default: 0.05]")
-@click.option("--tv", default=0.0, type=click.FloatRange(0), help="Weight of the picture's roughness.")
-@click.option("--alpha", default=0.0, type=click.FloatRange(0), help="Weight of the norm that keeps pixels from black.")
+@click.option("--rate", type=FiniteRange(0, min_open=True), help="Learning rate at the start.  [default: 0.05]")
+@click.option("--tv", default=0.0, type=FiniteRange(0), help="Weight of the picture's roughness.")
+@click.option("--alpha", default=0.0, type=FiniteRange(0), help="Weight of the norm that keeps pixels from black.")
 @click.option("--save", metavar="FILE.h5", help="Also write the pictures as arrays.")
 @figure_options()
 @run_options(precision="Precision of the passes.", seed="Of the noise that the optimiser begins with.")
