@@ -16,6 +16,9 @@ def require_name(kind: str, name: str, known: Collection[str]) -> None:
         raise DeconvvizError(f"no {kind} named {name!r}; {nearest(name, known)}")
 
 
+LARGEST = 10**9  # that a number may be: beyond it, none is meant
+
+
 def require_options(owner: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Raise DataError for an option that does not exist, or that is true or false by default and is given otherwise.
 
@@ -37,6 +40,26 @@ def require_options(owner: str, defaults: Mapping[str, Any], options: Mapping[st
     for name, value in options.items():
         if isinstance(defaults[name], bool) and not isinstance(value, bool):
             raise DataError(f"{owner} {name}={value!r} given; expected true or false")
+
+
+def require_numbers(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise DataError where a number is expected, as the default is one, and something else is given.
+
+    Whole numbers stay whole. What is above zero by default may not be negative, and of whole numbers not zero.
+
+    >>> require_numbers({"masks": 4000, "share": 0.5}, {"share": 0.1, "masks": 0})
+    Traceback (most recent call last):
+    deconvviz.errors.DataError: masks 0 given; expected a whole number of at least 1
+    """
+    for name, value in options.items():
+        default = defaults[name]
+        if isinstance(default, bool) or not isinstance(default, int | float) or not isinstance(value, int | float):
+            continue
+        whole = isinstance(default, int)
+        least = int(whole) if default > 0 else -LARGEST
+        if not isinstance(value, int if whole else int | float) or not least <= value < LARGEST:
+            words = f" of at least {least}" if default > 0 else ""
+            raise DataError(f"{name} {value!r} given; expected a {'whole' if whole else 'finite'} number{words}")
 
 
 class Registry(Mapping[str, T], Generic[T]):

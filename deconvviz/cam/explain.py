@@ -46,6 +46,7 @@ from deconvviz.errors import CamError
 from deconvviz.graph.calling import Call
 from deconvviz.graph.computing import computing
 from deconvviz.graph.evaluating import differentiable, outside_inference_mode
+from deconvviz.graph.exporting import first_line
 from deconvviz.graph.network import Network
 from deconvviz.models.labels import class_label
 
@@ -114,6 +115,20 @@ class Explainer:
         elif how.lower:
             raise CamError("a model that is not captured runs in its own precision; move it with .bfloat16() instead")
 
+    @contextlib.contextmanager
+    def _told_with_options(self) -> Iterator[None]:
+        """Say which options a method was given where it cannot compute with them."""
+        try:
+            yield
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            typed = {name: value for name, value in self.options.items() if isinstance(value, int | float | str)}
+            if not typed:
+                raise
+            given = ", ".join(f"{name}={value!r}" for name, value in typed.items())
+            raise CamError(
+                f"{self.method.name} cannot compute with {given}: {first_line(error)}; give other values"
+            ) from error
+
     @property
     def forward(self) -> Backend:
         """What only runs forward; of a captured network, a form with copies of its weights, as they are now."""
@@ -163,7 +178,8 @@ class Explainer:
             views = [
                 View(self.backend, self.forward, x, layer, chosen, self.how, watched) for layer in layers or (None,)
             ]
-            maps = self._maps(views)
+            with self._told_with_options():
+                maps = self._maps(views)
             self.output, self._scorer, self._images = views[0].output, views[0].scorer, views[0].everyone
             self.classes = self._scorer.classes
             for view in views:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deconvviz.cam.engine import View
 from deconvviz.lengths import BlurWindow, Length
-from deconvviz.registry import Registry, require_options
+from deconvviz.registry import Registry, require_numbers, require_options
 
 Needs = Literal["layer", "layers", "image", "inner", "trained"]
 Formula = Callable[..., Tensor]
@@ -62,8 +62,9 @@ class Method:
         return () if self.needs == "trained" else layers
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options; raises DataError for one that the method does not have."""
+        """Return the options; raises DataError for one that the method does not have, or for no sensible number."""
         require_options(self.name, self.options, options)
+        require_numbers(self.options, options)
         return dict(options)
 
 

@@ -51,6 +51,16 @@ PASSES_NOTE = (
 )
 
 
+def _colour_map(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """Return the name of a colour map; raises DataError where matplotlib has none of that name."""
+    if name is None:
+        return None
+    from deconvviz.figures.overlay import require_colour_map
+
+    require_colour_map(name)
+    return name
+
+
 @click.command(epilog=CAM_NOTE)
 @click.argument("methods", callback=own_methods)
 @click.argument("model")
@@ -85,7 +95,11 @@ PASSES_NOTE = (
     help="Show maps as their equation gives them, what speaks against the class too: zero is pale, red is for it, "
     "blue against it.",
 )
-@click.option("--colours", help="Name of a matplotlib colour map.  [default: viridis; coolwarm with --signed]")
+@click.option(
+    "--colours",
+    callback=_colour_map,
+    help="Name of a matplotlib colour map.  [default: viridis; coolwarm with --signed]",
+)
 @figure_options("Methods in a row.")
 @list_option(_method_lines, "List the methods and exit.")
 @method_options

@@ -15,6 +15,7 @@ from deconvviz.cli.inputs import names_of
 from deconvviz.cli.notes import no_layer_named
 from deconvviz.cli.options import Command, explainer_option, layers_option, option_group
 from deconvviz.errors import CamError, DataError
+from deconvviz.registry import require_options
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
@@ -41,6 +42,9 @@ def note_of(methods: Sequence[str]) -> str:
     return CAM_NOTE if any(method in NOT_EVIDENCE for method in methods) else RANGE_NOTE
 
 
+EXAMPLE = "masks=1000"  # of an option, for errors
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """The options of explanation methods, as they were typed.
@@ -59,14 +63,21 @@ class MethodOptions:
         """Return the options of each method; those of a trained one hold its explainer, which is read once.
 
         Raises:
-            DataError: a pair without a value, or a file that does not hold an explainer.
+            DataError: a pair without a value or that no method has, or a file that does not hold an explainer.
             CamError: an explainer of a method that is not among `methods`, or a trained method without its explainer.
             DeconvvizError: a method that does not exist.
         """
+        from deconvviz.cam import explain  # noqa: F401, the methods register
         from deconvviz.cam.learned.files import load_explainer
+        from deconvviz.cam.registry import METHODS
 
         self.require_explainers(methods)
         options = {method: options_of(method, self.pairs) for method in methods}
+        unknown = {
+            key: "" for key in typed_options(self.pairs, EXAMPLE) if all(key not in of for of in options.values())
+        }
+        defaults = {key: value for method in methods for key, value in METHODS[method].options.items()}
+        require_options(" and ".join(methods), defaults, unknown)
         for path in self.explainer_files:
             explainer = load_explainer(path)
             options[explainer.name]["explainer"] = explainer
@@ -151,7 +162,7 @@ def options_of(method: str, pairs: Sequence[str]) -> dict[str, Any]:
     from deconvviz.cam.registry import METHODS
 
     keys = set(METHODS[method].options) | ({"method"} if METHODS[method].needs == "inner" else set())
-    return {key: value for key, value in typed_options(pairs, "masks=1000").items() if key in keys}
+    return {key: value for key, value in typed_options(pairs, EXAMPLE).items() if key in keys}
 
 
 def typed_options(pairs: Sequence[str], example: str) -> dict[str, Any]:

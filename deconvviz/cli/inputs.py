@@ -14,7 +14,7 @@ from deconvviz.cli.options import ImageOptions, ModelOptions
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.lengths import same_share
 from deconvviz.run.opening import captured
-from deconvviz.words import network_called
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -228,6 +228,9 @@ def output_names(
 
     Returns:
         The names; empty where they are unknown, or where the network returns no score for each class.
+
+    Raises:
+        DataError: the file has more names or fewer than the network has outputs.
     """
     from deconvviz.models.labels import IMAGENET, imagenet_names, names_of_outputs, read_classes
 
@@ -236,6 +239,10 @@ def output_names(
         outputs = network.width
     except CaptureError:
         return own_names
+    if names is not None and len(own_names) != max(outputs, 2):
+        raise DataError(
+            f"{len(own_names)} class names given for {counted(outputs, 'output')} in {names}; give one for each"
+        )
     if own_names:
         return own_names if outputs > 1 else names_of_outputs(outputs, own_names)
     named = names_of_outputs(outputs, classes=() if images is None else images.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -337,10 +338,23 @@ def _is_help(error: click.ClickException) -> bool:
     return isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ()))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("can't allocate memory", "out of memory")
-    )
+def _of_the_machine(error: Exception) -> str | None:
+    """Return one line for what the machine lacks: memory, or room for what is printed; None for any other error.
+
+    >>> _of_the_machine(MemoryError("Unable to allocate 36.7 GiB"))
+    'there is not enough memory: Unable to allocate 36.7 GiB; ask for less at once, or for smaller pictures'
+    """
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+        return f"there is not enough memory: {text}; ask for less at once, or for smaller pictures"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"what is printed cannot be written: {error.strerror}; write it to another place"
+    return None
+
+
+def _write_nothing_more() -> None:
+    """Let what is still to be printed go nowhere: Python writes the rest when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
@@ -379,21 +393,13 @@ def main() -> None:
             raise
         click.echo(f"deconvviz: {error}", err=True)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if debug or not _is_out_of_memory(error):
-            raise
-        click.echo(
-            f"deconvviz: there is not enough memory: {' '.join(str(error).split())[:200]}; ask for less", err=True
-        )
-        sys.exit(2)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader, such as `head`, has closed the pipe
+        _write_nothing_more()  # the reader, such as `head`, has closed the pipe
         sys.exit(0)
-    except OSError as error:
-        if debug or error.filename is not None:
+    except (MemoryError, RuntimeError, OSError) as error:
+        message = _of_the_machine(error)
+        if debug or message is None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left cannot be written there either
-        click.echo(f"deconvviz: what is said cannot be written: {error.strerror}; write it to another place", err=True)
+        _write_nothing_more()
+        click.echo(f"deconvviz: {message}", err=True)
         sys.exit(2)

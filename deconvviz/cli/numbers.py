@@ -18,6 +18,8 @@ class FiniteRange(click.FloatRange):
     click.exceptions.BadParameter: nan given; expected a finite number
     """
 
+    name = "float"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number; raises click.BadParameter for another text, and for a number beyond the limits."""
         number = super().convert(value, param, ctx)

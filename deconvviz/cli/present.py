@@ -14,8 +14,8 @@ from deconvviz.errors import DataError
 STORES, PHOTO = ("images", "data"), "image"
 """Names of the arguments that are labelled images, and of the one that is a photo."""
 
-WRITTEN = frozenset({"out", "table", "save", "features", "work", "snapshots"})
-"""Names of the arguments that say where results go; `snapshots` and `features` may also be read."""
+WRITTEN = frozenset({"out", "table", "save", "features", "work", "snapshots", "mined", "mined_file"})
+"""Names of the arguments that say where results go; some of these files are read, and more is kept in them."""
 
 DIFFERENT = frozenset({"cam", "pair", "correspond"})
 """Commands whose `images` are photos or a table; `cam` and `pair` look before torch is imported by themselves."""

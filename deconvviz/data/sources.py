@@ -23,6 +23,7 @@ from deconvviz.errors import DataError
 from deconvviz.results.files import one_line
 from deconvviz.types import Ints
 
+OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 NUMBER = re.compile(r"-?[0-9]+(\.0*)?")  # also as tables write it: 2.0
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "img", "image_path", "image_id", "image_name")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "y", "label_id", "class_id")
@@ -102,7 +103,8 @@ def folder_source(folder: pathlib.Path, extensions: Sequence[str] = EXTENSIONS) 
         folder: its path.
         extensions: how the names of images end.
 
-    Hidden files and folders are left out. A folder that several links lead to is read once.
+    Hidden files and folders are left out, and folders that systems make. A folder that several links lead to is read
+    once.
 
     Raises:
         DataError: a folder cannot be read.
@@ -115,7 +117,9 @@ def folder_source(folder: pathlib.Path, extensions: Sequence[str] = EXTENSIONS) 
         new_folders = []
         for name in sorted(folders):
             identity = _identity(pathlib.Path(at, name))
-            if not name.startswith(".") and identity not in visited:  # a link may lead back to a folder above it
+            if (
+                not name.startswith(".") and name not in OF_SYSTEMS and identity not in visited
+            ):  # a link may lead back to a folder above it
                 visited.add(identity)
                 new_folders.append(name)
         folders[:] = new_folders
@@ -126,6 +130,11 @@ def folder_source(folder: pathlib.Path, extensions: Sequence[str] = EXTENSIONS) 
     labels = {name: label for label, name in enumerate(classes)}
     entries = [Entry(_as_text(n), labels[n.split("/")[0]] if "/" in n else -1, folder / n) for n in sorted(names)]
     return Source(str(folder), len(entries), entries, [_as_text(name) for name in classes], ignored)
+
+
+def _is_comment(folder: pathlib.Path, line: str) -> bool:
+    """Whether a line of a list is a comment: it begins with #, and no image is called so."""
+    return line.startswith("#") and not (folder / line).exists()
 
 
 def _list_source(path: pathlib.Path) -> Source:
@@ -153,7 +162,7 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"cannot read the list {path}: {one_line(error)}; expected UTF-8 text") from error
     stripped = [[cell.strip() for cell in (*row, "", "")] for row in rows]
-    return [(name, label) for name, label, *_ in stripped if name and not name.startswith("#")]
+    return [(name, label) for name, label, *_ in stripped if name and not _is_comment(path.parent, name)]
 
 
 def _columns(rows: list[list[str]], folder: pathlib.Path) -> list[list[str]]:

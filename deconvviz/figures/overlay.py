@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
+from deconvviz.errors import DataError, nearest
 from deconvviz.figures.page import OWN, Page
 from deconvviz.figures.sheet import SMALL, Sheet, shortened
 from deconvviz.types import Floats, Pixels
@@ -155,6 +156,15 @@ def _draw_box(panel: Axes, box: Sequence[float] | None) -> None:
     for colour, width in (("black", 2.2), ("white", 1.1)):
         frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=colour, lw=width)
         panel.add_patch(frame)
+
+
+def require_colour_map(name: str) -> None:
+    """Raise DataError where matplotlib has no colour map of a name.
+
+    >>> require_colour_map("viridis")
+    """
+    if name not in matplotlib.colormaps:
+        raise DataError(f"colours {name!r} given; {nearest(name, matplotlib.colormaps)}")
 
 
 def draw_maps(

@@ -89,7 +89,9 @@ def gradients_not_asked_for() -> Iterator[None]:
     hook = Tensor.register_hook
 
     def register_hook(value: Tensor, function: Any) -> Any:
-        return hook(value, function) if value.requires_grad else RemovableHandle(OrderedDict())
+        if value.requires_grad:
+            return hook(value, function)
+        return RemovableHandle(OrderedDict())  # type: ignore[no-untyped-call]
 
     def retain_grad(value: Tensor) -> None:
         if value.requires_grad:

@@ -50,7 +50,7 @@ def test_a_view_is_of_values_in_any_order(view: str) -> None:
     mined = [dv.mine(each, dv.Scenes(6), ["fc1"], k=2, preprocess=PRE, progress=False) for each in (network, flat)]
     np.testing.assert_array_equal(mined[0]["fc1"].values, mined[1]["fc1"].values)
     for method in ("score-cam", "rise", "lrp-epsilon", "grad-cam"):
-        options = {"masks": 20} if method == "rise" else {}
+        options: dict[str, Any] = {"masks": 20} if method == "rise" else {}
         maps = [dv.cam(method, each, **options)(x, 1) for each in (network, flat)]
         np.testing.assert_allclose(maps[0], maps[1], atol=1e-5, err_msg=method)
     assert dv.occlude(network, np.zeros((1, 32, 32, 3), np.uint8), preprocess=PRE, progress=False) is not None

@@ -14,7 +14,7 @@ from deconvviz.cli.following import IMAGE, announced, following
 from deconvviz.cli.inputs import integers
 from deconvviz.cli.numbers import LARGEST_SEED, FiniteRange
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options, with_options
-from deconvviz.cli.outputs import command_line
+from deconvviz.cli.outputs import check_place, check_table, command_line
 from deconvviz.errors import DataError
 from deconvviz.run.opening import device_of
 from deconvviz.studies.training.additions_command import AdditionOptions, addition_options
@@ -246,6 +246,15 @@ class SnapshotOptions:
     snapshot_half: bool
     diagnose: str | None
 
+    def require_place(self) -> None:
+        """Raise DataError, before the training, where a file that is there cannot be gone on with."""
+        from deconvviz.results.snapshots import Snapshots
+
+        if self.snapshots is not None:
+            check_place(self.snapshots)
+            if pathlib.Path(self.snapshots).exists():
+                Snapshots(self.snapshots)
+
     def recorder(self, mark: str = "") -> SnapshotRecorder | None:
         """Return what records them, None where no file is named; `mark` goes into the file's name."""
         import torch
@@ -331,6 +340,10 @@ def train(
       deconvviz train torchvision:resnet18 photos/ --weights DEFAULT --head new --body-rate 0.1 -o mine.pth
       deconvviz train zfnet photos.h5 --with hide-and-seek,mixup --option cells=8 --csv history.csv -o zfnet.pth
     """
+    if table:
+        check_table(table)
+    snapshots.require_place()
+    heads.note_weights(weights)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.training.labelled import class_names
     from deconvviz.studies.training.train import train as train_network

@@ -62,6 +62,14 @@ class HeadOptions:
         """Whether a network that has weights is adapted: its images are prepared as it knows them."""
         return self.head is not None or self.freeze is not None or self.body_rate != 1 or self.keep_statistics
 
+    def note_weights(self, weights: str) -> None:
+        """Say that a head is put on a network that has learned nothing, where no weights are named."""
+        if self.tunes and weights == "none":
+            click.echo(
+                "note: the network begins with random weights; to adapt one that has learned: --weights DEFAULT, or FILE",
+                err=True,
+            )
+
     def labelled(self, images: Images, validation: Images | None) -> tuple[Images, Images | None]:
         """Return the images to train and to validate on, with the labels of the table where there is one.
 

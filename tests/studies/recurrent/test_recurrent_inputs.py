@@ -184,7 +184,7 @@ def test_properties_by_hand(tmp_path: pathlib.Path) -> None:
     assert named_property(f"{tmp_path}/p.csv:a", two)[1].tolist() == [1, 2]
     for text, words_ in (
         ("p.csv:c", "no column 'c'; nearest: a, b"),
-        ("p.csv:b", "no number"),
+        ("p.csv:b", "not a number"),
         ("q.csv:a", "cannot read"),
         ("depths", "expected one of position, quotes, depth"),
     ):
