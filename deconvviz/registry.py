@@ -53,6 +53,7 @@ def require_numbers(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> 
     """
     for name, value in options.items():
         default = defaults[name]
+        value = float(value) if value in ("nan", "inf", "-inf") else value
         if isinstance(default, bool) or not isinstance(default, int | float) or not isinstance(value, int | float):
             continue
         whole = isinstance(default, int)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import importlib
 import os
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from deconvviz.cli.machine import what_the_machine_lacks
 from deconvviz.errors import DeconvvizError, nearest
 from deconvviz.version import __version__
 
@@ -338,20 +338,6 @@ def _is_help(error: click.ClickException) -> bool:
     return isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ()))
 
 
-def _of_the_machine(error: Exception) -> str | None:
-    """Return one line for what the machine lacks: memory, or room for what is printed; None for any other error.
-
-    >>> _of_the_machine(MemoryError("Unable to allocate 36.7 GiB"))
-    'there is not enough memory: Unable to allocate 36.7 GiB; ask for less at once, or for smaller pictures'
-    """
-    text = " ".join(str(error).split())[:200]
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
-        return f"there is not enough memory: {text}; ask for less at once, or for smaller pictures"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-        return f"what is printed cannot be written: {error.strerror}; write it to another place"
-    return None
-
-
 def _write_nothing_more() -> None:
     """Let what is still to be printed go nowhere: Python writes the rest when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -397,7 +383,7 @@ def main() -> None:
         _write_nothing_more()  # the reader, such as `head`, has closed the pipe
         sys.exit(0)
     except (MemoryError, RuntimeError, OSError) as error:
-        message = _of_the_machine(error)
+        message = what_the_machine_lacks(error)
         if debug or message is None:
             raise
         _write_nothing_more()

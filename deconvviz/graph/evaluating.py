@@ -90,8 +90,8 @@ def gradients_not_asked_for() -> Iterator[None]:
 
     def register_hook(value: Tensor, function: Any) -> Any:
         if value.requires_grad:
-            return hook(value, function)
-        return RemovableHandle(OrderedDict())  # type: ignore[no-untyped-call]
+            return hook(value, function)  # type: ignore[no-untyped-call]
+        return RemovableHandle(OrderedDict())
 
     def retain_grad(value: Tensor) -> None:
         if value.requires_grad:

@@ -129,9 +129,21 @@ UNKNOWN = Op("unknown", kind="other")
 
 
 def op_of(node: fx.Node) -> Op:
-    """Return the record of a node's op; `UNKNOWN` where there is none."""
+    """Return the record of a node's op; `UNKNOWN` where there is none. A rectifier by another name is one."""
     name = op_name(node)
+    if name in ("clamp", "clip", "threshold") and _cuts_at_zero(node):
+        return OPS["relu"]
     return OPS[name] if name in OPS else UNKNOWN
+
+
+def _cuts_at_zero(node: fx.Node) -> bool:
+    """Whether what is below zero becomes zero, and what is above stays, perhaps up to a limit: x.clamp(min=0)."""
+    least, other = (*node.args[1:3], None, None)[:2]
+    if not isinstance(least, int | float) or least != 0:
+        return False
+    return (
+        other == 0 if op_name(node) == "threshold" else other is None or (isinstance(other, int | float) and other > 0)
+    )
 
 
 def op_name(node: fx.Node) -> str:

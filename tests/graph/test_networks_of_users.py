@@ -13,6 +13,8 @@ from torch.nn import functional
 
 import deconvviz as dv
 
+jit: Any = torch.jit
+
 
 class LeNet(nn.Module):
     """With the `view` of every tutorial, in one of its forms."""
@@ -161,3 +163,233 @@ def test_relevance_of_filters_that_follow_from_the_image_is_shared_by_both() -> 
     network = dv.capture(model, (3, 8, 8))
     total = dv.project(network, x, "head", 1, rule="lrp-epsilon").full().sum()
     assert float(total) == pytest.approx(0.5, rel=1e-3)
+
+
+# --- the model is left as it was
+
+
+class Counts(nn.Module):
+    """Counts its images, moves a mean, and keeps what it met."""
+
+    seen: Tensor
+    centre: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.steps, self.met = nn.Conv2d(3, 4, 3), 0, list[Tensor]()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("centre", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += x.shape[0]
+        y: Tensor = self.conv(x)
+        self.centre.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
+        self.steps += 1
+        self.met.append(y)
+        self.last = y
+        return y
+
+
+class Adapter(nn.Conv2d):
+    """Adds an adapter to its weights in eval mode, as loralib does, and takes it off in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+        self.delta, self.merged = nn.Parameter(torch.randn_like(self.weight)), False
+
+    def train(self, mode: bool = True) -> Adapter:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += self.delta.detach() * (-1 if mode else 1)
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight if self.merged else self.weight + self.delta, self.bias)
+
+
+def test_buffers_attributes_and_chance_are_as_before() -> None:
+    model, chance = Counts().eval(), torch.get_rng_state()
+    dv.capture(model, (3, 9, 9))
+    assert float(model.seen) == 0 and not model.centre.any() and model.steps == 0 and model.met == []
+    assert not hasattr(model, "last") and torch.equal(chance, torch.get_rng_state())
+
+
+def test_a_part_with_a_train_of_its_own_is_told_its_mode() -> None:
+    torch.manual_seed(0)
+    adapter = Adapter()
+    model = nn.Sequential(adapter, nn.ReLU()).train()
+    weight, x = adapter.weight.detach().clone(), torch.randn(2, 3, 9, 9)
+    network = dv.capture(model, (3, 9, 9))
+    assert torch.allclose(weight, adapter.weight) and not adapter.merged and model.training
+    assert torch.allclose(network(x), model(x), atol=1e-5)  # with the adapter, which its weights hold
+    model(x).sum().backward()
+    assert adapter.delta.grad is not None
+
+
+@pytest.mark.parametrize("numpy", [False, True])
+def test_hooks_that_keep_values_beside_one_that_changes_them(numpy: bool) -> None:
+    torch.manual_seed(0)
+    store: dict[str, Any] = {}
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+
+    def kept(x: Tensor) -> Any:
+        return x.detach().numpy() if numpy else x.detach()
+
+    model[0].register_forward_hook(lambda module, args, out: store.update(after=kept(out)))
+    model[1].register_forward_pre_hook(lambda module, args: store.update(before=kept(args[0])))
+    model[1].register_forward_hook(lambda module, args, out: out * 2)
+    x, hooks = torch.randn(2, 3, 9, 9), [dict(part._forward_hooks) for part in model]
+    network = dv.capture(model, (3, 9, 9))
+    assert torch.allclose(network(x), model(x)) and hooks == [dict(part._forward_hooks) for part in model]
+    assert {type(value) for value in store.values()} == {np.ndarray if numpy else Tensor}
+
+
+def test_forms_follow_the_weights_through_a_training() -> None:
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU()]
+    model = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).eval()
+    network, x = dv.capture(model, (3, 9, 9)), torch.randn(1, 3, 9, 9)
+    kept = [dv.cam(method, network, "2") for method in ("score-cam", "grad-cam")]
+
+    def results(of: dv.Network) -> list[Tensor]:
+        pixels = dv.cam("lrp-epsilon", of)(x, 1, raw=True)
+        unit = (x, "3", 2, (1, 1))
+        projections = [dv.project(of, *unit, "lrp-epsilon"), dv.project(of, *unit, "gradient", precision="bf16")]
+        return [pixels, *(each.full() for each in projections)]
+
+    before = results(network)
+    [explainer(x, 1) for explainer in kept]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+        parts[1].get_buffer("running_mean").add_(1)
+    after, new = results(network), dv.capture(model, (3, 9, 9))
+    for old, one, other in zip(before, after, results(new), strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, old)
+    for explainer, method in zip(kept, ("score-cam", "grad-cam"), strict=True):
+        assert torch.allclose(explainer(x, 1, raw=True), dv.cam(method, new, "2")(x, 1, raw=True), atol=1e-6)
+
+
+# --- functions with a backward of their own, and what is no module
+
+
+class relu(torch.autograd.Function):
+    """A rectifier by name, with a surrogate gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.sigmoid(4 * ctx.saved_tensors[0])
+
+
+class Resize(torch.autograd.Function):
+    """Has an argument that is a tuple."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return functional.interpolate(x, size=size)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return 2 * functional.adaptive_avg_pool2d(gradient, 8), None
+
+
+class InPlace(torch.autograd.Function):
+    """Changes its argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x.clamp_(min=0)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * (0.1 + 0.9 * (ctx.saved_tensors[0] > 0))
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda x: relu.apply(x),
+    "tuple": lambda x: Resize.apply(x, (9, 9)),
+    "in place": lambda x: InPlace.apply(x * 1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_backward_of_its_own_is_kept(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Applied(FUNCTIONS[name]), nn.Conv2d(4, 5, 3)).double().eval()
+    x = torch.randn(1, 3, 10, 10, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(model(leaf)[0, 2, 3, 3], leaf)
+    projected = dv.project(dv.capture(model, (3, 10, 10)), x, "2", 2, (3, 3), "gradient").full()
+    assert torch.allclose(projected, wanted[0], atol=1e-9)
+
+
+class Tutorial(nn.Module):
+    """Grad-CAM's tutorial: the network keeps the gradient of its maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def keep(self, gradient: Tensor) -> None:
+        self.gradients = gradient
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        y = torch.relu(self.conv(x))
+        y.register_hook(self.keep)  # type: ignore[no-untyped-call]
+        y.retain_grad()
+        return self.head(y.mean((2, 3))), x.shape[0]
+
+
+def test_gradients_that_are_kept_and_outputs_that_are_numbers() -> None:
+    model, x = Tutorial().eval(), torch.randn(2, 3, 9, 9)
+    network = dv.capture(model, (3, 9, 9))
+    assert torch.allclose(network(x)[0], model(x)[0], atol=1e-6)
+    model(x)[0].sum().backward()
+    assert model.gradients is not None  # hooks of values work again
+
+
+def test_what_is_no_module_is_told_in_one_line() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9)
+    program = torch.export.export(model, (x,))
+    things: list[Any] = [jit.trace(model, x), program, program.module(), model.state_dict(), nn.ReLU, len]
+    for thing in [*things, nn.Sequential(nn.LazyConv2d(4, 3))]:
+        with pytest.raises(dv.DeconvvizError, match=r"given; expected|run it once"):
+            dv.capture(thing, (3, 9, 9))
+    with pytest.raises(dv.DeconvvizError, match="takes no hooks"):
+        dv.cam("grad-cam", jit.script(model), "1")
+
+
+RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp": lambda x: x.clamp(min=0),
+    "in place": lambda x: (x * 1).clamp_(0),
+    "clip": lambda x: x.clip(0),
+    "threshold": lambda x: functional.threshold(x, 0, 0),
+}
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+@pytest.mark.parametrize("name", RECTIFIERS)
+def test_a_rectifier_by_another_name_is_one(name: str, rule: str) -> None:
+    torch.manual_seed(0)
+    first, last, x = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), torch.randn(1, 3, 12, 12)
+    usual, other = (nn.Sequential(first, each, last).eval() for each in (nn.ReLU(), Applied(RECTIFIERS[name])))
+    wanted, projected = (dv.project(dv.capture(m, (3, 12, 12)), x, "2", 2, (3, 3), rule) for m in (usual, other))
+    assert torch.allclose(projected.full(), wanted.full(), atol=1e-6) and not projected.linearised

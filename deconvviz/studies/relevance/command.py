@@ -169,6 +169,8 @@ def _check(
     if pathlib.Path(out).suffix not in (".h5", ".hdf5"):
         raise DataError(f"{out} given; expected a name that ends in .h5")
     check_place(out)
+    if shard is None:
+        check_place(beside(out, ".png"))
     if table is not None:
         check_table(table)
     if image is not None and shown_class is not None:

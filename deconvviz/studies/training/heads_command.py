@@ -66,7 +66,7 @@ class HeadOptions:
         """Say that a head is put on a network that has learned nothing, where no weights are named."""
         if self.tunes and weights == "none":
             click.echo(
-                "note: the network begins with random weights; to adapt one that has learned: --weights DEFAULT, or FILE",
+                "note: the network begins with random weights; --weights DEFAULT, or FILE, names one that has learned",
                 err=True,
             )
 
