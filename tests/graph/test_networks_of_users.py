@@ -393,3 +393,24 @@ def test_a_rectifier_by_another_name_is_one(name: str, rule: str) -> None:
     usual, other = (nn.Sequential(first, each, last).eval() for each in (nn.ReLU(), Applied(RECTIFIERS[name])))
     wanted, projected = (dv.project(dv.capture(m, (3, 12, 12)), x, "2", 2, (3, 3), rule) for m in (usual, other))
     assert torch.allclose(projected.full(), wanted.full(), atol=1e-6) and not projected.linearised
+
+
+class Windows(nn.Module):
+    """Cuts images into windows, which count as images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unfold(2, 6, 6).unfold(3, 6, 6).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 6, 6)
+        scores: Tensor = self.head(torch.relu(self.conv(windows)).mean((2, 3)).view(x.shape[0], -1, 4).mean(1))
+        return scores
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_full_grad_where_windows_count_as_images(count: int) -> None:
+    torch.manual_seed(0)
+    explainer = dv.cam("full-grad", dv.capture(Windows().eval(), (3, 12, 12)))
+    assert explainer(torch.randn(count, 3, 12, 12), 1).shape == (count, 12, 12)
+    assert float(explainer.extras["unexplained"].abs().max()) < 1e-5

@@ -21,7 +21,8 @@ def full_grad(v: View, scaled: bool = True) -> Tensor:
     """psi(x dy/dx) + sum over layers and channels of psi(bias dy/dz); psi: absolute values, scaled to 0..1, resized.
 
     Srinivas and Fleuret 2019, arXiv 1905.00780, equation 8. Biases are those of convolutions, linear layers (which have
-    no positions and are not drawn) and BatchNorm, and the implicit ones f(z) - z f'(z) of rectifiers other than ReLU.
+    no positions and are not drawn; nor are layers over windows of the image) and BatchNorm, and the implicit ones
+    f(z) - z f'(z) of rectifiers other than ReLU.
     scaled: each layer is scaled by itself, all channels together, as in the released code (from memory of it). All
     terms, unscaled and signed, add up to y where no other op is curved; what is missing is in `extras["unexplained"]`.
     """
@@ -35,7 +36,8 @@ def full_grad(v: View, scaled: bool = True) -> Tensor:
     terms = {node: signals[node] * _bias(network, calls[node]) for node in nodes if node in signals}
     terms[network.image] = v.x * signals.get(network.image, torch.zeros_like(v.x))
     v.extras["unexplained"] = v.y - sum(_by_image(term, node, len(v.x)) for node, term in terms.items())
-    drawn = [term.movedim(axes, (-2, -1)) for node, term in terms.items() if (axes := axes_of(node)) is not None]
+    axes_of_maps = {node: axes_of(node) for node in terms if node is network.image or node.meta.get("batched")}
+    drawn = [terms[node].movedim(axes, (-2, -1)) for node, axes in axes_of_maps.items() if axes is not None]
     return sum((v.up(_size(term, scaled)) for term in drawn), torch.zeros_like(v.x[:, 0]))
 
 
