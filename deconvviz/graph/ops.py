@@ -138,12 +138,13 @@ def op_of(node: fx.Node) -> Op:
 
 def _cuts_at_zero(node: fx.Node) -> bool:
     """Whether what is below zero becomes zero, and what is above stays, perhaps up to a limit: x.clamp(min=0)."""
-    least, other = (*node.args[1:3], None, None)[:2]
+    limits: tuple[Any, ...] = (*node.args[1:3], None)
+    least, other = limits[:2]
     if not isinstance(least, int | float) or least != 0:
         return False
-    return (
-        other == 0 if op_name(node) == "threshold" else other is None or (isinstance(other, int | float) and other > 0)
-    )
+    if op_name(node) == "threshold":
+        return bool(other == 0)
+    return other is None or (isinstance(other, int | float) and other > 0)
 
 
 def op_name(node: fx.Node) -> str:
