@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import click
 
-from deconvviz.cli.machine import what_the_machine_lacks
 from deconvviz.errors import DeconvvizError, nearest
 from deconvviz.version import __version__
 
@@ -383,6 +382,8 @@ def main() -> None:
         _write_nothing_more()  # the reader, such as `head`, has closed the pipe
         sys.exit(0)
     except (MemoryError, RuntimeError, OSError) as error:
+        from deconvviz.cli.machine import what_the_machine_lacks
+
         message = what_the_machine_lacks(error)
         if debug or message is None:
             raise

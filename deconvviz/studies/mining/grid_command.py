@@ -184,8 +184,7 @@ def grid(
             "shown": integers(shown) if shown else (),
         }
         how |= projection.averages()
-        named = moved.model or moved.weights  # then it is opened, and compared with what was mined
-        cache = ProjectionCache(mined, store, moved.network(mined) if named else lambda: moved.network(mined), **how)
+        cache = ProjectionCache(mined, store, lambda: moved.network(mined), **how)
         panels = panels_from(cache, layer, numbers, crop, mean)
         panels = _with_wanted(cache, panels, numbers, run.progress) if wanted else panels
         words = projection.words() + cache.feed.preprocess.shown_words()
