@@ -16,14 +16,9 @@ from deconvviz.cli.options import DECODING, device_option, option_group, run_opt
 from deconvviz.cli.outputs import command_line
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import device_of
-from deconvviz.studies.training.command import (
-    SnapshotOptions,
-    ZFNetSizes,
-    snapshot_options,
-    start_options,
-    zfnet_sizes_options,
-)
+from deconvviz.studies.training.command import ZFNetSizes, start_options, zfnet_sizes_options
 from deconvviz.studies.training.heads_command import network_to_train
+from deconvviz.studies.training.snapshots_command import SnapshotOptions, snapshot_options
 
 if TYPE_CHECKING:
     from deconvviz.run.options import RunOptions
@@ -194,6 +189,7 @@ def pretrain(
       deconvviz pretrain zfnet scenes:2000 --input 32 --width 0.25 --epochs 10 -o simclr.pth
       deconvviz pretrain zfnet photos.h5 --objective swav --with spatial-attention --option form=module -o swav.pth
     """
+    snapshots.require_place()
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.pretraining.pretrain import pretrain as pretrain_network
 

@@ -14,21 +14,20 @@ from deconvviz.cli.following import IMAGE, announced, following
 from deconvviz.cli.inputs import integers
 from deconvviz.cli.numbers import LARGEST_SEED, FiniteRange
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options, with_options
-from deconvviz.cli.outputs import check_place, check_table, command_line
+from deconvviz.cli.outputs import check_table, command_line
 from deconvviz.errors import DataError
 from deconvviz.run.opening import device_of
 from deconvviz.studies.training.additions_command import AdditionOptions, addition_options
 from deconvviz.studies.training.heads_command import HeadOptions, head_options
+from deconvviz.studies.training.snapshots_command import SnapshotOptions, marked, snapshot_options
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.training.heads_command import Beginning
     from deconvviz.studies.training.recipe import Recipe
-    from deconvviz.studies.training.recorder import SnapshotRecorder
 
 PAPER_RADIUS = 0.1  # `zfnet.PAPER_RADIUS`, whose module needs torch
-SNAPSHOT_EPOCHS = "1,2,5,10,20,30,40,64"  # `recorder.PAPER_EPOCHS`, whose module needs torch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,66 +229,6 @@ recipe_options = option_group(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SnapshotOptions:
-    """What the command line says of snapshots.
-
-    Attributes:
-        snapshots: path of their file; None records none.
-        snapshot_epochs: the epochs whose weights are kept, as text.
-        snapshot_half: whether they are kept in half precision.
-        diagnose: images by which the network is diagnosed after each epoch; None for no diagnosis.
-    """
-
-    snapshots: str | None
-    snapshot_epochs: str
-    snapshot_half: bool
-    diagnose: str | None
-
-    def require_place(self) -> None:
-        """Raise DataError, before the training, where a file that is there cannot be gone on with."""
-        from deconvviz.results.snapshots import Snapshots
-
-        if self.snapshots is not None:
-            check_place(self.snapshots)
-            if pathlib.Path(self.snapshots).exists():
-                Snapshots(self.snapshots)
-
-    def recorder(self, mark: str = "") -> SnapshotRecorder | None:
-        """Return what records them, None where no file is named; `mark` goes into the file's name."""
-        import torch
-
-        from deconvviz.studies.training.recorder import SnapshotRecorder
-
-        if self.snapshots is None:
-            if self.diagnose is not None:
-                raise DataError("--diagnose given without --snapshots FILE, beside which the page is written")
-            return None
-        return SnapshotRecorder(
-            marked(self.snapshots, mark),
-            integers(self.snapshot_epochs),
-            sources={"command": command_line()},
-            dtype=torch.float16 if self.snapshot_half else None,
-            resume=True,
-            diagnose=self.diagnose,
-        )
-
-
-snapshot_options = option_group(
-    "snapshots",
-    SnapshotOptions,
-    click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`."),
-    click.option("--snapshot-epochs", default=SNAPSHOT_EPOCHS, help="The epochs whose weights are kept."),
-    click.option("--snapshot-half", is_flag=True, help="Keep them in half precision, in half the space."),
-    click.option(
-        "--diagnose",
-        metavar="DATA",
-        help="Images, a store or a folder: after each epoch the page NAME.live.html beside the snapshots shows "
-        "filters, dead ones, findings and curves.",
-    ),
-)
-
-
 @click.command()
 @click.argument("model")
 @click.argument("data")
@@ -380,16 +319,6 @@ def train(
         recorded = snapshots.snapshots and marked(snapshots.snapshots, mark)
         file = marked(out, mark)
         click.echo(f"wrote {file}; {announced(_next(model, data, file, start, recorded))}")
-
-
-def marked(path: str, mark: str) -> str:
-    """Return a path with a mark at the end of the file's name.
-
-    >>> marked("nets/zfnet.pth", "-seed3"), marked("zfnet.pth", "")
-    ('nets/zfnet-seed3.pth', 'zfnet.pth')
-    """
-    file = pathlib.Path(path)
-    return str(file.with_name(f"{file.stem}{mark}{file.suffix}")) if mark else path
 
 
 def _next(model: str, data: str, out: str, start: Beginning, snapshots: str | None) -> list[str]:

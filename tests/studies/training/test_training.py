@@ -26,10 +26,10 @@ from deconvviz.data.sampling import random_crops, split
 from deconvviz.errors import DataError, MismatchError, TrainingError
 from deconvviz.models.load import load_model
 from deconvviz.models.zfnet import zfnet
-from deconvviz.studies.training.command import SNAPSHOT_EPOCHS
 from deconvviz.studies.training.labelled import training_and_validation
 from deconvviz.studies.training.recipe import Recipe
 from deconvviz.studies.training.recorder import PAPER_EPOCHS, SnapshotRecorder
+from deconvviz.studies.training.snapshots_command import SNAPSHOT_EPOCHS
 from deconvviz.studies.training.train import NetworkTraining, train
 
 
