@@ -116,13 +116,13 @@ class Explainer:
             raise CamError("a model that is not captured runs in its own precision; move it with .bfloat16() instead")
 
     @contextlib.contextmanager
-    def _told_with_options(self) -> Iterator[None]:
-        """Say which options a method was given where it cannot compute with them."""
+    def _told_with_options(self, target: Any) -> Iterator[None]:
+        """Say with which options a method cannot compute; what a target of the user's own raises stays as it is."""
         try:
             yield
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             typed = {name: value for name, value in self.options.items() if isinstance(value, int | float | str)}
-            if not typed:
+            if not typed or any(map(callable, target if isinstance(target, list | tuple) else [target])):
                 raise
             given = ", ".join(f"{name}={value!r}" for name, value in typed.items())
             raise CamError(
@@ -132,9 +132,9 @@ class Explainer:
     @property
     def forward(self) -> Backend:
         """What only runs forward; of a captured network, a form with copies of its weights, as they are now."""
-        if isinstance(self.network, Network) and self._version != self.network.version:
+        if isinstance(self.network, Network) and self._version != (now := self.network.version):
             self._forward = Captured(self.network.forward_only(self.how.precision, keep=self.layers))
-            self._version = self.network.version
+            self._version = now
         return self._forward
 
     def _trained(self, explainer_or_file: Any, network: Network | nn.Module) -> LearnedExplainer:
@@ -175,10 +175,9 @@ class Explainer:
             chosen = as_target(target, self.network, self.how.classes)
             layers = self.layers if self.method.needs in ("layer", "layers") else ()
             watched = self.layers if self.method.needs == "trained" else ()
-            views = [
-                View(self.backend, self.forward, x, layer, chosen, self.how, watched) for layer in layers or (None,)
-            ]
-            with self._told_with_options():
+            forward = self.forward
+            views = [View(self.backend, forward, x, layer, chosen, self.how, watched) for layer in layers or (None,)]
+            with self._told_with_options(chosen):
                 maps = self._maps(views)
             self.output, self._scorer, self._images = views[0].output, views[0].scorer, views[0].everyone
             self.classes = self._scorer.classes

@@ -1,10 +1,11 @@
-"""How a model takes images: as one tensor, or with further inputs that a function adds."""
+"""How a model takes images, as one tensor or with what a function adds, and whether two outputs are the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -67,3 +68,21 @@ def _takes(child: nn.Module, images: Tensor) -> bool:
         return False
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     return bool(tensors) and all(tensor.dim() > 1 and len(tensor) == len(images) for tensor in tensors)
+
+
+def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
+    """Return whether two outputs have the same shapes, and values that are equal but for rounding.
+
+    Tensors on the device "meta" have no values; their shapes alone count.
+    """
+    leaves = [[leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)] for output in (first, second)]
+    if [leaf.shape for leaf in leaves[0]] != [leaf.shape for leaf in leaves[1]]:
+        return False
+    for a, b in zip(*leaves, strict=True):
+        if b.is_meta:
+            continue
+        finite = b[b.isfinite()] if b.is_floating_point() else b[:0]
+        span = float(finite.abs().max()) if finite.numel() else 0.0
+        if not torch.allclose(a.to(b.dtype), b, rtol=tolerance, atol=tolerance * span, equal_nan=True):
+            return False
+    return True

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from deconvviz.errors import CaptureError
 from deconvviz.graph.any_order import in_any_order
-from deconvviz.graph.calling import Call, called, parts_in_words
+from deconvviz.graph.calling import Call, called, parts_in_words, same
 from deconvviz.graph.checked import check_captured
 from deconvviz.graph.evaluating import (
     changes_with_its_mode,
@@ -31,7 +31,6 @@ from deconvviz.graph.evaluating import (
 from deconvviz.graph.exporting import Exported, export, first_line, require_module, unwrapped
 from deconvviz.graph.functions import MARK
 from deconvviz.graph.fuse import fuse_response_norm
-from deconvviz.graph.idle_hooks import same
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.scores import example_of

@@ -9,8 +9,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from deconvviz.errors import CaptureError
+from deconvviz.graph.calling import same
 from deconvviz.graph.exporting import first_line
-from deconvviz.graph.idle_hooks import same
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name
 
@@ -26,13 +26,13 @@ def check_captured(network: Network, images: Tensor, output: Any, random: bool) 
         warnings.warn(
             f"{mixing[0]} of {network.name} normalises by the statistics of its batch, also in eval mode: values "
             "depend on which images are together",
-            stacklevel=4,
+            stacklevel=3,
         )
     if random:
         warnings.warn(
             f"{network.name} gives other values each time for the same images, in eval mode: dropout that stays on, or "
             "another random op; every result is that of one draw",
-            stacklevel=4,
+            stacklevel=3,
         )
     try:
         together, alone = network(images), network(images[:1])

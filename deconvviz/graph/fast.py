@@ -17,7 +17,6 @@ from deconvviz.graph.ops import batch_norm_scale, has_to_stay, op_name
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
 
-CONVOLUTIONS = ("conv2d", "conv_relu", "conv_transpose2d", "convolution")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
@@ -71,17 +70,12 @@ def with_folded_norms(network: Network, keep: Sequence[str]) -> Network:
 
 
 def in_channels_last(network: Network, dtype: torch.dtype | None = None) -> Network:
-    """Return the same network with filters in channels-last, in which convolutions are faster; perhaps of a dtype."""
-    cast = {
-        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-        for name, tensor in network.tensors.items()
-    }
-    out = network.replaced(network.graph, cast)
-    for node in out.graph.nodes:
-        filters = node.args[1] if node.op == "call_function" and op_name(node) in CONVOLUTIONS else None
-        if isinstance(filters, fx.Node) and filters.op == "get_attr":
-            name = str(filters.target)
-            out.tensors[name] = cast[name].contiguous(memory_format=torch.channels_last)
+    """Return the same network with weights in channels-last, in which convolutions are faster; perhaps of a dtype."""
+    tensors = {}
+    for name, tensor in network.tensors.items():
+        cast = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        tensors[name] = cast.contiguous(memory_format=torch.channels_last) if cast.dim() == 4 else cast
+    out = network.replaced(network.graph, tensors)
     out.memory_format = torch.channels_last
     return out
 

@@ -6,11 +6,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from deconvviz.graph.calling import Call, called
+from deconvviz.graph.calling import Call, called, same
 
 
 @contextlib.contextmanager
@@ -63,21 +61,3 @@ def _put_back(kept: Sequence[tuple[dict[int, Any], dict[int, Any]]]) -> None:
     for holder, hooks in kept:
         holder.clear()
         holder.update(hooks)
-
-
-def same(first: Any, second: Any, tolerance: float = 1e-3) -> bool:
-    """Return whether two outputs have the same shapes, and values that are equal but for rounding.
-
-    Tensors on the device "meta" have no values; their shapes alone count.
-    """
-    leaves = [[leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)] for output in (first, second)]
-    if [leaf.shape for leaf in leaves[0]] != [leaf.shape for leaf in leaves[1]]:
-        return False
-    for a, b in zip(*leaves, strict=True):
-        if b.is_meta:
-            continue
-        finite = b[b.isfinite()] if b.is_floating_point() else b[:0]
-        span = float(finite.abs().max()) if finite.numel() else 0.0
-        if not torch.allclose(a.to(b.dtype), b, rtol=tolerance, atol=tolerance * span, equal_nan=True):
-            return False
-    return True

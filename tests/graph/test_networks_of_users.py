@@ -73,7 +73,7 @@ class Spectral(nn.Module):
         return scores
 
 
-def test_weights_that_are_no_filters_keep_their_order() -> None:
+def test_weights_that_are_pairs_of_numbers() -> None:
     torch.manual_seed(0)
     network, x = dv.capture(Spectral().eval(), (3, 32, 32)), torch.randn(2, 3, 32, 32)
     assert torch.allclose(network.fast()(x), network(x), atol=1e-5)
@@ -414,3 +414,32 @@ def test_full_grad_where_windows_count_as_images(count: int) -> None:
     explainer = dv.cam("full-grad", dv.capture(Windows().eval(), (3, 12, 12)))
     assert explainer(torch.randn(count, 3, 12, 12), 1).shape == (count, 12, 12)
     assert float(explainer.extras["unexplained"].abs().max()) < 1e-5
+
+
+class Frames(nn.Module):
+    """Convolves a volume by the op that has filters of any number of dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(1, 4, 3, padding=1), nn.Conv2d(12, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones: list[int] = [1, 1, 1]
+        weight, bias = self.conv.weight, self.conv.bias
+        y: Tensor = torch.ops.aten.convolution(x.unsqueeze(1), weight, bias, ones, ones, ones, False, [0, 0, 0], 1)
+        scores: Tensor = self.head(torch.relu(y).flatten(1, 2)).mean((2, 3))
+        return scores
+
+
+def test_filters_of_three_dimensions() -> None:
+    network, x = dv.capture(Frames().eval(), (3, 12, 12)), torch.randn(2, 3, 12, 12)
+    assert torch.allclose(network.fast()(x), network(x), atol=1e-5)
+
+
+def test_what_a_target_of_the_user_raises_is_not_laid_on_options() -> None:
+    def target(output: Tensor) -> Tensor:
+        raise ValueError("mine")
+
+    network = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 9, 9))
+    with pytest.raises(ValueError, match="mine"):
+        dv.cam("rise", network, masks=10)(torch.randn(1, 3, 9, 9), target)
