@@ -161,7 +161,7 @@ def _output(text: str) -> Question:
     from deconvviz.cam.decisions import OutputTarget
 
     name, _, number = text.rpartition(":")
-    if not number.isdigit():
+    if not number.isdecimal():
         raise TargetError(f"target 'output:{text}' given; expected the number of an output, such as output:0")
     return Question("output", OutputTarget(int(number), name or None))
 

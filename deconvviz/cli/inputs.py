@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     LearnWith = Callable[[Network, Preprocess], Learn]
 
+MOST_CHANNELS = 1_000_000  # in a range that is typed; no layer has so many
+
 
 class OpenedModel(NamedTuple):
     """A model as a command works with it.
@@ -307,7 +309,7 @@ def class_number(text: str | None, names: Sequence[str]) -> int | None:
     >>> class_number("owl", ["cat", "owl"]), class_number("7", [])
     (1, 7)
     """
-    if text is None or text.isdigit():
+    if text is None or text.isdecimal():
         return None if text is None else int(text)
     from deconvviz.models.labels import output_named
 
@@ -367,7 +369,8 @@ def channels_of(text: str) -> str | list[int]:
     channels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        numeric = first.isdecimal() and (last.isdecimal() or not dash)
+        if not numeric or not 0 <= int(last or first) - int(first) < MOST_CHANNELS:
             raise DataError(
                 f"channels {text!r} given; expected {', '.join(CHANNEL_CHOICES)} or numbers such as 5,40,100-110"
             )
@@ -382,6 +385,6 @@ def position_of(text: str) -> tuple[int, int]:
     (6, 7)
     """
     y, comma, x = text.partition(",")
-    if not comma or not y.strip().isdigit() or not x.strip().isdigit():
+    if not comma or not y.strip().isdecimal() or not x.strip().isdecimal():
         raise DataError(f"position {text!r} given; expected y,x such as 6,7")
     return int(y), int(x)

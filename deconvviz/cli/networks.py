@@ -49,13 +49,13 @@ def named_network(text: str, model: str | None = None) -> NamedNetwork:
     from deconvviz.models.load import load_model
 
     head, colon, tail = text.rpartition(":")
-    if colon and tail.isdigit() and (head == "demo" or pathlib.Path(head).is_file()):
+    if colon and tail.isdecimal() and (head == "demo" or pathlib.Path(head).is_file()):
         return _of_epoch(head, int(tail), model)
     if pathlib.Path(text).is_file():
         return _of_file(text, model)
     if colon and (tail in ("DEFAULT", "none") or pathlib.Path(tail).is_file()):
         return NamedNetwork(load_model(head, tail), f"{head} ({pathlib.Path(tail).name})")
-    if pathlib.Path(text).suffix in (".pth", ".pt", ".h5", ".safetensors", ".ckpt") or (colon and tail.isdigit()):
+    if pathlib.Path(text).suffix in (".pth", ".pt", ".h5", ".safetensors", ".ckpt") or (colon and tail.isdecimal()):
         raise ModelError(f"{text} given, and there is no such file; expected {FORMS}")
     return NamedNetwork(load_model(text), text)
 

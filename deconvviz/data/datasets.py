@@ -266,7 +266,7 @@ def parse_scenes(text: str) -> Scenes | None:
     name, *numbers = text.split(":")
     if name != "scenes":
         return None
-    if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
         raise DataError(f"{text!r} given; expected scenes, scenes:COUNT or scenes:COUNT:SEED, such as scenes:2000")
     count, seed = (int(number) for number in (*numbers, *(str(SCENES), "0")[len(numbers) :]))
     return Scenes(count, seed=seed)

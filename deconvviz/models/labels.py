@@ -206,7 +206,7 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     if classes and all(name in number for name in classes):
         _require_distinct(classes, names)
         return np.array([number[name] for name in classes], np.int64)
-    if classes and all(name.isdigit() for name in classes):
+    if classes and all(name.isdecimal() for name in classes):
         return _by_value(classes, outputs)
     if len(classes) == outputs:
         return np.arange(outputs)

@@ -66,7 +66,7 @@ def arrays_of(*lines: str) -> tuple[ArraySchema, ...]:
         text, flags, note = (part.strip() for part in line.split(" | ", 2))
         name, type_, *axes = text.split()
         words = flags.replace(",", " ").split()
-        least = next((int(word) for word in words if word.lstrip("-").isdigit()), None)
+        least = next((int(word) for word in words if word.lstrip("-").isdecimal()), None)
         dtype, _, meaning = note.partition(": ")
         result.append(ArraySchema(name, type_, tuple(axes), least, "finite" in words, "?" in words, dtype, meaning))
     return tuple(result)

@@ -138,7 +138,7 @@ def _sweep(target: pathlib.Path) -> None:
     """Remove what processes that were killed left half written of a file; those of running processes stay."""
     for path in target.parent.glob(f".{glob.escape(target.name[:100])}.*-*.part"):
         process = path.name.removesuffix(".part").rpartition(".")[2].partition("-")[0]
-        if process.isdigit() and int(process) != os.getpid() and not _runs(int(process)):
+        if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
             with contextlib.suppress(OSError):
                 path.unlink()
 

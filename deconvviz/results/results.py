@@ -258,7 +258,7 @@ def require_same(
     Traceback (most recent call last):
         ...
     deconvviz.errors.MismatchError: m.h5 was made with other settings (other weights of the same architecture, which \
---weights names: fingerprint 1b in the file, 2c now); remove it
+--weights of a command names: fingerprint 1b in the file, 2c now); remove it
     """
     in_file, now = json.loads(json.dumps(in_file)), json.loads(json.dumps(now))
     differing = [name for name in sorted({*in_file, *now}) if in_file.get(name) != now.get(name)]
@@ -266,7 +266,7 @@ def require_same(
         said = {name: f"{SAID.get(name, name)}: " for name in differing}
         if "model_fingerprint" in said:
             what = other_network(*(of.get("architecture") for of in sources))
-            named = ", which --weights names" if "weights" in what else ""
+            named = ", which --weights of a command names" if "weights" in what else ""
             said["model_fingerprint"] = f"{what}{named}: fingerprint "
         parts = [part for name in differing for part in _differing(said[name], in_file.get(name), now.get(name))]
         listed = "; ".join(

@@ -63,7 +63,7 @@ def _misfit_of_axes(
     if len(shape) != len(schema.axes):
         return f"{name} has {len(shape)} axes, expected {len(schema.axes)}"
     for axis, length in zip(schema.axes, shape, strict=True):
-        if axis.isdigit():
+        if axis.isdecimal():
             if length != int(axis):
                 return f"{name} has the shape {list(shape)}"
             continue

@@ -188,7 +188,7 @@ def with_named_directions(network: Network, layers: Sequence[str], learn: Learn 
         layer, source = asked
         network.layer(layer)
         kind, _, count = source.rpartition(":")
-        if kind in DIRECTIONS and count.isdigit():
+        if kind in DIRECTIONS and count.isdecimal():
             if learn is None:
                 raise DataError(
                     f"{name} has to be learned from images, which `deconvviz mine` does; elsewhere, give a file that "

@@ -179,7 +179,7 @@ def connected(address: str) -> Iterator[Any]:
 def _knock(address: str) -> None:
     """Raise OSError where no program listens at an address, host:port; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
+    if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=KNOCK).close()
 
 

@@ -114,7 +114,9 @@ def test_weights_that_nobody_loaded_are_named(work: pathlib.Path) -> None:
     assert said.count(WEIGHTS_NOTE) == 1 and "tiny of net.py returned the network" in said and "--weights FILE" in said
     assert WEIGHTS_NOTE not in run(*MINE, "--input", "20", "--weights", "none", "-o", "n.h5").output
     assert WEIGHTS_NOTE not in run("layers", "net.py:tiny").output
-    with pytest.raises(MismatchError, match="other weights of the same architecture, which --weights names: fingerp"):
+    with pytest.raises(
+        MismatchError, match="other weights of the same architecture, which --weights of a command names: fingerp"
+    ):
         run(*MINE, "--input", "20", "--weights", "own weights.pth", "-o", "m.h5")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 
 import deconvviz as dv
 from deconvviz.cli.machine import what_the_machine_lacks
@@ -25,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (folder / "t.csv").write_text("image,box\n")
     (folder / "two.txt").write_text("a\nb\n")
     (folder / "w.pth").write_bytes(b"weights")
+    save_file({}, folder / "empty.safetensors")
     return folder
 
 
@@ -72,6 +74,13 @@ def test_what_is_read_is_not_written_over(folder: pathlib.Path, monkeypatch: pyt
         ("train zfnet s.h5 --snapshots t.csv -o t.pth", "t.csv"),
         ("train zfnet s.h5 --seed -1 -o t.pth", "--seed"),
         ("cam rise demo a.png --seed 99999999999999999999999 -o c.png", "--seed"),
+        ("dissect demo s.h5 -l relu5 --classes two.txt -o n.csv", "--classes given without --concept"),
+        ("dissect demo s.h5 -l relu5 --classes two.txt --concept x=. -o n.csv", "2 class names given for 10 outputs"),
+        ("train-cam bump demo s.h5 -l relu5 --classes two.txt -o e.pth", "2 class names given for 10 outputs"),
+        ("project demo a.png -l relu5 -c ² -o c.png", "'²'"),
+        ("visualise demo -l relu5 --channels 3-1 -o c.png", "channels '3-1' given; expected"),
+        ("visualise demo -l relu5 --channels 0-99999999999 -o c.png", "channels '0-99999999999' given; expected"),
+        ("cam grad-cam demo a.png --weights empty.safetensors -o c.png", "it holds nothing"),
         ("cam rise demo a.png --option nope=3 -o c.png", "no option 'nope'"),
         ("cam rise demo a.png --option masks=0 -o c.png", "masks 0 given; expected a whole number of at least 1"),
         ("cam rise demo a.png --option masks=1e99 -o c.png", "masks 1e+99 given; expected a whole number"),

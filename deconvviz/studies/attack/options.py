@@ -35,7 +35,7 @@ def squeezer(text: str) -> tuple[str, int]:
     """
     kind, _, number = text.partition("=")
     least, most = KINDS.get(kind, (0, -1))
-    if not (number.isdigit() and least <= int(number) <= most):
+    if not (number.isdecimal() and least <= int(number) <= most):
         raise DataError(
             f"countermeasure {text!r} given; expected bit-depth=N, N from 1 to 8, or median=N, N from 2 to 15"
         )

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
-    from deconvviz.models.load import LoadedModel
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.dissection.naming import NamingRule
     from deconvviz.studies.dissection.result import Dissection
+    from deconvviz.types import Ints
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,14 @@ def dissect(
     example_images = _examples(concepts)
     if quantiles is not None and shard is None:
         raise DataError("--quantiles given without --shard; it is for the second pass of a shard")
+    if names is not None and not example_images:
+        raise DataError("--classes given without --concept; it names the outputs whose scores follow the concepts")
     opened = open_images(images)
     known, joined = open_truth(truth, opened), None if quantiles is None else Dissection.load(quantiles)
     network, preprocess, loaded = open_model(model, options, layers)
+    outputs = None
+    if example_images:
+        outputs = matched_outputs(opened, network, output_names(loaded, names, network, opened), True, "")
     file = beside(table, ".h5")
     dissection = dissect_layers(
         network,
@@ -183,8 +188,8 @@ def dissect(
         click.echo(f"wrote {file}, the {dissection.stage} of shard {shard[0]} of {shard[1]}; {_next_of(dissection)}")
         return
     _write(dissection, table, naming.rule(), images, page)
-    if example_images:
-        _write_scores(network, opened, layers, preprocess, example_images, names, loaded, table, run)
+    if outputs is not None:
+        _write_scores(network, opened, layers, preprocess, example_images, outputs, table, run)
     click.echo(repr(dissection))
     if isinstance(opened, ImageStore):  # which is what an atlas is made of
         click.echo(f"next: {following('atlas', model, images, '--names', table, '-o', 'atlas', carry=PICTURE)}")
@@ -234,16 +239,13 @@ def _write_scores(
     layers: tuple[str, ...],
     preprocess: Preprocess,
     concepts: dict[str, Images],
-    names: str | None,
-    loaded: LoadedModel,
+    outputs: Ints,
     table: pathlib.Path,
     run: RunOptions,
 ) -> None:
     """Write the table of the classes whose scores rise along the directions of concepts."""
     from deconvviz.studies.dissection.directions import concept_scores
 
-    outputs = matched_outputs(images, network, output_names(loaded, names, network, images), True, "")
-    assert outputs is not None  # they are required
     scores = concept_scores(network, images, layers, concepts, outputs=outputs, preprocess=preprocess, **run.keywords())
     path = beside(table, ".concepts.csv")
     scores.save_csv(path)

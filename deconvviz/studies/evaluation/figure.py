@@ -57,7 +57,7 @@ def heading(column: str) -> str:
     ('average drop at 15 %', 'max box acc')
     """
     metric, _, share = column.rpartition("_")
-    words = f"{metric} at {share} %" if share.isdigit() else column
+    words = f"{metric} at {share} %" if share.isdecimal() else column
     return words.replace("_", " ")
 
 

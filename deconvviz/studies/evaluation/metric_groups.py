@@ -51,7 +51,7 @@ def directions(columns: Sequence[str]) -> dict[str, bool]:
     higher_is_better = {}
     for column in columns:
         metric, _, share = column.rpartition("_")
-        metric = metric if share.isdigit() else column
+        metric = metric if share.isdecimal() else column
         if metric in METRICS:
             higher_is_better[column] = METRICS[metric].higher_is_better
     return higher_is_better

@@ -237,9 +237,8 @@ def train_cam(
 
     opened_images = open_images(images)
     opened = open_model(model, options)
-    outputs = None
+    outputs, class_names = None, output_names(opened.loaded, names, opened.network, opened_images)
     if explain == "label":
-        class_names = output_names(opened.loaded, names, opened.network, opened_images)
         outputs = matched_outputs(opened_images, opened.network, class_names, True, "")
     layers = layers or default_layers(method, opened.network)
     training: ExplainerTrainingKeywords = {

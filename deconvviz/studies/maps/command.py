@@ -24,7 +24,7 @@ def _grid(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int,
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} given; expected ROWSxCOLUMNS such as 14x14")
     return int(parts[0]), int(parts[1])
 

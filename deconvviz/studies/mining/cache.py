@@ -188,7 +188,7 @@ class ProjectionCache:
         Raises:
             DataError: another crop, or every filter of the layer is dead.
         """
-        if isinstance(crop, int) or crop.isdigit():
+        if isinstance(crop, int) or crop.isdecimal():
             side = int(crop)
             if side < 1:
                 raise DataError(f"crop {crop} given; expected a number of pixels")

@@ -99,7 +99,7 @@ def _sides(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} given; expected pixels such as 32, or HEIGHTxWIDTH such as 24x48")
     return int(parts[0]), int(parts[-1])
 

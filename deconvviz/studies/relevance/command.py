@@ -39,7 +39,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     if text is None:
         return None
     first, slash, last = text.partition("/")
-    if not (slash and first.isdigit() and last.isdigit() and int(first) < int(last)):
+    if not (slash and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise DataError(f"shard {text!r} given; expected i/n with i from 0 to n - 1, such as 0/4")
     return int(first), int(last)
 

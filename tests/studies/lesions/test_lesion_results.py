@@ -104,7 +104,7 @@ def test_other_lesions_in_the_file(tmp_path: pathlib.Path) -> None:
             noise_images(),
             ["1"],
             {},
-            "other weights of the same architecture, which --weights names",
+            "other weights of the same architecture, which --weights of a command names",
         ),
         (network, noise_images(23, seed=1), ["1"], {}, "the images"),
         (network, noise_images(), ["4"], {}, "layers"),

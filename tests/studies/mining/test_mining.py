@@ -491,7 +491,7 @@ def test_another_job_is_refused(
         run(out=out, **settings)
     message = str(caught.value)
     called = {
-        "model_fingerprint": "(other weights of the same architecture, which --weights names: fingerprint ",
+        "model_fingerprint": "(other weights of the same architecture, which --weights of a command names: ",
         "store_fingerprint": "(the images (fingerprint): ",
     }
     assert called.get(name, f"({name}") in message and str(out) in message and "\n" not in message
