@@ -118,19 +118,23 @@ def _rows(passes: Passes, inputs: list[Tensor], targets: Tensor) -> tuple[Tensor
 def rank_of(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many classes come before each image's own, int64 [n], and the probability of its own, [n].
 
-    Of equal probabilities the class with the lower number comes first, as in `argmax`.
+    Of equal probabilities the class with the lower number comes first, as in `argmax`. Where a probability is NaN,
+    nothing is decided, and all other classes come before.
 
     Args:
         probabilities: [n, classes].
         targets: int64 [n], the class of each image.
 
+    >>> rank_of(torch.tensor([[0.2, float("nan"), 0.8]]), torch.tensor([2]))[0].tolist()
+    [2]
     >>> rank_of(torch.tensor([[0.2, 0.5, 0.2, 0.1]] * 3), torch.tensor([1, 0, 2]))[0].tolist()
     [0, 1, 2]
     """
     own = probabilities.gather(1, targets[:, None])
     before = torch.arange(probabilities.shape[1], device=targets.device) < targets[:, None]
     first = (probabilities > own) | ((probabilities == own) & before)
-    return first.sum(1), own[:, 0]
+    undecided = probabilities.isnan().any(1)
+    return first.sum(1).masked_fill(undecided, probabilities.shape[1] - 1), own[:, 0]
 
 
 def _check(members: Sequence[Member], outputs: Ints) -> None:
