@@ -274,8 +274,9 @@ def read_weights(path: Pathlike) -> Weights:
     details |= {"slim": content["format"] == SLIM} if from_training else {}
     states = dict(sorted(_states_in(content), key=lambda pair: _rank(pair[0])))
     if not states:
-        inside = ", ".join(map(str, list(content)[:8])) or "nothing" if isinstance(content, Mapping) else ""
-        keys = f"; it holds {inside}" if inside else ""
+        keys = (
+            f"; it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}" if isinstance(content, Mapping) else ""
+        )
         raise ModelError(f"{path} holds no state dict (name -> tensor){keys}; {ADVICE}")
     likeliest = renamed(next(iter(states.values())), _without_leading_wrappers)
     return Weights(pathlib.Path(path), likeliest, states, **details)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
     from deconvviz.graph.network import Network
+    from deconvviz.models.load import LoadedModel
     from deconvviz.run.options import RunOptions
     from deconvviz.studies.dissection.naming import NamingRule
     from deconvviz.studies.dissection.result import Dissection
@@ -157,17 +158,14 @@ def dissect(
     from deconvviz.studies.dissection.result import Dissection
 
     table = check_table(out)
-    example_images = _examples(concepts)
+    example_images = _examples(concepts, names)
     if quantiles is not None and shard is None:
         raise DataError("--quantiles given without --shard; it is for the second pass of a shard")
-    if names is not None and not example_images:
-        raise DataError("--classes given without --concept; it names the outputs whose scores follow the concepts")
     opened = open_images(images)
     known, joined = open_truth(truth, opened), None if quantiles is None else Dissection.load(quantiles)
     network, preprocess, loaded = open_model(model, options, layers)
-    outputs = None
-    if example_images:
-        outputs = matched_outputs(opened, network, output_names(loaded, names, network, opened), True, "")
+    scored = bool(example_images) and shard is None
+    outputs = _outputs(opened, network, loaded, names) if scored else None  # refused before the work
     file = beside(table, ".h5")
     dissection = dissect_layers(
         network,
@@ -195,8 +193,11 @@ def dissect(
         click.echo(f"next: {following('atlas', model, images, '--names', table, '-o', 'atlas', carry=PICTURE)}")
 
 
-def _examples(concepts: tuple[str, ...]) -> dict[str, Images]:
-    """Open the folders of examples, name -> images; raises DataError for text that is no NAME=FOLDER."""
+def _examples(concepts: tuple[str, ...], names: str | None) -> dict[str, Images]:
+    """Open the folders of examples, name -> images; raises DataError for text that is no NAME=FOLDER.
+
+    Names of outputs are for their scores alone: without an example they are refused, too.
+    """
     from deconvviz.data.datasets import open_images
 
     opened = {}
@@ -209,7 +210,16 @@ def _examples(concepts: tuple[str, ...]) -> dict[str, Images]:
         if not pathlib.Path(folder).exists():
             raise DataError(f"{folder} does not exist; the concept {name!r} needs a folder of pictures that show it")
         opened[name] = open_images(folder)
+    if names is not None and not opened:
+        raise DataError("--classes given without --concept; it names the outputs whose scores follow the concepts")
     return opened
+
+
+def _outputs(images: Images, network: Network, loaded: LoadedModel, names: str | None) -> Ints:
+    """Return the output that stands for each class of the images, int64 [classes]; DataError where none does."""
+    outputs = matched_outputs(images, network, output_names(loaded, names, network, images), True, "")
+    assert outputs is not None  # they are required
+    return outputs
 
 
 def _next_of(dissection: Dissection) -> str:

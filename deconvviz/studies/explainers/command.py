@@ -237,7 +237,9 @@ def train_cam(
 
     opened_images = open_images(images)
     opened = open_model(model, options)
-    outputs, class_names = None, output_names(opened.loaded, names, opened.network, opened_images)
+    outputs = None
+    if names is not None or explain == "label":
+        class_names = output_names(opened.loaded, names, opened.network, opened_images)
     if explain == "label":
         outputs = matched_outputs(opened_images, opened.network, class_names, True, "")
     layers = layers or default_layers(method, opened.network)

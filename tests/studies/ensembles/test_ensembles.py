@@ -120,6 +120,14 @@ def test_ranks_of_equal_ones_by_hand() -> None:
     assert ranks.tolist() == [1, 3] and own.tolist() == pytest.approx([0.4, 0.1])
 
 
+def test_a_diverged_network_is_never_right() -> None:
+    data, diverged = images(), member("diverged", 3, SMALL)
+    next(iter(diverged.network.tensors.values())).fill_(float("nan"))
+    result = ensemble([MEMBERS[0], diverged], data, outputs=OUTPUTS, progress=False)
+    assert result.error()[1:].tolist() == [1.0, 1.0] and result.error()[0] < 1
+    assert not np.isfinite(result.log_loss[1:]).any()
+
+
 def test_five_classes_have_no_second_error(tmp_path: pathlib.Path) -> None:
     config = {"networks": [{"name": "a"}], "outputs": 5}
     few = Ensemble.empty(config, {}, 3).with_images(np.array([[0, 3, 4]]), np.full((1, 3), 0.2))
