@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 FEWEST = 0.005  # a share that is smaller is not worth a word: it would be printed as 0 %
@@ -35,8 +36,22 @@ def in_points(difference: float, low: float, high: float, signed: bool = False) 
     >>> in_points(0.36, 0.289, 0.424), in_points(0.005, -0.01, 0.02, signed=True)
     ('36.0 points [28.9, 42.4]', '+0.5 points [-1.0, +2.0]')
     """
-    value, lower, upper = (f"{100 * share:{'+' if signed else ''}.1f}" for share in (difference, low, high))
-    return f"{value} points [{lower}, {upper}]"
+    form = "+.1f" if signed else ".1f"
+    return f"{round(100 * difference, 1) + 0.0:{form}} points {between(100 * low, 100 * high, form)}"
+
+
+def between(low: float, high: float, form: str = ".2f") -> str:
+    """Return an interval in brackets; it is unknown where its ends are NaN, as those of a single image are.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        form: how each end is written, as in Python's format strings.
+
+    >>> between(-0.25, 0.5, "+.2f"), between(float("nan"), float("nan"))
+    ('[-0.25, +0.50]', '[unknown]')
+    """
+    return "[unknown]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
 def readable(value: float) -> str:

@@ -171,8 +171,8 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     scores = {rule: median_interval(values[measured].mean(1)) for rule, values in kept.items()}
     others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
     best = max(others, key=lambda rule: scores[rule][0])
-    median, low, _ = scores["deconvnet"]
-    papers = median >= scores[best][1] if switches else low > scores[best][0]
+    low = {name: np.nanmin(score) for name, score in scores.items()}  # a single unit has no interval, but its value
+    papers = scores["deconvnet"][0] >= low[best] if switches else low["deconvnet"] > scores[best][0]
     rule = "deconvnet" if papers else best
     return RuleChoice(rule=rule, kept=scores, units=int(measured.sum()), switches=switches)
 

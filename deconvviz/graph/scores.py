@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from deconvviz.arrays import widened
 from deconvviz.choices import OUTPUTS
-from deconvviz.errors import CaptureError, require_choice
+from deconvviz.errors import CaptureError, ModelError, require_choice
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import shape_of
 
@@ -206,10 +206,14 @@ class WithScores(ABC):
     Attributes:
         outputs_are: how the output becomes probabilities, one of `choices.OUTPUTS`.
         example: what the model returned for two images; see `example_of`.
+        name: what errors call the network.
+        tensors: weights and buffers by their names.
     """
 
     outputs_are: str
     example: Any
+    name: str
+    tensors: dict[str, Tensor]
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Any:
@@ -221,8 +225,21 @@ class WithScores(ABC):
 
     @cached_property
     def readout(self) -> Readout:
-        """How the output becomes scores and probabilities; raises CaptureError where there are no scores of classes."""
-        return readout_of(self.example, self.outputs_are, last_op(self.score_node))
+        """How the output becomes scores and probabilities.
+
+        Raises:
+            CaptureError: there are no scores of classes.
+            ModelError: the scores are NaN because weights are: no class is decided for.
+        """
+        readout = readout_of(self.example, self.outputs_are, last_op(self.score_node))
+        if bool(readout.scores(self.example).isnan().any()):
+            broken = [name for name, tensor in self.tensors.items() if bool(tensor.isnan().any())]
+            if broken:
+                raise ModelError(
+                    f"the scores of {self.name} are NaN, and so are weights, {broken[0]} first: it cannot decide. Its "
+                    "training diverged; give a checkpoint from before that"
+                )
+        return readout
 
     @cached_property
     def score_node(self) -> fx.Node:

@@ -191,8 +191,11 @@ def box_ious(a: Ints, b: Ints) -> Floats:
 
 
 def _hits(ious: Floats, delta: float) -> tuple[Floats, int]:
-    """Return which images reach delta, float64 [N], at the first threshold where most do, and the threshold's index."""
-    reached = ious >= delta
+    """Return which images reach delta, float64 [N], at the first threshold where most do, and the threshold's index.
+
+    Both are compared in float32, in which files keep IoUs: one of exactly 0.7 reaches 0.7 there, too.
+    """
+    reached = ious.astype(np.float32) >= np.float32(delta)
     at = int(reached.sum(0).argmax())
     return reached[:, at].astype(np.float64), at
 
@@ -225,6 +228,8 @@ def _components(level: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
 
     A node is a component at the thresholds low .. high - 1.
     """
+    if min(level.shape) < 3:  # skimage needs three rows and columns; those that are added exceed no threshold
+        level = np.pad(level, ((0, 2), (0, 2)))
     tree = max_tree(level, connectivity=2)  # type: ignore[no-untyped-call, unused-ignore]
     parent, order = (part.ravel().astype(np.int64) for part in tree)
     flat, root = level.ravel(), int(order[0])

@@ -98,7 +98,8 @@ def calibration_change(
         seed: of the draws.
 
     Returns:
-        The error after the change less the error before it; the interval is that of the percentiles.
+        The error after the change less the error before it; the interval is that of the percentiles, and NaN where
+        there is a single image.
 
     Raises:
         DataError: as for `reliability`, or arrays of different numbers of images.
@@ -113,6 +114,8 @@ def calibration_change(
         raise DataError(f"{len(before[0])} images before and {len(after[0])} after; expected the same images")
     gaps = [_gaps(*each, bins) for each in (before, after)]
     value = _errors(np.ones((1, len(before[0]))), gaps[1])[0] - _errors(np.ones((1, len(before[0]))), gaps[0])[0]
+    if len(before[0]) == 1:  # every draw would be that image again
+        return Estimate(float(value), np.nan, np.nan)
     rng, count, changes = np.random.default_rng(seed), len(before[0]), []
     for first in range(0, draws, AT_ONCE):
         weights = rng.multinomial(count, np.full(count, 1 / count), min(AT_ONCE, draws - first)).astype(np.float64)

@@ -86,15 +86,15 @@ def area_under(curves: Floats, steps: Sequence[float]) -> Floats:
 def median_interval(values: NDArray[Any], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """Return the median of values [n] with its 95 % interval by the bootstrap: (median, lower end, upper end).
 
-    NaN where there is no value.
+    The ends are NaN where there are fewer than two values, and so is the median where there is none.
 
     Source: Efron and Tibshirani 1993, chapter 13, the percentile interval.
 
     >>> median_interval(np.array([1.0, 2.0, 3.0]))
     (2.0, 1.0, 3.0)
     """
-    if not len(values):
-        return (float("nan"),) * 3
+    if len(values) < 2:  # every draw would be the same value again
+        return (float(values[0]) if len(values) else float("nan"), float("nan"), float("nan"))
     drawn = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
     low, high = np.percentile(np.median(np.asarray(values)[drawn], axis=1), [2.5, 97.5])
     return float(np.median(values)), float(low), float(high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -21,7 +22,7 @@ Table: TypeAlias = tuple[str, Sequence[str], Callable[[Views], Iterable[Sequence
 
 
 def write_csv(path: Pathlike, kind: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table atomically; floats are written with seven digits.
+    """Write a table atomically; floats are written with seven digits, and a cell is empty where one is NaN.
 
     Args:
         path: of the CSV file.
@@ -44,7 +45,13 @@ def write_csv(path: Pathlike, kind: str, columns: Sequence[str], rows: Iterable[
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([f"{cell:.7g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+        writer.writerows(map(_as_text, row) for row in rows)
+
+
+def _as_text(cell: Any) -> Any:
+    if not isinstance(cell, float):
+        return cell
+    return "" if math.isnan(cell) else f"{cell:.7g}"
 
 
 def to_frame(kind: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:

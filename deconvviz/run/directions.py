@@ -159,6 +159,8 @@ def _pca(library: Any, samples: Floats, count: int) -> tuple[Floats, Floats, flo
     """Return the principal axes, the bias that subtracts the mean, and the share of the variance that they explain."""
     if len(samples) < count:
         raise DataError(f"{len(samples)} samples for {count} directions; give more images or a smaller --count")
+    if not np.ptp(samples, axis=0).any():
+        raise DataError("the layer gives the same values everywhere on these images; no directions can be learned")
     model = library.PCA(n_components=count, svd_solver="covariance_eigh")
     model.fit(samples)
     weights = np.asarray(model.components_, np.float64)

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 import deconvviz as dv
 from deconvviz.choices import OUTPUTS
 from deconvviz.cli.main import cli
-from deconvviz.errors import CaptureError
+from deconvviz.errors import CaptureError, ModelError
 from deconvviz.graph.scores import Readout, leaves_of, readout_of
 
 SHAPE = (3, 9, 9)
@@ -311,6 +311,29 @@ def test_scores_are_of_the_value_that_is_returned_and_not_of_one_before() -> Non
     network, x = dv.capture(model, SHAPE), pictures()
     assert torch.allclose(network.scores(x), model.raw(x), atol=1e-6)
     assert network.readout.kind == "softmax"
+
+
+def test_a_network_that_diverged_decides_nothing() -> None:
+    """Its scores are NaN because weights are; a network without a number for one image alone is another thing."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[3].weight[0, 0] = torch.nan
+    network = dv.capture(model, SHAPE)
+    with pytest.raises(ModelError, match=r"scores of Sequential are NaN.* weights, 3\.weight first") as error:
+        network.scores(torch.zeros(1, *SHAPE))
+    assert "\n" not in str(error.value)
+    with torch.no_grad():
+        model[3].weight[0, 0] = 1.0
+    root = nn.Sequential(Root(), *model).eval()  # of random images in 0..1 less a half: NaN, and no weight is
+    scores = dv.capture(root, SHAPE).scores(torch.stack([torch.ones(SHAPE), torch.zeros(SHAPE)]))
+    assert scores.isnan().any(1).tolist() == [False, True]
+
+
+class Root(nn.Module):
+    """The square root of values above a half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - 0.5).sqrt()
 
 
 # --- the option of the commands --------------------------------------------------------------------------------------

@@ -73,6 +73,11 @@ def test_a_change_is_the_difference_of_both_errors_and_the_interval_that_of_resa
     assert np.percentile(again, [2.5, 97.5]) == pytest.approx([change.low, change.high], abs=0.02)
 
 
+def test_of_a_single_image_the_change_is_known_and_its_interval_is_not() -> None:
+    change = calibration_change((np.array([0.9]), np.array([True])), (np.array([0.6]), np.array([False])))
+    assert change.value == pytest.approx(0.6 - 0.1) and np.isnan([change.low, change.high]).all()
+
+
 def test_refusals() -> None:
     with pytest.raises(DataError, match="a confidence outside"):
         reliability(np.array([1.2]), np.array([True]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from deconvviz import metrics
 from deconvviz.errors import DataError, ModelError
 from deconvviz.metrics import METRICS
-from deconvviz.metrics.boxes import box_ious
+from deconvviz.metrics.boxes import box_accuracy, box_ious
 
 SIDE = 6
 seeds = st.integers(0, 10**6)
@@ -463,6 +464,25 @@ def test_max_box_accuracy_is_a_loop_over_thresholds(seed: int, levels: int) -> N
     reached = [max((found.best >= delta).double().mean(0)).item() for delta in (0.3, 0.5)]
     assert float(found.v2.mean()) == pytest.approx(np.mean(reached))
     assert (found.best >= found.largest).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (10, 1), (1, 1), (2, 7), (7, 2), (2, 2)])
+def test_boxes_of_narrow_maps(shape: tuple[int, int]) -> None:
+    maps, cuts = draw(1, 6, *shape), np.arange(0, 1, 0.1)
+    truth = (0, 0, max(shape[0] // 2, 1), max(shape[1] // 2, 1))
+    found = metrics.max_box_accuracy(maps, [[truth]] * 6, thresholds=cuts)
+    for n, t, (field, only) in product(range(6), range(10), ((found.largest, True), (found.best, False))):
+        mine = metrics.boxes_of(maps[n], float(cuts[t]), only)
+        expected = box_ious(np.array(mine), np.array([truth])).max() if mine else 0.0
+        assert float(field[n, t]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_iou_of_exactly_delta_reaches_it_also_in_float32() -> None:
+    """7 of 10 pixels: float32 has 0.699999988 for 0.7, and files keep IoUs in float32."""
+    ious = np.array([[0.7]], np.float32).astype(np.float64)
+    for values in (ious, np.array([[0.7]])):
+        found = box_accuracy(values, values, deltas=(0.7,), thresholds=[0.5], delta=0.7)
+        assert found.v1.tolist() == found.v2.tolist() == [1]
 
 
 def test_max_box_accuracy_of_a_perfect_map() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 import deconvviz as dv
 from deconvviz.cli.main import cli
 from deconvviz.data.memory import InMemoryImages
+from deconvviz.errors import DataError
 from deconvviz.results.directions import Directions
 from deconvviz.studies.mining.directions import subject_of, words_of
 
@@ -108,3 +109,13 @@ def test_mining_keeps_the_matrix_and_the_figure_takes_it(
         assert "principal axis (PCA) of the channels of relu3, learned from 12" in pca and "% of the variance" in pca
         assert all("Only its positive end is shown" in words for words in (pca, matrix))
         assert subject_of(file, "relu3[pca:2]") == "PCA axes of relu3" and words_of(file, "relu3") == ""
+
+
+def test_values_that_do_not_vary_have_no_axes() -> None:
+    """Neither has a single sample, which is its own mean."""
+    network = dv.capture(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), (3, 16, 16))
+    preprocess = dv.Preprocess(resize=16, crop=16)
+    same = InMemoryImages(np.full((3, 16, 16, 3), 99, np.uint8))
+    for images in (same, dv.Scenes(1)):
+        with pytest.raises(DataError, match="the same values everywhere on these images"):
+            dv.learn_directions(network, images, "2", "pca", 1, preprocess=preprocess, progress=False)

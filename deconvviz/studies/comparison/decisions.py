@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deconvviz.metrics.calibration import Estimate, Reliability, calibration_change, reliability
-from deconvviz.metrics.intervals import NORMAL_95, paired_interval
+from deconvviz.metrics.intervals import NORMAL_95, paired_interval, standard_error
 from deconvviz.types import Floats, Ints, Mask
 
 UNCHANGED = Estimate(0.0, 0.0, 0.0)  # of a network and itself: no other images would give another number
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)  # of images of unknown class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +78,26 @@ class Decisions:
     def difference(self) -> Estimate:
         """The accuracy after less that before, with the paired interval of Bonett and Price 2012."""
         count = int(self.labelled.sum())
-        if self.identical or not count:
+        if self.identical:
             return UNCHANGED
+        if not count:
+            return UNKNOWN
         lost, gained = len(self.lost), len(self.gained)
         low, high = paired_interval(np.array(gained), np.array(lost), count).tolist()
         return Estimate((gained - lost) / count, low, high)
 
     @property
     def loss_change(self) -> Estimate:
-        """The mean log-loss after less that before, in nats: 1.96 standard errors of the paired differences."""
+        """The mean log-loss after less that before, in nats: 1.96 standard errors of the paired differences.
+
+        A single image has a change, and an interval of NaN.
+        """
         changes = (self.loss[1] - self.loss[0])[self.labelled]
-        if self.identical or len(changes) < 2:
+        if self.identical:
             return UNCHANGED
-        mean, half = float(changes.mean()), float(NORMAL_95 * changes.std(ddof=1) / np.sqrt(len(changes)))
+        if not len(changes):
+            return UNKNOWN
+        mean, half = float(changes.mean()), NORMAL_95 * standard_error(changes)
         return Estimate(mean, mean - half, mean + half)
 
     @property
@@ -103,6 +111,8 @@ class Decisions:
         """The expected calibration error after less that before, with a bootstrap interval over the images."""
         if self.identical:
             return UNCHANGED
+        if not self.labelled.any():
+            return UNKNOWN
         return calibration_change(self._known(0), self._known(1))
 
     def _known(self, side: int) -> tuple[Floats, Mask]:

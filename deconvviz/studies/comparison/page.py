@@ -235,4 +235,6 @@ def _points(change: Estimate) -> str:
 
 
 def _plain(change: Estimate) -> str:
+    if np.isnan(change.low):
+        return f"{change.value:+.3f} (of one image the interval is unknown)"
     return f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deconvviz.metrics.calibration import Estimate
 from deconvviz.metrics.intervals import NORMAL_95, correlation
 from deconvviz.notebook import Shown
 from deconvviz.results.files import atomic
@@ -18,7 +19,7 @@ from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.studies.comparison.decisions import Decisions
 from deconvviz.studies.diagnosis.comparison import Change
 from deconvviz.types import Array, Floats, Ints, Mask, Pathlike, Pixels
-from deconvviz.words import counted
+from deconvviz.words import between, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,9 +325,9 @@ def decision_words(decisions: Decisions | None) -> list[str]:
             f"accuracy {100 * before:.1f} % -> {100 * after:.1f} %: {100 * change.value:+.1f} points "
             f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]; {len(decisions.lost)} lost, "
             f"{len(decisions.gained)} gained of {decisions.labelled.sum()}",
-            f"log-loss {loss.value:+.3f} nats [{loss.low:+.3f}, {loss.high:+.3f}]",
+            f"log-loss {loss.value:+.3f} nats {between(loss.low, loss.high, '+.3f')}",
             f"calibration error {errors[0]:.3f} -> {errors[1]:.3f}: {shift.value:+.3f} "
-            f"[{shift.low:+.3f}, {shift.high:+.3f}]",
+            f"{between(shift.low, shift.high, '+.3f')}",
         ]
     return lines
 
@@ -369,10 +370,15 @@ def _decision_numbers(decisions: Decisions) -> dict[str, Any]:
         "difference": list(decisions.difference),
         "lost": len(decisions.lost),
         "gained": len(decisions.gained),
-        "log_loss_change": list(decisions.loss_change),
+        "log_loss_change": _known(decisions.loss_change),
         "calibration_error": [each.error for each in decisions.reliability],
-        "calibration_change": list(decisions.calibration_change),
+        "calibration_change": _known(decisions.calibration_change),
     }
+
+
+def _known(change: Estimate) -> list[float | None]:
+    """Return a number and the ends of its interval; None where it is unknown, for which JSON has no number."""
+    return [None if np.isnan(each) else each for each in change]
 
 
 def _change_row(change: Change) -> dict[str, str]:

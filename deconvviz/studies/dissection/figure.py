@@ -77,8 +77,8 @@ def caption_of(dissection: Dissection, images: str, rule: NamingRule) -> str:
     parts = any(concept.kind == PART for concept in dissection.concepts)
     wide = "part, a colour" if parts else "colour"
     of_parts = f"by a part from an intersection over union (IoU) of {rule.iou:g} on, " * parts
-    of_classes = f"; a class names it where it is over-represented among its {top} strongest images (Fisher's exact "
-    of_classes += f"test, p below {rule.alpha:g} after Bonferroni's correction)"
+    of_classes = f"; a class names it where it is over-represented among the at most {top} strongest images that give "
+    of_classes += f"a value above zero (Fisher's exact test, p below {rule.alpha:g} after Bonferroni's correction)"
     return (
         f"A channel fires where its map, resized to the picture, is above the {quantile:g} quantile of its values over "
         f"{counted(dissection.total, 'image')} of {images}. It is named {of_parts}by a {wide} or a "

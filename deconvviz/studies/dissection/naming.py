@@ -143,7 +143,7 @@ def enrichment(labels: Ints, class_counts: Ints) -> tuple[Ints, Floats, Floats]:
     """Return the class that is over-represented most among each channel's strongest images.
 
     Args:
-        labels: int64 [C, k], classes of the strongest images; -1 where unknown.
+        labels: int64 [C, k], classes of the strongest images; -1 where it is unknown, or the channel does not fire.
         class_counts: int64 [classes], images of each class in all that were looked at.
 
     Returns:
@@ -179,7 +179,9 @@ def detections(dissection: Dissection, layer: DissectedLayer, rule: NamingRule) 
     measured = overlaps(layer.fires, dissection.shown, layer.both, dissection.images)
     kinds = np.array([concept.kind for concept in dissection.concepts])
     names = [concept.name for concept in dissection.concepts]
-    classes, class_shares, p = enrichment(layer.labels, dissection.class_counts)
+    # Images of equal value, such as 0, stand in the order of the store: where a channel does not fire, none is strong.
+    labels = np.where(layer.top.values > 0, layer.labels, -1)
+    classes, class_shares, p = enrichment(labels, dissection.class_counts)
     for channel in np.flatnonzero(layer.fires.any(1)).tolist():
         has_part = False
         for kind in KINDS:

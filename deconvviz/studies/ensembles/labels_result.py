@@ -151,7 +151,7 @@ class LabelEnsemble(RowsOfNetworks, Shown, drawn_by="draw_label_ensemble"):
 
     def _drawn(self, truth: Mask, draws: int, seed: int) -> Iterator[Floats]:
         """Yield the average precisions of the next draws, [R, n, labels]."""
-        if self.count > 1 and self.images:
+        if self.count > 1 and self.images > 1:  # every draw of a single image would be that image again
             yield from resampled_average_precision(truth, self.ranked_by(), draws, seed)
 
     @cached_property

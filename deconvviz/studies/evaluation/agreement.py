@@ -14,6 +14,7 @@ from deconvviz.metrics.intervals import unit_columns
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.columns import COLUMNS_BY_GROUP, PXAP
 from deconvviz.types import Floats, Pathlike
+from deconvviz.words import between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +61,7 @@ class Agreement:
         count = f"{len(self.methods)} methods, {self.images} images"
         lines = [f"Rank correlation with {self.truth} over {count}"]
         for metric, (value, low, high) in self.correlations.items():
-            lines.append(f"  {metric:<22} {value:7.2f}   {low:.2f} to {high:.2f}")
+            lines.append(f"  {metric:<22} {value:7.2f}   {between(low, high)}")
         return "\n".join(lines)
 
 
@@ -107,7 +108,7 @@ def agreement(
     whole = _correlations(table.mean(0) * signs)
     chosen = np.random.default_rng(seed).integers(0, len(table), (draws, len(table)))
     drawn = np.stack([_correlations(table[rows].mean(0) * signs) for rows in chosen])
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0) if len(table) > 1 else np.full((2, len(whole)), np.nan)
     order = np.argsort(-whole, kind="stable")
     values = {columns[place]: (float(whole[place]), float(low[place]), float(high[place])) for place in order}
     return Agreement(truth=truth, methods=methods, images=len(table), correlations=values)

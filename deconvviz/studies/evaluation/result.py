@@ -116,11 +116,14 @@ class Evaluation(Shown, drawn_by="draw_evaluation"):
         return means
 
     def error(self, method: str) -> Floats:
-        """Return half the widths of the means' 95 % intervals, float64 [columns]: 1.96 standard errors."""
+        """Return half the widths of the means' 95 % intervals, float64 [columns]: 1.96 standard errors.
+
+        They are NaN where fewer than two images have a value.
+        """
         values = self.values[method]
         count = (~np.isnan(values)).sum(0)
         squares = np.nansum((values - self.mean(method)) ** 2, 0)
-        halves: Floats = STANDARD_ERRORS * np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1))
+        halves: Floats = STANDARD_ERRORS * np.sqrt(squares / np.where(count > 1, (count - 1) * count, np.nan))
         return halves
 
     def save(self, path: Pathlike) -> None:

@@ -274,12 +274,17 @@ class FinalLayer:
             last: the last epoch.
             name: of the layer.
             crop: size of the patches, as for `layer_panels`.
+
+        Raises:
+            DataError: every filter of the layer is dead.
         """
         self.name, self.mined = name, last.cache.mined[name]
         self.size = last.cache.crop(name, crop).size
         choice = last.cache.choice(name)
         self.rule, self.why = last.cache.rule_of(name), "" if choice is None else choice.words()
         alive = np.flatnonzero(~self.mined.activity.dead)
+        if not len(alive):
+            raise DataError(f"every filter of {name!r} is dead at the last epoch: there is nothing to show")
         channels = alive[evenly(len(alive), REFERENCES)]
         images = sorted({int(self.mined.images[channel, 0]) for channel in channels})
         feed = last.cache.feed

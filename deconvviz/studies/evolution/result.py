@@ -86,7 +86,7 @@ class Evolution(Shown, drawn_by="draw_evolution"):
             return f"Rules, chosen by the weights of epoch {self.epochs[-1]}. {' '.join(whys)}"
         return f"The rule is {', '.join(dict.fromkeys(layer.rule for layer in self.layers))}."
 
-    def settled(self, layer: LayerEvolution, share: float = 0.5) -> tuple[int, int]:
+    def settled(self, layer: LayerEvolution, share: float = 0.5) -> tuple[int | None, int | None]:
         """Return from which epoch on a layer is final, by its strongest images and by its projections.
 
         Args:
@@ -94,14 +94,16 @@ class Evolution(Shown, drawn_by="draw_evolution"):
             share: how much of the top k has to be final, and how large the cosine of the projections has to be.
 
         Returns:
-            (epoch, epoch): the first ones from which on the two curves stay at `share` or above.
+            (epoch, epoch): the first ones from which on the two curves stay at `share` or above; None where a curve is
+            below it, or not defined, at the last epoch: the layer is dead there, or its projections are zero.
         """
         by_images, by_projections = (self._settled(curve, share) for curve in (layer.top_final, layer.similarity))
         return by_images, by_projections
 
-    def _settled(self, curve: Floats, share: float) -> int:
-        below = np.flatnonzero(curve < share)
-        return self.epochs[int(below[-1]) + 1 if len(below) else 0]
+    def _settled(self, curve: Floats, share: float) -> int | None:
+        below = np.flatnonzero(~(curve >= share))
+        first = int(below[-1]) + 1 if len(below) else 0
+        return self.epochs[first] if first < len(self.epochs) else None
 
     def save_csv(self, units: Pathlike, layers: Pathlike) -> None:
         """Write two tables: each filter that is shown at each epoch, and the convergence of each layer at each epoch,
@@ -147,7 +149,7 @@ class Evolution(Shown, drawn_by="draw_evolution"):
     def __repr__(self) -> str:
         lines = [f"Evolution over epochs {', '.join(map(str, self.epochs))} on {counted(self.count, 'image')}"]
         for layer in self.layers:
-            by_images, by_projections = self.settled(layer)
+            by_images, by_projections = ("none" if epoch is None else epoch for epoch in self.settled(layer))
             lines.append(
                 f"  {layer.layer}: half of its top {self.k} final from epoch {by_images}, "
                 f"projections from {by_projections}"

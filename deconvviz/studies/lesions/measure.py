@@ -224,6 +224,7 @@ class LesionRun:
                 intact = scores(self.network(x), targets, self.network.readout)
                 silenced = [self.silenced(x, targets, intact, name, lesions.means.get(name)) for name in layers]
                 lesions = _with_images(lesions, intact, silenced)
+                _require_finite(lesions)
                 if out is not None:
                     lesions.save(out)
                 bar.update(len(x))
@@ -293,6 +294,19 @@ def _with_images(lesions: Lesions, intact: Scores, silenced: Sequence[Scores]) -
     correct, loss = (torch.cat(columns, 1).cpu() for columns in zip(*silenced, strict=True))
     before, loss_before = intact.correct.cpu().numpy(), intact.loss.cpu().double().numpy()
     return lesions.with_images(before, loss_before, correct.numpy(), loss.double().numpy())
+
+
+def _require_finite(lesions: Lesions) -> None:
+    """Raise DataError where a network gives no scores: then no image is decided, and a sum of losses says nothing."""
+    if not np.isfinite(lesions.loss):
+        raise DataError("the intact network's log-loss of some images is NaN or infinite; no lesion can be measured")
+    broken = np.flatnonzero(~np.isfinite(lesions.rise + lesions.squares))
+    if len(broken):
+        others = f", and of {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise DataError(
+            f"without {lesions.name(int(broken[0]))}{others} the log-loss is NaN or infinite: the network divides by "
+            "what it silences; replace it with its mean (how='mean', --how mean) or leave the layer out"
+        )
 
 
 def _names(layers: Sequence[str]) -> list[str]:

@@ -140,9 +140,12 @@ class Lesions(Shown, drawn_by="draw_lesions"):
 
     @property
     def loss_rise_error(self) -> Floats:
-        """float64 [T], half the width of the mean rise's 95 % interval: 1.96 standard errors over the images."""
-        variance = np.maximum(self.squares - self.rise * self.loss_rise, 0) / max(self.images - 1, 1)
-        half: Floats = NORMAL_95 * np.sqrt(variance / max(self.images, 1))
+        """float64 [T], half the width of the mean rise's 95 % interval: 1.96 standard errors over the images.
+
+        It is NaN where there are fewer than two images.
+        """
+        squares = np.maximum(self.squares - self.rise * self.loss_rise, 0)
+        half: Floats = NORMAL_95 * np.sqrt(squares / ((self.images - 1) * self.images or np.nan))
         return half
 
     @property

@@ -11,7 +11,7 @@ from deconvviz.metrics.intervals import area_under, median_interval
 from deconvviz.notebook import Shown
 from deconvviz.results.tables import to_frame, write_csv
 from deconvviz.types import Floats, Pathlike
-from deconvviz.words import counted
+from deconvviz.words import between, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,5 +137,6 @@ class FidelityTable(Shown, drawn_by="draw_fidelity"):
                 cells = "  ".join(f"{share:g} %: {layer.at(name, share).median:5.2f}" for share in layer.shares)
                 area = layer.area(name)
                 star = "*" if name == layer.auto else " "
-                lines.append(f"  {name:<17}{star} {cells}   area {area.median:.3f} [{area.low:.3f}, {area.high:.3f}]")
+                interval = between(area.low, area.high, ".3f")
+                lines.append(f"  {name:<17}{star} {cells}   area {area.median:.3f} {interval}")
         return "\n".join(lines)

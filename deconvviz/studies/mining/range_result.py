@@ -85,14 +85,18 @@ def range_caption(layer: LayerRange, noun: str = "filter") -> str:
     """Return what the figure of a range shows; `noun` is what has a row, such as "filter" or "direction"."""
     others = "channels" if noun == "filter" else f"{noun}s"
     every = "all" if layer.sampled == layer.images else f"{layer.sampled} randomly sampled"
+    shown = max((len(each.images) for each in layer.filters), default=0)
+    which = f"all {shown} images" if shown == layer.images else f"{'nine' if shown == 9 else shown} of {every} images"
+    low, high = (f"{100 * share:g}" for share in UPPER)
     return (
-        f"For each {noun}: nine of {every} images, evenly from the one with its smallest maximum to the one with its "
-        "largest, cut around its strongest unit, with that value and the class. To the right: on how many of all "
+        f"For each {noun}: {which}, evenly from the one with its smallest maximum to the one with its largest, cut "
+        "around its strongest unit, with that value and the class. To the right: on how many of all "
         f"{layer.images} images the maximum lies in each quarter of an octave; a grey bar beside them is of those "
         "where it is zero, or nearer to it than 0.00025.\n"
         "Below the number: how like the images of the upper range are to the strongest ones, of how like these are "
-        f"among each other. Of the upper range are those at 62.5 to 87.5 % whose maximum is at least {STRONG:g} of the "
-        "largest (our choice); where there are none, nothing stands there. Likeness is the cosine between the values "
-        f"of all other {others} at the unit, less their means. Where it is less than {MISLEADING:g} of the latter, the "
-        f"strongest images mislead: the {noun} responds strongly to other things as well."
+        f"among each other. Of the upper range are those between {low} and {high} % of the images whose maximum is at "
+        f"least {STRONG:g} of the largest (our choice); where there are none, nothing stands there. Likeness is the "
+        f"cosine between the values of all other {others} at the unit, less their means. Where it is less than "
+        f"{MISLEADING:g} of the latter, the strongest images mislead: the {noun} responds strongly to other things as "
+        "well."
     )

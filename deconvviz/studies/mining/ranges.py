@@ -32,13 +32,13 @@ def layer_range(
 ) -> LayerRange:
     """Return images from the whole range of some filters, and whether their strongest images mislead.
 
-    The images are nine of those that mining sampled, evenly by the filter's maximum, from the weakest to the strongest.
-    Two images are alike for a filter as far as the other channels say the same at its strongest unit: likeness is the
-    cosine between the values of all other channels there, each less its mean over all images. The images of the upper
-    range are those between the quantiles 0.6 and 0.95 on which the filter's maximum is at least half of its largest:
-    weaker ones say little about what it responds to strongly, and a selective filter may have weaker ones only. Where
-    they are less than half as like the strongest ones as these are among each other, the filter is marked: its
-    strongest images do not show all that it responds to strongly.
+    The images are nine of those that mining sampled (all where these are fewer), evenly by the filter's maximum, from
+    the weakest to the strongest. Two images are alike for a filter as far as the other channels say the same at its
+    strongest unit: likeness is the cosine between the values of all other channels there, each less its mean over all
+    images. The images of the upper range are those between the quantiles 0.6 and 0.95 on which the filter's maximum is
+    at least half of its largest: weaker ones say little about what it responds to strongly, and a selective filter may
+    have weaker ones only. Where they are less than half as like the strongest ones as these are among each other, the
+    filter is marked: its strongest images do not show all that it responds to strongly.
 
     Args:
         mined: from `dv.mine` or `dv.load_mined`.

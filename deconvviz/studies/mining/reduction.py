@@ -121,7 +121,8 @@ class Maxima(NamedTuple):
         images: int64 [N], indices into the store.
         values: float32 [N, C], each map's largest finite value.
         places: int64 [N, C], its first position on the map, y * columns + x; None where it is searched for later.
-        means: float32 [N, C], each map's mean.
+        means: float32 [N, C], each map's mean. Where values were counted, float64, of those that are finite; 0 where
+            none is.
         broken: int64 [N, C], number of values that are NaN or infinite; None where they were not counted.
         maps: the maps [N, C, H, W] where places are searched for later; where values were counted, those that are not
             finite are minus infinity.
@@ -283,5 +284,6 @@ def _counted(maps: Tensor, images: Tensor) -> Maxima:
     """Return the same of the finite values alone, and how many are not finite."""
     broken = ~torch.isfinite(maps)
     maxima = _maxima(maps.masked_fill(broken, -torch.inf), images)
-    means = maps.masked_fill(broken, 0).sum((2, 3)).float() / maps[0, 0].numel()
-    return maxima._replace(means=means, broken=broken.sum((2, 3)))
+    finite = maps[0, 0].numel() - (count := broken.sum((2, 3)))
+    means = maps.masked_fill(broken, 0).sum((2, 3), dtype=torch.float64) / finite.clamp(min=1)
+    return maxima._replace(means=means, broken=count)

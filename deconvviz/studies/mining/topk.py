@@ -119,7 +119,7 @@ class Activity:
     Attributes:
         images: number of images that were mined.
         fired: int64 [C], number of images in which the channel was above zero somewhere.
-        total: float64 [C], sum over the images of the map's mean.
+        total: float64 [C], sum over the images of the mean of the map's finite values; a map without any adds 0.
         maximum: float32 [C], the largest activation; minus infinity where there is none.
         broken: int64 [C], number of values that were NaN or infinite; they count nowhere else.
 

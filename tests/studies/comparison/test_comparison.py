@@ -15,9 +15,10 @@ from compared import LAYERS, PERMUTATIONS, PREPROCESS, captured, compare, model,
 from torch import nn
 
 import deconvviz as dv
-from deconvviz.errors import DataError, DeconvvizError, LayerNotFound, MismatchError
-from deconvviz.studies.comparison import measure, responses
-from deconvviz.studies.comparison.result import LayerComparison
+from deconvviz.errors import DataError, DeconvvizError, LayerNotFound, MismatchError, ModelError
+from deconvviz.studies.comparison import measure, page, responses
+from deconvviz.studies.comparison.decisions import Decisions
+from deconvviz.studies.comparison.result import LayerComparison, decision_words
 
 
 def test_a_network_and_itself() -> None:
@@ -136,7 +137,7 @@ def test_any_batch_size_and_networks_that_prepare_images_apart() -> None:
 def test_images_without_classes_and_networks_without_scores() -> None:
     result = compare(model(0), model(1), outputs=None)
     assert result.decisions is not None and not result.decisions.labelled.any()
-    assert np.isnan(result.decisions.accuracy).all() and result.decisions.difference == (0, 0, 0)
+    assert np.isnan([*result.decisions.accuracy, *result.decisions.difference]).all()
     assert result.explained is not None
     assert result.explained.targets.tolist() == result.decisions.predicted[0, result.explained.images].tolist()
     assert "accuracy" not in repr(result) and "calibration_error" not in result.numbers["decisions"]
@@ -215,8 +216,10 @@ def test_refusals(tmp_path: pathlib.Path) -> None:
         compare(model(), model(), out=tmp_path)
     broken = model()
     broken[0].weight.data[0] = float("nan")
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(ModelError, match="scores of Sequential are NaN"):
         compare(model(), broken, checks=None)
+    with pytest.raises(DataError, match="not finite"):
+        compare(model()[:2], broken[:2], outputs=None, checks=None, layers=("1",))
     assert captured(model()).fingerprint == captured(model()).fingerprint and LAYERS == ("2", "5")
 
 
@@ -232,3 +235,34 @@ def test_pairs_of_each_kind_are_shown_in_turn() -> None:
     )  # fmt: skip
     # 0, 1 gone and new; 3, 2 sharper; 5, 4 blunter; 7, 6 kept; 8 dead before and after
     assert layer.ranking.tolist() == [0, 3, 5, 7, 1, 2, 4, 6, 8]
+
+
+def decisions(targets: list[int]) -> Decisions:
+    """Return decisions of two networks about two images."""
+    loss = np.where(np.array(targets) >= 0, [[1.25, 0.5], [0.75, 0.5]], np.nan)
+    return Decisions(
+        images=np.arange(2),
+        targets=np.array(targets),
+        predicted=np.array([[0, 0], [1, 0]]),
+        confidence=np.array([[0.6, 0.7], [0.8, 0.7]]),
+        loss=loss,
+        identical=False,
+    )
+
+
+def test_what_a_single_labelled_image_says(tmp_path: pathlib.Path) -> None:
+    """The change is that image's; nothing is known of others."""
+    one = decisions([1, -1])
+    assert one.loss_change.value == -0.5 and one.calibration_change.value == pytest.approx(0.2 - 0.6)
+    assert np.isnan([*one.loss_change[1:], *one.calibration_change[1:]]).all()
+    assert [words for words in decision_words(one) if "[unknown]" in words] == decision_words(one)[2:]
+    result = dataclasses.replace(compare(model(), permuted(model())), decisions=one)
+    result.save_json(tmp_path / "c.json")
+    numbers = json.loads((tmp_path / "c.json").read_text())["decisions"]
+    assert numbers["log_loss_change"] == [-0.5, None, None] and numbers["difference"][1] < 1
+    assert "of one image the interval is unknown" in page._plain(one.loss_change)
+
+
+def test_without_a_labelled_image_nothing_is_known() -> None:
+    none = decisions([-1, -1])
+    assert np.isnan([*none.difference, *none.loss_change, *none.calibration_change]).all()

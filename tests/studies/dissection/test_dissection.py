@@ -10,6 +10,7 @@ import pytest
 import torch
 from dissected import COUNT, PLAIN, SIDE, PlantedTruth, dissected, network, pictures
 from scipy.stats import fisher_exact
+from torch import nn
 from torch.nn import functional
 
 import deconvviz as dv
@@ -243,3 +244,19 @@ def test_values_that_are_not_finite_are_refused() -> None:
     model[0].weight.data[:] = float("inf")
     with pytest.raises(DataError, match="NaN or infinite"):
         dv.dissect(dv.capture(model.eval(), PLAIN.shape), pictures(), ["0"], preprocess=PLAIN, progress=False)
+
+
+def test_images_on_which_a_channel_does_not_fire_name_nothing() -> None:
+    """Images of value 0 stand in the order of the store: the first class would name any channel that seldom fires."""
+    model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU()).eval()
+    with torch.no_grad():
+        model[0].weight[:] = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1)
+        model[0].bias[:] = -0.5
+    pictures = np.full((100, 8, 8, 3), 128, np.uint8)
+    pictures[98:] = (255, 0, 0)
+    images = InMemoryImages(pictures, np.repeat(np.arange(5), 20).tolist(), ("ant", "bee", "cat", "dog", "elk"))
+    preprocess = dv.Preprocess(resize=None, crop=8, mean=(0, 0, 0), std=(1, 1, 1))
+    found = dv.dissect(dv.capture(model, preprocess.shape), images, ["1"], preprocess=preprocess, progress=False)
+    (of_class,) = [each for each in found.detections("1") if each.kind == "class"]
+    assert of_class.name == "elk" and of_class.share == 1
+    assert of_class.p == pytest.approx(5 * (20 / 100) * (19 / 99))  # both of two images drawn, five classes

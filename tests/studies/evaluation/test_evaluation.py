@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,8 @@ def test_means_and_intervals() -> None:
     assert found.mean("a").tolist() == [2, 2] and not found.complete
     assert found.measured("a").tolist() == [True, True, False] and found.column("a", "x")[1] == 3
     assert np.allclose(found.error("a"), [1.96 * np.sqrt(2) / np.sqrt(2), 0])
+    one = replace(found, values={"a": rows[[0, 2, 2]]})
+    assert one.mean("a").tolist() == [1, 2] and np.isnan(one.error("a")).all()  # nothing is known of other images
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import csv
 import pathlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,21 @@ def test_settled_is_the_start_of_the_last_run(folder: pathlib.Path) -> None:
     layer = LayerEvolution(layer="a", rule="guided", why="", channels=np.zeros(0, np.int64), **arrays, **curves)
     whole = Evolution(layers=(layer,), epochs=(1, 2, 5, 10), history=(), names=(), count=3, k=9)
     assert whole.settled(layer) == (10, 1)
+    never = replace(layer, top_final=np.full(4, np.nan), similarity=np.zeros(4))  # dead, and projections of zero
+    assert whole.settled(never) == (None, None)
+    assert "final from epoch none, projections from none" in repr(replace(whole, layers=(never,)))
+
+
+@pytest.mark.parametrize("crop", ["need", 9])
+def test_a_layer_that_died_is_refused(tmp_path: pathlib.Path, crop: str | int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()).eval()
+    recorder = SnapshotRecorder(tmp_path / "s.h5", (1, 2))
+    recorder(1, model)
+    with torch.no_grad():
+        model[0].bias.fill_(-1e3)
+    recorder(2, model)
+    with pytest.raises(DataError, match="every filter of '1' is dead"):
+        evolve(Snapshots(tmp_path / "s.h5"), model, dv.Scenes(6), ["1"], 3, preprocess=PRE, crop=crop, progress=False)
 
 
 Command = Callable[..., str]

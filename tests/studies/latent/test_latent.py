@@ -22,7 +22,7 @@ from deconvviz.studies.latent.model import Generator
 from deconvviz.studies.latent.result import LatentViews
 from deconvviz.studies.latent.scoring import Scorer, record
 from deconvviz.studies.latent.sweeps import mutual_information
-from deconvviz.studies.latent.units import compared, overlaps
+from deconvviz.studies.latent.units import _level, compared, overlaps
 
 PLAIN = {"resize": None, "crop": 8, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 GAINS = torch.tensor([0.09, 0.04, 0.018, 0.008])
@@ -314,3 +314,10 @@ def test_the_command_writes_a_page_and_resumes(tmp_path: pathlib.Path) -> None:
         assert not (tmp_path / "no").exists()
     listed = CliRunner().invoke(cli, ["latent", f"{spec}:make", "--segment", "list", "-o", str(tmp_path / "no")])
     assert str(listed.exception) == "--segment 'list' given; expected path/to/file.py:FUNCTION"
+
+
+def test_a_unit_is_on_at_the_mean_of_the_tenth_of_its_values_that_are_largest() -> None:
+    """Of a unit behind a rectifier that is seldom on, nine tenths and more are zero: not all of them are taken."""
+    values = np.zeros(1000, np.float32)
+    values[100:150] = 4
+    assert _level(values) == 2 and _level(np.arange(20.0, dtype=np.float32)) == 18.5

@@ -183,3 +183,30 @@ def test_the_figure_of_lesions() -> None:
     assert ranked.get_title() == "the first 20 filters by loss of accuracy"  # which may be negative
     assert spread.get_title().startswith("all 23 filters; ")
     assert "95 %" in ranked.get_xlabel() and "nats" in losses.get_xlabel() and "accuracy" in spread.get_xlabel()
+
+
+def test_one_image_has_no_interval(tmp_path: pathlib.Path) -> None:
+    one = dataclasses.replace(lesions_of([1, 0], [0, 0], [0.6, 0.1], [0, 1], [3, 0]), images=1, total=1)
+    assert one.loss_rise.tolist() == [0.6, 0.1] and np.isnan(one.loss_rise_error).all()
+    one.save_csv(tmp_path / "one.csv")
+    with (tmp_path / "one.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert row["log_loss_rise"] == "0.6" and row["log_loss_rise_95"] == ""
+    assert draw_lesions(one, "Lesions", "one image").axes
+
+
+class Divided(nn.Module):
+    """Divides maps by their sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.sum((1, 2, 3), keepdim=True)
+
+
+def test_a_network_that_divides_by_what_is_silenced_is_refused(tmp_path: pathlib.Path) -> None:
+    """The sums would be NaN, and the file could not be read again."""
+    model = nn.Sequential(nn.Softplus(), Divided(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).eval()
+    network, images = dv.capture(model, (3, 12, 12)), noise_images()
+    with pytest.raises(DataError, match=r"without 0 the log-loss is NaN or infinite: .*--how mean"):
+        operate(network, images, ["0"], by="layer", out=tmp_path / "l.h5")
+    assert Lesions.load(tmp_path / "l.h5").images == 0
+    assert operate(network, images, ["0"], by="layer", how="mean").complete

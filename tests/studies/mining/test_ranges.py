@@ -19,6 +19,7 @@ from deconvviz.data.memory import InMemoryImages
 from deconvviz.errors import DataError
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.mining import range_units
+from deconvviz.studies.mining.range_result import range_caption
 from deconvviz.studies.mining.range_units import likeness, likeness_among
 
 PREPROCESS = dv.Preprocess(resize=12, crop=12, mean=(0, 0, 0), std=(1, 1, 1))
@@ -131,3 +132,12 @@ def test_the_command_draws_it(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
         result = CliRunner().invoke(cli, words.split())
         assert result.exit_code == 0, (result.output, result.exception)
     assert pathlib.Path("relu5.range.png").is_file() and pathlib.Path("relu5.png").is_file()
+
+
+def test_the_caption_says_how_many_images_are_shown() -> None:
+    preprocess = dv.Preprocess(resize=32, crop=32)
+    net = dv.capture(nn.Sequential(nn.Conv2d(3, 2, 5), nn.ReLU()), (3, 32, 32))
+    for count, told in ((5, "all 5 images"), (9, "all 9 images"), (12, "nine of all images")):
+        mined = dv.mine(net, dv.Scenes(count), ["1"], preprocess=preprocess, progress=False)
+        of_layer = dv.layer_range(mined, dv.Scenes(count), net, "1", [0], progress=False)
+        assert f"For each filter: {told}, evenly" in range_caption(of_layer)
