@@ -196,6 +196,8 @@ def _check_out(out: str, each: str | None, rows: int) -> None:
     elif out.endswith(".npz"):
         check_place(out)
     else:
+        if pathlib.Path(out).suffix.lower().lstrip(".") not in EACH:
+            raise DataError(f"-o {out} given; expected a name that ends in {', '.join(f'.{kind}' for kind in EACH)}")
         check_figure(out)
         if rows > MOST_ROWS:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import TYPE_CHECKING
 
 import click
@@ -70,5 +71,5 @@ def directions(
     learned = learn_directions(network, store, layer, kind, count, preprocess=preprocess, limit=limit, **run.keywords())
     learned.save(out)
     click.echo(repr(learned))
-    words = "mine", model, images, "-l", f"{layer}[{out}]", "-o", "mined.h5"
+    words = "mine", model, images, "-l", f"{layer}[{out}]", "-o", str(pathlib.Path(out).with_suffix(".h5"))
     click.echo(f"wrote {out}; next: {following(*words, carry=PICTURE)}")

@@ -131,11 +131,11 @@ class PackReport:
         size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
         there = f", {self.found} of which were there" if self.found else ""
         size = f"{self.shards} shard{'s' * (self.shards > 1)}{there}; {size}" if self.shards else size
-        lines = [f"packed {self.count} images{classes} into {self.path} ({size})"]
+        lines = [f"packed {counted(self.count, 'image')}{classes} into {self.path} ({size})"]
         if self.ignored:
-            lines.append(f"ignored {self.ignored} files that are not named like images")
+            lines.append(f"ignored {counted(self.ignored, 'file')} not named like images")
         if self.skipped:
-            lines.append(f"skipped {len(self.skipped)} images that cannot be read:")
+            lines.append(f"skipped {counted(len(self.skipped), 'image')} that cannot be read:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:10]]
         if len(self.skipped) > 10:
             lines.append(f"  and {len(self.skipped) - 10} more; all are listed in ImageStore.skipped")

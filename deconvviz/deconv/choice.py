@@ -31,7 +31,7 @@ from deconvviz.metrics.fidelity import (
     nearest,
     smooth_noise,
 )
-from deconvviz.metrics.intervals import median_interval
+from deconvviz.metrics.intervals import mean_interval, median_interval
 from deconvviz.types import Floats, Ints
 from deconvviz.words import counted
 
@@ -114,6 +114,8 @@ class RuleChoice:
             activations, the mean over the shares CHOSEN_BY.
         units: how many units were measured.
         switches: whether the deconvnet has switches in front of the layer.
+        by: "median" over the units; "mean" where the interval of the best median reaches down to zero: of most units
+            hardly anything is brought back then, and medians tell no rule from another.
 
     >>> kept = {"guided": (0.9712, 0.9, 1.0), "deconvnet": (0.9741, 0.9, 1.0)}
     >>> RuleChoice(rule="guided", kept=kept, units=32, switches=False).words()[-70:]
@@ -127,11 +129,17 @@ class RuleChoice:
     kept: Mapping[str, tuple[float, float, float]]
     units: int
     switches: bool = True
+    by: str = "median"
 
     def words(self) -> str:
         """Return a sentence for a caption."""
         if not self.units:
             return f"{self.rule}: no unit has a positive activation, so that no rule could be measured."
+        if all(score[0] <= 0 for score in self.kept.values()):
+            return (
+                f"{self.rule}, by default: the strongest 5 and 10 % of the pixels bring nothing back of the activation "
+                f"of {counted(self.units, 'unit')} by any rule, so that none is better than another."
+            )
         other = "guided" if self.rule == "deconvnet" else "deconvnet"
         share, share_of_other = self.kept[self.rule][0], self.kept[other][0]
         reason = ", which has no switches here" if other == "deconvnet" and not self.switches else ""
@@ -139,9 +147,10 @@ class RuleChoice:
         as_good = " The deconvnet is within the 95 % interval of the best rule." if is_as_good else ""
         told = reason or as_good or f"{share:.2f}" != f"{share_of_other:.2f}"
         digits = 2 if told else 4  # so many that the choice can be seen
+        few = " (of most units hardly anything comes back)" * (self.by == "mean")
         return (
             f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
-            f"median of {counted(self.units, 'unit')}: {share:.{digits}f}; "
+            f"{self.by} of {counted(self.units, 'unit')}{few}: {share:.{digits}f}; "
             f"{other}{reason}: {share_of_other:.{digits}f}.{as_good}"
         )
 
@@ -151,8 +160,9 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
 
     The deconvnet is chosen where its switches exist and its median lies within the interval of the best rule; else the
     best rule. Where it has no switches, its signal spreads over every position that a strided filter could have come
-    from, and it is chosen only if the median of every other rule lies below its interval. Without a unit of positive
-    activation it is the deconvnet.
+    from, and it is chosen only if the median of every other rule lies below its interval. Where the interval of the
+    best median reaches down to zero, medians tell no rule from another, and means take their place. Without a unit of
+    positive activation, or where no rule brings anything back, it is the deconvnet.
 
     Args:
         kept: rule -> float64 [units, 2], `Fidelity.kept` at CHOSEN_BY, of the same units; NaN for a unit whose
@@ -168,13 +178,17 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     measured = ~np.isnan(next(iter(kept.values()))[:, 0])
     if not measured.any():
         return RuleChoice(rule="deconvnet", kept={}, units=0, switches=switches)
-    scores = {rule: median_interval(values[measured].mean(1)) for rule, values in kept.items()}
+    kept_by_rule, by = {rule: values[measured].mean(1) for rule, values in kept.items()}, "median"
+    scores = {rule: median_interval(values) for rule, values in kept_by_rule.items()}
+    if np.nanmin(max(scores.values(), key=lambda score: score[0])) <= 0:
+        scores, by = {rule: mean_interval(values) for rule, values in kept_by_rule.items()}, "mean"
     others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
     best = max(others, key=lambda rule: scores[rule][0])
     low = {name: np.nanmin(score) for name, score in scores.items()}  # a single unit has no interval, but its value
-    papers = scores["deconvnet"][0] >= low[best] if switches else low["deconvnet"] > scores[best][0]
-    rule = "deconvnet" if papers else best
-    return RuleChoice(rule=rule, kept=scores, units=int(measured.sum()), switches=switches)
+    own = scores["deconvnet"][0]
+    as_good = own > 0 and own >= low[best] if switches else low["deconvnet"] > scores[best][0]
+    rule = "deconvnet" if as_good or scores[best][0] <= 0 else best
+    return RuleChoice(rule=rule, kept=scores, units=int(measured.sum()), switches=switches, by=by)
 
 
 def has_switches(network: Network, layer: str) -> bool:

@@ -100,6 +100,18 @@ def median_interval(values: NDArray[Any], draws: int = 2000, seed: int = 0) -> t
     return float(np.median(values)), float(low), float(high)
 
 
+def mean_interval(values: NDArray[Any]) -> tuple[float, float, float]:
+    """Return the mean of values [n] with its 95 % interval, 1.96 standard errors: (mean, lower end, upper end).
+
+    The ends are NaN where there are fewer than two values, and so is the mean where there is none.
+
+    >>> [round(each, 2) for each in mean_interval(np.array([1.0, 2.0, 3.0]))]
+    [2.0, 0.87, 3.13]
+    """
+    mean, half = float(np.mean(values)) if len(values) else float("nan"), NORMAL_95 * standard_error(values)
+    return mean, mean - half, mean + half
+
+
 def standard_error(values: NDArray[Any]) -> float:
     """Return the standard error of the mean of values [n]; it is NaN where there are fewer than two.
 

@@ -266,6 +266,8 @@ def require_same(
         said = {name: f"{SAID.get(name, name)}: " for name in differing}
         if "model_fingerprint" in said:
             what = other_network(*(of.get("architecture") for of in sources))
+            if _directions(in_file) != _directions(now):  # they are layers of the network, and change its graph
+                what = "a network with other directions of layers"
             named = ", which --weights of a command names" if "weights" in what else ""
             said["model_fingerprint"] = f"{what}{named}: fingerprint "
         parts = [part for name in differing for part in _differing(said[name], in_file.get(name), now.get(name))]
@@ -273,6 +275,12 @@ def require_same(
             f"{words}{_short(before)} in the file, {_short(present)} now" for words, before, present in parts
         )
         raise MismatchError(f"{path} was made with other settings ({listed}); {advice}")
+
+
+def _directions(config: Mapping[str, Any]) -> set[str]:
+    """Return the layers of a configuration that are directions of another layer, such as "features.7[pca:5]"."""
+    layers = config.get("layers")
+    return {name for name in layers if "[" in str(name)} if isinstance(layers, list) else set()
 
 
 def _differing(words: str, before: Any, present: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -224,7 +224,7 @@ def atlas(
             elsewhere = partial(galleries_on_ray, model=remote, cluster=cluster)
         result = make_atlas(inputs, atlas_options, out, elsewhere=elsewhere, **run.keywords())
         click.echo(repr(result))
-        title = f"{opened.network.name} on {pathlib.Path(name_of_store(store)).name}"
+        title = f"{opened.name} on {pathlib.Path(name_of_store(store)).name}"
         _build_site(out, result, store, title, opened.preprocess.shown_words(), filter_names, run.progress)
 
 

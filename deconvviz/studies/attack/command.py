@@ -301,13 +301,14 @@ def caption_of(study: AttackStudy) -> str:
         "label": "each away from its label's class",
         "top": "each away from the class that the network finds in it",
     }[study.config["away_from"]]
-    epsilon, target = LEVELS * study.epsilons[-1], study.target
-    towards = "" if target is None else f" towards {study.class_name(target)}"
+    epsilon, p = LEVELS * study.epsilons[-1], "p, the probability of the class that it shall not find"
+    if study.target is not None:
+        wanted = f"each towards {study.class_name(study.target)}"
+        p = "p, the probability of the class that it shall leave, and then of the one that it shall find"
     return (
-        f"{counted(len(study.shown), 'image')} of {study.done}, attacked{towards}, {wanted}; no pixel may change by "
-        f"more than {epsilon:g}/255. Below each picture is the class that the network finds, and p, the probability of "
-        "the class that it shall not find. The change is the mean over the colours, from blue, darker, to red, "
-        "lighter; all rows have one scale."
+        f"{counted(len(study.shown), 'image')} of {study.done}, attacked, {wanted}; no pixel may change by more than "
+        f"{epsilon:g}/255. Below each picture is the class that the network finds, and {p}. The change is the mean "
+        "over the colours, from blue, darker, to red, lighter; all rows have one scale."
     )
 
 

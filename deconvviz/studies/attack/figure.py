@@ -90,9 +90,12 @@ def _words(study: AttackStudy, epsilon: int, place: int, letters: int) -> tuple[
     found = study.probability_before[place], study.probability_after[epsilon, place]
     named = "p" if study.before[place] == own else f"p of {of_own}"
     changed = int(study.pixels[epsilon, place])
+    shown, p_after = of_own, found[1]
+    if study.target is not None:
+        shown, p_after = study.class_name(study.target), study.target_probability[epsilon, place]
     return (
         f"{shortened(before, letters)}\n{shortened(named, letters - 5)} {found[0]:.2f}",
-        f"{shortened(after, letters)}\np of {shortened(of_own, letters - 10)} {found[1]:.2f}",
+        f"{shortened(after, letters)}\np of {shortened(shown, letters - 10)} {p_after:.2f}",
         f"at most {LEVELS * study.largest[epsilon, place]:.3g}/255",
         f"{changed} of {study.pixel_count}",
     )

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from deconvviz.data.feed import Feed
     from deconvviz.data.preprocess import Preprocess
     from deconvviz.figures.page import Page
-    from deconvviz.graph.network import Network
     from deconvviz.studies.evaluation.options import EvaluationKeywords
     from deconvviz.studies.evaluation.result import Evaluation
     from deconvviz.studies.evaluation.under_attack_result import MapsUnderAttack
@@ -219,15 +218,15 @@ def evaluate(
         job = EvaluationJob(methods=options_by_method, layers=how.layers, options=keywords, **about)
         evaluation = evaluate_on_ray(job, len(labelled_images), file, cluster)
     _write_tables(evaluation, table, attacked.measured(attacks, table, page.beside()))
-    _write_what_is_known(evaluation, table, f"Maps of {opened.network.name} and the objects", page)
+    _write_what_is_known(evaluation, table, f"Maps of {opened.name} and the objects", page)
     known_names = class_names if len(class_names) == opened.network.outputs else ()
-    title = f"Explanations of {opened.network.name}{how.place}"
+    title = f"Explanations of {opened.name}{how.place}"
     _draw(evaluation, table, title, images, opened.preprocess, measured, known_names, page)
-    click.echo(f"wrote {table} and {file}\n{evaluation!r}")
+    click.echo(f"wrote {table}, {beside(table, '.images.csv')} and {file}\n{evaluation!r}")
     if outputs is not None:
         explainer = _explainer(methods[0], options_by_method[methods[0]], opened, how, run)
         feed = feed_of(labelled_images, opened, len(evaluation.names), run)
-        _report_mistakes(explainer, feed, opened.network, outputs, class_names, table, run.progress, page.beside())
+        _report_mistakes(explainer, feed, opened, outputs, class_names, table, run.progress, page.beside())
     if check.sanity:
         feed = feed_of(labelled_images, opened, check.sanity_images, run)
         checked = SanitySubject(opened, feed, options_by_method, how.layers, run)
@@ -336,7 +335,7 @@ def _explainer(
 def _report_mistakes(
     explainer: Explainer,
     feed: Feed,
-    network: Network,
+    opened: OpenedModel,
     outputs: Ints,
     class_names: Sequence[str],
     table: pathlib.Path,
@@ -347,19 +346,20 @@ def _report_mistakes(
     from deconvviz.studies.evaluation.figure import draw_mistakes
     from deconvviz.studies.evaluation.mistakes import find_mistakes
 
-    mistakes = find_mistakes(network, feed, explainer, outputs, class_names, progress=progress)
-    mistakes.save_csv(beside(table, ".wrong.csv"), beside(table, ".confusions.csv"))
-    click.echo(repr(mistakes))
+    mistakes = find_mistakes(opened.network, feed, explainer, outputs, class_names, progress=progress)
+    files = beside(table, ".wrong.csv"), beside(table, ".confusions.csv")
+    mistakes.save_csv(*files)
+    click.echo(f"{mistakes!r}\nwrote {files[0]} and {files[1]}")
     if not len(mistakes.maps):
         return
+    place = f" at {', '.join(explainer.layers)}" if explainer.layers else ""
     caption = (
-        f"The first {len(mistakes.maps)} of {counted(len(mistakes.records), 'image')} "
-        "that are classified incorrectly, of "
-        f"{mistakes.labelled}: maps of {explainer.method.name} for the true class and for the predicted one. The "
-        "numbers beside the names are probabilities; overlap is the correlation of "
-        "the two maps, from 1 (the same place) "
-        f"to -1. Each map is scaled to its own range.{feed.preprocess.shown_words()}"
+        f"The first {len(mistakes.maps)} of {counted(len(mistakes.records), 'image')} that are classified "
+        f"incorrectly, of {mistakes.labelled}: maps of {explainer.method.name}{place} for the true class and for the "
+        "predicted one. The numbers beside the names are probabilities; overlap is the correlation of the two maps, "
+        "from 1 (the same place) to -1. Each map is scaled to its own range."
+        f"{feed.preprocess.shown_words()}"
     )
-    title = f"Images that {network.name} classifies incorrectly"
+    title = f"Images that {opened.name} classifies incorrectly"
     figure = draw_mistakes(mistakes, title, caption, page)
     save_figure(figure, beside(table, ".wrong.png"), caption)

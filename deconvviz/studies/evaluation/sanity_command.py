@@ -133,7 +133,7 @@ def check_sanity(
         f"{counted(len(subject.feed), 'image')}; {about}, seed {subject.run.seed}. Points are means over the images; "
         f"1 is the same map. {LABELS_NOTE if kind == 'labels' else WEIGHTS_NOTE}"
     )
-    figure = draw_sanity(checks, f"Sanity check of {network.name}", caption, page)
+    figure = draw_sanity(checks, f"Sanity check of {subject.opened.name}", caption, page)
     save_figure(figure, beside(table, ".sanity.png"), caption)
 
 

@@ -80,7 +80,7 @@ class AttackSubject:
         found.save_csv(beside(table, ".attack.csv"))
         found.save_images_csv(beside(table, ".attack.images.csv"))
         caption = caption_of(found) + self.opened.preprocess.shown_words()
-        title = f"Explanations of {self.opened.network.name} under attack"
+        title = f"Explanations of {self.opened.name} under attack"
         figure = draw_maps_under_attack(found, title=title, caption=caption, page=page)
         save_figure(figure, beside(table, ".attack.png"), caption)
         click.echo(repr(found))

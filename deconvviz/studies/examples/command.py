@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure_and_table, save_result, sources
 from deconvviz.errors import DataError
+from deconvviz.words import network_called
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -154,9 +155,9 @@ def examples(
     }
     if pixels is not None:
         target, against = (class_number(text, outputs) for text in (compared.target, compared.against))
-        called = pathlib.Path(image or "").name
+        called, network_name = pathlib.Path(image or "").name, network_called(loaded.spec, network.name)
         result = find_examples(network, pixels, images, target=target, against=against, name=called, **about)
-        _save(result, out, f"Training images that explain {network.name}'s decision", page, preprocess.shown_words())
+        _save(result, out, f"Training images that explain {network_name}'s decision", page, preprocess.shown_words())
         if not suspicious:
             words = ("examples", model, data, "--self", *_again(compared))
             click.echo(f"next: {following(*words, '-o', 'suspicious.png', carry=(*PICTURE, 'names'))}")

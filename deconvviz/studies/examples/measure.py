@@ -167,9 +167,7 @@ def suspects(
             values = (
                 curvature.self_influence() if curvature.exact else taught.last.squares(taught.training, how.lengths)
             )
-        p = torch.cat([taught.last.probabilities(a) for _, a, _ in taught.training.blocks()])
-        probability = as_floats(p.gather(1, taught.training.outputs[:, None])[:, 0])
-        predicted: Ints = p.argmax(1).cpu().numpy()
+        predicted, probability = _predicted(network, training_set, taught)
     order = np.argsort(-as_floats(values), kind="stable")
     return Suspects(
         method=method,
@@ -183,6 +181,28 @@ def suspects(
         names=how.names,
         notes=tuple(notes),
     )
+
+
+def _predicted(network: Network, training_set: TrainingSet, taught: Taught) -> tuple[Ints, Floats]:
+    """Return what the network predicts of each training image, int64 [N], and its probability of the label, [N].
+
+    A regression in the place of the last layer may say of each image what its label says: the network itself is asked.
+    """
+    outputs = taught.training.outputs
+    if not taught.why_fitted:
+        p = torch.cat([taught.last.probabilities(a) for _, a, _ in taught.training.blocks()])
+        return p.argmax(1).cpu().numpy(), as_floats(p.gather(1, outputs[:, None])[:, 0])
+    how, readout = training_set.options, network.readout
+    feed = Feed(training_set.images, training_set.preprocess, training_set.indices, workers=how.workers)
+    predicted, probability = np.zeros(len(feed), np.int64), np.zeros(len(feed))
+    size = how.images_at_once(network.device)
+    with torch.inference_mode(), how.bar("image", len(feed), "decisions") as bar:
+        for places, x in feed.tensors(size, network.device, network.dtype):
+            p = readout.probabilities_of(taught.network(x))
+            predicted[places] = p.argmax(1).cpu().numpy()
+            probability[places] = as_floats(p.gather(1, outputs[places].to(p.device)[:, None])[:, 0])
+            bar.update(len(places))
+    return predicted, probability
 
 
 @dataclass
@@ -309,10 +329,12 @@ def _second(probabilities: Tensor, outputs: Ints, decided: int) -> int | None:
 def _fitted(taught: Taught) -> str:
     """Say that a regression stands in the place of the network's last layer, and why."""
     right = sum(int((taught.last.probabilities(a).argmax(1) == y).sum()) for _, a, y in taught.training.blocks())
+    blind = " Wrong labels are learned like right ones, and influence hardly tells them apart: compare each label with "
+    blind += "what the network predicts, or give more images of each class."
     return (
         f"A softmax regression on the mean of each channel of {taught.training.layer} stands in the place of the last "
         f"layer, because {taught.why_fitted}; it classifies {right / len(taught.training):.1%} of the training images "
-        "correctly."
+        f"correctly.{blind if right == len(taught.training) else ''}"
     )
 
 

@@ -19,7 +19,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -107,7 +107,8 @@ def lesion(
     )
     lesions.save_csv(table)
     caption = caption_of(lesions, data)
-    figure = draw_lesions(lesions, f"What {network.name} loses when a {by} is silenced", caption, page)
+    name = network_called(loaded.spec, network.name)
+    figure = draw_lesions(lesions, f"What {name} loses when a {by} is silenced", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table} and {beside(table, '.h5')}")
     click.echo(repr(lesions))

@@ -261,7 +261,7 @@ def pictured(layer: LayerKernels, filters: Mapping[str, Sequence[int]] = Mapping
 
 def _kernels_heading(layer: LayerKernels, numbers: Sequence[int]) -> str:
     partly = layer.pictures is not None and len(numbers) < len(layer.pictures)
-    return layer.words() + f"; {len(numbers)} of them drawn" * partly
+    return layer.words() + f"; {counted(len(numbers), 'filter')} drawn" * partly
 
 
 def _kernels_height(layer: LayerKernels, count: int, columns: int, side: float, width: float) -> float:

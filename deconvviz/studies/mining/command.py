@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pathlib
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -121,7 +122,9 @@ def _what_follows(out: str, layer: str, shard: tuple[int, int] | None) -> str:
     """Return what was written and what comes next, as a line."""
     if shard is not None:
         return f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards"
-    figure_name = layer.partition("[")[0]  # the file of some directions may be in a folder
+    own_layer, _, directions = layer.rstrip("]").partition("[")
+    named = pathlib.Path(directions).stem.replace(":", "")  # a file may be in a folder; pca:5 is no good name for one
+    figure_name = f"{own_layer}.{named}" if named else own_layer
     words = "grid", out, "-l", layer, "-o", f"{figure_name}.png"
     return f"wrote {out}; next: {following(*words, carry=('shown', 'device'))}"
 

@@ -22,7 +22,7 @@ from deconvviz.deconv.project import project_by_rules
 from deconvviz.deconv.projection import Projection, Unit
 from deconvviz.errors import DataError
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name, op_of
+from deconvviz.graph.ops import op_name, op_of, reads_pixels
 from deconvviz.graph.reach import data_inputs
 from deconvviz.halving import AtOnce
 from deconvviz.studies.mining.result import MinedLayer, Winner
@@ -244,7 +244,8 @@ def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | N
     """Return the filters of a layer that reads the image directly, float32 [F, h, w, C]: nothing shows them better.
 
     Between the convolution and the layer there may be rectifiers of any kind, normalisations of single channels, and
-    ops that hand their input on. Other layers, and those of images with one or two channels, have None.
+    ops that hand their input on; between the image and the convolution there may be a border. Other layers, and those
+    of images with one or two channels, have None.
 
     >>> from torch import nn
     >>> from deconvviz.graph.capture import capture
@@ -256,7 +257,7 @@ def first_layer_weights(network: Network, layer: str) -> NDArray[np.float32] | N
     node = network.layer(layer).node
     while op_of(node).kind == "rectifier" or op_of(node).normalises or op_of(node).identity:
         node = data_inputs(node)[0]
-    if op_name(node) != "conv2d" or data_inputs(node) != [network.image]:
+    if op_name(node) != "conv2d" or not reads_pixels(node):
         return None
     weight = network.constant(node.args[1])  # type: ignore[arg-type]
     if weight is None or weight.shape[1] < 3:

@@ -32,7 +32,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -217,7 +217,7 @@ def occlude(
     )
     others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
     caption = _caption(network, occlusions, square) + preprocess.shown_words()
-    title = f"Occlusion of {network.name}"
+    title = f"Occlusion of {network_called(loaded.spec, network.name)}"
     figure = draw_occlusions(occlusions, others, class_names, title, caption, page, preprocess.shown)
     save_figure(figure, out, caption)
     table = beside(out, ".csv")

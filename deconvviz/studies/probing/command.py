@@ -23,7 +23,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
 from deconvviz.run.opening import captured
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -284,7 +284,7 @@ def probe(
     result = transfer(networks, images, chosen, settings, storage.features, **about, **keywords)
     result.save_csv(table)
     caption = caption_of(result, network.name, data, storage.pool)
-    figure = draw_probing(result, f"Linear probes of {network.name}", caption, page)
+    figure = draw_probing(result, f"Linear probes of {network_called(loaded.spec, network.name)}", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(repr(result))
     click.echo(f"wrote {table}" + (f"; the features are in {storage.features}" if storage.features else ""))

@@ -208,7 +208,7 @@ def _show(
     deciding = deciding_channels(found, images, layer, shown, decision=decision, picture=picture)
     click.echo(f"{name + ': ' if name else ''}{deciding.sentence}")
     caption = caption_of(found, deciding, name)
-    figure = draw_relevance(deciding, f"What decides at {layer} of {opened.network.name}", caption, page)
+    figure = draw_relevance(deciding, f"What decides at {layer} of {opened.name}", caption, page)
     save_figure(figure, beside(out, ".png") if len(found) == 1 else beside(out, f".{layer}.png"), caption)
     return deciding
 

@@ -192,7 +192,7 @@ def caption_of(class_tree: ClassTree) -> str:
         f" Of {class_tree.count} classes the {CUT} topmost groups are drawn: the number of classes of each, and those "
         "whose weights agree most with the group's mean."
     ) * (class_tree.count > TIPS)
-    measured = "" if class_tree.accuracy is None else f"\n{class_tree.accuracy.words().capitalize()}."
+    measured = "" if class_tree.accuracy is None else f"\n{class_tree.accuracy.words(class_tree.nodes).capitalize()}."
     return (
         "The rows of the last layer's weights, each of length 1, joined pair by pair by Ward's method: what joins far "
         f"on the right is similar. A node decides by the {SCORED[class_tree.nodes]} of each branch's classes.{cut}"
@@ -207,6 +207,6 @@ def path_caption(path: TreePath) -> str:
         f"At each node, the {SCORED[path.tree.nodes]} of one branch's classes is compared with that of the other's. "
         "The probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes "
         "of a branch, names those whose weights agree most with its mean. Maps show what speaks for the branch that is "
-        f"taken: {path.method} of the difference of both branches. The path ends at "
+        f"taken: {path.method} of the difference of both branches, each map on a scale of its own. The path ends at "
         f"{path.tree.class_name(path.leaf)}. {ends}"
     )

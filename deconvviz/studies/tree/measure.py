@@ -269,6 +269,6 @@ def tree_path(
         decided=decided,
         probability=float(probabilities[decided]),
         soft=float(class_tree.soft(scores)[0, leaf]),
-        method=method,
+        method=f"{method} at {', '.join(explain.layers)}" if explain.layers else method,
         steps=tuple(steps),
     )

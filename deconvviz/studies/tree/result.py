@@ -59,10 +59,17 @@ class TreeAccuracy:
         place = FOLLOWED.index(how)
         return paired_interval(np.array(self.lost[place]), np.array(self.gained[place]), self.images)
 
-    def words(self) -> str:
-        """Return the accuracies in words, with the 95 % intervals of the differences to the network."""
+    def words(self, nodes: str = "mean") -> str:
+        """Return the accuracies in words, with the 95 % intervals of the differences to the network.
+
+        Args:
+            nodes: what the score of a node is; by "sum" the soft tree is the network, and differs from it in nothing.
+        """
         parts = [f"network {100 * self.share('plain'):.1f} %"]
         for how in FOLLOWED:
+            if how == "soft" and nodes == "sum" and not (self.lost[0] or self.gained[0]):
+                parts.append(f"soft tree {100 * self.share(how):.1f} % (it is the network itself)")
+                continue
             low, high = 100 * self.interval(how)
             change = 100 * (self.share(how) - self.share("plain"))
             parts.append(
@@ -226,7 +233,7 @@ class ClassTree(Shown, drawn_by="draw_tree"):
     def __repr__(self) -> str:
         left, right = self.children(self.root)
         first = f"first {self.group_name(left)} against {self.group_name(right)}"
-        accuracy = "" if self.accuracy is None else f"; {self.accuracy.words()}"
+        accuracy = "" if self.accuracy is None else f"; {self.accuracy.words(self.nodes)}"
         return f"<ClassTree of {self.network}: {counted(self.count, 'class')}; {first}{accuracy}>"
 
 

@@ -373,3 +373,16 @@ def test_the_command_writes_figures_and_tables(tmp_path: pathlib.Path) -> None:
         "e.suspicious.png",
         "e.suspicious.csv",
     }
+
+
+def test_beside_a_fitted_last_layer_stands_what_the_network_itself_predicts() -> None:
+    """A regression on few images says of each what its label says, right or wrong."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    model, images = nn.Sequential(*layers, nn.Flatten()).double().eval(), labelled(6)
+    x = torch.stack([PLAIN(images[n][0]) for n in range(len(images))]).double()
+    p = model(x).softmax(1)
+    found = dv.suspects(dv.capture(model, PLAIN.shape), images, preprocess=PLAIN, batch_size=5, progress=False)
+    assert found.predicted.tolist() == p.argmax(1)[found.images].tolist()
+    assert np.allclose(found.probability, p[found.images, found.labels].detach().numpy())
+    assert "classifies 100.0% of the training images correctly. Wrong labels are learned" in " ".join(found.notes)

@@ -114,6 +114,19 @@ def test_the_choice_by_hand() -> None:
     assert choose_rule({"deconvnet": good, "guided": bad}, switches=False).rule == "deconvnet"
 
 
+def test_where_medians_are_zero_means_choose() -> None:
+    """Of most units nothing comes back by any rule: the deconvnet is not as good as the best one because both are 0."""
+    zero, some = np.zeros((9, 2)), np.zeros((9, 2))
+    some[:4] = 0.8
+    choice = choose_rule({"deconvnet": zero, "guided": some, "lrp-gamma": some / 2}, switches=True)
+    assert (choice.rule, choice.by) == ("guided", "mean") and choice.kept["guided"][0] == pytest.approx(3.2 / 9)
+    assert "mean of 9 units (of most units hardly anything comes back): 0.36; deconvnet: 0.00." in choice.words()
+    barely = np.concatenate([np.full((5, 2), 0.01), np.zeros((4, 2))])  # a median whose interval reaches zero
+    assert choose_rule({"deconvnet": zero, "guided": barely}, switches=True).rule == "guided"
+    none = choose_rule({"deconvnet": zero, "guided": zero}, switches=True)
+    assert none.rule == "deconvnet" and "bring nothing back of the activation of 9 units by any rule" in none.words()
+
+
 def test_units_without_a_positive_activation_are_left_out() -> None:
     nothing, some = np.full((3, 2), np.nan), np.full((3, 2), 0.5)
     assert choose_rule({"deconvnet": nothing, "guided": nothing}, switches=True).units == 0

@@ -195,7 +195,7 @@ def assert_is_full_sort(
     assert found["values"].dtype == found["maximum"].dtype == np.float32
     assert mined[layer].activity.images == len(maps)
     np.testing.assert_array_equal(mined[layer].activity.dead, expected["fired"] == 0)
-    np.testing.assert_array_equal(mined[layer].activity.mean, expected["total"] / len(maps))
+    np.testing.assert_allclose(mined[layer].activity.mean, expected["total"] / len(maps), rtol=1e-13)
 
 
 def assert_same(a: Mined, b: Mined) -> None:

@@ -140,6 +140,14 @@ def test_first_filters_are_shown_behind_every_rectifier(name: str) -> None:
     assert np.array_equal(weights, model.conv.weight.detach().permute(0, 2, 3, 1).numpy())
 
 
+def test_first_filters_are_shown_behind_a_border() -> None:
+    """As in networks whose first convolution pads by itself, such as EfficientNet-Lite0."""
+    model = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU6())
+    weights = first_layer_weights(dv.capture(model.eval(), (3, 16, 16)), "3")
+    assert weights is not None
+    assert np.array_equal(weights, model[1].weight.detach().permute(0, 2, 3, 1).numpy())
+
+
 def test_there_are_many_rectifiers() -> None:
     assert len(RECTIFIERS) >= 15 and {"relu", "mish", "elu", "prelu"} <= set(RECTIFIERS)
 

@@ -198,6 +198,7 @@ def _firing_rates(responses: LayerResponses) -> Evidence:
         x="share of the images in which a filter fires",
         y="number of filters",
         mark=RARE,
+        mark_name="the limit of nearly dead filters",
     )
 
 
