@@ -114,7 +114,7 @@ class RuleChoice:
             activations, the mean over the shares CHOSEN_BY.
         units: how many units were measured.
         switches: whether the deconvnet has switches in front of the layer.
-        by: "median" over the units; "mean" where the interval of the best median reaches down to zero: of most units
+        by: "median" over the units; "mean" where the interval of the best median reaches down to zero: of many units
             hardly anything is brought back then, and medians tell no rule from another.
 
     >>> kept = {"guided": (0.9712, 0.9, 1.0), "deconvnet": (0.9741, 0.9, 1.0)}
@@ -147,7 +147,7 @@ class RuleChoice:
         as_good = " The deconvnet is within the 95 % interval of the best rule." if is_as_good else ""
         told = reason or as_good or f"{share:.2f}" != f"{share_of_other:.2f}"
         digits = 2 if told else 4  # so many that the choice can be seen
-        few = " (of most units hardly anything comes back)" * (self.by == "mean")
+        few = " (of many units hardly anything comes back)" * (self.by == "mean")
         return (
             f"{self.rule}, chosen by what the strongest 5 and 10 % of the pixels bring back of the activation, "
             f"{self.by} of {counted(self.units, 'unit')}{few}: {share:.{digits}f}; "

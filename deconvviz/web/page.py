@@ -13,6 +13,7 @@ from PIL import Image
 
 from deconvviz.results.files import atomic
 from deconvviz.types import Pathlike, Pixels
+from deconvviz.words import counted
 
 SHARED = "deconvviz.web"  # the package with the templates that several pages share
 FIGURES = "figures"  # the folder of a page's figures
@@ -38,6 +39,7 @@ def write_page(path: Pathlike, template: str, values: Mapping[str, Any], package
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     text = environment.get_template(template).render(values)
     with atomic(path) as temporary:
         temporary.write_text(text, "utf-8")

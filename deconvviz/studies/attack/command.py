@@ -44,7 +44,7 @@ from deconvviz.studies.attack.registry import (
     interpreter_declarations,
     require_fooler,
 )
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -260,7 +260,7 @@ def attack(
         **{**of_maps.keywords(), "layer": of_maps.layer_in(network)},
         **run.keywords(),
     )
-    _write(study, out, network.name, page, preprocess.shown_words())
+    _write(study, out, network_called(loaded.spec, network.name), page, preprocess.shown_words())
 
 
 def _opened(paths: Sequence[str]) -> Images:

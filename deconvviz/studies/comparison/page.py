@@ -20,6 +20,7 @@ from deconvviz.studies.comparison.result import RECOGNISED, SHARPER, STATUSES, l
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
 from deconvviz.web.page import FIGURES, keep_figure, write_page
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,7 +218,7 @@ def _explained(figures: _Figures, comparison: Comparison, explained: ExplainedIm
     caption = f"{comparison.config['method']}, the same class for both networks. {MAPS}"
     texts = [row[1] for row in rows]
     figure = draw_explained(explained, texts, "The same decisions, explained", caption)
-    alt = f"Maps of both networks over {len(rows)} images"
+    alt = f"Maps of both networks over {counted(len(rows), 'image')}"
     return {"figure": figures.drawn("explained", figure, caption, alt), "rows": rows}
 
 

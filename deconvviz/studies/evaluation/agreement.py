@@ -14,7 +14,7 @@ from deconvviz.metrics.intervals import unit_columns
 from deconvviz.results.tables import write_csv
 from deconvviz.studies.evaluation.columns import COLUMNS_BY_GROUP, PXAP
 from deconvviz.types import Floats, Pathlike
-from deconvviz.words import between
+from deconvviz.words import between, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Agreement:
         write_csv(path, "agreement", ("metric", "truth", "correlation", "low", "high"), self.rows())
 
     def __repr__(self) -> str:
-        count = f"{len(self.methods)} methods, {self.images} images"
+        count = f"{len(self.methods)} methods, {counted(self.images, 'image')}"
         lines = [f"Rank correlation with {self.truth} over {count}"]
         for metric, (value, low, high) in self.correlations.items():
             lines.append(f"  {metric:<22} {value:7.2f}   {between(low, high)}")

@@ -23,7 +23,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
-from deconvviz.words import counted
+from deconvviz.words import counted, network_called
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -159,13 +159,14 @@ def invariance(
     dataset = open_images(images)
     class_names = output_names(loaded, names, network, dataset)
     chosen_images = spread(labels_of(dataset), count).tolist() if indices is None else list(integers(indices))
+    if scores.depth and len(chosen_images) < 2:
+        raise DataError("--depth of one image given; its score compares images with each other: give two or more")
     drawn_layers = layers or first_and_last(network)
-    by_place = list(network.layers).index
-    measured_layers = sorted({*by_depth(network), *drawn_layers}, key=by_place) if scores.depth else drawn_layers
+    every_layer = sorted({*by_depth(network), *drawn_layers}, key=list(network.layers).index)
     result = measure(
         network,
         dataset,
-        measured_layers,
+        every_layer if scores.depth else drawn_layers,
         preprocess=preprocess,
         which=chosen_images,
         outputs=_outputs(dataset, chosen_images, network, class_names, names is not None),
@@ -176,11 +177,12 @@ def invariance(
         interpolation=transforms.interpolation,
         **run.keywords(),
     )
-    labels = [class_names[target] if class_names else class_label(target) for target in result.targets]
-    labels = [f"{pathlib.PurePath(name).stem}: {label}" for name, label in zip(result.images, labels, strict=True)]
-    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, network.name, out, page)
+    targets = [class_names[target] if class_names else class_label(target) for target in result.targets]
+    labels = [f"{pathlib.PurePath(image).stem}: {target}" for image, target in zip(result.images, targets, strict=True)]
+    name = network_called(loaded.spec, network.name)
+    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, name, out, page)
     if scores.depth:
-        _save_depth(result, network.name, out, page.beside())
+        _save_depth(result, name, out, page.beside())
     if scores.units:
         _save_units(result, scores.units, scores.top, out)
     click.echo(repr(result))
@@ -285,12 +287,15 @@ def _save_curves(
     from deconvviz.studies.invariance.measure import example_strips
 
     padding, interpolation = result.config["padding"], result.config["interpolation"]
+    strips = example_strips(result, images, preprocess)
+    shown = min(len(pictures) for _, pictures in strips.values())
+    of_first = f" Examples are of the first {shown} of {len(labels)} images." if shown < len(labels) else ""
     caption = (
         f"x is the image, Tx the transformed image ({padding} padding, {interpolation} interpolation), f all values of "
-        "the layer. The paper does not state the unit of its distance. The vertical scales of the panels differ."
-        f"{preprocess.shown_words()}"
+        "the layer. The paper does not state the unit of its distance. The vertical scales of the panels differ. The "
+        "class of each image is named below: that of its label, or else the one that the network finds in the image "
+        f"as it is.{of_first}{preprocess.shown_words()}"
     )
-    strips = example_strips(result, images, preprocess)
     title = f"{network} under transforms"
     save_figure(draw_invariance(result, strips, layers, labels, title, caption, page), out, caption)
     table = beside(out, ".csv")

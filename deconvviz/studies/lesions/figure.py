@@ -45,7 +45,8 @@ def draw_lesions(lesions: Lesions, title: str, caption: str, page: Page = OWN) -
     figure, ranked, losses, spread = _panels(names, layers, height, title, caption, page)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.85, len(layers)))
     drops = 100 * np.column_stack([lesions.drop, lesions.interval])
-    rises = lesions.loss_rise[:, None] + lesions.loss_rise_error[:, None] * np.array([0, -1, 1])
+    rise, half = lesions.loss_rise, lesions.loss_rise_error
+    rises = np.column_stack([rise, rise - half, rise + half])
     for row, i in zip(rows_from_top(len(ranking)), ranking.tolist(), strict=True):
         for axes, estimates in ((ranked, drops), (losses, rises)):
             draw_interval(axes, estimates[i], row, colours[lesions.layer[i]])

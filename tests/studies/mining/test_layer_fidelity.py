@@ -120,7 +120,7 @@ def test_where_medians_are_zero_means_choose() -> None:
     some[:4] = 0.8
     choice = choose_rule({"deconvnet": zero, "guided": some, "lrp-gamma": some / 2}, switches=True)
     assert (choice.rule, choice.by) == ("guided", "mean") and choice.kept["guided"][0] == pytest.approx(3.2 / 9)
-    assert "mean of 9 units (of most units hardly anything comes back): 0.36; deconvnet: 0.00." in choice.words()
+    assert "mean of 9 units (of many units hardly anything comes back): 0.36; deconvnet: 0.00." in choice.words()
     barely = np.concatenate([np.full((5, 2), 0.01), np.zeros((4, 2))])  # a median whose interval reaches zero
     assert choose_rule({"deconvnet": zero, "guided": barely}, switches=True).rule == "guided"
     none = choose_rule({"deconvnet": zero, "guided": zero}, switches=True)
