@@ -150,7 +150,7 @@ def invariance(
     kinds = _kinds(transforms.kinds)  # before torch is imported
     from deconvviz.data.datasets import labels_of, open_images
     from deconvviz.data.sampling import spread
-    from deconvviz.graph.choose import by_depth, first_and_last
+    from deconvviz.graph.choose import first_and_last
     from deconvviz.models.labels import class_label
     from deconvviz.studies.invariance.measure import invariance as measure
 
@@ -159,14 +159,11 @@ def invariance(
     dataset = open_images(images)
     class_names = output_names(loaded, names, network, dataset)
     chosen_images = spread(labels_of(dataset), count).tolist() if indices is None else list(integers(indices))
-    if scores.depth and len(chosen_images) < 2:
-        raise DataError("--depth of one image given; its score compares images with each other: give two or more")
     drawn_layers = layers or first_and_last(network)
-    every_layer = sorted({*by_depth(network), *drawn_layers}, key=list(network.layers).index)
     result = measure(
         network,
         dataset,
-        every_layer if scores.depth else drawn_layers,
+        _by_depth(network, drawn_layers, len(chosen_images)) if scores.depth else drawn_layers,
         preprocess=preprocess,
         which=chosen_images,
         outputs=_outputs(dataset, chosen_images, network, class_names, names is not None),
@@ -270,6 +267,21 @@ def _spaced(text: str, first: float, last: float, size: float) -> list[float]:
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
+
+
+def _by_depth(network: Network, drawn_layers: Sequence[str], count: int) -> list[str]:
+    """Return the layers that are measured for --depth, with those that are drawn.
+
+    Raises:
+        DataError: there is a single image, whose score is not defined.
+        LayerNotFound: a layer does not exist.
+    """
+    from deconvviz.graph.choose import by_depth
+
+    if count < 2:
+        raise DataError("--depth of one image given; its score compares images with each other: give two or more")
+    own_names = {network.layer(name).name for name in drawn_layers}  # refuses a layer that does not exist
+    return sorted({*by_depth(network), *own_names}, key=list(network.layers).index)
 
 
 def _save_curves(

@@ -131,6 +131,8 @@ def test_labels_on_the_command_line(tmp_path: pathlib.Path) -> None:
         (["--kinds", "turn"], "no transform named 'turn'"),
         (["--images", "1,9"], "image 9 given; there are 0 to 8"),
         (["-l", "relu55"], "no layer 'relu55'.*nearest: relu5"),
+        (["-l", "relu55", "--depth"], "no layer 'relu55'.*nearest: relu5"),
+        (["--images", "3", "--depth"], "--depth of one image given"),
         (["--units", "relu9"], "no layer 'relu9'"),
         (["-o", "f.gif"], "ends in .png"),
     ],

@@ -22,6 +22,7 @@ from deconvviz.graph.channels import channel_groups
 from deconvviz.metrics.intervals import paired_interval
 from deconvviz.models.load import load_model
 from deconvviz.progress import progress_bar
+from deconvviz.run.options import RunOptions
 from deconvviz.studies.pruning.command import caption_of
 from deconvviz.studies.pruning.command import prune as prune_command
 from deconvviz.studies.pruning.criteria import CRITERIA
@@ -96,6 +97,30 @@ def test_activity_drops_the_dead_then_the_repeated() -> None:
         model[0].bias[1] = 1.5 * model[0].bias[2]
     found = scored(model, "activity")["0"]
     assert found[3] < 1 and 1 <= min(found[1], found[2]) < 2 and max(found[1], found[2]) >= 2
+
+
+@pytest.mark.parametrize("rectifier", [nn.LeakyReLU(0.1), nn.SiLU()], ids=["leaky", "silu"])
+def test_activity_calls_no_filter_blind_whose_means_are_negative(rectifier: nn.Module) -> None:
+    """The selectivity index is of means that are not; here a filter with negative ones tells the classes apart."""
+    rng, labels = np.random.default_rng(0), np.arange(40) % 2
+    pixels = rng.integers(0, 60, (40, 8, 8, 3))
+    pixels[..., 0] += (labels * 180)[:, None, None]  # the classes differ in red alone
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), rectifier, nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.zero_()
+        model[0].weight[0, 0], model[0].bias[0] = -0.2, -0.6  # red, below zero everywhere
+        model[0].weight[1, 0], model[0].bias[1] = 0.2, 0.6
+        model[0].weight[2, 1] = model[0].weight[3, 2] = 1
+    network = dv.capture(model.eval(), (3, 8, 8))
+    groups = channel_groups(network)
+    subject = PruningSubject(
+        network=network, groups=groups, chosen=dict.fromkeys(groups.prunable, 2), outputs=np.arange(2),
+        feed=Feed(dv.InMemoryImages(pixels.astype(np.uint8), labels, ("dark", "red")), dv.Preprocess(resize=8, crop=8)),
+        run=RunOptions(progress=False),
+    )  # fmt: skip
+    (scores,) = CRITERIA["activity"](subject).values()
+    assert (scores >= 3).all()  # neither blind nor repeated nor dead
 
 
 def test_lesion_is_the_loss_without_a_filter() -> None:

@@ -46,8 +46,8 @@ def _kinds(subject: PruningSubject, value: str, responses: LayerResponses) -> Fl
     means = np.abs(responses.means).mean(0, dtype=np.float64)
     ranks = np.argsort(np.argsort(means, kind="stable"), kind="stable") / len(means)
     kinds = np.full(len(means), ALIVE)
-    rectified = is_rectified(subject.network.layer(value).node)
-    if subject.labelled and rectified:
+    rectified = is_rectified(subject.network.layer(value).node) and responses.lowest.min() >= 0
+    if subject.labelled and rectified:  # the index is of means that are not negative, which SiLU's or LeakyReLU's are
         rng = np.random.default_rng([subject.run.seed, 11])
         index, by_chance = responses.selectivities(subject.targets, int(subject.targets.max()) + 1, rng)
         kinds[index <= by_chance] = BLIND
