@@ -63,6 +63,26 @@ def share_interval(hits: Ints, count: int) -> Floats:
     return np.stack([np.maximum(centre - half, 0), np.minimum(centre + half, 1)], -1)
 
 
+def difference_interval(hits: tuple[int, int], counts: tuple[int, int]) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two shares on different images, hits[0] / counts[0] less the other.
+
+    Args:
+        hits: of both.
+        counts: of images, at least 1 each.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, pages 873-890, method 10 (from memory): the ends of Wilson's
+    intervals of both shares are combined.
+
+    >>> [round(end, 3) for end in difference_interval((56, 48), (70, 80))], difference_interval((1, 0), (1, 1))[0] < 0
+    ([0.052, 0.334], True)
+    """
+    (first, (low, high)), (second, (other_low, other_high)) = (
+        (hit / count, share_interval(np.array(hit), count).tolist()) for hit, count in zip(hits, counts, strict=True)
+    )
+    below, above = np.hypot(first - low, other_high - second), np.hypot(high - first, second - other_low)
+    return float(first - second - below), float(first - second + above)
+
+
 def area_under(curves: Floats, steps: Sequence[float]) -> Floats:
     """Return the area under curves by the trapezoid rule, divided by the length of the axis: a mean over the steps.
 

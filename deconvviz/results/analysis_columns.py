@@ -43,7 +43,8 @@ ANALYSES: Mapping[str, TableSchema] = {
             "alive_after flag |  | Whether that of the partner does.",
             "sharpness_before number | share, 0..1 | Gini index of the filter's largest responses to the images.",
             "sharpness_after number | share, 0..1 | That of the partner.",
-            "sharpness_error number | share, 0..1 | Standard error of the difference of both, over the images.",
+            "sharpness_error number? | share, 0..1 | Standard error of the difference of both, over the images; "
+            "empty where there are fewer than three.",
             "weight_cosine number? | -1..1 | Cosine between the weights of the filters of this number; empty where the "
             "layer has none of its own.",
             "status text |  | gone, new, sharper, blunter or kept; see `LayerComparison`.",

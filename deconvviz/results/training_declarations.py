@@ -51,7 +51,8 @@ TRAININGS: Mapping[str, FileSchema] = {
             "layers/*/alive_after b channels* |  | bool: the same of each filter after.",
             "layers/*/sharpness_before f channels* | 0, finite | float64: Gini index over the images, before.",
             "layers/*/sharpness_after f channels* | 0, finite | float64: the same of each filter after.",
-            "layers/*/sharpness_error f channels* | 0, finite | float64: standard error of the change to the partner.",
+            "layers/*/sharpness_error f channels* | 0 | float64: standard error of the change to the partner; NaN "
+            "where there are fewer than three images.",
             "layers/*/weight_cosine f channels* |  | float64: cosine between the weights of one number; may be NaN.",
             "layers/*/shown i shown* | 0 | int64: filters before whose pairs have pictures.",
             "layers/*/tiles_before u8 shown* k* side* side* 3 |  | uint8: their strongest patches.",

@@ -140,9 +140,10 @@ def _pair_words(layer: LayerComparison, channel: int) -> tuple[str, str]:
         if not alive
     ]
     status = ", ".join([layer.status(channel), *dead])
+    half = NORMAL_95 * layer.sharpness_error[channel]
     return f"{number}: {status}", (
         f"correlation {layer.correlation[channel]:.2f}, sharpness {layer.sharpness_before[channel]:.2f} "
-        f"({layer.sharpened[channel]:+.2f} ± {NORMAL_95 * layer.sharpness_error[channel]:.2f})"
+        f"({layer.sharpened[channel]:+.2f}{'' if np.isnan(half) else f' ± {half:.2f}'})"
     )
 
 

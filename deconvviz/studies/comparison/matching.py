@@ -128,7 +128,7 @@ def sharpness_error(before: Floats, after: Floats) -> Floats:
         after: [N, C], the same of the filters that they are compared with, on the same images.
 
     Returns:
-        float64 [C]; 0 where there are fewer than two images.
+        float64 [C]; NaN where there are fewer than three images: the Gini index of the one that is left is 0 always.
 
     Source: Efron and Stein 1981, "The jackknife estimate of variance", Annals of Statistics 9 (from memory).
 
@@ -137,8 +137,8 @@ def sharpness_error(before: Floats, after: Floats) -> Floats:
     (True, 0.0)
     """
     count = len(before)
-    if count < 2:
-        return np.zeros(before.shape[1])
+    if count < 3:
+        return np.full(before.shape[1], np.nan)
     differences = _sharpness_without_each(after) - _sharpness_without_each(before)
     return np.asarray(np.sqrt((count - 1) * differences.var(0)))
 

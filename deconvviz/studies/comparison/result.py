@@ -56,7 +56,8 @@ class LayerComparison:
         alive_after: bool [C], the same of each filter after.
         sharpness_before: float64 [C], the Gini index of each filter's largest responses to the images, before.
         sharpness_after: float64 [C], the same of each filter after.
-        sharpness_error: float64 [C], the standard error of `sharpened`, over the images that were chosen.
+        sharpness_error: float64 [C], the standard error of `sharpened`, over the images that were chosen; NaN where
+            they are fewer than three: no filter is sharper or blunter then.
         weight_cosine: float64 [C], cosine between the weights of the filters of one number; NaN where there are none.
         shown: int64 [n], the filters before whose pairs have pictures.
         tiles_before: uint8 [n, k, side, side, 3], the strongest patches of these; grey where there are

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from deconvviz.choices import SEVERITIES, Severity
-from deconvviz.metrics.intervals import NORMAL_95
+from deconvviz.metrics.intervals import difference_interval
 from deconvviz.studies.diagnosis.finding import Finding, quantity
 from deconvviz.studies.diagnosis.result import Diagnosis
 
@@ -99,8 +99,9 @@ def _accuracies(diagnosis: Diagnosis, other: Diagnosis) -> Iterator[Difference]:
     )
     if mine is None or its is None or not images or not its_images:
         return
-    error = math.sqrt(mine * (1 - mine) / images + its * (1 - its) / its_images)
-    if abs(mine - its) > NORMAL_95 * error:
+    hits = round(mine * images), round(its * its_images)
+    low, high = difference_interval(hits, (images, its_images))
+    if low > 0 or high < 0:
         text = f"{100 * mine:.1f} % classified correctly, against {100 * its:.1f} %"
         yield Difference(check="accuracy", worse=mine < its, text=text)
 

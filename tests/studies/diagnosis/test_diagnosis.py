@@ -261,6 +261,11 @@ def test_accuracies_differ_beyond_chance(ours: float, images: int, expected: lis
     assert [one.worse for one in differences(*pair)] == expected
 
 
+def test_one_image_tells_no_two_networks_apart() -> None:
+    pair = [Diagnosis(config={"accuracy": value, "labelled": 1}) for value in (1.0, 0.0)]
+    assert differences(*pair) == ()
+
+
 # --- figures and page ------------------------------------------------------------------------------------------------
 
 
