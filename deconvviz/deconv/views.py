@@ -26,7 +26,7 @@ class UnitViews:
     Attributes:
         units: (image, layer, channel, (y, x)) each.
         pixels: [N, C, h, w], what each unit sees; zero where its window reaches beyond the image.
-        seen: bool [N, h, w], which places are pixels of the image.
+        seen: bool [N, h, w], which places are pixels of the image that the unit sees.
         corners: int64 [N, 2], the image's (row, column) at the first place of each view; it may be negative.
 
     >>> import deconvviz as dv
@@ -64,7 +64,7 @@ class UnitViews:
         window = self.plan.windows.get(image)
         if window is None:
             self.pixels = self.images[self._places.index]
-            self.seen = torch.ones(len(self.units), height, width, dtype=torch.bool, device=self.images.device)
+            self.seen = self._fields(height, width)
             self.corners = torch.zeros(len(self.units), 2, dtype=torch.int64)
             return
         self.pixels = self._places.cut(self.images, window, (2, 3))
@@ -72,6 +72,18 @@ class UnitViews:
         seen = torch.zeros(len(self.units), *self.pixels.shape[2:], dtype=torch.bool, device=self.images.device)
         self.seen = ~seen if outside is None else ~(seen | outside[:, 0])
         self.corners = torch.stack(self._places.starts(window), 1).cpu()
+
+    def _fields(self, height: int, width: int) -> Tensor:
+        """Return which pixels of a whole image lie in each unit's receptive field, bool [N, height, width].
+
+        A field may be longer than the image, and a unit at the border sees a part of the image all the same.
+        """
+        field, inside = self.network.layer(self.layer).receptive_field, []
+        for axis, (at, length) in enumerate(((self._places.rows, height), (self._places.columns, width))):
+            first = (field.offset[axis] + at * field.stride[axis])[:, None]
+            pixels = torch.arange(length, device=self.images.device)
+            inside.append((first <= pixels) & (pixels < first + field.size[axis]))
+        return inside[0][:, :, None] & inside[1][:, None]
 
     @cached_property
     def batch_size(self) -> int:

@@ -195,7 +195,7 @@ TABLES: Mapping[str, TableSchema] = {
             _LAYER,
             "distance number | the layer's | Euclidean distance of the layer's values from those of the untouched "
             "image.",
-            "relative_distance number | share | The same, divided by the mean distance between two images.",
+            "relative_distance number? | share | The same, divided by the mean distance between two images.",
         ),
     ),
     "invariance scores": TableSchema(
@@ -205,10 +205,10 @@ TABLES: Mapping[str, TableSchema] = {
             "kind text |  | The transform.",
             _LAYER,
             "depth integer |  | Its number among the measured layers, from 1.",
-            "score number | share, 0..1 | 1 where nothing changes, 0 where a transformed image is as far away as "
+            "score number? | share, 0..1 | 1 where nothing changes, 0 where a transformed image is as far away as "
             "another.",
-            "low number | share, 0..1 | Lower end of its 95 % interval over the images.",
-            "high number | share, 0..1 | Upper end of it.",
+            "low number? | share, 0..1 | Lower end of its 95 % interval over the images.",
+            "high number? | share, 0..1 | Upper end of it.",
             "mean_distance number | share | Mean normalised distance over the steps.",
         ),
     ),
@@ -269,9 +269,9 @@ TABLES: Mapping[str, TableSchema] = {
             "part text |  | Name of the part that is masked.",
             _LAYER,
             "mean number | distance | Mean Hamming distance of the signs; lower is tighter.",
-            "standard_error number | distance | Of that mean.",
+            "standard_error number? | distance | Of that mean.",
             "random_mean number | distance | The same for random masks of equal area.",
-            "random_standard_error number | distance | Of that mean.",
+            "random_standard_error number? | distance | Of that mean.",
             "p number | probability | One-sided, by permutation.",
             "images integer | images | How many.",
             "sets integer | sets | Of images.",

@@ -152,7 +152,7 @@ def test_projections_are_placed(rule: str, layer: str) -> None:
         for n, projection in enumerate(projections):
             full, (top, left) = projection.full(), views.corners[n].tolist()
             for y, column in product(range(placed.shape[2]), range(placed.shape[3])):
-                inside = bool(views.seen[n, y, column])
+                inside = 0 <= top + y < SIZE[1] and 0 <= left + column < SIZE[2]
                 expected = full[:, top + y, left + column] if inside else torch.zeros(3).double()
                 assert torch.equal(placed[n, :, y, column], expected)
 
@@ -204,3 +204,20 @@ def test_views_of_whole_networks(name: str) -> None:
             whole[:, top + y, left + column] = 0
         changed = network.maps(layer, network.activations(whole[None], [layer])[layer])[0, channel][place]
         assert abs(float(found[n]) - float(changed)) <= 1e-10 * scale
+
+
+@pytest.mark.parametrize("size", [(9, 9), (10, 10), (9, 14), (8, 12)])
+def test_a_unit_sees_its_field_also_where_that_is_as_long_as_the_image(size: tuple[int, int]) -> None:
+    """By autograd: the pixels on which a unit depends. A field of 9 pixels, at a border, covers a part of an image."""
+    network = dv.capture(nn.Sequential(nn.Conv2d(1, 1, 5, padding=2), nn.Conv2d(1, 1, 5, padding=2)), (1, *size))
+    places = [(0, 0), (2, 7), (size[0] - 1, size[1] - 1)]
+    x = torch.rand(1, 1, *size, requires_grad=True)
+    views = UnitViews(network, x.detach(), [(0, "1", 0, place) for place in places])
+    for place, seen, corner in zip(places, views.seen, views.corners.tolist(), strict=True):
+        (gradient,) = torch.autograd.grad(network(x)[0, 0, place[0], place[1]], x)
+        rows, columns = (start + torch.arange(length) for start, length in zip(corner, seen.shape, strict=True))
+        inside = ((rows >= 0) & (rows < size[0]))[:, None] & ((columns >= 0) & (columns < size[1]))
+        expected = torch.zeros_like(seen)
+        on_image = gradient[0, 0][rows.clamp(0, size[0] - 1)][:, columns.clamp(0, size[1] - 1)]
+        expected[inside] = (on_image != 0)[inside]
+        assert torch.equal(seen, expected) and int(seen.sum()) == int((gradient != 0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,4 +122,6 @@ def _standard_error(distances: Floats) -> float:
 
 
 def _with_error(mean: float, error: float) -> str:
+    if math.isnan(error):  # of a single pair
+        return f"{mean:.3f}" if mean < 10 else f"{mean:.4g}"
     return f"{mean:.3f}±{error:.3f}" if mean < 10 else f"{mean:.4g}±{error:.2g}"

@@ -222,7 +222,7 @@ def test_labels_and_images_whose_relevance_is_not_finite() -> None:
     expected = np.bincount(outputs[np.asarray(scenes.labels)], minlength=5)
     assert found["act"].shares.decided.tolist() == expected.tolist()
     broken = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 196, 2))
-    broken[3].weight.data[0, 0] = torch.nan
+    broken[3].weight.data[0, 0] = torch.inf
     result = dv.relevance(network_of(broken), scenes, ["1"], 2, target=0, preprocess=PREPROCESS, progress=False)
     assert result["1"].shares.broken == 8 and (result["1"].by_relevance.images == -1).all()
     assert np.isfinite(result["1"].shares.total).all()

@@ -58,7 +58,8 @@ def aliasing(subject: Subject) -> CheckRun:
         if severity is not None and change.strided >= LEAST_CHANGE:
             findings.append(_aliased(subject, change, severity))
     unit = "times the change of the anti-aliased layer, the worst layer"
-    measured = Measured(value=max((change.ratio for change in changes), default=None), unit=unit)
+    ratios = [change.ratio for change in changes if not np.isnan(change.ratio)]  # a layer that is dead has none
+    measured = Measured(value=max(ratios, default=None), unit=unit)
     return CheckRun(findings=tuple(findings), measured=measured)
 
 

@@ -18,6 +18,8 @@ from deconvviz.graph.reach import axes_of, data_inputs, pair
 from deconvviz.studies.diagnosis.measures.build import stride_of
 from deconvviz.types import Floats
 
+MOST = 1000.0  # a ratio that is larger says no more: the response is aliased altogether
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strided:
@@ -59,8 +61,13 @@ class ShiftChange:
 
     @property
     def ratio(self) -> float:
-        """How many times as much the response changes as the anti-aliased one; 1 where nothing aliases."""
-        return self.strided / self.reference if self.reference > 0 else float("nan")
+        """How many times as much the response changes as the anti-aliased one; 1 where nothing aliases.
+
+        It is at most MOST, as where the anti-aliased response does not change at all; NaN where the response does not.
+        """
+        if self.strided == 0 or np.isnan(self.strided):
+            return float("nan")
+        return MOST if self.reference * MOST <= self.strided else self.strided / self.reference
 
 
 def strided_ops(network: Network) -> tuple[Strided, ...]:

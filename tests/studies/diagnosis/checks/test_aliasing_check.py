@@ -178,3 +178,37 @@ def striped(antialiased: bool) -> Subject:
 
 
 PLANTED = {"aliasing": Planted(lambda _: striped(False), lambda _: striped(True))}
+
+
+def test_stripes_of_which_the_blur_leaves_nothing_are_aliased_altogether() -> None:
+    model = nn.Conv2d(1, 1, 1, stride=2, bias=False)
+    stripes = torch.ones(2, 1, 16, 16)
+    stripes[0, :, :, ::2] = stripes[1, :, ::2] = -1
+    (change,) = shift_changes(dv.capture(model, (1, 16, 16)), [stripes])
+    assert change.reference == 0 and change.strided > 1 and change.ratio == 1000
+    (constant,) = shift_changes(dv.capture(model, (1, 16, 16)), [torch.ones(2, 1, 16, 16)])
+    assert np.isnan(constant.ratio)
+
+
+@pytest.mark.parametrize("dead_first", [True, False])
+def test_a_dead_layer_does_not_hide_the_worst_one(dead_first: bool) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, stride=2, padding=1) for _ in range(2)]
+    with torch.no_grad():
+        layers[0].weight.zero_()
+        layers[0].bias.fill_(-1)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = layers if dead_first else layers[::-1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.first(x)) + torch.relu(self.second(x))
+
+    images = InMemoryImages(np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8))
+    preprocess = dv.Preprocess(resize=32, crop=32)
+    network = dv.capture(Both().eval(), preprocess.shape)
+    found = dv.diagnose(network, images, preprocess=preprocess, checks=["aliasing"], progress=False)
+    (check,) = (each for each in found.checks if each.name == "aliasing")
+    assert check.value is not None and check.value > 2.1
