@@ -33,11 +33,12 @@ def in_points(difference: float, low: float, high: float, signed: bool = False) 
         high: upper end.
         signed: whether a number above zero has a plus.
 
-    >>> in_points(0.36, 0.289, 0.424), in_points(0.005, -0.01, 0.02, signed=True)
-    ('36.0 points [28.9, 42.4]', '+0.5 points [-1.0, +2.0]')
+    >>> in_points(0.36, 0.289, 0.424), in_points(0.005, -0.01, 0.02, signed=True), in_points(-0.0, -1e-5, 0.01)
+    ('36.0 points [28.9, 42.4]', '+0.5 points [-1.0, +2.0]', '0.0 points [0.0, 1.0]')
     """
     form = "+.1f" if signed else ".1f"
-    return f"{round(100 * difference, 1) + 0.0:{form}} points {between(100 * low, 100 * high, form)}"
+    value, lower, upper = (round(100 * share, 1) + 0.0 for share in (difference, low, high))  # and not -0.0
+    return f"{value:{form}} points {between(lower, upper, form)}"
 
 
 def between(low: float, high: float, form: str = ".2f") -> str:

@@ -41,7 +41,10 @@ class PairCurves:
 
     @property
     def areas(self) -> tuple[Tensor, Tensor]:
-        """The areas under both curves by the trapezoid rule, float64 [N] each: simultaneous and conditional."""
+        """The areas under both curves by the trapezoid rule, float64 [N] each: simultaneous and conditional.
+
+        All steps count as equally long, as in `Curves.auc`, though they differ by a pixel where S does not divide H W.
+        """
         steps = len(self.fractions) - 1
         sums = [(c.sum(1) - c[:, 0] / 2 - c[:, -1] / 2) / steps for c in (self.simultaneous, self.conditional)]
         return sums[0], sums[1]

@@ -138,9 +138,12 @@ class Finding(Shown, drawn_by="draw_finding"):
 
     @property
     def beyond(self) -> float:
-        """How many times the value is beyond its threshold, as a logarithm; 0 where a quotient means nothing."""
-        pair = (self.value, self.threshold)
-        return abs(math.log(self.value / self.threshold)) if min(pair) > 0 and math.isfinite(max(pair)) else 0.0
+        """How many times the value is beyond its threshold, as a logarithm; 0 where a quotient means nothing.
+
+        A value of 0, where lower is worse, counts as a millionth of the threshold: nothing is further beyond.
+        """
+        pair = (self.value or self.threshold / 1e6, self.threshold)
+        return abs(math.log(pair[0] / pair[1])) if min(pair) > 0 and math.isfinite(max(pair)) else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

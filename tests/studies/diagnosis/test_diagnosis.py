@@ -261,6 +261,12 @@ def test_accuracies_differ_beyond_chance(ours: float, images: int, expected: lis
     assert [one.worse for one in differences(*pair)] == expected
 
 
+def test_nothing_is_further_beyond_a_threshold_than_zero() -> None:
+    """A finding whose value is 0 is of a check where lower is worse."""
+    least, little = (finding(check="rank", value=value, threshold=0.02) for value in (0.0, 0.008))
+    assert least.beyond > little.beyond > 0
+
+
 def test_one_image_tells_no_two_networks_apart() -> None:
     pair = [Diagnosis(config={"accuracy": value, "labelled": 1}) for value in (1.0, 0.0)]
     assert differences(*pair) == ()

@@ -220,6 +220,8 @@ def _few_directions(layer: str, responses: LayerResponses, classes: int, normali
     if room < FEWEST_DIRECTIONS:
         return None
     shares = eigenvalues(means)
+    if not shares.any():  # the images are all alike: that says nothing of the layer
+        return None
     effective = effective_rank(shares)
     value = (effective - 1) / (room - 1)
     severity = graded(value, RANKS)

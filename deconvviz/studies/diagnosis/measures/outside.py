@@ -141,6 +141,6 @@ def _against(size: Tensor, outside: Tensor) -> Tensor:
 
 def _outside(layer: str, values: Tensor, sizes: Tensor) -> Outside:
     ratios, shares, spreads = values.T.numpy()
-    return Outside(
-        layer=layer, ratios=ratios, shares=shares, flat=bool((spreads < FLAT).all()), maps=sizes.float().numpy()
-    )
+    spreads = spreads[~np.isnan(spreads)]  # an image whose score has no gradient here has none, and tells nothing
+    flat = bool(len(spreads) and (spreads < FLAT).all())
+    return Outside(layer=layer, ratios=ratios, shares=shares, flat=flat, maps=sizes.float().numpy())

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from deconvviz.graph.choose import by_depth
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_of
+from deconvviz.graph.ops import final_value, op_of
 from deconvviz.graph.reach import data_inputs, shape_of
 from deconvviz.graph.steps import crossing, make_plan
 from deconvviz.metrics.intervals import paired_interval
@@ -94,6 +94,7 @@ def removable_layers(network: Network) -> tuple[Removable, ...]:
             blocks.setdefault(layer.node, (part, nodes))
     outermost = [part for part, nodes in blocks.values() if not any(nodes < other for _, other in blocks.values())]
     bypassed = {node for _, nodes in blocks.values() for node in nodes}
+    bypassed |= {final_value(node) for node in bypassed}  # with its BatchNorm and rectifier an op is the same layer
     branches = [
         Removable(layer=layer.name, source=None, parameters=_parameters(network, layer.node))
         for layer in map(network.layer, by_depth(network)[:-1])

@@ -11,7 +11,7 @@ from diagnosed import PLAIN, Planted, found, noise_images, skipped, subject_of
 from torch import nn
 
 from deconvviz.data.truth import OBJECT
-from deconvviz.studies.diagnosis.measures.outside import object_masks, outside_object
+from deconvviz.studies.diagnosis.measures.outside import _against, _outside, object_masks, outside_object
 from deconvviz.studies.diagnosis.subject import Subject
 from deconvviz.types import Mask
 
@@ -88,6 +88,18 @@ def test_maps_that_are_averaged_are_left_out() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     one = subject_of(model, noise_images(12, side=SIDE), PLAIN, truth=Squares())
     assert outside_object(one)[0].flat and "averaged right away" in skipped("outside-object", one)
+
+
+def test_an_image_without_gradient_does_not_hide_that_maps_are_averaged() -> None:
+    size = torch.ones(3, 4, 4)
+    size[2] = 0  # its score does not depend on the layer
+    outside = torch.ones(3, 8, 8)
+    outside[:, 2:6, 2:6] = 0
+    values = _against(size, outside)
+    assert torch.isnan(values[2, 2]) and _outside("a", values, size).flat
+    assert not _outside("a", values[2:], size[2:]).flat
+    size[0, 0, 0] = 5
+    assert not _outside("a", _against(size, outside), size).flat
 
 
 def test_what_it_needs() -> None:

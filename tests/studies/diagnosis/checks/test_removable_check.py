@@ -61,6 +61,23 @@ def test_what_can_be_left_out() -> None:
     ]
 
 
+def test_a_convolution_and_its_batchnorm_are_left_out_once() -> None:
+    """The convolution can be bypassed; to set the value behind its BatchNorm to zero would be the same layer again."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x + self.bn(self.conv(x)))
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), Normed(), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.LazyLinear(3))
+    model(torch.zeros(1, 3, 16, 16))
+    layers = [part.layer for part in removable_layers(dv.capture(model.eval(), (3, 16, 16)))]
+    assert layers == ["2"] and "2.bn" not in layers
+
+
 @pytest.mark.slow
 def test_removals_are_those_of_the_changed_module() -> None:
     model, images = (

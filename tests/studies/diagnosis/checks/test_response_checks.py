@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from diagnosed import SIDE, Planted, about, found, net, skipped, weights
+from diagnosed import SIDE, Planted, about, found, net, noise_images, skipped, weights
 from in_memory import noise
 from torch import nn
 
@@ -122,6 +122,11 @@ def test_a_layer_of_one_direction_is_found(common: float, severity: str | None) 
     assert [finding.severity for finding in got] == ([severity] if severity else [])
     if severity:
         assert 0 <= got[0].value < 0.01 and got[0].evidence.arrays["values"][0] > 0.9
+
+
+def test_images_that_are_all_alike_say_nothing_of_a_layer() -> None:
+    same = InMemoryImages(np.repeat(noise_images(1)[0][0][None], 12, 0))
+    assert not found("rank", about(net(), same, layers=("1",)))
 
 
 def test_a_late_layer_needs_no_more_directions_than_there_are_classes() -> None:
