@@ -40,7 +40,7 @@ class Agreement:
     ... )
     >>> agreement
     Rank correlation with pxap over 4 methods, 9 images
-      adcc                      0.50   0.20 to 0.70
+      adcc                      0.50   [0.20, 0.70]
     """
 
     truth: str

@@ -13,7 +13,7 @@ import deconvviz as dv
 from deconvviz.data.memory import InMemoryImages
 from deconvviz.data.pictures import signed_picture
 from deconvviz.data.preprocess import Preprocess
-from deconvviz.errors import CaptureError, DataError, LayerNotFound
+from deconvviz.errors import CaptureError, DataError, LayerNotFound, ModelError
 from deconvviz.studies.diagnosis.checks import CHECKS
 from deconvviz.studies.diagnosis.finding import CheckRun, Need, graded
 from deconvviz.studies.diagnosis.options import DiagnosisOptions
@@ -183,8 +183,11 @@ def test_what_does_not_fit_is_refused() -> None:
     def broken(model: nn.Sequential) -> None:
         weights(model)[0, 0, 0, 0] = float("nan")
 
-    with pytest.raises(DataError, match="'1' gives values that are not finite"):
+    with pytest.raises(ModelError, match=r"scores of Sequential are NaN, and so are weights, 0\.weight first"):
         _ = about(net(edit=broken)).responses
+    maps = nn.Sequential(*list(net(edit=broken))[:2])  # a network without scores
+    with pytest.raises(DataError, match="'1' gives values that are not finite"):
+        _ = about(maps).responses
 
 
 def test_long_steps_are_watched(capsys: pytest.CaptureFixture[str]) -> None:

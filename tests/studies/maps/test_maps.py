@@ -192,7 +192,7 @@ def test_the_caption_of_kernels_tells_what_is_drawn(network: dv.Network) -> None
     assert "BatchNorm" not in kernels_caption(dv.kernels(network, ["2"]), {})
     figure = dv.draw_kernels(pictures, filters={"1": [5, 0]}, columns=1, width=3.3)
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["5", "0"]
-    assert "2 of them drawn" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert "; 2 filters drawn" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
     many = dv.kernels(dv.capture(nn.Sequential(nn.Conv2d(3, 120, 3)), (3, 8, 8)), ["0"]).layers[0]
     assert list(pictured(many)) == list(range(96))
 
