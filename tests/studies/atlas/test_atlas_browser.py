@@ -507,6 +507,7 @@ def test_search(reader: Reader) -> None:
     assert page.text_content("#result-count") == "32 results, 24 of them are listed"
     page.keyboard.press("Escape")
     assert not page.evaluate("document.querySelector('#search').open")
+    page.wait_for_function("!document.querySelector('#search').contains(document.activeElement)")  # keys go to the page
     page.keyboard.press("?")
     page.wait_for_selector("#key-table tbody kbd")
     keys = page.eval_on_selector_all("#key-table tbody kbd", "all => all.map(one => one.textContent)")
