@@ -55,6 +55,15 @@ def between(low: float, high: float, form: str = ".2f") -> str:
     return "[unknown]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
+def at_layers(layers: Sequence[str]) -> str:
+    """Return where maps are made, behind the name of a method: " at " and the layers, or nothing where there is none.
+
+    >>> at_layers(["layer3", "layer4"]), at_layers([])
+    (' at layer3, layer4', '')
+    """
+    return f" at {', '.join(layers)}" if layers else ""
+
+
 def readable(value: float) -> str:
     """Return a number as it is read in a figure: four digits of it, thousands with commas, millions in words.
 

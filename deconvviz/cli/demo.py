@@ -362,9 +362,7 @@ def _settled(path: pathlib.Path) -> list[dict[str, Any]]:
     return [
         {
             "epoch": number,
-            "shares": [
-                (float(row[share] or "nan"), float(row[similarity] or "nan")) for row in rows if row[epoch] == number
-            ],
+            "shares": [(float(row[share]), float(row[similarity])) for row in rows if row[epoch] == number],
         }
         for number in dict.fromkeys(row[epoch] for row in rows)
     ]

@@ -16,6 +16,7 @@ from deconvviz.cli.notes import no_layer_named
 from deconvviz.cli.options import Command, explainer_option, layers_option, option_group
 from deconvviz.errors import CamError, DataError
 from deconvviz.registry import require_options
+from deconvviz.words import at_layers
 
 if TYPE_CHECKING:
     from deconvviz.graph.network import Network
@@ -111,7 +112,7 @@ class MethodOptions:
     @property
     def place(self) -> str:
         """Where the maps are made, for a title: " at " and the layers, or nothing where none is named."""
-        return f" at {', '.join(self.layers)}" if self.layers else ""
+        return at_layers(self.layers)
 
 
 def method_options(command: Command) -> Command:

@@ -185,8 +185,8 @@ def choose_rule(kept: Mapping[str, Floats], switches: bool) -> RuleChoice:
     others = [rule for rule in scores if rule != "deconvnet"] or ["deconvnet"]
     best = max(others, key=lambda rule: scores[rule][0])
     low = {name: np.nanmin(score) for name, score in scores.items()}  # a single unit has no interval, but its value
-    own = scores["deconvnet"][0]
-    as_good = own > 0 and own >= low[best] if switches else low["deconvnet"] > scores[best][0]
+    papers = scores["deconvnet"][0]
+    as_good = papers > 0 and papers >= low[best] if switches else low["deconvnet"] > scores[best][0]
     rule = "deconvnet" if as_good or scores[best][0] <= 0 else best
     return RuleChoice(rule=rule, kept=scores, units=int(measured.sum()), switches=switches, by=by)
 

@@ -44,7 +44,7 @@ from deconvviz.studies.attack.registry import (
     interpreter_declarations,
     require_fooler,
 )
-from deconvviz.words import counted, network_called
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -234,7 +234,8 @@ def attack(
         raise DataError(NO_LABELS)
     from deconvviz.studies.attack.measure import attack as attack_images
 
-    network, preprocess, loaded = open_model(model, options)
+    opened = open_model(model, options)
+    network, preprocess, loaded = opened
     class_names = output_names(loaded, names, network, dataset)
     outputs = None
     if asked.away_from == "label" or (asked.away_from is None and labelled):
@@ -260,7 +261,7 @@ def attack(
         **{**of_maps.keywords(), "layer": of_maps.layer_in(network)},
         **run.keywords(),
     )
-    _write(study, out, network_called(loaded.spec, network.name), page, preprocess.shown_words())
+    _write(study, out, opened.name, page, preprocess.shown_words())
 
 
 def _opened(paths: Sequence[str]) -> Images:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deconvviz.metrics.calibration import Estimate, Reliability, calibration_change, reliability
-from deconvviz.metrics.intervals import NORMAL_95, paired_interval, standard_error
+from deconvviz.metrics.intervals import mean_interval, paired_interval
 from deconvviz.types import Floats, Ints, Mask
 
 UNCHANGED = Estimate(0.0, 0.0, 0.0)  # of a network and itself: no other images would give another number
@@ -92,13 +92,9 @@ class Decisions:
 
         A single image has a change, and an interval of NaN.
         """
-        changes = (self.loss[1] - self.loss[0])[self.labelled]
         if self.identical:
             return UNCHANGED
-        if not len(changes):
-            return UNKNOWN
-        mean, half = float(changes.mean()), NORMAL_95 * standard_error(changes)
-        return Estimate(mean, mean - half, mean + half)
+        return Estimate(*mean_interval((self.loss[1] - self.loss[0])[self.labelled]))
 
     @property
     def reliability(self) -> tuple[Reliability, Reliability]:

@@ -21,7 +21,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
 from deconvviz.errors import DataError
-from deconvviz.words import counted, network_called
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -130,7 +130,8 @@ def correspond(
     truth = open_truth(boxes, dataset)
     if truth is None:
         raise DataError(f"where the parts are in {images} is not known; give --boxes, or scenes:COUNT:SEED")
-    network, preprocess, loaded = open_model(model, options, layers)
+    opened = open_model(model, options, layers)
+    network, preprocess, _ = opened
     result = correspondence(
         network,
         dataset,
@@ -143,7 +144,7 @@ def correspond(
     )
     result.save_csv(table)
     caption = _caption(study) + preprocess.shown_words()
-    title = f"Correspondence of parts in {network_called(loaded.spec, network.name)}"
+    title = f"Correspondence of parts in {opened.name}"
     figure = draw_correspondence(result, title, caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table}")

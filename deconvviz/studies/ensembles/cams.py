@@ -99,6 +99,7 @@ def ensemble_maps(
         maps=tuple(maps),
         labels=tuple(labels),
         images=tuple(str(images.names[int(index)]) for index in indices),
+        layers=tuple(layer for explainer in explainers for layer in explainer.layers),
     )
 
 

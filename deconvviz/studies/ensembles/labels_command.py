@@ -11,7 +11,7 @@ import click
 from deconvviz.cli.inputs import say_what_is_left_out
 from deconvviz.cli.outputs import beside, command_line, save_figure
 from deconvviz.errors import DataError
-from deconvviz.words import counted
+from deconvviz.words import at_layers, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,8 +79,8 @@ class Asked:
         from deconvviz.studies.ensembles.figure import draw_ensemble_maps
 
         caption = (
-            f"Maps of {maps.method} for the {what} that all decide for together, with its mean probability at the "
-            "left. Each map is in 0..1; the last column is their mean over the networks that see the pixel."
+            f"Maps of {maps.method}{at_layers(maps.layers)} for the {what} that all decide for together, with its mean "
+            "probability at the left. Each map is in 0..1; the last column is their mean over the networks that see the pixel."
         )
         figure = draw_ensemble_maps(maps, f"Where the networks see the {what}", caption, self.page.beside())
         save_figure(figure, beside(self.out, ".maps.png"), caption)

@@ -188,6 +188,7 @@ class EnsembleMaps(Shown, drawn_by="draw_ensemble_maps"):
         maps: float64 [networks + 1, H, W] in 0..1 for each image; 0 where a network does not see the image.
         labels: the class that is explained of each image, and its probability in the ensemble.
         images: names of the images.
+        layers: of each network, what its maps are of; none where a method needs none.
     """
 
     method: str
@@ -196,6 +197,7 @@ class EnsembleMaps(Shown, drawn_by="draw_ensemble_maps"):
     maps: tuple[Floats, ...]
     labels: tuple[str, ...]
     images: tuple[str, ...]
+    layers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         explained = ", ".join(f"{image}: {label}" for image, label in zip(self.images, self.labels, strict=True))

@@ -35,7 +35,7 @@ from deconvviz.studies.evaluation.sanity_command import (
     sanity_options,
 )
 from deconvviz.studies.evaluation.under_attack_command import AttackSubject, attack_option
-from deconvviz.words import counted
+from deconvviz.words import at_layers, counted
 
 if TYPE_CHECKING:
     from deconvviz.cam.explain import Explainer
@@ -352,12 +352,11 @@ def _report_mistakes(
     click.echo(f"{mistakes!r}\nwrote {files[0]} and {files[1]}")
     if not len(mistakes.maps):
         return
-    place = f" at {', '.join(explainer.layers)}" if explainer.layers else ""
     caption = (
         f"The first {len(mistakes.maps)} of {counted(len(mistakes.records), 'image')} that are classified "
-        f"incorrectly, of {mistakes.labelled}: maps of {explainer.method.name}{place} for the true class and for the "
-        "predicted one. The numbers beside the names are probabilities; overlap is the correlation of the two maps, "
-        "from 1 (the same place) to -1. Each map is scaled to its own range."
+        f"incorrectly, of {mistakes.labelled}: maps of {explainer.method.name}{at_layers(explainer.layers)} for the "
+        "true class and for the predicted one. The numbers beside the names are probabilities; overlap is the "
+        "correlation of the two maps, from 1 (the same place) to -1. Each map is scaled to its own range."
         f"{feed.preprocess.shown_words()}"
     )
     title = f"Images that {opened.name} classifies incorrectly"

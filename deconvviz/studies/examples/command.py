@@ -23,7 +23,6 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure_and_table, save_result, sources
 from deconvviz.errors import DataError
-from deconvviz.words import network_called
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -141,7 +140,8 @@ def examples(
 
     pixels = None if image is None else read_image(image)
     images, snapshots = open_images(data), _snapshots(compared.snapshots)
-    network, preprocess, loaded = open_model(model, options)
+    opened = open_model(model, options)
+    network, preprocess, loaded = opened
     outputs = output_names(loaded, names, network, images)
     about: dict[str, Any] = {
         "preprocess": preprocess,
@@ -155,9 +155,9 @@ def examples(
     }
     if pixels is not None:
         target, against = (class_number(text, outputs) for text in (compared.target, compared.against))
-        called, network_name = pathlib.Path(image or "").name, network_called(loaded.spec, network.name)
+        called, title = pathlib.Path(image or "").name, f"Training images that explain {opened.name}'s decision"
         result = find_examples(network, pixels, images, target=target, against=against, name=called, **about)
-        _save(result, out, f"Training images that explain {network_name}'s decision", page, preprocess.shown_words())
+        _save(result, out, title, page, preprocess.shown_words())
         if not suspicious:
             words = ("examples", model, data, "--self", *_again(compared))
             click.echo(f"next: {following(*words, '-o', 'suspicious.png', carry=(*PICTURE, 'names'))}")

@@ -155,7 +155,7 @@ def suspects(
     with features_file(how.features) as path:
         training_set = TrainingSet(images, of_class, preprocess, how, path)
         taught = training_set.by(network)
-        notes = [_fitted(taught)] if taught.why_fitted else []
+        notes = [_fitted(taught, self_influence=True)] if taught.why_fitted else []
         if how.snapshots is not None:
             method, values = "tracin", torch.zeros(len(training_set.indices), dtype=torch.float64)
             for point in checkpoints(training_set, network, how.snapshots):
@@ -326,15 +326,20 @@ def _second(probabilities: Tensor, outputs: Ints, decided: int) -> int | None:
     return next((output for output in order if output != decided and (outputs == output).any()), None)
 
 
-def _fitted(taught: Taught) -> str:
-    """Say that a regression stands in the place of the network's last layer, and why."""
+def _fitted(taught: Taught, self_influence: bool = False) -> str:
+    """Say that a regression stands in the place of the network's last layer, and why.
+
+    Where it is right of all images, their influence on themselves hardly tells wrong labels, which is said too.
+    """
     right = sum(int((taught.last.probabilities(a).argmax(1) == y).sum()) for _, a, y in taught.training.blocks())
-    blind = " Wrong labels are learned like right ones, and influence hardly tells them apart: compare each label with "
-    blind += "what the network predicts, or give more images of each class."
+    blind = ""
+    if self_influence and right == len(taught.training):
+        blind = " Wrong labels are learned like right ones, and influence hardly tells them apart: compare each label "
+        blind += "with what the network predicts, or give more images of each class."
     return (
         f"A softmax regression on the mean of each channel of {taught.training.layer} stands in the place of the last "
         f"layer, because {taught.why_fitted}; it classifies {right / len(taught.training):.1%} of the training images "
-        f"correctly.{blind if right == len(taught.training) else ''}"
+        f"correctly.{blind}"
     )
 
 

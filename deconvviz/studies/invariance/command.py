@@ -23,7 +23,7 @@ from deconvviz.cli.options import (
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
-from deconvviz.words import counted, network_called
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -155,7 +155,8 @@ def invariance(
     from deconvviz.studies.invariance.measure import invariance as measure
 
     check_figure(out)
-    network, preprocess, loaded = open_model(model, options, layers)
+    opened = open_model(model, options, layers)
+    network, preprocess, loaded = opened
     dataset = open_images(images)
     class_names = output_names(loaded, names, network, dataset)
     chosen_images = spread(labels_of(dataset), count).tolist() if indices is None else list(integers(indices))
@@ -176,10 +177,9 @@ def invariance(
     )
     targets = [class_names[target] if class_names else class_label(target) for target in result.targets]
     labels = [f"{pathlib.PurePath(image).stem}: {target}" for image, target in zip(result.images, targets, strict=True)]
-    name = network_called(loaded.spec, network.name)
-    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, name, out, page)
+    _save_curves(result, dataset, preprocess, drawn_layers, labels, class_names, opened.name, out, page)
     if scores.depth:
-        _save_depth(result, name, out, page.beside())
+        _save_depth(result, opened.name, out, page.beside())
     if scores.units:
         _save_units(result, scores.units, scores.top, out)
     click.echo(repr(result))
@@ -193,6 +193,21 @@ def _kinds(text: str) -> list[str]:
     for kind in kinds:
         require_name("transform", kind, TRANSFORMS)
     return kinds
+
+
+def _by_depth(network: Network, drawn_layers: Sequence[str], count: int) -> list[str]:
+    """Return the layers that are measured for --depth, with those that are drawn.
+
+    Raises:
+        DataError: there is a single image, whose score is not defined.
+        LayerNotFound: a layer does not exist.
+    """
+    from deconvviz.graph.choose import by_depth
+
+    if count < 2:
+        raise DataError("--depth of one image given; its score compares images with each other: give two or more")
+    own_names = {network.layer(name).name for name in drawn_layers}  # refuses a layer that does not exist
+    return sorted({*by_depth(network), *own_names}, key=list(network.layers).index)
 
 
 def _outputs(
@@ -267,21 +282,6 @@ def _spaced(text: str, first: float, last: float, size: float) -> list[float]:
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
-
-
-def _by_depth(network: Network, drawn_layers: Sequence[str], count: int) -> list[str]:
-    """Return the layers that are measured for --depth, with those that are drawn.
-
-    Raises:
-        DataError: there is a single image, whose score is not defined.
-        LayerNotFound: a layer does not exist.
-    """
-    from deconvviz.graph.choose import by_depth
-
-    if count < 2:
-        raise DataError("--depth of one image given; its score compares images with each other: give two or more")
-    own_names = {network.layer(name).name for name in drawn_layers}  # refuses a layer that does not exist
-    return sorted({*by_depth(network), *own_names}, key=list(network.layers).index)
 
 
 def _save_curves(

@@ -19,7 +19,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_table, save_figure, sources
 from deconvviz.errors import DataError
-from deconvviz.words import counted, network_called
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -91,7 +91,8 @@ def lesion(
     if by == "filter" and not layers:
         raise DataError("no layer given; name one with -l, or silence whole layers with --by layer")
     images = open_images(data)
-    network, preprocess, loaded = open_model(model, options)
+    opened = open_model(model, options)
+    network, preprocess, loaded = opened
     lesions = measure_lesions(
         network,
         images,
@@ -107,8 +108,7 @@ def lesion(
     )
     lesions.save_csv(table)
     caption = caption_of(lesions, data)
-    name = network_called(loaded.spec, network.name)
-    figure = draw_lesions(lesions, f"What {name} loses when a {by} is silenced", caption, page)
+    figure = draw_lesions(lesions, f"What {opened.name} loses when a {by} is silenced", caption, page)
     save_figure(figure, beside(table, ".png"), caption)
     click.echo(f"wrote {table} and {beside(table, '.h5')}")
     click.echo(repr(lesions))

@@ -302,10 +302,10 @@ def _require_finite(lesions: Lesions) -> None:
         raise DataError("the intact network's log-loss of some images is NaN or infinite; no lesion can be measured")
     broken = np.flatnonzero(~np.isfinite(lesions.rise + lesions.squares))
     if len(broken):
-        others = f", and of {len(broken) - 1} more" if len(broken) > 1 else ""
+        others = f" and {counted(len(broken) - 1, 'other')}" if len(broken) > 1 else ""
         raise DataError(
-            f"without {lesions.name(int(broken[0]))}{others} the log-loss is NaN or infinite: the network divides by "
-            "what it silences; replace it with its mean (how='mean', --how mean) or leave the layer out"
+            f"without {lesions.name(int(broken[0]))}{others} the log-loss is NaN or infinite: the network may divide "
+            "by what is silenced; leave the layer out, or take means for what is silenced (how='mean', --how mean)"
         )
 
 

@@ -13,7 +13,6 @@ from deconvviz.choices import MAP_ORDERS, MAP_SCALES
 from deconvviz.cli.inputs import open_model, read_image
 from deconvviz.cli.options import ModelOptions, figure_options, layers_option, model_options
 from deconvviz.cli.outputs import beside, check_figure, check_place, save_figure
-from deconvviz.words import network_called
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -98,7 +97,8 @@ def maps(
         check_arrays_file(values)
         check_place(values)
     pixels = read_image(image)
-    network, preprocess, loaded = open_model(model, options, layers)
+    opened = open_model(model, options, layers)
+    network, preprocess, _ = opened
     read_kernels = kernels_of(network, layers) if kernels else None  # refuses a layer before anything is written
     picture = preprocess.picture(pixels)
     x = preprocess.tensor(picture[None], network.device, network.dtype)
@@ -106,7 +106,7 @@ def maps(
     result = maps_of(network, x, layers, tokens=tokens, picture=preprocess.display(picture), name=name)
     grid = grid_of(result, count, page)
     caption = caption_of(result, sort, scale, grid.labelled) + preprocess.shown_words()
-    title = f"Maps of {name} in {network_called(loaded.spec, network.name)}"
+    title = f"Maps of {name} in {opened.name}"
     figure = draw_feature_maps(result, sort, scale, count, title, caption, page)
     save_figure(figure, out, caption)
     if values is not None:

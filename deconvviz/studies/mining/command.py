@@ -122,10 +122,11 @@ def _what_follows(out: str, layer: str, shard: tuple[int, int] | None) -> str:
     """Return what was written and what comes next, as a line."""
     if shard is not None:
         return f"wrote {out}, shard {shard[0]} of {shard[1]}; `deconvviz merge` joins the files of all shards"
-    own_layer, _, directions = layer.rstrip("]").partition("[")
-    named = pathlib.Path(directions).stem.replace(":", "")  # a file may be in a folder; pca:5 is no good name for one
-    figure_name = f"{own_layer}.{named}" if named else own_layer
-    words = "grid", out, "-l", layer, "-o", f"{figure_name}.png"
+    from deconvviz.graph.directions import parsed
+
+    own_layer, source = parsed(layer) or (layer, "")
+    named = pathlib.Path(source).stem.replace(":", "")  # a file may be in a folder; pca:5 is no good name for one
+    words = "grid", out, "-l", layer, "-o", f"{own_layer}.{named}.png" if named else f"{own_layer}.png"
     return f"wrote {out}; next: {following(*words, carry=('shown', 'device'))}"
 
 

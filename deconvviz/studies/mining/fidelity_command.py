@@ -20,7 +20,7 @@ from deconvviz.cli.options import (
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_figure, check_table, save_figure
-from deconvviz.words import counted, network_called
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.figures.page import Page
@@ -83,7 +83,8 @@ def fidelity(
     path = check_table(out)
     check_figure(beside(path, ".png"))
     store = open_images(images)
-    network, preprocess, loaded = open_model(model, options, layers)
+    opened = open_model(model, options, layers)
+    network, preprocess, _ = opened
     table = fidelity_of_layers(
         network,
         store,
@@ -98,7 +99,7 @@ def fidelity(
     )
     table.save_csv(path)
     caption = _caption(table, averages)
-    title = f"Fidelity of projections, {network_called(loaded.spec, network.name)}"
+    title = f"Fidelity of projections, {opened.name}"
     save_figure(draw_fidelity(table, title, caption, page), beside(path, ".png"), caption)
     click.echo(f"wrote {path}")
     click.echo(repr(table))

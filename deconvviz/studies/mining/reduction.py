@@ -284,6 +284,7 @@ def _counted(maps: Tensor, images: Tensor) -> Maxima:
     """Return the same of the finite values alone, and how many are not finite."""
     broken = ~torch.isfinite(maps)
     maxima = _maxima(maps.masked_fill(broken, -torch.inf), images)
-    finite = maps[0, 0].numel() - (count := broken.sum((2, 3)))
-    means = maps.masked_fill(broken, 0).sum((2, 3), dtype=torch.float64) / finite.clamp(min=1)
+    count = broken.sum((2, 3))
+    finite = (maps[0, 0].numel() - count).clamp(min=1)
+    means = maps.masked_fill(broken, 0).sum((2, 3), dtype=torch.float64) / finite
     return maxima._replace(means=means, broken=count)

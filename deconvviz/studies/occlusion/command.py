@@ -32,7 +32,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure, save_figure
 from deconvviz.errors import DataError, MismatchError
-from deconvviz.words import counted, network_called
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -195,7 +195,8 @@ def occlude(
     from deconvviz.studies.occlusion.result import save_occlusions
 
     check_figure(out)
-    network, preprocess, loaded = open_model(model, options, [layer] if layer else ())
+    opened = open_model(model, options, [layer] if layer else ())
+    network, preprocess, loaded = opened
     if are_photos(images):
         class_names = output_names(loaded, names, network)
         subjects = _from_files(images, indices, preprocess)
@@ -217,7 +218,7 @@ def occlude(
     )
     others = [_projections_elsewhere(occlusion, network, elsewhere) for occlusion in occlusions]
     caption = _caption(network, occlusions, square) + preprocess.shown_words()
-    title = f"Occlusion of {network_called(loaded.spec, network.name)}"
+    title = f"Occlusion of {opened.name}"
     figure = draw_occlusions(occlusions, others, class_names, title, caption, page, preprocess.shown)
     save_figure(figure, out, caption)
     table = beside(out, ".csv")

@@ -23,6 +23,7 @@ from deconvviz.cli.options import (
 )
 from deconvviz.cli.outputs import beside, check_figure_and_table, save_figure, save_result
 from deconvviz.errors import DataError
+from deconvviz.words import at_layers
 
 if TYPE_CHECKING:
     from deconvviz.cli.inputs import OpenedModel
@@ -207,6 +208,6 @@ def path_caption(path: TreePath) -> str:
         f"At each node, the {SCORED[path.tree.nodes]} of one branch's classes is compared with that of the other's. "
         "The probability is of the branch that is taken (black), not of the other one (vermilion). Numbers are classes "
         "of a branch, names those whose weights agree most with its mean. Maps show what speaks for the branch that is "
-        f"taken: {path.method} of the difference of both branches, each map on a scale of its own. The path ends at "
-        f"{path.tree.class_name(path.leaf)}. {ends}"
+        f"taken: {path.method}{at_layers(path.layers)} of the difference of both branches, each map on a scale of its "
+        f"own. The path ends at {path.tree.class_name(path.leaf)}. {ends}"
     )

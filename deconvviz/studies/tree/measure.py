@@ -269,6 +269,7 @@ def tree_path(
         decided=decided,
         probability=float(probabilities[decided]),
         soft=float(class_tree.soft(scores)[0, leaf]),
-        method=f"{method} at {', '.join(explain.layers)}" if explain.layers else method,
+        method=method,
+        layers=tuple(explain.layers),
         steps=tuple(steps),
     )

@@ -270,6 +270,7 @@ class TreePath(Shown, drawn_by="draw_tree_path"):
         soft: probability of the leaf by the tree, the product along the path.
         method: of the maps.
         steps: from the root to the leaf.
+        layers: that the maps are of; none where a method needs none.
     """
 
     tree: ClassTree
@@ -281,6 +282,7 @@ class TreePath(Shown, drawn_by="draw_tree_path"):
     soft: float
     method: str
     steps: tuple[TreeStep, ...]
+    layers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         ends = "the network's own class" if self.leaf == self.decided else "another class than the network's"

@@ -65,9 +65,9 @@ class ShiftChange:
 
         It is at most MOST, as where the anti-aliased response does not change at all; NaN where the response does not.
         """
-        if self.strided == 0 or np.isnan(self.strided):
+        if not self.strided > 0:
             return float("nan")
-        return MOST if self.reference * MOST <= self.strided else self.strided / self.reference
+        return min(self.strided / self.reference, MOST) if self.reference > 0 else MOST
 
 
 def strided_ops(network: Network) -> tuple[Strided, ...]:
