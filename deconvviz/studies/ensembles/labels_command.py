@@ -80,7 +80,7 @@ class Asked:
 
         caption = (
             f"Maps of {maps.method}{at_layers(maps.layers)} for the {what} that all decide for together, with its mean "
-            "probability at the left. Each map is in 0..1; the last column is their mean over the networks that see the "
+            "probability at the left. Each map is in 0..1; the last column is their mean over the networks that see a "
             "pixel."
         )
         figure = draw_ensemble_maps(maps, f"Where the networks see the {what}", caption, self.page.beside())

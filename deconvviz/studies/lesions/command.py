@@ -126,9 +126,11 @@ def caption_of(lesions: Lesions, data: str) -> str:
         silenced += "is then the same for every image."
     dots = " In the last panel a dot is a filter; how high it stands in its row means nothing."
     negative = " A negative loss is a gain: more images are classified correctly without it."
+    unknown = " Of one image, the interval of the log-loss is unknown." * (lesions.images == 1)
     return (
         f"The intact network classifies {100 * lesions.accuracy:.1f} % of {counted(lesions.images, 'image')} of {data} "
         f"correctly. {silenced}{negative * bool((lesions.drop < 0).any())}{dots * (lesions.config['by'] == 'filter')}\n"
         "The 95 % intervals compare the same images with and without the lesion (Bonett and Price 2012). Each holds by "
         "itself: in a ranking of many lesions, the first ones owe part of their places to chance."
+        f"{unknown}"
     )

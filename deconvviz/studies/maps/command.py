@@ -114,7 +114,7 @@ def maps(
         click.echo(f"wrote {values}")
     if read_kernels is not None:
         channels = {of_layer.layer: of_layer.order(sort)[: grid.most].tolist() for of_layer in result.layers}
-        _save_kernels(read_kernels, channels, out, page)
+        _save_kernels(read_kernels, channels, f"Kernels of {opened.name}", out, page)
     for of_layer in result.layers:
         click.echo(of_layer.words())
 
@@ -185,10 +185,10 @@ def kernels_caption(kernels: Kernels, filters: Mapping[str, Sequence[int]]) -> s
     return " ".join(words)
 
 
-def _save_kernels(kernels: Kernels, channels: Mapping[str, Sequence[int]], out: str, page: Page) -> None:
+def _save_kernels(kernels: Kernels, channels: Mapping[str, Sequence[int]], title: str, out: str, page: Page) -> None:
     from deconvviz.studies.maps.figure import MOST, draw_kernels
 
     filters = {layer: numbers[:MOST] for layer, numbers in channels.items()}
     caption = kernels_caption(kernels, filters)
-    figure = draw_kernels(kernels, f"Kernels of {kernels.network}", caption, replace(page, title=None), filters)
+    figure = draw_kernels(kernels, title, caption, replace(page, title=None), filters)
     save_figure(figure, beside(out, f".kernels{pathlib.Path(out).suffix}"), caption)
