@@ -255,7 +255,11 @@ class WithScores(ABC):
 
     @property
     def outputs(self) -> int:
-        """Number of classes that the scores are of; raises CaptureError where the model returns anything else."""
+        """Number of classes that the scores are of; errors are those of `readout`.
+
+        Jobs ask for it before they begin a file: so a network that diverged is refused with nothing written.
+        """
+        _ = self.readout
         return max(self.width, 2)
 
     def scores(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import deconvviz as dv
 from deconvviz.cli.machine import what_the_machine_lacks
 from deconvviz.cli.main import cli
+from deconvviz.errors import ModelError
 
 SMALL = ["--epochs", "1", "--input", "32", "--width", "0.06", "--fc", "32,32"]
 
@@ -116,3 +117,36 @@ def test_what_a_machine_lacks() -> None:
     )
     assert "cannot be written" in str(what_the_machine_lacks(OSError(28, "No space left on device")))
     assert what_the_machine_lacks(RuntimeError("a bug")) is None
+
+
+DIVERGED = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = torch.nan
+    return model, {"resize": 32, "crop": 32}
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("lesion", ["-l", "1", "-o", "t.csv"]),
+        ("attack", ["-o", "t.h5"]),
+        ("evaluate", ["-m", "grad-cam", "-l", "1", "-o", "t.csv"]),
+        ("ensemble", ["-o", "t.csv"]),
+        ("prune", ["--keep", "0.5", "-o", "t.pth"]),
+    ],
+)
+def test_a_network_that_diverged_leaves_no_file(
+    command: str, options: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("net.py").write_text(DIVERGED)
+    with pytest.raises(ModelError, match=r"the scores of Sequential are NaN, and so are weights, 0\.weight first"):
+        CliRunner().invoke(cli, [command, "net.py:make", "scenes:6", *options], catch_exceptions=False)
+    assert {path.name for path in tmp_path.iterdir()} <= {"net.py", "__pycache__"}

@@ -322,6 +322,8 @@ def test_a_network_that_diverged_decides_nothing() -> None:
     with pytest.raises(ModelError, match=r"scores of Sequential are NaN.* weights, 3\.weight first") as error:
         network.scores(torch.zeros(1, *SHAPE))
     assert "\n" not in str(error.value)
+    with pytest.raises(ModelError):
+        _ = network.outputs  # which jobs ask for before they begin a file
     with torch.no_grad():
         model[3].weight[0, 0] = 1.0
     root = nn.Sequential(Root(), *model).eval()  # of random images in 0..1 less a half: NaN, and no weight is

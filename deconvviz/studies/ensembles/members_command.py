@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from deconvviz.cli.inputs import open_model, output_names
+from deconvviz.cli.inputs import OpenedModel, open_model, output_names
 from deconvviz.cli.options import ModelOptions
 from deconvviz.cli.outputs import sources
-from deconvviz.errors import DataError
+from deconvviz.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -61,7 +61,7 @@ def opened(models: tuple[str, ...], images: Images, device: str, names: str | No
 
     Raises:
         DataError: no model is named, or nothing comes after a colon.
-        ModelError: a model or its weights cannot be loaded.
+        ModelError: a model or its weights cannot be loaded, or its scores are NaN.
     """
     from deconvviz.studies.ensembles.passes import Member
 
@@ -71,12 +71,21 @@ def opened(models: tuple[str, ...], images: Images, device: str, names: str | No
     for text in models:
         model, weights = member_of(text)
         own = open_model(model, _options(weights, device))
+        _require_decisions(own, text)
         named.append(output_names(own.loaded, names, own.network, images))
         members.append(Member(own.name, *own[:2]))
         origins.append({key: value for key, value in sources(own.loaded).items() if key != "command"})
     called = told_apart([each.name for each in members], [each["weights"] for each in origins])
     members = [each._replace(name=name) for each, name in zip(members, called, strict=True)]
     return OpenedMembers(members, named, origins)
+
+
+def _require_decisions(own: OpenedModel, text: str) -> None:
+    """Raise ModelError, with the member as it was typed, where its scores are NaN: others may be of the same class."""
+    try:
+        _ = own.network.readout
+    except ModelError as error:
+        raise ModelError(f"{text}: {error}") from error
 
 
 def _options(weights: str, device: str) -> ModelOptions:

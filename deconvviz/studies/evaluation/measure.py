@@ -102,6 +102,7 @@ def evaluate(
     settings = EvaluationOptions(**options)
     options_by_method = by_method(methods)
     network.check_input(preprocess.shape)
+    _ = network.readout  # what cannot decide is refused before a file is begun
     count = min(len(images), limit or len(images))
     feed = Feed(
         images,

@@ -100,6 +100,7 @@ def prune(
     if how.finetune and out is None:
         raise DataError("fine-tuning is kept in a file, from which it resumes; give out, such as slim.pth")
     network = capture(model, preprocess.shape).to(torch.device(device))
+    _ = network.readout  # what cannot decide is refused before a file is begun
     groups = channel_groups(network)
     kept_counts, looks = units_kept(groups, how), bool(entry.needs or how.finetune)
     feeds = _feeds(images, validation, preprocess, how, looks)
