@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,22 @@ NOTE = "projections are no evidence <b>at all</b>"
 LARGE = "features.12"
 PLAIN = "!'()*"  # which encodeURIComponent leaves as they are
 Page = Any  # playwright's types are there only where playwright is
+
+
+def expect(locator: Any) -> Any:
+    """Playwright's assertions, which wait for what they assert.
+
+    Its `wait_for_function` is not used here: given an expression that is no function, it evaluates a text in the
+    page at each look, which the pages' content security policy forbids from the second look on.
+    """
+    from playwright.sync_api import expect as waiting
+
+    return waiting(locator)
+
+
+def ready(page: Page, want: str | re.Pattern[str], what: str = "ready") -> None:
+    """Wait until the page says of itself that it shows what is wanted."""
+    expect(page.locator("html")).to_have_attribute(f"data-{what}", want)
 
 
 @dataclass
@@ -101,10 +118,7 @@ class Reader:
         page.goto(self.made.url(address))
         main = address.partition("#")[2].partition("&")[0]
         if not address.startswith("index.html"):
-            page.wait_for_function(
-                "want => [want, 'absent'].includes(document.documentElement.dataset.ready)",
-                arg=unquote(main) or "images",
-            )
+            ready(page, re.compile(f"^({re.escape(unquote(main) or 'images')}|absent)$"))
         return page
 
 
@@ -407,7 +421,7 @@ def test_arrows_walk_through_filters_and_layers(reader: Reader) -> None:
 
     def pressed(key: str, name: str, channel: int) -> None:
         page.keyboard.press(key)
-        page.wait_for_function("want => document.documentElement.dataset.ready === want", arg=f"{name}:{channel}")
+        ready(page, f"{name}:{channel}")
         assert page.url == reader.made.url(filter_page(name, channel))
         assert page.text_content("h1") == f"{name}:{channel}"
 
@@ -421,7 +435,7 @@ def test_arrows_walk_through_filters_and_layers(reader: Reader) -> None:
     page.keyboard.press("ArrowUp")
     pressed("ArrowDown", LAYERS[1], second[-1])  # which has fewer
     page.go_back()
-    page.wait_for_function("want => document.documentElement.dataset.ready === want", arg=f"conv1:{first[-1]}")
+    ready(page, f"conv1:{first[-1]}")
 
 
 def test_arrows_on_the_other_pages(reader: Reader) -> None:
@@ -431,7 +445,7 @@ def test_arrows_on_the_other_pages(reader: Reader) -> None:
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.closest('li').dataset.channel") == str(channels[place])
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("want => document.documentElement.dataset.ready === want", arg=LAYERS[1])
+    ready(page, LAYERS[1])
     reader.open(page, "index.html")
     for key, text in (("ArrowDown", "conv1"), ("ArrowDown", LAYERS[1]), ("ArrowUp", "conv1")):
         page.keyboard.press(key)
@@ -441,10 +455,10 @@ def test_arrows_on_the_other_pages(reader: Reader) -> None:
     page.wait_for_url("**/filter.html#conv1:*")
     reader.open(page, "image.html#3")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => document.documentElement.dataset.ready === '4'")
+    ready(page, "4")
     before = page.evaluate("document.documentElement.dataset.target")
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("before => document.documentElement.dataset.target === String(+before + 1)", arg=before)
+    ready(page, str(int(before) + 1), "target")
     reader.open(page, "images.html")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.closest('li').dataset.image") == str(by_doubt(reader)[0])
@@ -479,9 +493,9 @@ def test_search(reader: Reader) -> None:
     def found(query: str) -> list[str]:
         if not page.evaluate("document.querySelector('#search').open"):
             page.keyboard.press("/")
-            page.wait_for_function("() => document.activeElement.id === 'query'")
+            expect(page.locator("#query")).to_be_focused()
         page.fill("#query", query)
-        page.wait_for_function("() => !document.querySelector('#result-count').textContent.includes('loading')")
+        expect(page.locator("#result-count")).not_to_contain_text("loading")
         return page.eval_on_selector_all("#results a", "all => all.map(one => one.getAttribute('href'))")
 
     assert found("features.7:12")[0] == filter_page("features.7", 12)
@@ -507,7 +521,7 @@ def test_search(reader: Reader) -> None:
     assert page.text_content("#result-count") == "32 results, 24 of them are listed"
     page.keyboard.press("Escape")
     assert not page.evaluate("document.querySelector('#search').open")
-    page.wait_for_function("!document.querySelector('#search').contains(document.activeElement)")  # keys go to the page
+    expect(page.locator("#search :focus")).to_have_count(0)  # keys go to the page
     page.keyboard.press("?")
     page.wait_for_selector("#key-table tbody kbd")
     keys = page.eval_on_selector_all("#key-table tbody kbd", "all => all.map(one => one.textContent)")
@@ -567,7 +581,7 @@ def test_filter_and_its_address(reader: Reader) -> None:
     assert page.text_content("#count") == f"{len(wanted)} of {len(channels)} filters"
     again = reader.page()
     again.goto(page.url)
-    again.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
+    ready(again, re.compile("."))
     assert shown(again) == wanted
 
 
