@@ -123,6 +123,13 @@ def check_table(out: Pathlike) -> pathlib.Path:
     return path
 
 
+def check_weights(out: Pathlike) -> None:
+    """Raise DataError, before the work, where a network's file is not named as one or has no folder."""
+    if pathlib.Path(out).suffix not in (".pth", ".pt"):
+        raise DataError(f"{out} given for a network's weights; expected a name that ends in .pth")
+    check_place(out)
+
+
 def check_place(out: Pathlike) -> None:
     """Raise DataError where a file cannot be written: there is no folder for it, it is a folder, or it is read."""
     from deconvviz.results.files import atomic, refuse_what_is_read

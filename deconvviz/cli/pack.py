@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.options import limit_option, run_options
 from deconvviz.cli.outputs import command_line
 from deconvviz.run.options import RunOptions
@@ -21,6 +22,8 @@ WORKERS = "Threads that decode images; with --shards, processes that pack image 
 )
 @click.option(
     "--size",
+    cls=Dependent,
+    needs="--raw",
     type=click.IntRange(1),
     help="Side of the pictures that --raw stores, in pixels: images are resized and cropped.  [default: 256; arrays "
     "keep their own sizes]",

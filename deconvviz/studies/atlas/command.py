@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.cli.cluster import ray_options
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.explaining import own_methods
 from deconvviz.cli.inputs import OpenedModel, channels_of, matched_outputs, open_model, output_names, remote_model
 from deconvviz.cli.notes import NO_SWITCHES_NOTE, PROJECTION_NOTE
@@ -107,6 +108,8 @@ filter_options = option_group(
     click.option(
         "-n",
         "--count",
+        cls=Dependent,
+        needs="--filters",
         default=64,
         type=click.IntRange(1),
         help="Filters of each layer, with --filters active, random or first.",
@@ -235,7 +238,7 @@ def _options(
     from deconvviz.graph.choose import default_layers
     from deconvviz.studies.atlas.result import METHODS, AtlasOptions
 
-    channels = None if filters.filters is None else channels_of(filters.filters)
+    channels = None if filters.filters is None else channels_of(filters.filters, "count")
     return AtlasOptions(
         layers=filters.layers or (tuple(mined) if mined is not None else default_layers(network, pooled=False)),
         filters=tuple(channels) if isinstance(channels, list) else channels,

@@ -9,6 +9,7 @@ import click
 
 from deconvviz.cam.learned.described import require_explainer_of
 from deconvviz.choices import EDGE_STAGES, EDGES, GOALS, TOWARDS
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.explaining import own_methods
 from deconvviz.cli.notes import no_layer_named
 from deconvviz.cli.options import option_group
@@ -108,6 +109,8 @@ map_options = option_group(
     ),
     click.option(
         "--goal",
+        cls=Dependent,
+        needs="--fools",
         default="both",
         type=click.Choice(GOALS),
         help="With --fools: both is another class under a map like the one before; explanation is the same class with "
@@ -122,12 +125,16 @@ map_options = option_group(
     ),
     click.option(
         "--edge-stages",
+        cls=Dependent,
+        needs="--fools",
         default="first",
         type=click.Choice(EDGE_STAGES),
         help="Whether edges hold in the first stage of the attack alone, or in both.",
     ),
     click.option(
         "--towards",
+        cls=Dependent,
+        needs="--fools",
         default="away",
         type=click.Choice(TOWARDS),
         help="Where maps move with --goal explanation: away from those before, to a corner, or to their mirror image.",
@@ -168,5 +175,5 @@ def maps_caption_of(study: AttackStudy) -> str:
         "the network finds, each with its own range of colours. The last map of an interpreter is that after "
         f"{other}, by at most "
         f"{levels_of_other:g}/255. IoU and SSIM are to the map before. "
-        "The change is the mean over the colours, blue below zero and red above; all rows have one scale. "
+        f"The change is {study.shown_change}, blue below zero and red above; all rows have one scale. "
     )

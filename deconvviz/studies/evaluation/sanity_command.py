@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import SANITY_CHECKS
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.options import option_group
 from deconvviz.cli.outputs import beside, save_figure
 from deconvviz.run.options import RunOptions
@@ -60,9 +61,18 @@ sanity_options = option_group(
         help="Also randomise the network's layers, all of them from the last one on or one at a time; or train the "
         "architecture anew on IMAGES with permuted labels; and compare the maps.",
     ),
-    click.option("--sanity-images", default=8, type=click.IntRange(1), help="Compare maps of the first images only."),
+    click.option(
+        "--sanity-images",
+        cls=Dependent,
+        needs="--sanity",
+        default=8,
+        type=click.IntRange(1),
+        help="Compare maps of the first images only.",
+    ),
     click.option(
         "--sanity-epochs",
+        cls=Dependent,
+        needs="--sanity",
         default=200,
         type=click.IntRange(1),
         help="Epochs at most until 95 % of the permuted labels are learned.",

@@ -57,7 +57,7 @@ class ShownFilters:
 
     def numbers(self, layers: tuple[str, ...]) -> int | list[int]:
         """Return how many filters of each layer, or the channels of one; raises DataError for those of several."""
-        channels = channels_of(self.channels)
+        channels = channels_of(self.channels, "filters")
         if isinstance(channels, str):
             return self.filters
         if len(layers) > 1:

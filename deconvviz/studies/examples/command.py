@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.following import PICTURE, following
 from deconvviz.cli.inputs import class_number, open_model, output_names, read_image
 from deconvviz.cli.numbers import FiniteRange
@@ -74,6 +75,8 @@ compared_options = option_group(
     ),
     click.option(
         "--lengths",
+        cls=Dependent,
+        needs="--snapshots",
         is_flag=True,
         help="TracIn with the lengths of embeddings, as its paper has it: images with long ones come first more often.",
     ),

@@ -21,7 +21,7 @@ from deconvviz.cli.options import (
     option_group,
     run_options,
 )
-from deconvviz.cli.outputs import beside, check_place, sources
+from deconvviz.cli.outputs import beside, check_weights, sources
 from deconvviz.errors import DataError
 from deconvviz.registry import require_name
 from deconvviz.words import counted
@@ -231,7 +231,7 @@ def train_cam(
     from deconvviz.cam.catalogue import learned_declarations
 
     require_name("learned explainer", method, learned_declarations())  # before torch is imported
-    check_place(out)
+    check_weights(out)
     _ = loss.options(), loss.values(), schedule.typed()
     from deconvviz.data.datasets import open_images
 

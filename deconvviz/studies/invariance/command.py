@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.choices import INTERPOLATIONS, PADDINGS, TRANSFORMS
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import integers, matched_outputs, names_of, numbers, open_model, output_names
 from deconvviz.cli.options import (
     ModelOptions,
@@ -104,7 +105,14 @@ score_options = option_group(
         "--depth", is_flag=True, help="Also score all convolutions and linear layers: .depth.png, .depth.csv."
     ),
     click.option("--units", metavar="LAYER", help="Also score the filters of this layer: .units.csv."),
-    click.option("--top", default=5, type=click.IntRange(1), help="Filters of --units that are printed."),
+    click.option(
+        "--top",
+        cls=Dependent,
+        needs="--units",
+        default=5,
+        type=click.IntRange(1),
+        help="Filters of --units that are printed.",
+    ),
 )
 
 
@@ -215,6 +223,7 @@ def _outputs(
 ) -> Ints | None:
     """Return the output of each class, None where labels and outputs cannot be matched; `required` raises instead."""
     otherwise = "each image's own most probable class is followed"
+    _ = network.readout  # what cannot decide is refused before anything is said of its decisions
     outputs = matched_outputs(images, network, names, required, otherwise)
     if outputs is None:
         return None

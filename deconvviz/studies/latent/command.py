@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import device_option, option_group, run_options
 from deconvviz.cli.outputs import command_line
@@ -64,7 +65,12 @@ view_options = option_group(
 @click.option("-o", "--out", required=True, help="A folder; an unfinished recording in it is continued.")
 @click.option("--scorer", metavar="MODEL", help="A classifier, as for the other commands, whose scores get directions.")
 @click.option(
-    "--scorer-weights", default="DEFAULT", metavar="DEFAULT|FILE|none", help="Weights of the scorer, as --weights."
+    "--scorer-weights",
+    cls=Dependent,
+    needs="--scorer",
+    default="DEFAULT",
+    metavar="DEFAULT|FILE|none",
+    help="Weights of the scorer, as --weights.",
 )
 @click.option(
     "--segment", metavar="FILE.py:FUNCTION", help="From images [N, C, H, W] in 0..1 to name -> bool [N, H, W]: parts."
@@ -96,7 +102,7 @@ def latent(
       deconvviz latent examples/infogan.py:make --segment examples/infogan.py:colours -o parts
     """
     from deconvviz.models.load import load_model
-    from deconvviz.models.sources import function_from
+    from deconvviz.models.python_files import function_from
     from deconvviz.studies.latent.measure import latent as measure
     from deconvviz.studies.latent.model import load_latent
     from deconvviz.studies.latent.page import write_views

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from deconvviz.choices import BORDERS, OCCLUDER_FILLS, STRONGEST
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import (
     are_photos,
     class_number,
@@ -143,7 +144,11 @@ mined_options = option_group(
         "--mined", metavar="FILE", help="A mined file of this network: adds projections of the map from other images."
     ),
     click.option(
-        "--mined-images", metavar="STORE", help="The images that were mined.  [default: where the file says they are]"
+        "--mined-images",
+        cls=Dependent,
+        needs="--mined",
+        metavar="STORE",
+        help="The images that were mined.  [default: where the file says they are]",
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import MASK_FILLS
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.explaining import DISPLAY_NOTE, RANGE_NOTE, method_option, typed_options
 from deconvviz.cli.inputs import folder_and_name, names_of, open_model, read_image
 from deconvviz.cli.listing import list_option
@@ -67,6 +68,8 @@ def _methods(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...
 @click.option("--metrics", is_flag=True, help="Measure insertion, deletion, drop and increase, and print a table.")
 @click.option(
     "--steps",
+    cls=Dependent,
+    needs="--metrics",
     type=click.IntRange(1),
     help="Steps of insertion and deletion.  [default: as many as the images' shorter side has pixels]",
 )

@@ -13,7 +13,7 @@ from deconvviz.cli.explaining import typed_options
 from deconvviz.cli.following import announced, following
 from deconvviz.cli.numbers import LARGEST_SEED
 from deconvviz.cli.options import DECODING, device_option, option_group, run_options
-from deconvviz.cli.outputs import command_line
+from deconvviz.cli.outputs import check_weights, command_line
 from deconvviz.errors import DataError, ModelError
 from deconvviz.run.opening import device_of
 from deconvviz.studies.training.command import ZFNetSizes, start_options, zfnet_sizes_options
@@ -190,11 +190,12 @@ def pretrain(
       deconvviz pretrain zfnet photos.h5 --objective swav --with spatial-attention --option form=module -o swav.pth
     """
     snapshots.require_place()
+    check_weights(out)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.pretraining.pretrain import pretrain as pretrain_network
 
     recipe, images = rules.recipe(views), open_images(data)
-    arguments = zfnet.arguments(images, input_size, UNLABELLED) if model == "zfnet" else {}
+    arguments = zfnet.arguments(model, images, input_size, UNLABELLED)
     if model == "demo":
         raise ModelError("demo is trained already; to train its kind without labels: deconvviz pretrain zfnet")
     network, preprocess, head = network_to_train(model, weights, arguments, recipe.seed, input_size)

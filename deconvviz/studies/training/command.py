@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import FIRST_LAYERS, TRAINING_PRECISIONS
+from deconvviz.cli.dependent import typed
 from deconvviz.cli.following import IMAGE, announced, following
 from deconvviz.cli.inputs import integers
 from deconvviz.cli.numbers import LARGEST_SEED, FiniteRange
 from deconvviz.cli.options import DECODING, Command, device_option, option_group, run_options, with_options
-from deconvviz.cli.outputs import check_table, command_line
+from deconvviz.cli.outputs import check_table, check_weights, command_line
 from deconvviz.errors import DataError
 from deconvviz.run.opening import device_of
 from deconvviz.studies.training.additions_command import AdditionOptions, addition_options
@@ -59,14 +60,20 @@ class ZFNetSizes(ZFNetOptions):
     fc: str
     remove: str
 
-    def arguments(self, images: Images, input_size: int | None, unlabelled: int = 0) -> dict[str, Any]:
+    def arguments(self, model: str, images: Images, input_size: int | None, unlabelled: int = 0) -> dict[str, Any]:
         """Return the arguments of `zfnet`; without an input size, the largest that the images have room for.
 
-        Images without classes are refused, unless `unlabelled` says how many outputs the network has for them.
+        Another model has none, and an option of a zfnet that is given for it is refused. Images without classes are
+        refused, unless `unlabelled` says how many outputs the network has for them.
         """
         from deconvviz.studies.training.labelled import class_names
         from deconvviz.studies.training.recipe import fitting_input_size
 
+        if model != "zfnet":
+            given = typed(*(field.name for field in dataclasses.fields(self)))
+            if given:
+                raise DataError(f"{given[0]} given for {model}; it is an option of zfnet: leave it out")
+            return {}
         classes = len(class_names(images)) or unlabelled
         if not classes:
             raise DataError("the images have no classes; pack a folder with a sub-folder for each class")
@@ -283,13 +290,14 @@ def train(
         check_table(table)
     snapshots.require_place()
     heads.note_weights(weights)
+    check_weights(out)
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.training.labelled import class_names
     from deconvviz.studies.training.train import train as train_network
 
     rules = recipe.recipe(PAPER_RADIUS if not heads.tunes else 0.0)
     images, validation = heads.labelled(open_images(data), recipe.validation_images())
-    arguments = zfnet.arguments(images, input_size) if model == "zfnet" else {}
+    arguments = zfnet.arguments(model, images, input_size)
     for seed in range(rules.seed, rules.seed + seeds):
         mark = f"-seed{seed}" if seeds > 1 else ""
         start = heads.beginning(model, weights, arguments, len(class_names(images)), seed, input_size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import integers
 from deconvviz.cli.options import option_group
 from deconvviz.cli.outputs import check_place, command_line
@@ -68,8 +69,20 @@ snapshot_options = option_group(
     "snapshots",
     SnapshotOptions,
     click.option("--snapshots", metavar="FILE", help="Record weights during training, for `deconvviz evolve`."),
-    click.option("--snapshot-epochs", default=SNAPSHOT_EPOCHS, help="The epochs whose weights are kept."),
-    click.option("--snapshot-half", is_flag=True, help="Keep them in half precision, in half the space."),
+    click.option(
+        "--snapshot-epochs",
+        cls=Dependent,
+        needs="--snapshots",
+        default=SNAPSHOT_EPOCHS,
+        help="The epochs whose weights are kept.",
+    ),
+    click.option(
+        "--snapshot-half",
+        cls=Dependent,
+        needs="--snapshots",
+        is_flag=True,
+        help="Keep them in half precision, in half the space.",
+    ),
     click.option(
         "--diagnose",
         metavar="DATA",

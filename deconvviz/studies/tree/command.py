@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import NODE_SCORES
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.following import IMAGE, PICTURE, following
 from deconvviz.cli.inputs import class_number, open_model, output_names, read_image
 from deconvviz.cli.options import (
@@ -22,7 +23,6 @@ from deconvviz.cli.options import (
     run_options,
 )
 from deconvviz.cli.outputs import beside, check_figure_and_table, save_figure, save_result
-from deconvviz.errors import DataError
 from deconvviz.words import at_layers
 
 if TYPE_CHECKING:
@@ -57,13 +57,26 @@ path_options = option_group(
     click.option(
         "-t",
         "--target",
+        cls=Dependent,
+        needs="--image",
         metavar="CLASS",
         help="The class to which the path leads.  [default: where the more probable branches lead]",
     ),
     click.option(
-        "-m", "--method", default="grad-cam", help="Of the maps at the nodes; `deconvviz cam --list` lists them."
+        "-m",
+        "--method",
+        cls=Dependent,
+        needs="--image",
+        default="grad-cam",
+        help="Of the maps at the nodes; `deconvviz cam --list` lists them.",
     ),
-    click.option("-l", "--layer", help="Of the maps.  [default: the last one with rows and columns]"),
+    click.option(
+        "-l",
+        "--layer",
+        cls=Dependent,
+        needs="--image",
+        help="Of the maps.  [default: the last one with rows and columns]",
+    ),
 )
 
 
@@ -111,8 +124,6 @@ def tree(
       deconvviz tree demo scenes:200:1 -o tree.png
     """
     check_figure_and_table(out)
-    if along.image is None and along.target is not None:
-        raise DataError(f"--target {along.target} given without --image; a path is that of an image")
     from deconvviz.data.datasets import open_images
     from deconvviz.studies.tree.measure import tree as make_tree
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.choices import CANVASES, OBJECTIVES
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import (
     OpenedModel,
     channels_of,
@@ -156,7 +157,14 @@ def _ascent_options() -> tuple[Any, ...]:
         click.option(
             "--variants", default=1, type=click.IntRange(1), help="Pictures of each channel, unlike each other."
         ),
-        click.option("--diversity", default=1.0, type=FiniteRange(0), help="How much they are kept unlike."),
+        click.option(
+            "--diversity",
+            cls=Dependent,
+            needs="--variants",
+            default=1.0,
+            type=FiniteRange(0),
+            help="How much they are kept unlike.",
+        ),
         click.option("--tv", default=0.0, type=FiniteRange(0), help="Weight of the roughness that is taken off."),
         click.option("--l2", default=0.0, type=FiniteRange(0), help="Weight of the distance from grey."),
     )

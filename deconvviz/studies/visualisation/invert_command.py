@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deconvviz.choices import CANVASES
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import OpenedModel, integers, load, open_model, opened_model, read_image
 from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import ModelOptions, figure_options, layers_option, model_options, option_group, run_options
@@ -55,13 +56,28 @@ class Compared:
         "--compare", metavar="MODEL2", help="A second network, whose layers are inverted too, in a row below."
     ),
     click.option(
-        "--compare-weights", default="DEFAULT", metavar="DEFAULT|FILE|none", help="Weights of MODEL2, as for --weights."
+        "--compare-weights",
+        cls=Dependent,
+        needs="--compare",
+        default="DEFAULT",
+        metavar="DEFAULT|FILE|none",
+        help="Weights of MODEL2, as for --weights.",
     ),
     click.option(
-        "--compare-layer", "compare_layers", multiple=True, help="A layer of MODEL2, for each -l.  [default: the same]"
+        "--compare-layer",
+        "compare_layers",
+        cls=Dependent,
+        needs="--compare",
+        multiple=True,
+        help="A layer of MODEL2, for each -l.  [default: the same]",
     ),
     click.option("--snapshots", metavar="FILE", help="Snapshots of a training of MODEL: one row for each epoch."),
-    click.option("--epochs", help="Epochs of --snapshots, such as 1,20.  [default: the first and the last]"),
+    click.option(
+        "--epochs",
+        cls=Dependent,
+        needs="--snapshots",
+        help="Epochs of --snapshots, such as 1,20.  [default: the first and the last]",
+    ),
 )
 @click.option(
     "--canvas",
@@ -158,8 +174,6 @@ def _subjects(
         if compared.compare is not None:
             raise DataError("--compare and --snapshots given; leave one of them out")
         return _epochs(model, options, compared, layers)
-    if compared.epochs is not None:
-        raise DataError("--epochs given; name the file of their weights with --snapshots")
     first = _with_layers(open_model(model, options, layers), layers)
     subjects = [Subject(opened=first, name=network_called(model, model), layers=layers)]
     if compared.compare is not None:
