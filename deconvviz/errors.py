@@ -16,6 +16,10 @@ class CaptureError(DeconvvizError):
     """The model cannot be turned into a graph, or does not accept the given input."""
 
 
+class InputRefused(CaptureError):
+    """The model itself does not accept the images that it is given."""
+
+
 class LayerNotFound(DeconvvizError):
     """No layer of that name; the message lists the nearest names."""
 

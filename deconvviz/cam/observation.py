@@ -109,7 +109,10 @@ class Observation:
         """How the output becomes scores and probabilities of classes; raises CamError where it has none."""
         readout = self.backend.readout(self.output)
         if readout is None:
-            raise CamError("the method reads probabilities of classes, and the model returns none; take grad-cam")
+            raise CamError(
+                "probabilities of classes are read, and the model returns none; only methods by gradients, such "
+                "as grad-cam, explain other outputs"
+            )
         return readout
 
     @property

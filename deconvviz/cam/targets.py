@@ -220,8 +220,8 @@ def scorer_of(target: Target | Scorer, output: Any, count: int, readout: Readout
     except CaptureError as error:
         shape = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise TargetError(
-            f"the model's output is {shape}, not [N, classes]; give a function of the output as target, such as lambda "
-            "out: out['out'][:, 8].mean((1, 2)), or what of it is explained: segment, box, similarity or output"
+            f"the model's output is {shape}, not [N, classes]; say what is explained: with -t segment:CLASS, "
+            "box:LABEL:L,T,R,B, similarity:FILE or output:K; in Python by such a decision, or a function of the output"
         ) from error
     if target is None:
         return ClassScorer(scores.argmax(1), readout=readout)

@@ -78,5 +78,6 @@ def layout_of(
         if rows and rows * image[1] % image[0] == 0 and rows * (rows * image[1] // image[0]) == count - extra:
             return Layout(axis, (rows, rows * image[1] // image[0]), extra)
     raise CamError(
-        f"the {count} tokens of layer {layer!r} are no grid of the image's shape; give tokens=(rows, columns)"
+        f"the {count} positions of layer {layer!r} are no grid of the image's shape; choose a layer with rows and "
+        "columns, or in Python give tokens=(rows, columns)"
     )

@@ -12,7 +12,7 @@ from deconvviz.cam.catalogue import OF_LAYERS
 from deconvviz.cli.decisions import MEASURES, Question
 from deconvviz.cli.inputs import folder_and_name, load, output_names
 from deconvviz.cli.notes import no_layer_named
-from deconvviz.errors import CamError, CaptureError, TargetError
+from deconvviz.errors import CamError, CaptureError, InputRefused, TargetError
 from deconvviz.progress import write_line
 from deconvviz.words import network_called
 
@@ -133,13 +133,15 @@ def open_subject(model: str, options: ModelOptions, layers: Sequence[str], call:
         ModelError, DataError: the model, its weights or the function cannot be loaded.
         CaptureError: the device cannot be used.
     """
-    from deconvviz.models.sources import call_from
+    from deconvviz.models.python_files import call_from
     from deconvviz.run.opening import captured, device_of
 
     loaded, preprocess = load(model, options)
     device, function = device_of(options.device), call_from(call)
     try:
         network = captured(loaded, preprocess, options.device, options.outputs, function)
+    except InputRefused:
+        raise
     except CaptureError as error:
         click.echo(f"note: hooks make the maps, by whole passes: {error}", err=True)
         return _hooked(loaded, preprocess, device, function)

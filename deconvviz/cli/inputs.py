@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from deconvviz.choices import CHANNEL_CHOICES
+from deconvviz.cli.dependent import typed
 from deconvviz.cli.options import ImageOptions, ModelOptions
 from deconvviz.errors import CaptureError, DataError
 from deconvviz.lengths import same_share
@@ -232,7 +233,7 @@ def output_names(
         The names; empty where they are unknown, or where the network returns no score for each class.
 
     Raises:
-        DataError: the file has more names or fewer than the network has outputs.
+        DataError: the file, or without one the model, has more names or fewer than the network has outputs.
     """
     from deconvviz.models.labels import IMAGENET, imagenet_names, names_of_outputs, read_classes
 
@@ -241,10 +242,9 @@ def output_names(
         outputs = network.width
     except CaptureError:
         return own_names
-    if names is not None and len(own_names) != max(outputs, 2):
-        raise DataError(
-            f"{len(own_names)} class names given for {counted(outputs, 'output')} in {names}; give one for each"
-        )
+    if len(own_names) not in ({max(outputs, 2)} if names is not None else {0, outputs, max(outputs, 2)}):
+        where = f"by {loaded.spec}; give others with --classes" if names is None else f"in {names}; give one for each"
+        raise DataError(f"{len(own_names)} class names given for {counted(outputs, 'output')} {where}")
     if own_names:
         return own_names if outputs > 1 else names_of_outputs(outputs, own_names)
     named = names_of_outputs(outputs, classes=() if images is None else images.classes)
@@ -349,17 +349,18 @@ def names_of(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def channels_of(text: str) -> str | list[int]:
+def channels_of(text: str, how_many: str | None = None) -> str | list[int]:
     """Read which channels to show.
 
     Args:
         text: one of CHANNEL_CHOICES, or comma-separated numbers and ranges.
+        how_many: the command's parameter that says how many a word stands for, if it has one.
 
     Returns:
         The word, or the numbers.
 
     Raises:
-        DataError: the text is something else.
+        DataError: the text is something else; or it is numbers, and how many was given, too.
 
     >>> channels_of("5,40,100-103"), channels_of("active")
     ([5, 40, 100, 101, 102, 103], 'active')
@@ -375,6 +376,10 @@ def channels_of(text: str) -> str | list[int]:
                 f"channels {text!r} given; expected {', '.join(CHANNEL_CHOICES)} or numbers such as 5,40,100-110"
             )
         channels += range(int(first), int(last or first) + 1)
+    if how_many is not None and (given := typed(how_many)):
+        raise DataError(
+            f"{given[0]} given beside the numbers {text}; it is for {', '.join(CHANNEL_CHOICES)}: leave it out"
+        )
     return list(dict.fromkeys(channels))
 
 

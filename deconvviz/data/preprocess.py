@@ -131,7 +131,7 @@ class Preprocess:
         if channels != expected and not (channels == 3 and expected == 1 and integers):
             raise DataError(
                 f"images of {channel_count(channels)} ({dtype}) given to a network of {channel_count(expected)}; give "
-                "images that fit, or a mean and std for each channel of the network"
+                "images that fit, or with --mean and --std as many values as the network has channels"
             )
         if integers and (max(self.mean) > 1 or max(self.std) > 1):
             raise DataError(

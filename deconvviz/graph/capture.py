@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from deconvviz.errors import CaptureError
+from deconvviz.errors import CaptureError, InputRefused
 from deconvviz.graph.any_order import in_any_order
 from deconvviz.graph.calling import Call, called, parts_in_words, same
 from deconvviz.graph.checked import check_captured
@@ -35,6 +35,7 @@ from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.scores import example_of
 from deconvviz.graph.table import norm_of_batch, overwritten, subsampled
+from deconvviz.words import counted
 
 aten = torch.ops.aten
 
@@ -105,20 +106,27 @@ def _shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _complaint(model: nn.Module, image: Tensor, call: Call | None) -> None:
-    """Raise CaptureError where a model fails on one image: its own complaint is clearer than the exporter's."""
+    """Raise InputRefused where a model fails on one image: its own complaint is clearer than the exporter's."""
     try:
         called(model, image, call)
     except Exception as error:
-        lacks = isinstance(error, TypeError) and "missing" in str(error) and "argument" in str(error)
-        advice = (
-            "give its further inputs with call=, or --call FILE.py:FUNCTION"
-            if lacks
-            else "give the input shape that the model was built for"
-        )
-        raise CaptureError(
+        raise InputRefused(
             f"{type(model).__name__} does not accept an image of shape {tuple(image.shape[1:])}: {first_line(error)}; "
-            f"{advice}"
+            f"{_advice(model, image.shape[1], error)}"
         ) from error
+
+
+def _advice(model: nn.Module, channels: int, error: Exception) -> str:
+    """Return what to do about a model that fails on an image of so many channels."""
+    if isinstance(error, TypeError) and "missing" in str(error) and "argument" in str(error):
+        return "give its further inputs with call=, or --call FILE.py:FUNCTION"
+    first = next((each for each in model.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    if isinstance(first, (nn.Conv1d, nn.Conv3d)):
+        return f"its first convolution is a {type(first).__name__}, and only networks of images are taken"
+    if first is not None and first.in_channels != channels:
+        wanted = counted(first.in_channels, "channel")
+        return f"its first convolution takes {wanted}: give as many values with --mean and --std, or that input shape"
+    return "give the input shape that the model was built for"
 
 
 def _other_names(names: Mapping[str, nn.Module]) -> dict[str, list[str]]:

@@ -177,8 +177,8 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
     """Return the output that stands for each class of some images.
 
     Classes and outputs are matched by name where the names of the outputs include every class; by value where the
-    classes are numbers; in their order where there are as many classes as outputs; and by timm's list where the classes
-    are ImageNet's synset numbers.
+    classes are numbers; in their order where there are as many classes as outputs and no name is among both, with a
+    warning where the outputs have other names; and by timm's list where the classes are ImageNet's synset numbers.
 
     Args:
         classes: names of the images' classes.
@@ -208,12 +208,15 @@ def outputs_of(classes: Sequence[str], outputs: int, names: Sequence[str] = ()) 
         return np.array([number[name] for name in classes], np.int64)
     if classes and all(name.isdecimal() for name in classes):
         return _by_value(classes, outputs)
-    if len(classes) == outputs:
+    if len(classes) == outputs and number.keys().isdisjoint(classes):
+        _note_order(classes, names)
         return np.arange(outputs)
     if outputs == IMAGENET and _are_synsets(classes):
-        number = {name: index for index, name in enumerate(_synsets())}
-        if all(name in number for name in classes):
-            return np.array([number[name] for name in classes], np.int64)
+        by_synset = {name: index for index, name in enumerate(_synsets())}
+        if all(name in by_synset for name in classes):
+            return np.array([by_synset[name] for name in classes], np.int64)
+    if not classes:
+        raise DataError("the images have no classes; pack a folder with a sub-folder for each class")
     unmatched = next((name for name in classes if name not in number), None)
     example = f", such as {unmatched!r}" if unmatched is not None else ""
     raise DataError(
@@ -266,6 +269,16 @@ def _by_value(classes: Sequence[str], outputs: int) -> Ints:
             "the outputs' names, one a line, with --classes FILE"
         )
     return numbers
+
+
+def _note_order(classes: Sequence[str], names: Sequence[str]) -> None:
+    """Warn where outputs that have names of their own are taken in the order of classes that have others."""
+    if names and tuple(names) != ("yes", "no") and not _are_synsets(classes):
+        warnings.warn(
+            f"no class of the images is called as an output of the network ({classes[0]!r}, {names[0]!r}); they are "
+            "taken in their order: if it is not the same, give the outputs' names, one a line, with --classes FILE",
+            stacklevel=3,
+        )
 
 
 def _require_distinct(classes: Sequence[str], names: Sequence[str]) -> None:

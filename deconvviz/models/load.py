@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from deconvviz.errors import ModelError
 from deconvviz.models.heads import Head
 from deconvviz.models.parts import part_of, settings_of_part, split_part
+from deconvviz.models.python_files import FORMS
 from deconvviz.models.randomness import make_random
 from deconvviz.models.slimming import fit_to
-from deconvviz.models.sources import FORMS, SOURCES, Built, Loader, Wanted, from_file
+from deconvviz.models.sources import SOURCES, Built, Loader, Wanted, from_file
 from deconvviz.models.weights import Weights, load_weights, read_weights
 
 

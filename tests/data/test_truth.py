@@ -100,16 +100,19 @@ def test_masks_from_a_folder(store: dv.ImageStore, tmp_path: pathlib.Path) -> No
 def test_which_output_is_which_class(tmp_path: pathlib.Path) -> None:
     assert outputs_of(["b", "a"], 3, ["a", "b", "c"]).tolist() == [1, 0]  # by name
     assert outputs_of(["x", "y"], 2).tolist() == [0, 1]  # in order
-    assert outputs_of(["x", "y"], 2, ["a", "b"]).tolist() == [0, 1]  # other names, as many
+    with pytest.warns(UserWarning, match="taken in their order"):
+        assert outputs_of(["x", "y"], 2, ["a", "b"]).tolist() == [0, 1]  # other names, as many
     assert outputs_of(["n01440764", "n15075141"], 1000).tolist() == [0, 999]
     assert outputs_of(["0", "1", "10", "2"], 11).tolist() == [0, 1, 10, 2]  # numbers by value, as few as there are
     assert outputs_of(["003", "007"], 8).tolist() == [3, 7]
     assert outputs_of(["1", "2"], 2, ["1", "2"]).tolist() == [0, 1]  # names go before numbers
     with pytest.raises(DataError, match="numbers up to 2, the network has outputs 0 to 1"):
         outputs_of(["1", "2"], 2)  # counted from 1, or classes 1 and 2 of more: that is not to be guessed
-    for classes, outputs, names in ((["x"], 2, ["a", "b"]), ([], 3, []), (["n99999999"], 1000, [])):
+    for classes, outputs, names in ((["x"], 2, ["a", "b"]), (["n99999999"], 1000, [])):
         with pytest.raises(DataError, match="--classes FILE"):
             outputs_of(classes, outputs, names)
+    with pytest.raises(DataError, match="the images have no classes"):
+        outputs_of([], 3)
     with pytest.raises(DataError, match="2 class names given for 3 outputs"):
         outputs_of(["a"], 3, ["a", "b"])
     file = tmp_path / "names.txt"

@@ -11,7 +11,7 @@ from networks import build, by_weight
 from torch import Tensor, fx, nn
 
 import deconvviz as dv
-from deconvviz.errors import CaptureError, DeconvvizError, LayerNotFound
+from deconvviz.errors import CaptureError, DeconvvizError, InputRefused, LayerNotFound
 
 # One of each of torchvision's 20 families of classification networks, at the smallest input that it takes.
 FAMILIES = {
@@ -303,7 +303,16 @@ def test_wrong_inputs_are_answered_in_one_line() -> None:
         (lambda: net(x.double()), CaptureError, "float64"),
         (lambda: net.after("block")(x), CaptureError, r"\(4, 8, 7\)"),
         (lambda: net.fast("fp8"), CaptureError, "one of fp32, tf32, bf16, fp64"),
-        (lambda: dv.capture(Small(), (1, 17, 15)), CaptureError, "does not accept"),
+        (
+            lambda: dv.capture(Small(), (1, 17, 15)),
+            InputRefused,
+            "does not accept.*takes 3 channels: give as many values",
+        ),
+        (
+            lambda: dv.capture(nn.Sequential(nn.Conv1d(3, 4, 3)), (3, 9, 9)),
+            InputRefused,
+            "Conv1d, and only networks of",
+        ),
         (lambda: dv.capture(Small(), (3, 0, 15)), CaptureError, "positive"),
     ]
     for call, kind, message in cases:

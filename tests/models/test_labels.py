@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -81,6 +82,21 @@ def test_names_that_several_outputs_have() -> None:
         outputs_of(["kite", "crane"], 5, names)
     assert outputs_of(names, 5, names).tolist() == [0, 1, 2, 3, 4]  # the same list: the order tells
     assert outputs_of(["cat", "dog"], 1, ["cat", "dog"]).tolist() == [0, 1]  # one output, two classes
+
+
+def test_outputs_with_names_are_not_taken_in_their_order_where_names_contradict() -> None:
+    """Labels in the order of their folders are not those of outputs that are called otherwise."""
+    names = ["auto", "cat", "ship", "horse"]
+    with pytest.raises(DataError, match=r"such as 'automobile'.*the names do not tell which is which.*--classes FILE"):
+        outputs_of(["automobile", "cat", "horse", "ship"], 4, names)
+    with pytest.warns(
+        UserWarning, match=r"no class of the images is called as an output.*\('a', 'auto'\).*their order"
+    ):
+        assert outputs_of(["a", "b", "c", "d"], 4, names).tolist() == [0, 1, 2, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert outputs_of(["a", "b"], 2).tolist() == [0, 1]  # nothing is known of the outputs
+        assert outputs_of([f"n{n:08d}" for n in range(1000)], 1000, imagenet_names()).tolist() == [*range(1000)]
 
 
 def test_images_of_some_of_imagenets_classes() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import deconvviz as dv
 from deconvviz.models.load import load_model
-from deconvviz.models.sources import function_from
+from deconvviz.models.python_files import function_from
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[3] / "examples" / "infogan.py"
 FEW: dict[str, Any] = {"samples": 24, "masked": 8, "units": 1, "rows": 1, "steps": 2, "axes": 1, "progress": False}
