@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import fx
 
 from deconvviz.arrays import evenly
@@ -9,8 +12,9 @@ from deconvviz.errors import CamError, DataError, LayerNotFound
 from deconvviz.graph.classifier import is_weighted
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import final_value, op_of
-from deconvviz.graph.reach import data_inputs, shape_of
+from deconvviz.graph.reach import axes_of, data_inputs, lengths, shape_of
 
+PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.matmul, torch.ops.aten.scaled_dot_product_attention)
 MANY = 4  # stages: with so many, module names of this depth are taken
 
 
@@ -35,8 +39,9 @@ def maps_behind(network: Network, node: fx.Node) -> str | None:
     """Return the name of the nearest layer with rows and columns from a node backwards, as `last_maps`; else None."""
     names = {layer.node: name for name, layer in network.layers.items() if layer.kind != "Sequential"}
     while node is not network.image:
-        shape = shape_of(node)
-        if len(shape) == 4 and shape[2] * shape[3] > 1 and not _derived(node) and node in names:
+        axes = axes_of(node)
+        maps = len(shape_of(node)) == 4 and axes in ((2, 3), (1, 2)) and math.prod(lengths(node)) > 1
+        if maps and node in names and not _derived(node) and not _of_heads(node, network):
             return names[node]
         node = data_inputs(node)[0]
     return None
@@ -151,6 +156,30 @@ def _derived(node: fx.Node) -> bool:
     """Whether the op's value only repeats or pools those of another layer."""
     op = op_of(node)
     return op.identity or op.averages or op.kind == "max_pool"
+
+
+def _of_heads(node: fx.Node, network: Network) -> bool:
+    """Whether a value of four dimensions is of attention heads: how its numbers lie in the image it does not say.
+
+    Either it is made of the product of two values, as weights of attention and what they weigh are; or it is of tokens
+    [N, T, C] whose channels are shared out among heads: T is one of its dimensions, and C is the product of the others.
+    """
+    source = node
+    while not op_of(source).weighted and len(data_inputs(source)) == 1:
+        source = data_inputs(source)[0]
+    if len(data_inputs(source)) > 1 and getattr(source.target, "overloadpacket", None) in PRODUCTS:
+        return True
+    if source is node or len(shape_of(source)) != 3 or op_of(source).channels_first:
+        return False
+    (tokens, channels), sides = shape_of(source)[1:], shape_of(node)[1:]
+    shared_out = tokens != channels and tokens in sides and math.prod(sides) == tokens * channels
+    return shared_out or not _is_shaped_as_image(node, network)
+
+
+def _is_shaped_as_image(node: fx.Node, network: Network) -> bool:
+    """Whether a value has as many rows for a column as the image has."""
+    (rows, columns), (_, height, width) = lengths(node), network.input_shape
+    return rows * width == columns * height
 
 
 def _is_weight(node: fx.Node) -> bool:

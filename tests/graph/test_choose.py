@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import deconvviz as dv
 from deconvviz.errors import CamError, DataError
-from deconvviz.graph.choose import by_depth, default_layers, first_and_last
+from deconvviz.graph.choose import by_depth, default_layers, first_and_last, last_maps
 
 
 class Residual(nn.Module):
@@ -73,3 +73,38 @@ def test_layers_by_depth() -> None:
     assert by_depth(residual)[:3] == ("relu", "layer1.0.relu", "layer1.0.bn2") and len(by_depth(residual)) == 21
     with pytest.raises(CamError, match="no convolution or linear layer"):
         first_and_last(dv.capture(nn.Sequential(nn.ReLU(), nn.Flatten()), (3, 4, 4)))
+
+
+class Attending(nn.Module):
+    """A transformer on patches, whose heads are reordered by ops that have names of their own."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.patches, self.values = fused, nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 24)
+        self.out, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        shape = (*tokens.shape[:2], 2, 4)
+        queries, keys, values = (part.view(shape).transpose(1, 2) for part in self.values(tokens).chunk(3, -1))
+        if self.fused:
+            attended = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        else:
+            attended = (queries @ keys.transpose(2, 3)).softmax(-1) @ values
+        scores: Tensor = self.head(self.out(attended.transpose(1, 2).reshape(tokens.shape)).mean(1))
+        return scores
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_heads_of_attention_are_no_maps(fused: bool) -> None:
+    for size in (16, 32):  # 16 and 64 tokens: of 16, a table of weights is as square as the image
+        assert last_maps(dv.capture(Attending(fused).eval(), (3, size, size))) == "patches"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape"), [("vit_b_16", (768, 14, 14)), ("swin_t", (768, 7, 7)), ("maxvit_t", (512, 7, 7))]
+)
+def test_the_last_maps_of_transformers(name: str, shape: tuple[int, ...]) -> None:
+    network = dv.capture(torchvision.models.get_model(name, weights=None).eval(), (3, 224, 224))
+    assert network.layer(last_maps(network)).shape == shape
