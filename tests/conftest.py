@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import standin
 import torch
 from networks import build
 from torch import nn
@@ -43,12 +44,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer --fast, --device and --fuzz."""
     help_text = f"leave out the tests marked {', '.join(LEFT_OUT_OF_FAST)}: less than two minutes on two cores"
     parser.addoption("--fast", action="store_true", help=help_text)
-    parser.addoption("--device", default="cpu", help="where tests with the fixture `device` compute: cpu or cuda")
+    help_text = "where tests with the fixture `device` compute: cpu or cuda; or standin, where commands compute, too"
+    parser.addoption("--device", default="cpu", help=help_text)
     parser.addoption("--fuzz", default=20.0, type=float, help="seconds that tests/fuzz changes files for, at least")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Turn --fast into an expression of markers, beside the one that is given."""
+    """Turn --fast into an expression of markers, beside the one that is given; and make the device standin."""
+    if config.getoption("--device") == standin.NAME:
+        standin.install()
+        standin.compute_there()
     if config.getoption("--fast"):
         fast = " and ".join(f"not {marker}" for marker in LEFT_OUT_OF_FAST)
         given = config.option.markexpr

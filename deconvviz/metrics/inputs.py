@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -33,8 +34,8 @@ def check_maps(maps: Tensor, unit: bool = True, name: str = "maps") -> None:
     if not isinstance(maps, Tensor) or not maps.is_floating_point() or maps.ndim != 3 or not maps.numel():
         shape = f"{maps.dtype} {list(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
         raise DataError(f"{name}: {shape} given; expected a floating point Tensor [N, H, W], none of them 0")
-    low, high = maps.aminmax()  # a NaN anywhere makes both NaN
-    if not (torch.isfinite(low) and torch.isfinite(high)):
+    low, high = torch.stack(maps.aminmax()).tolist()  # in one copy from the device; a NaN anywhere makes both NaN
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise DataError(f"{name}: values that are NaN or infinite given; expected finite numbers")
     if unit and (low < 0 or high > 1):
         raise DataError(f"{name}: values from {low:g} to {high:g} given; expected 0 to 1, min-max normalised per map")
@@ -71,8 +72,8 @@ def check_scored(images: Tensor, maps: Tensor, classes: Tensor, batch_size: int,
     if not isinstance(classes, Tensor) or classes.dtype != torch.int64 or classes.shape != (count,):
         shape = f"{classes.dtype} {list(classes.shape)}" if isinstance(classes, Tensor) else type(classes).__name__
         raise DataError(f"classes: {shape} given; expected an int64 Tensor [{count}], one class an image")
-    if int(classes.min()) < 0:
-        raise DataError(f"classes: {int(classes.min())} given; expected 0 or more")
+    if (lowest := int(classes.min())) < 0:
+        raise DataError(f"classes: {lowest} given; expected 0 or more")
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} given; expected 1 or more")
 
@@ -178,6 +179,8 @@ def scored(scores: Scores, make: Callable[[Tensor], Tensor], classes: Tensor, ba
     Returns:
         float64 [M] on the CPU, the probability of each image's class.
     """
+
+    classes = classes.cpu()  # once, not for each batch
 
     def part(start: int, stop: int) -> Tensor:
         with torch.inference_mode():

@@ -395,5 +395,5 @@ class ProjectionCache:
             measured = measured_rules(self.network, inputs, units, CANDIDATES, CHOSEN_BY, **how)
         for rule, of_rule in projections.items():  # the rule that is chosen needs its own again
             keys = (f"projections/{layer}/{rule}/{winner.channel}/{winner.rank}" for winner in winners)
-            self._sampled |= {key: stored(each) for key, each in zip(keys, of_rule, strict=True)}
+            self._sampled |= zip(keys, stored(of_rule), strict=True)
         return {f"figures/{layer}/kept/{rule}": each.kept for rule, each in measured.items()}

@@ -202,16 +202,26 @@ def project_winners(
     def part(start: int, stop: int) -> list[StoredProjection]:
         inputs, units = units_of(network, layer, feed, winners[start:stop])
         projected = project_by_rules(network, inputs, units, [rule], bounds=feed.preprocess.bounds(), **averages)
-        return [stored(projection) for projection in projected[rule]]
+        return stored(projected[rule])
 
     parts = AtOnce(max(len(winners), 1), "projections").parts(len(winners), part)
     return dict(zip(winners, chain.from_iterable(parts), strict=True))
 
 
-def stored(projection: Projection) -> StoredProjection:
-    """Return a projection as a file keeps it: scaled to a largest value of 1, in half precision."""
-    scaled = projection.pixels / projection.pixels.abs().max().clamp(min=1e-30)
-    return StoredProjection(pixels=scaled.half().cpu().numpy(), box=projection.window)
+def stored(projections: Sequence[Projection]) -> list[StoredProjection]:
+    """Return projections as a file keeps them: each scaled to a largest value of 1, in half precision.
+
+    They come from the device in one copy.
+    """
+    if not projections:
+        return []
+    pixels = [each.pixels for each in projections]
+    scaled = torch.cat([(one / one.abs().max().clamp(min=1e-30)).half().flatten() for one in pixels]).cpu().numpy()
+    parts = np.split(scaled, np.cumsum([one.numel() for one in pixels])[:-1])
+    return [
+        StoredProjection(pixels=part.reshape(each.pixels.shape), box=each.window)
+        for part, each in zip(parts, projections, strict=True)
+    ]
 
 
 def firing_maps(

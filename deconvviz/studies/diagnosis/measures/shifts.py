@@ -191,8 +191,8 @@ class _Sums:
             return
         (top, left), (height, width) = margins, inner
         pairs = (dense[..., top : top + height, left : left + width], blurred(dense, stride))
-        rows = [[_summed(part) for part in _parts(maps, stride)] for maps in pairs]
-        total, squares, changes = (np.stack([row[n] for row in rows]) for n in range(3))
+        sums = torch.stack([torch.stack([_summed(part) for part in _parts(maps, stride)]) for maps in pairs])
+        total, squares, changes = sums.cpu().numpy().swapaxes(0, 1)
         if not self.positions:
             self.total, self.squares, self.changes = (np.zeros_like(total) for _ in range(3))
         self.positions += dense.shape[0] * height * width
@@ -223,6 +223,6 @@ def _parts(maps: Tensor, stride: tuple[int, int]) -> Iterator[Tensor]:
     yield torch.stack([(s * f).sum((2, 3)) for s, f in zip(squared, scale, strict=True)]).sum(0)[..., None, None]
 
 
-def _summed(values: Tensor) -> Floats:
+def _summed(values: Tensor) -> Tensor:
     """Return the sum over images and positions of values [n, C, rows, columns], float64 [C]."""
-    return np.asarray(values.sum((2, 3), dtype=widened(values.dtype)).double().sum(0).cpu().numpy(), np.float64)
+    return values.sum((2, 3), dtype=widened(values.dtype)).double().sum(0)
