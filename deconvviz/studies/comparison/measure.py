@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,7 @@ class _Work:
 
     def __init__(self, pair: Pair, folder: pathlib.Path | None, sources: dict[str, Any]) -> None:
         self.pair, self.folder, self.sources = pair, folder, sources
+        self.class_names = tuple(pair.options.class_names)
         self.config = self._config()
         if folder is not None:
             claim(folder, "comparing", self.config)
@@ -169,6 +171,9 @@ class _Work:
         if place is not None and place.is_file():
             comparison = Comparison.load(place)
             require_same(place, comparison.config, self.config, "remove it or choose another output")
+            if comparison.class_names != self.class_names:  # only what outputs are called has changed
+                comparison = replace(comparison, class_names=self.class_names)
+                comparison.save(place)
             return comparison
         comparison = self._computed()
         if place is not None:
@@ -194,7 +199,7 @@ class _Work:
             changes=self._changes(),
             explained=explained(pair, decisions) if self.config["method"] else None,
             names=tuple(str(pair.images.names[i]) for i in pair.indices),
-            class_names=tuple(pair.options.class_names),
+            class_names=self.class_names,
         )
 
     def _changes(self) -> tuple[Change, ...]:

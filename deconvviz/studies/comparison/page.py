@@ -16,7 +16,7 @@ from deconvviz.studies.comparison.figure import (
     draw_explained,
     draw_pairs,
 )
-from deconvviz.studies.comparison.result import RECOGNISED, SHARPER, STATUSES, layer_words
+from deconvviz.studies.comparison.result import RECOGNISED, SHARPER, STATUSES, in_turn, layer_words
 from deconvviz.types import Pathlike
 from deconvviz.version import __version__
 from deconvviz.web.page import FIGURES, keep_figure, write_page
@@ -123,7 +123,7 @@ def caption_of(comparison: Comparison) -> str:
 
 def _overview(figures: _Figures, comparison: Comparison) -> dict[str, str]:
     before, after = comparison.config["networks"]
-    title, caption = f"{before} (before) and {after} (after)", caption_of(comparison)
+    title, caption = in_turn(before, after), caption_of(comparison)
     alt = f"What became of the filters: {'; '.join(map(layer_words, comparison.layers))}"
     return figures.drawn("overview", draw_comparison(comparison, title, caption), caption, alt)
 

@@ -306,12 +306,22 @@ class Comparison(Shown, drawn_by="draw_comparison"):
 
     def __repr__(self) -> str:
         before, after = self.config["networks"]
-        lines = [f"Comparison of {before} (before) and {after} (after) on {counted(self.config['images'], 'image')}"]
+        lines = [f"Comparison of {in_turn(before, after)} on {counted(self.config['images'], 'image')}"]
         lines += [f"  {words}" for words in decision_words(self.decisions)]
         lines += [f"  {layer_words(layer)}" for layer in self.layers]
         lines += [f"  {change}" for change in self.changes[:8]]
         left = len(self.changes) - 8
         return "\n".join(lines + ([f"  and {left} more findings that changed"] if left > 0 else []))
+
+
+def in_turn(before: str, after: str) -> str:
+    """Return the names of two networks, with which is which.
+
+    >>> in_turn("epoch 1", "epoch 9"), in_turn("a.pth (before)", "a.pth (after)")
+    ('epoch 1 (before) and epoch 9 (after)', 'a.pth (before) and a.pth (after)')
+    """
+    told = before.endswith(" (before)") and after.endswith(" (after)")  # as two of one name are told apart
+    return f"{before} and {after}" if told else f"{before} (before) and {after} (after)"
 
 
 def decision_words(decisions: Decisions | None) -> list[str]:

@@ -24,7 +24,7 @@ from deconvviz.lengths import REFERENCE
 from deconvviz.metrics.crop import CROP_THRESHOLDS
 from deconvviz.metrics.curves import INSERTION_BLUR
 from deconvviz.metrics.localisation import THRESHOLDS
-from deconvviz.results.results import require_same, stamped
+from deconvviz.results.results import digest_of, require_same, stamped
 from deconvviz.studies.evaluation.columns import (
     BOX_FITS,
     CONSTANT,
@@ -152,7 +152,7 @@ def _configuration(network: Network, feed: Feed, settings: EvaluationOptions, cl
         "preprocess": feed.preprocess.as_dict(),
         "explain": settings.explain,
         "truth": None if settings.truth is None else settings.truth.fingerprint,
-        "outputs": None if classes is None else [int(output) for output in np.unique(classes)],
+        "targets": None if classes is None else digest_of(classes.tolist()),
     }
 
 

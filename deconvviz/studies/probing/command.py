@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deconvviz.cli.cluster import ray_options
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import integers, load, names_of, numbers, remote_model
 from deconvviz.cli.options import (
     DECODING,
@@ -196,10 +197,34 @@ class WholeOptions:
         is_flag=True,
         help="Also train it on them from its own weights, with a new last layer.",
     ),
-    click.option("--train-epochs", default=60, help="Passes over the images of a split, of these trainings."),
-    click.option("--train-lr", default=0.01, help="Learning rate at their beginning."),
-    click.option("--train-batch", default=16, help="Images in a step of theirs, at most."),
-    click.option("--body-rate", default=0.1, help="Fine-tuning: factor on the rate of all but the last layer."),
+    click.option(
+        "--train-epochs",
+        cls=Dependent,
+        needs=("--scratch", "--fine-tune"),
+        default=60,
+        help="Passes over the images of a split, of these trainings.",
+    ),
+    click.option(
+        "--train-lr",
+        cls=Dependent,
+        needs=("--scratch", "--fine-tune"),
+        default=0.01,
+        help="Learning rate at their beginning.",
+    ),
+    click.option(
+        "--train-batch",
+        cls=Dependent,
+        needs=("--scratch", "--fine-tune"),
+        default=16,
+        help="Images in a step of theirs, at most.",
+    ),
+    click.option(
+        "--body-rate",
+        cls=Dependent,
+        needs="--fine-tune",
+        default=0.1,
+        help="Fine-tuning: factor on the rate of all but the last layer.",
+    ),
     click.option("--keep-statistics", is_flag=True, help="Fine-tuning: BatchNorm keeps its statistics."),
 )
 @option_group(
@@ -294,11 +319,13 @@ def caption_of(transfer: Transfer, network: str, data: str, pool: str) -> str:
     """Return what the figure shows: the images, the splits, and how the features were made."""
     random = " The random network has the same layers." if "random" in transfer.by_network else ""
     whole = " From scratch and fine-tuned: all layers were trained on the same images." if transfer.by_start else ""
+    costs = transfer.first.settings.costs
+    cost = f"C is {costs[0]:g}" if len(costs) == 1 else "C is chosen by cross-validation among the training images"
     return (
         f"{network} on {pathlib.PurePath(data).name}. Points are means over {transfer.first.settings.splits} random "
         f"splits ({transfer.first.tested} test images each), whiskers are their standard deviations. The features "
-        f"({pool} pooling) are fixed; only the linear classifiers are trained.{random} Features are standardised; C is "
-        f"chosen by cross-validation among the training images.{whole}"
+        f"({pool} pooling) are fixed; only the linear classifiers are trained.{random} Features are standardised; "
+        f"{cost}.{whole}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from deconvviz.choices import PRUNED_RESULTS
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.explaining import method_option, typed_options
 from deconvviz.cli.inputs import load, matched_outputs, output_names
 from deconvviz.cli.listing import list_option
@@ -174,7 +175,9 @@ asked_options = option_group(
     method_option("greedy=true"),
     click.option("--sensitivity", is_flag=True, help="Also prune each layer alone, by 10 to 90 %."),
     click.option("--finetune", default=0, type=click.IntRange(0), help="Epochs of training afterwards."),
-    click.option("--lr", default=1e-3, type=FiniteRange(), help="Learning rate of it."),
+    click.option(
+        "--lr", cls=Dependent, needs="--finetune", default=1e-3, type=FiniteRange(), help="Learning rate of it."
+    ),
     click.option(
         "--held-out",
         default=0.2,
@@ -246,6 +249,7 @@ def prune(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device, options.outputs)
     class_names = output_names(loaded, names, network, given.images)
+    _ = network.readout  # what cannot decide is refused before anything is said of its decisions
     otherwise = "it is measured in how many images the network decides as before"
     labelled = len(given.images.classes) > 0
     outputs = matched_outputs(given.images, network, class_names, False, otherwise) if labelled else None
@@ -318,12 +322,13 @@ def caption_of(study: PruningStudy) -> str:
         for form, accuracy, (low, high) in zip(study.forms, study.accuracy, study.lost_interval, strict=True)
         if form != "whole"
     ]
+    right = "Accuracy" if study.config["measured_by"] == "labels" else "Decisions that are those of the whole network"
     time = ""
     if study.seconds.size:
         batch = counted(study.config["timed_batch"], "image")
         time = f" Time: median of {study.seconds.shape[1]} passes of {batch} each, in turn with the whole network."
     return (
-        f"{above}Accuracy on {_measured(study)}: {'; '.join(intervals)}, with 95 % intervals of the paired difference "
+        f"{above}{right} on {_measured(study)}: {'; '.join(intervals)}, with 95 % intervals of the paired difference "
         f"(Bonett and Price 2012). Tied filters are counted once.{time}"
     )
 

@@ -20,7 +20,7 @@ from deconvviz.graph.capture import capture
 from deconvviz.graph.channels import ChannelGroups, channel_groups
 from deconvviz.graph.digest import architecture
 from deconvviz.graph.network import Network
-from deconvviz.results.results import stamped
+from deconvviz.results.results import digest_of, stamped
 from deconvviz.studies.pruning.criteria import CRITERIA
 from deconvviz.studies.pruning.options import PruningOptions
 from deconvviz.studies.pruning.possible import require_possible
@@ -108,6 +108,7 @@ def prune(
     config = _config(network, images, feeds, how, criterion)
     config |= {"kept": dict(kept_counts), "held_out": how.held_out if looks and validation is None else None}
     config |= {"measured_by": "decisions" if outputs is None else "labels"}
+    config |= {"outputs": None if outputs is None else digest_of(outputs.tolist())}
     about = stamped({"architecture": architecture(network), **place_of(images), **(sources or {})})
     subject = PruningSubject(
         network=network,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import read_image
 from deconvviz.cli.numbers import FiniteRange
 from deconvviz.cli.options import device_option, option_group, run_options
@@ -112,7 +113,8 @@ view_options = option_group(
         "--range",
         "chosen",
         metavar="SEQUENCE:FIRST-LAST",
-        help="Steps whose units are looked for elsewhere, from 0.  [default: the longest run of the best unit]",
+        help="Steps whose units are looked for elsewhere, from 0.  [default: the longest run of the best unit, of at "
+        "most 40 steps]",
     ),
     click.option("--threshold", default=0.3, type=FiniteRange(), help="Activity from which a unit counts as on."),
     click.option("--magnitude", is_flag=True, help="Count a strongly negative activity as on, too."),
@@ -136,9 +138,19 @@ view_options = option_group(
 @read_options
 @view_options
 @click.option("--image", metavar="FILE", help="Explain the caption that the network gives this picture.")
-@click.option("--words", help="The caption, with spaces between its words.  [default: the most probable one]")
 @click.option(
-    "-m", "--method", default="lrp-composite", help="Method of `deconvviz cam` that carries relevance through the CNN."
+    "--words",
+    cls=Dependent,
+    needs="--image",
+    help="The caption, with spaces between its words.  [default: the most probable one]",
+)
+@click.option(
+    "-m",
+    "--method",
+    cls=Dependent,
+    needs="--image",
+    default="lrp-composite",
+    help="Method of `deconvviz cam` that carries relevance through the CNN.",
 )
 @run_options(batch_size="Sequences in one pass.", default_batch=64, seed="Seed of rotations and groups.")
 @device_option
@@ -170,8 +182,6 @@ def recurrent(
     """
     if sequences is None and image is None:
         raise DataError("neither sequences nor an --image given; give one of them")
-    if image is None and words is not None:
-        raise DataError(f"--words {words!r} given without --image; a caption is that of an image")
     options = looked.keywords()
     import torch
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deconvviz.errors import ModelError, require_choice
-from deconvviz.models.sources import returned_by
+from deconvviz.models.python_files import returned_by
 from deconvviz.studies.recurrent.naming import CARRIED, TOKENS
 from deconvviz.words import counted, listed
 

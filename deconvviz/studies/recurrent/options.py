@@ -40,7 +40,7 @@ class RecurrentOptions(RunOptions):
         k: passages of each unit.
         permutations: of each property.
         chosen: (sequence, first step, last step) of the range whose units are looked for elsewhere, counted from 0;
-            None takes the longest range over which the unit is on that tracks a property best.
+            None takes the longest range of at most 40 steps over which the unit is on that tracks a property best.
         threshold: activity from which a unit counts as on.
         magnitude: whether a strongly negative activity counts as on too.
         edges: whether a chosen unit must be off just outside of the range.

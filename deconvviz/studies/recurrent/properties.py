@@ -86,9 +86,20 @@ def named_property(text: str, sequences: Sequences) -> tuple[str, Floats]:
 
 
 def properties_of(names: Sequence[str], sequences: Sequences) -> dict[str, Floats]:
-    """Return several properties by their names; without names all that the steps have and that vary."""
+    """Return several properties by their names; without names all that the steps have and that vary.
+
+    Two that have one name are refused.
+    """
     if names:
-        return dict(named_property(name, sequences) for name in names)
+        property_by_name: dict[str, Floats] = {}
+        for text in names:
+            name, values = named_property(text, sequences)
+            if name in property_by_name:
+                raise DataError(
+                    f"two properties are called {name!r}, the second is {text}; give the column another name"
+                )
+            property_by_name[name] = values
+        return property_by_name
     possible = PROPERTIES if sequences.vocabulary else ("position",)
     property_by_name = dict(named_property(name, sequences) for name in possible)
     return {name: values for name, values in property_by_name.items() if np.ptp(values) > 0}

@@ -125,9 +125,9 @@ def run_edges(on: On, starts: Ints) -> tuple[Ints, Ints]:
 
 
 def longest_run(on: NDArray[np.bool_], starts: Ints, most: int = 40) -> tuple[int, int] | None:
-    """Return the longest run over which one unit is on, bool [N], (start, stop), of at most `most` steps.
+    """Return the longest run over which one unit is on, bool [N], (start, stop); runs of more than `most` are left out.
 
-    None where it never is, or is on through whole sequences only.
+    None where it is never on, or only over more steps than that.
     """
     begins, ends = (edges[:, 0] for edges in run_edges(on[:, None], starts))
     length = np.where(on, ends - begins, 0)

@@ -18,7 +18,7 @@ import deconvviz as dv
 from deconvviz.errors import DataError, DeconvvizError, LayerNotFound, MismatchError, ModelError
 from deconvviz.studies.comparison import measure, page, responses
 from deconvviz.studies.comparison.decisions import Decisions
-from deconvviz.studies.comparison.result import LayerComparison, decision_words
+from deconvviz.studies.comparison.result import LayerComparison, decision_words, in_turn
 
 
 def test_a_network_and_itself() -> None:
@@ -196,6 +196,21 @@ def test_it_resumes_to_the_same_result(tmp_path: pathlib.Path, monkeypatch: pyte
     assert compare(*nets, out=tmp_path / "killed", **options).numbers == straight.numbers
     with pytest.raises(MismatchError, match="other settings"):
         compare(*nets, out=tmp_path / "killed", k=3, **options)
+
+
+def test_two_networks_of_one_name_are_told_apart_once() -> None:
+    assert in_turn("a", "b") == "a (before) and b (after)"
+    assert in_turn("a (before)", "a (after)") == "a (before) and a (after)"
+
+
+def test_other_names_of_outputs_are_taken_without_measuring_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compare(model(0), model(1), out=tmp_path / "c", class_names=["a", "b", "c"])
+    monkeypatch.setattr(measure, "respond", None)
+    again = compare(model(0), model(1), out=tmp_path / "c", class_names=["x", "y", "z"])
+    assert again.class_names == ("x", "y", "z") and again.numbers == first.numbers
+    assert dv.Comparison.load(tmp_path / "c/data/result.h5").class_names == again.class_names
 
 
 def test_refusals(tmp_path: pathlib.Path) -> None:

@@ -84,6 +84,15 @@ def test_the_numbers_by_definition(given: tuple[dv.Network, dv.ImageStore, dv.Pr
     assert (rise == 41).all() and (backward == 0).all() and (found.values["rise"][:, -1] > 0).all()
 
 
+def test_other_outputs_for_the_classes_are_refused_where_it_goes_on(
+    given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp_path: pathlib.Path
+) -> None:
+    asked: dict[str, Any] = {"metrics": ["sparseness"], "explain": "label", "out": tmp_path / "e.h5"}
+    run(given, outputs=np.arange(10), **asked)
+    with pytest.raises(MismatchError, match="targets"):
+        run(given, outputs=np.roll(np.arange(10), 1), **asked)
+
+
 @pytest.mark.slow
 def test_interrupted_and_continued(
     given: tuple[dv.Network, dv.ImageStore, dv.Preprocess], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 import deconvviz as dv
 from deconvviz.data.datasets import Part
@@ -162,6 +163,8 @@ def test_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
     asked += ["--device", "cpu", "--quiet", "--scratch", "--fine-tune", "--train-epochs", "1", "--no-random"]
     asked += ["--features", tmp_path / "f.h5", "-o", tmp_path / "p.csv"]
     text = run(*asked)
+    with Image.open(tmp_path / "p.png") as figure:
+        assert "standardised; C is 1." in figure.text["Description"]
     assert "from scratch, all layers trained" in text and "fine-tuned, all layers trained" in text
     assert {path.name for path in tmp_path.iterdir()} == {"f.h5", "f.networks.h5", "p.csv", "p.png"}
     before = (tmp_path / "p.csv").read_bytes()

@@ -99,6 +99,13 @@ def test_activity_drops_the_dead_then_the_repeated() -> None:
     assert found[3] < 1 and 1 <= min(found[1], found[2]) < 2 and max(found[1], found[2]) >= 2
 
 
+def test_filters_that_are_equally_weak_have_one_score() -> None:
+    model = net()
+    with torch.no_grad():
+        model[1].bias[[1, 3, 4]], model[1].weight[[1, 3, 4]] = -5, 0.01  # never above zero
+    assert (scored(model, "activity")["0"][[1, 3, 4]] == 0).all()  # no filter has a lower mean response
+
+
 @pytest.mark.parametrize("rectifier", [nn.LeakyReLU(0.1), nn.SiLU()], ids=["leaky", "silu"])
 def test_activity_calls_no_filter_blind_whose_means_are_negative(rectifier: nn.Module) -> None:
     """The selectivity index is of means that are not; here a filter with negative ones tells the classes apart."""
@@ -193,6 +200,19 @@ def test_a_loss_is_told_in_points() -> None:
     low, high = 100 * paired_interval(np.array(3), np.array(0), 12)
     words = f"lost 25.0 points [{low:.1f}, {high:.1f}]"
     assert f"{study.forms[1]} 50.0%, {words}" in caption_of(study) and words in repr(study)
+
+
+def test_a_caption_says_what_was_right() -> None:
+    labelled, unlabelled = ({**ABOUT, "outputs": outputs} for outputs in (range(3), None))
+    assert "Accuracy on" in caption_of(dv.prune(net(), pictures(), "l1", keep=0.5, **labelled)[0])
+    by_decisions = caption_of(dv.prune(net(), pictures(), "l1", keep=0.5, **unlabelled)[0])
+    assert "Decisions that are those of the whole network on" in by_decisions and "Accuracy" not in by_decisions
+
+
+def test_other_outputs_for_the_classes_are_refused_where_it_goes_on(tmp_path: pathlib.Path) -> None:
+    dv.prune(net(), pictures(), "l1", tmp_path / "s.pth", keep=0.5, **{**ABOUT, "outputs": [0, 1, 2]})
+    with pytest.raises(MismatchError, match="outputs"):
+        dv.prune(net(), pictures(), "l1", tmp_path / "s.pth", keep=0.5, **{**ABOUT, "outputs": [2, 1, 0]})
 
 
 def test_one_bar_for_each_thing_that_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

@@ -180,7 +180,12 @@ def test_properties_by_hand(tmp_path: pathlib.Path) -> None:
     assert set(properties_of((), dv.text_sequences("aaa"))) == {"position"}  # the others do not vary
     assert bracket_depth(dv.text_sequences("((\n)a")).tolist() == [1, 2, 0, 0]  # each sequence begins anew
     (tmp_path / "p.csv").write_text("a,b\n1,x\n2,3\n")
+    (tmp_path / "r.csv").write_text("a,position\n1,4\n2,3\n")
     two = dv.text_sequences("ab")
+    assert [*properties_of([f"{tmp_path}/p.csv:a", "position"], two)] == ["a", "position"]
+    for named in ([f"{tmp_path}/p.csv:a", f"{tmp_path}/r.csv:a"], ["position", f"{tmp_path}/r.csv:position"]):
+        with pytest.raises(DataError, match="two properties are called"):
+            properties_of(named, two)
     assert named_property(f"{tmp_path}/p.csv:a", two)[1].tolist() == [1, 2]
     for text, words_ in (
         ("p.csv:c", "no column 'c'; nearest: a, b"),

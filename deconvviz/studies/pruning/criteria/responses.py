@@ -28,9 +28,10 @@ def activity(subject: PruningSubject) -> Scores:
 
     s_f = 0, 1, 2, or 3 for all others, plus the share of filters with a lower mean response. Dead: the same value
     everywhere, after the rectifier. Repeated: a correlation of at least 0.95 with a filter whose mean response is
-    higher. Class-blind: a class selectivity (Morcos et al. 2018) that shuffled labels reach too; it needs labels, and
-    without them no filter counts as blind. Filters that go together: the sum. The kinds are those of `diagnose`; that
-    the dead go first is network trimming (Hu et al. 2016, arXiv 1607.03250), the rest is ours.
+    higher, or equal and whose number is higher. Class-blind: a class selectivity (Morcos et al. 2018) that shuffled
+    labels reach too; it needs labels, and without them no filter counts as blind. Filters that go together: the sum.
+    The kinds are those of `diagnose`; that the dead go first is network trimming (Hu et al. 2016, arXiv 1607.03250),
+    the rest is ours.
     """
     groups = (subject.groups.groups[name] for name in subject.chosen)
     layers = {layer: subject.value_behind(layer) for group in groups for layer in group.layers}
@@ -44,7 +45,8 @@ def activity(subject: PruningSubject) -> Scores:
 def _kinds(subject: PruningSubject, value: str, responses: LayerResponses) -> Floats:
     """Return the score of each channel of a value, float64 [channels]."""
     means = np.abs(responses.means).mean(0, dtype=np.float64)
-    ranks = np.argsort(np.argsort(means, kind="stable"), kind="stable") / len(means)
+    weaker = np.searchsorted(np.sort(means), means) / len(means)
+    places = np.argsort(np.argsort(means, kind="stable"), kind="stable")  # of equal ones the later counts as stronger
     kinds = np.full(len(means), ALIVE)
     rectified = is_rectified(subject.network.layer(value).node) and responses.lowest.min() >= 0
     if subject.labelled and rectified:  # the index is of means that are not negative, which SiLU's or LeakyReLU's are
@@ -52,9 +54,10 @@ def _kinds(subject: PruningSubject, value: str, responses: LayerResponses) -> Fl
         index, by_chance = responses.selectivities(subject.targets, int(subject.targets.max()) + 1, rng)
         kinds[index <= by_chance] = BLIND
     alike = correlations(responses.samples) >= DUPLICATE
-    kinds[(alike & (ranks[None] > ranks[:, None])).any(1)] = REPEATED
+    kinds[(alike & (places[None] > places[:, None])).any(1)] = REPEATED
     kinds[responses.constant] = DEAD
-    return kinds + ranks
+    score: Floats = kinds + weaker
+    return score
 
 
 @criterion("lesion", needs="labels")
