@@ -38,7 +38,8 @@ def shown_channels(count: int, chosen: Sequence[int] = ()) -> tuple[int, ...]:
     """
     beyond = [channel for channel in chosen if not 0 <= channel < count]
     if beyond:
-        raise DataError(f"channel {beyond[0]} is to be shown; the images have channels 0 to {count - 1}")
+        there = "only channel 0" if count == 1 else f"channels 0 to {count - 1}"
+        raise DataError(f"channel {beyond[0]} is to be shown; the images have {there}")
     return tuple(chosen) or ((0, 1, 2) if count >= 3 else (0,))
 
 

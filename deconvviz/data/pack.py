@@ -192,7 +192,8 @@ def _pack_file(source: Any, path: pathlib.Path, settings: PackOptions) -> PackRe
         reader = EntryReader(settings.raw, _size(images, settings))
         with (
             contextlib.closing(in_order(reader, images.entries, settings.workers)) as results,
-            progress_bar(total=images.count, unit="image", disable=not settings.progress) as bar,
+            # Its first line comes after a moment: where nothing can be packed, the error stands alone.
+            progress_bar(total=images.count, unit="image", disable=not settings.progress, delay=0.5) as bar,
         ):
             configuration = _configuration(images, reader, settings)
             written = write_entries(
@@ -299,5 +300,5 @@ def _nothing_packed(source: Source, skipped: list[tuple[str, str]]) -> str:
     if skipped:
         name, reason = skipped[0]
         return f"no readable image in {source.description}: {len(skipped)} skipped, the first {name}: {reason}"
-    others = f"; the {source.ignored} files there are named otherwise" if source.ignored else ""
+    others = f"; {counted(source.ignored, 'file')} there with another name" if source.ignored else ""
     return f"no image in {source.description}; expected files named {', '.join(EXTENSIONS)}{others}; arrays need --raw"

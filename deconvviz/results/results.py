@@ -311,7 +311,12 @@ def _short(value: Any) -> str:
 
     >>> _short("0123456789abcdef" * 4), _short(list(range(100)))
     ('0123456789abcdef', '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16...')
+    >>> _short({"name": "hide-and-seek", "cells": 4})
+    'hide-and-seek (cells=4)'
     """
+    if isinstance(value, Mapping) and "name" in value:  # a part of the work with its settings
+        settings = ", ".join(f"{name}={each}" for name, each in value.items() if name != "name")
+        value = f"{value['name']} ({settings})" if settings else value["name"]
     text = str(value)
     if DIGEST.fullmatch(text):
         return text[:16]

@@ -237,6 +237,7 @@ def attack(
     opened = open_model(model, options)
     network, preprocess, loaded = opened
     class_names = output_names(loaded, names, network, dataset)
+    _ = network.readout  # what cannot decide is refused before anything is said of its decisions
     outputs = None
     if asked.away_from == "label" or (asked.away_from is None and labelled):
         otherwise = "each image is attacked away from the class that the network finds"
@@ -308,8 +309,8 @@ def caption_of(study: AttackStudy) -> str:
         p = "p, the probability of the class that it shall leave, and then of the one that it shall find"
     return (
         f"{counted(len(study.shown), 'image')} of {study.done}, attacked, {wanted}; no pixel may change by more than "
-        f"{epsilon:g}/255. Below each picture is the class that the network finds, and {p}. The change is the mean "
-        "over the colours, from blue, darker, to red, lighter; all rows have one scale."
+        f"{epsilon:g}/255. Below each picture is the class that the network finds, and {p}. The change is "
+        f"{study.shown_change}, from blue, darker, to red, lighter; all rows have one scale."
     )
 
 

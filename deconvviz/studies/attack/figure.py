@@ -46,7 +46,7 @@ def draw_attack(study: AttackStudy, epsilon: int = -1, title: str = "", caption:
     points = study.points(epsilon)[study.shown]
     sparse = bool((points.mean((1, 2)) < 0.9).any()) and bool(points.any())
     columns = ("image", "attacked", "change", "changed pixels")[: 4 if sparse else 3]
-    largest = LEVELS * max(float(np.abs(changes).max(initial=0)), 1e-9)
+    largest = LEVELS * float(np.abs(changes).max(initial=0)) or 1.0  # where nothing changed, a scale of one level
     tile = page.fitted(TILE, LEFT + RIGHT + (len(columns) - 1) * GAP, len(columns), LEAST)
     rows, step = len(study.shown), tile + FOOT
     sheet = Sheet(
@@ -70,10 +70,9 @@ def draw_attack(study: AttackStudy, epsilon: int = -1, title: str = "", caption:
         below: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL}
         for left, words in zip(lefts, _words(study, epsilon, place, letters), strict=False):
             sheet.text(left + tile / 2, bottom - 0.03, words, **below)
+    colours = ",\nmean of the colours" * (study.noise[epsilon].shape[1] > 1)
     bar = ScalarMappable(Normalize(-largest, largest), SIGNED)
-    sheet.colour_bar(
-        bar, "change in 255ths,\nmean of the colours", lefts[-1] + tile + 0.1, sheet.top - HEAD - tile, tile
-    )
+    sheet.colour_bar(bar, f"change in 255ths{colours}", lefts[-1] + tile + 0.1, sheet.top - HEAD - tile, tile)
     return sheet.figure
 
 

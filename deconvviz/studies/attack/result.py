@@ -298,6 +298,11 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         return "\n".join([*lines, *self._told()])
 
     @property
+    def shown_change(self) -> str:
+        """What a picture of the change shows, in words: of colours their mean."""
+        return "the mean over the colours" if self.noise.shape[2] > 1 else "that of each pixel"
+
+    @property
     def _aimed(self) -> str:
         """What is done to explanations, in words."""
         if self.maps is None:
@@ -312,7 +317,10 @@ class AttackStudy(Shown, drawn_by="draw_attack"):
         if self.maps is not None:
             means, plain = self.similarity()[0][-1], self.similarity(True)[0][-1]
             other = "plain pgd" if self.goal == "both" else "noise"
-            for number, name in enumerate(self.fools):
+            fooled = self.fools if np.isfinite(means).any() else ()
+            if not fooled:
+                lines.append("  no image was fooled, and maps are compared on those that were")
+            for number, name in enumerate(fooled):
                 pairs = zip(MEASURES, means[number], plain[number], strict=True)
                 similarities = ", ".join(
                     f"{measure} {after:.3f} ({of_plain:.3f})" for measure, after, of_plain in pairs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import click
 
 from deconvviz.choices import SEVERITIES, Severity
+from deconvviz.cli.dependent import Dependent
 from deconvviz.cli.inputs import matched_outputs, open_model, output_names
 from deconvviz.cli.listing import list_option
 from deconvviz.cli.options import DECODING, ModelOptions, classes_option, model_options, names_option, run_options
@@ -113,7 +114,14 @@ def _check_lines() -> Iterator[str]:
 @click.option("-o", "--out", default="diagnosis", help="Folder for the page, JSON and CSV files, and figures.")
 @report_options
 @click.option("--compare", metavar="MODEL", help="Compare with another network on the same images.")
-@click.option("--compare-weights", default="DEFAULT", metavar="DEFAULT|FILE|none", help="Weights of the other network.")
+@click.option(
+    "--compare-weights",
+    cls=Dependent,
+    needs="--compare",
+    default="DEFAULT",
+    metavar="DEFAULT|FILE|none",
+    help="Weights of the other network.",
+)
 @click.option(
     "--fail-on",
     type=click.Choice((*SEVERITIES, WORSE)),

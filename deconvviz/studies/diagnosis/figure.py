@@ -94,7 +94,7 @@ def draw_first_filters(filters: Sequence[Floats], names: Sequence[str], title: s
 def _height(evidence: Evidence) -> float:
     """Return the height of the axes with their labels, in inches."""
     if evidence.kind == "bars" and len(evidence.arrays["values"]) <= NAMED:
-        return 0.8 + 0.19 * len(evidence.arrays["values"])
+        return max(0.8 + 0.19 * len(evidence.arrays["values"]), 1.7)  # room for the words beside a single bar
     if evidence.kind == "matrix":
         return 1.1 + 0.16 * max(len(evidence.labels), 6)
     return 2.7
@@ -115,7 +115,7 @@ def _bars(axes: Axes, evidence: Evidence) -> None:
     axes.set_yticks(np.arange(len(values)), names)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set_xlabel(evidence.y, fontsize=HEADING)
-    axes.set_ylabel(evidence.x, fontsize=HEADING)
+    axes.set_ylabel("\n".join(textwrap.wrap(evidence.x, max(8 * len(values), 20))), fontsize=HEADING)
     axes.axvline(0, color="0.5", linewidth=0.6)
     _mark(axes, evidence, upright=True)
 

@@ -17,6 +17,7 @@ from deconvviz.studies.diagnosis.finding import Finding, Neighbour, number
 from deconvviz.studies.diagnosis.leanings import Leaning
 from deconvviz.studies.diagnosis.schema import as_json, fields_schema, object_schema, schema_of
 from deconvviz.types import Pathlike
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,8 +147,10 @@ class Diagnosis(Shown, drawn_by="draw_diagnosis"):
 
     def _heading(self) -> str:
         counts = {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES[::-1]}
-        listed = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) or "no findings"
-        return f"Diagnosis of {self.config.get('model', 'a network')}, {len(self.checks)} checks: {listed}"
+        noun = {"serious": "serious finding"}
+        listed = ", ".join(counted(count, noun.get(severity, severity)) for severity, count in counts.items() if count)
+        checks = counted(len(self.checks), "check")
+        return f"Diagnosis of {self.config.get('model', 'a network')}, {checks}: {listed or 'no findings'}"
 
 
 def lines_of(finding: Finding) -> list[str]:

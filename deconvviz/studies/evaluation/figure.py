@@ -188,7 +188,8 @@ def _draw_curves(sheet: Sheet, evaluation: Evaluation, titles: Mapping[str, str]
             mean = np.nanmean(evaluation.curves[f"{method}/{walk}"], 0)
             per_cent = np.linspace(0, 100, len(mean))
             panel.plot(per_cent, mean, color=colours[method], label=method, lw=1.4, ls=line)
-        panel.set(xlim=(0, 100), ylim=(0, None))
+        highest = np.nanmax([line.get_ydata() for line in panel.lines], initial=0)
+        panel.set(xlim=(0, 100), ylim=(0, 1.05 * highest or 1))  # a line along the frame would not be seen
         panel.set_xlabel("share of the pixels, %", fontsize=7)
         panel.set_title(title, fontsize=7)
         if number == 0:

@@ -25,6 +25,7 @@ BETWEEN = 0.22  # inches: between two layers
 BEFORE_PATCHES = 0.1  # inches: between the last epoch's projections and the patches
 PIXELS = 288  # pixels that a picture has at least, so that those of a small image are drawn as squares
 CURVES, TICKS = 1.6, 0.35  # inches: height of the curves, and below them for their epochs
+WITHIN, ROW, LETTER = 6, 0.13, 0.06  # layers named within a panel; inches of a row of a legend below, of a letter
 NARROWEST = 6.4  # inches: a page with room for three curves
 CHANGED = "#d55e00"  # vermilion, which everybody can tell from grey
 STYLES = ("-", "--", ":", "-.")  # of the accuracies that a training recorded
@@ -48,7 +49,8 @@ def draw_evolution(evolution: Evolution, title: str, caption: str, page: Page = 
     width = page.width or max(pictures + 0.2, NARROWEST)
     rows = sum(len(layer.channels) * step + BETWEEN for layer in evolution.layers)
     stacked = width < NARROWEST - 0.5
-    curves = (CURVES + TICKS) * (3 if stacked else 1) + (TICKS if stacked else 0)
+    legend = _legend_height(evolution, width)
+    curves = (CURVES + TICKS) * (3 if stacked else 1) + (TICKS if stacked else 0) + legend
     sheet = Sheet(width, EPOCHS + rows + TICKS + curves, title, caption, page=page)
     left = (width - pictures) / 2 + LABELS
     y = sheet.top - EPOCHS
@@ -57,8 +59,19 @@ def draw_evolution(evolution: Evolution, title: str, caption: str, page: Page = 
         y -= len(layer.channels) * step
         _draw_layer(sheet, layer, left, y, tile)
         y -= BETWEEN
-    _draw_curves(sheet, evolution, stacked)
+    _draw_curves(sheet, evolution, stacked, legend)
     return sheet.figure
+
+
+def _names_across(evolution: Evolution, width: float) -> int:
+    """Return how many layers a row of a legend below the curves names."""
+    return max(int((width - 0.4) / (0.45 + LETTER * max(len(layer.layer) for layer in evolution.layers))), 1)
+
+
+def _legend_height(evolution: Evolution, width: float) -> float:
+    """Return the inches of a legend below the curves; 0 for few layers, whose names stand within the panels."""
+    count = len(evolution.layers)
+    return 0.0 if count <= WITHIN else 0.1 + ROW * -(-count // _names_across(evolution, width))
 
 
 def _draw_epochs(sheet: Sheet, epochs: tuple[int, ...], left: float, y: float, tile: float) -> None:
@@ -86,17 +99,17 @@ def _draw_layer(sheet: Sheet, layer: LayerEvolution, left: float, bottom: float,
         sheet.picture(enlarged(layer.patches[f, -1], PIXELS), x, y, tile)
 
 
-def _draw_curves(sheet: Sheet, evolution: Evolution, stacked: bool) -> None:
+def _draw_curves(sheet: Sheet, evolution: Evolution, stacked: bool, legend: float) -> None:
     """Draw three panels: how much of the top k is final, how alike projections are to the last ones, and accuracy.
 
-    They stand side by side, or below one another where they are `stacked`.
+    They stand side by side, or below one another where they are `stacked`; a legend of this height is below them.
     """
     room = (sheet.width - 0.8) / (1 if stacked else 3)
     places = [(0.0, (2 - n) * (CURVES + 2 * TICKS - 0.18)) if stacked else (n * room, 0.0) for n in range(3)]
     titles = (f"top {evolution.k} already final", "projections already final", "accuracy")
     quantities = (f"share of the top {evolution.k}", "cosine with the last epoch's", "share of images")
     images, projections, accuracy = (
-        sheet.panel(0.6 + x, sheet.bottom + TICKS + y, room - 0.55, CURVES - (0.18 if stacked else 0), title)
+        sheet.panel(0.6 + x, sheet.bottom + legend + TICKS + y, room - 0.55, CURVES - (0.18 if stacked else 0), title)
         for (x, y), title in zip(places, titles, strict=True)
     )
     for axes, quantity in zip((images, projections, accuracy), quantities, strict=True):
@@ -109,6 +122,13 @@ def _draw_curves(sheet: Sheet, evolution: Evolution, stacked: bool) -> None:
         accuracy.plot(*np.array(points).T, style, color="0.2", linewidth=1, label=name)
     for axes in (images, projections, accuracy):
         _label_epochs(axes, evolution.epochs)
+        if axes.get_legend_handles_labels()[0] and not (legend and axes is not accuracy):
+            axes.legend(fontsize=SMALL, frameon=False)
+    if legend:
+        below = sheet.axes(0.2, sheet.bottom, sheet.width - 0.4, legend)
+        below.axis("off")
+        across = _names_across(evolution, sheet.width)
+        below.legend(*images.get_legend_handles_labels(), fontsize=SMALL, ncols=across, loc="center", frameon=False)
 
 
 def _accuracies(evolution: Evolution) -> dict[str, list[tuple[float, float]]]:
@@ -130,13 +150,11 @@ def _draw_curve(axes: Axes, epochs: tuple[int, ...], values: Floats, colour: obj
 
 
 def _label_epochs(axes: Axes, epochs: tuple[int, ...]) -> None:
-    """Give a panel its axes from 0 to 1 and over the epochs, and its legend."""
+    """Give a panel its axes from 0 to 1 and over the epochs."""
     axes.set_xlabel("epoch", fontsize=7)
     axes.set(ylim=(-0.03, 1.05), xscale="log" if epochs[0] > 0 else "symlog")
     axes.set(xticks=epochs, xticklabels=_tick_labels(epochs))
     axes.minorticks_off()
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=SMALL, frameon=False)
 
 
 def _tick_labels(epochs: tuple[int, ...]) -> list[str]:

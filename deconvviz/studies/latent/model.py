@@ -18,7 +18,7 @@ from deconvviz.errors import CaptureError, DataError, ModelError, require_choice
 from deconvviz.graph.capture import capture
 from deconvviz.graph.evaluating import evaluating
 from deconvviz.graph.network import Network
-from deconvviz.models.sources import returned_by
+from deconvviz.models.python_files import returned_by
 from deconvviz.types import Ints
 
 PRIORS = ("normal", "uniform")

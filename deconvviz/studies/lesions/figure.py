@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from deconvviz.figures.bars import draw_interval, label_values, rows_from_top
 from deconvviz.figures.page import OWN, Page
@@ -63,6 +64,7 @@ def draw_lesions(lesions: Lesions, title: str, caption: str, page: Page = OWN) -
         axes.set_yticks(rows_from_top(len(labels)), labels, fontsize=7)
         axes.set_ylim(-0.7, len(labels) - 0.3)
         axes.axvline(0, color="0.5", linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     unit = "layer" if whole else "filter"
     ranked.set_title(f"the first {counted(len(ranking), unit)} by loss of accuracy", fontsize=8)
     losses.set_title("the same, in the same order", fontsize=8)

@@ -75,7 +75,7 @@ def draw_feature_maps(
         for layer, channels, heading in zip(maps.layers, channels_by_layer, headings, strict=True)
     ]
     sheet = Sheet(width, PICTURE + 0.1 + sum(blocks), title, caption, page=page)
-    _draw_image(sheet, maps)
+    _draw_image(sheet, maps, page)
     top = sheet.top - PICTURE - 0.1
     for layer, channels, heading, height in zip(maps.layers, channels_by_layer, headings, blocks, strict=True):
         sheet.text(LEFT, top - 0.08, heading, va="top", fontsize=7.5, weight="bold")
@@ -128,11 +128,12 @@ def _block_height(layer: LayerMaps, count: int, columns: int, side: float) -> fl
     return HEADING + rows * (_tile_height(layer, side) + LABEL + GAP) + BELOW
 
 
-def _draw_image(sheet: Sheet, maps: FeatureMaps) -> None:
+def _draw_image(sheet: Sheet, maps: FeatureMaps, page: Page) -> None:
     height, width = maps.picture.shape[:2]
     width_shown = min(PICTURE * width / height, 2.2)
+    page.fitted(1.0, LEFT + width_shown + 0.3, 1, 8 * LETTER)  # refuses a page without room for the text beside
     sheet.picture(maps.picture, LEFT, sheet.top - PICTURE, width_shown, PICTURE)
-    room = max(int((sheet.width - LEFT - width_shown - 0.3) / LETTER), 8)
+    room = int((sheet.width - LEFT - width_shown - 0.3) / LETTER)
     lines = [maps.name or "one image", f"{width} x {height} px", maps.network]
     text = "\n".join(textwrap.fill(line, room) for line in lines)
     sheet.text(LEFT + width_shown + 0.15, sheet.top - 0.08, text, ha="left", va="top", fontsize=8)

@@ -173,7 +173,7 @@ def grid(
     check_figure(out)
     mined = load_mined(mined_file)
     names = read_names(concepts, [layer]).get(layer, {}) if concepts else {}
-    numbers = mined[layer].choose_channels(channels_of(channels), count)
+    numbers = mined[layer].choose_channels(channels_of(channels, "count"), count)
     if not 1 <= len(numbers) <= MOST_FILTERS:
         raise DataError(f"{counted(len(numbers), 'filter')} given; a page holds 1 to {MOST_FILTERS}")
     with moved.store(mined) as store:
@@ -227,13 +227,12 @@ def _with_wanted(cache: ProjectionCache, panels: LayerPanels, channels: list[int
 
 def _caption(mined: Mined, panels: LayerPanels, store: str, averages: str) -> str:
     """Return the text below the figure: what is shown, of which images and which network."""
-    from deconvviz.arrays import displayed
-    from deconvviz.figures.tiles import filter_pictures, vanished_words
     from deconvviz.studies.mining.directions import words_of
 
     about = words_of(mined, panels.layer)
     noun = "direction" if about else "channel"
-    images, k = mined[panels.layer].activity.images, mined.config["k"]
+    images = mined[panels.layer].activity.images
+    k = max(len(panel.patches) for panel in panels.panels)  # fewer than were asked for where images were few
     unfinished = "" if mined.complete else f" (unfinished: {mined.done} of {mined.total})"
     size, image = ("x".join(map(str, dict.fromkeys(sides))) for sides in (panels.crop, panels.image))  # 27, or 27x40
     weights = "its weights, then " if panels.weights is not None else ""
@@ -252,20 +251,28 @@ def _caption(mined: Mined, panels: LayerPanels, store: str, averages: str) -> st
         if panels.rectified
         else ""
     )
-    vanished = ""
-    if panels.weights is not None:
-        notes = [note for _, note in filter_pictures(displayed(panels.weights, panels.shown), panels.largest_weight)]
-        vanished = f" {vanished_words(notes)}" * any(notes)
     classes = " Below are the classes of the images." * any(any(panel.classes) for panel in panels.panels)
+    edged = any(firing.any() and not firing.all() for panel in panels.panels for firing in panel.firing)
+    line = f" The yellow line is where the {noun} is above half of the patch's activation." if edged else ""
     wanted = "" if panels.panels[0].wanted is None else f", and {_wanted_words(panels.panels[0].wanted)}"
     return (
         f"For each {noun} (its number is to the left): {weights}projections of its {k} strongest images "
         f"(each with its own contrast, zero is grey) beside the patches of these images, strongest "
-        f"first{wanted}.{about}{vanished}{strip}{classes} {rule}{averages}\n"
-        f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings} The yellow line is where the {noun} "
-        f"is above half of the patch's activation.\n"
+        f"first{wanted}.{about}{_vanished(panels)}{strip}{classes} {rule}{averages}\n"
+        f"Patches are {size} px of {image} px: {panels.crop_rule}.{surroundings}{line}\n"
         f"{counted(images, 'image')} of {pathlib.Path(store).name}{unfinished}."
     )
+
+
+def _vanished(panels: LayerPanels) -> str:
+    """Return what is said of weights that have vanished, "" where none has."""
+    from deconvviz.arrays import displayed
+    from deconvviz.figures.tiles import filter_pictures, vanished_words
+
+    if panels.weights is None:
+        return ""
+    notes = [note for _, note in filter_pictures(displayed(panels.weights, panels.shown), panels.largest_weight)]
+    return f" {vanished_words(notes)}" * any(notes)
 
 
 def _wanted_words(picture: NDArray[np.float32]) -> str:

@@ -18,6 +18,7 @@ from deconvviz.studies.training.live_figure import draw_curves_of, draw_filters
 from deconvviz.types import Pathlike, Pixels
 from deconvviz.version import __version__
 from deconvviz.web.page import embedded_pixels, write_page
+from deconvviz.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,8 +118,8 @@ def picture_of(state: LiveState) -> Pixels:
 
 
 def _words(tiles: Tiles) -> str:
-    shown = len(tiles.channels)
-    return f"{shown} filters" if shown == tiles.total else f"{shown} of {tiles.total} filters, those that fire most"
+    shown, total = len(tiles.channels), counted(tiles.total, "filter")
+    return total if shown == tiles.total else f"{shown} of {total}, those that fire most"
 
 
 def _pixels(figure: Figure) -> Pixels:

@@ -66,7 +66,7 @@ def caption_of_inversion(inversion: Inversion, preprocess: Preprocess) -> str:
     added = [
         f"{config[name]:g} of {what}" for name, what in (("tv", "roughness"), ("alpha", "the norm")) if config[name]
     ]
-    canvas = {"spectral": "Fourier coefficients in decorrelated colours", "pixels": "pixels"}[config["canvas"]]
+    canvas = canvas_words(config["canvas"], inversion.images[0].pictures.shape)
     weights = f", with {' and '.join(added)}" if added else ""
     return (
         f"For each layer a picture whose values there come near to those of {config['image']}, as it was found in "
@@ -78,6 +78,17 @@ def caption_of_inversion(inversion: Inversion, preprocess: Preprocess) -> str:
     )
 
 
+def canvas_words(kind: str, shape: tuple[int, ...]) -> str:
+    """Return what the steps change; colours are decorrelated where there are three of them.
+
+    >>> canvas_words("spectral", (4, 64, 64)), canvas_words("spectral", (4, 64, 64, 3))
+    ('Fourier coefficients', 'Fourier coefficients in decorrelated colours')
+    """
+    if kind == "pixels":
+        return "pixels"
+    return "Fourier coefficients" + " in decorrelated colours" * (len(shape) > 3 and shape[-1] == 3)
+
+
 def _canvas(visualisation: Visualisation) -> str:
     """Return what the steps changed."""
     sources, kind = visualisation.sources, visualisation.config["canvas"]
@@ -87,7 +98,7 @@ def _canvas(visualisation: Visualisation) -> str:
             "the phase of each frequency alone; its magnitude is the mean over "
             f"{counted(sources['photos'], 'image')} of {name}"
         )
-    return {"spectral": "Fourier coefficients in decorrelated colours", "pixels": "pixels"}[kind]
+    return canvas_words(kind, visualisation.pictures.shape)
 
 
 def _values(visualisation: Visualisation) -> str:

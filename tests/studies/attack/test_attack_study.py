@@ -250,6 +250,13 @@ def test_figures(network: dv.Network) -> None:
     assert left.lines[1].get_ydata() == pytest.approx(100 * attack(network).accuracy)
     assert right.lines[0].get_ydata() == pytest.approx(100 * study.success)
     assert "no pixel may change by more than 25.5/255" in caption_of(study)
+    assert "of the colours" in axes[-1].get_ylabel()
+    unchanged = dataclasses.replace(
+        study, noise=np.zeros_like(study.noise[:, :, :1]), attacked=study.attacked[:, :, :1]
+    )
+    assert "that of each pixel" in caption_of(unchanged)
+    bar = dv.draw_attack(dataclasses.replace(study, noise=np.zeros_like(study.noise))).axes[-1]
+    assert bar.get_ylim() == (-1, 1)  # of nothing that changed, a scale that can be read
     assert "Wilson" in curves_caption_of(study)
     with pytest.raises(DataError, match="no study given"):
         dv.draw_robustness({})

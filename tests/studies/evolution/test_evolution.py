@@ -189,6 +189,19 @@ def test_a_network_that_never_changes_is_settled_at_once(folder: pathlib.Path, t
     assert found.settled(layer) == (0, 0) and "final from epoch 0" in repr(found)
 
 
+def test_the_names_of_many_layers_stand_below_the_curves(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    store = dv.ImageStore.open(folder / "s.h5")
+    found = evolve(Snapshots(folder / "e.h5"), network(), store, ["conv2"], 1, rule="guided", progress=False)
+    few, many = (
+        replace(found, layers=tuple(replace(found.layers[0], layer=f"layer {n}") for n in range(c))) for c in (6, 13)
+    )
+    within = [axes.get_legend() for axes in dv.draw_evolution(few).axes if axes.get_legend()]
+    assert [len(legend.get_texts()) for legend in within[:2]] == [6, 6]
+    *others, below = dv.draw_evolution(many).axes
+    assert [text.get_text() for text in below.get_legend().get_texts()] == [f"layer {n}" for n in range(13)]
+    assert not below.axison and all(len(a.get_legend().get_texts()) < 13 for a in others if a.get_legend())
+
+
 def test_settled_is_the_start_of_the_last_run(folder: pathlib.Path) -> None:
     """A curve that falls below the share again has not settled before that."""
     arrays: dict[str, Any] = {name: np.zeros((0, 4)) for name in TILES}

@@ -182,6 +182,7 @@ def test_the_figure_of_lesions() -> None:
     assert [text.get_text() for text in spread.get_yticklabels()] == ["x", "y"]
     assert ranked.get_title() == "the first 20 filters by loss of accuracy"  # which may be negative
     assert spread.get_title().startswith("all 23 filters; ")
+    assert max(len(axes.get_xticks()) for axes in (ranked, losses, spread)) <= 6  # small numbers are long
     assert "95 %" in ranked.get_xlabel() and "nats" in losses.get_xlabel() and "accuracy" in spread.get_xlabel()
 
 

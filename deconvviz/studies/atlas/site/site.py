@@ -29,6 +29,7 @@ from deconvviz.web.colours import ANCHORS
 from deconvviz.web.lesson import lesson_values
 from deconvviz.web.page import write_page
 from deconvviz.web.scripts import write_script
+from deconvviz.words import counted
 
 PACKAGE = "deconvviz.studies.atlas"  # holds the templates
 PAGES = ("index.html", "layer.html", "filter.html", "images.html", "image.html")
@@ -61,9 +62,9 @@ class Site:
     def __repr__(self) -> str:
         filters = max(1, self.filters)
         return (
-            f"Site({self.index}: {self.filters} filters, {self.pages} pages, {self.bytes / 1e6:.1f} MB in "
-            f"{self.seconds:.1f} s; {self.bytes / 1e3 / filters:.1f} kB and {1e3 * self.seconds / filters:.1f} ms "
-            "a filter)"
+            f"Site({self.index}: {counted(self.filters, 'filter')}, {counted(self.pages, 'page')}, "
+            f"{self.bytes / 1e6:.1f} MB in {self.seconds:.1f} s; {self.bytes / 1e3 / filters:.1f} kB and "
+            f"{1e3 * self.seconds / filters:.1f} ms a filter)"
         )
 
 

@@ -168,7 +168,7 @@ def _single(subject: Subject, measured: ClassChannels, row: int, severity: Sever
         layer=measured.layer,
         channels=(channel,),
         what=f"Channel {channel} of layer {measured.layer} makes {share:.0f} % of what drives the score of "
-        f"{name!r}, over {_images(measured, row)}; the layer has {channels} channels. {others}",
+        f"'{name}', over {_images(measured, row)}; the layer has {channels} channels. {others}",
         value=share,
         threshold=ALONE[0],
         unit="% of what drives the class's score",
@@ -223,8 +223,8 @@ def _pair(
         severity=severity,
         layer=measured.layer,
         channels=tuple(channels),
-        what=f"{neighbour.taken} of {neighbour.images} images of {neighbour.name!r} are taken for "
-        f"{neighbour.neighbour!r}. The first class leans on {first.sum()} channels of layer {measured.layer}, the "
+        what=f"{neighbour.taken} of {neighbour.images} images of '{neighbour.name}' are taken for "
+        f"'{neighbour.neighbour}'. The first class leans on {first.sum()} channels of layer {measured.layer}, the "
         f"second on {second.sum()}, and {len(channels)} are the same: {overlap:.0f} % of all that either leans on. "
         f"Of two classes of these images it is {usual:.0f} % (median).",
         value=overlap,

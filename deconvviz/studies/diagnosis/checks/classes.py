@@ -71,8 +71,8 @@ def _taken(subject: Subject, neighbour: Neighbour, severity: Severity) -> Findin
     filters = f"{count} filters of layer {neighbour.layer} {verb(count, 'responds', 'respond')} to both classes"
     filters += f", most strongly {', '.join(map(str, neighbour.shared[:FILTERS]))}." if count else "."
     what = (
-        f"{neighbour.taken} of {neighbour.images} images of {neighbour.name!r} ({neighbour.share:.0%}) are taken for "
-        f"{neighbour.neighbour!r}; {neighbour.right} are classified correctly. {filters}"
+        f"{neighbour.taken} of {neighbour.images} images of '{neighbour.name}' ({neighbour.share:.0%}) are taken for "
+        f"'{neighbour.neighbour}'; {neighbour.right} are classified correctly. {filters}"
     )
     return Finding(
         check="confused",

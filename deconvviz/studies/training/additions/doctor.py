@@ -29,6 +29,7 @@ from deconvviz.metrics.class_channels import (
 from deconvviz.studies.training.additions.base import Addition, Course, Part, Step
 from deconvviz.studies.training.additions.registry import registered
 from deconvviz.types import Ints, Picture
+from deconvviz.words import counted
 
 KEPT = 20_000  # masks of objects that are kept, a bit a pixel
 
@@ -93,7 +94,7 @@ class ModelDoctor(Addition):
             return
         if self.after >= course.recipe.epochs:
             raise TrainingError(
-                f"model-doctor after={self.after} given; the training has {course.recipe.epochs} epochs"
+                f"model-doctor after={self.after} given; the training has {counted(course.recipe.epochs, 'epoch')}"
             )
         self._course, self._known = course, self._opened(course) if self.beta else None
         self._object = lru_cache(KEPT)(self._object_of)
