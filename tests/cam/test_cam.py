@@ -36,6 +36,7 @@ from deconvviz.errors import (
     TargetError,
     require_choice,
 )
+from deconvviz.graph.choose import last_maps
 
 SIZE, TARGET, SEED = (14, 11), 2, 5
 Net = tuple[nn.Sequential, dv.Network]
@@ -640,6 +641,7 @@ def test_transformers(network: Callable[[str, int], tuple[nn.Module, dv.Network]
     product = (g * value.detach()).sum(-1)
     expected = product[0, 1:].reshape(14, 14) if name == "vit_b_16" else product[0]
     assert torch.allclose(found[0], expected)
+    assert net.layer(last_maps(net)).shape == ((768, 14, 14) if name == "vit_b_16" else (768, 7, 7))  # not its heads
     if name == "vit_b_16":
         assert torch.allclose(cam("hirescam", net, layer, tokens=(14, 14))(x, 5, raw=True), found)
         with pytest.raises(CamError, match=r"has 197 of them"):

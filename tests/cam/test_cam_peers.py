@@ -183,7 +183,7 @@ def test_a_detector_through_hooks(detector: nn.Module) -> None:
     assert dv.cam("rise", detector, call=list, masks=6, cells=4)(x, target).shape == (1, 96, 128)
     assert all(torch.equal(before[name], p) for name, p in detector.state_dict().items())
     assert not any(module._forward_hooks for module in detector.modules())
-    with pytest.raises(TargetError, match="give a function of the output"):
+    with pytest.raises(TargetError, match="or a function of the output"):
         dv.cam("hirescam", detector, layer, call=list)(x)
     with pytest.raises(CamError, match="returned OrderedDict"):
         dv.cam("hirescam", detector, "backbone", call=list)(x, target)

@@ -99,12 +99,3 @@ class Attending(nn.Module):
 def test_heads_of_attention_are_no_maps(fused: bool) -> None:
     for size in (16, 32):  # 16 and 64 tokens: of 16, a table of weights is as square as the image
         assert last_maps(dv.capture(Attending(fused).eval(), (3, size, size))) == "patches"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "shape"), [("vit_b_16", (768, 14, 14)), ("swin_t", (768, 7, 7)), ("maxvit_t", (512, 7, 7))]
-)
-def test_the_last_maps_of_transformers(name: str, shape: tuple[int, ...]) -> None:
-    network = dv.capture(torchvision.models.get_model(name, weights=None).eval(), (3, 224, 224))
-    assert network.layer(last_maps(network)).shape == shape

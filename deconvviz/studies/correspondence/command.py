@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,8 +122,6 @@ def correspond(
     from deconvviz.studies.correspondence.measure import correspondence
 
     table = check_table(out)
-    if boxes is not None and table.resolve() == pathlib.Path(boxes).resolve():
-        raise DataError(f"{out} is the table of boxes; choose another name for the result")
     check_figure(beside(table, ".png"))
     dataset = open_images(images)
     truth = open_truth(boxes, dataset)

@@ -195,9 +195,9 @@ def pretrain(
     from deconvviz.studies.pretraining.pretrain import pretrain as pretrain_network
 
     recipe, images = rules.recipe(views), open_images(data)
-    arguments = zfnet.arguments(model, images, input_size, UNLABELLED)
     if model == "demo":
         raise ModelError("demo is trained already; to train its kind without labels: deconvviz pretrain zfnet")
+    arguments = zfnet.arguments(model, images, input_size, UNLABELLED)
     network, preprocess, head = network_to_train(model, weights, arguments, recipe.seed, input_size)
     if head is not None:
         raise ModelError(

@@ -483,7 +483,6 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         ([*boxed, "-o", tmp_path / "q.csv"], "no part is in enough images; expected 3 of one class"),
         ([*boxed, "-o", tmp_path / "q.png"], "ends in .csv"),
         ([*boxed, "-o", tmp_path / "none" / "q.csv"], "there is no folder"),
-        ([*boxed, "-o", tmp_path / "boxes.csv"], "is the table of boxes"),
         (["demo", folder, "-l", "fc7", "-o", tmp_path / "q.csv"], "give --boxes, or scenes:COUNT:SEED"),
     ]
     for arguments, complaint in wrong:
