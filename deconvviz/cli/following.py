@@ -6,8 +6,7 @@ import pathlib
 import shlex
 from typing import TYPE_CHECKING
 
-import click
-from click.core import ParameterSource
+from deconvviz.cli.dependent import typed
 
 if TYPE_CHECKING:
     from deconvviz.data.datasets import Images
@@ -29,7 +28,8 @@ def following(*words: object, carry: tuple[str, ...] = ()) -> str:
     "deconvviz grid 'my mined.h5' -l conv1 -o conv1.png"
     """
     *before, option, out = map(str, words)
-    return shlex.join(["deconvviz", *before, *_given(carry), option, out])
+    carried = [word for given, value in typed(*carry).items() for word in (given, str(value))]
+    return shlex.join(["deconvviz", *before, *carried, option, out])
 
 
 def announced(commands: list[str]) -> str:
@@ -51,14 +51,3 @@ def picture_of(images: Images) -> str:
     if folder is not None and len(images) and (pathlib.Path(folder) / images.names[0]).is_file():
         return str(pathlib.Path(folder) / images.names[0])
     return IMAGE
-
-
-def _given(names: tuple[str, ...]) -> list[str]:
-    """Return options of the running command that stood on the command line, with their values."""
-    context = click.get_current_context(silent=True)
-    words: list[str] = []
-    for parameter in context.command.params if context else ():
-        given = context is not None and context.get_parameter_source(parameter.name or "")
-        if parameter.name in names and given is ParameterSource.COMMANDLINE and context is not None:
-            words += [max(parameter.opts, key=len), str(context.params[parameter.name])]
-    return words

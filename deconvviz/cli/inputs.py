@@ -267,7 +267,7 @@ def folder_and_name(path: Pathlike) -> str:
 
 
 def matched_outputs(
-    images: Images, network: Network, names: Sequence[str], required: bool, otherwise: str
+    images: Images, network: Network, names: Sequence[str], required: bool, otherwise: str, decides: bool = True
 ) -> Ints | None:
     """Return the output that stands for each class of the images.
 
@@ -277,20 +277,21 @@ def matched_outputs(
         names: names of the outputs; empty where they are unknown.
         required: whether the command cannot go on where classes and outputs cannot be matched.
         otherwise: what the command does without them, for a note to the user.
+        decides: whether the command needs a network that decides; others go on with one that returns no scores.
 
     Returns:
         int64 [classes], or None where classes and outputs cannot be matched.
 
     Raises:
         DataError: they cannot be matched, and `required` is set.
-        CaptureError: the network returns no scores of classes, and `required` is set.
+        CaptureError: the network returns no scores of classes, and `required` or `decides` is set.
     """
     from deconvviz.models.labels import outputs_of
 
     try:
         return outputs_of(images.classes, network.width, names)
     except (DataError, CaptureError) as error:
-        if required:
+        if required or (decides and isinstance(error, CaptureError)):
             raise
         click.echo(f"note: {otherwise}: {error}", err=True)
         return None
@@ -378,7 +379,7 @@ def channels_of(text: str, how_many: str | None = None) -> str | list[int]:
         channels += range(int(first), int(last or first) + 1)
     if how_many is not None and (given := typed(how_many)):
         raise DataError(
-            f"{given[0]} given beside the numbers {text}; it is for {', '.join(CHANNEL_CHOICES)}: leave it out"
+            f"{next(iter(given))} given beside the numbers {text}; it is for {', '.join(CHANNEL_CHOICES)}: leave it out"
         )
     return list(dict.fromkeys(channels))
 

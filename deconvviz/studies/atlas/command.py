@@ -270,7 +270,7 @@ def _inputs(
     names, outputs = output_names(opened.loaded, class_file, opened.network, store), None
     if labelled:
         note = "decisions are not compared with labels"
-        outputs = matched_outputs(store, opened.network, names, class_file is not None, note)
+        outputs = matched_outputs(store, opened.network, names, class_file is not None, note, False)
     return AtlasInputs(
         network=opened.network,
         model=opened.loaded.model,

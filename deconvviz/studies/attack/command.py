@@ -237,7 +237,6 @@ def attack(
     opened = open_model(model, options)
     network, preprocess, loaded = opened
     class_names = output_names(loaded, names, network, dataset)
-    _ = network.readout  # what cannot decide is refused before anything is said of its decisions
     outputs = None
     if asked.away_from == "label" or (asked.away_from is None and labelled):
         otherwise = "each image is attacked away from the class that the network finds"

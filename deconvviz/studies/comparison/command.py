@@ -173,7 +173,7 @@ def compare(
         layers=compared.layers,
         limit=compared.limit,
         checks=checks,
-        outputs=matched_outputs(opened, one.network, class_names, False, LEFT_OUT) if len(opened.classes) else None,
+        outputs=matched_outputs(opened, one.network, class_names, False, LEFT_OUT, False) if opened.classes else None,
         class_names=class_names,
         truth=open_truth(compared.truth, opened) if checks is not None else None,
         method=method,

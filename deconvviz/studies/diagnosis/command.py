@@ -227,7 +227,7 @@ def _diagnosed(model: str, options: ModelOptions, images: Images, choices: Repor
     network, preprocess, loaded = open_model(model, options)
     concepts = read_names(choices.concepts, tuple(network.layers)) if choices.concepts else {}
     names = output_names(loaded, choices.names, network, images)
-    outputs = matched_outputs(images, network, names, False, NO_NEIGHBOURS) if len(images.classes) else None
+    outputs = matched_outputs(images, network, names, False, NO_NEIGHBOURS, False) if len(images.classes) else None
     diagnosis = diagnose(
         network,
         images,

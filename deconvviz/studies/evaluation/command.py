@@ -202,7 +202,6 @@ def evaluate(
     keywords: EvaluationKeywords = {**measured.keywords(labelled_images), **run.keywords()}
     opened = open_model(model, options)
     class_names = output_names(opened.loaded, names, opened.network, labelled_images)
-    _ = opened.network.readout  # what cannot decide is refused before anything is said of its decisions
     required, outputs = measured.explain == "label" or names is not None or check.sanity == "labels", None
     if required or (labelled_images.labels >= 0).any():
         outputs = matched_outputs(labelled_images, opened.network, class_names, required, "mistakes are not listed")

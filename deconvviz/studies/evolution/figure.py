@@ -122,7 +122,8 @@ def _draw_curves(sheet: Sheet, evolution: Evolution, stacked: bool, legend: floa
         accuracy.plot(*np.array(points).T, style, color="0.2", linewidth=1, label=name)
     for axes in (images, projections, accuracy):
         _label_epochs(axes, evolution.epochs)
-        if axes.get_legend_handles_labels()[0] and not (legend and axes is not accuracy):
+    for axes in (accuracy,) if legend else (images, projections, accuracy):
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=SMALL, frameon=False)
     if legend:
         below = sheet.axes(0.2, sheet.bottom, sheet.width - 0.4, legend)

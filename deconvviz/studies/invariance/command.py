@@ -223,7 +223,6 @@ def _outputs(
 ) -> Ints | None:
     """Return the output of each class, None where labels and outputs cannot be matched; `required` raises instead."""
     otherwise = "each image's own most probable class is followed"
-    _ = network.readout  # what cannot decide is refused before anything is said of its decisions
     outputs = matched_outputs(images, network, names, required, otherwise)
     if outputs is None:
         return None

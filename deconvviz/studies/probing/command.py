@@ -225,7 +225,13 @@ class WholeOptions:
         default=0.1,
         help="Fine-tuning: factor on the rate of all but the last layer.",
     ),
-    click.option("--keep-statistics", is_flag=True, help="Fine-tuning: BatchNorm keeps its statistics."),
+    click.option(
+        "--keep-statistics",
+        cls=Dependent,
+        needs="--fine-tune",
+        is_flag=True,
+        help="Fine-tuning: BatchNorm keeps its statistics.",
+    ),
 )
 @option_group(
     "storage",
@@ -281,8 +287,6 @@ def probe(
         raise DataError("--ray needs --features FILE.h5, on storage that every node sees")
     if cluster is not None and (whole.scratch or whole.fine_tune):
         raise DataError("--scratch and --fine-tune train on this machine: give them in a second run, without --ray")
-    if whole.keep_statistics and not whole.fine_tune:
-        raise DataError("--keep-statistics given without --fine-tune, which it is a part of; give both")
     settings.check_library()
     from deconvviz.data.datasets import open_images
     from deconvviz.graph.choose import default_layers

@@ -249,7 +249,6 @@ def prune(
     loaded, preprocess = load(model, options)
     network = captured(loaded, preprocess, options.device, options.outputs)
     class_names = output_names(loaded, names, network, given.images)
-    _ = network.readout  # what cannot decide is refused before anything is said of its decisions
     otherwise = "it is measured in how many images the network decides as before"
     labelled = len(given.images.classes) > 0
     outputs = matched_outputs(given.images, network, class_names, False, otherwise) if labelled else None

@@ -72,7 +72,7 @@ class ZFNetSizes(ZFNetOptions):
         if model != "zfnet":
             given = typed(*(field.name for field in dataclasses.fields(self)))
             if given:
-                raise DataError(f"{given[0]} given for {model}; it is an option of zfnet: leave it out")
+                raise DataError(f"{next(iter(given))} given for {model}; it is an option of zfnet: leave it out")
             return {}
         classes = len(class_names(images)) or unlabelled
         if not classes:
@@ -324,9 +324,8 @@ def train(
         if table:
             trained.save_csv(marked(table, mark))
             click.echo(f"wrote {marked(table, mark)}")
-        recorded = snapshots.snapshots and marked(snapshots.snapshots, mark)
         file = marked(out, mark)
-        click.echo(f"wrote {file}; {announced(_next(model, data, file, start, recorded))}")
+        click.echo(f"wrote {file}; {announced(_next(model, data, file, start, snapshots.path(mark)))}")
 
 
 def _next(model: str, data: str, out: str, start: Beginning, snapshots: str | None) -> list[str]:

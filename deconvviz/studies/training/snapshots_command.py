@@ -45,18 +45,23 @@ class SnapshotOptions:
             if pathlib.Path(self.snapshots).exists():
                 Snapshots(self.snapshots)
 
+    def path(self, mark: str = "") -> str | None:
+        """Return the file that they are recorded in, None where none is named; `mark` goes into its name."""
+        return self.snapshots and marked(self.snapshots, mark)
+
     def recorder(self, mark: str = "") -> SnapshotRecorder | None:
-        """Return what records them, None where no file is named; `mark` goes into the file's name."""
+        """Return what records them, None where no file is named; `mark` is as for `path`."""
         import torch
 
         from deconvviz.studies.training.recorder import SnapshotRecorder
 
-        if self.snapshots is None:
+        path = self.path(mark)
+        if path is None:
             if self.diagnose is not None:
                 raise DataError("--diagnose given without --snapshots FILE, beside which the page is written")
             return None
         return SnapshotRecorder(
-            marked(self.snapshots, mark),
+            path,
             integers(self.snapshot_epochs),
             sources={"command": command_line()},
             dtype=torch.float16 if self.snapshot_half else None,

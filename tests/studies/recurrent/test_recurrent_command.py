@@ -96,6 +96,7 @@ def test_the_page_in_a_browser(page: pathlib.Path, browser: Any) -> None:
     ("arguments", "words"),
     [
         ((), "neither sequences nor an --image given"),
+        (("t.txt", "--words", "a"), "--words 'a' given without --image"),
         (("t.txt", "--range", "3"), "expected SEQUENCE:FIRST-LAST"),
         (("t.txt", "--explain", "x"), "expected SEQUENCE or SEQUENCE:STEP"),
         (("none.txt",), "cannot read"),

@@ -237,4 +237,4 @@ def test_the_command_writes_the_tree_and_the_path(tmp_path: pathlib.Path) -> Non
     lines = (tmp_path / "tree.csv").read_text().splitlines()
     assert len(lines) == 20 and lines[1].startswith("0,cat,,,0,1,") and lines[-1].split(",")[6] == "10"
     refused = CliRunner().invoke(cli, ["tree", "demo", "-t", "cat", "-o", str(out)])
-    assert refused.exit_code == 2 and "--target given without --image" in refused.output
+    assert isinstance(refused.exception, DataError) and "without --image" in str(refused.exception)

@@ -160,6 +160,7 @@ def test_invert_two_epochs(tmp_path: pathlib.Path) -> None:
         (("visualise", "demo", "-l", "conv3", "--direction", "missing.npy"), "no file missing.npy"),
         (("visualise", "demo", "--objective", "class"), "name a class with --target"),
         (("invert", "demo", "PHOTO", "-l", "conv9"), "no layer 'conv9'"),
+        (("invert", "demo", "PHOTO", "-l", "conv1", "--epochs", "1"), "--snapshots"),
         (("invert", "demo", "PHOTO", "-l", "conv1", "--snapshots", "demo", "--epochs", "3000"), "no epoch 3000"),
         (
             ("invert", "demo", "PHOTO", "-l", "conv1", "--compare", "demo", *("--compare-layer", "a") * 2),
