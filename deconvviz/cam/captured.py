@@ -15,10 +15,15 @@ from deconvviz.deconv.plan import make_plan
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.windows import Sweep
 from deconvviz.errors import CamError, CaptureError
+from deconvviz.graph.changes import Changes
 from deconvviz.graph.layers import channel_axis
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call
+from deconvviz.graph.program import Values
 from deconvviz.graph.scores import Readout
+from deconvviz.types import Ints
+
+WORTH = 0.9  # of the work of a whole pass: with more, nothing is gained
 
 
 class Captured:
@@ -26,10 +31,32 @@ class Captured:
 
     def __init__(self, network: Network) -> None:
         self.network, self.name = network, network.name
+        self._changes: dict[bytes, Changes | None] = {}
+
+    @property
+    def reads(self) -> list[fx.Node]:
+        """The nodes of whose values `returned` makes what a call returns."""
+        return self.network.output_nodes()
+
+    def returned(self, values: Values) -> Any:
+        """Return what a call returns, from the values of `reads`."""
+        return self.network.packed(values)
 
     def __call__(self, x: Tensor) -> Any:
         """Return the output for images x."""
-        return self.network(x)
+        network = self.network
+        return self.returned(network.run({network.image: network.checked(x)}, self.reads, len(x)))
+
+    def changes(self, boxes: Ints) -> Changes | None:
+        """Return the passes over images that differ from others within boxes, int64 [W, 4]; see `Changes`.
+
+        It is None where they cost as much as whole passes.
+        """
+        key = boxes.tobytes()
+        if key not in self._changes:
+            changes = Changes(self.network, self.reads, boxes)
+            self._changes[key] = changes if changes.share < WORTH else None
+        return self._changes[key]
 
     def split(self, layer: str, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor | None], Any]]:
         """Return the layer's value, and the output as a function of it."""

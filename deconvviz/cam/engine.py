@@ -237,6 +237,8 @@ class View(Observation):
 
     def _over_pairs(self, count: int, scored: Make, keep: Tensor | None, at_once: AtOnce) -> Tensor:
         """Score every pair of an image and a variant, a batch at a time, in order; those not kept get zero."""
+        if keep is None:
+            return self.each(len(self.x), count, scored, at_once)
         table: Tensor | None = None
         number, pairs = self._pairs(count, keep)
 
@@ -250,6 +252,24 @@ class View(Observation):
                     table = scores.new_zeros(len(self.x), count, *scores.shape[1:])
                 table[images, variants] = scores
         return self.x.new_zeros(len(self.x), count) if table is None else table
+
+    def each(self, images: int, count: int, scored: Make, at_once: AtOnce) -> Tensor:
+        """Score `count` variants of each of some images, a batch at a time, in order.
+
+        Args:
+            images: how many images.
+            count: how many variants of each.
+            scored: takes images int64 [m] (0 .. images - 1) and variants int64 [m], returns their scores [m, ...].
+            at_once: how many pairs of them run at once.
+
+        Returns:
+            [images, count, ...].
+        """
+        _, pairs = self._pairs(count, None)
+        with torch.no_grad():
+            parts = at_once.parts(images * count, lambda start, stop: scored(*pairs(start, stop)).to(self.x.dtype))
+            scores = torch.cat([*parts]) if images * count else self.x.new_zeros(0)
+        return scores.reshape(images, count, *scores.shape[1:])
 
     def _pairs(self, count: int, keep: Tensor | None) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]:
         """Return the number of pairs, and a function from start and stop to their (images, variants), int64 each."""

@@ -1,26 +1,28 @@
-"""A square that is moved over images: what stands in it, and the scores under it.
-
-Every window is one whole forward pass in a batch of them.
-"""
+"""A square that is moved over images: what stands in it, and the scores under it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from deconvviz.cam.backend import Read
-from deconvviz.cam.engine import View
+from deconvviz.cam.backend import Backend, Read
+from deconvviz.cam.captured import Captured
+from deconvviz.cam.engine import View, whole_images
+from deconvviz.cam.observation import LESS
 from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
+from deconvviz.graph.changes import Changes
+from deconvviz.graph.memory import budget, fitting
 from deconvviz.halving import AtOnce
 from deconvviz.lengths import STRONG_BLUR
 
-Computed = TypeVar("Computed")
+Passes = Callable[[Tensor, Tensor], Any]
+"""Images int64 [m] and windows int64 [m] -> what a network returns for these images with these windows filled."""
 DRAWN_FILLS = ("blur", "noise")  # are made of the image itself
 GREY = 0.5  # of a pixel's range: the paper's square is grey
 
@@ -36,51 +38,37 @@ class Occluder(WindowGrid):
             [0., 0., 1., 1.]])
     """
 
-    def covers(self, windows: Tensor, like: Tensor) -> Tensor:
+    def covers(self, windows: Tensor, like: Tensor, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return 1 for the pixels that each window covers, else 0.
 
         Args:
             windows: int64 [m], numbers of windows.
             like: a tensor of the dtype and on the device of the result.
+            positions: int64 [m, h] and [m, w], the rows and columns of the image that are asked for; by default all.
 
         Returns:
-            [m, H, W].
+            [m, h, w].
         """
-        across = len(self.grid[1])
-        rows, columns = self._lines(like)
-        windows = windows.to(like.device)
-        return rows[windows // across, :, None] * columns[windows % across, None, :]
+        across, windows = len(self.grid[1]), windows.to(like.device)
+        lines = zip(self._lines(like), (windows // across, windows % across), strict=True)
+        rows, columns = (line[numbers] for line, numbers in lines)
+        if positions is not None:
+            rows, columns = rows.gather(1, positions[0]), columns.gather(1, positions[1])
+        return rows[:, :, None] * columns[:, None, :]
 
     def averaged(self, values: Tensor) -> Tensor:
         """Return for each pixel the mean of the values [N, W] of the windows that cover it, [N, H, W]; 0 for none."""
         averaged: Tensor = mean_by_pixel(values, *self._lines(values))
         return averaged
 
-    def under(
-        self, x: Tensor, fill: Tensor | float, at_once: AtOnce, compute: Callable[[Tensor], Computed]
-    ) -> Iterator[tuple[Tensor, Computed]]:
-        """Yield what is computed of one image with each window filled, a batch at a time.
-
-        Args:
-            x: the image, [1, C, H, W].
-            fill: what the windows become: a number, or an image that broadcasts over x.
-            at_once: windows in a batch; fewer where they do not fit in memory.
-            compute: from images [m, C, H, W], in which the windows are filled, to what is yielded.
-
-        Yields:
-            The windows int64 [m], on the host, and what was computed.
-        """
-
-        def part(start: int, stop: int) -> tuple[Tensor, Computed]:
-            windows = torch.arange(start, stop)
-            covered = self.covers(torch.arange(start, stop, device=x.device), x)[:, None]
-            return windows, compute(x * (1 - covered) + fill * covered)
-
-        return at_once.parts(len(self), part)
-
     def scores(self, v: View, fill: Tensor | float, read: Read | None = None) -> Tensor:
         """Return what is read off the output under each window, [N, W, ...]; the target's probability by default."""
-        return v.masked(len(self), lambda _, windows: 1 - self.covers(windows, v.base), read, fill)
+        return UnderWindows(v.forward, self, v.batch_size, v.x.device).scores(v, v.base, fill, read)
+
+    def scores_alone(self, v: View, fill: float, read: Read | None = None) -> Tensor:
+        """Return what is read off the output where a window is all that is left of the image, as `scores` does."""
+        empty = torch.full_like(v.base[:1], fill)
+        return UnderWindows(v.forward, self, v.batch_size, v.x.device).scores(v, empty.expand_as(v.base), v.x, read)
 
     def _lines(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return `lines` as tensors; they are sent to a device once, because sending waits for it."""
@@ -93,6 +81,101 @@ class Occluder(WindowGrid):
     @cached_property
     def _sent(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]]:
         return {}
+
+
+class UnderWindows:
+    """A network that sees images with each window of an occluder filled: a forward pass for each window.
+
+    Of a captured network only what the window changes is computed, where that is less than whole passes (`Changes`).
+
+    Attributes:
+        forward: the network.
+        occluder: the windows.
+        changes: the passes over what the windows change; None for whole passes.
+        at_once: how many windows run at once.
+    """
+
+    def __init__(self, forward: Backend, occluder: Occluder, batch_size: int, device: torch.device) -> None:
+        """Plan the passes; at most `batch_size` at once, and fewer whole ones on a CPU."""
+        self.forward, self.occluder = forward, occluder
+        self.changes = forward.changes(occluder.boxes) if isinstance(forward, Captured) else None
+        size, network = (
+            batch_size if self.changes else whole_images(batch_size, device),
+            getattr(forward, "network", None),
+        )
+        self.at_once = AtOnce(size if network is None else fitting(network, size), "occluded images", LESS)
+
+    def scores(self, v: View, x: Tensor, fill: Tensor | float, read: Read | None) -> Tensor:
+        """Return what is read off the output for each image of a view and each window, [N, W, ...].
+
+        Args:
+            v: the view.
+            x: its images, [N, C, H, W], or what stands around the windows in their place.
+            fill: what stands in the windows: a number, or images that broadcast over x.
+            read: by default the probability of the target.
+        """
+        read, many, tables = read or v.scorer.probability, self._images_at_once(len(x)), []
+        for first in range(0, len(x), many):
+            some = slice(first, first + many)
+            passes = self.of(x[some], fill[some] if isinstance(fill, Tensor) and len(fill) > 1 else fill)
+
+            def scored(images: Tensor, windows: Tensor) -> Tensor:
+                v.passes["forward"] += len(images)
+                return read(passes(images, windows), images + first)  # noqa: B023, called before the next turn
+
+            tables.append(v.each(len(x[some]), len(self.occluder), scored, self.at_once))
+        return torch.cat(tables)
+
+    def batches(self, x: Tensor, fill: Tensor | float) -> Iterator[tuple[Tensor, Any]]:
+        """Yield what the network returns for one image [1, C, H, W] with each window filled, a batch at a time.
+
+        Yields:
+            The windows int64 [m], on the host, and what the network returned for them.
+        """
+        passes = self.of(self.forward.prepared(x), fill)
+
+        def part(start: int, stop: int) -> tuple[Tensor, Any]:
+            windows = torch.arange(start, stop, device=x.device)
+            return torch.arange(start, stop), passes(torch.zeros_like(windows), windows)
+
+        return self.at_once.parts(len(self.occluder), part)
+
+    def of(self, x: Tensor, fill: Tensor | float) -> Passes:
+        """Return the passes over images.
+
+        Args:
+            x: [N, C, H, W], as the network takes them.
+            fill: what the windows become: a number, or images that broadcast over x.
+        """
+        filled = self.forward.prepared(fill.expand_as(x)) if isinstance(fill, Tensor) else fill
+        if isinstance(self.forward, Captured) and self.changes is not None:
+            return self._changed(self.forward, self.changes, x, filled)
+        return self._whole(x, filled)
+
+    def _whole(self, x: Tensor, fill: Tensor | float) -> Passes:
+        def passes(images: Tensor, windows: Tensor) -> Any:
+            covered = self.occluder.covers(windows, x)[:, None]
+            inside = fill[images] if isinstance(fill, Tensor) else fill
+            return self.forward(x[images] * (1 - covered) + inside * covered)
+
+        return passes
+
+    def _changed(self, forward: Captured, changes: Changes, x: Tensor, fill: Tensor | float) -> Passes:
+        unchanged = changes.unchanged(x)
+
+        def passes(images: Tensor, windows: Tensor) -> Any:
+            covered = self.occluder.covers(windows, x, changes.positions(windows))[:, None]
+            inside = changes.patches(fill, images, windows) if isinstance(fill, Tensor) else fill
+            patches = changes.patches(x, images, windows) * (1 - covered) + inside * covered
+            return forward.returned(changes.run(unchanged, patches, images, windows))
+
+        return passes
+
+    def _images_at_once(self, count: int) -> int:
+        """Return of how many images, `count` at most, the values without a change are in memory at the same time."""
+        if self.changes is None:
+            return max(count, 1)
+        return max(1, min(count, budget(self.changes.network.device) // self.changes.bytes_of_one))
 
 
 def filling(v: View, fill: Tensor | float | str) -> Tensor | float:

@@ -8,24 +8,13 @@ import torch
 
 from deconvviz.deconv.plan import WindowPlan
 from deconvviz.deconv.projection import Unit
-from deconvviz.graph.memory import free_bytes
+from deconvviz.graph.memory import budget
 
-MEMORY = 768 * 2**20  # bytes of values that one batch may keep on a CPU, where more at once is hardly faster
-FREE_SHARE = {"cpu": 0.25, "cuda": 0.5}  # of the free memory; convolutions need room to work in
 LARGEST = 2**31 - 1  # values of one tensor, beyond which convolutions on a GPU are slow or refuse
 VALUES = 3  # copies of each value where windows run both ways: the value, its signal, and what an op needs to work
 VALUES_OF_AN_IMAGE = 2  # where whole images run forward: the value, and the switches of pooling
 SIGNALS = 6  # copies of the largest value that one unit needs on the way back
 WHOLE_OVER_WINDOWS = 0.7  # what one multiplication costs in a whole image, of that in a window; measured on a CPU
-
-
-def budget(device: torch.device) -> int:
-    """Return how many bytes of values one batch may keep on a device."""
-    free = free_bytes(device)
-    if free is None:
-        return MEMORY
-    share = int(FREE_SHARE[device.type] * free)
-    return share if device.type == "cuda" else min(MEMORY, share)
 
 
 def at_once(plan: WindowPlan, copies: int, element_size: int, device: torch.device) -> int:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from deconvviz.graph.costs import work
 from deconvviz.graph.network import Network
-from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import SAME, Geometry, Reach, axes_of, data_inputs, lengths, shape_of
-
-PER_VALUE = 40  # multiplications in the time that another op takes for one value
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class WindowPlan:
 
         The unit is one multiplication of a convolution.
         """
-        return sum(_work(node) * (1.0 if whole else self._share(node)) for node in self.windows)
+        return sum(work(node) * (1.0 if whole else self._share(node)) for node in self.windows)
 
     def _elements(self, node: fx.Node) -> int:
         return int(_size(node) * self._share(node))
@@ -60,14 +58,6 @@ class WindowPlan:
 def _size(node: fx.Node) -> int:
     """Return the number of values of a node for one image."""
     return math.prod(max(size, 1) for size in shape_of(node)[1:])
-
-
-def _work(node: fx.Node) -> float:
-    """Return what a node costs for a whole image, in multiplications of a convolution."""
-    if node.op != "call_function" or op_name(node) != "conv2d":
-        return PER_VALUE * _size(node)
-    filters = shape_of(node.args[1])  # type: ignore[arg-type]
-    return _size(node) * (PER_VALUE + math.prod(filters[1:]))
 
 
 def make_plan(network: Network, layer: str, windowed: bool = True) -> WindowPlan:

@@ -10,6 +10,8 @@ from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_name, op_of
 from deconvviz.graph.reach import shape_of
 
+PER_VALUE = 40  # multiplications in the time that another op takes for one value
+
 
 def multiply_adds(network: Network) -> dict[str, int]:
     """Return how many multiplications, each with an addition, every layer with weights takes for one image.
@@ -43,3 +45,12 @@ def _of_one(node: fx.Node) -> int:
     assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
     values = source if "transpose" in op_name(node) else node
     return math.prod(shape_of(values)[1:]) * math.prod(shape_of(weight)[1:])
+
+
+def work(node: fx.Node) -> float:
+    """Return what a node costs for a whole image, in multiplications of a convolution."""
+    values = math.prod(max(size, 1) for size in shape_of(node)[1:])
+    if node.op != "call_function" or op_name(node) not in ("conv2d", "conv_relu"):
+        return PER_VALUE * values
+    filters = shape_of(node.args[1])  # type: ignore[arg-type]
+    return values * (PER_VALUE + math.prod(filters[1:]))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from deconvviz.graph.network import Network
 
+MEMORY = 768 * 2**20  # bytes of values that one batch may keep on a CPU, where more at once is hardly faster
+FREE_SHARE = {"cpu": 0.25, "cuda": 0.5}  # of the free memory; convolutions need room to work in
 SPARE = 0.8  # of the free memory: the rest is for what convolutions need beside their maps, and for fragments
 
 
@@ -34,6 +36,15 @@ def free_bytes(device: torch.device) -> int | None:
     except (OSError, StopIteration):
         return None
     return int(available.split()[1]) * 1024 + kept_bytes()
+
+
+def budget(device: torch.device) -> int:
+    """Return how many bytes of values one batch may keep on a device."""
+    free = free_bytes(device)
+    if free is None:
+        return MEMORY
+    share = int(FREE_SHARE[device.type] * free)
+    return share if device.type == "cuda" else min(MEMORY, share)
 
 
 def bytes_of_one(network: Network, layers: Sequence[str] | None = None, kept: bool = True) -> int:

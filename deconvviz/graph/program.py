@@ -93,6 +93,10 @@ class Program:
         args, kwargs = self.arguments(node, values)
         if node in self._norms and args[0].requires_grad and len(args[0]) == 1:
             return affine_norm(*args)
+        return self.called(node, args, kwargs)
+
+    def called(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Call the op of a node, in this program's precision."""
         if self.precision == "bf16":
             return in_bf16(node, args, kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]

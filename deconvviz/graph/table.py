@@ -286,7 +286,14 @@ _entries(
     stride_argument=3,
     channels="filters",
 )
-_entries("conv_relu", kind="other", reach=_conv_relu_reach, weighted=True, fresh=True)
+_entries(
+    "conv_relu",
+    kind="other",
+    reach=_conv_relu_reach,
+    on_window=_with_arguments({4: [0, 0]}),
+    weighted=True,
+    fresh=True,
+)
 _entries("linear", reach=_linear_reach, transpose=_linear_transpose, weighted=True, fresh=True, channels="filters")
 _entries(
     "batch_norm",

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import deconvviz as dv
 from deconvviz.cam.captured import Captured
+from deconvviz.graph.changes import Cut
 
 MASKED: dict[str, dict[str, Any]] = {
     "score-cam": {},
@@ -68,14 +69,19 @@ def test_the_number_of_waits_does_not_grow_with_the_batches(name: str, precision
 
 @pytest.mark.parametrize("name", ["score-cam", "occlusion", "rise"])
 def test_bf16_stays_in_bf16_and_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call, inputs = Captured.__call__, list[Tensor]()
+    call, cut, inputs = Captured.__call__, Cut.__call__, list[Tensor]()
 
     def seen(self: Captured, x: Tensor) -> Any:
         inputs.append(x)
         return call(self, x)
 
+    def seen_cut(self: Cut, *given: Any) -> Tensor:
+        inputs.append(cut(self, *given))
+        return inputs[-1]
+
     explainer = dv.cam(name, network(), "4", precision="bf16", **MASKED[name])
     monkeypatch.setattr(Captured, "__call__", seen)
+    monkeypatch.setattr(Cut, "__call__", seen_cut)
     explainer(torch.rand(2, 3, 16, 16), target=1)
     masked = [x for x in inputs if x.dtype == torch.bfloat16]
     assert len(masked) >= len(inputs) - 1 and masked

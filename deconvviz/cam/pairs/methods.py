@@ -61,7 +61,7 @@ def context_agnostic(v: EmbeddingView, square: int, stride: int, fill: float = 0
         return output.to(widened(output.dtype))
 
     without = occluder.scores(v, fill, embedding)
-    alone = v.masked(len(occluder), lambda _, windows: occluder.covers(windows, v.base), embedding, fill)
+    alone = occluder.scores_alone(v, fill, embedding)
     return occluder.averaged(cosine(alone - without, v.references[:, None]).to(v.x.dtype))
 
 

@@ -10,24 +10,19 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from deconvviz.arrays import evenly
-from deconvviz.cam.engine import whole_images
-from deconvviz.cam.occluder import GREY, Occluder
 from deconvviz.data.pictures import resized, signed_picture
-from deconvviz.data.preprocess import Preprocess
-from deconvviz.halving import AtOnce
-from deconvviz.results.results import Result, require_same
+from deconvviz.results.results import Result
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.carried import carried_decisions
+from deconvviz.studies.atlas.filter_arrays import LayerArrays, by_layer, loaded
 from deconvviz.studies.atlas.galleries import tile_size
 from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.occlusion import filter_occlusion, occluder_for
 from deconvviz.studies.atlas.ranges import filter_ranges, range_arrays
 from deconvviz.studies.atlas.result import AtlasOptions
 from deconvviz.studies.atlas.silencing import filter_silencing
@@ -47,11 +42,7 @@ if TYPE_CHECKING:
 TRANSFORMED = 20  # images, evenly spread over the store, whose transforms measure how invariant a filter is
 FOLLOWED = 12  # filters of a layer that are followed through a training
 BATCH = 32  # images in one pass, by default
-COMMIT = 20  # images between commits
 INVARIANCE_KIND = "invariance of filters"
-OCCLUSION_KIND = "occlusion of filters"
-ADVICE = "remove it or choose another output"
-LayerArrays = dict[str, dict[str, Array]]  # layer -> name -> array; the first axis is that of all the layer's filters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,73 +155,7 @@ def filter_invariance(
             for kind, scores in zip(result.steps, result.per_unit(layer), strict=True)
         }
         Result(INVARIANCE_KIND, 1, config, {}, arrays).save(out)
-    return _by_layer(_loaded(out, INVARIANCE_KIND, config).arrays, layers)
-
-
-def filter_occlusion(
-    inputs: AtlasInputs,
-    mined: Mined,
-    channels: Mapping[str, Sequence[int]],
-    out: Pathlike,
-    **run: Unpack[RunKeywords],
-) -> LayerArrays:
-    """Move a grey square over each filter's strongest image; calling again with the same arguments resumes.
-
-    The sides of the square are a quarter of the image's, its stride is an eighth. All layers are read in the same
-    passes.
-
-    Args:
-        inputs: the network and the images.
-        mined: the maxima of the layers.
-        channels: layer -> the filters to measure.
-        out: path of the file.
-        run: `batch_size` and `progress` of `RunOptions`.
-
-    Returns:
-        For each layer, with W windows: "occlusion/values" float32 [C, W], the sum of the filter's map while the square
-        covers each window; "occlusion/whole" float32 [C], the sum without a square; "occlusion/image" int64 [C], the
-        image. The values of filters that were not measured are NaN, and their image is -1.
-
-    Raises:
-        MismatchError: `out` was written with other settings.
-
-    Source: Zeiler and Fergus 2013, section 4.2 and figure 7 (b).
-    """
-    options = RunOptions(**run)
-    channels_by_layer = {layer: [int(channel) for channel in numbers] for layer, numbers in channels.items()}
-    occluder = occluder_for(inputs.preprocess)
-    config = {
-        **inputs.identity,
-        "layers": list(channels_by_layer),
-        "channels": channels_by_layer,
-        "square": list(occluder.square),
-    }
-    done = 0
-    if pathlib.Path(out).exists():
-        result = _loaded(out, OCCLUSION_KIND, config)
-        arrays, done = result.arrays, int(result.state["done"])
-    else:
-        arrays = _unmeasured(mined, channels_by_layer, len(occluder))
-    images = sorted({int(i) for layer in channels_by_layer for i in arrays[f"{layer}/occlusion/image"] if i >= 0})
-    measurement = OcclusionMeasurement(inputs, occluder, tuple(channels_by_layer), options.batch_size or BATCH)
-    with options.bar("image", len(images), "occluding", done) as bar:
-        for number, image in enumerate(images[done:], done + 1):
-            measurement.measure(image, arrays)
-            if number % COMMIT == 0 or number == len(images):
-                Result(OCCLUSION_KIND, 1, config, {}, arrays, {"done": number, "total": len(images)}).save(out)
-            bar.update()
-    return _by_layer(arrays, list(channels_by_layer))
-
-
-def occluder_for(preprocess: Preprocess) -> Occluder:
-    """Return the windows of `filter_occlusion` on a preprocessed picture.
-
-    >>> occluder_for(Preprocess(resize=64, crop=64)).square
-    (16, 16)
-    """
-    height, width = preprocess.shape[1:]
-    square, stride = ((max(height // parts, 1), max(width // parts, 1)) for parts in (4, 8))
-    return Occluder((height, width), square, stride)
+    return by_layer(loaded(out, INVARIANCE_KIND, config).arrays, layers)
 
 
 def filter_evolution(
@@ -292,72 +217,4 @@ def _evolution_arrays(
         "evolution/values": layer.values,
         "evolution/patches": np.array(patches, np.uint8),
         "evolution/projections": np.array(projections, np.uint8),
-    }
-
-
-class OcclusionMeasurement:
-    """Measures filters under a square, image after image.
-
-    Attributes:
-        inputs: the network and the images.
-        occluder: the square and its windows.
-        layers: names of the layers that are read.
-        batch_size: images in one pass; a CPU takes fewer, which its cache holds.
-    """
-
-    def __init__(self, inputs: AtlasInputs, occluder: Occluder, layers: tuple[str, ...], batch_size: int) -> None:
-        self.inputs, self.occluder, self.layers, self.batch_size = inputs, occluder, layers, batch_size
-        network = inputs.network
-        self._network = network.forward_only("fp32", keep=layers)
-        self._grey = inputs.preprocess.level(GREY).to(network.device, network.dtype)[None, :, None, None]
-
-    def measure(self, image: int, arrays: Mapping[str, Array]) -> None:
-        """Write the sums of the maps of all filters whose strongest image this is into the arrays."""
-        network = self.inputs.network
-        x = self.inputs.feed.tensor(self.inputs.feed.pictures([image]), network.device, network.dtype)
-        rows = {layer: np.flatnonzero(arrays[f"{layer}/occlusion/image"] == image) for layer in self.layers}
-        channels = {layer: numbers for layer, numbers in rows.items() if len(numbers)}
-        for layer, sums in self._sums(x, channels).items():
-            arrays[f"{layer}/occlusion/whole"][channels[layer]] = sums[0]
-        at_once = AtOnce(whole_images(self.batch_size, x.device), "occluded images")
-        under = self.occluder.under(x, self._grey, at_once, lambda covered: self._sums(covered, channels))
-        for windows, sums_by_layer in under:
-            for layer, sums in sums_by_layer.items():
-                arrays[f"{layer}/occlusion/values"][channels[layer][:, None], windows.numpy()] = sums.T
-
-    def _sums(self, x: Tensor, channels: Mapping[str, Ints]) -> dict[str, NDArray[np.float32]]:
-        """Return the sums of the maps of some filters of each layer, float32 [m, filters]."""
-        with torch.inference_mode():
-            values = self._network.activations(x, list(channels))
-            return {
-                layer: self._network.maps(layer, values[layer])[:, numbers].sum((2, 3)).float().cpu().numpy()
-                for layer, numbers in channels.items()
-            }
-
-
-def _unmeasured(mined: Mined, channels: Mapping[str, Sequence[int]], windows: int) -> dict[str, Array]:
-    """Return the arrays of an occlusion that has not begun: NaN, and the image on which each filter is measured."""
-    arrays: dict[str, Array] = {}
-    for layer, numbers in channels.items():
-        images = np.full(len(mined[layer].values), -1)
-        fires = mined[layer].values[:, 0] > 0
-        images[numbers] = np.where(fires, mined[layer].images[:, 0], -1)[numbers]
-        arrays[f"{layer}/occlusion/image"] = images
-        arrays[f"{layer}/occlusion/whole"] = np.full(len(images), np.nan, np.float32)
-        arrays[f"{layer}/occlusion/values"] = np.full((len(images), windows), np.nan, np.float32)
-    return arrays
-
-
-def _loaded(out: Pathlike, kind: str, config: Mapping[str, Any]) -> Result:
-    result = Result.load(out, kind, 1)
-    require_same(out, result.config, config, ADVICE)
-    return result
-
-
-def _by_layer(arrays: Mapping[str, Array], layers: Sequence[str]) -> LayerArrays:
-    return {
-        layer: {
-            name.removeprefix(f"{layer}/"): values for name, values in arrays.items() if name.startswith(f"{layer}/")
-        }
-        for layer in layers
     }

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvviz.cam.engine import whole_images
+from deconvviz.cam.captured import Captured
 from deconvviz.cam.explain import Explainer, cam, constant_maps_allowed
-from deconvviz.cam.occluder import GREY, Occluder
+from deconvviz.cam.occluder import GREY, Occluder, UnderWindows
 from deconvviz.data.sampling import spread
 from deconvviz.errors import DataError
 from deconvviz.graph.choose import last_maps
-from deconvviz.halving import AtOnce
 from deconvviz.results.results import Result, require_same
 from deconvviz.run.options import RunOptions
 from deconvviz.studies.atlas.doubt import CANDIDATES, doubtful_images
@@ -179,6 +178,7 @@ class DecisionExplainer:
         ]
         self.reasons = reasons_at(network, shown, cam_layer, self._batch_size, precision)
         self._network = network.forward_only(precision)
+        self._forward = Captured(self._network)
         self._grey = preprocess.level(GREY).to(network.device, network.dtype)[None, :, None, None]
         self.config: dict[str, Any] = {
             "model": network.name,
@@ -234,14 +234,12 @@ class DecisionExplainer:
 
     def _occluded(self, x: Tensor, targets: Tensor) -> NDArray[np.float32]:
         """Return each target's probability while a grey square covers each window, float32 [T, gh, gw]."""
-        at_once = AtOnce(whole_images(self._batch_size, x.device), "occluded images")
-
-        def probabilities(covered: Tensor) -> NDArray[np.float32]:
-            values: NDArray[np.float32] = self._network.probabilities(covered).float()[:, targets].T.cpu().numpy()
-            return values
-
-        targets = targets.to(x.device)
+        under, targets = UnderWindows(self._forward, self.occluder, self._batch_size, x.device), targets.to(x.device)
+        readout = self._network.readout
         with torch.inference_mode():
-            parts = [part for _, part in self.occluder.under(x, self._grey, at_once, probabilities)]
+            parts = [
+                readout.probabilities_of(output).float()[:, targets].T.cpu().numpy()
+                for _, output in under.batches(x, self._grey)
+            ]
         rows, columns = self.occluder.grid
         return np.concatenate(parts, 1).reshape(len(targets), len(rows), len(columns))

@@ -22,10 +22,11 @@ from deconvviz.results.results import Result, read_config, require_same
 from deconvviz.results.tiles import gallery_config
 from deconvviz.run.features import stream_features
 from deconvviz.run.options import RunOptions
-from deconvviz.studies.atlas.aspects import FilterAspects, occluder_for
+from deconvviz.studies.atlas.aspects import FilterAspects
 from deconvviz.studies.atlas.decisions import DecisionExplainer, explain_decisions
 from deconvviz.studies.atlas.galleries import GalleryMaker, GalleryOptions
 from deconvviz.studies.atlas.inputs import AtlasInputs
+from deconvviz.studies.atlas.occlusion import occluder_for
 from deconvviz.studies.atlas.resembling import resembling_images
 from deconvviz.studies.atlas.result import DECISIONS_KIND, DECISIONS_SCHEMA, AtlasOptions, AtlasResult
 from deconvviz.studies.mining.mine import mine

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from deconvviz.arrays import widened
 from deconvviz.cam.captured import Captured
@@ -21,6 +21,7 @@ from deconvviz.deconv.project import project
 from deconvviz.errors import DataError, MismatchError, TargetError
 from deconvviz.graph.choose import last_maps
 from deconvviz.graph.network import Network
+from deconvviz.graph.program import Values
 from deconvviz.studies.occlusion.options import OcclusionOptions
 from deconvviz.studies.occlusion.result import Occlusion, Response
 from deconvviz.types import Picture, Pixels
@@ -108,10 +109,14 @@ class OutputWithMaps(Captured):
         super().__init__(network)
         self.layer = layer
 
-    def __call__(self, x: Tensor) -> Any:
-        """Return (output [N, classes], maps [N, K, h, w]) for images x [N, C, H, W]."""
-        values, output = self.network.observed(x, [self.layer])
-        return output, self.network.maps(self.layer, values[self.layer])
+    @property
+    def reads(self) -> list[fx.Node]:
+        """The nodes of the output and of the layer."""
+        return [*super().reads, self.network.layer(self.layer).node]
+
+    def returned(self, values: Values) -> tuple[Any, Tensor]:
+        """Return (output [N, classes], maps [N, K, h, w])."""
+        return super().returned(values), self.network.maps(self.layer, values[self.network.layer(self.layer).node])
 
 
 class OcclusionRun:

@@ -18,7 +18,8 @@ from deconvviz.errors import MismatchError
 from deconvviz.models.load import DEMO_SNAPSHOTS
 from deconvviz.results.snapshots import Snapshots
 from deconvviz.run.verify import verify
-from deconvviz.studies.atlas import aspects
+from deconvviz.studies.atlas import aspects, occlusion
+from deconvviz.studies.atlas.filter_arrays import LayerArrays
 from deconvviz.studies.atlas.inputs import AtlasInputs
 from deconvviz.studies.evolution.evolve import evolve
 from deconvviz.studies.evolution.result import Evolution
@@ -44,14 +45,14 @@ def test_invariance_is_that_of_the_study(case: Case, tmp_path: pathlib.Path, mon
         aspects.filter_invariance(inputs, ["relu2"], out)
 
 
-def occluded(case: Case, out: pathlib.Path) -> aspects.LayerArrays:
+def occluded(case: Case, out: pathlib.Path) -> LayerArrays:
     channels = {"relu1": range(6), "relu2": [0, DEAD, 8]}
-    return aspects.filter_occlusion(case.inputs(), case.mined, channels, out, progress=False)
+    return occlusion.filter_occlusion(case.inputs(), case.mined, channels, out, progress=False)
 
 
 def test_occlusion_is_the_sum_of_the_map_under_each_square(case: Case, tmp_path: pathlib.Path) -> None:
     found = occluded(case, tmp_path / "o.h5")
-    places = aspects.occluder_for(PREPROCESS).boxes
+    places = occlusion.occluder_for(PREPROCESS).boxes
     assert places[0].tolist() == [0, 0, 7, 7] and places[-1].tolist() == [21, 21, 28, 28] and len(places) == 64
     for layer, chosen in (("relu1", range(6)), ("relu2", [0, 8])):
         arrays = found[layer]
@@ -75,8 +76,8 @@ def test_occlusion_is_the_sum_of_the_map_under_each_square(case: Case, tmp_path:
 
 def test_an_interrupted_occlusion_goes_on(case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     occluded(case, tmp_path / "whole.h5")
-    monkeypatch.setattr(aspects, "COMMIT", 2)
-    done, measure = list[int](), aspects.OcclusionMeasurement.measure
+    monkeypatch.setattr(occlusion, "COMMIT", 2)
+    done, measure = list[int](), occlusion.OcclusionMeasurement.measure
 
     def failing(self: Any, image: int, arrays: Any) -> None:
         if len(done) == 3:
@@ -84,13 +85,13 @@ def test_an_interrupted_occlusion_goes_on(case: Case, tmp_path: pathlib.Path, mo
         done.append(image)
         measure(self, image, arrays)
 
-    monkeypatch.setattr(aspects.OcclusionMeasurement, "measure", failing)
+    monkeypatch.setattr(occlusion.OcclusionMeasurement, "measure", failing)
     with pytest.raises(KeyboardInterrupt):
         occluded(case, tmp_path / "o.h5")
     before = verify(tmp_path / "o.h5")
     again = list[int]()
     monkeypatch.setattr(
-        aspects.OcclusionMeasurement, "measure", lambda self, i, arrays: (again.append(i), measure(self, i, arrays))
+        occlusion.OcclusionMeasurement, "measure", lambda self, i, arrays: (again.append(i), measure(self, i, arrays))
     )
     occluded(case, tmp_path / "o.h5")
     assert before.endswith("; unfinished: 2 of 7 images") and "unfinished" not in verify(tmp_path / "o.h5")

@@ -21,7 +21,7 @@ import deconvviz.graph.choose
 import deconvviz.studies.atlas.command
 from deconvviz.data.pack import pack
 from deconvviz.models.load import load_model
-from deconvviz.studies.atlas import aspects, decisions
+from deconvviz.studies.atlas import decisions, occlusion
 from deconvviz.studies.mining.result import load_mined  # noqa: F401
 
 KILLS = 10
@@ -56,7 +56,7 @@ def program(root: pathlib.Path) -> None:
     site = types.ModuleType("deconvviz.studies.atlas.site.site")
     site.build_site = lambda *_, **__: types.SimpleNamespace(index="index.html")  # type: ignore[attr-defined]
     sys.modules["deconvviz.studies.atlas.site.site"] = site
-    aspects.COMMIT, decisions.COMMIT = 2, 1
+    occlusion.COMMIT, decisions.COMMIT = 2, 1
     for name in ("straight", "killed"):
         (root / name).mkdir()
     be_ready_to_fork()
