@@ -81,7 +81,7 @@ def joined_on_ray(
         out: path of the joined file, which `join` writes.
         cluster: where the job runs.
         bar: shows the committed images of all shards.
-        most: number of images, which is the largest number of shards.
+        most: the largest number of shards, such as the number of images.
         join: makes the result of the shards' files, in their order; the folder is removed after it.
 
     Raises:

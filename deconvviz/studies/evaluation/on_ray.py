@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from deconvviz.errors import DataError
 from deconvviz.results.results import require_same
 from deconvviz.run.cluster import RayOptions
 from deconvviz.run.on_ray import ShardedJob, joined_on_ray
-from deconvviz.studies.evaluation.measure import evaluate
+from deconvviz.studies.evaluation.measure import TOGETHER, evaluate
 from deconvviz.studies.evaluation.of_all_images import set_values_of_all
 from deconvviz.studies.evaluation.options import EvaluationKeywords, EvaluationOptions
 from deconvviz.studies.evaluation.result import Evaluation
@@ -69,7 +70,8 @@ def evaluate_on_ray(job: EvaluationJob, count: int, out: Pathlike, cluster: RayO
         raise DataError(f"{path} was begun without Ray; finish it with the same command without --ray")
     measured = min(job.limit or count, count)
     with settings.bar("image", measured * len(job.methods), "evaluating on Ray") as bar:
-        return joined_on_ray(job, path, cluster, bar, measured, lambda files: merge_evaluations(files, path))
+        most = math.ceil(measured / TOGETHER)
+        return joined_on_ray(job, path, cluster, bar, most, lambda files: merge_evaluations(files, path))
 
 
 def merge_evaluations(paths: Sequence[Pathlike], out: Pathlike) -> Evaluation:

@@ -44,7 +44,8 @@ class EvaluationOptions(RunOptions):
         explain: "top" for the class that the network finds in each image, or "label" for the class of its label, which
             needs `outputs`.
         outputs: int64 [classes], the output of the network that stands for each class of the images.
-        shard: (i, n), i from 0: measure each n-th image from the i-th on; `merge_evaluations` joins the n files.
+        shard: (i, n), i from 0: measure each n-th batch of images from the i-th on; `merge_evaluations` joins the n
+            files, whose values are those of one run in every bit.
 
     Raises:
         DataError: an invalid value, or "localisation" without `truth`.

@@ -29,7 +29,7 @@ class StreamJob(ShardedJob):
 
     Attributes:
         seed: of random weights; None for the weights of the model.
-        indices: the images to take; shard i of n takes the i-th of n blocks.
+        indices: the images to take; shard i of n takes the i-th of n blocks of batches.
         layers: names of the layers.
         options: of `StreamOptions`, as keyword arguments.
     """
@@ -50,9 +50,21 @@ class StreamJob(ShardedJob):
     def run(self, shard: tuple[int, int], path: pathlib.Path, cpus: int) -> None:
         """Stream the features of a shard; see `ShardedJob.run`."""
         options: StreamKeywords = {**self.options, "workers": cpus, "progress": False}
-        block = np.array_split(self.indices, shard[1])[shard[0]]
-        about: dict[str, Any] = {"sources": self.sources, "preprocess": self.model.preprocess, "indices": block}
+        about: dict[str, Any] = {"sources": self.sources, "preprocess": self.model.preprocess}
+        about["indices"] = self.block(*shard)
         stream_features(self.network(), self.images.open(), self.layers, path, **about, **options)
+
+    @property
+    def batches(self) -> list[Ints]:
+        """The images in the batches in which one run on a CPU takes them; on a GPU it takes several together."""
+        size = StreamOptions(**self.options).images_at_once("cpu")
+        return [self.indices[start : start + size] for start in range(0, len(self.indices), size)]
+
+    def block(self, index: int, parts: int) -> Ints:
+        """Return the images of a shard: whole batches, so that a CPU gives the features of one run in every bit."""
+        batches = self.batches
+        own = np.array_split(np.arange(len(batches)), parts)[index]
+        return np.concatenate([self.indices[:0], *(batches[number] for number in own)])
 
     def done(self, path: pathlib.Path) -> int:
         """Return how many images a file holds."""
@@ -69,7 +81,7 @@ def stream_on_ray(network: Network, images: Images, job: StreamJob, out: Pathlik
         images: those that the job names.
         job: which features of which images.
         out: path of the features file, on storage that every node sees.
-        cluster: where, and in how many shards; there are never more than images.
+        cluster: where, and in how many shards; there are never more than batches.
 
     Raises:
         DataError: `cluster` cannot be used, or a file cannot be read or written.
@@ -85,7 +97,8 @@ def stream_on_ray(network: Network, images: Images, job: StreamJob, out: Pathlik
             return Features(path)
     total = len(job.indices)
     with settings.bar("image", total, "features on Ray") as bar:
-        return joined_on_ray(job, path, cluster, bar, total, lambda files: _joined(files, path, config))
+        most = len(job.batches)
+        return joined_on_ray(job, path, cluster, bar, most, lambda files: _joined(files, path, config))
 
 
 def _joined(paths: Sequence[pathlib.Path], out: pathlib.Path, config: Mapping[str, Any]) -> Features:
