@@ -131,6 +131,7 @@ class Changes:
         self._border = [node for node in self.parts if node in read_as_a_whole or node in self.reads]
         self._plan = make_plan(network.graph, given, self._border)
         self._cuts = self._make_cuts()
+        self._counts = {node: self._counted(node) for node in self.parts if op_of(node).counts}
         part = self.parts[network.image]
         self._image_rows, self._image_columns = (
             _covered(part.starts[axis], part.size[axis]).to(network.device) for axis in range(2)
@@ -221,17 +222,17 @@ class Changes:
         if op.on_window is not None:
             args = op.on_window(node, args, self.parts[node].size)
         out = self.network.called(node, args, kwargs)
-        return out / self._counts(node, out)[boxes] if op.counts else out
+        return out / self._counts[node][boxes] if op.counts else out
 
-    def _counts(self, node: fx.Node, like: Tensor) -> Tensor:
-        """Return of how many values average pooling takes the mean, [W, 1, h, w]."""
+    def _counted(self, node: fx.Node) -> Tensor:
+        """Return of how many values average pooling takes the mean at each position of its parts, [W, 1, h, w]."""
         counts, part = op_of(node).counts, self.parts[node]
         assert counts is not None
         rows, columns = (
-            torch.tensor(numbers, dtype=like.dtype).clamp(min=1)[_covered(part.starts[axis], part.size[axis])]
+            torch.tensor(numbers, dtype=self.network.dtype).clamp(min=1)[_covered(part.starts[axis], part.size[axis])]
             for axis, numbers in enumerate(counts(node))
         )
-        return (rows[:, None, :, None] * columns[:, None, None, :]).to(like.device)
+        return (rows[:, None, :, None] * columns[:, None, None, :]).to(self.network.device)
 
 
 def _covered(starts: Ints, size: int) -> Tensor:
