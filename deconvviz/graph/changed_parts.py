@@ -20,11 +20,11 @@ MOST = 0.7  # of a map: a larger part is not worth what it takes to cut it out a
 
 @dataclass(frozen=True)
 class Part:
-    """The rows and columns of a value that may change: a rectangle for each box, all of one size, inside the map.
+    """The rows and columns of a value that may change: rectangles of one size, inside the map.
 
     Attributes:
-        starts: int64 [W] twice, the first row of each rectangle, and its first column.
-        size: how many rows and columns each of them has.
+        starts: int64 [R] and [C], the first row for each span of image rows, and the first column for each of columns.
+        size: how many rows and columns each rectangle has.
     """
 
     starts: tuple[Ints, Ints]
@@ -47,19 +47,20 @@ class Part:
         return self.size[0] * self.size[1] / (rows * columns)
 
 
-def changed_parts(image: fx.Node, steps: Sequence[fx.Node], boxes: Ints) -> dict[fx.Node, Part]:
-    """Return which part of each value changes with a box of the image.
+def changed_parts(image: fx.Node, steps: Sequence[fx.Node], rows: Ints, columns: Ints) -> dict[fx.Node, Part]:
+    """Return which part of each value changes with the pixels within some rows and columns of the image.
 
     Args:
         image: the node of the images.
         steps: nodes that depend on it, in the order of the graph.
-        boxes: int64 [W, 4]: (top, left, bottom, right) of each box in pixels, bottom and right exclusive. They may
-            extend beyond the image.
+        rows: int64 [R, 2], spans of rows in pixels, from the first one to the one behind the last. They may extend
+            beyond the image.
+        columns: int64 [C, 2], the same for columns.
 
     Returns:
         node -> its part. A value that is missing here may change anywhere, or in most of its map.
     """
-    parts = {image: _part([(boxes[:, 0], boxes[:, 2] - 1), (boxes[:, 1], boxes[:, 3] - 1)], lengths(image))}
+    parts = {image: _part([(spans[:, 0], spans[:, 1] - 1) for spans in (rows, columns)], lengths(image))}
     for node in steps:
         ends = _ends(node, parts)
         if ends is not None:
@@ -87,7 +88,7 @@ def _ends(node: fx.Node, parts: Mapping[fx.Node, Part]) -> list[tuple[Ints, Ints
 
 
 def readers(interval: Interval, starts: Ints, size: int) -> tuple[Ints, Ints]:
-    """Return the first and the last output position that read any of `size` input positions from a start on, [W] each.
+    """Return the first and the last output position that read any of `size` input positions from each start on.
 
     Where no output reads them the last is smaller than the first.
 

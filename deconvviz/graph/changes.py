@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -29,6 +30,7 @@ from deconvviz.graph.steps import make_plan
 from deconvviz.types import Ints
 
 FAR = 2**40  # a row of memory that no table has
+Spans = tuple[Tensor, Tensor]  # numbers of spans of image rows and of image columns
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Cut:
     """
 
     def __init__(self, node: fx.Node, part: Part, window: Part, device: torch.device) -> None:
-        """Note the rows of memory for each of W boxes.
+        """Note the rows of memory for each span of image rows and columns.
 
         Args:
             node: whose value is cut.
@@ -78,24 +80,24 @@ class Cut:
         rows, columns = (_covered(part.starts[axis] - window.starts[axis], part.size[axis]) for axis in range(2))
         self._to = _sent(rows, window.size[0], window.size[1], device), _sent(columns, window.size[1], 1, device)
 
-    def __call__(self, part: Tensor, unchanged: Rows, images: Tensor, boxes: Tensor, fill: float = 0.0) -> Tensor:
+    def __call__(self, part: Tensor, unchanged: Rows, images: Tensor, spans: Spans, fill: float = 0.0) -> Tensor:
         """Return windows [m, ...].
 
         Args:
             part: what changed, [m, ...].
             unchanged: the value of N images without a change.
             images: int64 [m], the image of each window.
-            boxes: int64 [m], its box.
+            spans: int64 [m] each, the span of rows of each window, and that of columns.
             fill: 0 or minus infinity: what stands outside the map.
         """
-        axes, many, area = _axes(self.node), len(boxes), self.size[0] * self.size[1]
+        axes, many, area = _axes(self.node), len(images), self.size[0] * self.size[1]
         outside = len(unchanged.table) - (2 if fill == 0 else 1)
-        rows, columns = (line[boxes] for line in self._from)
+        rows, columns = (line[numbers] for line, numbers in zip(self._from, spans, strict=True))
         places = (rows + images[:, None] * self._positions)[:, :, None] + columns[:, None]
         windows = part.new_empty(many * area + 1, unchanged.table.shape[1])  # the last row takes what is cut off
         torch.index_select(unchanged.table, 0, places.clamp_(max=outside).flatten(), out=windows[:-1])
-        rows, columns = (line[boxes] for line in self._to)
-        each = torch.arange(0, many * area, area, device=boxes.device)[:, None]
+        rows, columns = (line[numbers] for line, numbers in zip(self._to, spans, strict=True))
+        each = torch.arange(0, many * area, area, device=images.device)[:, None]
         places = ((rows + each)[:, :, None] + columns[:, None]).clamp_(max=many * area)
         windows.index_copy_(0, places.flatten(), part.movedim(axes, (1, 2)).reshape(places.numel(), -1))
         return windows[:-1].reshape(many, *self.size, *unchanged.others).movedim((1, 2), axes)
@@ -110,7 +112,7 @@ class Changes:
         parts: node -> which part of its value changes with each box.
         share: the work of a pass over the parts, of that of a whole pass.
 
-    >>> import deconvviz as dv, numpy as np
+    >>> import deconvviz as dv
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten())
     >>> network, x = dv.capture(model.eval(), (3, 16, 16)), torch.ones(1, 3, 16, 16)
     >>> changes = Changes(network, network.output_nodes(), np.array([[0, 0, 4, 4], [6, 6, 10, 10]]))
@@ -122,11 +124,20 @@ class Changes:
     """
 
     def __init__(self, network: Network, reads: Sequence[fx.Node], boxes: Ints) -> None:
-        """Plan the passes; arguments as the attributes, and `boxes` as of `changed_parts`."""
+        """Plan the passes.
+
+        Args:
+            network: the network that runs.
+            reads: the nodes whose values are asked for.
+            boxes: int64 [W, 4]: (top, left, bottom, right) of each box in pixels, bottom and right exclusive. They may
+                extend beyond the image.
+        """
         self.network, self.reads = network, tuple(reads)
+        rows, columns = (np.unique(boxes[:, axis::2], axis=0, return_inverse=True) for axis in range(2))
+        self._spans = [torch.from_numpy(numbers.reshape(-1)).to(network.device) for _, numbers in (rows, columns)]
         given = frozenset({network.image, network.batch_size})
         steps = [node for node in make_plan(network.graph, given, self.reads).steps if node.meta["data"]]
-        self.parts = changed_parts(network.image, steps, boxes)
+        self.parts = changed_parts(network.image, steps, rows[0], columns[0])
         read_as_a_whole = {source for node in steps if node not in self.parts for source in data_inputs(node)}
         self._border = [node for node in self.parts if node in read_as_a_whole or node in self.reads]
         self._plan = make_plan(network.graph, given, self._border)
@@ -164,9 +175,14 @@ class Changes:
         values = sum(math.prod(shape_of(node)[1:]) for node in self._read_beside)
         return values * self.network.dtype.itemsize
 
+    def spans(self, boxes: Tensor) -> Spans:
+        """Return the numbers of the spans of rows and columns of some boxes, int64 [m] each."""
+        return self._spans[0][boxes], self._spans[1][boxes]
+
     def positions(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image rows [m, h] and columns [m, w] of the part that changes with some boxes, int64 [m]."""
-        return self._image_rows[boxes], self._image_columns[boxes]
+        rows, columns = self.spans(boxes)
+        return self._image_rows[rows], self._image_columns[columns]
 
     def patches(self, x: Tensor, images: Tensor, boxes: Tensor) -> Tensor:
         """Cut what may change out of images x [N, C, H, W]: for each of `images` that of its box, [m, C, h, w]."""
@@ -192,12 +208,12 @@ class Changes:
         Returns:
             node -> [m, ...].
         """
-        network, plan = self.network, self._plan
+        network, plan, spans = self.network, self._plan, self.spans(boxes)
         values: Values = {node: network.tensors[str(node.target)] for node in plan.weights}
         values |= {network.image: patches, network.batch_size: len(patches)}
 
         def window(cut: Cut, fill: float = 0.0) -> Tensor:
-            return cut(values[cut.node], unchanged[cut.node], images, boxes, fill)
+            return cut(values[cut.node], unchanged[cut.node], images, spans, fill)
 
         with torch.no_grad(), computing(network.precision):
             for node in plan.steps:
@@ -206,7 +222,7 @@ class Changes:
                     sources = zip(cuts, data_inputs(node), strict=True)
                     fill = op_of(node).fill
                     inputs = [values[source] if cut is None else window(cut, fill) for cut, source in sources]
-                    values[node] = self._on_part(node, inputs, values, boxes)
+                    values[node] = self._on_part(node, inputs, values, spans)
                 else:
                     values[node] = network.value(node, values)
                 for spent in plan.release.get(node, ()):
@@ -214,7 +230,7 @@ class Changes:
             whole_values = {node: window(cut) for (node, number), cut in self._cuts.items() if number is None and cut}
             return network.run(whole_values, self.reads, len(patches))
 
-    def _on_part(self, node: fx.Node, inputs: Sequence[Tensor], values: Values, boxes: Tensor) -> Any:
+    def _on_part(self, node: fx.Node, inputs: Sequence[Tensor], values: Values, spans: Spans) -> Any:
         """Compute the part of one value."""
         op, supply = op_of(node), iter(inputs)
         bound = fx.node.map_arg((node.args, node.kwargs), lambda n: next(supply) if n.meta["data"] else values[n])
@@ -222,21 +238,25 @@ class Changes:
         if op.on_window is not None:
             args = op.on_window(node, args, self.parts[node].size)
         out = self.network.called(node, args, kwargs)
-        return out / self._counts[node][boxes] if op.counts else out
+        if op.counts is None:
+            return out
+        rows, columns = (line[numbers] for line, numbers in zip(self._counts[node], spans, strict=True))
+        return out / (rows[:, None, :, None] * columns[:, None, None, :])
 
-    def _counted(self, node: fx.Node) -> Tensor:
-        """Return of how many values average pooling takes the mean at each position of its parts, [W, 1, h, w]."""
+    def _counted(self, node: fx.Node) -> tuple[Tensor, ...]:
+        """Return of how many values average pooling takes the mean, as factors of rows [R, h] and columns [C, w]."""
         counts, part = op_of(node).counts, self.parts[node]
         assert counts is not None
-        rows, columns = (
-            torch.tensor(numbers, dtype=self.network.dtype).clamp(min=1)[_covered(part.starts[axis], part.size[axis])]
+        return tuple(
+            torch.tensor(numbers, dtype=self.network.dtype)
+            .clamp(min=1)[_covered(part.starts[axis], part.size[axis])]
+            .to(self.network.device)
             for axis, numbers in enumerate(counts(node))
         )
-        return (rows[:, None, :, None] * columns[:, None, None, :]).to(self.network.device)
 
 
 def _covered(starts: Ints, size: int) -> Tensor:
-    """Return the positions from each start on, int64 [W, size]."""
+    """Return the positions from each start on, int64 [starts, size]."""
     return torch.from_numpy(starts.copy())[:, None] + torch.arange(size)
 
 

@@ -153,7 +153,7 @@ def test_the_part_by_hand() -> None:
     """A convolution of 3 x 3 with a stride of 2 and a border of 1: position a reads 2a - 1 to 2a + 1."""
     net = dv.capture(nn.Conv2d(3, 4, 3, 2, 1).eval(), (3, 64, 64))
     (node,) = net.output_nodes()
-    parts = changed_parts(net.image, [node], np.array([[4, 5, 8, 9], [60, 0, 64, 4]]))
+    parts = changed_parts(net.image, [node], np.array([[4, 8], [60, 64]]), np.array([[5, 9], [0, 4]]))
     # Rows 4 to 7: 2a + 1 >= 4 and 2a - 1 <= 7, a = 2 .. 4. Columns 5 to 8: 2 .. 4. Rows 60 to 63: 30 and 31 (32 is no
     # row), with the row before them, since all parts are of one size; columns 0 to 3: 0 .. 2.
     assert parts[node].size == (3, 3)
