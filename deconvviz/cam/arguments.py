@@ -76,8 +76,10 @@ def as_input(x: Any, network: Network | nn.Module, preprocess: Preprocess | None
             normalised by ImageNet's mean and deviation.
 
     Raises:
-        DataError: x is anything else.
+        DataError: x is anything else, or no image.
     """
+    if isinstance(x, Tensor | np.ndarray) and x.ndim and not len(x):
+        raise DataError(f"no image given, but an array of shape {tuple(x.shape)}; expected one or more, [N, C, H, W]")
     if isinstance(x, Tensor) and x.is_floating_point():
         return x
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":

@@ -99,11 +99,10 @@ class UnderWindows:
         """Plan the passes; at most `batch_size` at once, and fewer whole ones on a CPU."""
         self.forward, self.occluder = forward, occluder
         self.changes = forward.changes(occluder.boxes) if isinstance(forward, Captured) else None
-        size, network = (
-            batch_size if self.changes else whole_images(batch_size, device),
-            getattr(forward, "network", None),
-        )
-        self.at_once = AtOnce(size if network is None else fitting(network, size), "occluded images", LESS)
+        size = batch_size if self.changes else whole_images(batch_size, device)
+        if isinstance(forward, Captured):
+            size = fitting(forward.network, size)
+        self.at_once = AtOnce(size, "occluded images", LESS)
 
     def scores(self, v: View, x: Tensor, fill: Tensor | float, read: Read | None) -> Tensor:
         """Return what is read off the output for each image of a view and each window, [N, W, ...].

@@ -322,6 +322,13 @@ def test_images_that_are_none(given: Any) -> None:
         dv.cam("grad-cam", NETWORK, LAST)(given, 3)
 
 
+@pytest.mark.parametrize("name", ["grad-cam", "occlusion", "rise"])
+@pytest.mark.parametrize("empty", [torch.zeros(0, 3, SIDE, SIDE), np.zeros((0, SIDE, SIDE, 3), np.uint8)])
+def test_no_image_is_told_so(name: str, empty: Any) -> None:
+    with pytest.raises(DataError, match="no image given"):
+        dv.cam(name, NETWORK, LAST)(empty)
+
+
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
