@@ -166,7 +166,7 @@ class View(Observation):
             [N, H, W].
         """
         total = self.x.new_zeros(len(self.x), *self.size, dtype=weights.dtype)
-        number, pairs = self._pairs(weights.shape[1], weights != 0)
+        number, pairs = self._pairs(weights != 0)
 
         def weighed(start: int, stop: int) -> tuple[Tensor, Tensor]:
             images, variants = pairs(start, stop)
@@ -240,7 +240,7 @@ class View(Observation):
         if keep is None:
             return self.each(len(self.x), count, scored, at_once)
         table: Tensor | None = None
-        number, pairs = self._pairs(count, keep)
+        number, pairs = self._pairs(keep)
 
         def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
             images, variants = pairs(start, stop)
@@ -265,21 +265,20 @@ class View(Observation):
         Returns:
             [images, count, ...].
         """
-        _, pairs = self._pairs(count, None)
+
+        def part(start: int, stop: int) -> Tensor:
+            numbers = torch.arange(start, stop, device=self.x.device)
+            return scored(numbers // count, numbers % count).to(self.x.dtype)
+
         with torch.no_grad():
-            parts = at_once.parts(images * count, lambda start, stop: scored(*pairs(start, stop)).to(self.x.dtype))
-            scores = torch.cat([*parts]) if images * count else self.x.new_zeros(0)
+            scores = torch.cat([*at_once.parts(images * count, part)]) if images * count else self.x.new_zeros(0)
         return scores.reshape(images, count, *scores.shape[1:])
 
-    def _pairs(self, count: int, keep: Tensor | None) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]:
-        """Return the number of pairs, and a function from start and stop to their (images, variants), int64 each."""
-        if keep is None:
+    def _pairs(self, keep: Tensor) -> tuple[int, Callable[[int, int], tuple[Tensor, Tensor]]]:
+        """Return how many pairs of a mask [N, count] are kept, and a function from start and stop to some of them.
 
-            def pairs(start: int, stop: int) -> tuple[Tensor, Tensor]:
-                numbers = torch.arange(start, stop, device=self.x.device)
-                return numbers // count, numbers % count
-
-            return len(self.x) * count, pairs
+        They are (images, variants), int64 each, in order.
+        """
         images, variants = keep.nonzero(as_tuple=True)  # waits for the device once, before the batches
         return len(images), lambda start, stop: (images[start:stop], variants[start:stop])
 

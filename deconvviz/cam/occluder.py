@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from deconvviz.cam.observation import LESS
 from deconvviz.cam.shaping import gaussian_blur
 from deconvviz.cam.window_grid import WindowGrid, mean_by_pixel
 from deconvviz.errors import DataError
-from deconvviz.graph.changes import Changes
+from deconvviz.graph.changes import Changes, patches
 from deconvviz.graph.memory import budget, fitting
 from deconvviz.halving import AtOnce
 from deconvviz.lengths import STRONG_BLUR
@@ -68,7 +68,7 @@ class Occluder(WindowGrid):
     def scores_alone(self, v: View, fill: float, read: Read | None = None) -> Tensor:
         """Return what is read off the output where a window is all that is left of the image, as `scores` does."""
         empty = torch.full_like(v.base[:1], fill)
-        return UnderWindows(v.forward, self, v.batch_size, v.x.device).scores(v, empty.expand_as(v.base), v.x, read)
+        return UnderWindows(v.forward, self, v.batch_size, v.x.device).scores(v, empty.expand_as(v.base), v.base, read)
 
     def _lines(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return `lines` as tensors; they are sent to a device once, because sending waits for it."""
@@ -114,15 +114,16 @@ class UnderWindows:
             read: by default the probability of the target.
         """
         read, many, tables = read or v.scorer.probability, self._images_at_once(len(x)), []
+        fills = fill.expand_as(x) if isinstance(fill, Tensor) else fill
+
+        def scored(passes: Passes, first: int, images: Tensor, windows: Tensor) -> Tensor:
+            v.passes["forward"] += len(images)
+            return read(passes(images, windows), images + first)
+
         for first in range(0, len(x), many):
             some = slice(first, first + many)
-            passes = self.of(x[some], fill[some] if isinstance(fill, Tensor) and len(fill) > 1 else fill)
-
-            def scored(images: Tensor, windows: Tensor) -> Tensor:
-                v.passes["forward"] += len(images)
-                return read(passes(images, windows), images + first)  # noqa: B023, called before the next turn
-
-            tables.append(v.each(len(x[some]), len(self.occluder), scored, self.at_once))
+            passes = self.of(x[some], fills[some] if isinstance(fills, Tensor) else fills)
+            tables.append(v.each(len(x[some]), len(self.occluder), partial(scored, passes, first), self.at_once))
         return torch.cat(tables)
 
     def batches(self, x: Tensor, fill: Tensor | float) -> Iterator[tuple[Tensor, Any]]:
@@ -163,10 +164,11 @@ class UnderWindows:
         unchanged = changes.unchanged(x)
 
         def passes(images: Tensor, windows: Tensor) -> Any:
-            covered = self.occluder.covers(windows, x, changes.positions(windows))[:, None]
-            inside = changes.patches(fill, images, windows) if isinstance(fill, Tensor) else fill
-            patches = changes.patches(x, images, windows) * (1 - covered) + inside * covered
-            return forward.returned(changes.run(unchanged, patches, images, windows))
+            positions = changes.positions(windows)
+            covered = self.occluder.covers(windows, x, positions)[:, None]
+            inside = patches(fill, images, positions) if isinstance(fill, Tensor) else fill
+            changed = patches(x, images, positions) * (1 - covered) + inside * covered
+            return forward.returned(changes.run(unchanged, changed, images, windows))
 
         return passes
 

@@ -10,7 +10,7 @@ from torch import fx
 
 from deconvviz.graph.costs import work
 from deconvviz.graph.network import Network
-from deconvviz.graph.reach import SAME, Geometry, Reach, axes_of, data_inputs, lengths, shape_of
+from deconvviz.graph.reach import SAME, Geometry, Reach, axes_of, edges, lengths, shape_of
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,6 @@ def descendants(nodes: Sequence[fx.Node], steps: Sequence[fx.Node]) -> set[fx.No
         if any(source in after or source in nodes for source in step.all_input_nodes):
             after.add(step)
     return after
-
-
-def edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
-    """Return the inputs of a node that depend on the image, and the rows and columns that it reads of each."""
-    geometry: Geometry = node.meta["geometry"]
-    return list(zip(data_inputs(node), geometry.reach, strict=True))
 
 
 def stays(source: fx.Node, reach: Reach | None, node: fx.Node) -> bool:

@@ -26,14 +26,14 @@ from torch import Tensor, fx
 from deconvviz.deconv import switches
 from deconvviz.deconv.memory import EVERYTHING_STAYS, MemoryPlan
 from deconvviz.deconv.places import Places, pixels_read
-from deconvviz.deconv.plan import WindowPlan, descendants, edges, stays, then
+from deconvviz.deconv.plan import WindowPlan, descendants, stays, then
 from deconvviz.deconv.rules import BackwardRule
 from deconvviz.deconv.totals import kept_by, total_of
 from deconvviz.errors import ProjectionError
 from deconvviz.graph.computing import computing
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import Call, is_linear, op_name, op_of
-from deconvviz.graph.reach import Reach, axes_of, data_inputs, lengths, shape_of
+from deconvviz.graph.reach import Reach, axes_of, data_inputs, edges, lengths, map_axes, shape_of
 
 
 @dataclass
@@ -170,16 +170,14 @@ class Sweep:
         return self._call(node, inputs, len(self.places.index), (window[0].size, window[1].size))
 
     def _window_shape(self, node: fx.Node, window: Reach) -> list[int]:
-        shape, axes = [len(self.places.index), *self.values[node].shape[1:]], axes_of(node)
-        assert axes is not None
+        shape, axes = [len(self.places.index), *self.values[node].shape[1:]], map_axes(node)
         for axis, interval in zip(axes, window, strict=True):
             shape[axis] = interval.size
         return shape
 
     def _fetch(self, source: fx.Node, window: Reach, fill: float | None) -> Tensor:
         """Return one input on the window that its reader needs, [N, ...]; `fill` is what it reads outside the map."""
-        stored, value, axes = self.windows.get(source), self.values[source], axes_of(source)
-        assert axes is not None
+        stored, value, axes = self.windows.get(source), self.values[source], map_axes(source)
         if stored is None:
             value = self.cut(value, source, window)
         else:
@@ -190,14 +188,12 @@ class Sweep:
 
     def cut(self, value: Tensor, node: fx.Node, window: Reach) -> Tensor:
         """Cut the window of each unit out of whole maps [M, ...]; it is zero outside the map."""
-        axes = axes_of(node)
-        assert axes is not None
+        axes = map_axes(node)
         return self.places.cut(value, window, axes)
 
     def _filled(self, value: Tensor, node: fx.Node, window: Reach, fill: float) -> Tensor:
         """Return a value on windows that holds `fill` outside the map."""
-        axes = axes_of(node)
-        assert axes is not None
+        axes = map_axes(node)
         outside = self.places.outside(window, axes, value.dim(), lengths(node))
         return value if outside is None else value.masked_fill(outside, fill)
 
@@ -304,8 +300,7 @@ class Sweep:
             call.extra["counts"] = self._counts(node)
         if "switches" in self.calls[node].extra:
             call.extra["switches"] = self._window_of_switches(node)
-        axes = axes_of(node)
-        assert axes is not None
+        axes = map_axes(node)
         call.later = partial(self.places.cut, self.values[node], window, axes)  # many rules do not look at it
         return call
 

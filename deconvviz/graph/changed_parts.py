@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from deconvviz.graph.reach import SAME, Geometry, Interval, Reach, data_inputs, lengths, shape_of
+from deconvviz.graph.reach import Geometry, Interval, Reach, edges, lengths, shape_of
 from deconvviz.types import Ints
 
 MOST = 0.7  # of a map: a larger part is not worth what it takes to cut it out and to put it back
@@ -73,16 +73,16 @@ def changed_parts(image: fx.Node, steps: Sequence[fx.Node], rows: Ints, columns:
 def _ends(node: fx.Node, parts: Mapping[fx.Node, Part]) -> list[tuple[Ints, Ints]] | None:
     """Return the first and the last row that change with an op's inputs, and the columns; None where all may."""
     geometry: Geometry = node.meta["geometry"]
-    shape, sources = shape_of(node), data_inputs(node)
+    shape = shape_of(node)
     counts_images = shape[:1] == (-1,) and -1 not in shape[1:]
-    if not geometry.local or not counts_images or any(source not in parts for source in sources):
+    if not geometry.local or not counts_images or any(source not in parts for source, _ in edges(node)):
         return None
-    edges = [(parts[source], reach) for source, reach in zip(sources, geometry.reach, strict=True) if reach is not None]
-    if any(interval.jump == 0 for _, reach in edges for interval in reach):
+    reads = [(parts[source], reach) for source, reach in edges(node) if reach is not None]
+    if any(interval.jump == 0 for _, reach in reads for interval in reach):
         return None
     ends = []
     for axis in range(2):
-        each = [readers(reach[axis], part.starts[axis], part.size[axis]) for part, reach in edges]
+        each = [readers(reach[axis], part.starts[axis], part.size[axis]) for part, reach in reads]
         ends.append((np.min([first for first, _ in each], 0), np.max([last for _, last in each], 0)))
     return ends
 
@@ -108,9 +108,3 @@ def _part(ends: Sequence[tuple[Ints, Ints]], sizes: tuple[int, int]) -> Part:
         size.append(int(np.clip((last - first).max() + 1, 1, length)))
         starts.append(first.clip(0, length - size[-1]))
     return Part((starts[0], starts[1]), (size[0], size[1]))
-
-
-def edges(node: fx.Node) -> list[tuple[fx.Node, Reach]]:
-    """Return the inputs of a local op that depend on the image, and the rows and columns that it reads of each."""
-    geometry: Geometry = node.meta["geometry"]
-    return [(source, reach or (SAME, SAME)) for source, reach in zip(data_inputs(node), geometry.reach, strict=True)]

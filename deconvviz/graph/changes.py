@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from deconvviz.graph.changed_parts import Part, changed_parts, edges
+from deconvviz.graph.changed_parts import Part, changed_parts
 from deconvviz.graph.computing import computing
 from deconvviz.graph.costs import work
 from deconvviz.graph.network import Network
 from deconvviz.graph.ops import op_of
 from deconvviz.graph.program import Values
-from deconvviz.graph.reach import axes_of, data_inputs, lengths, shape_of, whole
+from deconvviz.graph.reach import data_inputs, edges, lengths, map_axes, shape_of, whole
 from deconvviz.graph.steps import make_plan
 from deconvviz.types import Ints
 
@@ -90,7 +90,7 @@ class Cut:
             spans: int64 [m] each, the span of rows of each window, and that of columns.
             fill: 0 or minus infinity: what stands outside the map.
         """
-        axes, many, area = _axes(self.node), len(images), self.size[0] * self.size[1]
+        axes, many, area = map_axes(self.node), len(images), self.size[0] * self.size[1]
         outside = len(unchanged.table) - (2 if fill == 0 else 1)
         rows, columns = (line[numbers] for line, numbers in zip(self._from, spans, strict=True))
         places = (rows + images[:, None] * self._positions)[:, :, None] + columns[:, None]
@@ -162,6 +162,7 @@ class Changes:
         for node in self._plan.steps:
             if node.meta["data"]:
                 for number, (source, reach) in enumerate(edges(node)):
+                    assert reach is not None  # the op is local
                     part, window = self.parts[source], self.parts[node].read(reach)
                     cuts[node, number] = None if window.same(part) else Cut(source, part, window, device)
         for node in self._border:
@@ -184,24 +185,19 @@ class Changes:
         rows, columns = self.spans(boxes)
         return self._image_rows[rows], self._image_columns[columns]
 
-    def patches(self, x: Tensor, images: Tensor, boxes: Tensor) -> Tensor:
-        """Cut what may change out of images x [N, C, H, W]: for each of `images` that of its box, [m, C, h, w]."""
-        rows, columns = self.positions(boxes)
-        return x.movedim(1, 3)[images[:, None, None], rows[:, :, None], columns[:, None]].movedim(3, 1)
-
     def unchanged(self, x: Tensor) -> dict[fx.Node, Rows]:
         """Return what is read beside the parts, of images [N, C, H, W] as the network takes them (`checked`)."""
         computed = [node for node in self._read_beside if node is not self.network.image]
         with torch.no_grad():
             values = {**self.network.run({self.network.image: x}, computed, len(x)), self.network.image: x}
-            return {node: Rows.of(values[node], _axes(node)) for node in self._read_beside}
+            return {node: Rows.of(values[node], map_axes(node)) for node in self._read_beside}
 
     def run(self, unchanged: Mapping[fx.Node, Rows], patches: Tensor, images: Tensor, boxes: Tensor) -> Values:
         """Return the values of `reads` for m changed images.
 
         Args:
             unchanged: of N images.
-            patches: [m, C, h, w], what each changed image holds in the part of `network.image`.
+            patches: [m, C, h, w], what each changed image holds at its `positions`.
             images: int64 [m], the image that each one differs from.
             boxes: int64 [m], the number of the box within which it does.
 
@@ -218,10 +214,9 @@ class Changes:
         with torch.no_grad(), computing(network.precision):
             for node in plan.steps:
                 if node.meta["data"]:
-                    cuts = [self._cuts[node, number] for number in range(len(edges(node)))]
-                    sources = zip(cuts, data_inputs(node), strict=True)
+                    sources = [(source, self._cuts[node, n]) for n, source in enumerate(data_inputs(node))]
                     fill = op_of(node).fill
-                    inputs = [values[source] if cut is None else window(cut, fill) for cut, source in sources]
+                    inputs = [values[source] if cut is None else window(cut, fill) for source, cut in sources]
                     values[node] = self._on_part(node, inputs, values, spans)
                 else:
                     values[node] = network.value(node, values)
@@ -255,6 +250,12 @@ class Changes:
         )
 
 
+def patches(x: Tensor, images: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
+    """Cut rows [m, h] and columns [m, w] out of images x [N, C, H, W], each from one of `images` [m]: [m, C, h, w]."""
+    rows, columns = positions
+    return x.movedim(1, 3)[images[:, None, None], rows[:, :, None], columns[:, None]].movedim(3, 1)
+
+
 def _covered(starts: Ints, size: int) -> Tensor:
     """Return the positions from each start on, int64 [starts, size]."""
     return torch.from_numpy(starts.copy())[:, None] + torch.arange(size)
@@ -264,9 +265,3 @@ def _sent(positions: Tensor, length: int, step: int, device: torch.device) -> Te
     """Return where positions along an axis are in memory, on a device; far away where they are outside of the map."""
     inside = (positions >= 0) & (positions < length)
     return torch.where(inside, positions * step, FAR).to(device)
-
-
-def _axes(node: fx.Node) -> tuple[int, int]:
-    axes = axes_of(node)
-    assert axes is not None
-    return axes

@@ -116,11 +116,22 @@ def axes_of(node: fx.Node) -> Axes | None:
     return geometry.axes
 
 
-def lengths(node: fx.Node) -> tuple[int, int]:
-    """Return the number of rows and columns of a node that has axes."""
+def map_axes(node: fx.Node) -> Axes:
+    """Return the dimensions that hold rows and columns in the value of a node that has a map."""
     axes = axes_of(node)
     assert axes is not None
-    shape = shape_of(node)
+    return axes
+
+
+def edges(node: fx.Node) -> list[tuple[fx.Node, Reach | None]]:
+    """Return the inputs of a node that depend on the image, and the rows and columns that it reads of each."""
+    geometry: Geometry = node.meta["geometry"]
+    return list(zip(data_inputs(node), geometry.reach, strict=True))
+
+
+def lengths(node: fx.Node) -> tuple[int, int]:
+    """Return the number of rows and columns of a node that has a map."""
+    axes, shape = map_axes(node), shape_of(node)
     return shape[axes[0]], shape[axes[1]]
 
 

@@ -261,9 +261,7 @@ def _window_view(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) ->
 
 def _window_slice(node: fx.Node, args: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
     """The window of a slice of rows begins with it, and has its steps; channels are still to be cut."""
-    axes = reach.axes_of(node)
-    assert axes is not None
-    inside = args[1] % len(reach.shape_of(node)) in axes
+    inside = args[1] % len(reach.shape_of(node)) in reach.map_axes(node)
     return (args[0], args[1], 0, None, args[4]) if inside else args
 
 

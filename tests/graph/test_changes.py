@@ -19,7 +19,7 @@ from deconvviz.cam import occluder as module
 from deconvviz.cam.captured import Captured
 from deconvviz.cam.occluder import Occluder, UnderWindows
 from deconvviz.graph.changed_parts import changed_parts, readers
-from deconvviz.graph.changes import Changes
+from deconvviz.graph.changes import Changes, patches
 from deconvviz.graph.ops import op_name
 from deconvviz.graph.reach import Interval
 from deconvviz.types import Ints
@@ -64,8 +64,8 @@ def check(net: dv.Network, layers: list[str], boxes: Ints, most: float = 1e-11) 
     pairs = [(image, box) for image in range(2) for box in range(len(boxes))]
     images, numbers = torch.tensor(pairs, device=net.device).T
     whole = torch.stack([changed(x[image], boxes[box], other[image]) for image, box in pairs])
-    patches = changes.patches(whole, torch.arange(len(whole), device=net.device), numbers)
-    values = changes.run(changes.unchanged(net.checked(x)), patches, images, numbers)
+    parts = patches(whole, torch.arange(len(whole), device=net.device), changes.positions(numbers))
+    values = changes.run(changes.unchanged(net.checked(x)), parts, images, numbers)
     expected = net.run({net.image: net.checked(whole)}, changes.reads, len(whole))
     for node in changes.reads:
         scale = expected[node].abs().max()

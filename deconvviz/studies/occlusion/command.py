@@ -187,7 +187,7 @@ def occlude(
     """Cover an image piece by piece and see what the network still finds.
 
     IMAGES are picture files, or one packed store, folder of classes or scenes:COUNT, of which --images chooses. All
-    panels come from one run of whole forward passes.
+    panels come from the same forward passes, one for each place of the square.
 
     \b
     Examples:
