@@ -13,6 +13,9 @@ from captum.attr import Occlusion
 from torch import Tensor, nn
 
 import deconvviz as dv
+from deconvviz.cam.captured import Captured
+from deconvviz.cam.occluder import Occluder, UnderWindows
+from deconvviz.data.datasets import open_images
 from deconvviz.run.features import stream_features
 from deconvviz.studies.invariance.measure import invariance as study
 from deconvviz.studies.occlusion.measure import occlude as run_occlusion
@@ -21,6 +24,31 @@ Race = Callable[..., list[float]]
 PLAIN = dv.Preprocess(resize=None, crop=224)
 BATCH = 32
 LAYERS = {"vgg16": ("features.29", "features"), "resnet18": ("layer4", "layer4")}
+
+
+def squares(
+    bench: Any, race: Race, device: torch.device, photos: pathlib.Path, weights: pathlib.Path, spec: str
+) -> None:
+    """Photos under squares of 32 px, 16 apart: probabilities of all classes, by what changes and by whole passes."""
+    loaded, images = dv.load_model(spec, str(weights)), open_images(str(photos))
+    prepare = dv.Preprocess.from_dict(loaded.settings)
+    network = dv.capture(loaded.model, prepare.shape).to(device)
+    chosen = range(0, len(images), len(images) // 10)[: 1 if bench.quick else 10]
+    inputs = torch.stack([prepare(images[n][0]) for n in chosen]).to(device)
+    occluder, forward = Occluder(prepare.shape[1:], (32, 32), (16, 16)), Captured(network.forward_only())
+    partly, wholly = UnderWindows(forward, occluder, BATCH, device), UnderWindows(forward, occluder, 8, device)
+    wholly.changes = None
+    by_side: dict[UnderWindows, Tensor] = {}
+
+    def run(under: UnderWindows) -> None:
+        with torch.inference_mode():
+            outputs = [output for x in inputs for _, output in under.batches(x[None], 0.0)]
+            by_side[under] = network.readout.probabilities_of(torch.cat(outputs))
+
+    sides = race(1 if bench.quick else 3, lambda: run(partly), lambda: run(wholly))
+    off = float((by_side[partly] - by_side[wholly]).abs().max())
+    title = f"{len(inputs)} photos under {len(occluder)} squares, {spec}"
+    bench.add(title, "whole passes, 8 at once", sides, 1, off)
 
 
 def occlude(bench: Any, race: Race, device: torch.device) -> None:
