@@ -134,7 +134,7 @@ def test_paths_are_those_of_the_folder_that_the_command_runs_in(
 def test_evaluation_on_two_nodes_gives_the_values_of_a_single_run(
     cluster: Any, store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The same batches are measured, so that the values are the same in every bit."""
+    """The same batches are measured; this network's values are the same in every bit by one thread and by two."""
     asked = ["evaluate", "demo", "scenes:20:3", "-l", "relu5", "-m", "grad-cam", "-m", "rise", "--option", "masks=20"]
     asked += ["--metrics", "adcc,localisation,curves", "--quiet", "--limit", "19"]
     run(*asked, "-o", tmp_path / "alone.csv")

@@ -45,7 +45,7 @@ class EvaluationOptions(RunOptions):
             needs `outputs`.
         outputs: int64 [classes], the output of the network that stands for each class of the images.
         shard: (i, n), i from 0: measure each n-th batch of images from the i-th on; `merge_evaluations` joins the n
-            files, whose values are those of one run in every bit.
+            files, whose values are those of one run, in every bit where as many threads compute.
 
     Raises:
         DataError: an invalid value, or "localisation" without `truth`.

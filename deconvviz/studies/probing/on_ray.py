@@ -61,7 +61,7 @@ class StreamJob(ShardedJob):
         return [self.indices[start : start + size] for start in range(0, len(self.indices), size)]
 
     def block(self, index: int, parts: int) -> Ints:
-        """Return the images of a shard: whole batches, so that a CPU gives the features of one run in every bit."""
+        """Return the images of a shard: whole batches, so that as many threads give the features of one run exactly."""
         batches = self.batches
         own = np.array_split(np.arange(len(batches)), parts)[index]
         return np.concatenate([self.indices[:0], *(batches[number] for number in own)])
